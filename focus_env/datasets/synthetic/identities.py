@@ -1,0 +1,114 @@
+"""Identities: which objects exist, and which look almost like a given one.
+
+An identity is a tuple of attributes, and an object is drawn from nothing else; so two objects are the same exactly
+if their tuples are. The identities of a split are numbered, and a number is decoded by division (mixed radix).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from focus_env.datasets.synthetic.paints import COLOURS, TEXTURE_VARIANTS, Paint, Split, paints
+from focus_env.datasets.synthetic.shapes import COMMON_FAMILIES, HELD_OUT_FAMILIES, NUM_VARIANTS
+
+
+class Identity(NamedTuple):
+    """One object, whatever its pose and its light.
+
+    Attributes:
+        family: Shape family; the category of the object.
+        shape_variant: Setting of the family's parameters, 0 .. `NUM_VARIANTS` - 1.
+        texture: ``"solid"`` or a two-colour texture.
+        texture_variant: Setting of the texture, 0 .. `TEXTURE_VARIANTS` - 1.
+        colours: Names of the ground and of the pattern on it; one name for solid.
+    """
+
+    family: str
+    shape_variant: int
+    texture: str
+    texture_variant: int
+    colours: tuple[str, ...]
+
+    def __str__(self) -> str:
+        colours = "-".join(self.colours)
+        return f"{self.family}{self.shape_variant}/{self.texture}{self.texture_variant}/{colours}"
+
+
+@functools.cache
+def families(split: Split) -> tuple[str, ...]:
+    """The shape families of a split: test_shapes has its own, the other three share theirs."""
+    return tuple(HELD_OUT_FAMILIES if split == "test_shapes" else COMMON_FAMILIES)
+
+
+@functools.cache
+def num_identities(split: Split) -> int:
+    """How many identity numbers a split has."""
+    return len(paints(split)) * 2 * len(families(split)) * NUM_VARIANTS * TEXTURE_VARIANTS
+
+
+def identity_from_number(split: Split, number: int) -> Identity:
+    """Decode an identity number.
+
+    Splits share no identity: a paint (texture and unordered colours) belongs to one of train, val and test,
+    and test_shapes has other shape families.
+
+    Args:
+        split: Whose identities.
+        number: 0 .. `num_identities(split)` - 1. Two numbers may decode to the same identity (a solid has no
+            order of colours and no texture variants).
+    """
+    number, paint_index = divmod(number, len(paints(split)))
+    number, is_swapped = divmod(number, 2)
+    number, family_index = divmod(number, len(families(split)))
+    texture_variant, shape_variant = divmod(number, NUM_VARIANTS)
+    paint = paints(split)[paint_index]
+    colours = paint.colours[::-1] if is_swapped else paint.colours
+    if paint.texture == "solid":
+        texture_variant = 0
+    return Identity(families(split)[family_index], shape_variant, paint.texture, texture_variant, colours)
+
+
+@functools.cache
+def _near_paints(split: Split, paint: Paint) -> tuple[tuple[Paint, ...], tuple[Paint, ...]]:
+    """Paints in the same colours and another texture, and in the same texture and none of the colours."""
+    shared, owned = set(paint.colours), paints(split)
+    other_texture = tuple(p for p in owned if p.texture != paint.texture and shared <= set(p.colours))
+    other_colours = tuple(p for p in owned if p.texture == paint.texture and not shared & set(p.colours))
+    return other_texture or other_colours, other_colours or other_texture
+
+
+def _pick(options: Sequence[Identity], draw: float, taken: Sequence[Identity]) -> Identity:
+    """The first option from position `draw` (0 .. 1) on that is not taken; a taken one where all are."""
+    start = int(draw * len(options))
+    for option in (*options[start:], *options[:start]):
+        if option not in taken:
+            return option
+    return options[start]
+
+
+def repainted(split: Split, identity: Identity, draw: float, taken: Sequence[Identity] = ()) -> Identity:
+    """An object of the same shape, in another texture or in other colours.
+
+    Args:
+        split: The split of `identity`; the result belongs to it too.
+        identity: The object to be mistaken for.
+        draw: Uniform in [0, 1): which of the possible ones.
+        taken: Identities to avoid.
+    """
+    colours = tuple(sorted(identity.colours, key=list(COLOURS).index))
+    other_texture, other_colours = _near_paints(split, Paint(identity.texture, colours))
+    half, options = (2 * draw, other_texture) if draw < 0.5 else (2 * draw - 1, other_colours)
+    choices = []
+    for texture, names in options:
+        ordered = names[::-1] if names[0] != identity.colours[0] and identity.colours[0] in names else names
+        variant = 0 if texture == "solid" else identity.texture_variant
+        choices.append(identity._replace(texture=texture, colours=ordered, texture_variant=variant))
+    return _pick(choices, half, taken)
+
+
+def reshaped(split: Split, identity: Identity, draw: float, taken: Sequence[Identity] = ()) -> Identity:
+    """An object of another shape family, in the same texture and colours; arguments as in `repainted`."""
+    choices = [identity._replace(family=family) for family in families(split) if family != identity.family]
+    return _pick(choices, draw, taken)

@@ -1,0 +1,125 @@
+"""Paints: the texture and the colours that fill an object, and which split each of them belongs to."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Split = Literal["train", "val", "test", "test_shapes"]
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (222, 38, 44),
+    "orange": (255, 138, 20),
+    "yellow": (255, 226, 40),
+    "green": (38, 158, 64),
+    "cyan": (40, 208, 222),
+    "blue": (38, 72, 222),
+    "purple": (142, 48, 186),
+    "pink": (255, 142, 196),
+    "white": (250, 250, 246),
+    "black": (26, 26, 32),
+}
+"""RGB in full light."""
+
+MIN_CONTRAST = 130.0
+"""Least Euclidean RGB distance between the two colours of one paint."""
+
+TEXTURE_GROUPS = (("stripes", "dots", "gradient"), ("checks", "rings", "spokes"))
+"""Two-colour textures. A pair of colours is given to a split once per group, so that within a split the same
+two colours come in three textures."""
+
+TEXTURE_VARIANTS = 4
+"""Settings of a texture: coarse or fine, along or across the object."""
+
+TILE_SIZE = 64
+"""Side of a texture tile in pixels; it covers [-1, 1] x [-1, 1] of the object's own frame."""
+
+
+class Paint(NamedTuple):
+    """What fills an object.
+
+    Attributes:
+        texture: ``"solid"`` or a name in `TEXTURE_GROUPS`.
+        colours: One name for solid, else two in the order of `COLOURS`. Which of the two is the ground is
+            the identity's choice, so that swapping them never turns an object of one split into one of another.
+    """
+
+    texture: str
+    colours: tuple[str, ...]
+
+
+def contrast(first: str, second: str) -> float:
+    """Euclidean RGB distance of two colours, 0 .. 441."""
+    return math.dist(COLOURS[first], COLOURS[second])
+
+
+def _slot_split(slot: int) -> Split:
+    """Which split owns residue `slot` of ten: eight for training, one each for validation and test."""
+    return "val" if slot % 10 == 8 else "test" if slot % 10 == 9 else "train"
+
+
+@functools.cache
+def paints(split: Split) -> tuple[Paint, ...]:
+    """All paints of a split, in a fixed order.
+
+    A paint belongs to one of train, val and test, whatever the shape it fills; test_shapes uses those of
+    test.
+    """
+    split = "test" if split == "test_shapes" else split
+    pairs = [pair for pair in itertools.combinations(COLOURS, 2) if contrast(*pair) >= MIN_CONTRAST]
+    owned = [Paint("solid", (name,)) for slot, name in enumerate(COLOURS) if _slot_split(slot) == split]
+    for group_index, group in enumerate(TEXTURE_GROUPS):
+        owned += [
+            Paint(texture, pair)
+            for slot, pair in enumerate(pairs)
+            if _slot_split(slot * 3 + group_index * 5) == split
+            for texture in group
+        ]
+    return tuple(owned)
+
+
+def _mix(
+    texture: str, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], periods: float
+) -> npt.NDArray[np.float64]:
+    """Share of the second colour, 0 .. 1, at object coordinates `x`, `y` (-1 .. 1)."""
+    u, v = periods * (x + 1) / 2, periods * (y + 1) / 2
+    if texture == "stripes":
+        return (u % 1 < 0.5).astype(float)
+    if texture == "dots":
+        return (np.hypot(u % 1 - 0.5, v % 1 - 0.5) < 0.31).astype(float)
+    if texture == "gradient":
+        return (x + 1) / 2 if periods < 3 else np.clip(1.6 * np.abs(x), 0, 1)
+    if texture == "checks":
+        return ((np.floor(u) + np.floor(v)) % 2).astype(float)
+    if texture == "rings":
+        return (np.hypot(x, y) * periods / 2 % 1 < 0.5).astype(float)
+    turns = np.arctan2(y, x) / (2 * math.pi) * (4 if periods < 3 else 7)
+    return (turns % 1 < 0.5).astype(float)
+
+
+@functools.cache
+def texture_tile(texture: str, variant: int) -> Image.Image:
+    """The texture in the object's own frame.
+
+    Args:
+        texture: A name in `TEXTURE_GROUPS`.
+        variant: 0 .. `TEXTURE_VARIANTS` - 1.
+
+    Returns:
+        An "L" picture, `TILE_SIZE` wide and high: 0 is the first colour, 255 the second, smooth at edges.
+    """
+    oversampling = 4
+    count = TILE_SIZE * oversampling
+    axis = (np.arange(count) + 0.5) / count * 2 - 1
+    x, y = np.meshgrid(axis, axis)
+    if variant % 2:
+        x, y = y, x
+    mix = _mix(texture, x, y, periods=(2.4, 4.0)[variant // 2])
+    mix = mix.reshape(TILE_SIZE, oversampling, TILE_SIZE, oversampling).mean(axis=(1, 3))
+    return Image.fromarray(np.rint(mix * 255).astype(np.uint8))
