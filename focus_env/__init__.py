@@ -1,3 +1,69 @@
-"""FOCUS's environment: in-context localization episodes, served and scored."""
+"""FOCUS's environment: in-context localization episodes, served and scored.
+
+Importing this package registers ``focus_env/InContextLocalization-v0`` with Gymnasium. It needs no torch,
+transformers or ray.
+"""
+
+import gymnasium
+
+from focus_env.boxes import CoordinateFrame, box_iou, iou
+from focus_env.env import ENV_ID, InContextLocalizationEnv, observe
+from focus_env.errors import CheckpointError, DatasetError, FocusError, MissingDependencyError
+from focus_env.parsing import parse_answer, write_box
+from focus_env.prompts import TEMPLATES, PromptTemplate, get_template
+from focus_env.rewards import REWARD_TERMS, RewardTerm, WeightedReward, format_reward, iou_reward
+from focus_env.spaces import CompletionSpace, ImageSpace, Observation
+from focus_env.types import (
+    Box,
+    Episode,
+    EpisodeDataset,
+    Exemplar,
+    Frame,
+    ImagePart,
+    Message,
+    ParseResult,
+    ParseStatus,
+    TextPart,
+    Track,
+)
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "ENV_ID",
+    "REWARD_TERMS",
+    "TEMPLATES",
+    "Box",
+    "CheckpointError",
+    "CompletionSpace",
+    "CoordinateFrame",
+    "DatasetError",
+    "Episode",
+    "EpisodeDataset",
+    "Exemplar",
+    "FocusError",
+    "Frame",
+    "ImagePart",
+    "ImageSpace",
+    "InContextLocalizationEnv",
+    "Message",
+    "MissingDependencyError",
+    "Observation",
+    "ParseResult",
+    "ParseStatus",
+    "PromptTemplate",
+    "RewardTerm",
+    "TextPart",
+    "Track",
+    "WeightedReward",
+    "box_iou",
+    "format_reward",
+    "get_template",
+    "iou",
+    "iou_reward",
+    "observe",
+    "parse_answer",
+    "write_box",
+]
+
+gymnasium.register(id=ENV_ID, entry_point="focus_env.env:InContextLocalizationEnv")

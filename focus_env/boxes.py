@@ -1,0 +1,251 @@
+"""The one box convention, its converters, and the overlap of two boxes.
+
+A box is `xyxy`: float, absolute pixels of the original image, x right, y down, continuous area. A box from 3
+to 5 is 2 wide; nothing here adds 1. Coordinates run from 0 to the width (or height) inclusive, so (0, 0,
+width, height) is the whole image. Models speak other frames; those exist only where text is read or written,
+and `CoordinateFrame` names them.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+
+from focus_env.types import Box, BoxArray
+
+Coordinates = tuple[float, float, float, float]
+"""Four numbers in the order x_min, y_min, x_max, y_max, in a frame that goes with them."""
+
+
+class CoordinateFrame(enum.StrEnum):
+    """The unit in which a text writes coordinates; per axis, from the upper left corner."""
+
+    PIXEL = "pixel"
+    """Pixels of the original image, 0 to width and 0 to height."""
+    NORM_1 = "norm_1"
+    """Shares of the width and height, 0 to 1."""
+    NORM_1000 = "norm_1000"
+    """Thousandths of the width and height, 0 to 1000 (Qwen2-VL, Qwen3-VL)."""
+    RESIZED_PIXEL = "resized_pixel"
+    """Pixels of the image as it enters the model, after resizing (Qwen2.5-VL)."""
+
+    def extent(
+        self, *, image_wh: tuple[int, int], input_wh: tuple[int, int] | None = None
+    ) -> tuple[float, float]:
+        """Largest x and y that the frame admits.
+
+        Args:
+            image_wh: (width, height) of the original image in pixels.
+            input_wh: (width, height) of the image as the model sees it; needed by `RESIZED_PIXEL` alone.
+
+        Raises:
+            ValueError: If a size is not positive, or `RESIZED_PIXEL` comes without `input_wh`.
+        """
+        if min(image_wh) <= 0:
+            raise ValueError(f"image_wh must be (width, height), both positive, got {image_wh}")
+        if self is CoordinateFrame.PIXEL:
+            return float(image_wh[0]), float(image_wh[1])
+        if self is CoordinateFrame.NORM_1:
+            return 1.0, 1.0
+        if self is CoordinateFrame.NORM_1000:
+            return 1000.0, 1000.0
+        if input_wh is None or min(input_wh) <= 0:
+            raise ValueError(
+                "the frame 'resized_pixel' needs input_wh, the (width, height) at which the model sees the "
+                f"image, both positive, got {input_wh}"
+            )
+        return float(input_wh[0]), float(input_wh[1])
+
+
+def box_to_frame(
+    box: Box,
+    frame: CoordinateFrame,
+    *,
+    image_wh: tuple[int, int],
+    input_wh: tuple[int, int] | None = None,
+) -> Coordinates:
+    """Express a pixel box in another frame, without rounding.
+
+    Args:
+        box: `xyxy` in pixels of the original image.
+        frame: The frame of the result.
+        image_wh: (width, height) of the original image in pixels.
+        input_wh: (width, height) as the model sees it; needed by `RESIZED_PIXEL` alone.
+
+    Returns:
+        (x_min, y_min, x_max, y_max) in `frame`.
+
+    Raises:
+        ValueError: If a size is missing or not positive.
+
+    >>> box_to_frame(Box(32, 0, 64, 24), CoordinateFrame.NORM_1000, image_wh=(64, 48))
+    (500.0, 0.0, 1000.0, 500.0)
+    """
+    return _rescale(box, image_wh, frame.extent(image_wh=image_wh, input_wh=input_wh))
+
+
+def frame_to_box(
+    values: Coordinates,
+    frame: CoordinateFrame,
+    *,
+    image_wh: tuple[int, int],
+    input_wh: tuple[int, int] | None = None,
+) -> Box:
+    """Express coordinates of a frame in pixels of the original image; the inverse of `box_to_frame`.
+
+    Nothing is checked, swapped or clamped here; see `focus_env.parsing` for what a model may write.
+
+    Args:
+        values: (x_min, y_min, x_max, y_max) in `frame`.
+        frame: The frame of `values`.
+        image_wh: (width, height) of the original image in pixels.
+        input_wh: (width, height) as the model sees it; needed by `RESIZED_PIXEL` alone.
+
+    Returns:
+        `xyxy` in pixels of the original image.
+
+    Raises:
+        ValueError: If a size is missing or not positive.
+    """
+    return Box(*_rescale(values, frame.extent(image_wh=image_wh, input_wh=input_wh), image_wh))
+
+
+def _rescale(values: Coordinates, from_wh: tuple[float, float], to_wh: tuple[float, float]) -> Coordinates:
+    # Multiply first, divide second: the full extent of one frame then maps exactly to that of the other.
+    return (
+        values[0] * to_wh[0] / from_wh[0],
+        values[1] * to_wh[1] / from_wh[1],
+        values[2] * to_wh[0] / from_wh[0],
+        values[3] * to_wh[1] / from_wh[1],
+    )
+
+
+def iou(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Intersection over union, element by element.
+
+    Args:
+        a: [..., 4] `xyxy`, in any one frame.
+        b: [..., 4] `xyxy` in the same frame; broadcast against `a`. For all pairs, pass `a[:, None]` and
+            `b[None, :]`.
+
+    Returns:
+        [...] float64 in [0, 1]. A pair with a reversed, zero-area or non-finite box gets 0, never nan.
+
+    Raises:
+        ValueError: If the last axis is not 4 long, or the shapes do not broadcast.
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    for name, array in (("a", a), ("b", b)):
+        if array.ndim == 0 or array.shape[-1] != 4:
+            raise ValueError(f"iou: {name} must have the shape [..., 4], got {list(array.shape)}")
+    # Sides are clamped at 0, so a reversed box has no area: two negative sides must not make a positive one.
+    with np.errstate(over="ignore", invalid="ignore"):
+        area_a = np.prod(np.maximum(a[..., 2:] - a[..., :2], 0.0), axis=-1)
+        area_b = np.prod(np.maximum(b[..., 2:] - b[..., :2], 0.0), axis=-1)
+        sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+        intersection = np.prod(np.maximum(sides, 0.0), axis=-1)
+        union = area_a + area_b - intersection
+        is_valid = (area_a > 0) & (area_b > 0) & np.isfinite(union)
+        ratio = np.divide(intersection, union, out=np.zeros(is_valid.shape), where=is_valid)
+    # Rounding can lift the ratio of two nearly equal boxes above 1.
+    result: npt.NDArray[np.float64] = np.minimum(ratio, 1.0)
+    return result
+
+
+def box_iou(a: Box | None, b: Box | None) -> float:
+    """Intersection over union of two boxes; 0 if either is None.
+
+    >>> box_iou(Box(0, 0, 2, 2), Box(1, 0, 3, 2))
+    0.3333333333333333
+    """
+    if a is None or b is None:
+        return 0.0
+    return float(iou(np.array(a), np.array(b)))
+
+
+def validate_box(box: Coordinates, image_wh: tuple[int, int], name: str) -> None:
+    """Refuse what is not a box inside the image.
+
+    Args:
+        box: Four numbers, meant as `xyxy` in pixels.
+        image_wh: (width, height) of the image in pixels.
+        name: What the box is, for the message, e.g. ``"target_box of episode 'cat-3/17'"``.
+
+    Raises:
+        ValueError: If a coordinate is not finite or lies outside the image, or the box has no area.
+    """
+    if len(box) != 4 or not all(math.isfinite(value) for value in box):
+        raise ValueError(f"{name} must be four finite numbers x1, y1, x2, y2 in pixels, got {tuple(box)}")
+    x1, y1, x2, y2 = box
+    if not (x1 < x2 and y1 < y2):
+        raise ValueError(
+            f"{name} must be xyxy with x1 < x2 and y1 < y2 in pixels, got {tuple(box)}; "
+            "if it is x, y, width, height, convert it with xywh_to_xyxy"
+        )
+    if x1 < 0 or y1 < 0 or x2 > image_wh[0] or y2 > image_wh[1]:
+        raise ValueError(
+            f"{name} must lie inside the image of {image_wh} (width, height), got {tuple(box)}; "
+            "cut it with clip_box, or check that box and image belong together"
+        )
+
+
+@overload
+def xywh_to_xyxy(box: Coordinates) -> Box: ...
+@overload
+def xywh_to_xyxy(box: npt.NDArray[np.floating | np.integer]) -> BoxArray: ...
+def xywh_to_xyxy(box: Coordinates | npt.NDArray[np.floating | np.integer]) -> Box | BoxArray:
+    """Convert upper left corner and size to two corners.
+
+    Args:
+        box: Four numbers, or an array [..., 4], each x, y, width, height.
+
+    Returns:
+        A `Box` for four numbers, else an array [..., 4] float64; `xyxy`.
+    """
+    if isinstance(box, np.ndarray):
+        array = np.asarray(box, dtype=np.float64)
+        return np.concatenate([array[..., :2], array[..., :2] + array[..., 2:]], axis=-1)
+    x, y, width, height = box
+    return Box(x, y, x + width, y + height)
+
+
+@overload
+def xyxy_to_xywh(box: Coordinates) -> Coordinates: ...
+@overload
+def xyxy_to_xywh(box: npt.NDArray[np.floating | np.integer]) -> BoxArray: ...
+def xyxy_to_xywh(box: Coordinates | npt.NDArray[np.floating | np.integer]) -> Coordinates | BoxArray:
+    """Convert two corners to upper left corner and size; the inverse of `xywh_to_xyxy`.
+
+    Args:
+        box: A `Box`, or an array [..., 4], `xyxy`.
+
+    Returns:
+        A plain tuple for a `Box`, else an array [..., 4] float64; x, y, width, height.
+    """
+    if isinstance(box, np.ndarray):
+        array = np.asarray(box, dtype=np.float64)
+        return np.concatenate([array[..., :2], array[..., 2:] - array[..., :2]], axis=-1)
+    x1, y1, x2, y2 = box
+    return (x1, y1, x2 - x1, y2 - y1)
+
+
+def clip_box(box: Coordinates, image_wh: tuple[int, int]) -> Box | None:
+    """Cut a box to the image.
+
+    Args:
+        box: `xyxy` in pixels; may reach beyond the image.
+        image_wh: (width, height) of the image in pixels.
+
+    Returns:
+        The part inside the image, or None where nothing with an area is left (also for a reversed or
+        non-finite box).
+    """
+    width, height = image_wh
+    x1, y1 = max(box[0], 0.0), max(box[1], 0.0)
+    x2, y2 = min(box[2], float(width)), min(box[3], float(height))
+    is_box = all(math.isfinite(value) for value in box) and x1 < x2 and y1 < y2
+    return Box(x1, y1, x2, y2) if is_box else None

@@ -1,0 +1,233 @@
+"""The environment: one episode is one question, one step is its answer.
+
+    obs, info = env.reset(options={"episode_index": 3})
+    obs, reward, terminated, truncated, info = env.step("<answer>[120, 80, 310, 400]</answer>")
+
+Any text is a legal action: it is scored, never refused. To score several answers to one question, reset with
+the same ``episode_index`` before each; the images are decoded once.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+
+from focus_env.boxes import CoordinateFrame, box_iou
+from focus_env.parsing import judge_coordinates
+from focus_env.prompts import PromptTemplate, get_template
+from focus_env.rewards import WeightedReward
+from focus_env.spaces import BoxAction, CompletionSpace, Observation, box_action_space, observation_space
+from focus_env.types import Episode, EpisodeDataset, ImageArray, ParseResult, ParseStatus
+
+ENV_ID = "focus_env/InContextLocalization-v0"
+
+
+class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
+    """Find in the query image the object that the support images show.
+
+    Registered as ``focus_env/InContextLocalization-v0``. Observations are `focus_env.spaces.Observation`,
+    fresh copies each time; turn them into messages with a `PromptTemplate`. An episode ends with its first
+    step (``terminated=True``), whose observation is the same question again.
+
+    ``info`` of `reset`: ``episode_index``, ``episode_id``, ``identity``. ``info`` of `step`:
+    ``episode_index``, ``episode_id``, ``reward_terms`` (name -> value before weighting), ``parse_status`` and
+    ``is_strict`` (see `focus_env.types.ParseResult`), ``iou`` (0.0 without a box or a target), ``box`` and
+    ``target_box`` (tuples `xyxy` in pixels of the query image, or None).
+
+    Args:
+        dataset: Where episodes come from, or the name of one for `focus_env.datasets.load_dataset`.
+        dataset_options: Further arguments of `load_dataset`; only with a name.
+        action_type: ``"text"``: a completion, any string. ``"box"``: four floats in [0, 1], x_min, y_min,
+            x_max, y_max as shares of the query's width and height; always in the right format, and of status
+            ``reversed`` if x_max < x_min or y_max < y_min.
+        reward: A `WeightedReward`, a text for `WeightedReward.from_spec`, or None for IoU + 0.5 * format.
+        template: A `PromptTemplate` or its name. Its frame is the one in which a text action is read.
+        render_mode: ``"rgb_array"`` for pictures from `render`, else None.
+
+    Raises:
+        ValueError: If an argument is none of the above, or the data set is empty.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 1}  # noqa: RUF012  # as in the base
+
+    def __init__(
+        self,
+        *,
+        dataset: EpisodeDataset | str = "synthetic",
+        dataset_options: Mapping[str, Any] | None = None,
+        action_type: Literal["text", "box"] = "text",
+        reward: WeightedReward | str | None = None,
+        template: PromptTemplate | str = "default",
+        render_mode: Literal["rgb_array"] | None = None,
+    ) -> None:
+        if action_type not in ("text", "box"):
+            raise ValueError(f"action_type must be 'text' or 'box', got {action_type!r}")
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
+        self.dataset = _make_dataset(dataset, dataset_options)
+        self.action_type = action_type
+        self.reward = _make_reward(reward)
+        self.template = get_template(template)
+        self.render_mode = render_mode
+        self.observation_space = cast("spaces.Space[Observation]", observation_space())
+        self.action_space = CompletionSpace() if action_type == "text" else box_action_space()
+        self._question: _Question | None = None
+        self._answer: ParseResult | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Ask a question.
+
+        Args:
+            seed: Seeds the drawing of episodes.
+            options: ``{"episode_index": i}`` asks for that episode; without it the index is drawn uniformly.
+
+        Raises:
+            ValueError: If an option is unknown, or the index is outside the data set.
+        """
+        super().reset(seed=seed)
+        index = self._choose_index(options or {})
+        if self._question is None or self._question.index != index:
+            self._question = _Question(index, self.dataset[index])
+        self._answer = None
+        episode = self._question.episode
+        info = {"episode_index": index, "episode_id": episode.episode_id, "identity": episode.identity}
+        return self._question.observe(), info
+
+    def step(self, action: str | BoxAction) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Score an answer, and end the episode.
+
+        Args:
+            action: A text, or [4] floats, as `action_type` says.
+
+        Raises:
+            ResetNeeded: If the question is already answered, or none was asked.
+            TypeError: If a text action is not a string.
+            ValueError: If a box action is not four numbers.
+        """
+        if self._question is None:
+            raise ResetNeeded("step was called before reset; call reset to get a question first")
+        if self._answer is not None:
+            raise ResetNeeded(
+                "the episode ended with its one step; call reset, with the same episode_index to answer again"
+            )
+        episode = self._question.episode
+        image_wh, target_box = episode.query_frame.image_wh, episode.target_box
+        parse = self._parse(action, image_wh)
+        reward, reward_terms = self.reward(parse, target_box, image_wh)
+        self._answer = parse
+        info = {
+            "episode_index": self._question.index,
+            "episode_id": episode.episode_id,
+            "reward_terms": reward_terms,
+            "parse_status": parse.status.value,
+            "is_strict": parse.is_strict,
+            "iou": box_iou(parse.box, target_box),
+            "box": None if parse.box is None else tuple(parse.box),
+            "target_box": None if target_box is None else tuple(target_box),
+        }
+        return self._question.observe(), reward, True, False, info
+
+    def render(self) -> ImageArray | None:  # type: ignore[override]
+        """Draw the question, and the answer once there is one.
+
+        Returns:
+            [H, W, 3] uint8, see `focus_env.rendering.render_episode`; None without a render mode.
+
+        Raises:
+            ResetNeeded: If no question was asked.
+        """
+        if self.render_mode is None:
+            gymnasium.logger.warn("render was called without a render mode; pass render_mode='rgb_array'")
+            return None
+        if self._question is None:
+            raise ResetNeeded("render was called before reset; call reset to get a question first")
+        from focus_env.rendering import ANSWER_COLOUR, render_episode
+
+        answers = [] if self._answer is None else [("answer", self._answer.box, ANSWER_COLOUR)]
+        return render_episode(self._question.episode, answers)
+
+    def _choose_index(self, options: Mapping[str, Any]) -> int:
+        if unknown := sorted(set(options) - {"episode_index"}):
+            raise ValueError(f"reset knows the option 'episode_index', got {unknown}")
+        if "episode_index" not in options:
+            return int(self.np_random.integers(len(self.dataset)))
+        index = operator.index(options["episode_index"])
+        if not 0 <= index < len(self.dataset):
+            raise ValueError(f"episode_index must be in 0 to {len(self.dataset) - 1}, got {index}")
+        return index
+
+    def _parse(self, action: str | BoxAction, image_wh: tuple[int, int]) -> ParseResult:
+        if self.action_type == "text":
+            if not isinstance(action, str):
+                raise TypeError(f"a text action must be a str, got {type(action).__name__}: {action!r:.80}")
+            return self.template.parse(action, image_wh)
+        values = np.asarray(action, dtype=np.float64)
+        if values.shape != (4,):
+            raise ValueError(f"a box action must have the shape [4], got {list(values.shape)}")
+        x1, y1, x2, y2 = values.tolist()
+        status, box = judge_coordinates((x1, y1, x2, y2), frame=CoordinateFrame.NORM_1, image_wh=image_wh)
+        return ParseResult(status, box, is_strict=status is ParseStatus.OK)
+
+
+class _Question:
+    """The episode being asked, with its images decoded once."""
+
+    def __init__(self, index: int, episode: Episode) -> None:
+        self.index = index
+        self.episode = episode
+        self._observation = observe(episode)
+
+    def observe(self) -> Observation:
+        """A fresh copy: a caller may write into what it gets."""
+        return Observation(
+            support_images=tuple(image.copy() for image in self._observation["support_images"]),
+            support_boxes=self._observation["support_boxes"].copy(),
+            query_image=self._observation["query_image"].copy(),
+        )
+
+
+def observe(episode: Episode) -> Observation:
+    """Decode an episode into what a policy may see of it; nothing of the target, identity or category.
+
+    The environment serves just this. Supervised training uses it without an environment.
+    """
+    boxes = np.array([exemplar.box for exemplar in episode.support], dtype=np.float64)
+    return Observation(
+        support_images=tuple(exemplar.frame.image() for exemplar in episode.support),
+        support_boxes=boxes.reshape(-1, 4),
+        query_image=episode.query_frame.image(),
+    )
+
+
+def _make_dataset(dataset: EpisodeDataset | str, options: Mapping[str, Any] | None) -> EpisodeDataset:
+    if isinstance(dataset, str):
+        from focus_env.datasets import load_dataset  # here, so that a data set of one's own needs no pyarrow
+
+        loaded: EpisodeDataset = load_dataset(dataset, **(options or {}))
+        return _require_episodes(loaded)
+    if options is not None:
+        raise ValueError(
+            "dataset_options are for a data set given by name; "
+            f"got {dict(options)} together with a {type(dataset).__name__}"
+        )
+    return _require_episodes(dataset)
+
+
+def _require_episodes(dataset: EpisodeDataset) -> EpisodeDataset:
+    if len(dataset) == 0:
+        raise ValueError("the data set must hold at least one episode, got none")
+    return dataset
+
+
+def _make_reward(reward: WeightedReward | str | None) -> WeightedReward:
+    if reward is None:
+        return WeightedReward.default()
+    return WeightedReward.from_spec(reward) if isinstance(reward, str) else reward

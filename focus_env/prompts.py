@@ -1,0 +1,194 @@
+"""What a policy is asked: from an observation to messages.
+
+A template is data: a few sentences with placeholders. Neither the sentences nor the placeholders can carry a
+category, so a model must match what it sees. Everything is one user turn: the instruction, then each support
+image followed by its box in text, then the query image and a short request.
+
+The structure follows FOCUS (arXiv:2605.31145, sec. 5.1); the wording is ours. A support's box is written just
+as the answer is, and is the only bracketed group of numbers in its part of the text.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from focus_env.boxes import CoordinateFrame
+from focus_env.parsing import ABSENT_WORD, ANSWER_CLOSE, ANSWER_OPEN, parse_answer, write_answer, write_box
+from focus_env.spaces import Observation
+from focus_env.types import Box, ImageArray, ImagePart, Message, ParseResult, TextPart
+
+_COORDINATES: Mapping[CoordinateFrame, str] = MappingProxyType(
+    {
+        CoordinateFrame.PIXEL: "integer coordinates in pixels of their own image",
+        CoordinateFrame.NORM_1: (
+            "decimal coordinates from 0 to 1, as shares of the width and height of their own image"
+        ),
+        CoordinateFrame.NORM_1000: (
+            "integer coordinates from 0 to 1000, as thousandths of the width and height of their own image"
+        ),
+        CoordinateFrame.RESIZED_PIXEL: "integer coordinates in pixels of their own image",
+    }
+)
+_ANSWER_FORMAT = f"{ANSWER_OPEN}[x_min, y_min, x_max, y_max]{ANSWER_CLOSE}"
+_ABSENT_ANSWER = f"{ANSWER_OPEN}{ABSENT_WORD}{ANSWER_CLOSE}"
+
+_PLACEHOLDERS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "instruction": frozenset({"num_support", "coordinates", "answer_format"}),
+        "absent_text": frozenset({"absent_answer"}),
+        "support_text": frozenset({"index", "box"}),
+        "query_text": frozenset({"num_support", "answer_format"}),
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptTemplate:
+    """The sentences of a prompt, and the frame in which boxes are written and read.
+
+    Attributes:
+        name: Names the template in configurations and reports.
+        instruction: Opens the turn. May use ``{num_support}``, ``{coordinates}`` (the frame in words) and
+            ``{answer_format}``.
+        support_text: Follows each support image. Uses ``{box}`` once; may use ``{index}``, counted from 1.
+        query_text: Follows the query image and closes the turn. May use ``{num_support}`` and
+            ``{answer_format}``.
+        absent_text: Added to the instruction if `allow_absent`. May use ``{absent_answer}``.
+        frame: The frame of every box in text.
+        allow_absent: Whether the model is told what to answer if the object is not in the query. Reading an
+            answer does not depend on it.
+        image_to_input_wh: Gives the (width, height) at which the model sees an image of a given (width,
+            height), both in pixels. The frame `RESIZED_PIXEL` needs it; picklable, if the template is to be.
+
+    Raises:
+        ValueError: If a sentence uses an unknown placeholder, or `support_text` has not exactly one
+            ``{box}``.
+    """
+
+    name: str
+    instruction: str
+    support_text: str
+    query_text: str
+    absent_text: str = ""
+    frame: CoordinateFrame = CoordinateFrame.NORM_1000
+    allow_absent: bool = False
+    image_to_input_wh: Callable[[tuple[int, int]], tuple[int, int]] | None = None
+
+    def __post_init__(self) -> None:
+        for field, allowed in _PLACEHOLDERS.items():
+            used = [key for _, key, _, _ in string.Formatter().parse(getattr(self, field)) if key is not None]
+            if unknown := sorted(set(used) - allowed):
+                raise ValueError(
+                    f"template {self.name!r}: {field} may use the placeholders {sorted(allowed)}, "
+                    f"got {unknown}; write a literal brace twice"
+                )
+            if field == "support_text" and used.count("box") != 1:
+                raise ValueError(
+                    f"template {self.name!r}: support_text must hold {{box}} exactly once, "
+                    f"got {self.support_text!r}"
+                )
+
+    def render(self, observation: Observation) -> list[Message]:
+        """Ask for the box: one user turn, with k + 1 images in it.
+
+        Args:
+            observation: As the environment gives it; see `focus_env.spaces.Observation`.
+
+        Raises:
+            ValueError: If there are not as many support boxes as images, or a box lies outside its image.
+        """
+        images, boxes = observation["support_images"], observation["support_boxes"]
+        if len(images) != len(boxes):
+            raise ValueError(f"expected one box per support image, got {len(boxes)} for {len(images)} images")
+        instruction = self.instruction.format(
+            num_support=len(images), coordinates=_COORDINATES[self.frame], answer_format=_ANSWER_FORMAT
+        )
+        if self.allow_absent:
+            instruction += self.absent_text.format(absent_answer=_ABSENT_ANSWER)
+        query_text = self.query_text.format(num_support=len(images), answer_format=_ANSWER_FORMAT)
+        content: list[TextPart | ImagePart] = [TextPart(instruction)] if instruction else []
+        for index, (image, coordinates) in enumerate(zip(images, boxes, strict=True), start=1):
+            box = Box(*(float(value) for value in coordinates))
+            text = self.support_text.format(index=index, box=self.write_box(box, _wh(image)))
+            content += [ImagePart(image), TextPart(text)]
+        content.append(ImagePart(observation["query_image"]))
+        if query_text:
+            content.append(TextPart(query_text))
+        return [Message("user", content)]
+
+    def write_box(self, box: Box, image_wh: tuple[int, int], input_wh: tuple[int, int] | None = None) -> str:
+        """Write a pixel box as bracketed text in this template's frame; see `focus_env.parsing.write_box`."""
+        return write_box(
+            box, frame=self.frame, image_wh=image_wh, input_wh=input_wh or self._input_wh(image_wh)
+        )
+
+    def answer(
+        self, box: Box | None, image_wh: tuple[int, int], input_wh: tuple[int, int] | None = None
+    ) -> str:
+        """Write the right answer, in strict format.
+
+        Args:
+            box: Where the object is in the query, `xyxy` in pixels; None where it is absent.
+            image_wh: (width, height) of the query image in pixels.
+            input_wh: (width, height) at which the model sees it, if not what `image_to_input_wh` says.
+        """
+        return write_answer(
+            box, frame=self.frame, image_wh=image_wh, input_wh=input_wh or self._input_wh(image_wh)
+        )
+
+    def parse(
+        self, text: str, image_wh: tuple[int, int], input_wh: tuple[int, int] | None = None
+    ) -> ParseResult:
+        """Read a model's text in this template's frame; see `focus_env.parsing.parse_answer`."""
+        return parse_answer(
+            text, frame=self.frame, image_wh=image_wh, input_wh=input_wh or self._input_wh(image_wh)
+        )
+
+    def _input_wh(self, image_wh: tuple[int, int]) -> tuple[int, int] | None:
+        return None if self.image_to_input_wh is None else self.image_to_input_wh(image_wh)
+
+
+def _wh(image: ImageArray) -> tuple[int, int]:
+    return image.shape[1], image.shape[0]
+
+
+_DEFAULT = PromptTemplate(
+    name="default",
+    instruction=(
+        "Below are {num_support} example image(s) and one final image. After each example image comes the "
+        "bounding box of one particular object, the same object every time. Find that object in the final "
+        "image. All boxes are [x_min, y_min, x_max, y_max] with {coordinates}. "
+        "Reply with {answer_format} and nothing else."
+    ),
+    absent_text=" If the object is not in the final image, reply with {absent_answer}.",
+    support_text="Example {index}: the object is at {box}.",
+    query_text="Final image: where is the object?",
+)
+_COMPACT = PromptTemplate(
+    name="compact",
+    instruction="Find the object.",
+    absent_text=" It may be absent.",
+    support_text="{box}",
+    query_text="Answer:",
+)
+
+TEMPLATES: Mapping[str, PromptTemplate] = MappingProxyType({t.name: t for t in (_DEFAULT, _COMPACT)})
+"""``"default"``: full sentences, for pretrained models. ``"compact"``: very few words, for small models
+trained from scratch, which learn the format from answers. For another frame or absent targets use
+`dataclasses.replace`."""
+
+
+def get_template(template: PromptTemplate | str) -> PromptTemplate:
+    """Look a template up by name; a template is given back as it is.
+
+    Raises:
+        ValueError: If no template has that name.
+    """
+    if isinstance(template, PromptTemplate):
+        return template
+    if template not in TEMPLATES:
+        raise ValueError(f"unknown prompt template {template!r}; known are {', '.join(TEMPLATES)}")
+    return TEMPLATES[template]
