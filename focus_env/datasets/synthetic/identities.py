@@ -1,7 +1,8 @@
 """Identities: which objects exist, and which look almost like a given one.
 
-An identity is a tuple of attributes, and an object is drawn from nothing else; so two objects are the same exactly
-if their tuples are. The identities of a split are numbered, and a number is decoded by division (mixed radix).
+An identity is a tuple of attributes, and an object is drawn from nothing else; so two objects are the same
+exactly if their tuples are. The identities of a split are numbered; a number is decoded by division (mixed
+radix).
 """
 
 from __future__ import annotations

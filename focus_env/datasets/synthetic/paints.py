@@ -46,8 +46,8 @@ class Paint(NamedTuple):
 
     Attributes:
         texture: ``"solid"`` or a name in `TEXTURE_GROUPS`.
-        colours: One name for solid, else two in the order of `COLOURS`. Which of the two is the ground is
-            the identity's choice, so that swapping them never turns an object of one split into one of another.
+        colours: One name for solid, else two in the order of `COLOURS`. Which of the two is the ground
+            is the identity's choice, so that a swap never turns an object of one split into one of another.
     """
 
     texture: str

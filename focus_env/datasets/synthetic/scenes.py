@@ -1,7 +1,7 @@
 """Scenes: objects placed on a background, drawn, and the box of what can be seen of one of them.
 
-A scene is a pure function of uniform draws, so whoever holds the draws holds the scene. Pictures are drawn with
-Pillow, outlines are overlaid with Shapely; both use the same polygons, so picture and box agree.
+A scene is a pure function of uniform draws, so whoever holds the draws holds the scene. Pictures are drawn
+with Pillow, outlines are overlaid with Shapely; both use the same polygons, so picture and box agree.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import shapely
 from PIL import Image, ImageChops, ImageDraw
 

@@ -1,8 +1,8 @@
 """Shape families: outlines of objects as polygons around the origin.
 
-An outline is one simple polygon (no holes, no self-contact), [V, 2] float64, x right, y down, centred on its bounds
-and scaled so that the farthest vertex is at distance 1. Its frame is the object's own; a pose carries it into a
-picture.
+An outline is one simple polygon (no holes, no self-contact), [V, 2] float64, x right, y down, centred on its
+bounds and scaled so that the farthest vertex is at distance 1. Its frame is the object's own; a pose carries
+it into a picture.
 """
 
 from __future__ import annotations
