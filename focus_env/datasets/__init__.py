@@ -53,9 +53,10 @@ def load_dataset(
         root: Folder of a data set on disk; not for synthetic.
         shots: Supports per episode, at least 1.
         seed: Seed of whatever the data set draws, at least 0.
-        protocol: How episodes are built from tracks, see `focus_env.datasets.sampler`. Without effect on synthetic,
-            whose scenes are independent of each other.
-        absent: What becomes of frames without the object. Without effect on synthetic, which has `absent_fraction`.
+        protocol: How episodes are built from tracks, see `focus_env.datasets.sampler`. Without effect on
+            synthetic, whose scenes are independent of each other.
+        absent: What becomes of frames without the object. Without effect on synthetic, which has
+            `absent_fraction`.
         **options: Options of that data set alone, see the table above.
 
     Raises:

@@ -16,8 +16,8 @@ What is made of defects:
     a file missing, a line too many or too few,       DatasetError: file, line, what was expected and found
     anything but numbers, a frame number left out
 
-The size of a sequence's frames is read from the header of its first one. (``resolution`` in meta_info.ini says the same;
-where it differs, the file is right.) No frame is decoded until its picture is asked for.
+The size of a sequence's frames is read from the header of its first one: ``resolution`` in meta_info.ini says
+the same, and where it does not, the file is right. No frame is decoded until its picture is asked for.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Got10kTracks(Sequence[Track]):
     def __init__(self, root: str | Path, *, split: str) -> None:
         if split == "test":
             raise DatasetError(
-                "GOT-10k publishes only the first box of each test sequence, so that a query cannot be scored; "
+                "GOT-10k publishes only the first box of each test sequence, so no query could be scored; "
                 "use split 'val'"
             )
         if split not in SPLITS:
@@ -120,8 +120,7 @@ def _read_flags(path: Path, *, expected: int) -> list[bool]:
     lines = [line.strip() for line in _lines(path)]
     if len(lines) != expected:
         raise DatasetError(
-            f"{path}: expected {expected} lines, as in groundtruth.txt, got {len(lines)}; copy the sequence
-                again"
+            f"{path}: expected {expected} lines, as in groundtruth.txt, got {len(lines)}; copy it again"
         )
     for number, line in enumerate(lines, start=1):
         if line not in ("0", "1"):
@@ -129,14 +128,11 @@ def _read_flags(path: Path, *, expected: int) -> list[bool]:
     return [line == "1" for line in lines]
 
 
-def _read_frames(folder: Path, *, prefix: str, expected: int) -> tuple[Frame,
-    ...]: found = sorted(path.name for path in folder.glob("*.jpg"))
-    names = [f"{number:08d}.jpg" for number in range(1, expected +
-    1)] if found != names:
-        odd
-       
-        = sorted(set(found)
-        ^ set(names))
+def _read_frames(folder: Path, *, prefix: str, expected: int) -> tuple[Frame, ...]:
+    found = sorted(path.name for path in folder.glob("*.jpg"))
+    names = [f"{number:08d}.jpg" for number in range(1, expected + 1)]
+    if found != names:
+        odd = sorted(set(found) ^ set(names))
         raise DatasetError(
             f"{folder}: expected frames {names[0]} .. {names[-1]}, one per line of groundtruth.txt, "
             f"got {len(found)} frames; {odd[0]} is the first that is missing or too many"
@@ -146,7 +142,7 @@ def _read_frames(folder: Path, *, prefix: str, expected: int) -> tuple[Frame,
             image_wh = picture.size
     except UnidentifiedImageError as error:
         raise DatasetError(
-            f"{folder / names[0]}: expected a JPEG file, got something else ({error})"
+            f"{folder / names[0]}: expected a JPEG file, got something else; copy the sequence again"
         ) from error
     return tuple(Frame(f"{prefix}/{name}", image_wh, folder / name) for name in names)
 
