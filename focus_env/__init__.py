@@ -9,8 +9,16 @@ import gymnasium
 from focus_env.boxes import CoordinateFrame, box_iou, iou
 from focus_env.env import ENV_ID, InContextLocalizationEnv, observe
 from focus_env.errors import CheckpointError, DatasetError, FocusError, MissingDependencyError
+from focus_env.metrics import (
+    ScoredAnswer,
+    bootstrap_interval,
+    paired_bootstrap_interval,
+    score_answer,
+    summarize,
+)
 from focus_env.parsing import parse_answer, write_box
 from focus_env.prompts import TEMPLATES, PromptTemplate, get_template
+from focus_env.rendering import draw_boxes, render_episode, stack_rows
 from focus_env.rewards import REWARD_TERMS, RewardTerm, WeightedReward, format_reward, iou_reward
 from focus_env.spaces import CompletionSpace, ImageSpace, Observation
 from focus_env.types import (
@@ -53,16 +61,24 @@ __all__ = [
     "ParseStatus",
     "PromptTemplate",
     "RewardTerm",
+    "ScoredAnswer",
     "TextPart",
     "Track",
     "WeightedReward",
+    "bootstrap_interval",
     "box_iou",
+    "draw_boxes",
     "format_reward",
     "get_template",
     "iou",
     "iou_reward",
     "observe",
+    "paired_bootstrap_interval",
     "parse_answer",
+    "render_episode",
+    "score_answer",
+    "stack_rows",
+    "summarize",
     "write_box",
 ]
 

@@ -21,6 +21,7 @@ from gymnasium.error import ResetNeeded
 from focus_env.boxes import CoordinateFrame, box_iou
 from focus_env.parsing import judge_coordinates
 from focus_env.prompts import PromptTemplate, get_template
+from focus_env.rendering import ANSWER_COLOUR, render_episode
 from focus_env.rewards import WeightedReward
 from focus_env.spaces import BoxAction, CompletionSpace, Observation, box_action_space, observation_space
 from focus_env.types import Episode, EpisodeDataset, ImageArray, ParseResult, ParseStatus
@@ -44,8 +45,8 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
         dataset: Where episodes come from, or the name of one for `focus_env.datasets.load_dataset`.
         dataset_options: Further arguments of `load_dataset`; only with a name.
         action_type: ``"text"``: a completion, any string. ``"box"``: four floats in [0, 1], x_min, y_min,
-            x_max, y_max as shares of the query's width and height; always in the right format, and of status
-            ``reversed`` if x_max < x_min or y_max < y_min.
+            x_max, y_max as shares of the query's width and height. Any four are legal; what is no box
+            gets the status that a text with these numbers would get, and counts as ill-formed.
         reward: A `WeightedReward`, a text for `WeightedReward.from_spec`, or None for IoU + 0.5 * format.
         template: A `PromptTemplate` or its name. Its frame is the one in which a text action is read.
         render_mode: ``"rgb_array"`` for pictures from `render`, else None.
@@ -149,8 +150,6 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
             return None
         if self._question is None:
             raise ResetNeeded("render was called before reset; call reset to get a question first")
-        from focus_env.rendering import ANSWER_COLOUR, render_episode
-
         answers = [] if self._answer is None else [("answer", self._answer.box, ANSWER_COLOUR)]
         return render_episode(self._question.episode, answers)
 

@@ -17,9 +17,7 @@ from focus_env.types import Box, ParseResult, ParseStatus
 
 
 class RewardTerm(Protocol):
-    """A pure function of one answer; picklable (no lambda, no closure) if it is to travel to other
-    processes.
-    """
+    """A pure function of one answer; a picklable one (no lambda, no closure) can travel between processes."""
 
     def __call__(self, parse: ParseResult, target_box: Box | None, image_wh: tuple[int, int], /) -> float:
         """Score an answer.

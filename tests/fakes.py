@@ -6,6 +6,8 @@ import numpy as np
 
 from focus_env.types import Box, Episode, Exemplar, Frame
 
+DEFAULT_TARGET = Box(20.0, 10.0, 60.0, 40.0)
+
 
 def make_frame(name: str, image_wh: tuple[int, int], box: Box | None = None, *, seed: int = 0) -> Frame:
     """A frame of dim noise; a bright patch fills the box."""
@@ -21,7 +23,7 @@ def make_episode(
     *,
     shots: int = 2,
     query_wh: tuple[int, int] = (80, 60),
-    target_box: Box | None = Box(20, 10, 60, 40),
+    target_box: Box | None = DEFAULT_TARGET,
 ) -> Episode:
     """An episode whose support images differ in size from each other and from the query."""
     support = []

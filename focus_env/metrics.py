@@ -1,0 +1,234 @@
+"""What an evaluation reports, and how sure its means are.
+
+Each answer becomes a `ScoredAnswer`; `summarize` turns many into named numbers. An answer that holds no
+readable box counts as a miss in every `_all` number, so that a model cannot gain by falling silent. Two
+shortcuts that earn some IoU without looking are counted by name: answering the whole image, and copying a
+support box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from focus_env.boxes import CoordinateFrame, box_iou, box_to_frame
+from focus_env.types import Box, Episode, ParseResult, ParseStatus
+
+WHOLE_IMAGE_SHARE = 0.95
+"""An answer that covers at least this share of the query's area answers the whole image."""
+COPY_IOU = 0.95
+"""An answer that overlaps a support box by at least this IoU, both relative to their images, copies it."""
+
+_CHUNK_VALUES = 1_000_000
+"""Resampled values held in memory at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredAnswer:
+    """One answer to one episode, with what the metrics need.
+
+    Attributes:
+        episode_id: The episode that was answered.
+        status: What the text held.
+        is_strict: Whether the text had the answer format and nothing else.
+        box: The answer, `xyxy` in pixels of the query; None unless the status is `OK`.
+        target_box: The truth, likewise; None where the object is absent.
+        iou: Of the two boxes, in [0, 1]; 0 where either is None.
+        is_whole_image: Whether the answer covers at least `WHOLE_IMAGE_SHARE` of the query.
+        is_support_copy: Whether the answer repeats a support box. A target that has not moved makes a right
+            answer a copy, too; compare with a policy that always copies.
+    """
+
+    episode_id: str
+    status: ParseStatus
+    is_strict: bool
+    box: Box | None
+    target_box: Box | None
+    iou: float
+    is_whole_image: bool
+    is_support_copy: bool
+
+    @property
+    def is_absent_target(self) -> bool:
+        """Whether the object is not in the query."""
+        return self.target_box is None
+
+    @property
+    def is_parsed(self) -> bool:
+        """Whether the text held one answer: a box, or that the object is absent."""
+        return self.status in (ParseStatus.OK, ParseStatus.ABSENT)
+
+    @property
+    def credit(self) -> float:
+        """IoU; where the object is absent, 1 for saying so, else 0; the value of `rewards.iou_reward`."""
+        if self.is_absent_target:
+            return float(self.status is ParseStatus.ABSENT)
+        return self.iou
+
+
+def score_answer(episode: Episode, parse: ParseResult) -> ScoredAnswer:
+    """Score what was read from an answer against its episode. No picture is decoded."""
+    query_wh = episode.query_frame.image_wh
+    box = parse.box
+    is_whole_image = is_support_copy = False
+    if box is not None:
+        is_whole_image = box_iou(box, Box(0.0, 0.0, *query_wh)) >= WHOLE_IMAGE_SHARE
+        relative = _to_relative(box, query_wh)
+        is_support_copy = any(
+            box_iou(relative, _to_relative(exemplar.box, exemplar.frame.image_wh)) >= COPY_IOU
+            for exemplar in episode.support
+        )
+    return ScoredAnswer(
+        episode_id=episode.episode_id,
+        status=parse.status,
+        is_strict=parse.is_strict,
+        box=box,
+        target_box=episode.target_box,
+        iou=box_iou(box, episode.target_box),
+        is_whole_image=is_whole_image,
+        is_support_copy=is_support_copy,
+    )
+
+
+def _to_relative(box: Box, image_wh: tuple[int, int]) -> Box:
+    return Box(*box_to_frame(box, CoordinateFrame.NORM_1, image_wh=image_wh))
+
+
+def summarize(answers: Sequence[ScoredAnswer]) -> dict[str, float]:
+    """Average many answers.
+
+    Args:
+        answers: At least one.
+
+    Returns:
+        These numbers, shares and means in [0, 1] except for the count. A number that is undefined for these
+        answers is left out, never nan. *Credit* is the IoU, 0 for an unreadable answer; where the object is
+        absent it is 1 for saying so, else 0.
+
+        - ``num_answers``: how many answers there are.
+        - ``miou_all``: mean credit over all answers.
+        - ``miou_parsed``: mean credit over the readable answers, if there is one.
+        - ``miou_present``: mean IoU over the targets that are present, if there is one.
+        - ``acc_50``, ``acc_75``: share of all answers with a credit of at least 0.5, 0.75.
+        - ``parse_rate``: share of all that are readable: one box, or that the object is absent.
+        - ``format_rate``: share of all in strict format.
+        - ``whole_image_rate``: share of all that answer the whole image.
+        - ``copy_rate``: share of all that repeat a support box.
+        - ``absent_rate``: share of the targets that are absent, if there is one.
+        - ``absent_recall``: share of the absent targets that are called absent, if there is one.
+        - ``absent_precision``: share of the answers that say absent in which it is true, if one says so and a
+          target is absent.
+
+    Raises:
+        ValueError: If there is no answer.
+    """
+    if not answers:
+        raise ValueError("summarize needs at least one answer, got none; was the data set empty?")
+
+    def mean(value: Callable[[ScoredAnswer], float], among: Sequence[ScoredAnswer] = answers) -> float:
+        return float(np.mean([value(answer) for answer in among]))
+
+    metrics = {
+        "num_answers": float(len(answers)),
+        "miou_all": mean(lambda a: a.credit),
+        "acc_50": mean(lambda a: a.credit >= 0.5),
+        "acc_75": mean(lambda a: a.credit >= 0.75),
+        "parse_rate": mean(lambda a: a.is_parsed),
+        "format_rate": mean(lambda a: a.is_strict),
+        "whole_image_rate": mean(lambda a: a.is_whole_image),
+        "copy_rate": mean(lambda a: a.is_support_copy),
+    }
+    if parsed := [a for a in answers if a.is_parsed]:
+        metrics["miou_parsed"] = mean(lambda a: a.credit, parsed)
+    if present := [a for a in answers if not a.is_absent_target]:
+        metrics["miou_present"] = mean(lambda a: a.iou, present)
+    if absent := [a for a in answers if a.is_absent_target]:
+        metrics["absent_rate"] = len(absent) / len(answers)
+        metrics["absent_recall"] = mean(lambda a: a.status is ParseStatus.ABSENT, absent)
+        if called_absent := [a for a in answers if a.status is ParseStatus.ABSENT]:
+            metrics["absent_precision"] = mean(lambda a: a.is_absent_target, called_absent)
+    return metrics
+
+
+def bootstrap_interval(
+    values: npt.ArrayLike, *, confidence: float = 0.95, num_resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean.
+
+    Args:
+        values: [N] finite numbers, one per independent item (an episode, not a sampled answer: answers to one
+            question are no independent items).
+        confidence: Coverage of the interval, inside (0, 1).
+        num_resamples: How many resamples of size N are drawn.
+        seed: The same seed gives the same interval.
+
+    Returns:
+        (low, high), which are equal for one value. Too narrow for small N, as percentile intervals are.
+
+    Raises:
+        ValueError: If there is no value, one is not finite, or an argument is out of range.
+
+    Source: Efron (1979), doi:10.1214/aos/1176344552; the percentile interval, without bias correction.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or len(array) == 0 or not np.isfinite(array).all():
+        raise ValueError(
+            f"values must be a non-empty list of finite numbers, got shape {list(array.shape)} with "
+            f"{np.count_nonzero(~np.isfinite(array))} not finite"
+        )
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be inside (0, 1), such as 0.95, got {confidence}")
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples must be at least 1, got {num_resamples}")
+    rng = np.random.default_rng(seed)
+    num_values = len(array)
+    rows_per_chunk = max(1, _CHUNK_VALUES // num_values)
+    means = np.concatenate(
+        [
+            array[
+                rng.integers(num_values, size=(min(rows_per_chunk, num_resamples - start), num_values))
+            ].mean(axis=1)
+            for start in range(0, num_resamples, rows_per_chunk)
+        ]
+    )
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def paired_bootstrap_interval(
+    before: npt.ArrayLike,
+    after: npt.ArrayLike,
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean change, over pairs.
+
+    Two models answer the same episodes; each pair is resampled as one, so that the difficulty of an episode
+    cancels.
+
+    Args:
+        before: [N] scores of the one model.
+        after: [N] scores of the other on the same episodes, in the same order.
+        confidence: As in `bootstrap_interval`.
+        num_resamples: As in `bootstrap_interval`.
+        seed: As in `bootstrap_interval`.
+
+    Returns:
+        (low, high) of mean(after - before). An interval that excludes 0 tells the two apart.
+
+    Raises:
+        ValueError: If the lengths differ, and as `bootstrap_interval` does.
+    """
+    first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    if first.shape != second.shape:
+        raise ValueError(
+            "before and after must score the same episodes, "
+            f"got {list(first.shape)} and {list(second.shape)} values"
+        )
+    return bootstrap_interval(second - first, confidence=confidence, num_resamples=num_resamples, seed=seed)
