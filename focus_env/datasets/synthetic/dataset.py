@@ -6,6 +6,7 @@ from typing import get_args
 
 import numpy as np
 
+from focus_env.datasets.synthetic.drawing import BACKGROUND_DRAWS, LIGHT_DRAWS, draw_scene
 from focus_env.datasets.synthetic.identities import (
     Identity,
     identity_from_number,
@@ -14,26 +15,66 @@ from focus_env.datasets.synthetic.identities import (
     reshaped,
 )
 from focus_env.datasets.synthetic.paints import Split
-from focus_env.datasets.synthetic.scenes import (
-    DRAWS_PER_OBJECT,
-    DRAWS_PER_SCENE,
-    LEVELS,
-    arrange,
-    draw_scene,
-    visible_box,
-)
+from focus_env.datasets.synthetic.scenes import DRAWS_PER_OBJECT, LEVELS, arrange
 from focus_env.types import Box, Episode, Exemplar, Frame
+
+_SPLITS = get_args(Split)
+_SCENE_DRAWS = (
+    1 + BACKGROUND_DRAWS + LIGHT_DRAWS
+)  # the number of objects, and what lies behind and above them
 
 DEFAULT_NUM_EPISODES = {"train": 1_000_000, "val": 1_000, "test": 1_000, "test_shapes": 1_000}
 
 MIN_IMAGE_SIZE = 56
 """Below this, the smallest objects are too few pixels to be told apart."""
 
-_EPISODE_DRAWS = 16
-
 
 class SyntheticDataset:
-    """Procedural episodes of textured shapes; an item is a pure function of the arguments and its index."""
+    """Procedural episodes of textured shapes, a pure function of the arguments and the index.
+
+    An identity is a shape with its parameters, a texture with its parameters, and the order of its colours.
+    It looks the same in all pictures of an episode but for place, size, rotation, shear, light and what
+    covers it. The box is the tight bound of what can be seen of it, the rim included, sub-pixel exact.
+
+    From level 2 on every picture, support or query, also shows distractors, the same ones throughout an
+    episode: one of the target's shape in another texture or other colours, and one of the target's paint in
+    another shape. (Level 2 shows the first kind in episodes of even index, the second in the others.) So
+    neither category, nor colour, nor salience, nor what recurs gives the answer; the boxes do.
+
+    ======  =======  ==========  ==============  ===============  =============  ======================
+    level   objects  rotation    radius / side   least light      occlusion      distractors resemble
+    ======  =======  ==========  ==============  ===============  =============  ======================
+    1       1        30 degrees  0.18 to 0.28    0.85             none           (none)
+    2       2        60 degrees  0.14 to 0.22    0.75             hardly any     shape or paint
+    3       3        any         0.12 to 0.19    0.70             hardly any     shape and paint
+    4       4 to 5   any         0.12 to 0.22    0.60             some           each other, too
+    5       6 to 8   any         0.10 to 0.25    0.45             much           each other, too
+    ======  =======  ==========  ==============  ===============  =============  ======================
+
+    "Hardly any": two boxes overlap a little in one picture of fifty, for want of room. At every level at
+    least 60 % of the target's area is seen. The exact figures are in
+    `focus_env.datasets.synthetic.scenes.LEVELS`.
+
+    Splits: a paint, that is a texture with an unordered choice of colours, belongs to one of train, val and
+    test, so their identities are disjoint by construction, distractors included; their shape families are
+    the same. The split test_shapes has the paints of test and shape families that no other split shows.
+
+    The query of an episode does not depend on `shots`, and fewer shots are the first of more.
+
+    Args:
+        split: ``"train"``, ``"val"``, ``"test"`` or ``"test_shapes"``.
+        num_episodes: Length; None is a million for train and a thousand for the others. Items are drawn when
+            asked for, so a large number costs nothing.
+        shots: Supports per episode, at least 1.
+        level: 1 (easiest) .. 5.
+        image_size: Side of the square pictures in pixels, at least `MIN_IMAGE_SIZE`.
+        absent_fraction: Probability, 0 .. 1, that the query lacks the target. It shows another distractor in
+            its place, so that the number of objects tells nothing.
+        seed: At least 0. Seeds the choice of identities and all scenes; the splits do not depend on it.
+
+    Raises:
+        ValueError: If an argument is none of the above.
+    """
 
     def __init__(
         self,
@@ -46,8 +87,8 @@ class SyntheticDataset:
         absent_fraction: float = 0.0,
         seed: int = 0,
     ) -> None:
-        if split not in get_args(Split):
-            raise ValueError(f"split must be one of {get_args(Split)}, got {split!r}")
+        if split not in _SPLITS:
+            raise ValueError(f"split must be one of {_SPLITS}, got {split!r}")
         if level not in LEVELS:
             raise ValueError(f"level must be one of {tuple(LEVELS)}, got {level!r}; 1 is the easiest")
         if shots < 1:
@@ -71,50 +112,64 @@ class SyntheticDataset:
     def __len__(self) -> int:
         return self._num_episodes
 
-    def __getitem__(self, index: int) -> Episode:
+    def __getitem__(self, index: int, /) -> Episode:
         if not 0 <= index < self._num_episodes:
-            raise IndexError(f"episode {index} of a data set with {self._num_episodes} episodes")
-        level = LEVELS[self._level]
-        key = (get_args(Split).index(self._split), self._seed, self._level, self._image_size, index)
-        rng = np.random.default_rng(key)
-        head = rng.random(_EPISODE_DRAWS).tolist()
-        pool_size = level.num_objects[1]
-        scenes = rng.random((1 + self._shots, DRAWS_PER_SCENE + pool_size * DRAWS_PER_OBJECT)).tolist()
-        target = identity_from_number(self._split, int(head[0] * num_identities(self._split)))
-        distractors = self._distractors(target, head[2:], pool_size, start=index % 2)
+            raise IndexError(f"episode index must be in 0 .. {self._num_episodes - 1}, got {index}")
+        split, seed, level = self._split, self._seed, self._level
+        rng = np.random.default_rng((_SPLITS.index(split), seed, level, self._image_size, index))
+        pool_size = LEVELS[level].num_objects[1]
+        head = rng.random(2 + pool_size).tolist()
+        # One row per picture, the query first: a larger number of shots only adds rows.
+        rows = rng.random((1 + self._shots, _SCENE_DRAWS + pool_size * DRAWS_PER_OBJECT)).tolist()
+        target = identity_from_number(split, int(head[0] * num_identities(split)))
+        distractors = self._distractors(target, head[2:], first=index % 2)
         is_absent = head[1] < self._absent_fraction
-        episode_id = f"synthetic/{self._split}/level{self._level}/seed{self._seed}/{index}"
-        query, target_box = self._scene(f"{episode_id}/query", target, distractors, scenes[0], is_absent)
-        support = []
-        for shot in range(self._shots):
-            frame, box = self._scene(
-                f"{episode_id}/support{shot}", target, distractors, scenes[1 + shot], False
-            )
-            assert box is not None
-            support.append(Exemplar(frame, box))
-        return Episode(episode_id, tuple(support), query, target_box, str(target), target.family)
+        episode_id = f"synthetic/{split}/level{level}/seed{seed}/{index}"
+        query_frame, query_box = self._picture(f"{episode_id}/query", target, distractors, rows[0], is_absent)
+        return Episode(
+            episode_id=episode_id,
+            support=tuple(
+                Exemplar(*self._picture(f"{episode_id}/support{shot}", target, distractors, row))
+                for shot, row in enumerate(rows[1:])
+            ),
+            query_frame=query_frame,
+            target_box=None if is_absent else query_box,
+            identity=str(target),
+            category=target.family,
+        )
 
-    def _distractors(self, target: Identity, draws: list[float], count: int, start: int) -> list[Identity]:
-        """Objects easily mistaken for the target, by shape and by paint in turn."""
+    def _distractors(self, target: Identity, draws: list[float], *, first: int) -> list[Identity]:
+        """One object per draw, to be mistaken for the target by shape (`first` = 0) and by paint (1) in turn.
+
+        The third and fourth differ from the target in both, and resemble the first two.
+        """
         pool: list[Identity] = []
-        for number in range(count):
-            near = (repainted, reshaped)[(start + number) % 2]
-            anchor = target if number < 2 or number >= 4 else pool[number - 1]
-            pool.append(near(self._split, anchor, draws[number], (target, *pool)))
+        for number, draw in enumerate(draws):
+            near = (repainted, reshaped)[(first + number) % 2]
+            anchor = pool[number - 1] if number in (2, 3) else target
+            pool.append(near(self._split, anchor, draw, (target, *pool)))
         return pool
 
-    def _scene(
-        self, name: str, target: Identity, distractors: list[Identity], draws: list[float], is_absent: bool
-    ) -> tuple[Frame, Box | None]:
-        """One picture and the box of the target in it."""
+    def _picture(
+        self,
+        name: str,
+        target: Identity,
+        distractors: list[Identity],
+        draws: list[float],
+        is_absent: bool = False,
+    ) -> tuple[Frame, Box]:
+        """One picture, and the box of the target in it, or of the distractor that stands in for it."""
         level, size = LEVELS[self._level], self._image_size
         fewest, most = level.num_objects
-        count = fewest + int(draws[13] * (most - fewest + 1))
+        count = fewest + int(draws[0] * (most - fewest + 1))
         shown = distractors[:count] if is_absent else [target, *distractors[: count - 1]]
-        placed = arrange(shown, draws, level, size)
-        frame = Frame(name, (size, size), draw_scene(placed, draws, level, size))
-        if is_absent:
-            return frame, None
-        place = next(i for i, item in enumerate(placed) if item.identity is target)
-        box, _ = visible_box(placed[place], placed[place + 1 :], size)
-        return frame, box
+        starts = range(_SCENE_DRAWS, _SCENE_DRAWS + count * DRAWS_PER_OBJECT, DRAWS_PER_OBJECT)
+        scene = arrange(shown, [draws[start : start + DRAWS_PER_OBJECT] for start in starts], level, size)
+        pixels = draw_scene(
+            scene.objects,
+            background_draws=draws[1 : 1 + BACKGROUND_DRAWS],
+            light_draws=draws[1 + BACKGROUND_DRAWS : _SCENE_DRAWS],
+            level=level,
+            size=size,
+        )
+        return Frame(name, (size, size), pixels), scene.target_box

@@ -8,11 +8,15 @@ radix).
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import NamedTuple
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 from focus_env.datasets.synthetic.paints import COLOURS, TEXTURE_VARIANTS, Paint, Split, paints
 from focus_env.datasets.synthetic.shapes import COMMON_FAMILIES, HELD_OUT_FAMILIES, NUM_VARIANTS
+
+_T = TypeVar("_T")
+_COLOUR_ORDER = {name: position for position, name in enumerate(COLOURS)}
 
 
 class Identity(NamedTuple):
@@ -80,16 +84,28 @@ def _near_paints(split: Split, paint: Paint) -> tuple[tuple[Paint, ...], tuple[P
     return other_texture or other_colours, other_colours or other_texture
 
 
-def _pick(options: Sequence[Identity], draw: float, taken: Sequence[Identity]) -> Identity:
-    """The first option from position `draw` (0 .. 1) on that is not taken; a taken one where all are."""
-    start = int(draw * len(options))
-    for option in (*options[start:], *options[:start]):
-        if option not in taken:
-            return option
-    return options[start]
+def _pick(options: Iterable[Identity], taken: Collection[Identity]) -> Identity:
+    """The first option that is not taken; the first of all where all are."""
+    options = iter(options)
+    first = next(options)
+    return first if first not in taken else next((option for option in options if option not in taken), first)
 
 
-def repainted(split: Split, identity: Identity, draw: float, taken: Sequence[Identity] = ()) -> Identity:
+def _rotated(items: Sequence[_T], draw: float) -> Iterator[_T]:
+    """The items, from position `draw` (0 .. 1) on and around."""
+    start = int(draw * len(items))
+    return itertools.chain(items[start:], items[:start])
+
+
+def _with_paint(identity: Identity, paint: Paint) -> Identity:
+    """The same shape in another paint; its ground colour stays where the paint has it."""
+    names, ground = paint.colours, identity.colours[0]
+    colours = names[::-1] if ground in names and names[0] != ground else names
+    variant = 0 if paint.texture == "solid" else identity.texture_variant
+    return identity._replace(texture=paint.texture, texture_variant=variant, colours=colours)
+
+
+def repainted(split: Split, identity: Identity, draw: float, taken: Collection[Identity] = ()) -> Identity:
     """An object of the same shape, in another texture or in other colours.
 
     Args:
@@ -98,18 +114,13 @@ def repainted(split: Split, identity: Identity, draw: float, taken: Sequence[Ide
         draw: Uniform in [0, 1): which of the possible ones.
         taken: Identities to avoid.
     """
-    colours = tuple(sorted(identity.colours, key=list(COLOURS).index))
+    colours = tuple(sorted(identity.colours, key=_COLOUR_ORDER.__getitem__))
     other_texture, other_colours = _near_paints(split, Paint(identity.texture, colours))
-    half, options = (2 * draw, other_texture) if draw < 0.5 else (2 * draw - 1, other_colours)
-    choices = []
-    for texture, names in options:
-        ordered = names[::-1] if names[0] != identity.colours[0] and identity.colours[0] in names else names
-        variant = 0 if texture == "solid" else identity.texture_variant
-        choices.append(identity._replace(texture=texture, colours=ordered, texture_variant=variant))
-    return _pick(choices, half, taken)
+    options, rest = (other_texture, 2 * draw) if draw < 0.5 else (other_colours, 2 * draw - 1)
+    return _pick((_with_paint(identity, paint) for paint in _rotated(options, rest)), taken)
 
 
-def reshaped(split: Split, identity: Identity, draw: float, taken: Sequence[Identity] = ()) -> Identity:
+def reshaped(split: Split, identity: Identity, draw: float, taken: Collection[Identity] = ()) -> Identity:
     """An object of another shape family, in the same texture and colours; arguments as in `repainted`."""
-    choices = [identity._replace(family=family) for family in families(split) if family != identity.family]
-    return _pick(choices, draw, taken)
+    others = [family for family in families(split) if family != identity.family]
+    return _pick((identity._replace(family=family) for family in _rotated(others, draw)), taken)

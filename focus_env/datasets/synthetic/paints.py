@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 Split = Literal["train", "val", "test", "test_shapes"]
 
@@ -36,9 +35,6 @@ two colours come in three textures."""
 
 TEXTURE_VARIANTS = 4
 """Settings of a texture: coarse or fine, along or across the object."""
-
-TILE_SIZE = 64
-"""Side of a texture tile in pixels; it covers [-1, 1] x [-1, 1] of the object's own frame."""
 
 
 class Paint(NamedTuple):
@@ -89,6 +85,8 @@ def _mix(
 ) -> npt.NDArray[np.float64]:
     """Share of the second colour, 0 .. 1, at object coordinates `x`, `y` (-1 .. 1)."""
     u, v = periods * (x + 1) / 2, periods * (y + 1) / 2
+    if texture == "solid":
+        return np.zeros_like(x)
     if texture == "stripes":
         return (u % 1 < 0.5).astype(float)
     if texture == "dots":
@@ -98,28 +96,28 @@ def _mix(
     if texture == "checks":
         return ((np.floor(u) + np.floor(v)) % 2).astype(float)
     if texture == "rings":
-        return (np.hypot(x, y) * periods / 2 % 1 < 0.5).astype(float)
+        return (np.hypot(x, y) * periods * 0.75 % 1 < 0.5).astype(float)
     turns = np.arctan2(y, x) / (2 * math.pi) * (4 if periods < 3 else 7)
     return (turns % 1 < 0.5).astype(float)
 
 
-@functools.cache
-def texture_tile(texture: str, variant: int) -> Image.Image:
-    """The texture in the object's own frame.
+def texture_mix(texture: str, variant: int, side: int) -> npt.NDArray[np.float64]:
+    """A texture in the object's own frame.
 
     Args:
-        texture: A name in `TEXTURE_GROUPS`.
+        texture: ``"solid"`` or a name in `TEXTURE_GROUPS`.
         variant: 0 .. `TEXTURE_VARIANTS` - 1.
+        side: Pixels across [-1, 1].
 
     Returns:
-        An "L" picture, `TILE_SIZE` wide and high: 0 is the first colour, 255 the second, smooth at edges.
+        [side, side] share of the second colour, 0 .. 1, smooth at edges.
     """
     oversampling = 4
-    count = TILE_SIZE * oversampling
+    count = side * oversampling
     axis = (np.arange(count) + 0.5) / count * 2 - 1
     x, y = np.meshgrid(axis, axis)
     if variant % 2:
         x, y = y, x
     mix = _mix(texture, x, y, periods=(2.4, 4.0)[variant // 2])
-    mix = mix.reshape(TILE_SIZE, oversampling, TILE_SIZE, oversampling).mean(axis=(1, 3))
-    return Image.fromarray(np.rint(mix * 255).astype(np.uint8))
+    smooth: npt.NDArray[np.float64] = mix.reshape(side, oversampling, side, oversampling).mean(axis=(1, 3))
+    return smooth

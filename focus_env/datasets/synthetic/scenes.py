@@ -1,7 +1,7 @@
-"""Scenes: objects placed on a background, drawn, and the box of what can be seen of one of them.
+"""Scenes: which objects stand where, and the box of what can be seen of one of them.
 
-A scene is a pure function of uniform draws, so whoever holds the draws holds the scene. Pictures are drawn
-with Pillow, outlines are overlaid with Shapely; both use the same polygons, so picture and box agree.
+A scene is a pure function of uniform draws, so whoever holds the draws holds the scene. `drawing` draws it
+from the polygons that are overlaid here, so picture and box agree.
 """
 
 from __future__ import annotations
@@ -10,21 +10,20 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
-from PIL import Image, ImageChops, ImageDraw
 
 from focus_env.datasets.synthetic.identities import Identity
-from focus_env.datasets.synthetic.paints import COLOURS, TILE_SIZE, texture_tile
 from focus_env.datasets.synthetic.shapes import Outline, outline, outline_area
-from focus_env.types import Box, ImageArray
+from focus_env.types import Box
 
-NUM_CANDIDATES = 10
+NUM_CANDIDATES = 24
 """How many places are tried for each object."""
 
 DRAWS_PER_OBJECT = 5 + 2 * NUM_CANDIDATES
-DRAWS_PER_SCENE = 16
+"""Rotation, size, stretch, shear, height in the stack, and (x, y) of each candidate place."""
 
 MIN_VISIBLE = 0.6
 """Least share of the target's area that is seen."""
@@ -42,6 +41,7 @@ class Level:
         rotation: Objects are turned by up to this angle either way, radians.
         radius: Least and most radius of an object, as a share of the picture's side.
         light: Least brightness anywhere, as a share of full light.
+        tint: By how much of it a colour channel may be dimmed, as a share.
         max_overlap: Up to which share of the smaller one's box two objects' boxes may overlap.
         cut: Up to which share of its width or height an object may lie outside the picture.
     """
@@ -50,24 +50,50 @@ class Level:
     rotation: float
     radius: tuple[float, float]
     light: float
+    tint: float
     max_overlap: float
     cut: float
 
 
 LEVELS: dict[int, Level] = {
-    1: Level(num_objects=(1, 1), rotation=0.5, radius=(0.18, 0.28), light=0.8, max_overlap=0, cut=0),
-    2: Level(num_objects=(2, 2), rotation=1.0, radius=(0.15, 0.25), light=0.7, max_overlap=0, cut=0),
-    3: Level(num_objects=(3, 3), rotation=math.pi, radius=(0.12, 0.21), light=0.6, max_overlap=0, cut=0),
-    4: Level(
-        num_objects=(4, 5), rotation=math.pi, radius=(0.12, 0.22), light=0.55, max_overlap=0.3, cut=0.15
+    1: Level(
+        num_objects=(1, 1), rotation=0.5, radius=(0.18, 0.28), light=0.85, tint=0.0, max_overlap=0.0, cut=0.0
     ),
-    5: Level(num_objects=(6, 8), rotation=math.pi, radius=(0.10, 0.25), light=0.4, max_overlap=0.4, cut=0.25),
+    2: Level(
+        num_objects=(2, 2), rotation=1.0, radius=(0.14, 0.22), light=0.75, tint=0.05, max_overlap=0.0, cut=0.0
+    ),
+    3: Level(
+        num_objects=(3, 3),
+        rotation=math.pi,
+        radius=(0.12, 0.21),
+        light=0.7,
+        tint=0.1,
+        max_overlap=0.0,
+        cut=0.0,
+    ),
+    4: Level(
+        num_objects=(4, 5),
+        rotation=math.pi,
+        radius=(0.12, 0.22),
+        light=0.6,
+        tint=0.1,
+        max_overlap=0.3,
+        cut=0.15,
+    ),
+    5: Level(
+        num_objects=(6, 8),
+        rotation=math.pi,
+        radius=(0.10, 0.25),
+        light=0.45,
+        tint=0.15,
+        max_overlap=0.4,
+        cut=0.25,
+    ),
 }
 """From easy to hard."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PlacedObject:
+class PlacedObject(NamedTuple):
     """An object in its pose.
 
     Attributes:
@@ -84,28 +110,46 @@ class PlacedObject:
     centre: tuple[float, float]
     bounds: Box
 
-    @property
     def area(self) -> float:
         """Area of the whole outline in square pixels."""
         a, b, c, d = self.matrix
         return outline_area(self.identity.family, self.identity.shape_variant) * abs(a * d - b * c)
 
+    def moved_inside(self, size: int) -> PlacedObject:
+        """The same object, shifted as little as it takes to lie inside a picture of side `size`."""
+        x1, y1, x2, y2 = self.bounds
+        dx = max(0.0, -x1) - max(0.0, x2 - size)
+        dy = max(0.0, -y1) - max(0.0, y2 - size)
+        return self._replace(
+            points=self.points + np.array((dx, dy)),
+            centre=(self.centre[0] + dx, self.centre[1] + dy),
+            bounds=Box(x1 + dx, y1 + dy, x2 + dx, y2 + dy),
+        )
 
-def _overlap(first: Box, second: Box) -> float:
-    """Area that two boxes share, as a share of the smaller one."""
-    width = min(first.x2, second.x2) - max(first.x1, second.x1)
-    height = min(first.y2, second.y2) - max(first.y1, second.y1)
+
+class Scene(NamedTuple):
+    """Placed objects, the lowest first, and the box of what is seen of the target."""
+
+    objects: list[PlacedObject]
+    target_box: Box
+
+
+def overlap(first: Box, second: Box) -> float:
+    """Area that two boxes share, as a share of the smaller one's."""
+    left, top, right, bottom = first
+    x1, y1, x2, y2 = second
+    width = (right if right < x2 else x2) - (left if left > x1 else x1)
+    height = (bottom if bottom < y2 else y2) - (top if top > y1 else y1)
     if width <= 0 or height <= 0:
         return 0.0
-    areas = [(box.x2 - box.x1) * (box.y2 - box.y1) for box in (first, second)]
-    return width * height / min(areas)
+    return width * height / min((right - left) * (bottom - top), (x2 - x1) * (y2 - y1))
 
 
 def _place(
-    identity: Identity, draws: Sequence[float], level: Level, size: int, others: Sequence[Box]
+    identity: Identity, draws: Sequence[float], level: Level, size: int, others: Sequence[PlacedObject]
 ) -> PlacedObject:
     """Pose an object and put it at the first candidate place that is free enough, or at the freest."""
-    turn, scale, stretch, shear, _ = draws[:5]
+    turn, scale, stretch, shear = draws[:4]
     radius = size * (level.radius[0] + scale * (level.radius[1] - level.radius[0]))
     angle = (2 * turn - 1) * level.rotation
     wide = math.exp((stretch - 0.5) * 0.25)
@@ -114,22 +158,30 @@ def _place(
     a, b = cos * wide, (cos * slant - sin) / wide
     c, d = sin * wide, (sin * slant + cos) / wide
     points = outline(identity.family, identity.shape_variant) @ np.array(((a, c), (b, d)))
-    (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    xs, ys = points.T.tolist()
+    left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
     slack_x, slack_y = level.cut * (right - left), level.cut * (bottom - top)
-    best, least = (0.0, 0.0), math.inf
-    for k in range(NUM_CANDIDATES):
-        x = -left - slack_x + draws[5 + 2 * k] * (size - (right - left) + 2 * slack_x)
-        y = -top - slack_y + draws[6 + 2 * k] * (size - (bottom - top) + 2 * slack_y)
+    room_x, room_y = size - (right - left) + 2 * slack_x, size - (bottom - top) + 2 * slack_y
+    least = math.inf
+    for k in range(5, DRAWS_PER_OBJECT, 2):
+        x = draws[k] * room_x - slack_x - left
+        y = draws[k + 1] * room_y - slack_y - top
         here = Box(x + left, y + top, x + right, y + bottom)
-        worst = max((_overlap(here, other) for other in others), default=0.0)
+        worst = 0.0
+        for other in others:
+            worst = max(worst, overlap(here, other.bounds))
+            if worst >= least:
+                break
         if worst < least:
-            best, least = (x, y), worst
+            centre, bounds, least = (x, y), here, worst
         if worst <= level.max_overlap:
             break
-    x, y = best
-    return PlacedObject(
-        identity, points + best, (a, b, c, d), best, Box(x + left, y + top, x + right, y + bottom)
-    )
+    return PlacedObject(identity, points + centre, (a, b, c, d), centre, bounds)
+
+
+@functools.lru_cache(maxsize=8)
+def _picture_polygon(size: int) -> Any:
+    return shapely.box(0, 0, size, size)
 
 
 def visible_box(target: PlacedObject, above: Sequence[PlacedObject], size: int) -> tuple[Box | None, float]:
@@ -144,128 +196,43 @@ def visible_box(target: PlacedObject, above: Sequence[PlacedObject], size: int) 
         `xyxy` in pixels (None if nothing is seen), and the share, 0 .. 1.
     """
     x1, y1, x2, y2 = target.bounds
-    over = [other for other in above if _overlap(target.bounds, other.bounds) > 0]
-    if not over and x1 >= 0 and y1 >= 0 and x2 <= size and y2 <= size:
+    is_inside = x1 >= 0 and y1 >= 0 and x2 <= size and y2 <= size
+    over = [other for other in above if overlap(target.bounds, other.bounds) > 0]
+    if is_inside and not over:
         return target.bounds, 1.0
-    seen = shapely.intersection(shapely.polygons(target.points), shapely.box(0, 0, size, size))
+    seen = shapely.polygons(target.points)
+    if not is_inside:
+        seen = shapely.intersection(seen, _picture_polygon(size))
     for other in over:
         seen = shapely.difference(seen, shapely.polygons(other.points))
     if seen.is_empty:
         return None, 0.0
-    return Box(*seen.bounds), float(seen.area) / target.area
-
-
-def _is_recognisable(box: Box | None, share: float, size: int) -> bool:
-    """Whether enough of an object is seen to know it."""
-    return (
-        box is not None and share >= MIN_VISIBLE and min(box.x2 - box.x1, box.y2 - box.y1) >= MIN_SIDE * size
-    )
-
-
-def _paint(image: Image.Image, item: PlacedObject) -> None:
-    """Draw one object into the picture."""
-    oversampling = 2
-    x1, y1 = math.floor(item.bounds.x1), math.floor(item.bounds.y1)
-    x2, y2 = math.ceil(item.bounds.x2), math.ceil(item.bounds.y2)
-    width, height = x2 - x1, y2 - y1
-    mask = Image.new("L", (width * oversampling, height * oversampling))
-    # For Pillow a vertex at (0, 0) is the centre of the first pixel, for us its corner.
-    vertices = ((item.points - (x1, y1)) * oversampling - 0.5).ravel().tolist()
-    ImageDraw.Draw(mask).polygon(vertices, fill=255)
-    mask = mask.reduce(oversampling)
-    region = (x1, y1, x2, y2)
-    image.paste(COLOURS[item.identity.colours[0]], region, mask)
-    if item.identity.texture == "solid":
-        return
-    a, b, c, d = item.matrix
-    scale = TILE_SIZE / 2 / (a * d - b * c)
-    dx, dy = x1 - item.centre[0], y1 - item.centre[1]
-    to_tile = (
-        d * scale, -b * scale, (d * dx - b * dy) * scale + TILE_SIZE / 2,
-        -c * scale, a * scale, (a * dy - c * dx) * scale + TILE_SIZE / 2,
-    )  # fmt: skip
-    tile = texture_tile(item.identity.texture, item.identity.texture_variant)
-    pattern = tile.transform((width, height), Image.Transform.AFFINE, to_tile, Image.Resampling.BILINEAR)
-    image.paste(COLOURS[item.identity.colours[1]], region, ImageChops.multiply(mask, pattern))
-
-
-@functools.lru_cache(maxsize=4)
-def _background_tiles(size: int) -> tuple[Image.Image, ...]:
-    """Grey textures, each larger than a picture of side `size`, from constants alone."""
-    rng = np.random.default_rng(20260531)
-    side = size + size // 2
-    tiles = []
-    for index in range(24):
-        total = np.zeros((side, side), dtype=np.float32)
-        weights = (1.0, 0.5, 0.25) if index % 3 else (0.3, 0.3, 0.6)
-        for octave, weight in enumerate(weights):
-            cells = (4 + index % 4) * 3**octave
-            coarse = Image.fromarray(rng.random((cells, cells), dtype=np.float32))
-            total += weight * np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
-        total -= total.min()
-        tiles.append(Image.fromarray(np.rint(total * (255 / total.max())).astype(np.uint8)))
-    return tuple(tiles)
-
-
-def _background(draws: Sequence[float], size: int) -> Image.Image:
-    """A picture of two muted colours mixed by a crop of a grey texture."""
-    tiles = _background_tiles(size)
-    tile = tiles[int(draws[0] * len(tiles))]
-    x, y = int(draws[1] * (tile.width - size)), int(draws[2] * (tile.height - size))
-    base = 70 + 90 * draws[3]
-    first = tuple(int(base + 50 * (draw - 0.5)) for draw in draws[4:7])
-    second = tuple(int(base - 45 + 50 * (draw - 0.5)) for draw in draws[7:10])
-    image = Image.new("RGB", (size, size), first)
-    image.paste(second, (0, 0, size, size), tile.crop((x, y, x + size, y + size)))
-    return image
-
-
-def _lit(image: Image.Image, draws: Sequence[float], level: Level) -> ImageArray:
-    """The picture under a light that falls off linearly, as an array [H, W, 3] uint8."""
-    pixels = np.asarray(image)
-    height, width, _ = pixels.shape
-    gain = level.light + draws[10] * (1 - level.light)
-    fall = 256 * (gain - level.light) / 2
-    row = np.repeat(np.linspace(0, fall * (2 * draws[11] - 1), width), 3)
-    column = np.linspace(0, fall * (2 * draws[12] - 1), height)
-    row -= row.max()
-    column -= column.max()
-    factor = (256 * gain + row + column[:, None]).astype(np.uint16)
-    lit = pixels.reshape(height, -1) * factor
-    lit >>= 8
-    return lit.astype(np.uint8).reshape(height, width, 3)
+    return Box(*seen.bounds), float(seen.area) / target.area()
 
 
 def arrange(
-    identities: Sequence[Identity], draws: Sequence[float], level: Level, size: int
-) -> list[PlacedObject]:
-    """Place objects, and order them from the lowest to the topmost.
+    identities: Sequence[Identity], draws: Sequence[Sequence[float]], level: Level, size: int
+) -> Scene:
+    """Place objects, the first of which is the target.
 
-    The first identity is the target: where too little of it would be seen, it is drawn on top.
+    Where too little of the target would be seen (less than `MIN_VISIBLE` of its area, or less than `MIN_SIDE`
+    across), it is brought to the top and wholly inside the picture.
+
+    Args:
+        identities: At least one.
+        draws: For each object, `DRAWS_PER_OBJECT` uniform numbers in [0, 1).
+        level: How hard the scene is.
+        size: Side of the square picture in pixels.
     """
     placed: list[PlacedObject] = []
-    heights = []
-    for index, identity in enumerate(identities):
-        start = DRAWS_PER_SCENE + index * DRAWS_PER_OBJECT
-        own = draws[start : start + DRAWS_PER_OBJECT]
-        placed.append(_place(identity, own, level, size, [other.bounds for other in placed]))
-        heights.append(own[4])
-    target = placed[0]
-    ordered = [item for _, item in sorted(zip(heights, placed, strict=True), key=lambda pair: pair[0])]
-    above = ordered[ordered.index(target) + 1 :]
-    if not _is_recognisable(*visible_box(target, above, size), size):
-        ordered.remove(target)
-        ordered.append(target)
-    return ordered
-
-
-def draw_scene(placed: Sequence[PlacedObject], draws: Sequence[float], level: Level, size: int) -> ImageArray:
-    """Draw a scene: background, objects in the given order, light.
-
-    Returns:
-        [size, size, 3] uint8.
-    """
-    image = _background(draws, size)
-    for item in placed:
-        _paint(image, item)
-    return _lit(image, draws, level)
+    for identity, own in zip(identities, draws, strict=True):
+        placed.append(_place(identity, own, level, size, placed))
+    order = sorted(range(len(placed)), key=lambda index: draws[index][4])
+    above = [placed[index] for index in order[order.index(0) + 1 :]]
+    box, share = visible_box(placed[0], above, size)
+    if box is None or share < MIN_VISIBLE or min(box.x2 - box.x1, box.y2 - box.y1) < MIN_SIDE * size:
+        placed[0] = placed[0].moved_inside(size)
+        box = placed[0].bounds
+        order.remove(0)
+        order.append(0)
+    return Scene([placed[index] for index in order], box)

@@ -58,7 +58,7 @@ def _star(variant: int) -> Sequence[tuple[float, float]]:
 
 
 def _cross(variant: int) -> Sequence[tuple[float, float]]:
-    arm, length = ((0.22, 1.0), (0.36, 1.0), (0.28, 0.65), (0.45, 0.8))[variant]
+    arm, length = ((0.22, 1.0), (0.45, 0.8), (0.28, 0.65), (0.36, 1.0))[variant]
     return [
         (arm, -1), (arm, -arm), (length, -arm), (length, arm), (arm, arm), (arm, 1),
         (-arm, 1), (-arm, arm), (-length, arm), (-length, -arm), (-arm, -arm), (-arm, -1),
@@ -77,7 +77,7 @@ def _gear(variant: int) -> Sequence[tuple[float, float]]:
 
 
 def _flower(variant: int) -> Sequence[tuple[float, float]]:
-    petals, depth = ((3, 0.45), (4, 0.5), (5, 0.4), (6, 0.4))[variant]
+    petals, depth = ((3, 0.45), (4, 0.65), (5, 0.4), (6, 0.4))[variant]
     return _polar(lambda angle: 1 - depth + depth * abs(math.cos(petals * angle / 2)), 12 * petals)
 
 
@@ -151,11 +151,9 @@ def _heart(variant: int) -> Sequence[tuple[float, float]]:
 
 
 def _bolt(variant: int) -> Sequence[tuple[float, float]]:
-    lean, width = ((0.3, 0.55), (0.15, 0.7), (0.5, 0.5), (0.3, 0.9))[variant]
-    return [
-        (lean, -1.5), (lean - width, 0.15), (-0.05, 0.15), (-lean, 1.5),
-        (width - lean + 0.1, -0.2), (0.05, -0.2), (lean + width, -1.5),
-    ]  # fmt: skip
+    width, waist = ((1.2, 0.2), (1.6, 0.2), (1.4, 0.5), (2.0, 0.35))[variant]
+    half = [(0.1, -1.5), (-0.75, waist), (-0.1, waist)]
+    return [(width * x, y) for x, y in (*half, *((-x, -y) for x, y in half))]
 
 
 def _drop(variant: int) -> Sequence[tuple[float, float]]:

@@ -1,0 +1,174 @@
+"""Drawing: a background, placed objects, and light over all of it.
+
+What does not depend on a scene is drawn once and kept: textures in the object's own frame, and backgrounds
+larger than the picture. A scene then warps, crops and pastes.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from focus_env.datasets.synthetic.paints import COLOURS, texture_mix
+from focus_env.datasets.synthetic.scenes import Level, PlacedObject
+from focus_env.types import ImageArray
+
+BACKGROUND_DRAWS = 10
+LIGHT_DRAWS = 6
+
+_OVERSAMPLING = 2
+_NUM_BACKGROUNDS = 24
+_EDGE = 0.35  # brightness of an object's rim, relative to its ground colour
+
+
+_RAMP = np.linspace(0, 1, 256)[:, None]
+
+
+def _palette(first: npt.ArrayLike, second: npt.ArrayLike) -> bytes:
+    """A Pillow palette from one colour to another, RGB."""
+    start, stop = np.asarray(first), np.asarray(second)
+    colours: npt.NDArray[np.uint8] = (start + _RAMP * (stop - start)).astype(np.uint8)
+    return colours.tobytes()
+
+
+@functools.cache
+def _texture(texture: str, variant: int, side: int) -> Image.Image:
+    return Image.fromarray(np.rint(255 * texture_mix(texture, variant, side)).astype(np.uint8))
+
+
+@functools.lru_cache(maxsize=512)
+def _fill(texture: str, variant: int, colours: tuple[str, ...], side: int) -> Image.Image:
+    """What fills an object, in its own frame: "RGB", over [-1, 1] x [-1, 1]."""
+    tile = _texture(texture, variant, side).copy()
+    tile.putpalette(_palette(COLOURS[colours[0]], COLOURS[colours[-1]]))
+    return tile.convert("RGB")
+
+
+def _tile_side(size: int) -> int:
+    """Side of a texture tile: a power of two, about that of the largest objects in a picture."""
+    return 1 << math.ceil(math.log2(size * 0.5))
+
+
+def _draw_object(image: Image.Image, item: PlacedObject, size: int) -> None:
+    identity = item.identity
+    x1, y1 = math.floor(item.bounds.x1), math.floor(item.bounds.y1)
+    width, height = math.ceil(item.bounds.x2) - x1, math.ceil(item.bounds.y2) - y1
+    mask = Image.new("L", (width * _OVERSAMPLING, height * _OVERSAMPLING))
+    # For Pillow a vertex at (0, 0) is the centre of the first pixel, for us its corner.
+    vertices = ((item.points - (x1, y1)) * _OVERSAMPLING - 0.5).ravel().tolist()
+    ImageDraw.Draw(mask).polygon(vertices, fill=255)
+    side = _tile_side(size)
+    a, b, c, d = item.matrix
+    scale = side / 2 / (a * d - b * c)
+    dx, dy = x1 - item.centre[0], y1 - item.centre[1]
+    to_tile = (
+        d * scale, -b * scale, (d * dx - b * dy) * scale + side / 2,
+        -c * scale, a * scale, (a * dy - c * dx) * scale + side / 2,
+    )  # fmt: skip
+    tile = _fill(identity.texture, identity.texture_variant, identity.colours, side)
+    fill = tile.transform((width, height), Image.Transform.AFFINE, to_tile, Image.Resampling.NEAREST)
+    rim = tuple(int(_EDGE * channel) for channel in COLOURS[identity.colours[0]])
+    ImageDraw.Draw(fill).polygon((item.points - (x1 + 0.5, y1 + 0.5)).ravel().tolist(), outline=rim)
+    image.paste(fill, (x1, y1), mask.reduce(_OVERSAMPLING))
+
+
+def _clouds(rng: np.random.Generator, side: int, cells: int, roughness: float) -> npt.NDArray[np.float64]:
+    """Smooth noise in three octaves, 0 .. 1."""
+    total = np.zeros((side, side))
+    for octave in range(3):
+        coarse = Image.fromarray(rng.random((cells * 3**octave,) * 2, dtype=np.float32))
+        total += roughness**octave * np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
+    total -= total.min()
+    total /= total.max()
+    return total
+
+
+@functools.lru_cache(maxsize=4)
+def _backgrounds(size: int) -> tuple[Image.Image, ...]:
+    """Grey textures, each half again as large as a picture of side `size`; from constants alone."""
+    rng = np.random.default_rng(20260531)
+    side = size + size // 2
+    axis = np.arange(side) / size
+    tiles = []
+    for index in range(_NUM_BACKGROUNDS):
+        clouds = _clouds(rng, side, cells=4 + index % 4, roughness=(0.35, 0.6, 1.2)[index % 3])
+        x, y = axis[None, :] + 0.08 * clouds, axis[:, None] + 0.08 * clouds[::-1]
+        if index % 4 == 1:  # planks
+            levels = rng.random(64)
+            grey = 0.7 * levels[(x * 7).astype(int)] + 0.3 * clouds
+        elif index % 4 == 2:  # waves
+            angle = rng.random() * math.pi
+            grey = 0.35 + 0.35 * np.sin(30 * (x * math.cos(angle) + y * math.sin(angle))) + 0.3 * clouds
+        elif index % 4 == 3:  # tiles
+            levels = rng.random((64, 64))
+            grey = 0.6 * levels[(x * 5).astype(int), (y * 5).astype(int)] + 0.4 * clouds
+        else:
+            grey = clouds
+        tiles.append(Image.fromarray(np.rint(255 * np.clip(grey, 0, 1)).astype(np.uint8)))
+    return tuple(tiles)
+
+
+def _draw_background(draws: Sequence[float], size: int) -> Image.Image:
+    """A crop of a grey texture, coloured from one muted colour to another."""
+    tiles = _backgrounds(size)
+    tile = tiles[int(draws[0] * len(tiles))]
+    x, y = int(draws[1] * (tile.width - size)), int(draws[2] * (tile.height - size))
+    crop = tile.crop((x, y, x + size, y + size))
+    dark = np.array(draws[3:6]) * 50 + (40 + 90 * draws[6])
+    bright = dark + 20 + np.array(draws[7:10]) * 50
+    crop.putpalette(_palette(dark, bright))
+    return crop.convert("RGB")
+
+
+@functools.lru_cache(maxsize=4)
+def _slope(size: int) -> npt.NDArray[np.float64]:
+    """-0.5 .. 0.5 along a side, [size, 1]."""
+    return np.linspace(-0.5, 0.5, size)[:, None]
+
+
+def _light(image: Image.Image, draws: Sequence[float], level: Level) -> ImageArray:
+    """The picture in a light that is brighter to one side and lacks some of a colour; [H, W, 3] uint8."""
+    size = image.width
+    gain = level.light + draws[0] * (1 - level.light)
+    fall_x, fall_y = ((gain - level.light) * (2 * draw - 1) / 2 for draw in draws[1:3])
+    # The brightest corner has the full gain; the darkest is never below level.light.
+    top = 256 * (gain - (abs(fall_x) + abs(fall_y)) / 2)
+    tint = 1 - level.tint * np.array(draws[3:6])
+    rows = (256 * fall_y * _slope(size)).astype(np.int16)
+    columns = ((top + 256 * fall_x * _slope(size)) * tint).astype(np.int16).reshape(1, -1)
+    factor = np.maximum(rows + columns, 0).view(np.uint16)  # at most 256, so that the product fits 16 bits
+    lit = np.asarray(image).reshape(size, -1) * factor
+    lit >>= 8
+    pixels: ImageArray = lit.astype(np.uint8).reshape(size, size, 3)
+    return pixels
+
+
+def draw_scene(
+    objects: Sequence[PlacedObject],
+    *,
+    background_draws: Sequence[float],
+    light_draws: Sequence[float],
+    level: Level,
+    size: int,
+) -> ImageArray:
+    """Draw a scene.
+
+    Args:
+        objects: Placed objects, the lowest first.
+        background_draws: `BACKGROUND_DRAWS` uniform numbers in [0, 1).
+        light_draws: `LIGHT_DRAWS` uniform numbers in [0, 1).
+        level: How much the light varies.
+        size: Side of the picture in pixels.
+
+    Returns:
+        [size, size, 3] uint8.
+    """
+    image = _draw_background(background_draws, size)
+    for item in objects:
+        _draw_object(image, item, size)
+    return _light(image, light_draws, level)
