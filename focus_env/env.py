@@ -41,6 +41,9 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
     ``is_strict`` (see `focus_env.types.ParseResult`), ``iou`` (0.0 without a box or a target), ``box`` and
     ``target_box`` (tuples `xyxy` in pixels of the query image, or None).
 
+    Images vary in size, so an asynchronous vector environment cannot share memory: pass
+    ``vector_kwargs={"shared_memory": False}`` to `gymnasium.make_vec`, or wrap with `FixedSizeObservation`.
+
     Args:
         dataset: Where episodes come from, or the name of one for `focus_env.datasets.load_dataset`.
         dataset_options: Further arguments of `load_dataset`; only with a name.
@@ -208,7 +211,7 @@ def observe(episode: Episode) -> Observation:
 
 def _make_dataset(dataset: EpisodeDataset | str, options: Mapping[str, Any] | None) -> EpisodeDataset:
     if isinstance(dataset, str):
-        from focus_env.datasets import load_dataset  # here, so that a data set of one's own needs no pyarrow
+        from focus_env.datasets import load_dataset  # here: one's own data set needs none of its imports
 
         loaded: EpisodeDataset = load_dataset(dataset, **(options or {}))
         return _require_episodes(loaded)

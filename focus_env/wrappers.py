@@ -16,9 +16,7 @@ from focus_env.types import Box, ImageArray
 
 
 class FixedObservation(TypedDict):
-    """An observation as arrays of one shape for all episodes; k is the number of supports, S the image
-    size.
-    """
+    """An observation as arrays of one shape; k is the number of supports, S the image size."""
 
     images: npt.NDArray[np.uint8]
     """[k + 1, S, S, 3] uint8: the supports in order, and the query last."""

@@ -1,0 +1,183 @@
+"""Metrics: small cases by hand, what counts in which mean, and intervals against theory."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from focus_env import metrics
+from focus_env.metrics import (
+    ScoredAnswer,
+    bootstrap_interval,
+    paired_bootstrap_interval,
+    score_answer,
+    summarize,
+)
+from focus_env.rewards import iou_reward
+from focus_env.types import Box, ParseResult, ParseStatus
+from tests.fakes import make_episode
+
+TARGET = Box(
+    20, 10, 60, 40
+)  # of the fake episode, in a query of 80 x 60; its support box 1 is (4, 6, 20, 22) in 40 x 32
+GARBAGE = ParseResult(ParseStatus.NO_BOX, None, False)
+ABSENT = ParseResult(ParseStatus.ABSENT, None, True)
+
+
+def ok(box: Box, *, is_strict: bool = True) -> ParseResult:
+    return ParseResult(ParseStatus.OK, box, is_strict)
+
+
+@pytest.mark.parametrize(
+    ("box", "is_whole", "is_copy"),
+    [
+        pytest.param(None, False, False, id="no box"),
+        pytest.param(Box(4, 6, 20, 22), False, False, id="the support's pixels, in an image of another size"),
+        pytest.param(Box(8, 11.25, 40, 41.25), False, True, id="the support's place, relative to the image"),
+        pytest.param(Box(8, 11.25, 39, 41.25), False, True, id="nearly the support's place: IoU 0.969"),
+        pytest.param(Box(8, 11.25, 38, 41.25), False, False, id="somewhat like the support: IoU 0.9375"),
+        pytest.param(Box(6.667, 11.25, 33.333, 43.125), False, True, id="the second support's place"),
+        pytest.param(Box(0, 0, 80, 60), True, False, id="whole image"),
+        pytest.param(Box(0, 0, 80, 57), True, False, id="95 % of the image"),
+        pytest.param(Box(0, 0, 80, 56), False, False, id="93 % of the image"),
+        pytest.param(TARGET, False, False, id="gold"),
+    ],
+)
+def test_shortcuts(box: Box | None, is_whole: bool, is_copy: bool) -> None:
+    scored = score_answer(make_episode(), GARBAGE if box is None else ok(box))
+    assert (scored.is_whole_image, scored.is_support_copy) == (is_whole, is_copy)
+
+
+def test_score_answer_keeps_the_facts() -> None:
+    scored = score_answer(make_episode(7), ok(Box(20, 10, 60, 25), is_strict=False))
+    assert scored == ScoredAnswer(
+        episode_id="fake/7",
+        status=ParseStatus.OK,
+        is_strict=False,
+        box=Box(20, 10, 60, 25),
+        target_box=TARGET,
+        iou=0.5,
+        is_whole_image=False,
+        is_support_copy=False,
+    )
+
+
+@pytest.mark.parametrize("parse", [GARBAGE, ABSENT, ok(TARGET), ok(Box(0, 0, 40, 25))])
+@pytest.mark.parametrize("target", [None, TARGET])
+def test_credit_is_the_iou_reward(parse: ParseResult, target: Box | None) -> None:
+    scored = score_answer(make_episode(target_box=target), parse)
+    assert scored.credit == iou_reward(parse, target, (80, 60))
+    assert scored.is_absent_target == (target is None)
+
+
+def score(*answers: tuple[ParseResult, Box | None]) -> dict[str, float]:
+    return summarize([score_answer(make_episode(target_box=target), parse) for parse, target in answers])
+
+
+def test_summary_by_hand() -> None:
+    summary = score(
+        (GARBAGE, TARGET),  # 0, unreadable
+        (ParseResult(ParseStatus.REVERSED, None, True), TARGET),  # 0, unreadable, strict
+        (ABSENT, TARGET),  # 0, wrongly called absent
+        (ok(TARGET), TARGET),  # 1
+        (ok(Box(20, 10, 60, 25)), TARGET),  # 0.5
+        (ok(Box(20, 10, 60, 32.5), is_strict=False), TARGET),  # 0.75
+        (ok(Box(0, 0, 80, 60)), TARGET),  # 0.25, whole image
+        (ABSENT, None),  # credit 1
+        (ok(Box(8, 11.25, 40, 41.25)), None),  # credit 0, copy
+        (GARBAGE, None),  # credit 0
+    )
+    expected = {
+        "num_answers": 10,
+        "miou_all": 3.5 / 10,
+        "miou_parsed": 3.5 / 7,
+        "miou_present": 2.5 / 7,
+        "acc_50": 4 / 10,
+        "acc_75": 3 / 10,
+        "parse_rate": 7 / 10,
+        "format_rate": 7 / 10,
+        "whole_image_rate": 1 / 10,
+        "copy_rate": 1 / 10,
+        "absent_rate": 3 / 10,
+        "absent_recall": 1 / 3,
+        "absent_precision": 1 / 2,
+    }
+    assert summary == pytest.approx(expected)
+    assert all(type(value) is float for value in summary.values())
+
+
+def test_undefined_numbers_are_left_out() -> None:
+    assert {"absent_rate", "absent_recall", "absent_precision"}.isdisjoint(score((ABSENT, TARGET)))
+    assert "miou_parsed" not in score((GARBAGE, TARGET))
+    only_absent = score((GARBAGE, None))
+    assert "miou_present" not in only_absent
+    assert "absent_precision" not in only_absent
+    assert only_absent["absent_recall"] == 0.0
+    assert not any(math.isnan(value) for value in only_absent.values())
+
+
+def test_summary_of_nothing() -> None:
+    with pytest.raises(ValueError, match="at least one answer, got none"):
+        summarize([])
+
+
+def test_interval_agrees_with_the_normal_approximation() -> None:
+    values = np.random.default_rng(0).exponential(size=400)
+    low, high = bootstrap_interval(values)
+    half_width = 1.96 * values.std() / math.sqrt(len(values))
+    assert low == pytest.approx(values.mean() - half_width, abs=0.1 * half_width)
+    assert high == pytest.approx(values.mean() + half_width, abs=0.1 * half_width)
+    narrow = bootstrap_interval(values, confidence=0.5)
+    assert narrow[1] - narrow[0] == pytest.approx(2 * 0.6745 / 1.96 * half_width, rel=0.1)
+
+
+def test_interval_is_seeded_and_of_the_values_alone() -> None:
+    values = [0.0, 1.0, 0.5, 0.25]
+    assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3)
+    assert bootstrap_interval(values, num_resamples=99, seed=3) != bootstrap_interval(
+        values, num_resamples=99, seed=4
+    )
+    assert bootstrap_interval([0.7]) == (0.7, 0.7)
+    low, high = bootstrap_interval(values)
+    assert 0.0 <= low < np.mean(values) < high <= 1.0
+
+
+def test_chunks_draw_the_right_number_of_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    original = np.quantile
+    monkeypatch.setattr(metrics, "_CHUNK_VALUES", 70)
+    monkeypatch.setattr(np, "quantile", lambda means, q: (seen.append(len(means)), original(means, q))[1])
+    values = np.arange(10) / 10
+    assert bootstrap_interval(values, num_resamples=1000) == pytest.approx((0.28, 0.63), abs=0.05)
+    bootstrap_interval(np.arange(100), num_resamples=3)  # one resample is more than a chunk
+    assert seen == [1000, 3]
+
+
+def test_pairs_cancel_what_the_episodes_share() -> None:
+    difficulty = np.random.default_rng(0).uniform(size=100)
+    assert paired_bootstrap_interval(difficulty, difficulty + 0.1) == pytest.approx((0.1, 0.1))
+    low, high = paired_bootstrap_interval(difficulty + 0.1, difficulty)
+    assert (low, high) == pytest.approx((-0.1, -0.1))
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        ([], {}, "non-empty list of finite numbers, got shape \\[0\\]"),
+        ([[1.0]], {}, "got shape \\[1, 1\\]"),
+        ([1.0, math.nan, math.inf], {}, "2 not finite"),
+        ([1.0], {"confidence": 95}, "inside \\(0, 1\\), such as 0.95, got 95"),
+        ([1.0], {"confidence": 0.0}, "inside \\(0, 1\\)"),
+        ([1.0], {"num_resamples": 0}, "num_resamples must be at least 1, got 0"),
+    ],
+)
+def test_bad_arguments(values: list[float], options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bootstrap_interval(values, **options)  # type: ignore[arg-type]
+
+
+def test_pairs_must_match() -> None:
+    with pytest.raises(ValueError, match=r"same episodes, got \[2\] and \[1\] values"):
+        paired_bootstrap_interval([1.0, 2.0], [1.0])

@@ -1,0 +1,176 @@
+"""Prompts: their exact text, where the images stand, and that no category slips in."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+
+from focus_env.boxes import CoordinateFrame
+from focus_env.env import observe
+from focus_env.prompts import TEMPLATES, PromptTemplate, get_template
+from focus_env.types import Box, ImagePart, Message, ParseStatus, TextPart
+from tests.fakes import make_episode
+
+
+def outline(messages: list[Message]) -> str:
+    """The messages as text, with the size of each image in its place."""
+    lines = []
+    for message in messages:
+        lines.append(f"({message.role})")
+        for part in message.content:
+            if isinstance(part, TextPart):
+                lines.append(part.text)
+            else:
+                lines.append(f"<{part.image.shape[1]}x{part.image.shape[0]}>")
+    return "\n".join(lines)
+
+
+DEFAULT_GOLD = """\
+(user)
+Below are 2 example image(s) and one final image. After each example image comes the bounding box of one \
+particular object, the same object every time. Find that object in the final image. \
+All boxes are [x_min, y_min, x_max, y_max] with integer coordinates from 0 to 1000, \
+as thousandths of the width and height of their own image. \
+Reply with <answer>[x_min, y_min, x_max, y_max]</answer> and nothing else.
+<40x32>
+Example 1: the object is at [100, 188, 500, 688].
+<48x32>
+Example 2: the object is at [83, 188, 417, 719].
+<80x60>
+Final image: where is the object?"""
+
+COMPACT_GOLD = """\
+(user)
+Find the object.
+<40x32>
+[100, 188, 500, 688]
+<48x32>
+[83, 188, 417, 719]
+<80x60>
+Answer:"""
+
+
+@pytest.mark.parametrize(("name", "gold"), [("default", DEFAULT_GOLD), ("compact", COMPACT_GOLD)])
+def test_golden_text(name: str, gold: str) -> None:
+    messages = TEMPLATES[name].render(observe(make_episode()))
+    assert outline(messages) == gold
+    assert "category" not in outline(messages)
+
+
+@pytest.mark.parametrize(
+    ("name", "ending"),
+    [
+        ("default", " If the object is not in the final image, reply with <answer>none</answer>."),
+        ("compact", " It may be absent."),
+    ],
+)
+def test_absent_variant_only_adds_its_sentence(name: str, ending: str) -> None:
+    template = TEMPLATES[name]
+    observation = observe(make_episode(shots=1))
+    plain = template.render(observation)[0].content
+    variant = dataclasses.replace(template, allow_absent=True).render(observation)[0].content
+    assert isinstance(plain[0], TextPart)
+    assert variant[0] == TextPart(plain[0].text + ending)
+    assert [part for part in variant if isinstance(part, TextPart)][1:] == [
+        part for part in plain if isinstance(part, TextPart)
+    ][1:]
+
+
+def test_images_are_passed_on_unchanged() -> None:
+    observation = observe(make_episode())
+    images = [
+        p.image for p in TEMPLATES["default"].render(observation)[0].content if isinstance(p, ImagePart)
+    ]
+    for image, expected in zip(
+        images, [*observation["support_images"], observation["query_image"]], strict=True
+    ):
+        np.testing.assert_array_equal(image, expected)
+
+
+@pytest.mark.parametrize(
+    ("frame", "box_text", "words"),
+    [
+        (CoordinateFrame.PIXEL, "[4, 6, 20, 22]", "in pixels"),
+        (CoordinateFrame.NORM_1, "[0.100, 0.188, 0.500, 0.688]", "from 0 to 1,"),
+        (CoordinateFrame.RESIZED_PIXEL, "[8, 12, 40, 44]", "in pixels"),
+    ],
+)
+def test_other_frames_change_boxes_words_and_reading(
+    frame: CoordinateFrame, box_text: str, words: str
+) -> None:
+    template = dataclasses.replace(TEMPLATES["default"], frame=frame, image_to_input_wh=double)
+    text = outline(template.render(observe(make_episode(shots=1))))
+    assert box_text in text
+    assert words in text
+    box = Box(20, 10, 60, 40)
+    result = template.parse(template.answer(box, (80, 60)), (80, 60))
+    assert result.is_strict
+    assert result.box == pytest.approx(box, abs=0.05)
+
+
+def double(image_wh: tuple[int, int]) -> tuple[int, int]:
+    return 2 * image_wh[0], 2 * image_wh[1]
+
+
+def test_an_explicit_input_size_goes_before_the_rule() -> None:
+    template = dataclasses.replace(
+        TEMPLATES["compact"], frame=CoordinateFrame.RESIZED_PIXEL, image_to_input_wh=double
+    )
+    box = Box(20, 10, 60, 40)
+    assert template.answer(box, (80, 60)) == "<answer>[40, 20, 120, 80]</answer>"
+    assert template.answer(box, (80, 60), (40, 30)) == "<answer>[10, 5, 30, 20]</answer>"
+    assert template.parse("[10, 5, 30, 20]", (80, 60), (40, 30)).box == box
+
+
+def test_resized_frame_without_a_size_fails() -> None:
+    template = dataclasses.replace(TEMPLATES["compact"], frame=CoordinateFrame.RESIZED_PIXEL)
+    with pytest.raises(ValueError, match="needs input_wh"):
+        template.answer(Box(0, 0, 1, 1), (80, 60))
+
+
+def test_answer_for_an_absent_object() -> None:
+    for template in TEMPLATES.values():
+        assert template.answer(None, (80, 60)) == "<answer>none</answer>"
+        assert template.parse("<answer>none</answer>", (80, 60)).status is ParseStatus.ABSENT
+
+
+def test_empty_sentences_are_left_out() -> None:
+    template = PromptTemplate(name="bare", instruction="", support_text="{box}", query_text="")
+    parts = template.render(observe(make_episode(shots=1)))[0].content
+    assert [type(part) for part in parts] == [ImagePart, TextPart, ImagePart]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"instruction": "Find the {category}."}, r"instruction may use .* got \['category'\]"),
+        ({"instruction": "Find it at {box}."}, r"instruction may use .* got \['box'\]"),
+        ({"query_text": "{}"}, r"query_text may use .* got \[''\]"),
+        ({"support_text": "here"}, "support_text must hold {box} exactly once"),
+        ({"support_text": "{box} {box}"}, "support_text must hold {box} exactly once"),
+    ],
+)
+def test_bad_templates(fields: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=f"template 'compact': {message}"):
+        dataclasses.replace(TEMPLATES["compact"], **fields)
+
+
+def test_images_and_boxes_must_pair_up() -> None:
+    observation = observe(make_episode(shots=2))
+    observation["support_boxes"] = observation["support_boxes"][:1]
+    with pytest.raises(ValueError, match="one box per support image, got 1 for 2 images"):
+        TEMPLATES["default"].render(observation)
+
+
+def test_registry() -> None:
+    assert {name: template.name for name, template in TEMPLATES.items()} == {
+        "default": "default",
+        "compact": "compact",
+    }
+    assert get_template("compact") is get_template(TEMPLATES["compact"]) is TEMPLATES["compact"]
+    assert pickle.loads(pickle.dumps(TEMPLATES["default"])) == TEMPLATES["default"]
+    with pytest.raises(ValueError, match="unknown prompt template 'short'; known are default, compact"):
+        get_template("short")
