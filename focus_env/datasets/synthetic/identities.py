@@ -116,8 +116,9 @@ def repainted(split: Split, identity: Identity, draw: float, taken: Collection[I
     """
     colours = tuple(sorted(identity.colours, key=_COLOUR_ORDER.__getitem__))
     other_texture, other_colours = _near_paints(split, Paint(identity.texture, colours))
-    options, rest = (other_texture, 2 * draw) if draw < 0.5 else (other_colours, 2 * draw - 1)
-    return _pick((_with_paint(identity, paint) for paint in _rotated(options, rest)), taken)
+    first, second = (other_texture, other_colours) if draw < 0.5 else (other_colours, other_texture)
+    options = itertools.chain(_rotated(first, 2 * draw % 1), second)
+    return _pick((_with_paint(identity, paint) for paint in options), taken)
 
 
 def reshaped(split: Split, identity: Identity, draw: float, taken: Collection[Identity] = ()) -> Identity:

@@ -205,7 +205,7 @@ def visible_box(target: PlacedObject, above: Sequence[PlacedObject], size: int) 
         seen = shapely.intersection(seen, _picture_polygon(size))
     for other in over:
         seen = shapely.difference(seen, shapely.polygons(other.points))
-    if seen.is_empty:
+    if seen.area == 0:  # nothing, or a line where the object touches the border
         return None, 0.0
     return Box(*seen.bounds), float(seen.area) / target.area()
 
