@@ -494,3 +494,29 @@ def test_light_dims_within_the_bounds_of_the_level(level: int, draws: list[float
     assert (lit <= unlit).all()
     darkest = LEVELS[level].light * (1 - LEVELS[level].tint)
     assert (lit >= np.floor(unlit * (darkest - 2 / 256)) - 1).all()  # each of three steps rounds down
+
+
+@pytest.mark.parametrize("quarter_turns", [1, 2, 3])
+@pytest.mark.parametrize("texture", TEXTURES)
+def test_the_texture_turns_and_shears_with_the_object(texture: str, quarter_turns: int) -> None:
+    size = 112
+    identity = Identity("corner", 1, texture, 1, ("white", "blue"))
+    full = dataclasses.replace(LEVELS[1], light=1.0)
+    pictures = []
+    for turns in (0, quarter_turns):
+        cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[turns]
+        turn = np.array(((cos, sin), (-sin, cos)))  # as np.rot90: from x towards -y
+        matrix = turn @ ((44.0, 9.0), (3.0, 40.0))
+        points = outline(identity.family, identity.shape_variant) @ matrix.T + size / 2
+        bounds = Box(*points.min(axis=0).tolist(), *points.max(axis=0).tolist())
+        item = PlacedObject(identity, points, tuple(matrix.ravel().tolist()), (size / 2, size / 2), bounds)
+        draws = {"background_draws": [0.1] * BACKGROUND_DRAWS, "light_draws": [0.5] * LIGHT_DRAWS}
+        pictures.append(draw_scene([item], **draws, level=full, size=size).astype(int))
+        if turns == 0:
+            columns, rows = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5)
+            inside = shapely.contains_xy(shapely.polygons(points).buffer(-2), columns, rows)
+    turned_back = np.rot90(pictures[1], -quarter_turns)
+    gap = np.abs(turned_back - pictures[0])[inside].mean()
+    assert inside.sum() > 1000
+    assert pictures[0][inside].std(axis=0).max() > 30
+    assert gap < 8, "the texture does not follow the object"
