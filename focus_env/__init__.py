@@ -34,6 +34,7 @@ from focus_env.types import (
     TextPart,
     Track,
 )
+from focus_env.wrappers import FixedSizeObservation
 
 __version__ = "0.1.0"
 
@@ -49,6 +50,7 @@ __all__ = [
     "Episode",
     "EpisodeDataset",
     "Exemplar",
+    "FixedSizeObservation",
     "FocusError",
     "Frame",
     "ImagePart",

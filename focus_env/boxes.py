@@ -115,7 +115,7 @@ def frame_to_box(
 
 
 def _rescale(values: Coordinates, from_wh: tuple[float, float], to_wh: tuple[float, float]) -> Coordinates:
-    # Multiply first, divide second: the full extent of one frame then maps exactly to that of the other.
+    # Multiply first, divide second: whole numbers then stay whole where they can.
     return (
         values[0] * to_wh[0] / from_wh[0],
         values[1] * to_wh[1] / from_wh[1],
@@ -142,18 +142,17 @@ def iou(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
     for name, array in (("a", a), ("b", b)):
         if array.ndim == 0 or array.shape[-1] != 4:
             raise ValueError(f"iou: {name} must have the shape [..., 4], got {list(array.shape)}")
-    # Sides are clamped at 0, so a reversed box has no area: two negative sides must not make a positive one.
+    # A reversed box shares no positive side with any box, so its pairs get 0 whatever its area comes to.
     with np.errstate(over="ignore", invalid="ignore"):
-        area_a = np.prod(np.maximum(a[..., 2:] - a[..., :2], 0.0), axis=-1)
-        area_b = np.prod(np.maximum(b[..., 2:] - b[..., :2], 0.0), axis=-1)
+        area_a = np.prod(a[..., 2:] - a[..., :2], axis=-1)
+        area_b = np.prod(b[..., 2:] - b[..., :2], axis=-1)
         sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
         intersection = np.prod(np.maximum(sides, 0.0), axis=-1)
-        union = area_a + area_b - intersection
-        is_valid = (area_a > 0) & (area_b > 0) & np.isfinite(union)
-        ratio = np.divide(intersection, union, out=np.zeros(is_valid.shape), where=is_valid)
-    # Rounding can lift the ratio of two nearly equal boxes above 1.
-    result: npt.NDArray[np.float64] = np.minimum(ratio, 1.0)
-    return result
+        union = area_a + area_b - intersection  # nan where sides are infinite or areas overflow
+        ratio: npt.NDArray[np.float64] = np.divide(
+            intersection, union, out=np.zeros(union.shape), where=union > 0
+        )
+    return ratio
 
 
 def box_iou(a: Box | None, b: Box | None) -> float:

@@ -86,9 +86,8 @@ def parse_answer(
     >>> parse_answer(text, frame=CoordinateFrame.NORM_1000, image_wh=(64, 48)).box
     Box(x1=32.0, y1=0.0, x2=64.0, y2=24.0)
     """
-    frame.extent(
-        image_wh=image_wh, input_wh=input_wh
-    )  # a wrong size fails on every text, not just on those with a box
+    # A wrong size must fail on every text, not just on those with a box.
+    frame.extent(image_wh=image_wh, input_wh=input_wh)
     is_strict = _STRICT[frame].fullmatch(text.strip()) is not None
     spans = list(_answer_spans(text))
     num_absent = sum(span.strip().lower() == ABSENT_WORD for span in spans)

@@ -65,7 +65,7 @@ def draw_boxes(image: ImageArray, boxes: Sequence[tuple[Box, Colour, str]]) -> I
 def _corners(box: Box, margin: float) -> list[float]:
     # A pixel column i covers i to i + 1, and Pillow's far corner is inclusive.
     x1, y1, x2, y2 = (round(value) for value in box)
-    return [x1 - margin, y1 - margin, max(x1, x2 - 1) + margin, max(y1, y2 - 1) + margin]
+    return [x1 - margin, y1 - margin, x2 - 1 + margin, y2 - 1 + margin]
 
 
 def _draw_label(draw: ImageDraw.ImageDraw, box: Box, colour: Colour, label: str, image_height: int) -> None:

@@ -41,6 +41,7 @@ def boxes(draw: st.DrawFn) -> Box:
             (3, 3, 1, 1), (0, 0, 4, 4), 0.0, id="reversed on both axes: sides multiply to a positive"
         ),
         pytest.param((3, 0, 1, 4), (0, 0, 4, 4), 0.0, id="reversed on one axis"),
+        pytest.param((3, 0, 1, 2), (0, 0, 2, 2), 0.0, id="reversed on one axis: the areas cancel"),
         pytest.param((2, 2, 2, 2), (2, 2, 2, 2), 0.0, id="two equal points"),
         pytest.param((0, 2, 4, 2), (0, 0, 4, 4), 0.0, id="a line inside a box"),
         pytest.param((math.nan, 0, 1, 1), (0, 0, 1, 1), 0.0, id="nan"),
@@ -122,6 +123,13 @@ def test_frames_invert_and_stay_inside(
     whole = Box(0, 0, width, height)
     assert box_to_frame(whole, frame, **sizes) == (0, 0, max_x, max_y)
     assert frame_to_box((0, 0, max_x, max_y), frame, **sizes) == whole
+
+
+def test_whole_pixels_stay_whole() -> None:
+    for side in range(1, 300):
+        for value in range(side):
+            box = Box(value, value, side, side)
+            assert frame_to_box(box, CoordinateFrame.PIXEL, image_wh=(side, side)) == box
 
 
 def test_resized_frame_needs_its_size() -> None:

@@ -16,6 +16,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
 from focus_env import ENV_ID, TEMPLATES, Box, CompletionSpace, CoordinateFrame, ImageSpace, WeightedReward
+from focus_env.datasets import SyntheticDataset
 from focus_env.env import InContextLocalizationEnv
 from focus_env.spaces import box_action_space, observation_space
 from focus_env.wrappers import FixedSizeObservation
@@ -357,6 +358,11 @@ def test_completion_space_members(value: Any, is_member: bool) -> None:
 )
 def test_image_space_members(value: Any, is_member: bool) -> None:
     assert (value in ImageSpace()) == is_member
+
+
+def test_sampled_images_are_noise() -> None:
+    image = ImageSpace(seed=0).sample()
+    assert set(image.flatten().tolist()) >= {0, 255}
 
 
 def test_spaces_refuse_what_they_cannot_do() -> None:

@@ -37,6 +37,8 @@ TABLE = [
     ("[1, 2, 30]", NO_BOX, False),
     ("[1, 2, 30, 40, 50]", NO_BOX, False),
     ("[1, 2), (30, 40]", NO_BOX, False),
+    ("[1, 2, 30, 40)", NO_BOX, False),
+    ("(1, 2, 30, 40]", NO_BOX, False),
     ("(the one, on the left, I think)", NO_BOX, False),
     ("[the one over there]", NO_BOX, False),
     ("(1, 2) is left of (30, 40)", NO_BOX, False),
@@ -263,9 +265,12 @@ def test_what_is_written_is_read_back(
     [
         pytest.param(Box(0, 0, 80, 60), CoordinateFrame.NORM_1000, "[0, 0, 1000, 1000]", id="whole image"),
         pytest.param(Box(-9, -9, 99, 99), CoordinateFrame.PIXEL, "[0, 0, 80, 60]", id="cut to the image"),
-        pytest.param(Box(1.5, 1.5, 2.5, 2.5), CoordinateFrame.PIXEL, "[2, 2, 3, 3]", id="halves go up"),
+        pytest.param(Box(0.5, 1.5, 1.5, 2.5), CoordinateFrame.PIXEL, "[1, 2, 2, 3]", id="halves go up"),
         pytest.param(Box(3.2, 0, 3.4, 9), CoordinateFrame.PIXEL, "[3, 0, 4, 9]", id="a sliver keeps an area"),
         pytest.param(Box(79.9, 0, 80, 9), CoordinateFrame.PIXEL, "[79, 0, 80, 9]", id="a sliver at the edge"),
+        pytest.param(
+            Box(math.nextafter(80, 0), 0, 80, 9), CoordinateFrame.PIXEL, "[79, 0, 80, 9]", id="thinnest"
+        ),
         pytest.param(
             Box(20, 0, 80, 15), CoordinateFrame.NORM_1, "[0.250, 0.000, 1.000, 0.250]", id="decimals"
         ),

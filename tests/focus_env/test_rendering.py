@@ -43,6 +43,7 @@ def test_a_box_is_drawn_where_it_is() -> None:
     [
         pytest.param(Box(0, 0, 200, 100), id="whole image"),
         pytest.param(Box(199.4, 99.4, 199.6, 99.6), id="less than a pixel"),
+        pytest.param(Box(50.1, 50.1, 50.3, 50.3), id="between two pixels"),
         pytest.param(Box(-50, -50, 20, 20), id="reaching out of the image"),
     ],
 )
