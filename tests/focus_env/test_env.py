@@ -311,6 +311,21 @@ def test_a_data_set_by_name() -> None:
     assert env.step("")[1] == 0.0
 
 
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_gold_scores_the_most_on_a_real_data_set(name: str) -> None:
+    dataset = SyntheticDataset(split="test", num_episodes=8, shots=2, absent_fraction=0.5, seed=0)
+    env = make_env(dataset=dataset, template=name)
+    are_absent = set()
+    for index in range(len(dataset)):
+        env.reset(options={"episode_index": index})
+        episode = dataset[index]
+        *_, info = env.step(env.template.answer(episode.target_box, episode.query_frame.image_wh))
+        assert info["reward_terms"]["format"] == 1.0
+        assert info["reward_terms"]["iou"] > 0.95
+        are_absent.add(episode.target_box is None)
+    assert are_absent == {True, False}
+
+
 @pytest.mark.parametrize(
     "space", [CompletionSpace(), ImageSpace(), observation_space(), box_action_space()], ids=repr
 )
