@@ -98,7 +98,7 @@ class PromptTemplate:
             observation: As the environment gives it; see `focus_env.spaces.Observation`.
 
         Raises:
-            ValueError: If there are not as many support boxes as images, or a box lies outside its image.
+            ValueError: If there are not as many support boxes as images, or a box has no area in its image.
         """
         images, boxes = observation["support_images"], observation["support_boxes"]
         if len(images) != len(boxes):

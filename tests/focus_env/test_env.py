@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import pickle
 import warnings
 from typing import Any
@@ -415,6 +416,18 @@ class TestFixedSizeObservation:
         env = FixedSizeObservation(make_env(), shots=3)
         with pytest.raises(ValueError, match="made for 3 supports per episode, got 2"):
             env.reset()
+
+    def test_shares_memory_between_processes(self) -> None:
+        wrappers = [functools.partial(FixedSizeObservation, shots=2, image_size=16)]
+        envs = gymnasium.make_vec(
+            ENV_ID, num_envs=2, vectorization_mode="async", dataset=FakeDataset(), wrappers=wrappers
+        )
+        try:
+            observation, _ = envs.reset(seed=0)
+            assert observation["images"].shape == (2, 3, 16, 16, 3)
+            assert observation["images"].std() > 0
+        finally:
+            envs.close()
 
     @pytest.mark.parametrize("sizes", [{"shots": 0}, {"shots": 1, "image_size": 0}])
     def test_sizes_are_positive(self, sizes: dict[str, int]) -> None:
