@@ -463,9 +463,10 @@ def test_a_target_that_would_be_hidden_is_brought_to_the_top_and_inside(level: i
     target = scene.objects[-1]
     assert target.identity == identities[0]
     assert visible_box(target, [], 112) == (scene.target_box, 1.0)
-    np.testing.assert_allclose((*target.points.min(axis=0), *target.points.max(axis=0)), scene.target_box)
+    corners = (*target.points.min(axis=0), *target.points.max(axis=0))
+    np.testing.assert_allclose(corners, scene.target_box, atol=1e-9)
     # The texture moves along with the outline.
-    np.testing.assert_allclose(target.centre, (target.points.min(axis=0) + target.points.max(axis=0)) / 2)
+    np.testing.assert_allclose(target.centre, (np.add(corners[:2], corners[2:])) / 2)
 
 
 def test_objects_stand_apart_where_nothing_may_be_occluded() -> None:
@@ -520,3 +521,16 @@ def test_the_texture_turns_and_shears_with_the_object(texture: str, quarter_turn
     assert inside.sum() > 1000
     assert pictures[0][inside].std(axis=0).max() > 30
     assert gap < 8, "the texture does not follow the object"
+
+
+@settings(max_examples=200)
+@given(left=st.floats(-30, 130), top=st.floats(-30, 130), side=st.floats(1, 60))
+def test_moved_inside(left: float, top: float, side: float) -> None:
+    moved = _rectangle(left, top, left + side, top + side).moved_inside(112)
+    x1, y1, x2, y2 = moved.bounds
+    assert 0 <= x1 < x2 <= 112
+    assert 0 <= y1 < y2 <= 112
+    assert all(isinstance(value, float) for value in moved.bounds)
+    np.testing.assert_allclose(moved.bounds, (*moved.points[0], *moved.points[2]), atol=1e-9)
+    if 0 <= left and left + side <= 112:
+        assert x1 == left

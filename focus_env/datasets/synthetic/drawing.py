@@ -23,7 +23,7 @@ LIGHT_DRAWS = 6
 
 _OVERSAMPLING = 2
 _NUM_BACKGROUNDS = 24
-_EDGE = 0.35  # brightness of an object's rim, relative to its ground colour
+_RIMS = {name: tuple(int(0.35 * channel) for channel in rgb) for name, rgb in COLOURS.items()}
 
 
 _RAMP = np.linspace(0, 1, 256)[:, None]
@@ -54,15 +54,16 @@ def _tile_side(size: int) -> int:
     return 1 << math.ceil(math.log2(size * 0.5))
 
 
-def _draw_object(image: Image.Image, item: PlacedObject, size: int) -> None:
-    identity = item.identity
-    x1, y1 = math.floor(item.bounds.x1), math.floor(item.bounds.y1)
-    width, height = math.ceil(item.bounds.x2) - x1, math.ceil(item.bounds.y2) - y1
-    mask = Image.new("L", (width * _OVERSAMPLING, height * _OVERSAMPLING))
+def _draw_object(image: Image.Image, item: PlacedObject, side: int) -> None:
+    """Draw an object over the picture, with texture tiles of side `side`."""
+    identity, (left, top, right, bottom) = item.identity, item.bounds
+    x1, y1 = math.floor(left), math.floor(top)
+    width, height = math.ceil(right) - x1, math.ceil(bottom) - y1
     # For Pillow a vertex at (0, 0) is the centre of the first pixel, for us its corner.
-    vertices = ((item.points - (x1, y1)) * _OVERSAMPLING - 0.5).ravel().tolist()
-    ImageDraw.Draw(mask).polygon(vertices, fill=255)
-    side = _tile_side(size)
+    vertices = item.points - (x1 + 0.5, y1 + 0.5)
+    fine_vertices = vertices * _OVERSAMPLING + (_OVERSAMPLING - 1) / 2
+    mask = Image.new("L", (width * _OVERSAMPLING, height * _OVERSAMPLING))
+    ImageDraw.Draw(mask).polygon(fine_vertices.ravel().tolist(), fill=255)
     a, b, c, d = item.matrix
     scale = side / 2 / (a * d - b * c)
     dx, dy = x1 - item.centre[0], y1 - item.centre[1]
@@ -72,8 +73,7 @@ def _draw_object(image: Image.Image, item: PlacedObject, size: int) -> None:
     )  # fmt: skip
     tile = _fill(identity.texture, identity.texture_variant, identity.colours, side)
     fill = tile.transform((width, height), Image.Transform.AFFINE, to_tile, Image.Resampling.NEAREST)
-    rim = tuple(int(_EDGE * channel) for channel in COLOURS[identity.colours[0]])
-    ImageDraw.Draw(fill).polygon((item.points - (x1 + 0.5, y1 + 0.5)).ravel().tolist(), outline=rim)
+    ImageDraw.Draw(fill).polygon(vertices.ravel().tolist(), outline=_RIMS[identity.colours[0]])
     image.paste(fill, (x1, y1), mask.reduce(_OVERSAMPLING))
 
 
@@ -141,7 +141,7 @@ def _light(image: Image.Image, draws: Sequence[float], level: Level) -> ImageArr
     tint = 1 - level.tint * np.array(draws[3:6])
     rows = (256 * fall_y * _slope(size)).astype(np.int16)
     columns = ((top + 256 * fall_x * _slope(size)) * tint).astype(np.int16).reshape(1, -1)
-    factor = np.maximum(rows + columns, 0).view(np.uint16)  # at most 256, so that the product fits 16 bits
+    factor = (rows + columns).view(np.uint16)  # 1 .. 256, so that the product fits 16 bits
     lit = np.asarray(image).reshape(size, -1) * factor
     lit >>= 8
     pixels: ImageArray = lit.astype(np.uint8).reshape(size, size, 3)
@@ -169,6 +169,7 @@ def draw_scene(
         [size, size, 3] uint8.
     """
     image = _draw_background(background_draws, size)
+    side = _tile_side(size)
     for item in objects:
-        _draw_object(image, item, size)
+        _draw_object(image, item, side)
     return _light(image, light_draws, level)

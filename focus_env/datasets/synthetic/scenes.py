@@ -123,7 +123,10 @@ class PlacedObject(NamedTuple):
         return self._replace(
             points=self.points + np.array((dx, dy)),
             centre=(self.centre[0] + dx, self.centre[1] + dy),
-            bounds=Box(x1 + dx, y1 + dy, x2 + dx, y2 + dy),
+            # Rounding must not leave the box outside by a hair.
+            bounds=Box(
+                max(x1 + dx, 0.0), max(y1 + dy, 0.0), min(x2 + dx, float(size)), min(y2 + dy, float(size))
+            ),
         )
 
 
@@ -160,22 +163,24 @@ def _place(
     points = outline(identity.family, identity.shape_variant) @ np.array(((a, c), (b, d)))
     xs, ys = points.T.tolist()
     left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
-    slack_x, slack_y = level.cut * (right - left), level.cut * (bottom - top)
-    room_x, room_y = size - (right - left) + 2 * slack_x, size - (bottom - top) + 2 * slack_y
+    width, height = right - left, bottom - top
+    # The box's corner (x1, y1) is drawn so that at most the share `cut` of the object lies outside.
+    low_x, low_y = -level.cut * width, -level.cut * height
+    room_x, room_y = size - width - 2 * low_x, size - height - 2 * low_y
     least = math.inf
     for k in range(5, DRAWS_PER_OBJECT, 2):
-        x = draws[k] * room_x - slack_x - left
-        y = draws[k + 1] * room_y - slack_y - top
-        here = Box(x + left, y + top, x + right, y + bottom)
+        x1, y1 = low_x + draws[k] * room_x, low_y + draws[k + 1] * room_y
+        here = Box(x1, y1, x1 + width, y1 + height)
         worst = 0.0
         for other in others:
             worst = max(worst, overlap(here, other.bounds))
             if worst >= least:
                 break
         if worst < least:
-            centre, bounds, least = (x, y), here, worst
+            bounds, least = here, worst
         if worst <= level.max_overlap:
             break
+    centre = (bounds.x1 - left, bounds.y1 - top)
     return PlacedObject(identity, points + centre, (a, b, c, d), centre, bounds)
 
 
