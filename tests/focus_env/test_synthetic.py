@@ -37,6 +37,7 @@ from focus_env.datasets.synthetic.paints import (
     Paint,
     Split,
     paints,
+    texture_at,
     texture_mix,
 )
 from focus_env.datasets.synthetic.scenes import (
@@ -248,6 +249,11 @@ def test_families_have_different_silhouettes(names: dict[str, object]) -> None:
         for first, second in itertools.combinations(names, 2):
             shared = shapely.area(shapely.intersection(turned[first][0], turned[second])).max()
             assert shared / (2 - shared) < 0.87, f"{first} and {second} look alike, variant {variant}"
+
+
+def test_unknown_texture() -> None:
+    with pytest.raises(ValueError, match=r"texture must be 'solid' or one of .*got 'plaid'"):
+        texture_at("plaid", 0, np.zeros(1), np.zeros(1))
 
 
 def test_textures_are_told_apart_on_every_shape() -> None:
@@ -532,5 +538,5 @@ def test_moved_inside(left: float, top: float, side: float) -> None:
     assert 0 <= y1 < y2 <= 112
     assert all(isinstance(value, float) for value in moved.bounds)
     np.testing.assert_allclose(moved.bounds, (*moved.points[0], *moved.points[2]), atol=1e-9)
-    if 0 <= left and left + side <= 112:
+    if left >= 0 and left + side <= 112:
         assert x1 == left

@@ -80,10 +80,24 @@ def paints(split: Split) -> tuple[Paint, ...]:
     return tuple(owned)
 
 
-def _mix(
-    texture: str, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], periods: float
+def texture_at(
+    texture: str, variant: int, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Share of the second colour, 0 .. 1, at object coordinates `x`, `y` (-1 .. 1)."""
+    """The formula of a texture.
+
+    Args:
+        texture: ``"solid"`` or a name in `TEXTURE_GROUPS`.
+        variant: 0 .. `TEXTURE_VARIANTS` - 1: coarse along, coarse across, fine along, fine across.
+        x: Points in the object's own frame, -1 .. 1, any shape.
+        y: The same.
+
+    Returns:
+        Share of the second colour at each point, 0 .. 1.
+    """
+    if variant % 2:
+        x, y = y, x
+    is_coarse = variant < 2
+    periods = 2.4 if is_coarse else 4.0
     u, v = periods * (x + 1) / 2, periods * (y + 1) / 2
     if texture == "solid":
         return np.zeros_like(x)
@@ -92,21 +106,23 @@ def _mix(
     if texture == "dots":
         return (np.hypot(u % 1 - 0.5, v % 1 - 0.5) < 0.31).astype(float)
     if texture == "gradient":
-        return (x + 1) / 2 if periods < 3 else np.clip(1.6 * np.abs(x), 0, 1)
+        return np.clip((x + 1) / 2 if is_coarse else 1.6 * np.abs(x), 0, 1)
     if texture == "checks":
         return ((np.floor(u) + np.floor(v)) % 2).astype(float)
     if texture == "rings":
         return (np.hypot(x, y) * periods * 0.75 % 1 < 0.5).astype(float)
-    turns = np.arctan2(y, x) / (2 * math.pi) * (4 if periods < 3 else 7)
-    return (turns % 1 < 0.5).astype(float)
+    if texture == "spokes":
+        turns = np.arctan2(y, x) / (2 * math.pi) * (4 if is_coarse else 7)
+        return (turns % 1 < 0.5).astype(float)
+    raise ValueError(f"texture must be 'solid' or one of {TEXTURE_GROUPS}, got {texture!r}")
 
 
 def texture_mix(texture: str, variant: int, side: int) -> npt.NDArray[np.float64]:
-    """A texture in the object's own frame.
+    """A texture in the object's own frame, as pixels.
 
     Args:
-        texture: ``"solid"`` or a name in `TEXTURE_GROUPS`.
-        variant: 0 .. `TEXTURE_VARIANTS` - 1.
+        texture: As in `texture_at`.
+        variant: As in `texture_at`.
         side: Pixels across [-1, 1].
 
     Returns:
@@ -116,8 +132,6 @@ def texture_mix(texture: str, variant: int, side: int) -> npt.NDArray[np.float64
     count = side * oversampling
     axis = (np.arange(count) + 0.5) / count * 2 - 1
     x, y = np.meshgrid(axis, axis)
-    if variant % 2:
-        x, y = y, x
-    mix = _mix(texture, x, y, periods=(2.4, 4.0)[variant // 2])
+    mix = texture_at(texture, variant, x, y)
     smooth: npt.NDArray[np.float64] = mix.reshape(side, oversampling, side, oversampling).mean(axis=(1, 3))
     return smooth
