@@ -1,0 +1,202 @@
+"""Stage 2: GRPO of a localization policy, on this machine or on a Ray cluster.
+
+How to run (from a policy that answers in the format already, e.g. one trained by run_sft.py):
+    python experiments/run_grpo.py --init-from runs/my-sft/checkpoints/final
+
+On real frames in GOT-10k's layout:
+    python experiments/run_grpo.py --dataset got10k --data-root /data/got10k --init-from ...
+
+On a cluster:
+    python experiments/run_grpo.py --ray-address auto --num-env-runners 8 --num-gpus-per-env-runner 1 \
+        --num-learners 8 --num-gpus-per-learner 1 --model Qwen/Qwen2-VL-7B-Instruct --template default --lora-rank 8
+
+Results: runs/<name>/ with metrics.jsonl, summary.json, samples/validation.png (supports, target, answers before and
+after) and checkpoints/final, a policy in transformers' format. `--resume runs/<name>` goes on after an interruption.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import tyro
+from rich.console import Console
+
+from focus_agents.arguments import DataArguments, ModelArguments, run_path, user_errors
+from focus_agents.grpo.config import GRPOConfig
+from focus_agents.grpo.train import RunPlan, newest_checkpoint, train_grpo
+from focus_agents.reporting import RunDirectory
+from focus_env.rewards import WeightedReward
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(DataArguments, ModelArguments):
+    """Stage 2: GRPO of a localization policy."""
+
+    name: str | None = None
+    """Name of the run's folder; default: grpo and the time of the start."""
+    output_dir: Path = Path("runs")
+    """Where run folders go."""
+    resume: Path | None = None
+    """Folder of an interrupted run to go on with, with that run's own arguments; all but the Ray ones are ignored."""
+    seed: int = 0
+    """Seed of sampling, shuffling and new weights."""
+
+    num_iterations: int = 200
+    """Training iterations."""
+    groups_per_iteration: int = 16
+    """Episodes sampled per iteration."""
+    group_size: int = 8
+    """Answers sampled per episode, at least 2."""
+    groups_per_step: int | None = None
+    """Episodes per optimizer step; default: all of the iteration."""
+    micro_batch_groups: int | None = None
+    """Episodes per forward and backward pass, to save memory; default: all of a learner's share."""
+    lr: float = 1e-4
+    """Learning rate of AdamW."""
+    lora_rank: int | None = None
+    """Rank of LoRA adapters on the language model; default: train all parameters."""
+    clip_low: float = 0.2
+    """How far below 1 the probability ratio counts."""
+    clip_high: float = 0.2
+    """How far above 1 the probability ratio counts."""
+    kl_coeff: float = 0.0
+    """Weight of the KL penalty towards the starting policy; 0 keeps no reference."""
+    temperature: float = 1.0
+    """Sampling temperature, above 0."""
+    max_completion_tokens: int = 40
+    """Tokens at which an answer is cut."""
+    reward: str = "iou:1,format:0.5"
+    """Reward terms and their weights."""
+
+    num_validation_episodes: int = 256
+    """Episodes of the validation split to answer before and after training."""
+    validation_interval: int = 0
+    """Iterations between further validations; 0: none."""
+    checkpoint_interval: int = 50
+    """Iterations between checkpoints to resume from; 0: at the end only."""
+
+    ray_address: str | None = None
+    """Ray cluster to join, e.g. auto; default: start Ray on this machine."""
+    num_env_runners: int = 0
+    """Processes that sample; 0 samples in this process."""
+    num_learners: int = 0
+    """Processes that train; 0 trains in this process."""
+    num_gpus_per_env_runner: float = 0
+    """GPUs of each sampling process, fractions allowed."""
+    num_gpus_per_learner: float = 0
+    """GPUs of each training process, fractions allowed."""
+    dashboard: bool = True
+    """Serve the Ray dashboard, if this run starts Ray."""
+
+
+RAY_ARGUMENTS = (
+    "ray_address", "num_env_runners", "num_learners", "num_gpus_per_env_runner", "num_gpus_per_learner", "dashboard",
+)  # fmt: skip
+
+
+def main() -> None:
+    args = tyro.cli(Args, description=__doc__)
+    with user_errors():
+        if args.resume is not None:
+            args = resumed_arguments(args)
+        config, plan, validation = check_arguments(args)
+        run = open_run(args)
+    console = Console()
+    console.print(f"run folder: {run.path}", highlight=False)
+    if args.source == "tiny" and args.resume is None:
+        console.print(
+            "warning: the tiny model starts from random weights, which never answer in the format, so GRPO has "
+            "nothing to learn from; train it by run_sft.py first and pass --init-from",
+            style="yellow",
+        )
+    start_ray(args, console)
+    summary = train_grpo(config, plan, run, validation, is_resumed=args.resume is not None, console=console)
+    low, high = summary["miou_gain_interval"]
+    console.print(
+        f"validation mIoU {summary['miou_start']:.3f} -> {summary['miou_end']:.3f} "
+        f"(gain {summary['miou_gain']:+.3f}, 95% interval {low:+.3f} to {high:+.3f}) in {summary['seconds']:.0f} s\n"
+        f"policy: {summary['checkpoint']}\npictures: {summary['sheet']}",
+        highlight=False,
+    )
+    ray.shutdown()
+
+
+def check_arguments(args: Args):
+    """Everything that can be wrong is found here, before Ray or a model starts."""
+    training, validation = args.load_training(), args.load_validation()
+    environment = {"reward": WeightedReward.from_spec(args.reward), "template": args.load_template()}
+    args.load_processor()
+    plan = RunPlan(
+        num_iterations=args.num_iterations,
+        num_validation_episodes=args.num_validation_episodes,
+        validation_interval=args.validation_interval,
+        checkpoint_interval=args.checkpoint_interval,
+    )
+    config = (
+        GRPOConfig()
+        .environment(env_config={"dataset": training, **environment})
+        .validation(env_config={"dataset": validation, **environment})
+        .env_runners(
+            num_env_runners=args.num_env_runners,
+            num_gpus_per_env_runner=args.num_gpus_per_env_runner,
+            create_local_env_runner=args.num_env_runners == 0,
+        )
+        .learners(num_learners=args.num_learners, num_gpus_per_learner=args.num_gpus_per_learner)
+        .training(
+            group_size=args.group_size,
+            groups_per_iteration=args.groups_per_iteration,
+            groups_per_step=args.groups_per_step,
+            micro_batch_groups=args.micro_batch_groups,
+            lr=args.lr,
+            clip_low=args.clip_low,
+            clip_high=args.clip_high,
+            kl_coeff=args.kl_coeff,
+            temperature=args.temperature,
+            max_completion_tokens=args.max_completion_tokens,
+        )
+        .rl_module(
+            model_config={
+                "model": args.source, "max_image_tokens": args.max_image_tokens, "lora_rank": args.lora_rank
+            }
+        )
+        .debugging(seed=args.seed, log_level="ERROR")
+    )  # fmt: skip
+    config.validate()
+    return config, plan, validation
+
+
+def open_run(args: Args) -> RunDirectory:
+    if args.resume is not None:
+        return RunDirectory(args.resume)
+    return RunDirectory.create(run_path(args.output_dir, args.name, "grpo"), dataclasses.asdict(args))
+
+
+def resumed_arguments(args: Args) -> Args:
+    """The interrupted run's arguments, with this call's Ray ones."""
+    run = RunDirectory(args.resume)
+    newest_checkpoint(run)
+    fields = {field.name: field for field in dataclasses.fields(Args)}
+    stored = {name: value for name, value in run.config().items() if name in fields}
+    paths = {name: Path(stored[name]) for name in ("data_root", "init_from", "output_dir") if stored[name] is not None}
+    here = {name: getattr(args, name) for name in RAY_ARGUMENTS}
+    return Args(**{**stored, **paths, **here, "resume": args.resume})
+
+
+def start_ray(args: Args, console: Console) -> None:
+    if args.ray_address is not None:
+        ray.init(address=args.ray_address)
+        return
+    # Ray counts a CPU for each process; on a small machine they share.
+    num_cpus = max(os.cpu_count() or 1, 1 + args.num_env_runners + args.num_learners)
+    context = ray.init(num_cpus=num_cpus, include_dashboard=args.dashboard, logging_level="ERROR")
+    if args.dashboard:
+        console.print(f"dashboard: http://{context.dashboard_url}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Command-line arguments that several experiments share, checked before anything expensive starts."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from focus_agents.models.loading import load_processor
+from focus_agents.processing import VLMProcessor
+from focus_env.datasets import load_dataset
+from focus_env.errors import FocusError
+from focus_env.prompts import PromptTemplate, get_template
+from focus_env.types import EpisodeDataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataArguments:
+    """Which episodes."""
+
+    dataset: str = "synthetic"
+    """Data set: synthetic (drawn on the fly) or got10k (needs --data-root)."""
+    data_root: Path | None = None
+    """Folder of a data set on disk, the one that holds its splits."""
+    split: str = "train"
+    """Split to train on."""
+    validation_split: str = "val"
+    """Split to validate on."""
+    shots: int = 1
+    """Support pictures per episode, at least 1."""
+    protocol: Literal["random", "focus"] = "random"
+    """How training episodes are cut from videos: random frames, or the paper's evenly spaced ones. Validation uses focus."""
+    level: int = 1
+    """Difficulty of synthetic scenes, from 1 (one object) to 5 (many, occluded)."""
+    image_size: int = 64
+    """Side of synthetic pictures in pixels."""
+    data_seed: int = 0
+    """Seed of the data set."""
+
+    def load(self, split: str, *, protocol: str) -> EpisodeDataset:
+        """Load one split.
+
+        Raises:
+            ValueError: If an argument is out of its range.
+            DatasetError: If files are missing or malformed.
+        """
+        if self.dataset == "synthetic":
+            options = {"level": self.level, "image_size": self.image_size}
+        else:
+            options = {"root": self.data_root, "protocol": protocol}
+        return load_dataset(self.dataset, split=split, shots=self.shots, seed=self.data_seed, **options)
+
+    def load_training(self) -> EpisodeDataset:
+        """The episodes to train on."""
+        return _not_empty(self.load(self.split, protocol=self.protocol), self.split)
+
+    def load_validation(self) -> EpisodeDataset:
+        """The episodes to validate on."""
+        return _not_empty(self.load(self.validation_split, protocol="focus"), self.validation_split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelArguments:
+    """Which model, and how it is asked."""
+
+    model: str = "tiny"
+    """Model: tiny (built in, random weights), a saved policy's folder, or a hub name such as Qwen/Qwen2-VL-7B-Instruct."""
+    init_from: Path | None = None
+    """Folder of a policy to start from, e.g. runs/my-sft/checkpoints/final; stands in for --model."""
+    template: str = "compact"
+    """Prompt wording: compact (few words, for the small model) or default (full sentences, for hub models)."""
+    max_image_tokens: int | None = None
+    """Most tokens per picture, larger ones are scaled down; default: what the model's image processor says."""
+
+    @property
+    def source(self) -> str:
+        """What `load_model` is given."""
+        return self.model if self.init_from is None else str(self.init_from.expanduser())
+
+    def load_template(self) -> PromptTemplate:
+        """The prompt template."""
+        return get_template(self.template)
+
+    def load_processor(self) -> VLMProcessor:
+        """The model's processor, with the picture budget set."""
+        return load_processor(self.source, max_image_tokens=self.max_image_tokens)
+
+
+def run_path(output_dir: Path, name: str | None, prefix: str) -> Path:
+    """Folder of a run: by its name, or by the time at which it starts."""
+    return output_dir / (name or f"{prefix}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Around the checks of an experiment: a wrong argument ends it with its message and exit code 2, no traceback."""
+    try:
+        yield
+    except (ValueError, OSError, FocusError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from error
+
+
+def _not_empty(episodes: EpisodeDataset, split: str) -> EpisodeDataset:
+    if len(episodes) == 0:
+        raise ValueError(f"split {split!r} has no episode with these arguments; fewer --shots need fewer frames")
+    return episodes
+

@@ -1,0 +1,207 @@
+"""GRPO as an RLlib algorithm: `training_step` is sample, advantage, update, sync."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    ENV_RUNNER_SAMPLING_TIMER,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    SYNCH_WORKER_WEIGHTS_TIMER,
+    TIMERS,
+    WEIGHTS_SEQ_NO,
+)
+
+from focus_agents.checkpoint import save_policy
+from focus_agents.grpo.advantage import group_advantages
+from focus_agents.grpo.batch import GroupTrainingData, TrainingGroup, plan_steps, training_group
+from focus_agents.grpo.config import GRPOConfig
+from focus_agents.reporting import rollout_metrics
+from focus_agents.rollout import shuffled_indices
+from focus_agents.types import RolloutGroup
+from focus_env.metrics import ScoredAnswer
+
+ROLLOUTS = "rollouts"
+MAX_SAMPLING_ATTEMPTS = 5
+
+
+class GRPO(Algorithm):
+    """Group-relative policy optimization of a vision-language policy in a localization environment.
+
+    Source: arXiv:2402.03300 (GRPO), arXiv:2605.31145 (FOCUS, stage 2).
+    """
+
+    @classmethod
+    def get_default_config(cls) -> GRPOConfig:
+        """RLlib's hook."""
+        return GRPOConfig()
+
+    def setup(self, config: Any) -> None:
+        """Build runners and learners (RLlib), and number the weights that they share."""
+        super().setup(config)
+        self._num_iterations_done = 0
+        self._weights_seq_no = 0
+        self._num_episodes: int = self._on_first_runner("num_episodes")
+        self.last_groups: list[RolloutGroup] = []
+        self._sync_weights()
+
+    def training_step(self) -> None:
+        """Sample groups, compare the answers within each, update the policy, hand the new weights to the runners."""
+        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+            groups = self._sample_groups()
+        advantages = group_advantages(np.stack([g.rewards for g in groups]), scale=self.config.advantage_scale)
+        training_groups = [training_group(g, a) for g, a in zip(groups, advantages, strict=True)]
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+            self._update(training_groups)
+        self._num_iterations_done += 1
+        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+            self._sync_weights()
+        self.last_groups = groups
+        self.metrics.log_dict(rollout_metrics(groups), key=ROLLOUTS, window=1)
+
+    def validate(self, episode_indices: Sequence[int]) -> list[ScoredAnswer]:
+        """Answer validation episodes greedily with the current weights, spread over the runners, in the order given."""
+        group = self.env_runner_group
+        if group.num_remote_env_runners() == 0:
+            return group.local_env_runner.validate(episode_indices=episode_indices)
+        runner_ids = group.healthy_env_runner_ids()
+        shards = {i: list(episode_indices[k :: len(runner_ids)]) for k, i in enumerate(runner_ids)}
+        answers: dict[int, ScoredAnswer] = {}
+        for runner_id, shard in shards.items():
+            shards[runner_id] = shard
+        results = group.foreach_env_runner(
+            [lambda runner, s=s: list(zip(s, runner.validate(episode_indices=s), strict=True)) for s in shards.values()],
+            remote_worker_ids=list(shards),
+            local_env_runner=False,
+            timeout_seconds=self.config.sample_timeout_s,
+        )
+        for result in results:
+            answers.update(result)
+        missing = [index for index in episode_indices if index not in answers]
+        if missing:
+            raise RuntimeError(f"validation: {len(missing)} of {len(episode_indices)} episodes were lost with a runner")
+        return [answers[index] for index in episode_indices]
+
+    def save_policy(self, directory: Path) -> Path:
+        """Write the policy in transformers' format; `load_model` and `--init-from` read it."""
+        with torch.no_grad():
+            module = self.config.get_rl_module_spec(spaces=self.spaces, inference_only=True).build()
+            module.set_state(self._inference_state()[COMPONENT_RL_MODULE][DEFAULT_MODULE_ID])
+            model = module.policy.merge_and_unload() if hasattr(module.policy, "merge_and_unload") else module.policy
+        return save_policy(directory, model, module.processor)
+
+    # ---- sample
+
+    def _sample_groups(self) -> list[RolloutGroup]:
+        """This iteration's groups, in order. Groups lost with a dying runner are sampled again by another."""
+        iteration, count = self._num_iterations_done, self.config.groups_per_iteration
+        indices = shuffled_indices(
+            iteration * count, count, num_episodes=self._num_episodes, seed=self.config.seed or 0
+        )
+        jobs = dict(enumerate(indices))
+        arguments = {"iteration": iteration, "weights_seq_no": self._weights_seq_no}
+        group = self.env_runner_group
+        if group.num_remote_env_runners() == 0:
+            sampled = group.local_env_runner.sample(jobs=list(jobs.items()), **arguments)
+            self.metrics.aggregate([group.local_env_runner.get_metrics()], key=ENV_RUNNER_RESULTS)
+            return [sampled[position] for position in range(count)]
+        sampled = {}
+        for _ in range(MAX_SAMPLING_ATTEMPTS):
+            runner_ids = group.healthy_env_runner_ids()
+            pending = [job for job in jobs.items() if job[0] not in sampled]
+            shards = [pending[k :: len(runner_ids)] for k in range(min(len(runner_ids), len(pending)))]
+            results = group.foreach_env_runner(
+                [lambda runner, s=s: (runner.sample(jobs=s, **arguments), runner.get_metrics()) for s in shards],
+                remote_worker_ids=runner_ids[: len(shards)],
+                local_env_runner=False,
+                timeout_seconds=self.config.sample_timeout_s,
+            )
+            for groups, metrics in results:
+                sampled.update(groups)
+                self.metrics.aggregate([metrics], key=ENV_RUNNER_RESULTS)
+            if len(sampled) == count:
+                return [sampled[position] for position in range(count)]
+            time.sleep(self.config.delay_between_env_runner_restarts_s)
+            self.restore_env_runners(group)
+            self._sync_weights()
+        raise RuntimeError(
+            f"sampling: {count - len(sampled)} of {count} groups are missing after {MAX_SAMPLING_ATTEMPTS} attempts; "
+            "the runners' logs say why"
+        )
+
+    # ---- update
+
+    def _update(self, groups: Sequence[TrainingGroup]) -> None:
+        """Deal the groups to the learners and take the optimizer steps."""
+        steps = plan_steps(
+            [group.num_tokens for group in groups],
+            num_learners=self.config.num_learners,
+            groups_per_step=self.config.groups_per_step,
+            num_iterations=self.config.num_iterations,
+            seed=(self.config.seed or 0, self._num_iterations_done),
+        )
+        num_steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
+        results = self.learner_group.update(
+            training_data=GroupTrainingData(groups=dict(enumerate(groups)), steps=steps),
+            timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: num_steps},
+        )
+        self.metrics.aggregate(results, key=LEARNER_RESULTS)
+
+    # ---- sync
+
+    def _sync_weights(self) -> None:
+        """Push the learner's weights to every runner, and wait until they have them.
+
+        RLlib's own `sync_weights` does not wait, and drops a push while an earlier one is being applied.
+        """
+        state = self._inference_state()
+        self._weights_seq_no = state[WEIGHTS_SEQ_NO]
+        group = self.env_runner_group
+        if group.num_remote_env_runners() == 0:
+            group.local_env_runner.set_state(state)
+            return
+        group.foreach_env_runner(
+            "set_state",
+            kwargs={"state": ray.put(state)},
+            local_env_runner=False,
+            timeout_seconds=self.config.sample_timeout_s,
+        )
+
+    def _inference_state(self) -> dict[str, Any]:
+        """What a runner needs: the weights and their number."""
+        state = self.learner_group.get_state(
+            components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
+        )[COMPONENT_LEARNER]
+        return {key: state[key] for key in (COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO)}
+
+    def _on_first_runner(self, method: str) -> Any:
+        """Call a method on one runner; they are all alike."""
+        group = self.env_runner_group
+        if group.num_remote_env_runners() == 0:
+            return getattr(group.local_env_runner, method)()
+        return group.foreach_env_runner(
+            method, remote_worker_ids=group.healthy_env_runner_ids()[:1], local_env_runner=False
+        )[0]
+
+    # ---- checkpoints
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """RLlib's state, and how far the episodes have been used."""
+        return super().get_state(*args, **kwargs) | {"num_iterations_done": self._num_iterations_done}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on where `get_state` was called: the same episodes, seeds and weights."""
+        super().set_state(state)
+        self._num_iterations_done = state.get("num_iterations_done", self._num_iterations_done)
+        self._sync_weights()

@@ -1,0 +1,147 @@
+"""The EnvRunner: episodes in, scored groups out. A shell around `focus_agents.rollout` and `focus_agents.evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import ray
+import torch
+from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.env import INPUT_ENV_SPACES
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.utils.checkpoints import Checkpointable
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED, NUM_ENV_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
+
+import focus_env  # noqa: F401  (registers the environment in this process)
+from focus_agents.evaluate import evaluate
+from focus_agents.rollout import collect_groups
+from focus_agents.types import RolloutGroup, Sampling
+from focus_env.metrics import ScoredAnswer
+
+
+class GRPOEnvRunner(EnvRunner, Checkpointable):
+    """Samples groups in one process.
+
+    What it samples is a function of (config's seed, iteration, position of the episode in the iteration) and the
+    weights: it does not matter how many runners share the work.
+    """
+
+    def __init__(self, *, config: Any, **kwargs: Any) -> None:
+        super().__init__(config=config, **kwargs)
+        self._weights_seq_no = 0
+        use_gpu = config.num_gpus_per_env_runner > 0 and torch.cuda.is_available()
+        self._device = torch.device("cuda" if use_gpu else "cpu")
+        self.make_env()
+        self.make_module()
+
+    def make_env(self) -> None:
+        """Build the training environment, and the one for validation if the config has it."""
+        self.env = gymnasium.make(self.config.env, **self.config.env_config)
+        validation = self.config.validation_env_config
+        self.validation_env = None if validation is None else gymnasium.make(self.config.env, **validation)
+
+    def make_module(self) -> None:
+        """Build the policy; its weights arrive by `set_state`."""
+        spec = self.config.get_rl_module_spec(env=self.env, spaces=self.get_spaces(), inference_only=True)
+        self.module = spec.build().to(self._device)
+        self.policy = self.module.as_policy()
+
+    def get_spaces(self) -> dict[str, Any]:
+        """The environment's spaces, under RLlib's keys."""
+        spaces = (self.env.observation_space, self.env.action_space)
+        return {INPUT_ENV_SPACES: spaces, DEFAULT_MODULE_ID: spaces}
+
+    def num_episodes(self) -> int:
+        """Episodes of the training data set."""
+        return len(self.env.get_wrapper_attr("dataset"))
+
+    def sample(
+        self, *, jobs: Sequence[tuple[int, int]], iteration: int, weights_seq_no: int, **kwargs: Any
+    ) -> dict[int, RolloutGroup]:
+        """Sample one group for each job.
+
+        Args:
+            jobs: (position in the iteration, episode index).
+            iteration: Training iteration; with the position it seeds the group.
+            weights_seq_no: Number of the weights that the groups must come from.
+
+        Returns:
+            Groups by position. As a return value they belong to the driver, and outlive this runner.
+
+        Raises:
+            RuntimeError: If this runner holds other weights.
+        """
+        if weights_seq_no != self._weights_seq_no:
+            raise RuntimeError(f"stale weights: expected number {weights_seq_no}, this runner has {self._weights_seq_no}")
+        groups: list[RolloutGroup] = []
+        for start in range(0, len(jobs), self.config.rollout_batch_groups):
+            batch = jobs[start : start + self.config.rollout_batch_groups]
+            groups += collect_groups(
+                self.env,
+                self.policy,
+                [index for _, index in batch],
+                group_size=self.config.group_size,
+                sampling=Sampling(self.config.temperature, self.config.max_completion_tokens),
+                seeds=[_group_seed(self.config.seed, iteration, position) for position, _ in batch],
+            )
+        num_steps = sum(len(group.rewards) for group in groups)
+        self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, num_steps, reduce="sum")
+        self.metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, num_steps, reduce="lifetime_sum")
+        return {position: group for (position, _), group in zip(jobs, groups, strict=True)}
+
+    def validate(self, *, episode_indices: Sequence[int]) -> list[ScoredAnswer]:
+        """One greedy answer for each of these episodes of the validation data."""
+        if self.validation_env is None:
+            raise ValueError("validation_env_config: expected the validation environment's arguments, got None")
+        return evaluate(
+            self.validation_env,
+            self.policy,
+            episode_indices,
+            max_completion_tokens=self.config.max_completion_tokens,
+            batch_size=self.config.rollout_batch_groups * 2,
+        )
+
+    def get_metrics(self) -> Any:
+        """What `sample` logged since the last call."""
+        return self.metrics.reduce()
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """The weights and their number."""
+        if not self._check_component(COMPONENT_RL_MODULE, components, not_components):
+            return {}
+        return {COMPONENT_RL_MODULE: self.module.get_state(**kwargs), WEIGHTS_SEQ_NO: self._weights_seq_no}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Take weights, given as they are or by reference."""
+        if COMPONENT_RL_MODULE not in state:
+            return
+        weights = state[COMPONENT_RL_MODULE]
+        weights = ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights
+        self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
+        self._weights_seq_no = state.get(WEIGHTS_SEQ_NO, 0)
+
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:
+        """What rebuilds this runner."""
+        return (), {"config": self.config}
+
+    def get_checkpointable_components(self) -> list[tuple[str, Any]]:
+        """The module alone: a runner has no other state."""
+        return [(COMPONENT_RL_MODULE, self.module)]
+
+    def assert_healthy(self) -> None:
+        """Called by RLlib after construction and before reuse."""
+        assert self.module is not None
+
+    def stop(self) -> None:
+        """Close the environments."""
+        self.env.close()
+        if self.validation_env is not None:
+            self.validation_env.close()
+
+
+def _group_seed(seed: int | None, iteration: int, position: int) -> int:
+    """A seed for one group of the run."""
+    return int(np.random.SeedSequence([seed or 0, iteration, position]).generate_state(1)[0])

@@ -1,0 +1,97 @@
+"""The policy as an RLModule: a transformers model, its processor, and a frozen reference where a KL penalty needs one."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from ray.rllib.utils.torch_utils import convert_to_torch_tensor
+
+from focus_agents.generation import score_completions
+from focus_agents.grpo.batch import GroupBatch
+from focus_agents.models.loading import load_model, load_processor
+from focus_agents.policies.vlm import VLMPolicy
+
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The seven projections of a decoder layer (paper, table 7). Vision towers name theirs otherwise and stay frozen."""
+
+LOGPROBS, REF_LOGPROBS, ENTROPIES = "logprobs", "ref_logprobs", "entropies"
+GROUP_BATCH = "group_batch"
+
+
+class VLMModule(TorchRLModule, InferenceOnlyAPI):
+    """A vision-language policy.
+
+    `model_config` holds `model` (a name or folder for `load_model`), `seed`, `max_image_tokens` (None:
+    the processor's own limit), `lora_rank` (None trains all parameters), `kl_coeff` and `temperature`; `GRPOConfig` fills it.
+    """
+
+    def setup(self) -> None:
+        """Build the policy, and the reference if a KL penalty is asked for and adapters cannot be switched off."""
+        config = self.model_config
+        self.processor = load_processor(config["model"], max_image_tokens=config["max_image_tokens"])
+        self.policy = load_model(config["model"], seed=config["seed"])
+        self._has_adapters = config["lora_rank"] is not None
+        if self._has_adapters:
+            rank = config["lora_rank"]
+            lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(LORA_TARGETS), task_type="CAUSAL_LM")
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config["seed"])
+                self.policy = get_peft_model(self.policy, lora)
+        elif config["kl_coeff"] > 0 and not self.inference_only:
+            self.reference = copy.deepcopy(self.policy).requires_grad_(False)
+
+    def get_non_inference_attributes(self) -> list[str]:
+        """What an EnvRunner does without."""
+        return ["reference"]
+
+    def as_policy(self) -> VLMPolicy:
+        """The same weights behind the `Policy` protocol."""
+        return VLMPolicy(self.policy, self.processor)
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
+        """[N, G, T] log-probabilities of the completions, entropies, and the reference's log-probabilities if any."""
+        group_batch: GroupBatch = batch[GROUP_BATCH]
+        logprobs, entropies = self._score(self.policy, group_batch)
+        output = {LOGPROBS: logprobs, ENTROPIES: entropies}
+        if self.model_config["kl_coeff"] > 0:
+            with torch.no_grad():
+                output[REF_LOGPROBS] = self._reference_logprobs(group_batch)
+        return output
+
+    _forward = _forward_train
+
+    def _reference_logprobs(self, batch: GroupBatch) -> torch.Tensor:
+        """With adapters, the reference is the same model with its adapters off."""
+        model = self.policy if self._has_adapters else self.reference
+        adapters_off = self.policy.disable_adapter() if self._has_adapters else contextlib.nullcontext()
+        with adapters_off:
+            return self._score(model, batch)[0]
+
+    def _score(self, model: Any, batch: GroupBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        return score_completions(
+            model,
+            batch.prompts,
+            batch.token_ids,
+            temperature=self.model_config["temperature"],
+            banned_token_ids=self.processor.banned_token_ids,
+        )
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """All weights, or with adapters the adapters alone: the base comes back from where it was loaded."""
+        state: dict[str, Any] = super().get_state(*args, **kwargs)
+        return {k: v for k, v in state.items() if "lora_" in k} if self._has_adapters else state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take what `get_state` gave."""
+        if not self._has_adapters:
+            super().set_state(state)
+            return
+        unexpected = self.load_state_dict(convert_to_torch_tensor(state), strict=False).unexpected_keys
+        if unexpected:
+            raise ValueError(f"adapter state: expected the keys of this model's adapters, got {unexpected[:3]}")

@@ -1,0 +1,204 @@
+"""A GRPO run from its first iteration to its summary: the loop around `GRPO.train` with checkpoints, validation, display."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.metrics import ENV_RUNNER_SAMPLING_TIMER, LEARNER_RESULTS, LEARNER_UPDATE_TIMER, TIMERS
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from focus_agents.grpo.algorithm import GRPO, ROLLOUTS
+from focus_agents.grpo.config import GRPOConfig
+from focus_agents.reporting import RunDirectory, compare_validation
+from focus_env.errors import CheckpointError
+from focus_env.metrics import ScoredAnswer, summarize
+from focus_env.types import EpisodeDataset
+
+BEFORE_COLOUR, AFTER_COLOUR = (230, 120, 40), (60, 120, 240)
+NUM_SHEET_EPISODES = 8
+CHECKPOINT_PREFIX = "iteration_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """How long a run goes on, and when it looks up.
+
+    Attributes:
+        num_iterations: Training iterations in all, those before a resume included.
+        num_validation_episodes: Taken from the front of the validation data; fewer if it has fewer.
+        validation_interval: Iterations between validations; 0 validates before and after only.
+        checkpoint_interval: Iterations between checkpoints; 0 writes one at the end only.
+    """
+
+    num_iterations: int
+    num_validation_episodes: int
+    validation_interval: int
+    checkpoint_interval: int
+
+    def __post_init__(self) -> None:
+        least = {"num_iterations": 1, "num_validation_episodes": 1, "validation_interval": 0, "checkpoint_interval": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"{name}: expected {value} or more, got {getattr(self, name)}")
+
+
+def train_grpo(
+    config: GRPOConfig,
+    plan: RunPlan,
+    run: RunDirectory,
+    validation_episodes: EpisodeDataset,
+    *,
+    is_resumed: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Train, and write everything that `RunDirectory` describes.
+
+    Args:
+        config: RLlib's configuration, with the validation environment.
+        plan: Iterations and intervals.
+        run: Where to write.
+        validation_episodes: The episodes of the validation environment, for pictures.
+        is_resumed: Go on from the run's newest checkpoint.
+        console: Where to show progress.
+
+    Returns:
+        The summary, as written to `summary.json`.
+    """
+    console = console or Console()
+    started = time.perf_counter()
+    indices = range(min(plan.num_validation_episodes, len(validation_episodes)))
+    with console.status("building runners and learners"):
+        algorithm = config.build_algo()
+    try:
+        first = _restore(algorithm, run) if is_resumed else 0
+        before = run.read_answers("before") if is_resumed else _validate(algorithm, indices, console)
+        run.write_answers("before", before)
+        console.print(f"before: {_describe(before)}")
+        _iterate(algorithm, plan, run, indices, first=first, console=console)
+        after = _validate(algorithm, indices, console)
+        run.write_answers("after", after)
+        algorithm.save_policy(run.checkpoints / "final")
+    finally:
+        algorithm.stop()
+    sheet = run.write_sheet(
+        "validation",
+        validation_episodes,
+        indices[:NUM_SHEET_EPISODES],
+        {"before": (before, BEFORE_COLOUR), "after": (after, AFTER_COLOUR)},
+    )
+    summary = compare_validation(before, after) | {
+        "num_iterations": plan.num_iterations,
+        "seconds": time.perf_counter() - started,
+        "checkpoint": str(run.checkpoints / "final"),
+        "sheet": str(sheet),
+    }
+    run.write_summary(summary)
+    return summary
+
+
+def _iterate(
+    algorithm: GRPO, plan: RunPlan, run: RunDirectory, indices: Sequence[int], *, first: int, console: Console
+) -> None:
+    """The training iterations, with a bar and a line for each."""
+    columns = (TextColumn("GRPO"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("GRPO", total=plan.num_iterations, completed=first)
+        for iteration in range(first + 1, plan.num_iterations + 1):
+            started = time.perf_counter()
+            result = algorithm.train()
+            metrics = _collect_metrics(result, iteration, seconds=time.perf_counter() - started, config=algorithm.config)
+            is_last = iteration == plan.num_iterations
+            if plan.validation_interval and iteration % plan.validation_interval == 0 and not is_last:
+                metrics["validation_miou"] = summarize(algorithm.validate(indices))["miou_all"]
+            run.log(metrics)
+            run.write_samples(iteration, algorithm.last_groups)
+            progress.console.print(_line(metrics), highlight=False)
+            progress.advance(task)
+            if is_last or (plan.checkpoint_interval and iteration % plan.checkpoint_interval == 0):
+                _save(algorithm, run, iteration)
+
+
+def _collect_metrics(
+    result: Mapping[str, Any], iteration: int, *, seconds: float, config: GRPOConfig
+) -> dict[str, float]:
+    """Pick what `reporting.METRICS` names out of RLlib's result."""
+    learner, timers = result[LEARNER_RESULTS][DEFAULT_MODULE_ID], result[TIMERS]
+    return {
+        "iteration": iteration,
+        **{name: float(value) for name, value in result[ROLLOUTS].items()},
+        "loss": float(learner["total_loss"]),
+        **{name: float(learner[name]) for name in ("kl", "clip_fraction", "entropy")},
+        "grad_norm": float(learner["gradients_default_optimizer_global_norm"]),
+        "lr": float(learner["default_optimizer_learning_rate"]),
+        "seconds_sampling": float(timers[ENV_RUNNER_SAMPLING_TIMER]),
+        "seconds_learning": float(timers[LEARNER_UPDATE_TIMER]),
+        "seconds": seconds,
+        "groups_per_second": config.groups_per_iteration / seconds,
+    }
+
+
+def _line(metrics: Mapping[str, float]) -> str:
+    """What a person reads of an iteration."""
+    line = (
+        f"{metrics['iteration']:>5.0f}  reward {metrics['reward']:.3f}  mIoU {metrics['miou']:.3f}  "
+        f"parsed {metrics['parse_rate']:.0%}  sampling {metrics['seconds_sampling']:.2f} s  "
+        f"learning {metrics['seconds_learning']:.2f} s  {metrics['groups_per_second']:.1f} groups/s"
+    )
+    return line + (f"  validation mIoU {metrics['validation_miou']:.3f}" if "validation_miou" in metrics else "")
+
+
+def _validate(algorithm: GRPO, indices: Sequence[int], console: Console) -> list[ScoredAnswer]:
+    with console.status(f"validating on {len(indices)} episodes"):
+        return algorithm.validate(indices)
+
+
+def _describe(answers: Sequence[ScoredAnswer]) -> str:
+    scores = summarize(answers)
+    return f"validation mIoU {scores['miou_all']:.3f}, parsed {scores['parse_rate']:.0%} of {len(answers)} answers"
+
+
+def _save(algorithm: GRPO, run: RunDirectory, iteration: int) -> None:
+    """Write a checkpoint to go on from; one is whole or not there, and it replaces the one before."""
+    older = sorted(run.checkpoints.glob(f"{CHECKPOINT_PREFIX}*"))
+    path = run.checkpoints / f"{CHECKPOINT_PREFIX}{iteration:06d}"
+    scratch = run.checkpoints / f".{path.name}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    algorithm.save_to_path(scratch.absolute())
+    if path.exists():
+        shutil.rmtree(path)
+    scratch.rename(path)
+    for folder in older:
+        if folder != path:
+            shutil.rmtree(folder)
+
+
+def _restore(algorithm: GRPO, run: RunDirectory) -> int:
+    """Load the newest checkpoint; returns the iterations that it has behind it.
+
+    Raises:
+        CheckpointError: If the run has none.
+    """
+    path = newest_checkpoint(run)
+    algorithm.restore_from_path(path.absolute())
+    iteration = int(path.name.removeprefix(CHECKPOINT_PREFIX))
+    run.truncate_metrics(iteration)
+    return iteration
+
+
+def newest_checkpoint(run: RunDirectory) -> Path:
+    """The checkpoint that a resumed run goes on from.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    checkpoints = sorted(run.checkpoints.glob(f"{CHECKPOINT_PREFIX}*"))
+    if not checkpoints:
+        raise CheckpointError(f"run {run.path}: expected a checkpoint in {run.checkpoints}, found none; start a new run")
+    return checkpoints[-1]

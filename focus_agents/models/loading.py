@@ -1,0 +1,81 @@
+"""Models by name: the small offline one, a local folder, or a model of the hub.
+
+Every family here follows Qwen2-VL's conventions: `<|image_pad|>` tokens, M-RoPE positions from `get_rope_index`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+from focus_agents.models import tiny
+from focus_agents.processing import VLMProcessor
+from focus_env.errors import CheckpointError
+
+TINY = "tiny"
+MIN_IMAGE_TOKENS = 4
+
+
+def load_processor(name_or_path: str, *, max_image_tokens: int | None = None) -> VLMProcessor:
+    """Load the tokenizer and the image processor that belong to a model.
+
+    Args:
+        name_or_path: As for `load_model`.
+        max_image_tokens: Larger pictures are scaled down to at most so many tokens; None keeps the model's own limit.
+
+    Raises:
+        ValueError: If `max_image_tokens` is less than 4, the fewest that the model sees anything in.
+        CheckpointError: If it is neither `"tiny"`, a folder with a model, nor a name that the hub (or its cache) knows.
+    """
+    if max_image_tokens is not None and max_image_tokens < MIN_IMAGE_TOKENS:
+        raise ValueError(f"max_image_tokens: expected at least {MIN_IMAGE_TOKENS}, got {max_image_tokens}")
+    folder = tiny.ASSETS if name_or_path == TINY else _existing(name_or_path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        image_processor = AutoImageProcessor.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(_not_loaded(name_or_path, error)) from error
+    if max_image_tokens is not None:
+        pixels_per_token = (image_processor.patch_size * image_processor.merge_size) ** 2
+        least = min(MIN_IMAGE_TOKENS * pixels_per_token, image_processor.size["shortest_edge"])
+        image_processor.size = {"shortest_edge": least, "longest_edge": max_image_tokens * pixels_per_token}
+    return VLMProcessor(tokenizer, image_processor)
+
+
+def load_model(name_or_path: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+    """Load a model onto the CPU.
+
+    Args:
+        name_or_path: `"tiny"` for the small offline model with random weights, a folder written by `save_pretrained`,
+            or a name on the hub, e.g. `"Qwen/Qwen2-VL-7B-Instruct"`. Code from the hub is never run.
+        seed: For the weights of `"tiny"`.
+        dtype: Of the weights.
+
+    Raises:
+        CheckpointError: If there is no such model.
+    """
+    if name_or_path == TINY:
+        return tiny.build_model(load_processor(TINY).tokenizer, seed=seed).to(dtype)
+    try:
+        return AutoModelForImageTextToText.from_pretrained(_existing(name_or_path), dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(_not_loaded(name_or_path, error)) from error
+
+
+def _existing(name_or_path: str) -> str:
+    """The name, after a check that what looks like a local path exists, so that the hub is not asked for it."""
+    if Path(name_or_path).expanduser().is_dir():
+        return str(Path(name_or_path).expanduser())
+    if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") != 1:
+        raise CheckpointError(
+            f"model {name_or_path!r}: expected {TINY!r}, a folder with a saved model, or a hub name such as "
+            "'Qwen/Qwen2-VL-7B-Instruct'; there is no such folder"
+        )
+    return name_or_path
+
+
+def _not_loaded(name_or_path: str, error: Exception) -> str:
+    return f"model {name_or_path!r} could not be loaded; expected {TINY!r}, a saved model's folder or a hub name: {error}"

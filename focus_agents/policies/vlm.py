@@ -1,0 +1,60 @@
+"""A vision-language model of transformers as a policy, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from focus_agents.generation import sample_completions
+from focus_agents.processing import VLMProcessor
+from focus_agents.types import Completion, Generation, Sampling
+from focus_env.types import Message
+
+
+class VLMPolicy:
+    """Answers prompts with a Qwen2-VL-like model; satisfies `focus_agents.types.Policy`.
+
+    Args:
+        model: The model, on any device. It is put into eval mode while it samples.
+        processor: What encodes its prompts.
+    """
+
+    def __init__(self, model: Any, processor: VLMProcessor) -> None:
+        self.model = model
+        self.processor = processor
+
+    def generate(
+        self, prompts: Sequence[Sequence[Message]], *, num_completions: int, sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Generation]:
+        """`num_completions` answers to each prompt, all prompts in one batch."""
+        encoded = [self.processor.encode(prompt) for prompt in prompts]
+        was_training = self.model.training
+        self.model.eval()
+        sampled = sample_completions(
+            self.model,
+            self.processor.collate(encoded).to(next(self.model.parameters()).device),
+            num_completions=num_completions,
+            sampling=sampling,
+            seeds=seeds,
+            eos_token_id=self.processor.eos_token_id,
+            pad_token_id=self.processor.pad_token_id,
+            banned_token_ids=self.processor.banned_token_ids,
+        )
+        self.model.train(was_training)
+        rows = zip(sampled.token_ids.cpu(), sampled.logprobs.cpu(), sampled.lengths.cpu(), encoded, strict=True)
+        return [
+            Generation(tuple(map(self._completion, token_ids, logprobs, lengths)), prompt)
+            for token_ids, logprobs, lengths, prompt in rows
+        ]
+
+    def _completion(self, token_ids: torch.Tensor, logprobs: torch.Tensor, length: torch.Tensor) -> Completion:
+        """One completion, cut to its length."""
+        ids = token_ids[: int(length)].numpy()
+        return Completion(
+            text=self.processor.decode(ids.tolist()),
+            token_ids=ids,
+            logprobs=logprobs[: int(length)].numpy(),
+            is_finished=bool(ids[-1] == self.processor.eos_token_id),
+        )

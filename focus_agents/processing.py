@@ -1,0 +1,135 @@
+"""Messages in, token ids and pixels out.
+
+Axis letters: B prompts, P prompt tokens, K pictures of all prompts together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from focus_env.types import ImagePart, Message
+
+IMAGE_TOKEN = "<|image_pad|>"
+NEVER_SAMPLED = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+"""An answer that held one of these would break the count of image tokens in the next forward pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """One prompt as arrays; what travels between processes.
+
+    Attributes:
+        input_ids: [P] int64, with one image token for each merged patch of each picture.
+        pixel_values: [patches, channels * time * patch * patch] float32, all pictures one after the other.
+        image_grid_thw: [pictures, 3] int64, patches of each picture along time, height and width.
+    """
+
+    input_ids: npt.NDArray[np.int64]
+    pixel_values: npt.NDArray[np.float32]
+    image_grid_thw: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptBatch:
+    """Left-padded prompts as tensors.
+
+    Attributes:
+        input_ids: [B, P] int64.
+        attention_mask: [B, P] int64, 0 where padded.
+        mm_token_type_ids: [B, P] int32, 1 at image tokens.
+        pixel_values: [patches of all pictures, patch size] float32.
+        image_grid_thw: [K, 3] int64.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    mm_token_type_ids: torch.Tensor
+    pixel_values: torch.Tensor
+    image_grid_thw: torch.Tensor
+
+    def to(self, device: torch.device | str) -> PromptBatch:
+        """The same batch on another device."""
+        return PromptBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+class VLMProcessor:
+    """Turns messages into a model's inputs, and its tokens back into text.
+
+    It holds a tokenizer and an image processor of transformers, and needs neither torchvision nor a video processor.
+    """
+
+    def __init__(self, tokenizer: Any, image_processor: Any) -> None:
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.eos_token_id: int = tokenizer.eos_token_id
+        self.pad_token_id: int = tokenizer.pad_token_id
+        self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        vocabulary = tokenizer.get_vocab()
+        self.banned_token_ids: tuple[int, ...] = tuple(vocabulary[t] for t in NEVER_SAMPLED if t in vocabulary)
+
+    def encode(self, messages: Sequence[Message]) -> EncodedPrompt:
+        """Encode a conversation up to where the model's answer starts.
+
+        Raises:
+            ValueError: If the conversation holds no picture.
+        """
+        images = [part.image for message in messages for part in message.content if isinstance(part, ImagePart)]
+        if not images:
+            raise ValueError("messages: expected at least one picture, got none; a prompt needs a query image")
+        vision = self.image_processor(images=images, return_tensors="np")
+        grid = np.asarray(vision["image_grid_thw"], dtype=np.int64)
+        text = self.tokenizer.apply_chat_template(_as_chat(messages), tokenize=False, add_generation_prompt=True)
+        ids = np.asarray(self.tokenizer(text)["input_ids"], dtype=np.int64)
+        repeats = np.ones(len(ids), dtype=np.int64)
+        repeats[ids == self.image_token_id] = grid.prod(1) // self.image_processor.merge_size**2
+        return EncodedPrompt(np.repeat(ids, repeats), np.asarray(vision["pixel_values"], dtype=np.float32), grid)
+
+    def encode_answer(self, text: str) -> list[int]:
+        """Token ids of an answer with its end token, as the model should write it."""
+        return [*self.tokenizer(text)["input_ids"], self.eos_token_id]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of a completion, without its end token and other special tokens."""
+        text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def collate(self, prompts: Sequence[EncodedPrompt]) -> PromptBatch:
+        """Pad prompts on the left to the longest, and lay their pictures one after the other."""
+        input_ids = torch.full((len(prompts), max(len(p.input_ids) for p in prompts)), self.pad_token_id)
+        attention_mask = torch.zeros_like(input_ids)
+        for row, prompt in enumerate(prompts):
+            input_ids[row, -len(prompt.input_ids) :] = torch.tensor(prompt.input_ids)
+            attention_mask[row, -len(prompt.input_ids) :] = 1
+        return PromptBatch(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            mm_token_type_ids=(input_ids == self.image_token_id).int(),
+            pixel_values=torch.tensor(np.concatenate([p.pixel_values for p in prompts])),
+            image_grid_thw=torch.tensor(np.concatenate([p.image_grid_thw for p in prompts])),
+        )
+
+    def save_pretrained(self, directory: Path) -> None:
+        """Write the tokenizer and the image processor in transformers' format."""
+        self.tokenizer.save_pretrained(directory)
+        self.image_processor.save_pretrained(directory)
+
+
+def _as_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Our messages in the shape that chat templates read."""
+    return [
+        {
+            "role": message.role,
+            "content": [
+                {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
+                for part in message.content
+            ],
+        }
+        for message in messages
+    ]

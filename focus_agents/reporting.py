@@ -1,0 +1,207 @@
+"""What a run leaves behind, and what it shows while it goes on.
+
+    runs/<name>/
+      config.json      every argument of the run
+      metrics.jsonl    one object per iteration; METRICS says what each name means
+      validation/      one line per answer, before and after
+      samples/         pictures of validation episodes, and what was sampled in training
+      checkpoints/     step_000050/ to go on from; final/ the policy in transformers' format
+      summary.json     the outcome
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from focus_agents.types import RolloutGroup
+from focus_env.metrics import ScoredAnswer, bootstrap_interval, paired_bootstrap_interval, summarize
+from focus_env.rendering import render_episode, stack_rows
+from focus_env.types import Box, EpisodeDataset, ParseStatus
+
+METRICS: Mapping[str, str] = {
+    "iteration": "training iterations done",
+    "reward": "mean reward of the sampled answers",
+    "miou": "mean IoU of the sampled answers, 0 where no box could be read",
+    "parse_rate": "share of sampled answers from which an answer could be read",
+    "format_rate": "share of sampled answers in the exact format",
+    "zero_variance_rate": "share of groups whose answers all earn the same, and so teach nothing",
+    "completion_tokens": "mean tokens of a sampled answer",
+    "truncated_rate": "share of sampled answers cut at max_completion_tokens",
+    "loss": "loss of the last optimizer step",
+    "kl": "mean k3 estimate of KL(policy || reference) per token; 0 where kl_coeff is 0",
+    "clip_fraction": "share of tokens whose probability ratio was clipped",
+    "entropy": "mean entropy of the next-token distribution, in nats",
+    "grad_norm": "global norm of the gradient before clipping",
+    "lr": "learning rate",
+    "seconds_sampling": "seconds for sampling and scoring the groups",
+    "seconds_learning": "seconds for the optimizer steps",
+    "seconds": "seconds of the iteration",
+    "groups_per_second": "groups sampled and learned from per second",
+    "validation_miou": "mean IoU of greedy answers on the validation episodes, 0 where no box could be read",
+}
+
+
+def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """Means over the sampled answers of an iteration; names as in `METRICS`."""
+    answers = [answer for group in groups for answer in group.answers]
+    completions = [completion for group in groups for completion in group.generation.completions]
+    scores = summarize(answers)
+    return {
+        "reward": float(np.mean([group.rewards.mean() for group in groups])),
+        "miou": scores["miou_all"],
+        "parse_rate": scores["parse_rate"],
+        "format_rate": scores["format_rate"],
+        "zero_variance_rate": float(np.mean([np.ptp(group.rewards) == 0 for group in groups])),
+        "completion_tokens": float(np.mean([len(completion.token_ids) for completion in completions])),
+        "truncated_rate": float(np.mean([not completion.is_finished for completion in completions])),
+    }
+
+
+class RunDirectory:
+    """The folder of one run; see the module's docstring.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        FileExistsError: If `create` would write into another run's folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, config: Mapping[str, Any]) -> RunDirectory:
+        """Start a new run; an existing one is never written over."""
+        if (path / "config.json").exists():
+            raise FileExistsError(
+                f"run folder {path} holds a run already; choose another --name, or go on with it by --resume {path}"
+            )
+        for name in ("samples", "checkpoints", "validation"):
+            (path / name).mkdir(parents=True, exist_ok=True)
+        _write_json(path / "config.json", config)
+        return cls(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    def config(self) -> dict[str, Any]:
+        """The arguments with which the run was started."""
+        config: dict[str, Any] = json.loads((self.path / "config.json").read_text())
+        return config
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Append one iteration's metrics.
+
+        Raises:
+            ValueError: If a name is not in `METRICS`.
+        """
+        if unknown := sorted(set(metrics) - set(METRICS)):
+            raise ValueError(f"metrics: expected names from reporting.METRICS, got {unknown}; declare them there")
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    def truncate_metrics(self, num_iterations: int) -> None:
+        """Drop what was logged after a checkpoint, since the run goes on from there."""
+        file = self.path / "metrics.jsonl"
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        file.write_text("".join(lines[:num_iterations]))
+
+    def write_answers(self, name: str, answers: Sequence[ScoredAnswer]) -> None:
+        """Keep validation answers, one JSON object a line."""
+        lines = [json.dumps(asdict(answer)) + "\n" for answer in answers]
+        (self.path / "validation" / f"{name}.jsonl").write_text("".join(lines))
+
+    def read_answers(self, name: str) -> list[ScoredAnswer]:
+        """What `write_answers` kept."""
+        return [
+            _answer(json.loads(line)) for line in (self.path / "validation" / f"{name}.jsonl").read_text().splitlines()
+        ]
+
+    def write_sheet(
+        self,
+        name: str,
+        episodes: EpisodeDataset,
+        indices: Sequence[int],
+        answers: Mapping[str, tuple[Sequence[ScoredAnswer], tuple[int, int, int]]],
+    ) -> Path:
+        """Draw episodes with the answers to them.
+
+        Args:
+            name: Of the picture in `samples/`.
+            episodes: Where the episodes come from.
+            indices: Which; the answers are in this order.
+            answers: By label, the answers and their colour.
+        """
+        rows = [
+            render_episode(
+                episodes[index], [(label, given[row].box, colour) for label, (given, colour) in answers.items()]
+            )
+            for row, index in enumerate(indices)
+        ]
+        path = self.path / "samples" / f"{name}.png"
+        Image.fromarray(stack_rows(rows)).save(path)
+        return path
+
+    def write_samples(self, iteration: int, groups: Sequence[RolloutGroup]) -> None:
+        """Append the best and the worst answer of each group, the first thing to read when a run misbehaves."""
+        with (self.path / "samples" / "rollouts.jsonl").open("a") as file:
+            for group in groups:
+                for which, position in (("best", int(group.rewards.argmax())), ("worst", int(group.rewards.argmin()))):
+                    record = {
+                        "iteration": iteration,
+                        "episode": group.answers[position].episode_id,
+                        "which": which,
+                        "reward": float(group.rewards[position]),
+                        "iou": group.answers[position].iou,
+                        "status": group.answers[position].status,
+                        "text": group.generation.completions[position].text,
+                    }
+                    file.write(json.dumps(record) + "\n")
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write the outcome."""
+        _write_json(self.path / "summary.json", summary)
+
+
+def compare_validation(before: Sequence[ScoredAnswer], after: Sequence[ScoredAnswer]) -> dict[str, Any]:
+    """Scores before and after training on the same episodes, with 95% bootstrap intervals.
+
+    Returns:
+        `miou_start`, `miou_end`, `miou_gain` (paired by episode), each with `<name>_interval`, and
+        `parse_rate_start`, `parse_rate_end`, `num_validation_episodes`.
+    """
+    start, end = np.array([a.credit for a in before]), np.array([a.credit for a in after])
+    return {
+        "miou_start": float(start.mean()),
+        "miou_start_interval": bootstrap_interval(start),
+        "miou_end": float(end.mean()),
+        "miou_end_interval": bootstrap_interval(end),
+        "miou_gain": float((end - start).mean()),
+        "miou_gain_interval": paired_bootstrap_interval(start, end),
+        "parse_rate_start": summarize(before)["parse_rate"],
+        "parse_rate_end": summarize(after)["parse_rate"],
+        "num_validation_episodes": len(before),
+    }
+
+
+def _answer(record: dict[str, Any]) -> ScoredAnswer:
+    """A scored answer back from JSON."""
+    boxes = {key: None if record[key] is None else Box(*record[key]) for key in ("box", "target_box")}
+    return ScoredAnswer(**{**record, **boxes, "status": ParseStatus(record["status"])})
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file at once, so that a kill leaves the old one or the new one."""
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    scratch.replace(path)

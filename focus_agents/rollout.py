@@ -1,0 +1,79 @@
+"""Episodes from the environment, answers from a policy, scores from the environment. No learning, no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from focus_agents.types import Generation, Policy, RolloutGroup, Sampling
+from focus_env.metrics import score_answer
+from focus_env.types import Box, ParseResult, ParseStatus
+
+
+def collect_groups(
+    env: gymnasium.Env[Any, Any],
+    policy: Policy,
+    episode_indices: Sequence[int],
+    *,
+    group_size: int,
+    sampling: Sampling,
+    seeds: Sequence[int],
+) -> list[RolloutGroup]:
+    """Answer each episode `group_size` times and let the environment score every answer.
+
+    Args:
+        env: `focus_env/InContextLocalization-v0` with text actions; its template words the prompts.
+        policy: Answers all episodes in one call.
+        episode_indices: Which episodes.
+        group_size: G, answers per episode.
+        sampling: How they are drawn.
+        seeds: One for each episode.
+    """
+    template = env.get_wrapper_attr("template")
+    prompts = [template.render(env.reset(options={"episode_index": index})[0]) for index in episode_indices]
+    generations = policy.generate(prompts, num_completions=group_size, sampling=sampling, seeds=seeds)
+    return [_score(env, index, generation) for index, generation in zip(episode_indices, generations, strict=True)]
+
+
+def _score(env: gymnasium.Env[Any, Any], episode_index: int, generation: Generation) -> RolloutGroup:
+    """One environment step for each answer to an episode."""
+    episode = env.get_wrapper_attr("dataset")[episode_index]
+    rewards: list[float] = []
+    infos: list[dict[str, Any]] = []
+    for completion in generation.completions:
+        env.reset(options={"episode_index": episode_index})
+        _, reward, _, _, info = env.step(completion.text)
+        rewards.append(float(reward))
+        infos.append(info)
+    return RolloutGroup(
+        episode_index=episode_index,
+        generation=generation,
+        rewards=np.array(rewards),
+        reward_terms=tuple(info["reward_terms"] for info in infos),
+        answers=tuple(score_answer(episode, _parse_result(info)) for info in infos),
+    )
+
+
+def _parse_result(info: dict[str, Any]) -> ParseResult:
+    """How the environment read an answer."""
+    box = None if info["box"] is None else Box(*info["box"])
+    return ParseResult(ParseStatus(info["parse_status"]), box, info["is_strict"])
+
+
+def shuffled_indices(start: int, count: int, *, num_episodes: int, seed: int) -> list[int]:
+    """Positions `start` to `start + count` of an endless run through the episodes, shuffled anew in each epoch.
+
+    A pure function, so that a resumed run needs to know its position only.
+
+    >>> sorted(shuffled_indices(0, 3, num_episodes=3, seed=0))
+    [0, 1, 2]
+    """
+    indices: list[int] = []
+    while len(indices) < count:
+        epoch, offset = divmod(start + len(indices), num_episodes)
+        order = np.random.default_rng([seed, epoch]).permutation(num_episodes)
+        indices += order[offset : offset + count - len(indices)].tolist()
+    return indices
