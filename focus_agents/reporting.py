@@ -11,22 +11,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from focus_agents.types import RolloutGroup
 from focus_env.metrics import ScoredAnswer, bootstrap_interval, paired_bootstrap_interval, summarize
-from focus_env.rendering import render_episode, stack_rows
+from focus_env.rendering import ANSWER_COLOUR, TARGET_COLOUR, Colour, render_episode, stack_rows
 from focus_env.types import Box, EpisodeDataset, ParseStatus
 
+BEFORE_COLOUR: Colour = (230, 140, 0)
+AFTER_COLOUR = ANSWER_COLOUR
+NUM_SHEET_EPISODES = 8
+
 METRICS: Mapping[str, str] = {
-    "iteration": "training iterations done",
+    "iteration": "training iterations done (GRPO)",
+    "step": "optimizer steps done (SFT); losses and norms are means since the line before",
     "reward": "mean reward of the sampled answers",
     "miou": "mean IoU of the sampled answers, 0 where no box could be read",
     "parse_rate": "share of sampled answers from which an answer could be read",
@@ -42,7 +50,8 @@ METRICS: Mapping[str, str] = {
     "lr": "learning rate",
     "seconds_sampling": "seconds for sampling and scoring the groups",
     "seconds_learning": "seconds for the optimizer steps",
-    "seconds": "seconds of the iteration",
+    "seconds": "seconds of the iteration, or of the steps since the line before",
+    "examples_per_second": "supervised examples trained on per second",
     "groups_per_second": "groups sampled and learned from per second",
     "validation_miou": "mean IoU of greedy answers on the validation episodes, 0 where no box could be read",
 }
@@ -132,7 +141,7 @@ class RunDirectory:
         name: str,
         episodes: EpisodeDataset,
         indices: Sequence[int],
-        answers: Mapping[str, tuple[Sequence[ScoredAnswer], tuple[int, int, int]]],
+        answers: Mapping[str, tuple[Sequence[ScoredAnswer], Colour]],
     ) -> Path:
         """Draw episodes with the answers to them.
 
@@ -149,7 +158,8 @@ class RunDirectory:
             for row, index in enumerate(indices)
         ]
         path = self.path / "samples" / f"{name}.png"
-        Image.fromarray(stack_rows(rows)).save(path)
+        legend = [("truth", TARGET_COLOUR), *((label, colour) for label, (_, colour) in answers.items())]
+        Image.fromarray(stack_rows(rows, legend=legend)).save(path)
         return path
 
     def write_samples(self, iteration: int, groups: Sequence[RolloutGroup]) -> None:
@@ -168,9 +178,45 @@ class RunDirectory:
                     }
                     file.write(json.dumps(record) + "\n")
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write the outcome."""
+    def finish(
+        self,
+        episodes: EpisodeDataset,
+        indices: Sequence[int],
+        before: Sequence[ScoredAnswer],
+        after: Sequence[ScoredAnswer],
+        **outcome: Any,
+    ) -> dict[str, Any]:
+        """Write the validation answers, the picture sheet and the summary.
+
+        Args:
+            episodes: The validation data.
+            indices: Which of its episodes were answered.
+            before: Answers before training, in the order of `indices`.
+            after: Answers after it.
+            outcome: What else the summary should hold.
+
+        Returns:
+            The summary: `compare_validation`, the paths `checkpoint` and `sheet`, and `outcome`.
+        """
+        self.write_answers("before", before)
+        self.write_answers("after", after)
+        shown = {"before": (before, BEFORE_COLOUR), "after": (after, AFTER_COLOUR)}
+        summary = compare_validation(before, after) | {
+            "checkpoint": str(self.checkpoints / "final"),
+            "sheet": str(self.write_sheet("validation", episodes, indices[:NUM_SHEET_EPISODES], shown)),
+            **outcome,
+        }
         _write_json(self.path / "summary.json", summary)
+        return summary
+
+
+@contextlib.contextmanager
+def progress_bar(label: str, total: int, console: Console, *, completed: int = 0) -> Iterator[Callable[[], None]]:
+    """A bar at the bottom of the terminal, while lines are printed above it; yields what moves it by one."""
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(label, total=total, completed=completed)
+        yield lambda: progress.advance(task)
 
 
 def compare_validation(before: Sequence[ScoredAnswer], after: Sequence[ScoredAnswer]) -> dict[str, Any]:

@@ -12,17 +12,14 @@ from typing import Any
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import ENV_RUNNER_SAMPLING_TIMER, LEARNER_RESULTS, LEARNER_UPDATE_TIMER, TIMERS
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from focus_agents.grpo.algorithm import GRPO, ROLLOUTS
 from focus_agents.grpo.config import GRPOConfig
-from focus_agents.reporting import RunDirectory, compare_validation
+from focus_agents.reporting import RunDirectory, progress_bar
 from focus_env.errors import CheckpointError
 from focus_env.metrics import ScoredAnswer, summarize
 from focus_env.types import EpisodeDataset
 
-BEFORE_COLOUR, AFTER_COLOUR = (230, 120, 40), (60, 120, 240)
-NUM_SHEET_EPISODES = 8
 CHECKPOINT_PREFIX = "iteration_"
 
 
@@ -83,33 +80,24 @@ def train_grpo(
         console.print(f"before: {_describe(before)}")
         _iterate(algorithm, plan, run, indices, first=first, console=console)
         after = _validate(algorithm, indices, console)
-        run.write_answers("after", after)
         algorithm.save_policy(run.checkpoints / "final")
     finally:
         algorithm.stop()
-    sheet = run.write_sheet(
-        "validation",
+    return run.finish(
         validation_episodes,
-        indices[:NUM_SHEET_EPISODES],
-        {"before": (before, BEFORE_COLOUR), "after": (after, AFTER_COLOUR)},
+        indices,
+        before,
+        after,
+        num_iterations=plan.num_iterations,
+        seconds=time.perf_counter() - started,
     )
-    summary = compare_validation(before, after) | {
-        "num_iterations": plan.num_iterations,
-        "seconds": time.perf_counter() - started,
-        "checkpoint": str(run.checkpoints / "final"),
-        "sheet": str(sheet),
-    }
-    run.write_summary(summary)
-    return summary
 
 
 def _iterate(
     algorithm: GRPO, plan: RunPlan, run: RunDirectory, indices: Sequence[int], *, first: int, console: Console
 ) -> None:
     """The training iterations, with a bar and a line for each."""
-    columns = (TextColumn("GRPO"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("GRPO", total=plan.num_iterations, completed=first)
+    with progress_bar("GRPO", plan.num_iterations, console, completed=first) as advance:
         for iteration in range(first + 1, plan.num_iterations + 1):
             started = time.perf_counter()
             result = algorithm.train()
@@ -119,8 +107,8 @@ def _iterate(
                 metrics["validation_miou"] = summarize(algorithm.validate(indices))["miou_all"]
             run.log(metrics)
             run.write_samples(iteration, algorithm.last_groups)
-            progress.console.print(_line(metrics), highlight=False)
-            progress.advance(task)
+            console.print(_line(metrics), highlight=False)
+            advance()
             if is_last or (plan.checkpoint_interval and iteration % plan.checkpoint_interval == 0):
                 _save(algorithm, run, iteration)
 

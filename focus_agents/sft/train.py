@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium
+import numpy as np
 import torch
+from rich.console import Console
 
+from focus_agents.checkpoint import save_policy
+from focus_agents.evaluate import evaluate
 from focus_agents.generation import score_completions
+from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.processing import VLMProcessor
+from focus_agents.reporting import RunDirectory, progress_bar
 from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches
+from focus_env.env import ENV_ID
 from focus_env.prompts import PromptTemplate
 from focus_env.types import EpisodeDataset
+
+LOG_INTERVAL = 25
+"""Steps between lines of metrics, which hold means over them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,33 +49,81 @@ class SFTConfig:
     seed: int = 0
     num_workers: int = 1
 
+    def __post_init__(self) -> None:
+        for name, least in {"num_steps": 1, "batch_size": 1, "num_workers": 0, "seed": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected {least} or more, got {getattr(self, name)}")
+        for name in ("lr", "grad_clip"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"warmup: expected a share of the steps in [0, 1], got {self.warmup}")
+
 
 def train_sft(
     model: Any,
     processor: VLMProcessor,
-    episodes: EpisodeDataset,
+    training_episodes: EpisodeDataset,
+    validation_episodes: EpisodeDataset,
     template: PromptTemplate,
     config: SFTConfig,
+    run: RunDirectory,
     *,
-    on_step: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
-) -> None:
-    """Train `model` in place to write each episode's right answer.
+    num_validation_episodes: int,
+    max_completion_tokens: int,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Train `model` in place and write everything that `RunDirectory` describes.
 
     Args:
         model: A Qwen2-VL-like model; its trainable parameters are trained where they are.
         processor: Its processor.
-        episodes: What to train on.
+        training_episodes: What to train on.
+        validation_episodes: What to answer before and after.
         template: Words the prompts and the answers.
         config: Settings.
-        on_step: Called after each step with its number from 1 and its metrics `loss`, `lr`, `grad_norm`.
+        run: Where to write.
+        num_validation_episodes: Taken from the front of the validation episodes; fewer if there are fewer.
+        max_completion_tokens: Where a validation answer is cut.
+        console: Where to show progress.
+
+    Returns:
+        The summary, as written to `summary.json`.
     """
+    console = console or Console()
+    started = time.perf_counter()
+    indices = range(min(num_validation_episodes, len(validation_episodes)))
+    env = gymnasium.make(ENV_ID, dataset=validation_episodes, template=template)
+    policy = VLMPolicy(model, processor)
+    before = evaluate(env, policy, indices, max_completion_tokens=max_completion_tokens)
+    with progress_bar("SFT", config.num_steps, console) as advance:
+        window: list[dict[str, float]] = []
+        window_started = time.perf_counter()
+        for step, metrics in enumerate(train_steps(model, processor, training_episodes, template, config), start=1):
+            advance()
+            window.append(metrics)
+            if step % LOG_INTERVAL == 0 or step == config.num_steps:
+                seconds = time.perf_counter() - window_started
+                means = {name: float(np.mean([m[name] for m in window])) for name in metrics}
+                rate = len(window) * config.batch_size / seconds
+                run.log({"step": step, **means, "seconds": seconds, "examples_per_second": rate})
+                console.print(f"{step:>5}  loss {means['loss']:.3f}  {rate:.0f} examples/s", highlight=False)
+                window, window_started = [], time.perf_counter()
+    after = evaluate(env, policy, indices, max_completion_tokens=max_completion_tokens)
+    save_policy(run.checkpoints / "final", model, processor)
+    return run.finish(
+        validation_episodes, indices, before, after, num_steps=config.num_steps, seconds=time.perf_counter() - started
+    )
+
+
+def train_steps(
+    model: Any, processor: VLMProcessor, episodes: EpisodeDataset, template: PromptTemplate, config: SFTConfig
+) -> Iterator[dict[str, float]]:
+    """Take the optimizer steps; yields each one's `loss`, `lr` and `grad_norm`."""
     device = next(model.parameters()).device
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0)
-    num_warmup = max(1, round(config.warmup * config.num_steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / num_warmup, max(0.1, 1 - (step - num_warmup) / config.num_steps))
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, config))
     batches = load_batches(
         SFTExamples(episodes, template, processor),
         batch_size=config.batch_size,
@@ -71,15 +131,23 @@ def train_sft(
         seed=config.seed,
         num_workers=config.num_workers,
     )
-    model.train()
-    for step, batch in enumerate(batches, start=1):
+    for batch in batches:
+        model.train()
         optimizer.zero_grad(set_to_none=True)
         loss = answer_loss(model, batch, device=device)
         loss.backward()
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip)
         optimizer.step()
-        on_step(step, {"loss": loss.item(), "lr": schedule.get_last_lr()[0], "grad_norm": float(grad_norm)})
+        yield {"loss": loss.item(), "lr": schedule.get_last_lr()[0], "grad_norm": float(grad_norm)}
         schedule.step()
+
+
+def lr_factor(step: int, config: SFTConfig) -> float:
+    """Share of the peak learning rate at a step (from 0): a linear rise, then a linear fall to a tenth."""
+    num_warmup = max(1, round(config.warmup * config.num_steps))
+    if step < num_warmup:
+        return (step + 1) / num_warmup
+    return max(0.1, 1 - (step - num_warmup) / max(1, config.num_steps - num_warmup))
 
 
 def answer_loss(model: Any, batch: SFTBatch, *, device: torch.device) -> torch.Tensor:
