@@ -61,12 +61,7 @@ def draw_scene_plainly(
         canvas += coverage * (plain_fill(item, columns, rows) - canvas)
     gain = level.light + light_draws[0] * (1 - level.light)
     fall_x, fall_y = ((gain - level.light) * (2 * draw - 1) / 2 for draw in light_draws[1:3])
-    light = (
-        gain
-        - (abs(fall_x) + abs(fall_y)) / 2
-        + fall_x * (columns / size - 0.5)
-        + fall_y * (rows / size - 0.5)
-    )
+    light = gain - (abs(fall_x) + abs(fall_y)) / 2 + fall_x * (columns / size - 0.5) + fall_y * (rows / size - 0.5)
     tint = 1 - level.tint * np.array(light_draws[3:6])
     pixels: ImageArray = np.clip(canvas * light[..., None] * tint, 0, 255).astype(np.uint8)
     return pixels
@@ -81,9 +76,7 @@ def plain_fill(
     dx, dy = columns - item.centre[0], rows - item.centre[1]
     x, y = inverse[0, 0] * dx + inverse[0, 1] * dy, inverse[1, 0] * dx + inverse[1, 1] * dy
     mix = texture_at(identity.texture, identity.texture_variant, x, y)[..., None]
-    ground, pattern = (
-        np.array(COLOURS[name], dtype=float) for name in (identity.colours[0], identity.colours[-1])
-    )
+    ground, pattern = (np.array(COLOURS[name], dtype=float) for name in (identity.colours[0], identity.colours[-1]))
     fill: npt.NDArray[np.float64] = ground + (pattern - ground) * mix
     rim = Image.new("1", (size, size))
     ImageDraw.Draw(rim).polygon((item.points - 0.5).ravel().tolist(), outline=1)
@@ -149,9 +142,7 @@ def machine() -> dict[str, str | int | None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5.0, help="per level and side")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--shots", type=int, default=4)

@@ -17,7 +17,6 @@ after) and checkpoints/final, a policy in transformers' format. `--resume runs/<
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ import ray
 import tyro
 from rich.console import Console
 
-from focus_agents.arguments import DataArguments, ModelArguments, run_path, user_errors
+from focus_agents.arguments import DataArguments, ModelArguments, quiet_libraries, run_path, user_errors
 from focus_agents.grpo.config import GRPOConfig
 from focus_agents.grpo.train import RunPlan, newest_checkpoint, train_grpo
 from focus_agents.reporting import RunDirectory
@@ -101,6 +100,7 @@ RAY_ARGUMENTS = (
 
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
+    quiet_libraries()
     with user_errors():
         if args.resume is not None:
             args = resumed_arguments(args)

@@ -16,7 +16,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from focus_agents.arguments import DataArguments, ModelArguments, run_path, user_errors
+from focus_agents.arguments import DataArguments, ModelArguments, quiet_libraries, run_path, user_errors
 from focus_agents.models.loading import load_model
 from focus_agents.reporting import RunDirectory
 from focus_agents.sft.train import SFTConfig, train_sft
@@ -53,6 +53,7 @@ class Args(DataArguments, ModelArguments):
 
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
+    quiet_libraries()
     with user_errors():
         training, validation = args.load_training(), args.load_validation()
         template, processor = args.load_template(), args.load_processor()

@@ -1,0 +1,1 @@
+"""FOCUS's agents: everything with weights. Importing this package starts nothing and loads no model."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import transformers
 
 from focus_agents.models.loading import load_processor
 from focus_agents.processing import VLMProcessor
@@ -33,7 +36,7 @@ class DataArguments:
     shots: int = 1
     """Support pictures per episode, at least 1."""
     protocol: Literal["random", "focus"] = "random"
-    """How training episodes are cut from videos: random frames, or the paper's evenly spaced ones. Validation uses focus."""
+    """How training episodes are cut from videos: random frames, or focus, the paper's evenly spaced ones."""
     level: int = 1
     """Difficulty of synthetic scenes, from 1 (one object) to 5 (many, occluded)."""
     image_size: int = 64
@@ -48,10 +51,9 @@ class DataArguments:
             ValueError: If an argument is out of its range.
             DatasetError: If files are missing or malformed.
         """
+        options: dict[str, Any] = {"root": self.data_root, "protocol": protocol}
         if self.dataset == "synthetic":
-            options = {"level": self.level, "image_size": self.image_size}
-        else:
-            options = {"root": self.data_root, "protocol": protocol}
+            options |= {"level": self.level, "image_size": self.image_size}
         return load_dataset(self.dataset, split=split, shots=self.shots, seed=self.data_seed, **options)
 
     def load_training(self) -> EpisodeDataset:
@@ -68,7 +70,7 @@ class ModelArguments:
     """Which model, and how it is asked."""
 
     model: str = "tiny"
-    """Model: tiny (built in, random weights), a saved policy's folder, or a hub name such as Qwen/Qwen2-VL-7B-Instruct."""
+    """Model: tiny (built in, random weights), a saved policy's folder, or a name on the hub."""
     init_from: Path | None = None
     """Folder of a policy to start from, e.g. runs/my-sft/checkpoints/final; stands in for --model."""
     template: str = "compact"
@@ -95,6 +97,13 @@ def run_path(output_dir: Path, name: str | None, prefix: str) -> Path:
     return output_dir / (name or f"{prefix}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
 
 
+def quiet_libraries() -> None:
+    """Keep other packages' start-up chatter out of an experiment's output; their errors still show."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
+
+
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
     """Around the checks of an experiment: a wrong argument ends it with its message and exit code 2, no traceback."""
@@ -109,4 +118,3 @@ def _not_empty(episodes: EpisodeDataset, split: str) -> EpisodeDataset:
     if len(episodes) == 0:
         raise ValueError(f"split {split!r} has no episode with these arguments; fewer --shots need fewer frames")
     return episodes
-

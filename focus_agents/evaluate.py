@@ -35,9 +35,7 @@ def evaluate(
     answers: list[ScoredAnswer] = []
     for start in range(0, len(episode_indices), batch_size):
         batch = episode_indices[start : start + batch_size]
-        groups = collect_groups(
-            env, policy, batch, group_size=1, sampling=sampling, seeds=[0] * len(batch)
-        )
+        groups = collect_groups(env, policy, batch, group_size=1, sampling=sampling, seeds=[0] * len(batch))
         answers += [group.answers[0] for group in groups]
         on_batch(len(answers))
     return answers

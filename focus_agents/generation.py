@@ -134,7 +134,9 @@ def sample_completions(
     used = int(lengths.max())
     shape = (len(seeds), num_completions)
     return SampledBatch(
-        token_ids[:, :used].reshape(*shape, used), logprobs[:, :used].reshape(*shape, used), lengths.reshape(shape)
+        token_ids[:, :used].reshape(*shape, used),
+        logprobs[:, :used].reshape(*shape, used),
+        lengths.reshape(shape),
     )
 
 

@@ -1,12 +1,12 @@
 """What a run leaves behind, and what it shows while it goes on.
 
-    runs/<name>/
-      config.json      every argument of the run
-      metrics.jsonl    one object per iteration; METRICS says what each name means
-      validation/      one line per answer, before and after
-      samples/         pictures of validation episodes, and what was sampled in training
-      checkpoints/     step_000050/ to go on from; final/ the policy in transformers' format
-      summary.json     the outcome
+runs/<name>/
+  config.json      every argument of the run
+  metrics.jsonl    one object per iteration; METRICS says what each name means
+  validation/      one line per answer, before and after
+  samples/         pictures of validation episodes, and what was sampled in training
+  checkpoints/     step_000050/ to go on from; final/ the policy in transformers' format
+  summary.json     the outcome
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from focus_agents.types import RolloutGroup
 from focus_env.metrics import ScoredAnswer, bootstrap_interval, paired_bootstrap_interval, summarize
@@ -153,7 +160,8 @@ class RunDirectory:
         """
         rows = [
             render_episode(
-                episodes[index], [(label, given[row].box, colour) for label, (given, colour) in answers.items()]
+                episodes[index],
+                [(label, given[row].box, colour) for label, (given, colour) in answers.items()],
             )
             for row, index in enumerate(indices)
         ]
@@ -166,7 +174,10 @@ class RunDirectory:
         """Append the best and the worst answer of each group, the first thing to read when a run misbehaves."""
         with (self.path / "samples" / "rollouts.jsonl").open("a") as file:
             for group in groups:
-                for which, position in (("best", int(group.rewards.argmax())), ("worst", int(group.rewards.argmin()))):
+                for which, position in (
+                    ("best", int(group.rewards.argmax())),
+                    ("worst", int(group.rewards.argmin())),
+                ):
                     record = {
                         "iteration": iteration,
                         "episode": group.answers[position].episode_id,
@@ -213,7 +224,13 @@ class RunDirectory:
 @contextlib.contextmanager
 def progress_bar(label: str, total: int, console: Console, *, completed: int = 0) -> Iterator[Callable[[], None]]:
     """A bar at the bottom of the terminal, while lines are printed above it; yields what moves it by one."""
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn(label),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(label, total=total, completed=completed)
         yield lambda: progress.advance(task)

@@ -70,7 +70,12 @@ class Policy(Protocol):
     """Anything that answers prompts."""
 
     def generate(
-        self, prompts: Sequence[Sequence[Message]], *, num_completions: int, sampling: Sampling, seeds: Sequence[int]
+        self,
+        prompts: Sequence[Sequence[Message]],
+        *,
+        num_completions: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
     ) -> list[Generation]:
         """`num_completions` answers to each prompt; those of a prompt depend on its seed, not on its neighbours."""
         ...

@@ -33,9 +33,7 @@ class CoordinateFrame(enum.StrEnum):
     RESIZED_PIXEL = "resized_pixel"
     """Pixels of the image as it enters the model, after resizing (Qwen2.5-VL)."""
 
-    def extent(
-        self, *, image_wh: tuple[int, int], input_wh: tuple[int, int] | None = None
-    ) -> tuple[float, float]:
+    def extent(self, *, image_wh: tuple[int, int], input_wh: tuple[int, int] | None = None) -> tuple[float, float]:
         """Largest x and y that the frame admits.
 
         Args:
@@ -149,9 +147,7 @@ def iou(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
         sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
         intersection = np.prod(np.maximum(sides, 0.0), axis=-1)
         union = area_a + area_b - intersection  # nan where sides are infinite or areas overflow
-        ratio: npt.NDArray[np.float64] = np.divide(
-            intersection, union, out=np.zeros(union.shape), where=union > 0
-        )
+        ratio: npt.NDArray[np.float64] = np.divide(intersection, union, out=np.zeros(union.shape), where=union > 0)
     return ratio
 
 

@@ -188,9 +188,7 @@ def bootstrap_interval(
     rows_per_chunk = max(1, _CHUNK_VALUES // num_values)
     means = np.concatenate(
         [
-            array[
-                rng.integers(num_values, size=(min(rows_per_chunk, num_resamples - start), num_values))
-            ].mean(axis=1)
+            array[rng.integers(num_values, size=(min(rows_per_chunk, num_resamples - start), num_values))].mean(axis=1)
             for start in range(0, num_resamples, rows_per_chunk)
         ]
     )
@@ -228,7 +226,6 @@ def paired_bootstrap_interval(
     first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if first.shape != second.shape:
         raise ValueError(
-            "before and after must score the same episodes, "
-            f"got {list(first.shape)} and {list(second.shape)} values"
+            f"before and after must score the same episodes, got {list(first.shape)} and {list(second.shape)} values"
         )
     return bootstrap_interval(second - first, confidence=confidence, num_resamples=num_resamples, seed=seed)

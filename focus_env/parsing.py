@@ -46,16 +46,13 @@ def _strict_pattern(number: str) -> re.Pattern[str]:
 
 
 _STRICT = {
-    frame: _strict_pattern(_DECIMAL if frame is CoordinateFrame.NORM_1 else _INTEGER)
-    for frame in CoordinateFrame
+    frame: _strict_pattern(_DECIMAL if frame is CoordinateFrame.NORM_1 else _INTEGER) for frame in CoordinateFrame
 }
 
 # Every pattern below runs in linear time on any text: the innermost groups cannot overlap, and the possessive
 # quantifiers (++) never give back what they took.
 _GROUP = re.compile(r"\[([^\[\](){}]*+)\]|\(([^\[\](){}]*+)\)")
-_NUMBER = re.compile(
-    r"[+-]?(?:(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:e[+-]?[0-9]++)?|nan|inf(?:inity)?)", re.IGNORECASE
-)
+_NUMBER = re.compile(r"[+-]?(?:(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:e[+-]?[0-9]++)?|nan|inf(?:inity)?)", re.IGNORECASE)
 
 
 def parse_answer(

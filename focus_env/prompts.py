@@ -87,8 +87,7 @@ class PromptTemplate:
                 )
             if field == "support_text" and used.count("box") != 1:
                 raise ValueError(
-                    f"template {self.name!r}: support_text must hold {{box}} exactly once, "
-                    f"got {self.support_text!r}"
+                    f"template {self.name!r}: support_text must hold {{box}} exactly once, got {self.support_text!r}"
                 )
 
     def render(self, observation: Observation) -> list[Message]:
@@ -121,13 +120,9 @@ class PromptTemplate:
 
     def write_box(self, box: Box, image_wh: tuple[int, int], input_wh: tuple[int, int] | None = None) -> str:
         """Write a pixel box as bracketed text in this template's frame; see `focus_env.parsing.write_box`."""
-        return write_box(
-            box, frame=self.frame, image_wh=image_wh, input_wh=input_wh or self._input_wh(image_wh)
-        )
+        return write_box(box, frame=self.frame, image_wh=image_wh, input_wh=input_wh or self._input_wh(image_wh))
 
-    def answer(
-        self, box: Box | None, image_wh: tuple[int, int], input_wh: tuple[int, int] | None = None
-    ) -> str:
+    def answer(self, box: Box | None, image_wh: tuple[int, int], input_wh: tuple[int, int] | None = None) -> str:
         """Write the right answer, in strict format.
 
         Args:
@@ -135,17 +130,11 @@ class PromptTemplate:
             image_wh: (width, height) of the query image in pixels.
             input_wh: (width, height) at which the model sees it, if not what `image_to_input_wh` says.
         """
-        return write_answer(
-            box, frame=self.frame, image_wh=image_wh, input_wh=input_wh or self._input_wh(image_wh)
-        )
+        return write_answer(box, frame=self.frame, image_wh=image_wh, input_wh=input_wh or self._input_wh(image_wh))
 
-    def parse(
-        self, text: str, image_wh: tuple[int, int], input_wh: tuple[int, int] | None = None
-    ) -> ParseResult:
+    def parse(self, text: str, image_wh: tuple[int, int], input_wh: tuple[int, int] | None = None) -> ParseResult:
         """Read a model's text in this template's frame; see `focus_env.parsing.parse_answer`."""
-        return parse_answer(
-            text, frame=self.frame, image_wh=image_wh, input_wh=input_wh or self._input_wh(image_wh)
-        )
+        return parse_answer(text, frame=self.frame, image_wh=image_wh, input_wh=input_wh or self._input_wh(image_wh))
 
     def _input_wh(self, image_wh: tuple[int, int]) -> tuple[int, int] | None:
         return None if self.image_to_input_wh is None else self.image_to_input_wh(image_wh)

@@ -182,9 +182,7 @@ def _with_caption(tile: ImageArray, height: int, items: Sequence[tuple[str, Colo
     return _join([np.concatenate([tile, padding]), _caption_strip(items, tile.shape[1])], axis=0, margin=0)
 
 
-def _caption_strip(
-    items: Sequence[tuple[str, Colour | None]], min_width: int, *, indent: int = 0
-) -> ImageArray:
+def _caption_strip(items: Sequence[tuple[str, Colour | None]], min_width: int, *, indent: int = 0) -> ImageArray:
     """Labels, each after a swatch of its colour, in as many lines as they need."""
     font, swatch, gap = _font(), 10, 14
     widths = [round(font.getlength(text)) + (swatch + 5 if colour else 0) for text, colour in items]

@@ -74,9 +74,7 @@ class WeightedReward:
         for name, (_, weight) in self.terms.items():
             if not math.isfinite(weight):
                 raise ValueError(f"the weight of reward term {name!r} must be a finite number, got {weight}")
-        object.__setattr__(
-            self, "terms", dict(self.terms)
-        )  # a copy: later changes to the caller's dict do not count
+        object.__setattr__(self, "terms", dict(self.terms))  # a copy: later changes to the caller's dict do not count
 
     @classmethod
     def default(cls) -> WeightedReward:
@@ -102,13 +100,10 @@ class WeightedReward:
                 separator = ""
             if not separator:
                 raise ValueError(
-                    f"reward {spec!r}: expected name:weight pairs such as 'iou:1,format:0.5', "
-                    f"got {pair.strip()!r}"
+                    f"reward {spec!r}: expected name:weight pairs such as 'iou:1,format:0.5', got {pair.strip()!r}"
                 )
             if name not in REWARD_TERMS:
-                raise ValueError(
-                    f"reward {spec!r}: unknown term {name!r}; known are {', '.join(REWARD_TERMS)}"
-                )
+                raise ValueError(f"reward {spec!r}: unknown term {name!r}; known are {', '.join(REWARD_TERMS)}")
             if name in terms:
                 raise ValueError(f"reward {spec!r}: the term {name!r} stands twice; give it one weight")
             terms[name] = (REWARD_TERMS[name], weight)

@@ -56,9 +56,7 @@ class CompletionSpace(spaces.Space[str]):
         """
         _refuse_mask(self, mask, probability)
         length = int(self.np_random.integers(min(self.max_length, _SAMPLE_LENGTH) + 1))
-        return "".join(
-            string.printable[i] for i in self.np_random.integers(len(string.printable), size=length)
-        )
+        return "".join(string.printable[i] for i in self.np_random.integers(len(string.printable), size=length))
 
     def contains(self, x: Any) -> bool:
         """Whether `x` is a text that is not too long."""

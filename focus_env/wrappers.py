@@ -44,9 +44,7 @@ class FixedSizeObservation(
             number of supports.
     """
 
-    def __init__(
-        self, env: gymnasium.Env[Observation, str | BoxAction], *, shots: int, image_size: int = 84
-    ) -> None:
+    def __init__(self, env: gymnasium.Env[Observation, str | BoxAction], *, shots: int, image_size: int = 84) -> None:
         if shots < 1 or image_size < 1:
             raise ValueError(f"shots and image_size must be at least 1, got {shots} and {image_size}")
         gymnasium.utils.RecordConstructorArgs.__init__(self, shots=shots, image_size=image_size)

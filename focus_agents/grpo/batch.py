@@ -143,7 +143,7 @@ class GroupTrainingData(TrainingData):
 
     def shard(self, num_shards: int, **kwargs: Any) -> list[tuple[GroupTrainingData, dict[str, Any]]]:
         """One parcel per learner with its groups only."""
-        parcels = []
+        parcels: list[tuple[GroupTrainingData, dict[str, Any]]] = []
         for learner in range(num_shards):
             steps = [OptimizerStep((step.shards[learner],), step.num_tokens) for step in self.steps]
             needed = {position for step in steps for position in step.shards[0]}

@@ -55,7 +55,7 @@ class GRPOConfig(AlgorithmConfig):
         self.sample_timeout_s = 1800.0
         # A runner that raises sleeps this long before it exits; RLlib's 60 s make a bug look like a hang.
         self.delay_between_env_runner_restarts_s = 2.0
-                # Runners return whole groups and the learner makes its own tensors: no connector has anything to do.
+        # Runners return whole groups and the learner makes its own tensors: no connector has anything to do.
         self.add_default_connectors_to_env_to_module_pipeline = False
         self.add_default_connectors_to_module_to_env_pipeline = False
         self.add_default_connectors_to_learner_pipeline = False

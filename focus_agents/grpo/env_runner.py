@@ -67,6 +67,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
             jobs: (position in the iteration, episode index).
             iteration: Training iteration; with the position it seeds the group.
             weights_seq_no: Number of the weights that the groups must come from.
+            kwargs: Part of RLlib's signature; not used.
 
         Returns:
             Groups by position. As a return value they belong to the driver, and outlive this runner.
@@ -75,7 +76,9 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
             RuntimeError: If this runner holds other weights.
         """
         if weights_seq_no != self._weights_seq_no:
-            raise RuntimeError(f"stale weights: expected number {weights_seq_no}, this runner has {self._weights_seq_no}")
+            raise RuntimeError(
+                f"stale weights: expected number {weights_seq_no}, this runner has {self._weights_seq_no}"
+            )
         groups: list[RolloutGroup] = []
         for start in range(0, len(jobs), self.config.rollout_batch_groups):
             batch = jobs[start : start + self.config.rollout_batch_groups]
@@ -137,9 +140,9 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
 
     def stop(self) -> None:
         """Close the environments."""
-        self.env.close()
+        self.env.close()  # type: ignore[no-untyped-call]
         if self.validation_env is not None:
-            self.validation_env.close()
+            self.validation_env.close()  # type: ignore[no-untyped-call]
 
 
 def _group_seed(seed: int | None, iteration: int, position: int) -> int:

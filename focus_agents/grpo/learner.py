@@ -53,9 +53,7 @@ class GRPOTorchLearner(TorchLearner):
         total = torch.zeros((), device=self.device)
         for start in range(0, len(groups), size):
             is_last = start + size >= len(groups)
-            group_batch = collate_groups(
-                groups[start : start + size], self._processor(module_id), device=self.device
-            )
+            group_batch = collate_groups(groups[start : start + size], self._processor(module_id), device=self.device)
             micro_batch = {module_id: {GROUP_BATCH: group_batch, NUM_STEP_TOKENS: num_tokens}}
             with contextlib.nullcontext() if is_last or config.num_learners <= 1 else self.module[module_id].no_sync():
                 losses = self.compute_losses(fwd_out=self.module.forward_train(micro_batch), batch=micro_batch)
@@ -68,7 +66,7 @@ class GRPOTorchLearner(TorchLearner):
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        """The micro-batch's part of the step's loss. Learners average gradients, so each scales its sum by their number."""
+        """The micro-batch's part of the step's loss, times the learners, since these average their gradients."""
         groups = batch[GROUP_BATCH]
         num_tokens = groups.token_ids.shape[-1]
         reference = fwd_out.get(REF_LOGPROBS)

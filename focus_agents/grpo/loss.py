@@ -70,7 +70,7 @@ def grpo_loss(
 
 
 def k3_kl(logprobs: torch.Tensor, ref_logprobs: torch.Tensor) -> torch.Tensor:
-    """Estimate KL(policy || reference) per token: ``exp(d) - d - 1`` with ``d = ref_logprob - logprob``; never negative.
+    """Estimate KL(policy || reference) per token: ``exp(d) - d - 1``, ``d = ref_logprob - logprob``; never negative.
 
     Source: J. Schulman, "Approximating KL divergence" (2020), estimator k3.
     """

@@ -1,4 +1,4 @@
-"""The policy as an RLModule: a transformers model, its processor, and a frozen reference where a KL penalty needs one."""
+"""The policy as an RLModule: a transformers model, its processor, and a frozen reference where KL needs one."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ GROUP_BATCH = "group_batch"
 class VLMModule(TorchRLModule, InferenceOnlyAPI):
     """A vision-language policy.
 
-    `model_config` holds `model` (a name or folder for `load_model`), `seed`, `max_image_tokens` (None:
-    the processor's own limit), `lora_rank` (None trains all parameters), `kl_coeff` and `temperature`; `GRPOConfig` fills it.
+    `model_config`, which `GRPOConfig` fills, holds `model` (a name or folder for `load_model`), `max_image_tokens`
+    (None: the processor's own limit), `lora_rank` (None trains all parameters), `kl_coeff`, `temperature` and `seed`.
     """
 
     def setup(self) -> None:

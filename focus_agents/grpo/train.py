@@ -1,4 +1,4 @@
-"""A GRPO run from its first iteration to its summary: the loop around `GRPO.train` with checkpoints, validation, display."""
+"""A GRPO run from its first iteration to its summary: `GRPO.train` with checkpoints, validation and display."""
 
 from __future__ import annotations
 
@@ -40,7 +40,12 @@ class RunPlan:
     checkpoint_interval: int
 
     def __post_init__(self) -> None:
-        least = {"num_iterations": 1, "num_validation_episodes": 1, "validation_interval": 0, "checkpoint_interval": 0}
+        least = {
+            "num_iterations": 1,
+            "num_validation_episodes": 1,
+            "validation_interval": 0,
+            "checkpoint_interval": 0,
+        }
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"{name}: expected {value} or more, got {getattr(self, name)}")
@@ -101,13 +106,15 @@ def _iterate(
         for iteration in range(first + 1, plan.num_iterations + 1):
             started = time.perf_counter()
             result = algorithm.train()
-            metrics = _collect_metrics(result, iteration, seconds=time.perf_counter() - started, config=algorithm.config)
+            metrics = _collect_metrics(
+                result, iteration, seconds=time.perf_counter() - started, config=algorithm.config
+            )
             is_last = iteration == plan.num_iterations
             if plan.validation_interval and iteration % plan.validation_interval == 0 and not is_last:
                 metrics["validation_miou"] = summarize(algorithm.validate(indices))["miou_all"]
             run.log(metrics)
             run.write_samples(iteration, algorithm.last_groups)
-            console.print(_line(metrics), highlight=False)
+            console.print(_line(metrics), highlight=False, soft_wrap=True)
             advance()
             if is_last or (plan.checkpoint_interval and iteration % plan.checkpoint_interval == 0):
                 _save(algorithm, run, iteration)
@@ -188,5 +195,7 @@ def newest_checkpoint(run: RunDirectory) -> Path:
     """
     checkpoints = sorted(run.checkpoints.glob(f"{CHECKPOINT_PREFIX}*"))
     if not checkpoints:
-        raise CheckpointError(f"run {run.path}: expected a checkpoint in {run.checkpoints}, found none; start a new run")
+        raise CheckpointError(
+            f"run {run.path}: expected a checkpoint in {run.checkpoints}, found none; start a new run"
+        )
     return checkpoints[-1]

@@ -78,4 +78,6 @@ def _existing(name_or_path: str) -> str:
 
 
 def _not_loaded(name_or_path: str, error: Exception) -> str:
-    return f"model {name_or_path!r} could not be loaded; expected {TINY!r}, a saved model's folder or a hub name: {error}"
+    return (
+        f"model {name_or_path!r} could not be loaded; expected {TINY!r}, a saved model's folder or a hub name: {error}"
+    )

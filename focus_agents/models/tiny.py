@@ -1,7 +1,7 @@
-"""The small offline model: transformers' own Qwen2-VL classes, a tokenizer and an image processor, without a download.
+"""The small offline model: transformers' own Qwen2-VL classes, a tokenizer and an image processor, no download.
 
-It takes the same path through the code as a 7B model: the same classes, the same chat template shape, byte-level BPE with
-single digits, M-RoPE. The tokenizer and the image processor are files in `tiny_assets/`; the weights come from a seed.
+It takes the same path through the code as a 7B model: the same classes, the same chat template shape, byte-level BPE
+with single digits, M-RoPE. Tokenizer and image processor are files in `tiny_assets/`; the weights come from a seed.
 
 To build the files anew: ``python -m focus_agents.models.tiny`` (a test checks that they are what this module builds).
 """
@@ -14,7 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import (
+    PreTrainedTokenizerBase,
+    Qwen2Tokenizer,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -32,8 +37,10 @@ VOCAB_SIZE = 512
 ROPE_THETA = 30.0
 """M-RoPE gives the lowest frequencies to the width axis. With the usual 10,000 these would turn by less than a
 hundredth of a radian over a picture of a few tokens, and columns could not be told apart."""
+VISION_ROPE_THETA = 10.0
+"""For the same reason: pictures are a few patches wide, not a hundred."""
 INITIALIZER_RANGE = 0.04
-"""Wider than the usual 0.02, with which attention in so narrow a model starts out nearly uniform and stays so for long."""
+"""Wider than the usual 0.02, with which attention in so narrow a model starts out, and long stays, nearly uniform."""
 
 SPECIAL_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
@@ -63,7 +70,10 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
         ]
     )
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE - len(SPECIAL_TOKENS), initial_alphabet=alphabet, special_tokens=[], show_progress=False
+        vocab_size=VOCAB_SIZE - len(SPECIAL_TOKENS),
+        initial_alphabet=alphabet,
+        special_tokens=[],
+        show_progress=False,
     )
     bpe.train_from_iterator(_corpus(), trainer)
     trained = json.loads(bpe.to_str())["model"]
@@ -109,9 +119,14 @@ def build_image_processor() -> Qwen2VLImageProcessorPil:
 
 
 def build_config(
-    tokenizer: PreTrainedTokenizerBase, *, hidden_size: int = 96, num_layers: int = 3, vision_depth: int = 2
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    hidden_size: int = 96,
+    num_layers: int = 3,
+    vision_size: int = 64,
+    vision_depth: int = 2,
 ) -> Qwen2VLConfig:
-    """A Qwen2-VL configuration of about 0.75 million parameters that fits the tokenizer's ids."""
+    """A Qwen2-VL configuration of about 0.5 million parameters that fits the tokenizer's ids."""
     num_heads = 4
     rotary_pairs = hidden_size // num_heads // 2
     height_width = rotary_pairs * 3 // 8
@@ -138,7 +153,7 @@ def build_config(
         },
         vision_config={
             "depth": vision_depth,
-            "embed_dim": hidden_size,
+            "embed_dim": vision_size,
             "hidden_size": hidden_size,
             "num_heads": num_heads,
             "mlp_ratio": 2,
@@ -146,6 +161,7 @@ def build_config(
             "spatial_merge_size": MERGE_SIZE,
             "temporal_patch_size": 2,
             "in_channels": 3,
+            "rope_parameters": {"rope_type": "axial", "rope_theta": VISION_ROPE_THETA},
             "initializer_range": INITIALIZER_RANGE,
         },
         image_token_id=token_id("<|image_pad|>"),

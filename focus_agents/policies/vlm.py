@@ -26,7 +26,12 @@ class VLMPolicy:
         self.processor = processor
 
     def generate(
-        self, prompts: Sequence[Sequence[Message]], *, num_completions: int, sampling: Sampling, seeds: Sequence[int]
+        self,
+        prompts: Sequence[Sequence[Message]],
+        *,
+        num_completions: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
     ) -> list[Generation]:
         """`num_completions` answers to each prompt, all prompts in one batch."""
         encoded = [self.processor.encode(prompt) for prompt in prompts]

@@ -50,7 +50,9 @@ class SFTExamples(Dataset[tuple[EncodedPrompt, list[int]]]):
     def collate(self, examples: Sequence[tuple[EncodedPrompt, list[int]]]) -> SFTBatch:
         """Pad examples to a batch."""
         answers = [torch.tensor(answer_ids) for _, answer_ids in examples]
-        answer_ids = torch.nn.utils.rnn.pad_sequence(answers, batch_first=True, padding_value=self.processor.pad_token_id)
+        answer_ids = torch.nn.utils.rnn.pad_sequence(
+            answers, batch_first=True, padding_value=self.processor.pad_token_id
+        )
         lengths = torch.tensor([len(answer) for answer in answers])
         mask = torch.arange(answer_ids.shape[1]) < lengths[:, None]
         return SFTBatch(self.processor.collate([prompt for prompt, _ in examples]), answer_ids, mask)
@@ -63,6 +65,10 @@ def load_batches(
     order = shuffled_indices(0, num_steps * batch_size, num_episodes=len(examples), seed=seed)
     return iter(
         DataLoader(
-            examples, batch_size=batch_size, sampler=order, collate_fn=examples.collate, num_workers=num_workers
+            examples,
+            batch_size=batch_size,
+            sampler=order,
+            collate_fn=examples.collate,
+            num_workers=num_workers,
         )
     )

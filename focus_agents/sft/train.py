@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on the right answers; what GRPO starts from, since a policy that never answers earns nothing."""
+"""Supervised fine-tuning on right answers; GRPO starts from it, since a policy that never answers earns nothing."""
 
 from __future__ import annotations
 
@@ -112,7 +112,12 @@ def train_sft(
     after = evaluate(env, policy, indices, max_completion_tokens=max_completion_tokens)
     save_policy(run.checkpoints / "final", model, processor)
     return run.finish(
-        validation_episodes, indices, before, after, num_steps=config.num_steps, seconds=time.perf_counter() - started
+        validation_episodes,
+        indices,
+        before,
+        after,
+        num_steps=config.num_steps,
+        seconds=time.perf_counter() - started,
     )
 
 
@@ -135,10 +140,10 @@ def train_steps(
         model.train()
         optimizer.zero_grad(set_to_none=True)
         loss = answer_loss(model, batch, device=device)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip)
         optimizer.step()
-        yield {"loss": loss.item(), "lr": schedule.get_last_lr()[0], "grad_norm": float(grad_norm)}
+        yield {"loss": loss.item(), "lr": float(schedule.get_last_lr()[0]), "grad_norm": float(grad_norm)}
         schedule.step()
 
 

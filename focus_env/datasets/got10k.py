@@ -93,9 +93,7 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").rstrip().splitlines()
     except UnicodeDecodeError as error:
-        raise DatasetError(
-            f"{path}: expected text, got bytes that are none ({error}); copy it again"
-        ) from error
+        raise DatasetError(f"{path}: expected text, got bytes that are none ({error}); copy it again") from error
 
 
 def _read_boxes(path: Path) -> list[Box]:
@@ -119,9 +117,7 @@ def _read_boxes(path: Path) -> list[Box]:
 def _read_flags(path: Path, *, expected: int) -> list[bool]:
     lines = [line.strip() for line in _lines(path)]
     if len(lines) != expected:
-        raise DatasetError(
-            f"{path}: expected {expected} lines, as in groundtruth.txt, got {len(lines)}; copy it again"
-        )
+        raise DatasetError(f"{path}: expected {expected} lines, as in groundtruth.txt, got {len(lines)}; copy it again")
     for number, line in enumerate(lines, start=1):
         if line not in ("0", "1"):
             raise DatasetError(f"{path}, line {number}: expected 0 (present) or 1 (absent), got {line!r}")

@@ -37,9 +37,7 @@ def boxes(draw: st.DrawFn) -> Box:
     ("a", "b", "expected"),
     [
         pytest.param((3, 3, 1, 1), (3, 3, 1, 1), 0.0, id="both reversed on both axes"),
-        pytest.param(
-            (3, 3, 1, 1), (0, 0, 4, 4), 0.0, id="reversed on both axes: sides multiply to a positive"
-        ),
+        pytest.param((3, 3, 1, 1), (0, 0, 4, 4), 0.0, id="reversed on both axes: sides multiply to a positive"),
         pytest.param((3, 0, 1, 4), (0, 0, 4, 4), 0.0, id="reversed on one axis"),
         pytest.param((3, 0, 1, 2), (0, 0, 2, 2), 0.0, id="reversed on one axis: the areas cancel"),
         pytest.param((2, 2, 2, 2), (2, 2, 2, 2), 0.0, id="two equal points"),

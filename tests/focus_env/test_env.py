@@ -288,9 +288,7 @@ def test_vector_environments(mode: str, action_type: str) -> None:
         singles = [make_env(action_type=action_type) for _ in range(2)]
         expected = [env.reset(seed=seed)[1]["episode_index"] for seed, env in enumerate(singles)]
         assert info["episode_index"].tolist() == expected
-        actions = (
-            (GOLD, "?") if action_type == "text" else np.array([[0.25, 1 / 6, 0.75, 2 / 3], [1, 1, 0, 0]])
-        )
+        actions = (GOLD, "?") if action_type == "text" else np.array([[0.25, 1 / 6, 0.75, 2 / 3], [1, 1, 0, 0]])
         _, rewards, terminated, _, info = envs.step(actions)
         assert terminated.all()
         assert rewards[0] > 1
@@ -327,9 +325,7 @@ def test_gold_scores_the_most_on_a_real_data_set(name: str) -> None:
     assert are_absent == {True, False}
 
 
-@pytest.mark.parametrize(
-    "space", [CompletionSpace(), ImageSpace(), observation_space(), box_action_space()], ids=repr
-)
+@pytest.mark.parametrize("space", [CompletionSpace(), ImageSpace(), observation_space(), box_action_space()], ids=repr)
 class TestSpaces:
     """What every space must do."""
 

@@ -58,9 +58,7 @@ def test_a_sound_sequence(root: Path) -> None:
     assert [track.identity for track in tracks[:]] == ["a", "b"]
 
 
-def test_frames_are_not_decoded_before_they_are_asked_for(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frames_are_not_decoded_before_they_are_asked_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a frame was decoded")
 
@@ -155,9 +153,7 @@ def _remove(name: str) -> Callable[[Path], object]:
         ("no picture", _replace("00000001.jpg", "GIF?"), r"00000001\.jpg: expected a JPEG file"),
     ],
 )
-def test_malformed_sequences_are_named(
-    root: Path, case: str, spoil: Callable[[Path], object], match: str
-) -> None:
+def test_malformed_sequences_are_named(root: Path, case: str, spoil: Callable[[Path], object], match: str) -> None:
     spoil(root / "train" / "b")
     tracks = Got10kTracks(root, split="train")
     assert tracks[0].identity == "a"
@@ -174,9 +170,7 @@ def test_a_listed_sequence_that_is_not_there(root: Path) -> None:
 
 
 def test_wrong_folder_says_what_to_pass(tmp_path: Path) -> None:
-    with pytest.raises(
-        DatasetError, match=r"val.list\.txt.*pass as root the folder that holds train/list\.txt"
-    ):
+    with pytest.raises(DatasetError, match=r"val.list\.txt.*pass as root the folder that holds train/list\.txt"):
         load_dataset("got10k", split="val", root=tmp_path)
 
 
@@ -220,9 +214,7 @@ def test_load_dataset_passes_its_arguments_on(root: Path) -> None:
     with_absent = root / "train" / "a" / "absence.label"
     with_absent.write_text("0\n0\n0\n0\n0\n1\n")
     assert load_dataset("got10k", root=root, shots=2, absent="keep")[0].target_box is None
-    synthetic = load_dataset(
-        "synthetic", split="val", shots=2, seed=3, level=2, image_size=64, num_episodes=9
-    )
+    synthetic = load_dataset("synthetic", split="val", shots=2, seed=3, level=2, image_size=64, num_episodes=9)
     assert len(synthetic) == 9
     assert len(synthetic[0].support) == 2
     assert synthetic[0].episode_id == "synthetic/val/level2/seed3/0"
@@ -259,9 +251,7 @@ def test_contract_on_real_frames(real_root: Path, split: str, protocol: str) -> 
 
 
 def test_splits_of_real_frames_share_no_identity(real_root: Path) -> None:
-    train, val = (
-        {track.identity for track in Got10kTracks(real_root, split=split)} for split in ("train", "val")
-    )
+    train, val = ({track.identity for track in Got10kTracks(real_root, split=split)} for split in ("train", "val"))
     assert train
     assert val
     assert not train & val

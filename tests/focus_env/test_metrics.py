@@ -136,9 +136,7 @@ def test_interval_agrees_with_the_normal_approximation() -> None:
 def test_interval_is_seeded_and_of_the_values_alone() -> None:
     values = [0.0, 1.0, 0.5, 0.25]
     assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3)
-    assert bootstrap_interval(values, num_resamples=99, seed=3) != bootstrap_interval(
-        values, num_resamples=99, seed=4
-    )
+    assert bootstrap_interval(values, num_resamples=99, seed=3) != bootstrap_interval(values, num_resamples=99, seed=4)
     assert bootstrap_interval([0.7]) == (0.7, 0.7)
     low, high = bootstrap_interval(values)
     assert 0.0 <= low < np.mean(values) < high <= 1.0

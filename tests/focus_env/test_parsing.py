@@ -268,12 +268,8 @@ def test_what_is_written_is_read_back(
         pytest.param(Box(0.5, 1.5, 1.5, 2.5), CoordinateFrame.PIXEL, "[1, 2, 2, 3]", id="halves go up"),
         pytest.param(Box(3.2, 0, 3.4, 9), CoordinateFrame.PIXEL, "[3, 0, 4, 9]", id="a sliver keeps an area"),
         pytest.param(Box(79.9, 0, 80, 9), CoordinateFrame.PIXEL, "[79, 0, 80, 9]", id="a sliver at the edge"),
-        pytest.param(
-            Box(math.nextafter(80, 0), 0, 80, 9), CoordinateFrame.PIXEL, "[79, 0, 80, 9]", id="thinnest"
-        ),
-        pytest.param(
-            Box(20, 0, 80, 15), CoordinateFrame.NORM_1, "[0.250, 0.000, 1.000, 0.250]", id="decimals"
-        ),
+        pytest.param(Box(math.nextafter(80, 0), 0, 80, 9), CoordinateFrame.PIXEL, "[79, 0, 80, 9]", id="thinnest"),
+        pytest.param(Box(20, 0, 80, 15), CoordinateFrame.NORM_1, "[0.250, 0.000, 1.000, 0.250]", id="decimals"),
         pytest.param(Box(20, 0, 80, 15), CoordinateFrame.RESIZED_PIXEL, "[10, 0, 40, 30]", id="resized"),
     ],
 )

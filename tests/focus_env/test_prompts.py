@@ -81,12 +81,8 @@ def test_absent_variant_only_adds_its_sentence(name: str, ending: str) -> None:
 
 def test_images_are_passed_on_unchanged() -> None:
     observation = observe(make_episode())
-    images = [
-        p.image for p in TEMPLATES["default"].render(observation)[0].content if isinstance(p, ImagePart)
-    ]
-    for image, expected in zip(
-        images, [*observation["support_images"], observation["query_image"]], strict=True
-    ):
+    images = [p.image for p in TEMPLATES["default"].render(observation)[0].content if isinstance(p, ImagePart)]
+    for image, expected in zip(images, [*observation["support_images"], observation["query_image"]], strict=True):
         np.testing.assert_array_equal(image, expected)
 
 
@@ -98,9 +94,7 @@ def test_images_are_passed_on_unchanged() -> None:
         (CoordinateFrame.RESIZED_PIXEL, "[8, 12, 40, 44]", "in pixels"),
     ],
 )
-def test_other_frames_change_boxes_words_and_reading(
-    frame: CoordinateFrame, box_text: str, words: str
-) -> None:
+def test_other_frames_change_boxes_words_and_reading(frame: CoordinateFrame, box_text: str, words: str) -> None:
     template = dataclasses.replace(TEMPLATES["default"], frame=frame, image_to_input_wh=double)
     text = outline(template.render(observe(make_episode(shots=1))))
     assert box_text in text
@@ -116,9 +110,7 @@ def double(image_wh: tuple[int, int]) -> tuple[int, int]:
 
 
 def test_an_explicit_input_size_goes_before_the_rule() -> None:
-    template = dataclasses.replace(
-        TEMPLATES["compact"], frame=CoordinateFrame.RESIZED_PIXEL, image_to_input_wh=double
-    )
+    template = dataclasses.replace(TEMPLATES["compact"], frame=CoordinateFrame.RESIZED_PIXEL, image_to_input_wh=double)
     box = Box(20, 10, 60, 40)
     assert template.answer(box, (80, 60)) == "<answer>[40, 20, 120, 80]</answer>"
     assert template.answer(box, (80, 60), (40, 30)) == "<answer>[10, 5, 30, 20]</answer>"

@@ -90,9 +90,7 @@ def test_a_very_wide_image_does_not_blow_up_the_row() -> None:
 
 def test_supports_and_target_are_green_and_answers_are_not() -> None:
     episode = make_episode(shots=2)
-    row = render_episode(
-        episode, [("answer", Box(0, 0, 20, 20), ANSWER_COLOUR), ("other", None, ANSWER_COLOURS[1])]
-    )
+    row = render_episode(episode, [("answer", Box(0, 0, 20, 20), ANSWER_COLOUR), ("other", None, ANSWER_COLOURS[1])])
     is_green = (row == TARGET_COLOUR).all(axis=-1).any(axis=0)
     starts = np.nonzero(is_green[1:] & ~is_green[:-1])[0]
     assert len(starts) >= 3

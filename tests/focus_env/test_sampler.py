@@ -21,8 +21,7 @@ def _track(presence: str, identity: str = "t") -> Track:
         for position in range(len(presence))
     )
     boxes = tuple(
-        Box(0.0, 0.0, 1.0 + position / 10, 2.0) if flag == "1" else None
-        for position, flag in enumerate(presence)
+        Box(0.0, 0.0, 1.0 + position / 10, 2.0) if flag == "1" else None for position, flag in enumerate(presence)
     )
     return Track(identity, frames, boxes, category="thing")
 
@@ -74,9 +73,7 @@ def test_focus_frames_are_distinct_and_before_the_query(shots: int, extra: int) 
         ("an absent frame before the last is no query", "11011", "keep", ([0, 3], 4)),
     ],
 )
-def test_focus_protocol(
-    case: str, presence: str, absent: str, expected: tuple[list[int], int] | None
-) -> None:
+def test_focus_protocol(case: str, presence: str, absent: str, expected: tuple[list[int], int] | None) -> None:
     episodes = TrackEpisodes([_track(presence)], shots=2, absent=absent)  # type: ignore[arg-type]
     if expected is None:
         assert len(episodes) == 0
@@ -144,9 +141,7 @@ def test_random_protocol_draws_each_query_and_support_equally_often() -> None:
 
 
 def test_random_protocol_uses_an_absent_query_where_only_that_leaves_enough_supports() -> None:
-    episodes = TrackEpisodes(
-        [_track("1101")], shots=3, protocol="random", absent="keep", episodes_per_track=20
-    )
+    episodes = TrackEpisodes([_track("1101")], shots=3, protocol="random", absent="keep", episodes_per_track=20)
     assert {_positions(episode)[1] for episode in episodes} == {2}
     assert all(episode.target_box is None for episode in episodes)
 

@@ -61,9 +61,7 @@ from focus_env.types import Box, Episode
 from tests.contracts import assert_dataset_contract, assert_same_episode
 
 SPLITS: tuple[Split, ...] = get_args(Split)
-SHAPES = [
-    (family, variant) for family in (*COMMON_FAMILIES, *HELD_OUT_FAMILIES) for variant in range(NUM_VARIANTS)
-]
+SHAPES = [(family, variant) for family in (*COMMON_FAMILIES, *HELD_OUT_FAMILIES) for variant in range(NUM_VARIANTS)]
 TEXTURES = [texture for group in TEXTURE_GROUPS for texture in group]
 SQUARE = Identity("rectangle", 0, "solid", 0, ("red",))
 
@@ -292,9 +290,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Identity, ...]]:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_every_picture_shows_the_target_among_near_misses(
-    level: int, shown: list[tuple[Identity, ...]]
-) -> None:
+def test_every_picture_shows_the_target_among_near_misses(level: int, shown: list[tuple[Identity, ...]]) -> None:
     fewest, most = LEVELS[level].num_objects
     counts = set()
     dataset = SyntheticDataset(level=level, shots=3, split="val", image_size=56)
@@ -352,9 +348,7 @@ def test_the_box_bounds_the_pixels_that_the_target_changes(level: int) -> None:
     errors = []
     for _ in range(60):
         identities = _random_identities(rng, LEVELS[level].num_objects[1])
-        scene = arrange(
-            identities, rng.random((len(identities), DRAWS_PER_OBJECT)).tolist(), LEVELS[level], size
-        )
+        scene = arrange(identities, rng.random((len(identities), DRAWS_PER_OBJECT)).tolist(), LEVELS[level], size)
         draws = {
             "background_draws": rng.random(BACKGROUND_DRAWS).tolist(),
             "light_draws": rng.random(LIGHT_DRAWS).tolist(),
@@ -362,8 +356,7 @@ def test_the_box_bounds_the_pixels_that_the_target_changes(level: int) -> None:
         target = _position(scene, identities[0])
         others = scene.objects[:target] + scene.objects[target + 1 :]
         with_target, without = (
-            draw_scene(objects, **draws, level=LEVELS[level], size=size)
-            for objects in (scene.objects, others)
+            draw_scene(objects, **draws, level=LEVELS[level], size=size) for objects in (scene.objects, others)
         )
         rows, columns = np.nonzero((with_target != without).any(axis=2))
         seen = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
@@ -435,9 +428,7 @@ def test_visible_box(case: str, above: list[PlacedObject], expected: Box | None,
         (_rectangle(40, 40, 60, 60), Box(40, 40, 60, 60), 1.0),
     ],
 )
-def test_what_lies_outside_the_picture_is_not_seen(
-    target: PlacedObject, expected: Box | None, share: float
-) -> None:
+def test_what_lies_outside_the_picture_is_not_seen(target: PlacedObject, expected: Box | None, share: float) -> None:
     box, seen = visible_box(target, [], 60)
     assert box == expected
     assert seen == pytest.approx(share)

@@ -19,9 +19,7 @@ from focus_env.datasets.synthetic.scenes import DRAWS_PER_OBJECT, LEVELS, arrang
 from focus_env.types import Box, Episode, Exemplar, Frame
 
 _SPLITS = get_args(Split)
-_SCENE_DRAWS = (
-    1 + BACKGROUND_DRAWS + LIGHT_DRAWS
-)  # the number of objects, and what lies behind and above them
+_SCENE_DRAWS = 1 + BACKGROUND_DRAWS + LIGHT_DRAWS  # the number of objects, and what lies behind and above them
 
 DEFAULT_NUM_EPISODES = {"train": 1_000_000, "val": 1_000, "test": 1_000, "test_shapes": 1_000}
 

@@ -56,12 +56,8 @@ class Level:
 
 
 LEVELS: dict[int, Level] = {
-    1: Level(
-        num_objects=(1, 1), rotation=0.5, radius=(0.18, 0.28), light=0.85, tint=0.0, max_overlap=0.0, cut=0.0
-    ),
-    2: Level(
-        num_objects=(2, 2), rotation=1.0, radius=(0.14, 0.22), light=0.75, tint=0.05, max_overlap=0.0, cut=0.0
-    ),
+    1: Level(num_objects=(1, 1), rotation=0.5, radius=(0.18, 0.28), light=0.85, tint=0.0, max_overlap=0.0, cut=0.0),
+    2: Level(num_objects=(2, 2), rotation=1.0, radius=(0.14, 0.22), light=0.75, tint=0.05, max_overlap=0.0, cut=0.0),
     3: Level(
         num_objects=(3, 3),
         rotation=math.pi,
@@ -124,9 +120,7 @@ class PlacedObject(NamedTuple):
             points=self.points + np.array((dx, dy)),
             centre=(self.centre[0] + dx, self.centre[1] + dy),
             # Rounding must not leave the box outside by a hair.
-            bounds=Box(
-                max(x1 + dx, 0.0), max(y1 + dy, 0.0), min(x2 + dx, float(size)), min(y2 + dy, float(size))
-            ),
+            bounds=Box(max(x1 + dx, 0.0), max(y1 + dy, 0.0), min(x2 + dx, float(size)), min(y2 + dy, float(size))),
         )
 
 
@@ -215,9 +209,7 @@ def visible_box(target: PlacedObject, above: Sequence[PlacedObject], size: int) 
     return Box(*seen.bounds), float(seen.area) / target.area()
 
 
-def arrange(
-    identities: Sequence[Identity], draws: Sequence[Sequence[float]], level: Level, size: int
-) -> Scene:
+def arrange(identities: Sequence[Identity], draws: Sequence[Sequence[float]], level: Level, size: int) -> Scene:
     """Place objects, the first of which is the target.
 
     Where too little of the target would be seen (less than `MIN_VISIBLE` of its area, or less than `MIN_SIDE`

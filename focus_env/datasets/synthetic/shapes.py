@@ -127,10 +127,7 @@ def _crescent(variant: int) -> Sequence[tuple[float, float]]:
     # Both circles have radius 1; they meet where x = shift / 2.
     meet = math.acos(shift / 2)
     outer = _arc(meet, 2 * math.pi - meet, 28)
-    inner = [
-        (shift + math.cos(angle), math.sin(angle))
-        for angle in np.linspace(math.pi + meet, math.pi - meet, 20)
-    ]
+    inner = [(shift + math.cos(angle), math.sin(angle)) for angle in np.linspace(math.pi + meet, math.pi - meet, 20)]
     return [*outer, *inner[1:-1]]
 
 
@@ -139,12 +136,7 @@ def _heart(variant: int) -> Sequence[tuple[float, float]]:
     return [
         (
             width * 16 * math.sin(angle) ** 3,
-            -(
-                13 * math.cos(angle)
-                - notch * math.cos(2 * angle)
-                - 2 * math.cos(3 * angle)
-                - math.cos(4 * angle)
-            ),
+            -(13 * math.cos(angle) - notch * math.cos(2 * angle) - 2 * math.cos(3 * angle) - math.cos(4 * angle)),
         )
         for angle in (2 * math.pi * step / 36 for step in range(36))
     ]
