@@ -1,0 +1,52 @@
+"""What all tests share. Nothing here imports torch before a test asks for it: the environment's tests run without."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import settings
+
+from focus_env.env import observe
+from focus_env.prompts import get_template
+from tests.fakes import make_episode
+
+if TYPE_CHECKING:
+    from focus_agents.processing import EncodedPrompt, VLMProcessor
+
+# Read when transformers and torch are first imported: nothing is asked of the hub, and one thread is enough.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Other work on the machine must not fail a property by its clock.
+settings.register_profile("focus", deadline=None)
+settings.load_profile("focus")
+
+
+@pytest.fixture(scope="session")
+def processor() -> VLMProcessor:
+    """The small model's processor. It is shared: do not change it."""
+    from focus_agents.models.loading import load_processor
+
+    return load_processor("tiny")
+
+
+@pytest.fixture(scope="session")
+def model() -> Any:
+    """The small model in eval mode, with random weights. It is shared: do not change it."""
+    from focus_agents.models.loading import load_model
+
+    return load_model("tiny").eval()
+
+
+@pytest.fixture(scope="session")
+def prompts(processor: VLMProcessor) -> list[EncodedPrompt]:
+    """Three questions of different lengths, with two, four and three pictures."""
+    template = get_template("compact")
+    episodes = [
+        make_episode(0, shots=1),
+        make_episode(1, shots=3, query_wh=(48, 96)),
+        make_episode(2, shots=2, query_wh=(33, 70)),
+    ]
+    return [processor.encode(template.render(observe(episode))) for episode in episodes]
