@@ -1,0 +1,51 @@
+# `make help` lists what there is. Everything runs in .venv, which is made when it is first needed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+RUN ?= $(shell date +train-%Y%m%d-%H%M%S)
+# Evaluated once, so that both stages write to the same folder.
+RUN := $(RUN)
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test lint format clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## Make .venv and install the package with all extras (PYTHON=python3.12 to choose)
+
+train: $(INSTALLED) ## Train the built-in model: supervised, then GRPO, into runs/ (RUN=name to choose)
+	$(BIN)/python experiments/run_sft.py --name $(RUN)/sft
+	$(BIN)/python experiments/run_grpo.py --name $(RUN)/grpo --init-from runs/$(RUN)/sft/checkpoints/final
+
+test: lint ## Lint, then run all tests, the end-to-end ones last
+	$(BIN)/pytest -m "not e2e"
+	$(BIN)/pytest -m e2e
+
+lint: $(INSTALLED) ## Check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## Mend what ruff can mend, and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Delete caches; runs/ and .venv stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find . \( -path ./$(VENV) -o -path ./runs -o -path ./.git \) -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+# Nothing here needs a download at run time, so none is tried.
+train test: export HF_HUB_OFFLINE := 1
+
+# The stamp saves the installation until pyproject.toml changes.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON): expected Python 3.11 or newer, got $$($(PYTHON) --version 2>&1);" \
+			"name another, for example: make install PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -e '.[train,dev]'
+	@touch $@

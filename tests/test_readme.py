@@ -1,0 +1,172 @@
+"""What README and CONTRIBUTING claim and a machine can check."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tyro
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "experiments/LOG.md")
+EXPERIMENTS = sorted(path.name for path in (ROOT / "experiments").glob("*.py"))
+
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = FENCE.findall(README)
+PYTHON = [
+    (code, *(text for language, text in BLOCKS[position + 1 : position + 2] if language == "text"))
+    for position, (kind, code) in enumerate(BLOCKS)
+    if kind == "python"
+]
+"""Each Python example, with the block of output that follows it if there is one."""
+
+
+def section(title: str) -> str:
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def readme_tree() -> list[str]:
+    found = FENCE.search(section("What is where"))
+    assert found is not None
+    return tree_paths(found[2])
+
+
+def tree_paths(tree: str) -> list[str]:
+    """Paths of an indented tree, whose lines hold names, two or more blanks and a remark."""
+    paths: list[str] = []
+    folders: list[str] = []
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        names = re.split(r"\s{2,}", line.strip())[0].split()
+        paths += ["".join(folders[:depth]) + name for name in names]
+        folders[depth:] = [names[-1]] if names[-1].endswith("/") else []
+    return paths
+
+
+def commands(text: str) -> list[list[str]]:
+    """Each `python experiments/...` command, split as a shell would; continued lines are joined."""
+    joined = re.sub(r"\\\n\s*", "", text)
+    return [shlex.split(found) for found in re.findall(r"python experiments/([^`\n]+)", joined)]
+
+
+def load_arguments(script: str) -> type:
+    """The `Args` of an experiment."""
+    spec = importlib.util.spec_from_file_location(f"experiment_{Path(script).stem}", ROOT / "experiments" / script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    arguments: type = module.Args
+    return arguments
+
+
+def run_tyro(arguments: type, words: list[str]) -> tuple[int, str]:
+    """The exit code of parsing `words`, and what it prints."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        try:
+            tyro.cli(arguments, args=words)
+        except SystemExit as stop:
+            return int(stop.code or 0), output.getvalue()
+    return 0, output.getvalue()
+
+
+def test_trees_and_commands_are_read_as_a_person_reads_them() -> None:
+    tree = "a/   a folder\n  b.py c.py   two files\n  d/   in it\n    e.py   deeper\nf/   another"
+    assert tree_paths(tree) == ["a/", "a/b.py", "a/c.py", "a/d/", "a/d/e.py", "f/"]
+    text = "`python experiments/a.py --b 'c d'` or\n$(BIN)/python experiments/e.py --f \\\n    g\npython -m x"
+    assert commands(text) == [["a.py", "--b", "c d"], ["e.py", "--f", "g"]]
+
+
+def test_the_two_commands_come_first() -> None:
+    top = README.splitlines()[:25]
+    assert [line.split("#")[0].strip() for line in top if line.startswith("make ")] == ["make train", "make test"]
+    assert README.startswith("# FOCUS")
+
+
+def test_the_first_example_is_short_and_needs_the_environment_alone() -> None:
+    code = PYTHON[0][0]
+    assert len(code.splitlines()) == 12
+    assert "focus_agents" not in code
+
+
+@pytest.mark.parametrize("example", PYTHON, ids=[f"example{number}" for number in range(len(PYTHON))])
+def test_examples_print_what_readme_shows(example: tuple[str, ...], tmp_path: Path) -> None:
+    code, *shown = example
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "".join(shown)
+
+
+def test_examples_are_found() -> None:
+    assert sum(len(example) == 2 for example in PYTHON) >= 3
+
+
+def test_everything_in_the_tree_exists() -> None:
+    paths = readme_tree()
+    assert len(paths) > 25
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert [path for path in paths if (ROOT / path).is_dir() != path.endswith("/")] == []
+
+
+@pytest.mark.parametrize("package", ["focus_env", "focus_agents"])
+def test_the_tree_names_every_module_at_the_top_of_a_package(package: str) -> None:
+    modules = {f"{package}/{path.name}" for path in (ROOT / package).glob("[!_]*.py")}
+    assert modules - set(readme_tree()) == set(), "say in README, under 'What is where', what these hold"
+
+
+def test_names_in_the_data_flow_are_in_their_files() -> None:
+    rows = re.findall(r"^\|[^|]*\| \[`([^`]+)`\]\(([^)]+)\) \| `(\w+)` \|$", section("How data flows"), re.MULTILINE)
+    assert len(rows) > 8
+    for shown, target, name in rows:
+        assert shown == target
+        assert re.search(rf"^(def|class) {name}\b", (ROOT / target).read_text(), re.MULTILINE), (target, name)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_relative_links_resolve(document: str) -> None:
+    path = ROOT / document
+    targets = re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8"))
+    broken = [target for target in targets if "://" not in target and not (path.parent / target).exists()]
+    assert broken == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_paths_in_backticks_exist(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:focus_env|focus_agents|experiments|benchmarks|tests|docs)/[\w./]+)`", text)
+    names = {"focus_env/InContextLocalization"}
+    assert [path for path in paths if path not in names and not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("script", EXPERIMENTS)
+def test_commands_have_flags_that_the_experiment_knows(script: str) -> None:
+    texts = [README, (ROOT / "CONTRIBUTING.md").read_text(), (ROOT / "Makefile").read_text()]
+    shown = [words[1:] for text in texts for words in commands(text) if words[0] == script]
+    assert shown, f"README shows no command with {script}"
+    arguments = load_arguments(script)
+    code, help_text = run_tyro(arguments, ["--help"])
+    assert code == 0
+    known = set(re.findall(r"--[a-z][a-z0-9-]*", help_text))
+    for words in shown:
+        assert {word for word in words if word.startswith("--")} <= known, words
+        code, message = run_tyro(arguments, words)
+        assert code == 0, f"{script} {shlex.join(words)}\n{message}"
+
+
+def test_commands_name_experiments_that_exist() -> None:
+    found = {words[0] for words in commands(README)}
+    assert found == set(EXPERIMENTS)
