@@ -37,8 +37,6 @@ VOCAB_SIZE = 512
 ROPE_THETA = 30.0
 """M-RoPE gives the lowest frequencies to the width axis. With the usual 10,000 these would turn by less than a
 hundredth of a radian over a picture of a few tokens, and columns could not be told apart."""
-VISION_ROPE_THETA = 10.0
-"""For the same reason: pictures are a few patches wide, not a hundred."""
 INITIALIZER_RANGE = 0.04
 """Wider than the usual 0.02, with which attention in so narrow a model starts out, and long stays, nearly uniform."""
 
@@ -123,10 +121,9 @@ def build_config(
     *,
     hidden_size: int = 96,
     num_layers: int = 3,
-    vision_size: int = 64,
     vision_depth: int = 2,
 ) -> Qwen2VLConfig:
-    """A Qwen2-VL configuration of about 0.5 million parameters that fits the tokenizer's ids."""
+    """A Qwen2-VL configuration of about 0.75 million parameters that fits the tokenizer's ids."""
     num_heads = 4
     rotary_pairs = hidden_size // num_heads // 2
     height_width = rotary_pairs * 3 // 8
@@ -153,7 +150,7 @@ def build_config(
         },
         vision_config={
             "depth": vision_depth,
-            "embed_dim": vision_size,
+            "embed_dim": hidden_size,
             "hidden_size": hidden_size,
             "num_heads": num_heads,
             "mlp_ratio": 2,
@@ -161,7 +158,6 @@ def build_config(
             "spatial_merge_size": MERGE_SIZE,
             "temporal_patch_size": 2,
             "in_channels": 3,
-            "rope_parameters": {"rope_type": "axial", "rope_theta": VISION_ROPE_THETA},
             "initializer_range": INITIALIZER_RANGE,
         },
         image_token_id=token_id("<|image_pad|>"),

@@ -35,7 +35,8 @@ class SFTConfig:
         num_steps: Optimizer steps.
         batch_size: Episodes per step.
         lr: Peak learning rate of AdamW.
-        warmup: Share of the steps in which the learning rate rises; it then falls linearly to a tenth.
+        warmup: Share of the steps, at the start, in which the learning rate rises.
+        cooldown: Share of the steps, at the end, in which it falls to a tenth.
         grad_clip: Largest global norm of the gradient.
         seed: Of the order of episodes.
         num_workers: Processes that draw and encode episodes ahead of the training.
@@ -45,6 +46,7 @@ class SFTConfig:
     batch_size: int = 32
     lr: float = 1e-3
     warmup: float = 0.05
+    cooldown: float = 0.2
     grad_clip: float = 1.0
     seed: int = 0
     num_workers: int = 1
@@ -56,8 +58,11 @@ class SFTConfig:
         for name in ("lr", "grad_clip"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup: expected a share of the steps in [0, 1], got {self.warmup}")
+        if self.warmup < 0 or self.cooldown < 0 or self.warmup + self.cooldown > 1:
+            raise ValueError(
+                "warmup, cooldown: expected shares of the steps that add up to at most 1, "
+                f"got {self.warmup} and {self.cooldown}"
+            )
 
 
 def train_sft(
@@ -107,7 +112,9 @@ def train_sft(
                 means = {name: float(np.mean([m[name] for m in window])) for name in metrics}
                 rate = len(window) * config.batch_size / seconds
                 run.log({"step": step, **means, "seconds": seconds, "examples_per_second": rate})
-                console.print(f"{step:>5}  loss {means['loss']:.3f}  {rate:.0f} examples/s", highlight=False)
+                console.print(
+                    f"{step:>5}  loss {means['loss']:.3f}  {rate:.0f} examples/s", highlight=False, soft_wrap=True
+                )
                 window, window_started = [], time.perf_counter()
     after = evaluate(env, policy, indices, max_completion_tokens=max_completion_tokens)
     save_policy(run.checkpoints / "final", model, processor)
@@ -148,11 +155,13 @@ def train_steps(
 
 
 def lr_factor(step: int, config: SFTConfig) -> float:
-    """Share of the peak learning rate at a step (from 0): a linear rise, then a linear fall to a tenth."""
+    """Share of the peak learning rate at a step (from 0): a linear rise, a plateau, a linear fall to a tenth."""
     num_warmup = max(1, round(config.warmup * config.num_steps))
     if step < num_warmup:
         return (step + 1) / num_warmup
-    return max(0.1, 1 - (step - num_warmup) / max(1, config.num_steps - num_warmup))
+    num_cooldown = round(config.cooldown * config.num_steps)
+    num_left = config.num_steps - step
+    return 1.0 if num_left > num_cooldown else 0.1 + 0.9 * num_left / num_cooldown
 
 
 def answer_loss(model: Any, batch: SFTBatch, *, device: torch.device) -> torch.Tensor:

@@ -1,0 +1,189 @@
+"""The RLlib side: one Ray for the whole file, a small policy that has learned to answer in the format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from focus_agents.checkpoint import save_policy
+from focus_agents.grpo.config import GRPOConfig
+from focus_agents.models.loading import load_model, load_processor
+from focus_agents.sft.train import SFTConfig, train_steps
+from focus_env.datasets import SyntheticDataset
+from focus_env.prompts import get_template
+
+pytestmark = pytest.mark.ray
+
+TEMPLATE = get_template("compact")
+MODULE = "default_policy"
+# Learners add up gradients in another order than one process does, and Adam's first step divides by their size.
+TOPOLOGY_TOLERANCE = 2e-5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray():
+    ray.init(num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy that mostly answers in the format; with random weights every reward is 0 and nothing is learned."""
+    model, processor = load_model("tiny"), load_processor("tiny")
+    config = SFTConfig(num_steps=70, batch_size=12, lr=3e-3, num_workers=0)
+    for _ in train_steps(model, processor, episodes("train"), TEMPLATE, config):
+        pass
+    return save_policy(tmp_path_factory.mktemp("policy") / "warm", model, processor)
+
+
+def episodes(split: str) -> SyntheticDataset:
+    return SyntheticDataset(split=split, shots=1, level=1, image_size=56, num_episodes=500)
+
+
+def make_config(policy: Path, *, num_env_runners: int = 0, num_learners: int = 0, **training) -> GRPOConfig:
+    lora_rank = training.pop("lora_rank", None)
+    settings = {"group_size": 3, "groups_per_iteration": 5, "max_completion_tokens": 26, "lr": 1e-3, **training}
+    return (
+        GRPOConfig()
+        .environment(env_config={"dataset": episodes("train"), "template": TEMPLATE})
+        .validation(env_config={"dataset": episodes("val"), "template": TEMPLATE})
+        .env_runners(num_env_runners=num_env_runners, create_local_env_runner=num_env_runners == 0)
+        .learners(num_learners=num_learners)
+        .training(**settings)
+        .rl_module(model_config={"model": str(policy), "lora_rank": lora_rank})
+        .debugging(seed=0, log_level="ERROR")
+    )
+
+
+def weights(algorithm) -> dict[str, np.ndarray]:
+    return algorithm.learner_group.get_weights()[MODULE]
+
+
+def largest_difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
+    assert a.keys() == b.keys()
+    return max(float(np.abs(a[name] - b[name]).max()) for name in a)
+
+
+@pytest.fixture(scope="module")
+def one_process(policy_folder: Path):
+    """The first update of a run in one process: weights before and after, sampled groups, validation answers."""
+    algorithm = make_config(policy_folder).build_algo()
+    before = weights(algorithm)
+    answers = algorithm.validate(range(5))
+    algorithm.train()
+    result = before, weights(algorithm), algorithm.last_groups, answers
+    algorithm.stop()
+    return result
+
+
+def test_an_update_changes_every_weight(one_process) -> None:
+    before, after, groups, _ = one_process
+    assert any(np.ptp(group.rewards) > 0 for group in groups), "nothing to learn from: the test would prove nothing"
+    unchanged = [name for name in before if np.array_equal(before[name], after[name])]
+    assert unchanged == []
+
+
+@pytest.mark.parametrize(("num_env_runners", "num_learners"), [(1, 1), (2, 0), (0, 2), (2, 2)])
+def test_processes_do_not_change_the_first_update(
+    policy_folder: Path, one_process, num_env_runners: int, num_learners: int
+) -> None:
+    _, expected, expected_groups, expected_answers = one_process
+    algorithm = make_config(
+        policy_folder, num_env_runners=num_env_runners, num_learners=num_learners
+    ).build_algo()
+    answers = algorithm.validate(range(5))
+    algorithm.train()
+    texts = [[c.text for c in group.generation.completions] for group in algorithm.last_groups]
+    difference = largest_difference(weights(algorithm), expected)
+    algorithm.stop()
+    assert texts == [[c.text for c in group.generation.completions] for group in expected_groups]
+    assert answers == expected_answers
+    assert difference < TOPOLOGY_TOLERANCE
+
+
+def test_micro_batches_and_iterations(policy_folder: Path, one_process) -> None:
+    """Micro-batches do not change an update; a second pass over the same groups does."""
+    _, expected, _, _ = one_process
+    algorithm = make_config(policy_folder, micro_batch_groups=2).build_algo()
+    algorithm.train()
+    assert largest_difference(weights(algorithm), expected) < TOPOLOGY_TOLERANCE
+    algorithm.stop()
+    algorithm = make_config(policy_folder, num_iterations=2, groups_per_step=2).build_algo()
+    algorithm.train()
+    assert largest_difference(weights(algorithm), expected) > 10 * TOPOLOGY_TOLERANCE
+    algorithm.stop()
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(policy_folder: Path, tmp_path: Path) -> None:
+    straight = make_config(policy_folder).build_algo()
+    for _ in range(2):
+        straight.train()
+    straight.save_to_path(tmp_path / "checkpoint")
+    for _ in range(2):
+        straight.train()
+    resumed = make_config(policy_folder).build_algo()
+    resumed.restore_from_path(tmp_path / "checkpoint")
+    for _ in range(2):
+        resumed.train()
+    indices = [[group.episode_index for group in algorithm.last_groups] for algorithm in (straight, resumed)]
+    assert indices[0] == indices[1]
+    assert largest_difference(weights(straight), weights(resumed)) == 0
+    straight.stop()
+    resumed.stop()
+
+
+def test_kl_starts_at_zero_and_grows(policy_folder: Path) -> None:
+    algorithm = make_config(policy_folder, kl_coeff=0.1).build_algo()
+    kls = [float(algorithm.train()["learners"][MODULE]["kl"]) for _ in range(3)]
+    algorithm.stop()
+    assert kls[0] == pytest.approx(0, abs=1e-6)
+    assert kls[-1] > 1e-4
+
+
+def test_adapters_train_and_travel_alone(policy_folder: Path, tmp_path: Path) -> None:
+    algorithm = make_config(policy_folder, lora_rank=4, kl_coeff=0.1).build_algo()
+    start = load_model(str(policy_folder)).state_dict()
+    first = algorithm.train()["learners"][MODULE]
+    assert float(first["kl"]) == pytest.approx(0, abs=1e-6)
+    state = weights(algorithm)
+    assert state
+    assert all("lora_" in name for name in state)
+    saved = load_model(str(algorithm.save_policy(tmp_path / "policy"))).state_dict()
+    algorithm.stop()
+    changed = {name for name in start if not torch.equal(start[name], saved[name])}
+    assert changed == {name for name in start if name.endswith("_proj.weight")}
+
+
+def test_runners_refuse_to_sample_from_stale_weights(policy_folder: Path) -> None:
+    algorithm = make_config(policy_folder).build_algo()
+    with pytest.raises(RuntimeError, match="stale weights: expected number 7"):
+        algorithm.env_runner_group.local_env_runner.sample(jobs=[(0, 0)], iteration=0, weights_seq_no=7)
+    algorithm.stop()
+
+
+def test_grpo_raises_the_reward(policy_folder: Path) -> None:
+    """From a policy that guesses boxes: the learner finds better guesses within a few updates."""
+    algorithm = make_config(policy_folder, group_size=8, groups_per_iteration=16, lr=3e-4).build_algo()
+    rewards = [float(algorithm.train()["rollouts"]["reward"]) for _ in range(25)]
+    algorithm.stop()
+    assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.05
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"group_size": 1}, "group_size: expected 2 or more, got 1"),
+        ({"groups_per_iteration": 0}, "groups_per_iteration: expected 1 or more, got 0"),
+        ({"temperature": 0.0}, "temperature: expected more than 0"),
+        ({"num_learners": 2, "groups_per_step": 1}, "groups_per_step: expected at least one group for each of 2"),
+        ({"num_learners": 6}, "groups_per_iteration: expected 6 or more, got 5"),
+    ],
+)
+def test_wrong_settings_are_named(training: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_config(Path("tiny"), **training).validate()
