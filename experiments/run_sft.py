@@ -12,7 +12,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import torch
 import tyro
 from rich.console import Console
 
@@ -33,6 +35,8 @@ class Args(DataArguments, ModelArguments):
     seed: int = 0
     """Seed of new weights and of the order of episodes."""
 
+    labels: Literal["answer", "full"] = "answer"
+    """Tokens that are trained: the answer's, or all, those of the support boxes among them."""
     num_steps: int = 800
     """Optimizer steps."""
     batch_size: int = 32
@@ -47,8 +51,8 @@ class Args(DataArguments, ModelArguments):
     """Tokens at which a validation answer is cut."""
     num_validation_episodes: int = 256
     """Episodes of the validation split to answer before and after training."""
-    device: str = "cpu"
-    """Where to train: cpu or cuda."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to train."""
 
 
 def main() -> None:
@@ -57,7 +61,10 @@ def main() -> None:
     with user_errors():
         training, validation = args.load_training(), args.load_validation()
         template, processor = args.load_template(), args.load_processor()
+        if args.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device: this machine has no CUDA device that torch can use; train on cpu")
         config = SFTConfig(
+            labels=args.labels,
             num_steps=args.num_steps,
             batch_size=args.batch_size,
             lr=args.lr,

@@ -5,7 +5,7 @@ runs/<name>/
   metrics.jsonl    one object per iteration; METRICS says what each name means
   validation/      one line per answer, before and after
   samples/         pictures of validation episodes, and what was sampled in training
-  checkpoints/     step_000050/ to go on from; final/ the policy in transformers' format
+  checkpoints/     iteration_000050/ to go on from; final/ the policy in transformers' format
   summary.json     the outcome
 """
 

@@ -122,6 +122,15 @@ class GRPOConfig(AlgorithmConfig):
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected {least} or more, got {getattr(self, name)}")
+        for name in ("lr", "clip_low", "clip_high"):
+            value = getattr(self, name)
+            if isinstance(value, int | float) and value <= 0:
+                raise ValueError(f"{name}: expected more than 0, got {value}")
+        for name in ("kl_coeff", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        if self.micro_batch_groups is not None and self.micro_batch_groups < 1:
+            raise ValueError(f"micro_batch_groups: expected 1 or more, or None for all, got {self.micro_batch_groups}")
         if self.temperature <= 0:
             raise ValueError(f"temperature: expected more than 0 so that answers differ, got {self.temperature}")
         if self.groups_per_step is not None and self.groups_per_step < max(1, self.num_learners):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -144,6 +145,11 @@ def test_grpo_names_a_wrong_argument(arguments: list[str], message: str, capsys:
         (["--lr", "0"], "lr: expected more than 0, got 0"),
         (["--batch-size", "0"], "batch_size: expected 1 or more, got 0"),
         (["--device", "abacus"], "abacus"),
+        pytest.param(
+            ["--device", "cuda"],
+            "no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
     ],
 )
 def test_sft_names_a_wrong_argument(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,9 +167,10 @@ def main_error(script: str, arguments: list[str], capsys: pytest.CaptureFixture[
     module = importlib.util.module_from_spec(spec)
     sys.modules[script] = module
     spec.loader.exec_module(module)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit_info:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [script, *arguments])
-        module.main()
+        with pytest.raises(SystemExit) as exit_info:
+            module.main()
     assert exit_info.value.code == 2
     assert not ray.is_initialized()
     return capsys.readouterr().err

@@ -49,6 +49,7 @@ class SyntheticDataset:
     5       6 to 8   any         0.10 to 0.25    0.45             much           each other, too
     ======  =======  ==========  ==============  ===============  =============  ======================
 
+    At level 1 backgrounds are dark and faint, at the others of any lightness and plainly textured.
     "Hardly any": two boxes overlap a little in one picture of fifty, for want of room. At every level at
     least 60 % of the target's area is seen. The exact figures are in
     `focus_env.datasets.synthetic.scenes.LEVELS`.

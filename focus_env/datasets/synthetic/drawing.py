@@ -113,14 +113,14 @@ def _backgrounds(size: int) -> tuple[Image.Image, ...]:
     return tuple(tiles)
 
 
-def _draw_background(draws: Sequence[float], size: int) -> Image.Image:
-    """A crop of a grey texture, coloured from one muted colour to another."""
+def _draw_background(draws: Sequence[float], size: int, strength: float) -> Image.Image:
+    """A crop of a grey texture, coloured from one muted colour to another, further apart and lighter by `strength`."""
     tiles = _backgrounds(size)
     tile = tiles[int(draws[0] * len(tiles))]
     x, y = int(draws[1] * (tile.width - size)), int(draws[2] * (tile.height - size))
     crop = tile.crop((x, y, x + size, y + size))
-    dark = np.array(draws[3:6]) * 50 + (40 + 90 * draws[6])
-    bright = dark + 20 + np.array(draws[7:10]) * 50
+    dark = np.array(draws[3:6]) * 50 * strength + (40 + 90 * strength * draws[6])
+    bright = dark + strength * (20 + np.array(draws[7:10]) * 50)
     crop.putpalette(_palette(dark, bright))
     return crop.convert("RGB")
 
@@ -162,13 +162,13 @@ def draw_scene(
         objects: Placed objects, the lowest first.
         background_draws: `BACKGROUND_DRAWS` uniform numbers in [0, 1).
         light_draws: `LIGHT_DRAWS` uniform numbers in [0, 1).
-        level: How much the light varies.
+        level: How much light and background vary.
         size: Side of the picture in pixels.
 
     Returns:
         [size, size, 3] uint8.
     """
-    image = _draw_background(background_draws, size)
+    image = _draw_background(background_draws, size, level.background)
     side = _tile_side(size)
     for item in objects:
         _draw_object(image, item, side)

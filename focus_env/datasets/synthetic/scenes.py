@@ -43,6 +43,7 @@ class Level:
         light: Least brightness anywhere, as a share of full light.
         tint: By how much of it a colour channel may be dimmed, as a share.
         max_overlap: Up to which share of the smaller one's box two objects' boxes may overlap.
+        background: Lightness and contrast of the background's texture, as a share of their most.
         cut: Up to which share of its width or height an object may lie outside the picture.
     """
 
@@ -52,12 +53,31 @@ class Level:
     light: float
     tint: float
     max_overlap: float
+    background: float
     cut: float
 
 
 LEVELS: dict[int, Level] = {
-    1: Level(num_objects=(1, 1), rotation=0.5, radius=(0.18, 0.28), light=0.85, tint=0.0, max_overlap=0.0, cut=0.0),
-    2: Level(num_objects=(2, 2), rotation=1.0, radius=(0.14, 0.22), light=0.75, tint=0.05, max_overlap=0.0, cut=0.0),
+    1: Level(
+        num_objects=(1, 1),
+        rotation=0.5,
+        radius=(0.18, 0.28),
+        light=0.85,
+        tint=0.0,
+        max_overlap=0.0,
+        background=0.3,
+        cut=0.0,
+    ),
+    2: Level(
+        num_objects=(2, 2),
+        rotation=1.0,
+        radius=(0.14, 0.22),
+        light=0.75,
+        tint=0.05,
+        max_overlap=0.0,
+        background=1.0,
+        cut=0.0,
+    ),
     3: Level(
         num_objects=(3, 3),
         rotation=math.pi,
@@ -65,6 +85,7 @@ LEVELS: dict[int, Level] = {
         light=0.7,
         tint=0.1,
         max_overlap=0.0,
+        background=1.0,
         cut=0.0,
     ),
     4: Level(
@@ -74,6 +95,7 @@ LEVELS: dict[int, Level] = {
         light=0.6,
         tint=0.1,
         max_overlap=0.3,
+        background=1.0,
         cut=0.15,
     ),
     5: Level(
@@ -83,6 +105,7 @@ LEVELS: dict[int, Level] = {
         light=0.45,
         tint=0.15,
         max_overlap=0.4,
+        background=1.0,
         cut=0.25,
     ),
 }
