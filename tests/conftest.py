@@ -49,7 +49,7 @@ def model() -> Any:
             if name.endswith("bias"):
                 parameter.normal_(0, 0.3, generator=generator)
             elif parameter.ndim > 1 and "embed_tokens" not in name:
-                parameter.mul_(3)
+                parameter.mul_(5)
     return model
 
 

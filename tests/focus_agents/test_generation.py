@@ -99,7 +99,7 @@ class TestAgainstTransformers:
             model, batch, do_sample=False, max_new_tokens=10, eos_token_id=NO_END, pad_token_id=428
         )
         assert ours.token_ids[:, 0].tolist() == theirs.tolist()
-        assert len(set(theirs.flatten().tolist())) > 5, "a model that repeats itself shows nothing"
+        assert len(set(theirs.flatten().tolist())) > 3, "a model that repeats itself shows nothing"
 
     @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
     def test_sampling(

@@ -17,7 +17,7 @@ from focus_agents.processing import VLMProcessor
 from focus_agents.reporting import RunDirectory
 from focus_agents.rollout import shuffled_indices
 from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches
-from focus_agents.sft.train import SFTConfig, answer_loss, lr_factor, train_sft, train_steps
+from focus_agents.sft.train import SFTConfig, answer_loss, full_loss, lr_factor, train_sft, train_steps
 from focus_env.prompts import get_template
 from tests.fakes import FakeDataset
 from tests.focus_agents.test_generation import score_by_repetition
@@ -174,6 +174,25 @@ def test_the_loss_is_the_mean_over_answer_tokens(model: Any, examples: SFTExampl
     assert loss.item() == pytest.approx(-torch.cat(rows).mean().item(), abs=1e-5)
 
 
+def test_the_full_loss_is_the_mean_over_all_tokens_but_the_first_of_each(model: Any, examples: SFTExamples) -> None:
+    items = [examples[index] for index in (5, 0, 1)]
+    rows = []
+    with torch.no_grad():
+        loss = full_loss(model, examples.collate(items), device=torch.device("cpu"))
+        for prompt, answer_ids in items:
+            ids = torch.tensor([[*prompt.input_ids, *answer_ids]])
+            logits = model(
+                input_ids=ids,
+                mm_token_type_ids=(ids == model.config.image_token_id).int(),
+                pixel_values=torch.tensor(prompt.pixel_values),
+                image_grid_thw=torch.tensor(prompt.image_grid_thw),
+                use_cache=False,
+            ).logits
+            rows.append(logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0])
+    assert len({len(row) for row in rows}) > 1
+    assert loss.item() == pytest.approx(-torch.cat(rows).mean().item(), rel=1e-5)
+
+
 class TestSteps:
     """A few optimizer steps on one repeated batch."""
 
@@ -190,10 +209,11 @@ class TestSteps:
         }
         return list(train_steps(model, processor, self.EPISODES, TEMPLATE, SFTConfig(**(settings | options))))
 
-    def test_the_loss_falls_and_every_parameter_changes(self, processor: VLMProcessor) -> None:
+    @pytest.mark.parametrize("labels", ["answer", "full"])
+    def test_the_loss_falls_and_every_parameter_changes(self, processor: VLMProcessor, labels: str) -> None:
         model = load_model("tiny")
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-        metrics = self.steps(model, processor)
+        metrics = self.steps(model, processor, labels=labels)
         losses = [m["loss"] for m in metrics]
         assert losses == sorted(losses, reverse=True)
         assert losses[2] < losses[0] - 0.1
@@ -201,6 +221,14 @@ class TestSteps:
         assert not unchanged
         assert set(metrics[0]) == {"loss", "lr", "grad_norm"}
         assert all(m["grad_norm"] > 0 for m in metrics)
+
+    def test_the_labels_decide_the_loss(self, processor: VLMProcessor) -> None:
+        examples = SFTExamples(self.EPISODES, TEMPLATE, processor)
+        collated = examples.collate([examples[i] for i in shuffled_indices(0, 3, num_episodes=3, seed=0)])
+        for labels, function in (("answer", answer_loss), ("full", full_loss)):
+            expected = function(load_model("tiny"), collated, device=torch.device("cpu")).item()
+            metrics = self.steps(load_model("tiny"), processor, num_steps=1, cooldown=1.0, labels=labels)
+            assert metrics[0]["loss"] == pytest.approx(expected, rel=1e-5)
 
     def test_frozen_parameters_stay(self, processor: VLMProcessor) -> None:
         model = load_model("tiny")
