@@ -1,7 +1,7 @@
 """Stage 1: supervised fine-tuning of a localization policy on right answers, on this machine.
 
 How to run:
-    python experiments/run_sft.py --num-steps 800
+    python experiments/run_sft.py --name my-sft
 
 Results: runs/<name>/ with metrics.jsonl, summary.json, samples/validation.png and checkpoints/final, a policy in
 transformers' format, which run_grpo.py takes as --init-from.
@@ -37,19 +37,19 @@ class Args(DataArguments, ModelArguments):
 
     labels: Literal["answer", "full"] = "answer"
     """Tokens that are trained: the answer's, or all, those of the support boxes among them."""
-    num_steps: int = 800
+    num_steps: int = 600
     """Optimizer steps."""
     batch_size: int = 32
     """Episodes per step."""
-    lr: float = 1e-3
-    """Peak learning rate of AdamW."""
+    lr: float = 1.5e-3
+    """Peak learning rate of AdamW; the default suits the small model."""
     grad_clip: float = 1.0
     """Largest global norm of the gradient."""
     num_workers: int = 1
     """Processes that draw episodes ahead of the training; 0 draws them in this process."""
     max_completion_tokens: int = 40
     """Tokens at which a validation answer is cut."""
-    num_validation_episodes: int = 256
+    num_validation_episodes: int = 512
     """Episodes of the validation split to answer before and after training."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to train."""
