@@ -51,7 +51,8 @@ class DataArguments:
             ValueError: If an argument is out of its range.
             DatasetError: If files are missing or malformed.
         """
-        options: dict[str, Any] = {"root": self.data_root, "protocol": protocol}
+        root = None if self.data_root is None else self.data_root.expanduser().resolve()
+        options: dict[str, Any] = {"root": root, "protocol": protocol}
         if self.dataset == "synthetic":
             options |= {"level": self.level, "image_size": self.image_size}
         return load_dataset(self.dataset, split=split, shots=self.shots, seed=self.data_seed, **options)
@@ -80,8 +81,8 @@ class ModelArguments:
 
     @property
     def source(self) -> str:
-        """What `load_model` is given."""
-        return self.model if self.init_from is None else str(self.init_from.expanduser())
+        """What `load_model` is given; a folder by its absolute path, since other processes may work elsewhere."""
+        return self.model if self.init_from is None else str(self.init_from.expanduser().resolve())
 
     def load_template(self) -> PromptTemplate:
         """The prompt template."""

@@ -75,20 +75,15 @@ class GRPO(Algorithm):
         group = self.env_runner_group
         if group.num_remote_env_runners() == 0:
             return group.local_env_runner.validate(episode_indices=episode_indices)
-        runner_ids = group.healthy_env_runner_ids()
-        shards = {i: list(episode_indices[k :: len(runner_ids)]) for k, i in enumerate(runner_ids)}
-        answers: dict[int, ScoredAnswer] = {}
-        for runner_id, shard in shards.items():
-            shards[runner_id] = shard
+        runner_ids = group.healthy_env_runner_ids()[: len(episode_indices)]
+        shards = [list(episode_indices[k :: len(runner_ids)]) for k in range(len(runner_ids))]
         results = group.foreach_env_runner(
-            [
-                lambda runner, s=s: list(zip(s, runner.validate(episode_indices=s), strict=True))
-                for s in shards.values()
-            ],
-            remote_worker_ids=list(shards),
+            [lambda runner, s=s: dict(zip(s, runner.validate(episode_indices=s), strict=True)) for s in shards],
+            remote_worker_ids=runner_ids,
             local_env_runner=False,
             timeout_seconds=self.config.sample_timeout_s,
         )
+        answers: dict[int, ScoredAnswer] = {}
         for result in results:
             answers.update(result)
         missing = [index for index in episode_indices if index not in answers]

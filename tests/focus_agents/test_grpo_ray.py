@@ -119,14 +119,16 @@ def test_micro_batches_and_iterations(policy_folder: Path, one_process) -> None:
     algorithm.stop()
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(policy_folder: Path, tmp_path: Path) -> None:
-    straight = make_config(policy_folder).build_algo()
+@pytest.mark.parametrize("num_processes", [0, 1])
+def test_a_resumed_run_equals_an_uninterrupted_one(policy_folder: Path, tmp_path: Path, num_processes: int) -> None:
+    topology = {"num_env_runners": num_processes, "num_learners": num_processes}
+    straight = make_config(policy_folder, **topology).build_algo()
     for _ in range(2):
         straight.train()
     straight.save_to_path(tmp_path / "checkpoint")
     for _ in range(2):
         straight.train()
-    resumed = make_config(policy_folder).build_algo()
+    resumed = make_config(policy_folder, **topology).build_algo()
     resumed.restore_from_path(tmp_path / "checkpoint")
     for _ in range(2):
         resumed.train()
