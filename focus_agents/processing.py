@@ -78,15 +78,17 @@ class VLMProcessor:
         """Encode a conversation up to where the model's answer starts.
 
         Raises:
-            ValueError: If the conversation holds no picture.
+            ValueError: If the conversation holds no picture, or a text holds the image token.
         """
         images = [part.image for message in messages for part in message.content if isinstance(part, ImagePart)]
         if not images:
             raise ValueError("messages: expected at least one picture, got none; a prompt needs a query image")
-        vision = self.image_processor(images=images, return_tensors="np")
+        vision = self.image_processor(images=images, input_data_format="channels_last", return_tensors="np")
         grid = np.asarray(vision["image_grid_thw"], dtype=np.int64)
         text = self.tokenizer.apply_chat_template(_as_chat(messages), tokenize=False, add_generation_prompt=True)
         ids = np.asarray(self.tokenizer(text)["input_ids"], dtype=np.int64)
+        if (ids == self.image_token_id).sum() != len(images):
+            raise ValueError(f"messages: a text holds the image token {IMAGE_TOKEN!r}; pictures are given as ImagePart")
         repeats = np.ones(len(ids), dtype=np.int64)
         repeats[ids == self.image_token_id] = grid.prod(1) // self.image_processor.merge_size**2
         return EncodedPrompt(np.repeat(ids, repeats), np.asarray(vision["pixel_values"], dtype=np.float32), grid)

@@ -56,7 +56,8 @@ def grpo_loss(
     token_loss = -torch.minimum(unclipped, clipped)
     kl = torch.zeros_like(token_loss)
     if kl_coeff != 0 and ref_logprobs is not None:
-        kl = k3_kl(logprobs, ref_logprobs).masked_fill(~mask, 0.0)
+        # Masked before the exponential: behind it, garbage in the padding would make the gradient nan.
+        kl = k3_kl(logprobs.masked_fill(~mask, 0.0), ref_logprobs.masked_fill(~mask, 0.0))
         token_loss = token_loss + kl_coeff * kl
     loss = token_loss.masked_fill(~mask, 0.0).sum() / num_valid_tokens
     with torch.no_grad():

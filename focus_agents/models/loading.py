@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from focus_agents.models import tiny
@@ -17,6 +18,9 @@ from focus_env.errors import CheckpointError
 
 TINY = "tiny"
 MIN_IMAGE_TOKENS = 4
+MIN_VOCABULARY = 256
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
+"""What transformers raises at missing, cut or contradictory files."""
 
 
 def load_processor(name_or_path: str, *, max_image_tokens: int | None = None) -> VLMProcessor:
@@ -24,7 +28,8 @@ def load_processor(name_or_path: str, *, max_image_tokens: int | None = None) ->
 
     Args:
         name_or_path: As for `load_model`.
-        max_image_tokens: Larger pictures are scaled down to at most so many tokens; None keeps the model's own limit.
+        max_image_tokens: Larger pictures are scaled down to at most so many tokens (or a few more, if many times as
+            long as wide); None keeps the model's own limit.
 
     Raises:
         ValueError: If `max_image_tokens` is less than 4, the fewest that the model sees anything in.
@@ -36,8 +41,11 @@ def load_processor(name_or_path: str, *, max_image_tokens: int | None = None) ->
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         image_processor = AutoImageProcessor.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+    except LOADING_ERRORS as error:
         raise CheckpointError(_not_loaded(name_or_path, error)) from error
+    if len(tokenizer) < MIN_VOCABULARY:
+        # What transformers makes of a folder without a tokenizer's files.
+        raise CheckpointError(_not_loaded(name_or_path, f"its tokenizer knows {len(tokenizer)} tokens only"))
     if max_image_tokens is not None:
         pixels_per_token = (image_processor.patch_size * image_processor.merge_size) ** 2
         least = min(MIN_IMAGE_TOKENS * pixels_per_token, image_processor.size["shortest_edge"])
@@ -60,9 +68,14 @@ def load_model(name_or_path: str, *, seed: int = 0, dtype: torch.dtype = torch.f
     if name_or_path == TINY:
         return tiny.build_model(load_processor(TINY).tokenizer, seed=seed).to(dtype)
     try:
-        return AutoModelForImageTextToText.from_pretrained(_existing(name_or_path), dtype=dtype)
-    except (OSError, ValueError) as error:
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            _existing(name_or_path), dtype=dtype, output_loading_info=True
+        )
+    except LOADING_ERRORS as error:
         raise CheckpointError(_not_loaded(name_or_path, error)) from error
+    if missing := sorted(info["missing_keys"]):
+        raise CheckpointError(_not_loaded(name_or_path, f"{len(missing)} weights are missing, e.g. {missing[0]}"))
+    return model
 
 
 def _existing(name_or_path: str) -> str:
@@ -77,7 +90,7 @@ def _existing(name_or_path: str) -> str:
     return name_or_path
 
 
-def _not_loaded(name_or_path: str, error: Exception) -> str:
+def _not_loaded(name_or_path: str, error: Exception | str) -> str:
     return (
         f"model {name_or_path!r} could not be loaded; expected {TINY!r}, a saved model's folder or a hub name: {error}"
     )

@@ -37,17 +37,19 @@ class VLMPolicy:
         encoded = [self.processor.encode(prompt) for prompt in prompts]
         was_training = self.model.training
         self.model.eval()
-        sampled = sample_completions(
-            self.model,
-            self.processor.collate(encoded).to(next(self.model.parameters()).device),
-            num_completions=num_completions,
-            sampling=sampling,
-            seeds=seeds,
-            eos_token_id=self.processor.eos_token_id,
-            pad_token_id=self.processor.pad_token_id,
-            banned_token_ids=self.processor.banned_token_ids,
-        )
-        self.model.train(was_training)
+        try:
+            sampled = sample_completions(
+                self.model,
+                self.processor.collate(encoded).to(next(self.model.parameters()).device),
+                num_completions=num_completions,
+                sampling=sampling,
+                seeds=seeds,
+                eos_token_id=self.processor.eos_token_id,
+                pad_token_id=self.processor.pad_token_id,
+                banned_token_ids=self.processor.banned_token_ids,
+            )
+        finally:
+            self.model.train(was_training)
         rows = zip(sampled.token_ids.cpu(), sampled.logprobs.cpu(), sampled.lengths.cpu(), encoded, strict=True)
         return [
             Generation(tuple(map(self._completion, token_ids, logprobs, lengths)), prompt)

@@ -167,7 +167,7 @@ def lr_factor(step: int, config: SFTConfig) -> float:
         return (step + 1) / num_warmup
     num_cooldown = round(config.cooldown * config.num_steps)
     num_left = config.num_steps - step
-    return 1.0 if num_left > num_cooldown else 0.1 + 0.9 * num_left / num_cooldown
+    return 1.0 if num_left > num_cooldown or num_cooldown == 0 else 0.1 + 0.9 * num_left / num_cooldown
 
 
 def answer_loss(model: Any, batch: SFTBatch, *, device: torch.device) -> torch.Tensor:

@@ -93,9 +93,7 @@ def test_processes_do_not_change_the_first_update(
     policy_folder: Path, one_process, num_env_runners: int, num_learners: int
 ) -> None:
     _, expected, expected_groups, expected_answers = one_process
-    algorithm = make_config(
-        policy_folder, num_env_runners=num_env_runners, num_learners=num_learners
-    ).build_algo()
+    algorithm = make_config(policy_folder, num_env_runners=num_env_runners, num_learners=num_learners).build_algo()
     answers = algorithm.validate(range(5))
     algorithm.train()
     texts = [[c.text for c in group.generation.completions] for group in algorithm.last_groups]
