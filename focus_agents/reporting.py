@@ -126,11 +126,11 @@ class RunDirectory:
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(metrics) + "\n")
 
-    def truncate_metrics(self, num_iterations: int) -> None:
+    def rewind(self, num_iterations: int) -> None:
         """Drop what was logged after a checkpoint, since the run goes on from there."""
-        file = self.path / "metrics.jsonl"
-        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-        file.write_text("".join(lines[:num_iterations]))
+        for file in (self.path / "metrics.jsonl", self.path / "samples" / "rollouts.jsonl"):
+            lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+            file.write_text("".join(line for line in lines if json.loads(line)["iteration"] <= num_iterations))
 
     def write_answers(self, name: str, answers: Sequence[ScoredAnswer]) -> None:
         """Keep validation answers, one JSON object a line."""

@@ -183,7 +183,7 @@ def _restore(algorithm: GRPO, run: RunDirectory) -> int:
     path = newest_checkpoint(run)
     algorithm.restore_from_path(path.absolute())
     iteration = int(path.name.removeprefix(CHECKPOINT_PREFIX))
-    run.truncate_metrics(iteration)
+    run.rewind(iteration)
     return iteration
 
 

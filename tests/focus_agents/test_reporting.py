@@ -125,13 +125,16 @@ class TestMetrics:
     def test_what_came_after_a_checkpoint_is_dropped(self, run: RunDirectory, kept: int, expected: list[int]) -> None:
         for iteration in (1, 2, 3):
             run.log({"iteration": iteration})
-        run.truncate_metrics(kept)
+            run.write_samples(iteration, [group([1.0, 0.0], [scored(1.0), UNREADABLE], [1, 2])])
+        run.rewind(kept)
         assert [line["iteration"] for line in lines_of(run.path / "metrics.jsonl")] == expected
+        samples = lines_of(run.path / "samples" / "rollouts.jsonl")
+        assert [line["iteration"] for line in samples] == [i for i in expected for _ in ("best", "worst")]
         run.log({"iteration": 7})
         assert lines_of(run.path / "metrics.jsonl")[-1] == {"iteration": 7}
 
-    def test_a_run_without_metrics_can_be_truncated(self, run: RunDirectory) -> None:
-        run.truncate_metrics(5)
+    def test_a_run_without_metrics_can_be_rewound(self, run: RunDirectory) -> None:
+        run.rewind(5)
         assert lines_of(run.path / "metrics.jsonl") == []
 
     def test_of_a_rollout_by_hand(self) -> None:
