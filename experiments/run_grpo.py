@@ -193,7 +193,7 @@ def start_ray(args: Args, console: Console) -> None:
         return
     # Ray counts a CPU for each process; on a small machine they share.
     num_cpus = max(os.cpu_count() or 1, 1 + args.num_env_runners + args.num_learners)
-    context = ray.init(num_cpus=num_cpus, include_dashboard=args.dashboard, logging_level="ERROR")
+    context = ray.init(address="local", num_cpus=num_cpus, include_dashboard=args.dashboard, logging_level="ERROR")
     if args.dashboard:
         console.print(f"dashboard: http://{context.dashboard_url}", highlight=False)
 
