@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from focus_agents.models.adapters import base_model
 from focus_agents.processing import PromptBatch
 from focus_agents.types import Sampling
 
@@ -63,14 +64,14 @@ class SampledBatch:
 
 def prefill(model: Any, prompts: PromptBatch) -> Prefix:
     """Run the prompts through the model once: pictures and prompt tokens are encoded here and nowhere else."""
-    backbone = _unwrap(model).model
+    backbone = base_model(model).model
     position_ids, _ = backbone.get_rope_index(
         prompts.input_ids,
         mm_token_type_ids=prompts.mm_token_type_ids,
         image_grid_thw=prompts.image_grid_thw,
         attention_mask=prompts.attention_mask,
     )
-    cache = DynamicCache(config=_unwrap(model).config.get_text_config())
+    cache = DynamicCache(config=base_model(model).config.get_text_config())
     output = model(
         input_ids=prompts.input_ids,
         attention_mask=prompts.attention_mask,
@@ -207,8 +208,3 @@ def _continue(model: Any, prefix: Prefix, token_ids: torch.Tensor, *, offset: in
     )
     logits: torch.Tensor = output.logits
     return logits
-
-
-def _unwrap(model: Any) -> Any:
-    """The transformers model inside a PEFT one."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

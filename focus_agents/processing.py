@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from focus_env.types import ImagePart, Message
+from focus_env.types import ImagePart, Message, TextPart
 
 IMAGE_TOKEN = "<|image_pad|>"
 NEVER_SAMPLED = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
@@ -34,6 +34,24 @@ class EncodedPrompt:
     input_ids: npt.NDArray[np.int64]
     pixel_values: npt.NDArray[np.float32]
     image_grid_thw: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSpans:
+    """Where an encoded prompt holds its pictures and support boxes, as positions of tokens.
+
+    Attributes:
+        images: (start, stop) of each picture's tokens, in the order of the prompt.
+        grids: (rows, columns) of each picture's tokens, which lie row by row.
+        box_texts: For each marked box, [tokens] int64, the tokens of its text, brackets included.
+        box_coordinates: For each marked box, [tokens] int64, those of its numbers and the spaces between them: without
+            brackets and commas.
+    """
+
+    images: tuple[tuple[int, int], ...]
+    grids: tuple[tuple[int, int], ...]
+    box_texts: tuple[npt.NDArray[np.int64], ...]
+    box_coordinates: tuple[npt.NDArray[np.int64], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +103,41 @@ class VLMProcessor:
             raise ValueError("messages: expected at least one picture, got none; a prompt needs a query image")
         vision = self.image_processor(images=images, input_data_format="channels_last", return_tensors="np")
         grid = np.asarray(vision["image_grid_thw"], dtype=np.int64)
-        text = self.tokenizer.apply_chat_template(_as_chat(messages), tokenize=False, add_generation_prompt=True)
-        ids = np.asarray(self.tokenizer(text)["input_ids"], dtype=np.int64)
+        ids = np.asarray(self.tokenizer(self._chat_text(messages))["input_ids"], dtype=np.int64)
         if (ids == self.image_token_id).sum() != len(images):
             raise ValueError(f"messages: a text holds the image token {IMAGE_TOKEN!r}; pictures are given as ImagePart")
         repeats = np.ones(len(ids), dtype=np.int64)
         repeats[ids == self.image_token_id] = grid.prod(1) // self.image_processor.merge_size**2
         return EncodedPrompt(np.repeat(ids, repeats), np.asarray(vision["pixel_values"], dtype=np.float32), grid)
+
+    def locate(self, messages: Sequence[Message], prompt: EncodedPrompt) -> PromptSpans:
+        """Where an encoded conversation holds its pictures and its marked boxes.
+
+        Args:
+            messages: The conversation.
+            prompt: What `encode` made of it.
+
+        Raises:
+            ValueError: If the chat template changes the words, or the tokenizer has no offsets for a marked box.
+        """
+        text = self._chat_text(messages)
+        tokens = self.tokenizer(text, return_offsets_mapping=True)
+        is_image = np.asarray(tokens["input_ids"]) == self.image_token_id
+        grids = prompt.image_grid_thw[:, 1:] // self.image_processor.merge_size
+        sizes = np.ones(len(is_image), dtype=np.int64)
+        sizes[is_image] = grids.prod(1)
+        starts = np.cumsum(sizes) - sizes
+        boxes = [_tokens_of_box(text, tokens["offset_mapping"], *span) for span in _marked_boxes(messages, text)]
+        return PromptSpans(
+            images=tuple((int(starts[i]), int(starts[i] + sizes[i])) for i in np.flatnonzero(is_image)),
+            grids=tuple((int(rows), int(columns)) for rows, columns in grids),
+            box_texts=tuple(starts[whole] for whole, _ in boxes),
+            box_coordinates=tuple(starts[coordinates] for _, coordinates in boxes),
+        )
+
+    def _chat_text(self, messages: Sequence[Message]) -> str:
+        text: str = self.tokenizer.apply_chat_template(_as_chat(messages), tokenize=False, add_generation_prompt=True)
+        return text
 
     def encode_answer(self, text: str) -> list[int]:
         """Token ids of an answer with its end token, as the model should write it."""
@@ -135,3 +181,41 @@ def _as_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
         }
         for message in messages
     ]
+
+
+def _marked_boxes(messages: Sequence[Message], text: str) -> list[tuple[int, int]]:
+    """(start, stop) of each marked box in the text that a chat template made of the messages."""
+    found: list[tuple[int, int]] = []
+    cursor = 0
+    for part in (part for message in messages for part in message.content):
+        piece = IMAGE_TOKEN if isinstance(part, ImagePart) else part.text
+        start = text.find(piece, cursor)
+        if start < 0:
+            raise ValueError(f"chat template: expected the prompt's {piece!r} word for word, got {text[cursor:]!r}")
+        cursor = start + len(piece)
+        if isinstance(part, TextPart) and part.box_span is not None:
+            found.append((start + part.box_span[0], start + part.box_span[1]))
+    return found
+
+
+def _tokens_of_box(
+    text: str, offsets: Sequence[tuple[int, int]], start: int, stop: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Indices of the tokens that write the box `text[start:stop]`, and of those among them that write its numbers."""
+    whole: list[int] = []
+    coordinates: list[int] = []
+    num_digits = 0
+    for index, (first, last) in enumerate(offsets):
+        written = text[max(first, start) : min(last, stop)]
+        digits = sum(character.isdigit() for character in written)
+        if written:
+            whole.append(index)
+        if digits or (written and not set(written) & set("[],")):
+            coordinates.append(index)
+        num_digits += digits
+    if num_digits != sum(character.isdigit() for character in text[start:stop]):
+        raise ValueError(
+            f"tokenizer: expected every digit of the box {text[start:stop]!r} in some token's offsets, got the tokens "
+            f"{[text[slice(*offsets[index])] for index in whole]}; attention targets other than 'region' need offsets"
+        )
+    return np.array(whole, dtype=np.int64), np.array(coordinates, dtype=np.int64)

@@ -1,8 +1,9 @@
 """What a policy is asked: from an observation to messages.
 
 A template is data: a few sentences with placeholders. Neither the sentences nor the placeholders can carry a
-category, so a model must match what it sees. Everything is one user turn: the instruction, then each support
-image followed by its box in text, then the query image and a short request.
+category, so a model must match what it sees; only the baseline that is defined by names, `IPLocTemplate`, has one.
+Everything is one user turn: the instruction, then each support image followed by its box in text, then the query image
+and a short request.
 
 The structure follows FOCUS (arXiv:2605.31145, sec. 5.1); the wording is ours. A support's box is written just
 as the answer is, and is the only bracketed group of numbers in its part of the text.
@@ -10,15 +11,18 @@ as the answer is, and is the only bracketed group of numbers in its part of the 
 
 from __future__ import annotations
 
+import dataclasses
 import string
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from focus_env.boxes import CoordinateFrame
 from focus_env.parsing import ABSENT_WORD, ANSWER_CLOSE, ANSWER_OPEN, parse_answer, write_answer, write_box
 from focus_env.spaces import Observation
-from focus_env.types import Box, ImageArray, ImagePart, Message, ParseResult, TextPart
+from focus_env.types import Box, BoxArray, Episode, ImageArray, ImagePart, Message, ParseResult, TextPart
 
 _COORDINATES: Mapping[CoordinateFrame, str] = MappingProxyType(
     {
@@ -110,9 +114,7 @@ class PromptTemplate:
         query_text = self.query_text.format(num_support=len(images), answer_format=_ANSWER_FORMAT)
         content: list[TextPart | ImagePart] = [TextPart(instruction)] if instruction else []
         for index, (image, coordinates) in enumerate(zip(images, boxes, strict=True), start=1):
-            box = Box(*(float(value) for value in coordinates))
-            text = self.support_text.format(index=index, box=self.write_box(box, _wh(image)))
-            content += [ImagePart(image), TextPart(text)]
+            content += [ImagePart(image), self._support_part(index, image, coordinates)]
         content.append(ImagePart(observation["query_image"]))
         if query_text:
             content.append(TextPart(query_text))
@@ -136,8 +138,50 @@ class PromptTemplate:
         """Read a model's text in this template's frame; see `focus_env.parsing.parse_answer`."""
         return parse_answer(text, frame=self.frame, image_wh=image_wh, input_wh=input_wh or self._input_wh(image_wh))
 
+    def _support_part(self, index: int, image: ImageArray, coordinates: BoxArray) -> TextPart:
+        """The text that follows a support image, with its box marked."""
+        box = self.write_box(Box(*(float(value) for value in coordinates)), _wh(image))
+        text = self.support_text.format(index=index, box=box)
+        start = text.index(box)
+        return TextPart(text, box_span=(start, start + len(box)))
+
     def _input_wh(self, image_wh: tuple[int, int]) -> tuple[int, int] | None:
         return None if self.image_to_input_wh is None else self.image_to_input_wh(image_wh)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IPLocTemplate(PromptTemplate):
+    """The prompt of IPLoc (arXiv:2411.13317), the baseline that names the object; sec. 2 there, our answer format.
+
+    Each support is two user turns, picture with name and then box; the query is one more. Without `for_episode` the
+    name is `object_name`, so that a policy can be asked by it where no category is known.
+
+    Attributes:
+        object_name: What the object is called.
+        names: What `for_episode` calls it: its category, a pseudo-name that means nothing, or the one in half of the
+            episodes and the other in the rest, as IPLoc trains. Episodes without a category get a pseudo-name.
+    """
+
+    names: Literal["category", "pseudo", "both"] = "both"
+    object_name: str = "object"
+
+    def for_episode(self, episode: Episode) -> IPLocTemplate:
+        """This template with the name for an episode, the same for an episode in every process."""
+        draw = zlib.crc32(episode.episode_id.encode())
+        is_pseudo = self.names == "pseudo" or (self.names == "both" and draw % 2 == 1) or episode.category is None
+        name = PSEUDO_NAMES[draw // 2 % len(PSEUDO_NAMES)] if is_pseudo else episode.category
+        return dataclasses.replace(self, object_name=name)
+
+    def render(self, observation: Observation) -> list[Message]:
+        """Ask for the box in consecutive user turns; see `PromptTemplate.render`."""
+        parts = super().render(observation)[0].content
+        name = TextPart(f"<ref>{self.object_name}</ref>")
+        turns = [[part, name] if isinstance(part, ImagePart) else [part] for part in parts]
+        return [Message("user", turn) for turn in turns]
+
+
+PSEUDO_NAMES = ("Alba", "Bruno", "Cora", "Dario", "Elio", "Fara", "Gino", "Hilda", "Ivo", "Juna", "Kalo", "Lina")
+"""Names that say nothing about an object."""
 
 
 def _wh(image: ImageArray) -> tuple[int, int]:
@@ -164,10 +208,14 @@ _COMPACT = PromptTemplate(
     query_text="Answer:",
 )
 
-TEMPLATES: Mapping[str, PromptTemplate] = MappingProxyType({t.name: t for t in (_DEFAULT, _COMPACT)})
-"""``"default"``: full sentences, for pretrained models. ``"compact"``: very few words, for small models
-trained from scratch, which learn the format from answers. For another frame or absent targets use
-`dataclasses.replace`."""
+_IPLOC = IPLocTemplate(name="iploc", instruction="", support_text="{box}", query_text="")
+
+TEMPLATES: Mapping[str, PromptTemplate] = MappingProxyType(
+    {template.name: template for template in (_DEFAULT, _COMPACT, _IPLOC)}
+)
+"""``"default"``: full sentences, for pretrained models. ``"compact"``: very few words, for small models trained from
+scratch, which learn the format from answers. ``"iploc"``: the baseline that names the object, see `IPLocTemplate`. For
+another frame or absent targets use `dataclasses.replace`."""
 
 
 def get_template(template: PromptTemplate | str) -> PromptTemplate:

@@ -114,9 +114,16 @@ class EpisodeDataset(Protocol):
 
 
 class TextPart(NamedTuple):
-    """A piece of text in a message."""
+    """A piece of text in a message.
+
+    Attributes:
+        text: The words.
+        box_span: Where `text` writes a support's box, as (start, stop) in characters, brackets included; None in a
+            text without one. Attention losses look for the tokens that lie there.
+    """
 
     text: str
+    box_span: tuple[int, int] | None = None
 
 
 class ImagePart(NamedTuple):

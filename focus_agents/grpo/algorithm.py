@@ -96,8 +96,7 @@ class GRPO(Algorithm):
         with torch.no_grad():
             module = self.config.get_rl_module_spec(spaces=self.spaces, inference_only=True).build()
             module.set_state(self._inference_state()[COMPONENT_RL_MODULE][DEFAULT_MODULE_ID])
-            model = module.policy.merge_and_unload() if hasattr(module.policy, "merge_and_unload") else module.policy
-        return save_policy(directory, model, module.processor)
+            return save_policy(directory, merge_adapters(module.policy), module.processor)
 
     def _time(self, timer: str) -> Any:
         """Log the seconds of this iteration alone; RLlib's default average remembers a slow first one for hundreds."""

@@ -7,18 +7,15 @@ import copy
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.torch_utils import convert_to_torch_tensor
 
 from focus_agents.generation import score_completions
 from focus_agents.grpo.batch import GroupBatch
+from focus_agents.models.adapters import add_adapters
 from focus_agents.models.loading import load_model, load_processor
 from focus_agents.policies.vlm import VLMPolicy
-
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""The seven projections of a decoder layer (paper, table 7). Vision towers name theirs otherwise and stay frozen."""
 
 LOGPROBS, REF_LOGPROBS, ENTROPIES = "logprobs", "ref_logprobs", "entropies"
 GROUP_BATCH = "group_batch"
@@ -38,11 +35,7 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
         self.policy = load_model(config["model"], seed=config["seed"])
         self._has_adapters = config["lora_rank"] is not None
         if self._has_adapters:
-            rank = config["lora_rank"]
-            lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(LORA_TARGETS), task_type="CAUSAL_LM")
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(config["seed"])
-                self.policy = get_peft_model(self.policy, lora)
+            self.policy = add_adapters(self.policy, rank=config["lora_rank"], seed=config["seed"])
         elif config["kl_coeff"] > 0 and not self.inference_only:
             self.reference = copy.deepcopy(self.policy).requires_grad_(False)
 

@@ -1,18 +1,43 @@
-"""Episodes as supervised examples: the encoded prompt and the tokens of the right answer."""
+"""Episodes as supervised examples: the encoded prompt, the tokens of the right answer, and what the query looks at."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from focus_agents.processing import EncodedPrompt, PromptBatch, VLMProcessor
+from focus_agents.processing import EncodedPrompt, PromptBatch, PromptSpans, VLMProcessor
 from focus_agents.rollout import shuffled_indices
 from focus_env.env import observe
-from focus_env.prompts import PromptTemplate
-from focus_env.types import EpisodeDataset
+from focus_env.prompts import IPLocTemplate, PromptTemplate
+from focus_env.types import Box, Episode, EpisodeDataset, Exemplar
+
+AttentionTarget = Literal["coords", "span", "region", "both"]
+"""What counts as a support-box token: the numbers of the box text with the spaces between them (the authors' code), the
+whole box text, the image tokens inside the support box, or numbers and image tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class SFTExample:
+    """One episode, encoded.
+
+    Attributes:
+        prompt: The question.
+        answer_ids: Tokens of the right answer, the end token last.
+        query_tokens: (start, stop) of the query image's tokens in the prompt.
+        support_tokens: [M] int64, positions of the support-box tokens in the prompt.
+    """
+
+    prompt: EncodedPrompt
+    answer_ids: list[int]
+    query_tokens: tuple[int, int]
+    support_tokens: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,55 +45,187 @@ class SFTBatch:
     """B examples.
 
     Attributes:
-        prompts: B prompts.
+        prompts: B prompts, padded on the left to P tokens.
         answer_ids: [B, T] int64, padded on the right.
         answer_mask: [B, T] bool, true at answer tokens, of which the end token is the last.
+        query_mask: [B, P] bool, true at the query image's tokens.
+        support_mask: [B, P] bool, true at support-box tokens.
     """
 
     prompts: PromptBatch
     answer_ids: torch.Tensor
     answer_mask: torch.Tensor
+    query_mask: torch.Tensor
+    support_mask: torch.Tensor
+
+    def to(self, device: torch.device | str) -> SFTBatch:
+        """The same batch on another device."""
+        return SFTBatch(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
 
 
-class SFTExamples(Dataset[tuple[EncodedPrompt, list[int]]]):
-    """Encodes an episode and its right answer when asked for it; picklable, for worker processes."""
+class SFTExamples(Dataset[SFTExample]):
+    """Encodes an episode and its right answer when asked for it; picklable, for worker processes.
 
-    def __init__(self, episodes: EpisodeDataset, template: PromptTemplate, processor: VLMProcessor) -> None:
+    Args:
+        episodes: What to train on.
+        template: Words prompts and answers. An `IPLocTemplate` is given the episode's object name.
+        processor: The model's processor.
+        target: What counts as a support-box token.
+        max_tokens: The model's context; None: not checked.
+    """
+
+    def __init__(
+        self,
+        episodes: EpisodeDataset,
+        template: PromptTemplate,
+        processor: VLMProcessor,
+        *,
+        target: AttentionTarget = "region",
+        max_tokens: int | None = None,
+    ) -> None:
         self.episodes = episodes
         self.template = template
         self.processor = processor
+        self.target = target
+        self.max_tokens = max_tokens
 
     def __len__(self) -> int:
         return len(self.episodes)
 
-    def __getitem__(self, index: int) -> tuple[EncodedPrompt, list[int]]:
-        episode = self.episodes[index]
-        prompt = self.processor.encode(self.template.render(observe(episode)))
-        answer = self.template.answer(episode.target_box, episode.query_frame.image_wh)
-        return prompt, self.processor.encode_answer(answer)
+    def __getitem__(self, index: int) -> SFTExample:
+        """Encode one episode.
 
-    def collate(self, examples: Sequence[tuple[EncodedPrompt, list[int]]]) -> SFTBatch:
+        Raises:
+            ValueError: If prompt and answer are longer than the model's context.
+        """
+        episode = self.episodes[index]
+        template = self.template
+        if isinstance(template, IPLocTemplate):
+            template = template.for_episode(episode)
+        messages = template.render(observe(episode))
+        prompt = self.processor.encode(messages)
+        spans = self.processor.locate(messages, prompt)
+        answer = self.processor.encode_answer(template.answer(episode.target_box, episode.query_frame.image_wh))
+        num_tokens = len(prompt.input_ids) + len(answer)
+        if self.max_tokens is not None and num_tokens > self.max_tokens:
+            raise ValueError(
+                f"episode {episode.episode_id!r}: expected at most {self.max_tokens} tokens, the model's context, got "
+                f"{num_tokens} with {len(spans.images)} pictures; lower --max-image-tokens or --shots"
+            )
+        return SFTExample(prompt, answer, spans.images[-1], support_tokens(spans, episode, self.target))
+
+    def collate(self, examples: Sequence[SFTExample]) -> SFTBatch:
         """Pad examples to a batch."""
-        answers = [torch.tensor(answer_ids) for _, answer_ids in examples]
+        prompts = self.processor.collate([example.prompt for example in examples])
+        answers = [torch.tensor(example.answer_ids) for example in examples]
         answer_ids = torch.nn.utils.rnn.pad_sequence(
             answers, batch_first=True, padding_value=self.processor.pad_token_id
         )
         lengths = torch.tensor([len(answer) for answer in answers])
-        mask = torch.arange(answer_ids.shape[1]) < lengths[:, None]
-        return SFTBatch(self.processor.collate([prompt for prompt, _ in examples]), answer_ids, mask)
+        query_mask = torch.zeros(prompts.input_ids.shape, dtype=torch.bool)
+        support_mask = torch.zeros_like(query_mask)
+        for row, example in enumerate(examples):
+            padding = prompts.input_ids.shape[1] - len(example.prompt.input_ids)
+            start, stop = example.query_tokens
+            query_mask[row, padding + start : padding + stop] = True
+            support_mask[row, padding + torch.from_numpy(example.support_tokens)] = True
+        answer_mask = torch.arange(answer_ids.shape[1]) < lengths[:, None]
+        return SFTBatch(prompts, answer_ids, answer_mask, query_mask, support_mask)
+
+
+def support_tokens(spans: PromptSpans, episode: Episode, target: AttentionTarget) -> npt.NDArray[np.int64]:
+    """[M] int64 positions of the support-box tokens in a prompt, in rising order.
+
+    Args:
+        spans: Where the prompt of this episode holds pictures and boxes.
+        episode: For its support boxes.
+        target: What counts.
+
+    Raises:
+        ValueError: If the prompt does not hold one picture and one marked box for each support.
+    """
+    num_shots = len(episode.support)
+    if (len(spans.images), len(spans.box_texts)) != (num_shots + 1, num_shots):
+        raise ValueError(
+            f"prompt of episode {episode.episode_id!r}: expected {num_shots + 1} pictures and {num_shots} marked boxes, "
+            f"got {len(spans.images)} and {len(spans.box_texts)}; a template marks boxes by TextPart.box_span"
+        )
+    if target == "span":
+        return np.concatenate(spans.box_texts)
+    regions = [
+        start + box_cells(exemplar.box, exemplar.frame.image_wh, grid)
+        for exemplar, (start, _), grid in zip(episode.support, spans.images[:-1], spans.grids[:-1], strict=True)
+    ]
+    chosen = {"coords": spans.box_coordinates, "region": regions, "both": [*spans.box_coordinates, *regions]}
+    return np.sort(np.concatenate(chosen[target]))
+
+
+def box_cells(box: Box, image_wh: tuple[int, int], grid: tuple[int, int]) -> npt.NDArray[np.int64]:
+    """Cells of a grid over a picture whose centres a box holds, at least the one that holds the box's own centre.
+
+    Args:
+        box: `xyxy` in pixels of the picture.
+        image_wh: (width, height) of the picture in pixels.
+        grid: (rows, columns).
+
+    Returns:
+        [cells] int64 in rising order, numbered row by row.
+
+    >>> box_cells(Box(0, 0, 64, 30), (64, 64), (4, 4))
+    array([0, 1, 2, 3, 4, 5, 6, 7])
+    """
+    ranges = []
+    for low, high, size, cells in (
+        (box.y1, box.y2, image_wh[1], grid[0]),
+        (box.x1, box.x2, image_wh[0], grid[1]),
+    ):
+        centres = (np.arange(cells) + 0.5) * size / cells
+        inside = np.flatnonzero((centres >= low) & (centres <= high))
+        middle = int(np.clip((low + high) / 2 / size * cells, 0, cells - 1))
+        ranges.append(inside if len(inside) else np.array([middle]))
+    rows, columns = ranges
+    return (rows[:, None] * grid[1] + columns).ravel().astype(np.int64)
 
 
 def load_batches(
-    examples: SFTExamples, *, batch_size: int, num_steps: int, seed: int, num_workers: int
-) -> Iterator[SFTBatch]:
-    """`num_steps` batches over shuffled epochs, drawn ahead by worker processes (0 draws them in this one)."""
-    order = shuffled_indices(0, num_steps * batch_size, num_episodes=len(examples), seed=seed)
-    return iter(
+    examples: SFTExamples,
+    *,
+    steps: range,
+    batch_size: int,
+    seed: int,
+    num_data_workers: int,
+    micro_batch_size: int | None = None,
+    rank: int = 0,
+    num_workers: int = 1,
+) -> Iterator[list[SFTBatch]]:
+    """This worker's share of each step's batch, as micro-batches.
+
+    Which episodes a step holds depends on the seed and the step alone, so a run that goes on at a later step, with more
+    or fewer workers or smaller micro-batches, trains on the same ones.
+
+    Args:
+        examples: What to draw from, in shuffled epochs.
+        steps: The optimizer steps to draw for.
+        batch_size: Examples of a step, over all workers.
+        seed: Of the order.
+        num_data_workers: Processes that draw ahead; 0 draws in this one.
+        micro_batch_size: Most examples of a micro-batch; None: the whole share.
+        rank: Which worker this is.
+        num_workers: How many share each batch, at most `batch_size`.
+    """
+    order = shuffled_indices(
+        steps.start * batch_size, len(steps) * batch_size, num_episodes=len(examples), seed=seed
+    )
+    shares = [order[start : start + batch_size][rank::num_workers] for start in range(0, len(order), batch_size)]
+    size = micro_batch_size or batch_size
+    plan = [[share[start : start + size] for start in range(0, len(share), size)] for share in shares]
+    loader = iter(
         DataLoader(
             examples,
-            batch_size=batch_size,
-            sampler=order,
+            batch_sampler=[micro_batch for step in plan for micro_batch in step],
             collate_fn=examples.collate,
-            num_workers=num_workers,
+            num_workers=num_data_workers,
         )
     )
+    for step in plan:
+        yield [next(loader) for _ in step]

@@ -1,0 +1,42 @@
+"""LoRA adapters on the language model of a vision-language model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The seven projections of a decoder layer (paper, table 7). Vision towers name theirs otherwise and stay frozen."""
+
+
+def add_adapters(model: Any, *, rank: int, alpha: float | None = None, seed: int = 0) -> Any:
+    """Freeze a model and add trainable adapters, which at first change nothing.
+
+    Args:
+        model: A model of transformers; changed in place.
+        rank: r.
+        alpha: Scale of the adapters times r; None: 2 * r, the paper's ratio.
+        seed: For the adapters' weights; the global random state is left as it was.
+
+    Returns:
+        The PEFT model around it.
+    """
+    lora = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=list(LORA_TARGETS), task_type="CAUSAL_LM")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(model, lora)
+
+
+def merge_adapters(model: Any) -> Any:
+    """The model with its adapters added to its weights, if it has any; the adapters are used up."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def base_model(model: Any) -> Any:
+    """The transformers model inside DDP, torch.compile and PEFT, as far as it is wrapped."""
+    model = getattr(model, "_orig_mod", model)
+    model = model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
+    model = getattr(model, "_orig_mod", model)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -1,0 +1,94 @@
+"""Settings of stage 1, and the presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from focus_agents.sft.data import AttentionTarget
+
+Labels = Literal["answer", "full"]
+MarginUnit = Literal["reachable", "absolute"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig:
+    """Settings of a supervised run.
+
+    Attributes:
+        labels: "answer" trains the answer's tokens; "full" trains every token, those of the support boxes among them,
+            as the paper's released code does.
+        beta: Weight of the attention loss; 0 trains the language-model loss alone.
+        margin: mu of the attention loss, in units of `margin_unit`.
+        margin_unit: "reachable" states the margin, and the loss, in units of 1 / M, the most that delta can reach with
+            M support tokens; "absolute" is the paper's.
+        attention_target: What counts as a support-box token; see `AttentionTarget`.
+        attention_layers: Layers that are averaged; see `focus_agents.attention.select_layers`.
+        num_steps: Optimizer steps.
+        batch_size: Episodes per step, over all workers.
+        micro_batch_size: Most episodes per forward and backward pass of a worker; None: its whole share.
+        lr: Peak learning rate of AdamW.
+        warmup: Share of the steps, at the start, in which the learning rate rises.
+        cooldown: Share of the steps, at the end, in which it falls.
+        lr_end: Where it falls to, as a share of its peak.
+        grad_clip: Largest global norm of the gradient.
+        lora_rank: Rank of LoRA adapters on the language model; None trains all parameters.
+        lora_alpha: Their scale times their rank; None: twice the rank.
+        precision: "bf16" computes in bfloat16 and keeps trained weights in float32; the attention loss is float32.
+        gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
+        compile: Compile the model by torch.compile.
+        seed: Of the order of episodes, and of all random draws.
+        max_bad_steps: So many steps in a row whose loss or gradient is not finite end the run; fewer are skipped.
+    """
+
+    labels: Labels = "answer"
+    beta: float = 2.0
+    margin: float = 0.5
+    margin_unit: MarginUnit = "reachable"
+    attention_target: AttentionTarget = "region"
+    attention_layers: str = "first:5"
+    num_steps: int = 600
+    batch_size: int = 32
+    micro_batch_size: int | None = None
+    lr: float = 1.5e-3
+    warmup: float = 0.05
+    cooldown: float = 0.2
+    lr_end: float = 0.1
+    grad_clip: float = 1.0
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    seed: int = 0
+    max_bad_steps: int = 5
+
+    def __post_init__(self) -> None:
+        least = {"num_steps": 1, "batch_size": 1, "micro_batch_size": 1, "lora_rank": 1, "seed": 0, "max_bad_steps": 1}
+        for name, value in least.items():
+            if getattr(self, name) is not None and getattr(self, name) < value:
+                raise ValueError(f"{name}: expected {value} or more, got {getattr(self, name)}")
+        for name in ("lr", "grad_clip", "margin", "lora_alpha"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
+        if not 0 <= self.beta < float("inf"):
+            raise ValueError(f"beta: expected 0 (no attention loss) or more, got {self.beta}")
+        if not 0 <= self.lr_end <= 1:
+            raise ValueError(f"lr_end: expected a share of the peak from 0 to 1, got {self.lr_end}")
+        if not (self.warmup >= 0 and self.cooldown >= 0 and self.warmup + self.cooldown <= 1):
+            raise ValueError(
+                "warmup, cooldown: expected shares of the steps that add up to at most 1, "
+                f"got {self.warmup} and {self.cooldown}"
+            )
+
+
+def lr_factor(step: int, config: SFTConfig) -> float:
+    """Share of the peak learning rate at a step (from 0): a linear rise, a plateau, a linear fall to `lr_end`."""
+    num_warmup = max(1, round(config.warmup * config.num_steps))
+    if step < num_warmup:
+        return (step + 1) / num_warmup
+    num_cooldown = round(config.cooldown * config.num_steps)
+    num_left = config.num_steps - step
+    if num_left > num_cooldown or num_cooldown == 0:
+        return 1.0
+    return config.lr_end + (1 - config.lr_end) * num_left / num_cooldown

@@ -1,0 +1,70 @@
+"""The formulas of stage 1: L = L_LM + beta * L_bbox. Pure functions of tensors.
+
+Axis letters: B examples, N tokens, V vocabulary, Q query-image tokens, M support tokens, L layers.
+
+Each function returns sums or one value per example; `sft/step.py` divides by counts of the whole batch, over
+micro-batches and workers alike, so that neither changes what is trained.
+"""
+
+from __future__ import annotations
+
+import torch
+
+IGNORED = -100
+"""The label of a token that is not trained."""
+
+
+def lm_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Sum of the negative log-likelihoods of labelled tokens, in float32 or wider (scalar).
+
+    Args:
+        logits: [B, N, V], of which position n predicts label n + 1.
+        labels: [B, N] int64, `IGNORED` where a token is not trained.
+    """
+    wide = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
+    return torch.nn.functional.cross_entropy(
+        wide.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+
+
+def support_delta(mass: torch.Tensor, num_support: torch.Tensor, num_tokens: torch.Tensor) -> torch.Tensor:
+    """[..., B, Q] by how much a row's mean attention to a support token exceeds that to any other token.
+
+    FOCUS (arXiv:2605.31145) eq. 7 and 8. Since a row's attention adds up to 1, the mass S on the M support tokens is
+    enough: delta = S / M - (1 - S) / (N - M), at most 1 / M. The other tokens are all unpadded tokens of the sequence,
+    those after the row included, as in the authors' code.
+
+    Args:
+        mass: [..., B, Q] in 0 to 1.
+        num_support: [B] M.
+        num_tokens: [B] N without padding.
+    """
+    num_support = num_support[:, None].clamp(min=1)
+    return mass / num_support - (1 - mass) / (num_tokens[:, None] - num_support)
+
+
+def margin_unit(num_support: torch.Tensor, *, is_relative: bool) -> torch.Tensor:
+    """[B] what a margin is a multiple of: 1, or 1 / M, the most that delta can reach."""
+    return 1 / num_support.clamp(min=1) if is_relative else torch.ones_like(num_support, dtype=torch.float32)
+
+
+def attention_loss(delta: torch.Tensor, row_mask: torch.Tensor, margin: float, unit: torch.Tensor) -> torch.Tensor:
+    """[B] mean over an example's rows of max(0, margin - delta / unit)^2.
+
+    With unit 1 this is FOCUS eq. 9, and margin its mu. In units of 1 / M it is ours: in absolute ones the loss is at
+    most mu^2, a few 1e-4, and its weight would have to grow with the square of the support tokens.
+
+    Args:
+        delta: [B, Q] from masses averaged over heads and layers.
+        row_mask: [B, Q] bool, the rows that count; at least one in each example.
+        margin: Where the pull ends, in units.
+        unit: [B] from `margin_unit`.
+    """
+    shortfall = (margin - delta / unit[:, None]).clamp(min=0).square()
+    return (shortfall * row_mask).sum(1) / row_mask.sum(1)
+
+
+def share_past_margin(delta: torch.Tensor, row_mask: torch.Tensor, margin: float, unit: torch.Tensor) -> torch.Tensor:
+    """[..., B] share of an example's rows whose delta, [..., B, Q], has reached the margin."""
+    reached = (delta >= margin * unit[:, None]) & row_mask
+    return reached.sum(-1) / row_mask.sum(-1)

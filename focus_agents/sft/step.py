@@ -1,0 +1,160 @@
+"""One optimizer step of stage 1: forward passes over micro-batches, the global loss, the update.
+
+Axis letters: B examples, P prompt tokens, T answer tokens, N = P + T, Q query-image tokens, L measured layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed
+from torch.nn.functional import pad
+
+from focus_agents.attention import SupportProbe
+from focus_agents.sft.config import Labels, SFTConfig
+from focus_agents.sft.data import SFTBatch
+from focus_agents.sft.loss import (
+    IGNORED,
+    attention_loss,
+    lm_loss,
+    margin_unit,
+    share_past_margin,
+    support_delta,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LossSums:
+    """What a micro-batch adds to the batch; sums over its examples unless said otherwise.
+
+    Attributes:
+        lm: Negative log-likelihood of the labelled tokens (scalar, with gradient).
+        attention: The attention loss (scalar, with gradient).
+        support_mass: [L] mean over an example's rows of S, by layer.
+        support_delta: [L] likewise, of delta.
+        past_margin: [L] share of an example's rows past the margin, by layer.
+    """
+
+    lm: torch.Tensor
+    attention: torch.Tensor
+    support_mass: torch.Tensor
+    support_delta: torch.Tensor
+    past_margin: torch.Tensor
+
+
+def token_labels(batch: SFTBatch, labels: Labels) -> torch.Tensor:
+    """[B, N] int64 the tokens to be learned, `IGNORED` elsewhere: the answers', or all that follow on a token."""
+    prompts = batch.prompts
+    mask = batch.answer_mask
+    if labels == "answer":
+        in_prompt = torch.zeros_like(prompts.attention_mask, dtype=torch.bool)
+    else:
+        visible = prompts.attention_mask.bool()
+        in_prompt = visible & pad(visible[:, :-1], (1, 0))
+    ids = torch.cat([prompts.input_ids, batch.answer_ids], dim=1)
+    return ids.masked_fill(~torch.cat([in_prompt, mask], dim=1), IGNORED)
+
+
+def measure_losses(model: Any, batch: SFTBatch, config: SFTConfig, layers: frozenset[int]) -> LossSums:
+    """One forward pass over prompts and answers, and both losses of it.
+
+    Args:
+        model: After `set_support_attention`; may be wrapped by PEFT, DDP or torch.compile.
+        batch: On the model's device.
+        config: Labels, margin and beta.
+        layers: The layers whose attention is measured; with beta 0 none is.
+    """
+    prompts, num_answer = batch.prompts, batch.answer_ids.shape[1]
+    attention_mask = torch.cat([prompts.attention_mask, batch.answer_mask.long()], dim=1)
+    probe = None
+    if config.beta > 0:
+        probe = SupportProbe.build(batch.query_mask, batch.support_mask, prompts.attention_mask, layers)
+    labels = token_labels(batch, config.labels)
+    num_kept = num_answer + 1 if config.labels == "answer" else labels.shape[1]
+    with torch.autocast(prompts.input_ids.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        logits = model(
+            input_ids=torch.cat([prompts.input_ids, batch.answer_ids], dim=1),
+            attention_mask=attention_mask,
+            mm_token_type_ids=pad(prompts.mm_token_type_ids, (0, num_answer)),
+            pixel_values=prompts.pixel_values,
+            image_grid_thw=prompts.image_grid_thw,
+            use_cache=False,
+            logits_to_keep=num_kept,
+            **({} if probe is None else {"support_probe": probe}),
+        ).logits
+    lm = lm_loss(logits, labels[:, -num_kept:])
+    if probe is None:
+        nothing = lm.new_zeros(0)
+        return LossSums(lm, lm.new_zeros(()), nothing, nothing, nothing)
+    num_support = batch.support_mask.sum(1)
+    num_tokens = attention_mask.sum(1)
+    unit = margin_unit(num_support, is_relative=config.margin_unit == "reachable")
+    delta = support_delta(probe.mean_mass(), num_support, num_tokens)
+    attention = attention_loss(delta, probe.row_mask, config.margin, unit).sum()
+    with torch.no_grad():
+        masses = torch.stack([probe.masses[layer] for layer in sorted(layers)])
+        deltas = support_delta(masses, num_support, num_tokens)
+        past = share_past_margin(deltas, probe.row_mask, config.margin, unit).sum(-1)
+    return LossSums(lm, attention, _row_means(masses, probe), _row_means(deltas, probe), past)
+
+
+def _row_means(values: torch.Tensor, probe: SupportProbe) -> torch.Tensor:
+    """[L] sums over examples of means over their rows, of values [L, B, Q]."""
+    return ((values * probe.row_mask).sum(-1) / probe.row_mask.sum(-1)).sum(-1)
+
+
+def accumulate_gradients(
+    model: Any, micro_batches: Sequence[SFTBatch], config: SFTConfig, layers: frozenset[int]
+) -> dict[str, float]:
+    """Backward passes for one step, whose sum over workers is the gradient of the whole batch's loss.
+
+    L = sum of token losses / labelled tokens + beta * sum of attention losses / examples, with the counts of the whole
+    batch, so that neither micro-batches nor workers change it. DDP divides gradients by the number of workers, which is
+    undone here.
+
+    Args:
+        model: With gradients at zero.
+        micro_batches: This worker's share, on the model's device; at least one.
+        config: Settings.
+        layers: The layers whose attention is measured.
+
+    Returns:
+        Means over the whole batch, the same on each worker: `loss`, `lm_loss`, and with beta > 0 `attention_loss`,
+        `support_mass`, `support_delta` and `past_margin`, these three also as `<name>/<layer>`.
+    """
+    num_workers = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    device = micro_batches[0].answer_ids.device
+    counts = torch.zeros(2, dtype=torch.float64, device=device)
+    for batch in micro_batches:
+        labelled = (token_labels(batch, config.labels)[:, 1:] != IGNORED).sum()
+        counts += torch.stack([labelled, torch.full_like(labelled, len(batch.answer_ids))])
+    num_labels, num_examples = _sum_over_workers(counts).tolist()
+    totals = torch.zeros(2 + 3 * len(layers) * (config.beta > 0), dtype=torch.float64, device=device)
+    for position, batch in enumerate(micro_batches):
+        is_last = position == len(micro_batches) - 1
+        with contextlib.nullcontext() if is_last or num_workers == 1 else model.no_sync():
+            sums = measure_losses(model, batch, config, layers)
+            loss = sums.lm / num_labels + config.beta * sums.attention / num_examples
+            (loss * num_workers).backward()
+        parts = (sums.lm[None], sums.attention[None], sums.support_mass, sums.support_delta, sums.past_margin)
+        totals += torch.cat([part.detach().double() for part in parts])
+    lm, attention, *by_layer = _sum_over_workers(totals).tolist()
+    metrics = {"loss": lm / num_labels, "lm_loss": lm / num_labels}
+    if config.beta > 0:
+        metrics["attention_loss"] = attention / num_examples
+        metrics["loss"] += config.beta * metrics["attention_loss"]
+        for row, name in enumerate(("support_mass", "support_delta", "past_margin")):
+            values = [v / num_examples for v in by_layer[row * len(layers) : (row + 1) * len(layers)]]
+            metrics[name] = sum(values) / len(values)
+            metrics |= {f"{name}/{layer}": value for layer, value in zip(sorted(layers), values, strict=True)}
+    return metrics
+
+
+def _sum_over_workers(values: torch.Tensor) -> torch.Tensor:
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(values)
+    return values
