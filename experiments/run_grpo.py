@@ -17,7 +17,6 @@ after) and checkpoints/final, a policy in transformers' format. `--resume runs/<
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,15 @@ import ray
 import tyro
 from rich.console import Console
 
-from focus_agents.arguments import DataArguments, ModelArguments, quiet_libraries, run_path, user_errors
+from focus_agents.arguments import (
+    DataArguments,
+    ModelArguments,
+    RayArguments,
+    quiet_libraries,
+    restore_arguments,
+    run_path,
+    user_errors,
+)
 from focus_agents.grpo.config import GRPOConfig
 from focus_agents.grpo.train import RunPlan, newest_checkpoint, train_grpo
 from focus_agents.reporting import RunDirectory
@@ -33,7 +40,7 @@ from focus_env.rewards import WeightedReward
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(DataArguments, ModelArguments):
+class Args(DataArguments, ModelArguments, RayArguments):
     """Stage 2: GRPO of a localization policy."""
 
     name: str | None = None
@@ -79,8 +86,6 @@ class Args(DataArguments, ModelArguments):
     checkpoint_interval: int = 50
     """Iterations between checkpoints to resume from; 0: at the end only."""
 
-    ray_address: str | None = None
-    """Ray cluster to join, e.g. auto; default: start Ray on this machine."""
     num_env_runners: int = 0
     """Processes that sample; 0 samples in this process."""
     num_learners: int = 0
@@ -89,8 +94,6 @@ class Args(DataArguments, ModelArguments):
     """GPUs of each sampling process, fractions allowed."""
     num_gpus_per_learner: float = 0
     """GPUs of each training process, fractions allowed."""
-    dashboard: bool = True
-    """Serve the Ray dashboard, if this run starts Ray."""
 
 
 RAY_ARGUMENTS = (
@@ -103,7 +106,9 @@ def main() -> None:
     quiet_libraries()
     with user_errors():
         if args.resume is not None:
-            args = resumed_arguments(args)
+            run = RunDirectory(args.resume)
+            newest_checkpoint(run)
+            args = restore_arguments(args, run, keep=("resume", *RAY_ARGUMENTS))
         config, plan, validation = check_arguments(args)
         run = open_run(args)
     console = Console()
@@ -114,7 +119,7 @@ def main() -> None:
             "nothing to learn from; train it by run_sft.py first and pass --init-from",
             style="yellow",
         )
-    start_ray(args, console)
+    args.start_ray(num_processes=args.num_env_runners + args.num_learners, console=console)
     summary = train_grpo(config, plan, run, validation, is_resumed=args.resume is not None, console=console)
     low, high = summary["miou_gain_interval"]
     console.print(
@@ -174,28 +179,6 @@ def open_run(args: Args) -> RunDirectory:
     if args.resume is not None:
         return RunDirectory(args.resume)
     return RunDirectory.create(run_path(args.output_dir, args.name, "grpo"), dataclasses.asdict(args))
-
-
-def resumed_arguments(args: Args) -> Args:
-    """The interrupted run's arguments, with this call's Ray ones."""
-    run = RunDirectory(args.resume)
-    newest_checkpoint(run)
-    fields = {field.name: field for field in dataclasses.fields(Args)}
-    stored = {name: value for name, value in run.config().items() if name in fields}
-    paths = {name: Path(stored[name]) for name in ("data_root", "init_from", "output_dir") if stored[name] is not None}
-    here = {name: getattr(args, name) for name in RAY_ARGUMENTS}
-    return Args(**{**stored, **paths, **here, "resume": args.resume})
-
-
-def start_ray(args: Args, console: Console) -> None:
-    if args.ray_address is not None:
-        ray.init(address=args.ray_address)
-        return
-    # Ray counts a CPU for each process; on a small machine they share.
-    num_cpus = max(os.cpu_count() or 1, 1 + args.num_env_runners + args.num_learners)
-    context = ray.init(address="local", num_cpus=num_cpus, include_dashboard=args.dashboard, logging_level="ERROR")
-    if args.dashboard:
-        console.print(f"dashboard: http://{context.dashboard_url}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -1,92 +1,190 @@
-"""Stage 1: supervised fine-tuning of a localization policy on right answers, on this machine.
+"""Stage 1: supervised fine-tuning with attention loss, on this machine or on a Ray cluster.
 
 How to run:
     python experiments/run_sft.py --name my-sft
 
+Without the attention loss, or as the baseline that names the object (IPLoc):
+    python experiments/run_sft.py --beta 0
+    python experiments/run_sft.py --beta 0 --template iploc
+
+The paper's settings, on a cluster:
+    python experiments/run_sft.py --preset paper --ray-address auto --num-workers 8 --use-gpu --dataset got10k \
+        --data-root /data/got10k
+
 Results: runs/<name>/ with metrics.jsonl, summary.json, samples/validation.png and checkpoints/final, a policy in
-transformers' format, which run_grpo.py takes as --init-from.
+transformers' format, which run_grpo.py takes as --init-from. `--resume runs/<name>` goes on after an interruption.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import ray
 import torch
 import tyro
 from rich.console import Console
 
-from focus_agents.arguments import DataArguments, ModelArguments, quiet_libraries, run_path, user_errors
-from focus_agents.models.loading import load_model
+from focus_agents.arguments import (
+    DataArguments,
+    ModelArguments,
+    RayArguments,
+    quiet_libraries,
+    restore_arguments,
+    run_path,
+    user_errors,
+)
 from focus_agents.reporting import RunDirectory
-from focus_agents.sft.train import SFTConfig, train_sft
+from focus_agents.sft.config import SFTConfig
+from focus_agents.sft.train import Workers, check_plan, check_resumable, train_sft
+from focus_agents.sft.worker import SFTPlan
+from focus_env.errors import TrainingError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(DataArguments, ModelArguments):
+class Args(SFTConfig, DataArguments, ModelArguments, RayArguments):
     """Stage 1: supervised fine-tuning of a localization policy."""
 
+    preset: Literal["default", "paper"] = "default"
+    """Defaults of all other flags: default suits the small model; paper is FOCUS's table 7 with a 7B model."""
     name: str | None = None
     """Name of the run's folder; default: sft and the time of the start."""
     output_dir: Path = Path("runs")
     """Where run folders go."""
-    seed: int = 0
-    """Seed of new weights and of the order of episodes."""
+    resume: Path | None = None
+    """Folder of an interrupted run to go on with, with that run's own arguments; all but the Ray ones are ignored."""
 
-    labels: Literal["answer", "full"] = "answer"
-    """Tokens that are trained: the answer's, or all, those of the support boxes among them."""
-    num_steps: int = 600
-    """Optimizer steps."""
-    batch_size: int = 32
-    """Episodes per step."""
-    lr: float = 1.5e-3
-    """Peak learning rate of AdamW; the default suits the small model."""
-    grad_clip: float = 1.0
-    """Largest global norm of the gradient."""
-    num_workers: int = 1
-    """Processes that draw episodes ahead of the training; 0 draws them in this process."""
-    max_completion_tokens: int = 40
-    """Tokens at which a validation answer is cut."""
+    validation_max_image_tokens: int | None = None
+    """Most tokens per picture in validation; default: as in training."""
     num_validation_episodes: int = 512
     """Episodes of the validation split to answer before and after training."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where to train."""
+    validation_interval: int = 0
+    """Steps between further validations; 0: none. The best policy by these is kept beside the last."""
+    patience: int = 0
+    """Validations without a better mean IoU after which training stops; 0: never."""
+    checkpoint_interval: int = 100
+    """Steps between checkpoints to resume from; 0: at validations and at the end only."""
+    max_completion_tokens: int = 40
+    """Tokens at which a validation answer is cut."""
+    num_data_workers: int = 1
+    """Processes of each worker that draw episodes ahead of the training; 0 draws them in the worker."""
+
+    num_workers: int = 1
+    """Processes that train; 0 trains in this process, without checkpoints to resume from."""
+    use_gpu: bool = False
+    """Give each of them a GPU."""
+    max_failures: int = 2
+    """How often workers are started again from the last checkpoint after one has died."""
+
+
+RAY_ARGUMENTS = ("ray_address", "dashboard", "num_workers", "use_gpu", "max_failures", "num_data_workers")
+
+PRESETS: Mapping[str, Args] = {
+    "default": Args(),
+    "paper": Args(
+        preset="paper",
+        model="Qwen/Qwen2-VL-7B-Instruct",
+        template="default",
+        shots=4,
+        protocol="focus",
+        max_image_tokens=352,  # 0.3 * 1280 * 720 pixels at 28 * 28 a token
+        validation_max_image_tokens=2938,  # 2.5 * 1280 * 720
+        max_completion_tokens=50,
+        labels="full",
+        beta=0.25,
+        margin=0.025,
+        margin_unit="absolute",
+        attention_target="coords",
+        attention_layers="all",
+        num_steps=160,  # 20 epochs of 8 steps; the released checkpoint is that of step 96
+        batch_size=64,
+        micro_batch_size=1,
+        lr=2e-4,
+        warmup=0.03,
+        cooldown=0.97,
+        lr_end=0.0,
+        grad_clip=0.3,
+        lora_rank=8,
+        lora_alpha=16,
+        precision="bf16",
+        validation_interval=32,
+        checkpoint_interval=8,
+    ),
+}
+"""What is known of the paper's settings, its code's where the two differ."""
 
 
 def main() -> None:
-    args = tyro.cli(Args, description=__doc__)
     quiet_libraries()
     with user_errors():
-        training, validation = args.load_training(), args.load_validation()
-        template, processor = args.load_template(), args.load_processor()
-        if args.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device: this machine has no CUDA device that torch can use; train on cpu")
-        config = SFTConfig(
-            labels=args.labels,
-            num_steps=args.num_steps,
-            batch_size=args.batch_size,
-            lr=args.lr,
-            grad_clip=args.grad_clip,
-            seed=args.seed,
-            num_workers=args.num_workers,
-        )
-        model = load_model(args.source, seed=args.seed).to(args.device)
-        run = RunDirectory.create(run_path(args.output_dir, args.name, "sft"), dataclasses.asdict(args))
+        args = parse_arguments(sys.argv[1:])
+        if args.resume is not None:
+            run = RunDirectory(args.resume)
+            check_resumable(run)
+            args = restore_arguments(args, run, keep=("resume", *RAY_ARGUMENTS))
+        plan, workers = check_arguments(args)
+        run = open_run(args, plan.run_path)
     console = Console()
     console.print(f"run folder: {run.path}", highlight=False)
-    summary = train_sft(
-        model, processor, training, validation, template, config, run,
-        num_validation_episodes=args.num_validation_episodes,
-        max_completion_tokens=args.max_completion_tokens,
-        console=console,
-    )  # fmt: skip
+    if args.num_workers > 0:
+        args.start_ray(num_processes=args.num_workers, console=console)
+    try:
+        summary = train_sft(plan, workers, console=console)
+    except TrainingError as error:
+        console.print(f"error: {error}", style="red", highlight=False)
+        raise SystemExit(1) from None
+    finally:
+        ray.shutdown()
     console.print(
         f"validation mIoU {summary['miou_start']:.3f} -> {summary['miou_end']:.3f} in {summary['seconds']:.0f} s\n"
         f"policy: {summary['checkpoint']}\npictures: {summary['sheet']}",
         highlight=False,
     )
+
+
+def parse_arguments(words: list[str]) -> Args:
+    """The preset decides the defaults of everything else, so it is read first."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="default")
+    preset = first.parse_known_args(words)[0].preset
+    return tyro.cli(Args, default=PRESETS.get(preset, PRESETS["default"]), args=words, description=__doc__)
+
+
+def check_arguments(args: Args) -> tuple[SFTPlan, Workers]:
+    """Everything that can be wrong is found here, before Ray or a model starts."""
+    plan = SFTPlan(
+        model=args.source,
+        template=args.load_template(),
+        training_episodes=args.load_training(),
+        validation_episodes=args.load_validation(),
+        config=SFTConfig(**{field.name: getattr(args, field.name) for field in dataclasses.fields(SFTConfig)}),
+        run_path=(args.resume or run_path(args.output_dir, args.name, "sft")).absolute(),
+        max_image_tokens=args.max_image_tokens,
+        validation_max_image_tokens=args.validation_max_image_tokens,
+        num_validation_episodes=args.num_validation_episodes,
+        validation_interval=args.validation_interval,
+        checkpoint_interval=args.checkpoint_interval,
+        patience=args.patience,
+        max_completion_tokens=args.max_completion_tokens,
+        num_data_workers=args.num_data_workers,
+        num_threads=torch.get_num_threads(),
+    )
+    workers = Workers(num_workers=args.num_workers, use_gpu=args.use_gpu, max_failures=args.max_failures)
+    check_plan(plan, workers)
+    if args.use_gpu and args.ray_address is None and not torch.cuda.is_available():
+        raise ValueError("use_gpu: this machine has no CUDA device that torch can use; train on the CPU")
+    return plan, workers
+
+
+def open_run(args: Args, path: Path) -> RunDirectory:
+    if args.resume is not None:
+        return RunDirectory(args.resume)
+    return RunDirectory.create(path, dataclasses.asdict(args))
 
 
 if __name__ == "__main__":

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import logging
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import ray
 import transformers
+from rich.console import Console
 
 from focus_agents.models.loading import load_processor
 from focus_agents.processing import VLMProcessor
+from focus_agents.reporting import RunDirectory
 from focus_env.datasets import load_dataset
 from focus_env.errors import FocusError
 from focus_env.prompts import PromptTemplate, get_template
@@ -75,7 +80,8 @@ class ModelArguments:
     init_from: Path | None = None
     """Folder of a policy to start from, e.g. runs/my-sft/checkpoints/final; stands in for --model."""
     template: str = "compact"
-    """Prompt wording: compact (few words, for the small model) or default (full sentences, for hub models)."""
+    """Prompt wording: compact (few words, for the small model), default (full sentences, for hub models), or iploc (a
+    baseline that names the object)."""
     max_image_tokens: int | None = None
     """Most tokens per picture, larger ones are scaled down; default: what the model's image processor says."""
 
@@ -91,6 +97,53 @@ class ModelArguments:
     def load_processor(self) -> VLMProcessor:
         """The model's processor, with the picture budget set."""
         return load_processor(self.source, max_image_tokens=self.max_image_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayArguments:
+    """Where Ray runs."""
+
+    ray_address: str | None = None
+    """Ray cluster to join, e.g. auto; default: start Ray on this machine."""
+    dashboard: bool = True
+    """Serve the Ray dashboard, if this run starts Ray."""
+
+    def start_ray(self, *, num_processes: int, console: Console) -> None:
+        """Join the cluster, or start Ray with a CPU for each of the run's processes; on a small machine they share."""
+        if self.ray_address is not None:
+            ray.init(address=self.ray_address)
+            return
+        num_cpus = max(os.cpu_count() or 1, 1 + num_processes)
+        context = ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=self.dashboard,
+            logging_level="ERROR",
+            log_to_driver=False,
+        )
+        if self.dashboard:
+            console.print(f"dashboard: http://{context.dashboard_url}", highlight=False)
+
+
+A = TypeVar("A")
+
+
+def restore_arguments(args: A, run: RunDirectory, *, keep: Sequence[str]) -> A:
+    """The arguments of an interrupted run.
+
+    Args:
+        args: Those of this call, a dataclass.
+        run: The interrupted run.
+        keep: Which arguments are this call's.
+
+    Raises:
+        CheckpointError: If there is no such run.
+    """
+    stored = run.config()
+    fields = {field.name: field for field in dataclasses.fields(args)}  # type: ignore[arg-type]
+    changes = {name: value for name, value in stored.items() if name in fields and name not in keep}
+    paths = {name: Path(value) for name, value in changes.items() if value and "Path" in str(fields[name].type)}
+    return dataclasses.replace(args, **(changes | paths))  # type: ignore[type-var]
 
 
 def run_path(output_dir: Path, name: str | None, prefix: str) -> Path:

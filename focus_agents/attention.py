@@ -5,9 +5,10 @@
     model(**inputs, support_probe=probe)
     probe.masses                                    {layer: [B, Q] share of each row's attention on support tokens}
 
-The keyword travels down transformers' layers, those of PEFT's models and of checkpointed ones included, to the attention
-function that is registered here. That function leaves the layer's output to SDPA and computes the shares beside it, for
-the query picture's rows only; no attention map outlives a block of rows, so memory stays linear in the tokens.
+The keyword travels down transformers' layers, those of PEFT's models and of checkpointed ones included, to the
+attention function that is registered here. That function leaves the layer's output to SDPA and computes the shares
+beside it, for the query picture's rows only; no attention map outlives a block of rows, so memory stays linear in the
+tokens.
 
 Axis letters: B sequences, N tokens, Q query-image tokens (rows), K tokens up to the last row, A heads, H key-value
 heads, D head size.
@@ -115,7 +116,8 @@ def select_layers(spec: str, num_layers: int) -> frozenset[int]:
     if all(name.isdecimal() for name in names):
         if too_high := sorted(int(name) for name in names if int(name) >= num_layers):
             raise ValueError(
-                f"attention layers {spec!r}: the model has {num_layers} layers, numbered from 0; there is no {too_high[0]}"
+                f"attention layers {spec!r}: expected numbers from 0 to {num_layers - 1}, the model's layers, "
+                f"got {too_high[0]}"
             )
         return frozenset(int(name) for name in names)
     raise ValueError(f"attention layers: expected 'all', 'first:5', 'last:5' or numbers like '3,7', got {spec!r}")
@@ -159,8 +161,10 @@ def support_mass(query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *,
     num_heads, size = query.shape[1], query.shape[3]
     rows = query.gather(2, probe.rows[:, None, :, None].expand(-1, num_heads, -1, size))
     keys = key[:, :, : probe.support.shape[1]]
-    grouped = rows.unflatten(1, (key.shape[1], -1))
-    mass: torch.Tensor = _SupportMass.apply(grouped, keys, probe.rows, probe.visible, probe.support, scaling)
+    grouped = rows.view(len(rows), key.shape[1], -1, *rows.shape[2:])
+    mass: torch.Tensor = _SupportMass.apply(  # type: ignore[no-untyped-call]
+        grouped, keys, probe.rows, probe.visible, probe.support, scaling
+    )
     return mass.flatten(1, 2).mean(1)
 
 
@@ -182,7 +186,7 @@ class _SupportMass(torch.autograd.Function):
         support: torch.Tensor,
         scaling: float,
     ) -> torch.Tensor:
-        """[B, H, A / H, Q] from query [B, H, A / H, Q, D], key [B, H, K, D], rows [B, Q], visible and support [B, K]."""
+        """[B, H, A / H, Q] from query [B, H, A / H, Q, D], key [B, H, K, D], rows [B, Q], visible, support [B, K]."""
         with torch.autocast(query.device.type, enabled=False):
             keys = key.to(_score_dtype(query))
             mass = keys.new_empty(query.shape[:-1])

@@ -31,6 +31,7 @@ from rich.progress import (
 )
 
 from focus_agents.types import RolloutGroup
+from focus_env.errors import CheckpointError
 from focus_env.metrics import ScoredAnswer, bootstrap_interval, paired_bootstrap_interval, summarize
 from focus_env.rendering import ANSWER_COLOUR, TARGET_COLOUR, Colour, render_episode, stack_rows
 from focus_env.types import Box, EpisodeDataset, ParseStatus
@@ -41,7 +42,7 @@ NUM_SHEET_EPISODES = 8
 
 METRICS: Mapping[str, str] = {
     "iteration": "training iterations done (GRPO)",
-    "step": "optimizer steps done (SFT); losses and norms are means since the line before",
+    "step": "optimizer steps done (SFT)",
     "reward": "mean reward of the sampled answers",
     "miou": "mean IoU of the sampled answers, 0 where no box could be read",
     "parse_rate": "share of sampled answers from which an answer could be read",
@@ -50,6 +51,12 @@ METRICS: Mapping[str, str] = {
     "completion_tokens": "mean tokens of a sampled answer",
     "truncated_rate": "share of sampled answers cut at max_completion_tokens",
     "loss": "loss of the last optimizer step",
+    "lm_loss": "mean negative log-likelihood of the labelled tokens, in nats (SFT)",
+    "attention_loss": "attention loss before its weight, in the squared units of its margin (SFT)",
+    "support_mass": "mean S: share of a query-image token's attention on all support tokens (SFT; /n: layer n)",
+    "support_delta": "mean delta: attention to a support token less that to another token (SFT; /n: layer n)",
+    "past_margin": "share of query-image tokens whose delta has reached the margin (SFT; /n: layer n)",
+    "skipped_steps": "steps so far whose loss or gradient was not finite, and that changed nothing (SFT)",
     "kl": "mean k3 estimate of KL(policy || reference) per token; 0 where kl_coeff is 0",
     "clip_fraction": "share of tokens whose probability ratio was clipped",
     "entropy": "mean entropy of the next-token distribution, in nats",
@@ -57,7 +64,7 @@ METRICS: Mapping[str, str] = {
     "lr": "learning rate",
     "seconds_sampling": "seconds for sampling and scoring the groups",
     "seconds_learning": "seconds for the optimizer steps",
-    "seconds": "seconds of the iteration, or of the steps since the line before",
+    "seconds": "seconds of the iteration or step",
     "examples_per_second": "supervised examples trained on per second",
     "groups_per_second": "groups sampled and learned from per second",
     "validation_miou": "mean IoU of greedy answers on the validation episodes, 0 where no box could be read",
@@ -111,26 +118,46 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     def config(self) -> dict[str, Any]:
-        """The arguments with which the run was started."""
-        config: dict[str, Any] = json.loads((self.path / "config.json").read_text())
+        """The arguments with which the run was started.
+
+        Raises:
+            CheckpointError: If the folder is not a run's.
+        """
+        try:
+            config: dict[str, Any] = json.loads((self.path / "config.json").read_text())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"run {self.path}: expected a run's folder with config.json ({error})") from error
         return config
 
-    def log(self, metrics: Mapping[str, float]) -> None:
-        """Append one iteration's metrics.
+    def log(self, metrics: Mapping[str, float | None]) -> None:
+        """Append the metrics of one iteration or step; a name may end in `/<layer>`.
 
         Raises:
             ValueError: If a name is not in `METRICS`.
         """
-        if unknown := sorted(set(metrics) - set(METRICS)):
+        if unknown := sorted({name.partition("/")[0] for name in metrics} - set(METRICS)):
             raise ValueError(f"metrics: expected names from reporting.METRICS, got {unknown}; declare them there")
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(metrics) + "\n")
 
-    def rewind(self, num_iterations: int) -> None:
-        """Drop what was logged after a checkpoint, since the run goes on from there."""
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """What `log` has appended so far; a line that is being written is left out."""
+        file = self.path / "metrics.jsonl"
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def rewind(self, num_done: int, *, counter: str) -> None:
+        """Drop what was logged after a checkpoint, since the run goes on from there.
+
+        Args:
+            num_done: Iterations or steps that the checkpoint has behind it.
+            counter: Which of `METRICS` counts them.
+        """
         for file in (self.path / "metrics.jsonl", self.path / "samples" / "rollouts.jsonl"):
             lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-            file.write_text("".join(line for line in lines if json.loads(line)["iteration"] <= num_iterations))
+            kept = "".join(line for line in lines if line.endswith("\n") and json.loads(line)[counter] <= num_done)
+            if kept != "".join(lines):
+                _write_text(file, kept)
 
     def write_answers(self, name: str, answers: Sequence[ScoredAnswer]) -> None:
         """Keep validation answers, one JSON object a line."""
@@ -222,8 +249,8 @@ class RunDirectory:
 
 
 @contextlib.contextmanager
-def progress_bar(label: str, total: int, console: Console, *, completed: int = 0) -> Iterator[Callable[[], None]]:
-    """A bar at the bottom of the terminal, while lines are printed above it; yields what moves it by one."""
+def progress_bar(label: str, total: int, console: Console) -> Iterator[Callable[[int], None]]:
+    """A bar at the bottom of the terminal, while lines are printed above it; yields what moves it to a number done."""
     columns = (
         TextColumn(label),
         BarColumn(),
@@ -232,8 +259,8 @@ def progress_bar(label: str, total: int, console: Console, *, completed: int = 0
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(label, total=total, completed=completed)
-        yield lambda: progress.advance(task)
+        task = progress.add_task(label, total=total)
+        yield lambda done: progress.update(task, completed=done)
 
 
 def compare_validation(before: Sequence[ScoredAnswer], after: Sequence[ScoredAnswer]) -> dict[str, Any]:
@@ -264,7 +291,11 @@ def _answer(record: dict[str, Any]) -> ScoredAnswer:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    _write_text(path, json.dumps(content, indent=2, default=str) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
     """Write a file at once, so that a kill leaves the old one or the new one."""
     scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    scratch.write_text(text)
     scratch.replace(path)

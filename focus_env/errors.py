@@ -3,6 +3,7 @@
     FocusError
     ├── DatasetError             a data set on disk is missing or malformed
     ├── CheckpointError          a checkpoint is missing, incomplete or of another kind
+    ├── TrainingError            a training run gave up
     └── MissingDependencyError   an optional package is not installed
 
 A wrong argument is a plain ``ValueError``. Each message names the thing, what was expected, what came, and what to do.
@@ -21,6 +22,10 @@ class DatasetError(FocusError):
 
 class CheckpointError(FocusError):
     """A checkpoint is missing, incomplete or of another kind."""
+
+
+class TrainingError(FocusError):
+    """A training run gave up; what it had reached is in its folder."""
 
 
 class MissingDependencyError(FocusError, ImportError):

@@ -168,16 +168,15 @@ class IPLocTemplate(PromptTemplate):
     def for_episode(self, episode: Episode) -> IPLocTemplate:
         """This template with the name for an episode, the same for an episode in every process."""
         draw = zlib.crc32(episode.episode_id.encode())
-        is_pseudo = self.names == "pseudo" or (self.names == "both" and draw % 2 == 1) or episode.category is None
-        name = PSEUDO_NAMES[draw // 2 % len(PSEUDO_NAMES)] if is_pseudo else episode.category
-        return dataclasses.replace(self, object_name=name)
+        is_pseudo = self.names == "pseudo" or (self.names == "both" and draw % 2 == 1)
+        name = None if is_pseudo else episode.category
+        return dataclasses.replace(self, object_name=name or PSEUDO_NAMES[draw // 2 % len(PSEUDO_NAMES)])
 
     def render(self, observation: Observation) -> list[Message]:
         """Ask for the box in consecutive user turns; see `PromptTemplate.render`."""
         parts = super().render(observation)[0].content
         name = TextPart(f"<ref>{self.object_name}</ref>")
-        turns = [[part, name] if isinstance(part, ImagePart) else [part] for part in parts]
-        return [Message("user", turn) for turn in turns]
+        return [Message("user", (part, name) if isinstance(part, ImagePart) else (part,)) for part in parts]
 
 
 PSEUDO_NAMES = ("Alba", "Bruno", "Cora", "Dario", "Elio", "Fara", "Gino", "Hilda", "Ivo", "Juna", "Kalo", "Lina")

@@ -27,6 +27,7 @@ from focus_agents.checkpoint import save_policy
 from focus_agents.grpo.advantage import group_advantages
 from focus_agents.grpo.batch import GroupTrainingData, TrainingGroup, plan_steps, training_group
 from focus_agents.grpo.config import GRPOConfig
+from focus_agents.models.adapters import merge_adapters
 from focus_agents.reporting import rollout_metrics
 from focus_agents.rollout import shuffled_indices
 from focus_agents.types import RolloutGroup

@@ -102,7 +102,8 @@ def _iterate(
     algorithm: GRPO, plan: RunPlan, run: RunDirectory, indices: Sequence[int], *, first: int, console: Console
 ) -> None:
     """The training iterations, with a bar and a line for each."""
-    with progress_bar("GRPO", plan.num_iterations, console, completed=first) as advance:
+    with progress_bar("GRPO", plan.num_iterations, console) as move_to:
+        move_to(first)
         for iteration in range(first + 1, plan.num_iterations + 1):
             started = time.perf_counter()
             result = algorithm.train()
@@ -115,7 +116,7 @@ def _iterate(
             run.log(metrics)
             run.write_samples(iteration, algorithm.last_groups)
             console.print(_line(metrics), highlight=False, soft_wrap=True)
-            advance()
+            move_to(iteration)
             if is_last or (plan.checkpoint_interval and iteration % plan.checkpoint_interval == 0):
                 _save(algorithm, run, iteration)
 
@@ -183,7 +184,7 @@ def _restore(algorithm: GRPO, run: RunDirectory) -> int:
     path = newest_checkpoint(run)
     algorithm.restore_from_path(path.absolute())
     iteration = int(path.name.removeprefix(CHECKPOINT_PREFIX))
-    run.rewind(iteration)
+    run.rewind(iteration, counter="iteration")
     return iteration
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from focus_agents.models import tiny
 from focus_agents.processing import VLMProcessor
@@ -76,6 +76,43 @@ def load_model(name_or_path: str, *, seed: int = 0, dtype: torch.dtype = torch.f
     if missing := sorted(info["missing_keys"]):
         raise CheckpointError(_not_loaded(name_or_path, f"{len(missing)} weights are missing, e.g. {missing[0]}"))
     return model
+
+
+def load_config(name_or_path: str) -> Any:
+    """The configuration of a model, without its weights.
+
+    Args:
+        name_or_path: As for `load_model`.
+
+    Raises:
+        CheckpointError: If there is no such model.
+    """
+    if name_or_path == TINY:
+        return tiny.build_config(load_processor(TINY).tokenizer)
+    try:
+        return AutoConfig.from_pretrained(_existing(name_or_path))
+    except LOADING_ERRORS as error:
+        raise CheckpointError(_not_loaded(name_or_path, error)) from error
+
+
+def check_fit(name_or_path: str, config: Any, processor: VLMProcessor) -> None:
+    """Check that a tokenizer belongs to a model: the same image token, and no id beyond its vocabulary.
+
+    Args:
+        name_or_path: Names both in messages.
+        config: The model's configuration.
+        processor: Holds the tokenizer.
+
+    Raises:
+        CheckpointError: If they do not fit.
+    """
+    image_token_id, vocab_size = getattr(config, "image_token_id", None), config.get_text_config().vocab_size
+    if processor.image_token_id != image_token_id or len(processor.tokenizer) > vocab_size:
+        raise CheckpointError(
+            f"model {name_or_path!r}: expected a tokenizer whose image token is {image_token_id} and with at most "
+            f"{vocab_size} tokens, got {processor.image_token_id} and {len(processor.tokenizer)}; the folder holds the "
+            "tokenizer of another model"
+        )
 
 
 def _existing(name_or_path: str) -> str:

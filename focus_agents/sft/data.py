@@ -16,7 +16,7 @@ from focus_agents.processing import EncodedPrompt, PromptBatch, PromptSpans, VLM
 from focus_agents.rollout import shuffled_indices
 from focus_env.env import observe
 from focus_env.prompts import IPLocTemplate, PromptTemplate
-from focus_env.types import Box, Episode, EpisodeDataset, Exemplar
+from focus_env.types import Box, Episode, EpisodeDataset
 
 AttentionTarget = Literal["coords", "span", "region", "both"]
 """What counts as a support-box token: the numbers of the box text with the spaces between them (the authors' code), the
@@ -61,6 +61,11 @@ class SFTBatch:
     def to(self, device: torch.device | str) -> SFTBatch:
         """The same batch on another device."""
         return SFTBatch(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All tensors by name, for a file."""
+        own = {name: getattr(self, name) for name in ("answer_ids", "answer_mask", "query_mask", "support_mask")}
+        return own | {field.name: getattr(self.prompts, field.name) for field in dataclasses.fields(self.prompts)}
 
 
 class SFTExamples(Dataset[SFTExample]):
@@ -147,8 +152,8 @@ def support_tokens(spans: PromptSpans, episode: Episode, target: AttentionTarget
     num_shots = len(episode.support)
     if (len(spans.images), len(spans.box_texts)) != (num_shots + 1, num_shots):
         raise ValueError(
-            f"prompt of episode {episode.episode_id!r}: expected {num_shots + 1} pictures and {num_shots} marked boxes, "
-            f"got {len(spans.images)} and {len(spans.box_texts)}; a template marks boxes by TextPart.box_span"
+            f"prompt of episode {episode.episode_id!r}: expected {num_shots + 1} pictures and {num_shots} marked "
+            f"boxes, got {len(spans.images)} and {len(spans.box_texts)}; a template marks boxes by TextPart.box_span"
         )
     if target == "span":
         return np.concatenate(spans.box_texts)
@@ -213,9 +218,7 @@ def load_batches(
         rank: Which worker this is.
         num_workers: How many share each batch, at most `batch_size`.
     """
-    order = shuffled_indices(
-        steps.start * batch_size, len(steps) * batch_size, num_episodes=len(examples), seed=seed
-    )
+    order = shuffled_indices(steps.start * batch_size, len(steps) * batch_size, num_episodes=len(examples), seed=seed)
     shares = [order[start : start + batch_size][rank::num_workers] for start in range(0, len(order), batch_size)]
     size = micro_batch_size or batch_size
     plan = [[share[start : start + size] for start in range(0, len(share), size)] for share in shares]

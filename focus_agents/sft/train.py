@@ -1,196 +1,197 @@
-"""Supervised fine-tuning on right answers; GRPO starts from it, since a policy that never answers earns nothing."""
+"""A supervised run as its driver sees it: checks, Ray Train around the workers, display, summary."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import gymnasium
 import numpy as np
-import torch
+import ray.train
+from ray.train.torch import TorchTrainer
 from rich.console import Console
 
-from focus_agents.checkpoint import save_policy
-from focus_agents.evaluate import evaluate
-from focus_agents.generation import score_completions
-from focus_agents.policies.vlm import VLMPolicy
-from focus_agents.processing import VLMProcessor
+from focus_agents.attention import select_layers
+from focus_agents.models.loading import check_fit, load_config, load_processor
 from focus_agents.reporting import RunDirectory, progress_bar
-from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches
-from focus_env.env import ENV_ID
-from focus_env.prompts import PromptTemplate
-from focus_env.types import EpisodeDataset
+from focus_agents.sft.data import SFTExamples
+from focus_agents.sft.worker import CHECKPOINT_PREFIX, FAILURE_FILE, SCORE, SFTPlan, train_worker
+from focus_env.errors import CheckpointError, TrainingError
 
-Labels = Literal["answer", "full"]
-
-LOG_INTERVAL = 25
-"""Steps between lines of metrics, which hold means over them."""
+LINE_INTERVAL = 25
+"""Steps between lines on the console."""
+POLL_SECONDS = 0.5
+NUM_CHECKED_EPISODES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTConfig:
-    """Settings of a supervised run.
+class Workers:
+    """Who trains.
 
     Attributes:
-        labels: "answer" trains the answer's tokens; "full" trains every token, those of the support boxes among them,
-            as the paper's released code does. A model trained from scratch learns to read pictures sooner from these.
-        num_steps: Optimizer steps.
-        batch_size: Episodes per step.
-        lr: Peak learning rate of AdamW.
-        warmup: Share of the steps, at the start, in which the learning rate rises.
-        cooldown: Share of the steps, at the end, in which it falls to a tenth.
-        grad_clip: Largest global norm of the gradient.
-        seed: Of the order of episodes.
-        num_workers: Processes that draw and encode episodes ahead of the training.
+        num_workers: Ray Train workers, each a process. 0 trains in this process, without checkpoints to go on from: for
+            debugging.
+        use_gpu: One GPU for each.
+        max_failures: So many times the workers are started again from the newest checkpoint after one has died.
     """
 
-    labels: Labels = "answer"
-    num_steps: int = 1000
-    batch_size: int = 32
-    lr: float = 1e-3
-    warmup: float = 0.05
-    cooldown: float = 0.2
-    grad_clip: float = 1.0
-    seed: int = 0
     num_workers: int = 1
+    use_gpu: bool = False
+    max_failures: int = 2
 
     def __post_init__(self) -> None:
-        for name, least in {"num_steps": 1, "batch_size": 1, "num_workers": 0, "seed": 0}.items():
+        for name, least in {"num_workers": 0, "max_failures": 0}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected {least} or more, got {getattr(self, name)}")
-        for name in ("lr", "grad_clip"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
-        if self.warmup < 0 or self.cooldown < 0 or self.warmup + self.cooldown > 1:
-            raise ValueError(
-                "warmup, cooldown: expected shares of the steps that add up to at most 1, "
-                f"got {self.warmup} and {self.cooldown}"
-            )
+
+
+def check_plan(plan: SFTPlan, workers: Workers) -> None:
+    """Find what can be wrong before Ray or a model starts: model and tokenizer, layers, prompts, shares.
+
+    Raises:
+        ValueError: If something does not fit; the message says what and what to do.
+        CheckpointError: If the model or its tokenizer cannot be read, or they do not belong together.
+    """
+    if workers.num_workers > plan.config.batch_size:
+        raise ValueError(
+            f"num_workers: expected at most batch_size, {plan.config.batch_size}, so that each has an episode, "
+            f"got {workers.num_workers}"
+        )
+    model_config = load_config(plan.model)
+    processor = load_processor(plan.model, max_image_tokens=plan.max_image_tokens)
+    check_fit(plan.model, model_config, processor)
+    text_config = model_config.get_text_config()
+    select_layers(plan.config.attention_layers, text_config.num_hidden_layers)
+    examples = SFTExamples(
+        plan.training_episodes,
+        plan.template,
+        processor,
+        target=plan.config.attention_target,
+        max_tokens=text_config.max_position_embeddings,
+    )
+    for index in np.linspace(0, len(examples) - 1, min(NUM_CHECKED_EPISODES, len(examples))).astype(int):
+        examples[int(index)]
 
 
 def train_sft(
-    model: Any,
-    processor: VLMProcessor,
-    training_episodes: EpisodeDataset,
-    validation_episodes: EpisodeDataset,
-    template: PromptTemplate,
-    config: SFTConfig,
-    run: RunDirectory,
-    *,
-    num_validation_episodes: int,
-    max_completion_tokens: int,
-    console: Console | None = None,
+    plan: SFTPlan, workers: Workers, *, console: Console | None = None
 ) -> dict[str, Any]:
-    """Train `model` in place and write everything that `RunDirectory` describes.
+    """Train, and write everything that `RunDirectory` describes. A run that was interrupted goes on.
 
     Args:
-        model: A Qwen2-VL-like model; its trainable parameters are trained where they are.
-        processor: Its processor.
-        training_episodes: What to train on.
-        validation_episodes: What to answer before and after.
-        template: Words the prompts and the answers.
-        config: Settings.
-        run: Where to write.
-        num_validation_episodes: Taken from the front of the validation episodes; fewer if there are fewer.
-        max_completion_tokens: Where a validation answer is cut.
+        plan: What to train, checked by `check_plan`; its folder exists.
+        workers: Who trains.
         console: Where to show progress.
 
     Returns:
         The summary, as written to `summary.json`.
+
+    Raises:
+        TrainingError: If the workers gave up, or died more often than allowed.
     """
     console = console or Console()
+    run = RunDirectory(plan.run_path)
     started = time.perf_counter()
-    indices = range(min(num_validation_episodes, len(validation_episodes)))
-    env = gymnasium.make(ENV_ID, dataset=validation_episodes, template=template)
-    policy = VLMPolicy(model, processor)
-    before = evaluate(env, policy, indices, max_completion_tokens=max_completion_tokens)
-    with progress_bar("SFT", config.num_steps, console) as advance:
-        window: list[dict[str, float]] = []
-        window_started = time.perf_counter()
-        for step, metrics in enumerate(train_steps(model, processor, training_episodes, template, config), start=1):
-            advance()
-            window.append(metrics)
-            if step % LOG_INTERVAL == 0 or step == config.num_steps:
-                seconds = time.perf_counter() - window_started
-                means = {name: float(np.mean([m[name] for m in window])) for name in metrics}
-                rate = len(window) * config.batch_size / seconds
-                run.log({"step": step, **means, "seconds": seconds, "examples_per_second": rate})
-                console.print(
-                    f"{step:>5}  loss {means['loss']:.3f}  {rate:.0f} examples/s", highlight=False, soft_wrap=True
-                )
-                window, window_started = [], time.perf_counter()
-    after = evaluate(env, policy, indices, max_completion_tokens=max_completion_tokens)
-    save_policy(run.checkpoints / "final", model, processor)
+    failure = plan.run_path / FAILURE_FILE
+    failure.unlink(missing_ok=True)
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"plan": plan},
+        scaling_config=ray.train.ScalingConfig(num_workers=workers.num_workers, use_gpu=workers.use_gpu),
+        run_config=ray.train.RunConfig(
+            name=run.checkpoints.name,
+            storage_path=str(plan.run_path.absolute()),
+            failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=SCORE),
+        ),
+    )
+    with _show_progress(run, plan.config.num_steps, console):
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise TrainingError(_describe(error, run)) from error
+    if failure.exists():
+        raise TrainingError(json.loads(failure.read_text())["message"])
+    before, after = run.read_answers("before"), run.read_answers("after")
+    steps = [line["step"] for line in run.read_metrics()]
     return run.finish(
-        validation_episodes,
-        indices,
+        plan.validation_episodes,
+        range(len(after)),
         before,
         after,
-        num_steps=config.num_steps,
+        num_steps=max(steps),
         seconds=time.perf_counter() - started,
     )
 
 
-def train_steps(
-    model: Any, processor: VLMProcessor, episodes: EpisodeDataset, template: PromptTemplate, config: SFTConfig
-) -> Iterator[dict[str, float]]:
-    """Take the optimizer steps; yields each one's `loss`, `lr` and `grad_norm`."""
-    device = next(model.parameters()).device
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, config))
-    batches = load_batches(
-        SFTExamples(episodes, template, processor),
-        batch_size=config.batch_size,
-        num_steps=config.num_steps,
-        seed=config.seed,
-        num_workers=config.num_workers,
-    )
-    loss_function = answer_loss if config.labels == "answer" else full_loss
-    for batch in batches:
-        model.train()
-        optimizer.zero_grad(set_to_none=True)
-        loss = loss_function(model, batch, device=device)
-        loss.backward()  # type: ignore[no-untyped-call]
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip)
-        optimizer.step()
-        yield {"loss": loss.item(), "lr": float(schedule.get_last_lr()[0]), "grad_norm": float(grad_norm)}
-        schedule.step()
+def check_resumable(run: RunDirectory) -> None:
+    """Check that an interrupted run has a checkpoint to go on from.
+
+    Raises:
+        CheckpointError: If it has none.
+    """
+    if not any(run.checkpoints.glob(f"{CHECKPOINT_PREFIX}*")):
+        raise CheckpointError(
+            f"run {run.path}: expected a checkpoint in {run.checkpoints}, found none; start a new run"
+        )
 
 
-def lr_factor(step: int, config: SFTConfig) -> float:
-    """Share of the peak learning rate at a step (from 0): a linear rise, a plateau, a linear fall to a tenth."""
-    num_warmup = max(1, round(config.warmup * config.num_steps))
-    if step < num_warmup:
-        return (step + 1) / num_warmup
-    num_cooldown = round(config.cooldown * config.num_steps)
-    num_left = config.num_steps - step
-    return 1.0 if num_left > num_cooldown or num_cooldown == 0 else 0.1 + 0.9 * num_left / num_cooldown
+def _describe(error: Exception, run: RunDirectory) -> str:
+    """What a person needs of Ray's report: the first worker's own error."""
+    failures = getattr(error, "worker_failures", {})
+    cause = next(iter(failures.items()), (None, error))
+    who = "Ray Train" if cause[0] is None else f"worker {cause[0]}"
+    return f"{who} failed: {type(cause[1]).__name__}: {cause[1]}\ngo on from the last checkpoint by --resume {run.path}"
 
 
-def answer_loss(model: Any, batch: SFTBatch, *, device: torch.device) -> torch.Tensor:
-    """Mean negative log-likelihood of the answers' tokens; prompts are not labelled (scalar)."""
-    logprobs, _ = score_completions(model, batch.prompts.to(device), batch.answer_ids[:, None].to(device))
-    return -logprobs[:, 0][batch.answer_mask.to(device)].mean()
+@contextlib.contextmanager
+def _show_progress(run: RunDirectory, num_steps: int, console: Console) -> Iterator[None]:
+    """Follow `metrics.jsonl`, which a worker writes, by a bar and a line every few steps."""
+    done = threading.Event()
+    with progress_bar("SFT", num_steps, console) as move_to:
+
+        def follow() -> None:
+            shown, pause, is_over = 0, POLL_SECONDS, False
+            while not is_over:
+                is_over = done.wait(pause)
+                started = time.perf_counter()
+                lines = run.read_metrics()
+                pause = max(POLL_SECONDS, 20 * (time.perf_counter() - started))
+                step = int(lines[-1]["step"]) if lines else 0
+                shown = min(shown, step)  # a restart goes back
+                move_to(step)
+                for end in range(shown + 1, step + 1):
+                    if end % LINE_INTERVAL == 0 or end == num_steps or lines[end - 1].get(SCORE) is not None:
+                        window = lines[max(0, end - LINE_INTERVAL) : end]
+                        console.print(_line(window), highlight=False, soft_wrap=True)
+                shown = step
+
+        follower = threading.Thread(target=follow, daemon=True)
+        follower.start()
+        try:
+            yield
+        finally:
+            done.set()
+            follower.join()
 
 
-def full_loss(model: Any, batch: SFTBatch, *, device: torch.device) -> torch.Tensor:
-    """Mean negative log-likelihood of all tokens of prompts and answers but the first of each (scalar)."""
-    prompts, answer_mask = batch.prompts.to(device), batch.answer_mask.to(device).long()
-    input_ids = torch.cat([prompts.input_ids, batch.answer_ids.to(device)], dim=1)
-    attention_mask = torch.cat([prompts.attention_mask, answer_mask], dim=1)
-    mm_token_type_ids = torch.nn.functional.pad(prompts.mm_token_type_ids, (0, answer_mask.shape[1]))
-    logits = model(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        mm_token_type_ids=mm_token_type_ids,
-        pixel_values=prompts.pixel_values,
-        image_grid_thw=prompts.image_grid_thw,
-        use_cache=False,
-    ).logits
-    losses = torch.nn.functional.cross_entropy(
-        logits[:, :-1].transpose(1, 2).float(), input_ids[:, 1:], reduction="none"
-    )
-    return losses[(attention_mask[:, 1:] * attention_mask[:, :-1]).bool()].mean()
+def _line(window: list[dict[str, Any]]) -> str:
+    """What a person reads of a few steps: means over them."""
+    last = window[-1]
+
+    def mean(name: str) -> float:
+        values = [line[name] for line in window if line.get(name) is not None]
+        return float(np.mean(values)) if values else float("nan")
+
+    line = f"{last['step']:>5}  LM loss {mean('lm_loss'):.3f}"
+    if "attention_loss" in last:
+        line += f"  attention loss {mean('attention_loss'):.3f}  S {mean('support_mass'):.2f}"
+        line += f"  past margin {mean('past_margin'):.0%}"
+    line += f"  {mean('examples_per_second'):.0f} examples/s"
+    if last["skipped_steps"]:
+        line += f"  skipped {last['skipped_steps']} steps"
+    return line + (f"  validation mIoU {last[SCORE]:.3f}" if last.get(SCORE) is not None else "")

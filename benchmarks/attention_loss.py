@@ -1,0 +1,443 @@
+"""What the attention loss costs: a training step with it, against one without, and against eager attention.
+
+    python benchmarks/attention_loss.py [--tokens 512 1024 2048 4096] [--repetitions 5] [--device cpu]
+
+Three variants of one forward and backward pass, on one sequence with four support pictures and a query picture:
+
+    plain   SDPA, language-model loss only (beta 0)
+    ours    SDPA, and the attention loss of all layers from `focus_agents.attention`
+    eager   the same losses from the attention maps that transformers returns by `output_attentions=True`
+
+all three with and without gradient checkpointing. The variants take turns within a run, so that what else the machine
+does falls on all. Before anything is measured, the losses and gradients of ours and eager must agree.
+
+Time is CPU time of one thread, or seconds between two synchronizations on CUDA. FLOPs are those of matrix products,
+causal attention counted as causal; they are the same on each device and counted on the CPU. Memory is the most that a
+step holds at a time, gradients included, weights not.
+
+Which of it is linear in the tokens N: memory, since what outlives a block of rows is a few vectors for each row. FLOPs
+and time are not: each of the query picture's Q rows is compared with up to N keys. They are linear in N for a query
+picture of fixed size; where pictures grow with the prompt, as here, they grow as the attention itself does.
+
+Prints one JSON line per case, then a table. `ratio` is the median over the rounds of ours / peer, both from the same
+round: below 1, ours costs less.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import tyro
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import Qwen2VLForConditionalGeneration
+
+from focus_agents.arguments import quiet_libraries, user_errors
+from focus_agents.attention import select_layers, set_support_attention
+from focus_agents.models.loading import TINY, load_processor
+from focus_agents.models.tiny import MERGE_SIZE, build_config
+from focus_agents.processing import PromptBatch
+from focus_agents.sft.config import SFTConfig
+from focus_agents.sft.data import SFTBatch, box_cells
+from focus_agents.sft.loss import IGNORED, attention_loss, lm_loss, margin_unit, support_delta
+from focus_agents.sft.step import accumulate_gradients, token_labels
+from focus_env.types import Box
+
+VARIANTS = ("plain", "ours", "eager")
+PEERS = {
+    "plain": "SDPA without the attention loss",
+    "eager": "eager attention, the loss from its full maps",
+}
+UNITS = {"time": "ms", "FLOPs": "GFLOP", "memory": "MiB"}
+PER_TOKEN = {"time": (1e3, "us"), "FLOPs": (1e3, "MFLOP"), "memory": (2**10, "KiB")}
+"""What a difference per token is shown in."""
+CAPTIONS = {
+    "time": "Time of the loss grows as its FLOPs do.",
+    "FLOPs": "FLOPs of the loss are query tokens x tokens: linear in the tokens for a query picture of fixed size; here "
+    "pictures grow with the prompt, and the FLOPs per token with them.",
+    "memory": "Memory of the loss is linear in the tokens: the same per token, but for what the allocator rounds up.",
+}
+Line = dict[str, Any]
+
+NUM_LAYERS, HIDDEN_SIZE = 4, 256
+NUM_PICTURES = 5
+QUESTION_TOKENS, ANSWER_TOKENS = 30, 24
+LEAST_TEXT_TOKENS = 178
+"""Of a prompt and its answer, what is not a cell of a picture: markers, four boxes, question, answer."""
+TOLERANCE = 1e-5
+"""Of the losses of ours and eager, relative."""
+GRADIENT_TOLERANCE = 1e-3
+"""Likewise of the gradients; relative to what the attention loss adds to them, which is less than all of them."""
+
+SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """What the attention loss costs."""
+
+    tokens: tuple[int, ...] = (512, 1024, 2048, 4096)
+    """Tokens of prompt and answer, one case for each."""
+    repetitions: int = 5
+    """Rounds in which each variant is timed once."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to train."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: by autocast, weights stay float32."""
+
+    def __post_init__(self) -> None:
+        if self.repetitions < 1:
+            raise ValueError(f"repetitions: expected at least 1, got {self.repetitions}")
+        if min(self.tokens) < LEAST_TEXT_TOKENS + NUM_PICTURES:
+            raise ValueError(
+                f"tokens: expected at least {LEAST_TEXT_TOKENS + NUM_PICTURES}, one for each picture and "
+                f"{LEAST_TEXT_TOKENS} of text, got {min(self.tokens)}"
+            )
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device: this machine has no CUDA device that torch can use; measure on cpu")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A model, and what it is trained on.
+
+    Attributes:
+        model: In training mode.
+        batch: One example.
+        config: Of a step with attention loss.
+        layers: All of the model's.
+    """
+
+    model: Qwen2VLForConditionalGeneration
+    batch: SFTBatch
+    config: SFTConfig
+    layers: frozenset[int]
+
+    @classmethod
+    def build(cls, num_tokens: int, *, is_checkpointed: bool, dtype: str = "float32", device: str = "cpu") -> Setup:
+        """Random weights, token ids and pixels, functions of a seed."""
+        model_config = build_config(load_processor(TINY).tokenizer, hidden_size=HIDDEN_SIZE, num_layers=NUM_LAYERS)
+        model_config.text_config.intermediate_size = 4 * HIDDEN_SIZE
+        model_config.vision_config.embed_dim = HIDDEN_SIZE // 2
+        # Narrower weights attend nearly uniformly, and a wrong score would hardly show in the loss.
+        model_config.text_config.initializer_range = 0.1
+        torch.manual_seed(SEED)
+        model = Qwen2VLForConditionalGeneration(model_config).train()
+        batch = build_batch(num_tokens, model_config)
+        config = SFTConfig(
+            attention_layers="all",
+            precision="bf16" if dtype == "bfloat16" else "fp32",
+            gradient_checkpointing=is_checkpointed,
+        )
+        if is_checkpointed:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # newer versions of transformers have another name
+                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return cls(model.to(device), batch.to(device), config, select_layers(config.attention_layers, NUM_LAYERS))
+
+    def prepare(self, variant: str) -> Callable[[], dict[str, float]]:
+        """A step of a variant, which leaves its gradients and returns its losses; those of the last step are gone."""
+        self.model.zero_grad(set_to_none=True)
+        if variant == "eager":
+            self.model.set_attn_implementation({"text_config": "eager"})
+            return lambda: take_eager_step(self.model, self.batch, self.config)
+        if variant == "plain":
+            self.model.set_attn_implementation({"text_config": "sdpa"})
+            config = dataclasses.replace(self.config, beta=0.0)
+        else:
+            set_support_attention(self.model)
+            config = self.config
+        return lambda: accumulate_gradients(self.model, [self.batch], config, self.layers)
+
+
+def picture_side(num_tokens: int) -> int:
+    """Tokens along a side of each picture of a prompt with answer of `num_tokens`."""
+    return math.isqrt((num_tokens - LEAST_TEXT_TOKENS) // NUM_PICTURES)
+
+
+def build_batch(num_tokens: int, model_config: Any) -> SFTBatch:
+    """One example: five square pictures, as large as fit, between text; the support boxes cover the middles."""
+    side = picture_side(num_tokens)
+    num_cells = side**2
+    num_text = num_tokens - NUM_PICTURES * (num_cells + 2) - QUESTION_TOKENS - ANSWER_TOKENS
+    generator = torch.Generator().manual_seed(SEED)
+    # Ids below 256 are plain bytes.
+    text = torch.randint(256, (num_tokens,), generator=generator).tolist()
+    ids: list[int] = []
+    starts = []
+    for picture in range(NUM_PICTURES):
+        before = num_text // NUM_PICTURES + (num_text % NUM_PICTURES if picture == 0 else 0)
+        ids += [*text[len(ids) : len(ids) + before], model_config.vision_start_token_id]
+        starts.append(len(ids))
+        ids += [*[model_config.image_token_id] * num_cells, model_config.vision_end_token_id]
+    ids += text[len(ids) : len(ids) + QUESTION_TOKENS]
+
+    prompt = torch.tensor([ids])
+    query, support = torch.zeros_like(prompt, dtype=torch.bool), torch.zeros_like(prompt, dtype=torch.bool)
+    query[0, starts[-1] : starts[-1] + num_cells] = True
+    cells = box_cells(Box(side / 4, side / 4, 3 * side / 4, 3 * side / 4), (side, side), (side, side))
+    for start in starts[:-1]:
+        support[0, start + torch.from_numpy(cells)] = True
+    vision = model_config.vision_config
+    patch_values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    prompts = PromptBatch(
+        prompt,
+        torch.ones_like(prompt),
+        (prompt == model_config.image_token_id).int(),
+        torch.randn(NUM_PICTURES * num_cells * MERGE_SIZE**2, patch_values, generator=generator),
+        torch.tensor([[1, MERGE_SIZE * side, MERGE_SIZE * side]] * NUM_PICTURES),
+    )
+    answer = torch.tensor([text[-ANSWER_TOKENS:]])
+    return SFTBatch(prompts, answer, torch.ones_like(answer, dtype=torch.bool), query, support)
+
+
+def take_eager_step(model: Qwen2VLForConditionalGeneration, batch: SFTBatch, config: SFTConfig) -> dict[str, float]:
+    """The peer, for one example: the model returns its attention maps, [1, A, N, N] of each layer.
+
+    It is as sparing as it can be with the maps that it is given: it reads the query picture's rows and copies nothing.
+    """
+    prompts, num_answer = batch.prompts, batch.answer_ids.shape[1]
+    ids = torch.cat([prompts.input_ids, batch.answer_ids], dim=1)
+    labels = token_labels(batch, config.labels)[:, -num_answer - 1 :]
+    with torch.autocast(ids.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        output = model(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            mm_token_type_ids=torch.nn.functional.pad(prompts.mm_token_type_ids, (0, num_answer)),
+            pixel_values=prompts.pixel_values,
+            image_grid_thw=prompts.image_grid_thw,
+            use_cache=False,
+            logits_to_keep=num_answer + 1,
+            output_attentions=True,
+        )
+    lm = lm_loss(output.logits, labels) / (labels[:, 1:] != IGNORED).sum()
+    first, *_, last = batch.query_mask[0].nonzero().flatten().tolist()
+    is_support = torch.nn.functional.pad(batch.support_mask, (0, num_answer)).float()[:, None, :, None]
+    masses = [(maps[:, :, first : last + 1].float() @ is_support)[..., 0].mean(1) for maps in output.attentions]
+    num_support = batch.support_mask.sum(1)
+    delta = support_delta(torch.stack(masses).mean(0), num_support, torch.full_like(num_support, ids.shape[1]))
+    unit = margin_unit(num_support, is_relative=config.margin_unit == "reachable")
+    attention = attention_loss(delta, torch.ones_like(delta, dtype=torch.bool), config.margin, unit).sum()
+    (lm + config.beta * attention).backward()
+    return {"lm_loss": lm.item(), "attention_loss": attention.item()}
+
+
+def check_same_losses(num_tokens: int, *, is_checkpointed: bool, device: str) -> None:
+    """All variants do the same work: equal losses, and equal gradients of ours and eager, in float32."""
+    setup = Setup.build(num_tokens, is_checkpointed=is_checkpointed, device=device)
+    losses, gradients = {}, {}
+    for variant in VARIANTS:
+        losses[variant] = setup.prepare(variant)()
+        gradients[variant] = torch.cat([p.grad.flatten() for p in setup.model.parameters() if p.grad is not None])
+    for variant, name in (("plain", "lm_loss"), ("eager", "lm_loss"), ("eager", "attention_loss")):
+        ours, peer = losses["ours"][name], losses[variant][name]
+        assert math.isclose(ours, peer, rel_tol=TOLERANCE), f"{name}: ours {ours}, {variant} {peer}"
+    gap, added = (float((gradients["ours"] - gradients[peer]).norm()) for peer in ("eager", "plain"))
+    assert gap < GRADIENT_TOLERANCE * added, f"gradients: ours and eager differ by {gap}, the loss adds {added}"
+
+
+def measure(num_tokens: int, args: Args, *, is_checkpointed: bool) -> dict[str, dict[str, list[float]]]:
+    """By measure (see `UNITS`) and variant: one value, or one for each round."""
+    check_same_losses(num_tokens, is_checkpointed=is_checkpointed, device=args.device)
+    results: dict[str, dict[str, list[float]]] = {name: {variant: [] for variant in VARIANTS} for name in UNITS}
+    for_flops = Setup.build(num_tokens, is_checkpointed=is_checkpointed)
+    for variant in VARIANTS:
+        results["FLOPs"][variant].append(count_flops(for_flops.prepare(variant)) / 1e9)
+    setup = Setup.build(num_tokens, is_checkpointed=is_checkpointed, dtype=args.dtype, device=args.device)
+    for variant in VARIANTS:
+        setup.prepare(variant)()  # the first step of all warms up
+        results["memory"][variant].append(peak_memory(setup.prepare(variant), args.device) / 2**20)
+    for _ in range(args.repetitions):
+        for variant in VARIANTS:
+            results["time"][variant].append(1e3 * seconds(setup.prepare(variant), args.device))
+    return results
+
+
+def seconds(step: Callable[[], object], device: str) -> float:
+    """CPU time of a step; on CUDA, from an idle device to an idle device."""
+    gc.collect()
+    gc.disable()
+    try:
+        if device == "cpu":
+            start = time.process_time()
+            step()
+            return time.process_time() - start
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        step()
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
+    finally:
+        gc.enable()
+
+
+def peak_memory(step: Callable[[], object], device: str) -> int:
+    """The most bytes that a step holds at a time, beyond those that were held before."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    # The process's own size says little, since the allocator keeps pages; the profiler sees each tensor come and go.
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+def count_flops(step: Callable[[], object]) -> int:
+    """FLOPs of a step's matrix products on the CPU, those that checkpointing repeats included."""
+    # The counter does not know the CPU's fused attention and would count it as nothing.
+    aten = torch.ops.aten
+    formulas = {
+        aten._scaled_dot_product_flash_attention_for_cpu: fused_attention_flops,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: fused_attention_backward_flops,
+    }
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def fused_attention_flops(
+    query: torch.Size, key: torch.Size, value: torch.Size, dropout: float = 0.0, is_causal: bool = False, **_: Any
+) -> int:
+    """Of shapes [B, A, N, D]: scores, and their product with the values."""
+    num_products = 2
+    num_pairs = query[2] * (query[2] + 1) // 2 if is_causal else query[2] * key[2]
+    return num_products * 2 * query[0] * query[1] * num_pairs * query[3]
+
+
+def fused_attention_backward_flops(
+    grad: torch.Size,
+    query: torch.Size,
+    key: torch.Size,
+    value: torch.Size,
+    output: torch.Size,
+    logsumexp: torch.Size,
+    dropout: float,
+    is_causal: bool,
+    **_: Any,
+) -> int:
+    """The scores again, and the gradients of weights, values, queries and keys."""
+    return fused_attention_flops(query, key, value, dropout, is_causal) * 5 // 2
+
+
+def causal_attention_flops(num_tokens: int, *, is_checkpointed: bool) -> int:
+    """What the language model's own attention takes in a plain step, all layers."""
+    shape = torch.Size([1, 1, num_tokens, HIDDEN_SIZE])  # heads share the hidden size
+    forward = fused_attention_flops(shape, shape, shape, is_causal=True)
+    return NUM_LAYERS * (forward * 5 // 2 + forward * (1 + is_checkpointed))
+
+
+def machine(device: str) -> dict[str, str | int | None]:
+    """What the figures depend on."""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+    return {
+        "cpu": platform.machine(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def compare(ours: list[float], peer: list[float], num_tokens: int) -> dict[str, float | list[float]]:
+    """The part of a JSON line that holds figures; rounds of both sides in the same order."""
+    ratios = [one / other for one, other in zip(ours, peer, strict=True)]
+    one, other = statistics.median(ours), statistics.median(peer)
+    return {
+        "ours": round(one, 4),
+        "peer": round(other, 4),
+        "ratio": round(statistics.median(ratios), 4),
+        "ratio_range": [round(min(ratios), 4), round(max(ratios), 4)],
+        "extra_per_token": round((one - other) / num_tokens, 9),
+    }
+
+
+def compare_all(results: dict[str, dict[str, list[float]]], num_tokens: int, *, is_checkpointed: bool) -> list[Line]:
+    """One line for each measure and peer, and one for the loss's FLOPs against those of the attention itself."""
+    mode = " checkpointed" if is_checkpointed else ""
+    size = {"tokens": num_tokens, "query_tokens": picture_side(num_tokens) ** 2, "checkpointed": is_checkpointed}
+    lines: list[Line] = []
+    for name, sides in results.items():
+        for peer, peer_name in PEERS.items():
+            case = {"case": f"{num_tokens}{mode}: {name} against {peer}", "measure": name}
+            figures = compare(sides["ours"], sides[peer], num_tokens)
+            lines.append({**case, **figures, "unit": UNITS[name], "peer_name": peer_name, **size})
+    added = [results["FLOPs"]["ours"][0] - results["FLOPs"]["plain"][0]]
+    attention = [causal_attention_flops(num_tokens, is_checkpointed=is_checkpointed) / 1e9]
+    case = {"case": f"{num_tokens}{mode}: FLOPs of the loss against those of the attention", "measure": "loss FLOPs"}
+    figures = compare(added, attention, num_tokens)
+    peer_name = "the language model's own attention, causal, without projections"
+    return [*lines, {**case, **figures, "unit": UNITS["FLOPs"], "peer_name": peer_name, **size}]
+
+
+def build_table(name: str, lines: list[Line], device: str) -> Table:
+    """One measure of all cases; `lines` holds them against plain, against eager, and so on in turn."""
+    scale, unit = PER_TOKEN[name]
+    what = "CPU time" if name == "time" and device == "cpu" else name
+    columns = ["tokens", "check-\npointed", *VARIANTS, "ours /\nplain", "ours /\neager", f"loss per\ntoken, {unit}"]
+    table = Table(title=f"{what} of a training step, {UNITS[name]}", box=SIMPLE, caption=CAPTIONS[name])
+    for column in columns:
+        table.add_column(column, justify="right")
+    for plain, eager in zip(lines[::2], lines[1::2], strict=True):
+        table.add_row(
+            f"{plain['tokens']:,}",
+            "yes" if plain["checkpointed"] else "no",
+            *(f"{amount:,.1f}" for amount in (plain["peer"], plain["ours"], eager["peer"])),
+            *(f"{line['ratio']:.3f}" for line in (plain, eager)),
+            f"{scale * plain['extra_per_token']:,.2f}",
+        )
+    return table
+
+
+def main() -> None:
+    quiet_libraries()
+    with user_errors():
+        args = tyro.cli(Args)
+    torch.set_num_threads(1)
+    common = {
+        "device": args.device,
+        "dtype": args.dtype,
+        "repetitions": args.repetitions,
+        "machine": machine(args.device),
+        "command": " ".join(["python", *sys.argv]),
+    }
+    lines = []
+    for num_tokens in args.tokens:
+        for is_checkpointed in (False, True):
+            results = measure(num_tokens, args, is_checkpointed=is_checkpointed)
+            for line in compare_all(results, num_tokens, is_checkpointed=is_checkpointed):
+                print(json.dumps({**line, **common}), flush=True)
+                lines.append(line)
+    console = Console()
+    for name in UNITS:
+        console.print(build_table(name, [line for line in lines if line["measure"] == name], args.device))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,361 @@
+"""What each Ray Train worker does: load the model, take the steps, validate, checkpoint, stop.
+
+All workers run `train_worker` side by side on their shares of the same batches. Rank 0 writes the run's folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed
+from safetensors.torch import save_file
+
+from focus_agents.attention import select_layers, set_support_attention
+from focus_agents.checkpoint import load_training_state, save_policy, save_training_state
+from focus_agents.evaluate import evaluate
+from focus_agents.models.adapters import add_adapters, base_model, merge_adapters
+from focus_agents.models.loading import load_model, load_processor
+from focus_agents.policies.vlm import VLMPolicy
+from focus_agents.reporting import RunDirectory
+from focus_agents.rollout import shuffled_indices
+from focus_agents.sft.config import SFTConfig, lr_factor
+from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches
+from focus_agents.sft.step import accumulate_gradients
+from focus_env.env import ENV_ID
+from focus_env.metrics import ScoredAnswer, summarize
+from focus_env.prompts import PromptTemplate
+from focus_env.types import EpisodeDataset
+
+CHECKPOINT_PREFIX = "step_"
+SCORE = "validation_miou"
+FAILURE_FILE = "failure.json"
+BAD_BATCH_FOLDER = "bad_batch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTPlan:
+    """Everything that a worker needs to know; travels to it as a whole.
+
+    Attributes:
+        model: Name or folder for `load_model`.
+        template: Words prompts and answers.
+        training_episodes: What to train on.
+        validation_episodes: What to answer before, in between and after.
+        config: Settings of the training.
+        run_path: The run's folder, under the same absolute path for every worker.
+        max_image_tokens: Most tokens of a picture in training; None: the processor's limit.
+        validation_max_image_tokens: Likewise in validation; None: as in training.
+        num_validation_episodes: Taken from the front of the validation data; fewer if it has fewer.
+        validation_interval: Steps between validations; 0 validates before and after only.
+        checkpoint_interval: Steps between checkpoints; 0 writes them at validations and at the end only.
+        patience: So many validations without a better mean IoU end the run; 0: never.
+        max_completion_tokens: Where a validation answer is cut.
+        num_data_workers: Processes of each worker that draw and encode episodes ahead.
+        num_threads: CPU threads of all workers of a machine together.
+    """
+
+    model: str
+    template: PromptTemplate
+    training_episodes: EpisodeDataset
+    validation_episodes: EpisodeDataset
+    config: SFTConfig
+    run_path: Path
+    max_image_tokens: int | None = None
+    validation_max_image_tokens: int | None = None
+    num_validation_episodes: int = 512
+    validation_interval: int = 0
+    checkpoint_interval: int = 100
+    patience: int = 0
+    max_completion_tokens: int = 40
+    num_data_workers: int = 1
+    num_threads: int = 1
+
+    def __post_init__(self) -> None:
+        least = {
+            "num_validation_episodes": 1, "validation_interval": 0, "checkpoint_interval": 0, "patience": 0,
+            "max_completion_tokens": 1, "num_data_workers": 0,
+        }  # fmt: skip
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"{name}: expected {value} or more, got {getattr(self, name)}")
+        if self.patience and not self.validation_interval:
+            raise ValueError("patience: early stopping needs validations; set validation_interval above 0")
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is; part of each checkpoint.
+
+    Attributes:
+        step: Optimizer steps done, the skipped ones included.
+        best_miou: Best validation mean IoU since the start of training; -1 before the first.
+        best_step: Where it was reached.
+        num_stale: Validations since it last rose.
+        num_bad_steps: Steps whose loss or gradient was not finite, in all.
+        num_bad_in_a_row: Likewise, up to the last step.
+    """
+
+    step: int = 0
+    best_miou: float = -1.0
+    best_step: int = 0
+    num_stale: int = 0
+    num_bad_steps: int = 0
+    num_bad_in_a_row: int = 0
+
+    def count_step(self, *, is_finite: bool) -> None:
+        """Note a step."""
+        self.step += 1
+        self.num_bad_steps += not is_finite
+        self.num_bad_in_a_row = 0 if is_finite else self.num_bad_in_a_row + 1
+
+    def count_validation(self, miou: float) -> None:
+        """Note a validation; of equally good ones the last is the best, as Ray Train has it."""
+        self.num_stale = 0 if miou > self.best_miou else self.num_stale + 1
+        if miou >= self.best_miou:
+            self.best_miou, self.best_step = miou, self.step
+
+
+def train_worker(arguments: dict[str, Any]) -> None:
+    """Train on this worker's share, from the newest checkpoint if there is one.
+
+    Args:
+        arguments: `plan`, an `SFTPlan`.
+    """
+    with memory_advice():
+        SFTWorker(arguments["plan"]).run()
+
+
+class SFTWorker:
+    """One of the processes that train; `run` is the order of things.
+
+    Args:
+        plan: What to do; the same for all workers.
+    """
+
+    def __init__(self, plan: SFTPlan) -> None:
+        context = ray.train.get_context()
+        self.plan, self.config, self.progress = plan, plan.config, Progress()
+        self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
+        self.run_directory = RunDirectory(plan.run_path)
+        self.device = ray.train.torch.get_device()
+        if self.device.type == "cpu":
+            torch.set_num_threads(max(1, plan.num_threads // context.get_local_world_size()))
+        self.processor = load_processor(plan.model, max_image_tokens=plan.max_image_tokens)
+        self.model = build_model(plan.model, plan.config).to(self.device)
+        text_config = base_model(self.model).config.get_text_config()
+        self.layers = select_layers(plan.config.attention_layers, text_config.num_hidden_layers)
+        self.examples = SFTExamples(
+            plan.training_episodes,
+            plan.template,
+            self.processor,
+            target=plan.config.attention_target,
+            max_tokens=text_config.max_position_embeddings,
+        )
+        self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=plan.config.lr, weight_decay=0.0)
+        # DDP and torch.compile wrap the same parameters; validation and checkpoints use the model itself.
+        self.training_model = ray.train.torch.prepare_model(self.model, move_to_device=False)
+        if plan.config.compile:
+            self.training_model = torch.compile(self.training_model)
+
+    def run(self) -> None:
+        """From the first step, or the newest checkpoint, to the exported policy."""
+        plan, progress = self.plan, self.progress
+        answers = self._restore_or_begin()
+        for micro_batches in self._batches():
+            started = time.perf_counter()
+            metrics = self._step(micro_batches)
+            if progress.num_bad_in_a_row >= self.config.max_bad_steps:
+                self._give_up(micro_batches)
+                return
+            is_last = progress.step == self.config.num_steps
+            if is_last or (plan.validation_interval and progress.step % plan.validation_interval == 0):
+                answers = self._validate()
+                metrics[SCORE] = summarize(answers)["miou_all"]
+                progress.count_validation(metrics[SCORE])
+            self._log(metrics, seconds=time.perf_counter() - started)
+            if SCORE in metrics or (plan.checkpoint_interval and progress.step % plan.checkpoint_interval == 0):
+                self._checkpoint(metrics)
+            if self._is_stale():
+                break
+        self._finish(answers)
+
+    def _is_stale(self) -> bool:
+        return 0 < self.plan.patience <= self.progress.num_stale
+
+    # ---- where a run begins
+
+    def _restore_or_begin(self) -> list[ScoredAnswer] | None:
+        """Load the newest checkpoint, or answer the validation episodes before the first step."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            answers = self._validate()
+            if self.rank == 0:
+                self.run_directory.rewind(0, counter="step")
+                self.run_directory.write_answers("before", answers)
+            return answers
+        with checkpoint.as_directory() as folder:
+            self.progress = Progress(**load_training_state(Path(folder), self.parameters, self.optimizer))
+        if self.rank == 0:
+            self.run_directory.rewind(self.progress.step, counter="step")
+        return None
+
+    def _batches(self) -> Iterator[list[SFTBatch]]:
+        """This worker's share of each step that is left."""
+        stop = self.progress.step if self._is_stale() else self.config.num_steps
+        return load_batches(
+            self.examples,
+            steps=range(self.progress.step, stop),
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            num_data_workers=self.plan.num_data_workers,
+            micro_batch_size=self.config.micro_batch_size,
+            rank=self.rank,
+            num_workers=self.num_workers,
+        )
+
+    # ---- training
+
+    def _step(self, micro_batches: list[SFTBatch]) -> dict[str, float]:
+        """One optimizer step; one whose loss or gradient is not finite changes nothing and is counted."""
+        config, step = self.config, self.progress.step
+        torch.manual_seed(int(np.random.SeedSequence([config.seed, step, self.rank]).generate_state(1)[0]))
+        lr = config.lr * lr_factor(step, config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.training_model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        metrics = accumulate_gradients(
+            self.training_model, [batch.to(self.device) for batch in micro_batches], config, self.layers
+        )
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.grad_clip))
+        # Both are the same on all workers, so all of them decide alike.
+        is_finite = math.isfinite(metrics["loss"]) and math.isfinite(grad_norm)
+        if is_finite:
+            self.optimizer.step()
+        self.progress.count_step(is_finite=is_finite)
+        return metrics | {"lr": lr, "grad_norm": grad_norm, "skipped_steps": self.progress.num_bad_steps}
+
+    def _give_up(self, micro_batches: Sequence[SFTBatch]) -> None:
+        """Save the batch that could not be trained on, and say so where the driver looks."""
+        folder = self.plan.run_path / BAD_BATCH_FOLDER
+        folder.mkdir(exist_ok=True)
+        for number, batch in enumerate(micro_batches):
+            save_file(batch.tensors(), folder / f"worker{self.rank}_part{number}.safetensors")
+        if self.rank == 0:
+            step, size = self.progress.step - 1, self.config.batch_size
+            indices = shuffled_indices(
+                step * size, size, num_episodes=len(self.plan.training_episodes), seed=self.config.seed
+            )
+            message = (
+                f"training stopped at step {step + 1}: expected a finite loss and gradient, got none in "
+                f"{self.progress.num_bad_in_a_row} steps in a row; the last batch is in {folder} (episodes {indices}). "
+                "Lower --lr or --grad-clip, or try --precision fp32; the last checkpoint is whole"
+            )
+            (self.plan.run_path / FAILURE_FILE).write_text(json.dumps({"message": message}) + "\n")
+
+    def _log(self, metrics: dict[str, float], *, seconds: float) -> None:
+        """Append the step to `metrics.jsonl`; what is not finite is null."""
+        if self.rank == 0:
+            timing = {"seconds": seconds, "examples_per_second": self.config.batch_size / seconds}
+            values = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+            self.run_directory.log({"step": self.progress.step, **values, **timing})
+
+    # ---- validation, checkpoints, export
+
+    def _validate(self) -> list[ScoredAnswer]:
+        """One greedy answer for each validation episode, dealt to the workers; all of them get all answers."""
+        plan = self.plan
+        processor = self.processor
+        if plan.validation_max_image_tokens is not None:
+            processor = load_processor(plan.model, max_image_tokens=plan.validation_max_image_tokens)
+        env = gymnasium.make(ENV_ID, dataset=plan.validation_episodes, template=plan.template)
+        indices = range(min(plan.num_validation_episodes, len(plan.validation_episodes)))
+        mine = evaluate(
+            env,
+            VLMPolicy(self.model, processor),
+            indices[self.rank :: self.num_workers],
+            max_completion_tokens=plan.max_completion_tokens,
+        )
+        shares = [mine]
+        if self.num_workers > 1:
+            shares = [[] for _ in range(self.num_workers)]
+            torch.distributed.all_gather_object(shares, mine)
+        return [shares[index % self.num_workers][index // self.num_workers] for index in indices]
+
+    def _checkpoint(self, metrics: dict[str, float]) -> None:
+        """Hand the state to Ray Train, which keeps the newest and the best by validation mean IoU."""
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = None
+            if self.rank == 0:
+                save_training_state(Path(folder), self.parameters, self.optimizer, asdict(self.progress))
+                checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(
+                {SCORE: math.nan, **metrics},
+                checkpoint=checkpoint,
+                checkpoint_dir_name=f"{CHECKPOINT_PREFIX}{self.progress.step:06d}",
+            )
+
+    def _finish(self, answers: list[ScoredAnswer] | None) -> None:
+        """Write the answers after training, and the last and the best policy in transformers' format."""
+        answers = answers or self._validate()
+        if self.rank > 0:
+            return
+        checkpoints, best_step = self.run_directory.checkpoints, self.progress.best_step
+        self.run_directory.write_answers("after", answers)
+        self._export(checkpoints / "final")
+        best = checkpoints / f"{CHECKPOINT_PREFIX}{best_step:06d}"
+        if best_step != self.progress.step and best.is_dir():
+            load_training_state(best, self.parameters, self.optimizer)
+            self._export(checkpoints / "best")
+
+    def _export(self, folder: Path) -> None:
+        """Save the policy, adapters merged; the model that trains keeps its own."""
+        save_policy(folder, merge_adapters(copy.deepcopy(self.model.cpu())), self.processor)
+
+
+def build_model(name: str, config: SFTConfig) -> Any:
+    """Load a model and make it ready to train: adapters, precision, checkpointing, support attention.
+
+    Args:
+        name: For `load_model`.
+        config: Settings.
+    """
+    # Weights that are trained stay in float32, since an update is often smaller than bfloat16 can resolve.
+    is_narrow = config.lora_rank is not None and config.precision == "bf16"
+    model = load_model(name, seed=config.seed, dtype=torch.bfloat16 if is_narrow else torch.float32)
+    set_support_attention(model)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if config.lora_rank is not None:
+        model = add_adapters(model, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
+    return model
+
+
+@contextlib.contextmanager
+def memory_advice() -> Iterator[None]:
+    """Name the flags that help where memory runs out."""
+    try:
+        yield
+    except RuntimeError as error:
+        is_cpu_allocator = "not enough memory" in str(error) or "can't allocate memory" in str(error)
+        if not (isinstance(error, torch.OutOfMemoryError) or is_cpu_allocator):
+            raise
+        raise MemoryError(
+            f"out of memory: {error}. Lower --micro-batch-size or --max-image-tokens, or set --gradient-checkpointing, "
+            "--lora-rank 8 or --precision bf16"
+        ) from error
