@@ -9,15 +9,18 @@ Three variants of one forward and backward pass, on one sequence with four suppo
     eager   the same losses from the attention maps that transformers returns by `output_attentions=True`
 
 all three with and without gradient checkpointing. The variants take turns within a run, so that what else the machine
-does falls on all. Before anything is measured, the losses and gradients of ours and eager must agree.
+does falls on all. Before anything is measured, the losses and gradients of ours and eager must agree. Eager's memory is
+measured twice: its maps let go as soon as the loss has been read from them, and kept until backward is over, as where
+the model's output is a variable of the training loop.
 
 Time is CPU time of one thread, or seconds between two synchronizations on CUDA. FLOPs are those of matrix products,
 causal attention counted as causal; they are the same on each device and counted on the CPU. Memory is the most that a
 step holds at a time, gradients included, weights not.
 
-Which of it is linear in the tokens N: memory, since what outlives a block of rows is a few vectors for each row. FLOPs
-and time are not: each of the query picture's Q rows is compared with up to N keys. They are linear in N for a query
-picture of fixed size; where pictures grow with the prompt, as here, they grow as the attention itself does.
+Linear in the tokens N is what the loss adds in memory, since what outlives a block of rows is a few vectors for each
+row or token. What it adds in FLOPs and time is not: each of the query picture's Q rows is compared with up to N keys.
+That is linear in N for a query picture of fixed size; where pictures grow with the prompt, as here, it grows as the
+attention itself does, and the lines "FLOPs of the loss alone" say how much of that it is.
 
 Prints one JSON line per case, then a table. `ratio` is the median over the rounds of ours / peer, both from the same
 round: below 1, ours costs less.
@@ -61,18 +64,20 @@ from focus_agents.sft.step import accumulate_gradients, token_labels
 from focus_env.types import Box
 
 VARIANTS = ("plain", "ours", "eager")
+MAPS_KEPT = "eager that keeps its maps"
+"""A fourth variant, of which memory alone is measured; the rest is eager's."""
 PEERS = {
     "plain": "SDPA without the attention loss",
-    "eager": "eager attention, the loss from its full maps",
+    "eager": "eager attention, the loss from its full maps, which are let go before backward",
+    MAPS_KEPT: "eager attention, the loss from its full maps, which live as long as the model's output in a plain loop",
 }
 UNITS = {"time": "ms", "FLOPs": "GFLOP", "memory": "MiB"}
 PER_TOKEN = {"time": (1e3, "us"), "FLOPs": (1e3, "MFLOP"), "memory": (2**10, "KiB")}
 """What a difference per token is shown in."""
 CAPTIONS = {
-    "time": "Time of the loss grows as its FLOPs do.",
-    "FLOPs": "FLOPs of the loss are query tokens x tokens: linear in the tokens for a query picture of fixed size; here "
-    "pictures grow with the prompt, and the FLOPs per token with them.",
-    "memory": "Memory of the loss is linear in the tokens: the same per token, but for what the allocator rounds up.",
+    "time": "The loss's time goes with its FLOPs.",
+    "FLOPs": "The loss's FLOPs are query tokens (rows) x tokens, so a row's grow with the tokens.",
+    "memory": "The loss's memory is linear: what it takes for a row does not grow with the tokens.",
 }
 Line = dict[str, Any]
 
@@ -155,9 +160,9 @@ class Setup:
     def prepare(self, variant: str) -> Callable[[], dict[str, float]]:
         """A step of a variant, which leaves its gradients and returns its losses; those of the last step are gone."""
         self.model.zero_grad(set_to_none=True)
-        if variant == "eager":
+        if variant in ("eager", MAPS_KEPT):
             self.model.set_attn_implementation({"text_config": "eager"})
-            return lambda: take_eager_step(self.model, self.batch, self.config)
+            return lambda: take_eager_step(self.model, self.batch, self.config, keeps_maps=variant == MAPS_KEPT)
         if variant == "plain":
             self.model.set_attn_implementation({"text_config": "sdpa"})
             config = dataclasses.replace(self.config, beta=0.0)
@@ -208,10 +213,13 @@ def build_batch(num_tokens: int, model_config: Any) -> SFTBatch:
     return SFTBatch(prompts, answer, torch.ones_like(answer, dtype=torch.bool), query, support)
 
 
-def take_eager_step(model: Qwen2VLForConditionalGeneration, batch: SFTBatch, config: SFTConfig) -> dict[str, float]:
+def take_eager_step(
+    model: Qwen2VLForConditionalGeneration, batch: SFTBatch, config: SFTConfig, *, keeps_maps: bool = False
+) -> dict[str, float]:
     """The peer, for one example: the model returns its attention maps, [1, A, N, N] of each layer.
 
-    It is as sparing as it can be with the maps that it is given: it reads the query picture's rows and copies nothing.
+    It is as sparing as it can be with the maps that it is given: it reads the query picture's rows only, and unless
+    `keeps_maps` it holds no map during backward that autograd does not hold, which under checkpointing is none.
     """
     prompts, num_answer = batch.prompts, batch.answer_ids.shape[1]
     ids = torch.cat([prompts.input_ids, batch.answer_ids], dim=1)
@@ -228,14 +236,17 @@ def take_eager_step(model: Qwen2VLForConditionalGeneration, batch: SFTBatch, con
             output_attentions=True,
         )
     lm = lm_loss(output.logits, labels) / (labels[:, 1:] != IGNORED).sum()
-    first, *_, last = batch.query_mask[0].nonzero().flatten().tolist()
+    rows = batch.query_mask[0].nonzero().flatten().tolist()
     is_support = torch.nn.functional.pad(batch.support_mask, (0, num_answer)).float()[:, None, :, None]
-    masses = [(maps[:, :, first : last + 1].float() @ is_support)[..., 0].mean(1) for maps in output.attentions]
+    masses = [(maps[:, :, rows[0] : rows[-1] + 1].float() @ is_support)[..., 0].mean(1) for maps in output.attentions]
+    kept = output if keeps_maps else None
+    del output
     num_support = batch.support_mask.sum(1)
     delta = support_delta(torch.stack(masses).mean(0), num_support, torch.full_like(num_support, ids.shape[1]))
     unit = margin_unit(num_support, is_relative=config.margin_unit == "reachable")
     attention = attention_loss(delta, torch.ones_like(delta, dtype=torch.bool), config.margin, unit).sum()
     (lm + config.beta * attention).backward()
+    del kept
     return {"lm_loss": lm.item(), "attention_loss": attention.item()}
 
 
@@ -257,11 +268,12 @@ def measure(num_tokens: int, args: Args, *, is_checkpointed: bool) -> dict[str, 
     """By measure (see `UNITS`) and variant: one value, or one for each round."""
     check_same_losses(num_tokens, is_checkpointed=is_checkpointed, device=args.device)
     results: dict[str, dict[str, list[float]]] = {name: {variant: [] for variant in VARIANTS} for name in UNITS}
+    results["memory"][MAPS_KEPT] = []
     for_flops = Setup.build(num_tokens, is_checkpointed=is_checkpointed)
     for variant in VARIANTS:
         results["FLOPs"][variant].append(count_flops(for_flops.prepare(variant)) / 1e9)
     setup = Setup.build(num_tokens, is_checkpointed=is_checkpointed, dtype=args.dtype, device=args.device)
-    for variant in VARIANTS:
+    for variant in results["memory"]:
         setup.prepare(variant)()  # the first step of all warms up
         results["memory"][variant].append(peak_memory(setup.prepare(variant), args.device) / 2**20)
     for _ in range(args.repetitions):
@@ -365,52 +377,79 @@ def machine(device: str) -> dict[str, str | int | None]:
     }
 
 
-def compare(ours: list[float], peer: list[float], num_tokens: int) -> dict[str, float | list[float]]:
-    """The part of a JSON line that holds figures; rounds of both sides in the same order."""
+def compare(ours: list[float], peer: list[float], num_tokens: int) -> Line:
+    """The part of a JSON line that holds figures; both sides' rounds in the same order."""
     ratios = [one / other for one, other in zip(ours, peer, strict=True)]
-    one, other = statistics.median(ours), statistics.median(peer)
+    extra = statistics.median(ours) - statistics.median(peer)
     return {
-        "ours": round(one, 4),
-        "peer": round(other, 4),
+        "ours": round(statistics.median(ours), 4),
+        "peer": round(statistics.median(peer), 4),
         "ratio": round(statistics.median(ratios), 4),
         "ratio_range": [round(min(ratios), 4), round(max(ratios), 4)],
-        "extra_per_token": round((one - other) / num_tokens, 9),
+        "extra_per_token": round(extra / num_tokens, 9),
+        "extra_per_query_token": round(extra / picture_side(num_tokens) ** 2, 9),
     }
 
 
 def compare_all(results: dict[str, dict[str, list[float]]], num_tokens: int, *, is_checkpointed: bool) -> list[Line]:
     """One line for each measure and peer, and one for the loss's FLOPs against those of the attention itself."""
-    mode = " checkpointed" if is_checkpointed else ""
-    size = {"tokens": num_tokens, "query_tokens": picture_side(num_tokens) ** 2, "checkpointed": is_checkpointed}
-    lines: list[Line] = []
-    for name, sides in results.items():
-        for peer, peer_name in PEERS.items():
-            case = {"case": f"{num_tokens}{mode}: {name} against {peer}", "measure": name}
-            figures = compare(sides["ours"], sides[peer], num_tokens)
-            lines.append({**case, **figures, "unit": UNITS[name], "peer_name": peer_name, **size})
-    added = [results["FLOPs"]["ours"][0] - results["FLOPs"]["plain"][0]]
-    attention = [causal_attention_flops(num_tokens, is_checkpointed=is_checkpointed) / 1e9]
-    case = {"case": f"{num_tokens}{mode}: FLOPs of the loss against those of the attention", "measure": "loss FLOPs"}
-    figures = compare(added, attention, num_tokens)
-    peer_name = "the language model's own attention, causal, without projections"
-    return [*lines, {**case, **figures, "unit": UNITS["FLOPs"], "peer_name": peer_name, **size}]
+    title = f"{num_tokens} tokens{', checkpointed' if is_checkpointed else ''}"
+    size = {
+        "tokens": num_tokens,
+        "query_tokens": picture_side(num_tokens) ** 2,
+        "gradient_checkpointing": is_checkpointed,
+    }
+    lines = [
+        {
+            "case": f"{title}: {name} against {peer}",
+            "measure": name,
+            **compare(sides["ours"], sides[peer], num_tokens),
+            "unit": UNITS[name],
+            "peer_name": peer_name,
+            **size,
+        }
+        for name, sides in results.items()
+        for peer, peer_name in PEERS.items()
+        if peer in sides
+    ]
+    loss = results["FLOPs"]["ours"][0] - results["FLOPs"]["plain"][0]
+    attention = causal_attention_flops(num_tokens, is_checkpointed=is_checkpointed) / 1e9
+    last = {
+        "case": f"{title}: FLOPs of the loss alone against the attention itself",
+        "measure": "FLOPs of the loss",
+        **compare([loss], [attention], num_tokens),
+        "unit": UNITS["FLOPs"],
+        "peer_name": "the language model's causal attention without its projections",
+        **size,
+    }
+    return [*lines, last]
 
 
 def build_table(name: str, lines: list[Line], device: str) -> Table:
-    """One measure of all cases; `lines` holds them against plain, against eager, and so on in turn."""
+    """One measure of all cases.
+
+    Args:
+        name: Of `UNITS`.
+        lines: Of all cases and measures.
+        device: Where they were measured.
+    """
     scale, unit = PER_TOKEN[name]
     what = "CPU time" if name == "time" and device == "cpu" else name
-    columns = ["tokens", "check-\npointed", *VARIANTS, "ours /\nplain", "ours /\neager", f"loss per\ntoken, {unit}"]
-    table = Table(title=f"{what} of a training step, {UNITS[name]}", box=SIMPLE, caption=CAPTIONS[name])
+    title = f"{what} of a training step, {UNITS[name]} (loss alone: {unit})"
+    columns = "tokens", "rows", "ckpt", *VARIANTS, "ours /\nplain", "ours /\neager", "loss per\ntoken", "loss per\nrow"
+    table = Table(title=title, caption=CAPTIONS[name], box=SIMPLE, padding=0)
     for column in columns:
         table.add_column(column, justify="right")
-    for plain, eager in zip(lines[::2], lines[1::2], strict=True):
+    chosen = [line for line in lines if line["measure"] == name]
+    sides = ([line for line in chosen if line["peer_name"] == PEERS[peer]] for peer in ("plain", "eager"))
+    for plain, eager in zip(*sides, strict=True):
         table.add_row(
             f"{plain['tokens']:,}",
-            "yes" if plain["checkpointed"] else "no",
+            f"{plain['query_tokens']:,}",
+            "yes" if plain["gradient_checkpointing"] else "no",
             *(f"{amount:,.1f}" for amount in (plain["peer"], plain["ours"], eager["peer"])),
             *(f"{line['ratio']:.3f}" for line in (plain, eager)),
-            f"{scale * plain['extra_per_token']:,.2f}",
+            *(f"{scale * plain[key]:,.2f}" for key in ("extra_per_token", "extra_per_query_token")),
         )
     return table
 
@@ -420,6 +459,7 @@ def main() -> None:
     with user_errors():
         args = tyro.cli(Args)
     torch.set_num_threads(1)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler says on stderr that it starts and stops
     common = {
         "device": args.device,
         "dtype": args.dtype,
@@ -436,7 +476,7 @@ def main() -> None:
                 lines.append(line)
     console = Console()
     for name in UNITS:
-        console.print(build_table(name, [line for line in lines if line["measure"] == name], args.device))
+        console.print(build_table(name, lines, args.device))
 
 
 if __name__ == "__main__":

@@ -155,7 +155,8 @@ def quiet_libraries() -> None:
     """Keep other packages' start-up chatter out of an experiment's output; their errors still show."""
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
+    for name in ("ray.rllib", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager

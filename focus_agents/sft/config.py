@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from focus_agents.sft.data import AttentionTarget
 
 Labels = Literal["answer", "full"]
 MarginUnit = Literal["reachable", "absolute"]
+Precision = Literal["fp32", "bf16"]
+
+_CHOICES = {
+    "labels": get_args(Labels),
+    "attention_target": get_args(AttentionTarget),
+    "margin_unit": get_args(MarginUnit),
+    "precision": get_args(Precision),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +65,7 @@ class SFTConfig:
     grad_clip: float = 1.0
     lora_rank: int | None = None
     lora_alpha: float | None = None
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     gradient_checkpointing: bool = False
     compile: bool = False
     seed: int = 0
@@ -68,6 +76,9 @@ class SFTConfig:
         for name, value in least.items():
             if getattr(self, name) is not None and getattr(self, name) < value:
                 raise ValueError(f"{name}: expected {value} or more, got {getattr(self, name)}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
         for name in ("lr", "grad_clip", "margin", "lora_alpha"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")

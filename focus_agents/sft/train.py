@@ -77,9 +77,7 @@ def check_plan(plan: SFTPlan, workers: Workers) -> None:
         examples[int(index)]
 
 
-def train_sft(
-    plan: SFTPlan, workers: Workers, *, console: Console | None = None
-) -> dict[str, Any]:
+def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None) -> dict[str, Any]:
     """Train, and write everything that `RunDirectory` describes. A run that was interrupted goes on.
 
     Args:

@@ -174,25 +174,27 @@ class SFTWorker:
 
     def run(self) -> None:
         """From the first step, or the newest checkpoint, to the exported policy."""
-        plan, progress = self.plan, self.progress
         answers = self._restore_or_begin()
+        progress = self.progress
         for micro_batches in self._batches():
             started = time.perf_counter()
             metrics = self._step(micro_batches)
             if progress.num_bad_in_a_row >= self.config.max_bad_steps:
                 self._give_up(micro_batches)
                 return
-            is_last = progress.step == self.config.num_steps
-            if is_last or (plan.validation_interval and progress.step % plan.validation_interval == 0):
+            if self._is_due(self.plan.validation_interval) or progress.step == self.config.num_steps:
                 answers = self._validate()
                 metrics[SCORE] = summarize(answers)["miou_all"]
                 progress.count_validation(metrics[SCORE])
             self._log(metrics, seconds=time.perf_counter() - started)
-            if SCORE in metrics or (plan.checkpoint_interval and progress.step % plan.checkpoint_interval == 0):
+            if SCORE in metrics or self._is_due(self.plan.checkpoint_interval):
                 self._checkpoint(metrics)
             if self._is_stale():
                 break
         self._finish(answers)
+
+    def _is_due(self, interval: int) -> bool:
+        return interval > 0 and self.progress.step % interval == 0
 
     def _is_stale(self) -> bool:
         return 0 < self.plan.patience <= self.progress.num_stale
@@ -340,7 +342,7 @@ def build_model(name: str, config: SFTConfig) -> Any:
     model = load_model(name, seed=config.seed, dtype=torch.bfloat16 if is_narrow else torch.float32)
     set_support_attention(model)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     if config.lora_rank is not None:
         model = add_adapters(model, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
     return model

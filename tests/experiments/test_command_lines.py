@@ -53,7 +53,7 @@ def sft_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs")
     result = run(
         "run_sft.py", "--output-dir", str(output), "--name", "sft", "--num-steps", "80", "--batch-size", "12",
-        "--lr", "3e-3", *SMALL,
+        "--lr", "3e-3", "--no-dashboard", *SMALL,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return output / "sft"
@@ -61,7 +61,7 @@ def sft_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.e2e
 def test_sft(sft_run: Path) -> None:
-    summary = assert_run_folder(sft_run, num_lines=4)
+    summary = assert_run_folder(sft_run, num_lines=80)
     assert summary["parse_rate_start"] == 0
     assert summary["parse_rate_end"] > 0.5
 
@@ -144,9 +144,15 @@ def test_grpo_names_a_wrong_argument(arguments: list[str], message: str, capsys:
         (["--num-steps", "0"], "num_steps: expected 1 or more, got 0"),
         (["--lr", "0"], "lr: expected more than 0, got 0"),
         (["--batch-size", "0"], "batch_size: expected 1 or more, got 0"),
-        (["--device", "abacus"], "abacus"),
+        (["--preset", "poster"], "poster"),
+        (["--labels", "none"], "none"),
+        (["--beta", "-1"], "beta: expected 0 .* got -1"),
+        (["--attention-layers", "8"], "attention layers '8': expected numbers from 0 to 2"),
+        (["--num-workers", "33"], "num_workers: expected at most batch_size, 32"),
+        (["--patience", "2"], "patience: early stopping needs validations"),
+        (["--resume", "runs/nothing"], "runs/nothing"),
         pytest.param(
-            ["--device", "cuda"],
+            ["--use-gpu"],
             "no CUDA device",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
         ),

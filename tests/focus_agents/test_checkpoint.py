@@ -11,8 +11,9 @@ import torch
 import transformers
 
 import focus_env
-from focus_agents.checkpoint import save_policy
+from focus_agents.checkpoint import load_training_state, save_policy, save_training_state
 from focus_agents.processing import VLMProcessor
+from focus_env.errors import CheckpointError
 
 
 class FakeModel:
@@ -108,3 +109,85 @@ def test_the_real_thing_is_in_transformers_format(tmp_path: Path, model: Any, pr
     assert {"config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json", "focus.json"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
     assert [path.name for path in tmp_path.iterdir()] == ["final"]
+
+
+class TestTrainingState:
+    """What a training goes on from."""
+
+    def model(self, width: int = 3) -> tuple[dict[str, torch.nn.Parameter], torch.optim.AdamW]:
+        """Two parameters that have taken an optimizer step."""
+        generator = torch.Generator().manual_seed(0)
+        parameters = {
+            "a": torch.nn.Parameter(torch.randn(2, width, generator=generator)),
+            "b": torch.nn.Parameter(torch.randn(4, generator=generator)),
+        }
+        optimizer = torch.optim.AdamW(parameters.values(), lr=0.1)
+        self.step(parameters, optimizer)
+        return parameters, optimizer
+
+    def step(self, parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.AdamW) -> None:
+        optimizer.zero_grad()
+        sum(p.square().sum() for p in parameters.values()).backward()
+        optimizer.step()
+
+    def test_it_goes_on_exactly(self, tmp_path: Path) -> None:
+        parameters, optimizer = self.model()
+        save_training_state(tmp_path, parameters, optimizer, {"step": 1, "best": 0.5})
+        self.step(parameters, optimizer)
+        others, other_optimizer = self.model()
+        with torch.no_grad():
+            others["a"].zero_()
+        assert load_training_state(tmp_path, others, other_optimizer) == {"step": 1, "best": 0.5}
+        self.step(others, other_optimizer)
+        assert all(torch.equal(parameter, others[name]) for name, parameter in parameters.items())
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda p: p.update(c=torch.nn.Parameter(torch.zeros(1))), r"with c of shape \(1,\), got None"),
+            (lambda p: p.pop("b"), r"with b of shape None, got \(4,\)"),
+        ],
+    )
+    def test_other_parameters_are_refused(self, tmp_path: Path, change: Any, message: str) -> None:
+        save_training_state(tmp_path, *self.model(), {})
+        parameters, optimizer = self.model()
+        change(parameters)
+        with pytest.raises(CheckpointError, match=message):
+            load_training_state(tmp_path, parameters, optimizer)
+
+    def test_other_shapes_are_refused_before_anything_is_loaded(self, tmp_path: Path) -> None:
+        save_training_state(tmp_path, *self.model(), {})
+        parameters, optimizer = self.model(width=5)
+        before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        with pytest.raises(CheckpointError, match=r"a of shape \(2, 5\), got \(2, 3\); it belongs to another"):
+            load_training_state(tmp_path, parameters, optimizer)
+        assert all(torch.equal(parameter, before[name]) for name, parameter in parameters.items())
+
+    @pytest.mark.parametrize("name", ["parameters.safetensors", "optimizer.pt", "progress.json"])
+    @pytest.mark.parametrize("damage", ["missing", "cut"])
+    def test_damaged_files_are_named(self, tmp_path: Path, name: str, damage: str) -> None:
+        save_training_state(tmp_path, *self.model(), {"step": 1})
+        file = tmp_path / name
+        if damage == "missing":
+            file.unlink()
+        else:
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        with pytest.raises(CheckpointError, match="could not be read"):
+            load_training_state(tmp_path, *self.model())
+
+    def test_code_in_a_state_is_not_run(self, tmp_path: Path) -> None:
+        save_training_state(tmp_path, *self.model(), {})
+        torch.save({"state": _Attack(tmp_path / "attacked")}, tmp_path / "optimizer.pt")
+        with pytest.raises(CheckpointError, match="could not be read"):
+            load_training_state(tmp_path, *self.model())
+        assert not (tmp_path / "attacked").exists()
+
+
+class _Attack:
+    """Makes a file where a pickle of it is loaded without care."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
 import torch
+from rich.console import Console
 
-from focus_agents.checkpoint import save_policy
 from focus_agents.grpo.config import GRPOConfig
-from focus_agents.models.loading import load_model, load_processor
-from focus_agents.sft.train import SFTConfig, train_steps
+from focus_agents.models.loading import load_model
+from focus_agents.reporting import RunDirectory
+from focus_agents.sft.config import SFTConfig
+from focus_agents.sft.train import Workers, train_sft
+from focus_agents.sft.worker import SFTPlan
 from focus_env.datasets import SyntheticDataset
 from focus_env.prompts import get_template
 
@@ -34,11 +38,18 @@ def _ray():
 @pytest.fixture(scope="module")
 def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy that mostly answers in the format; with random weights every reward is 0 and nothing is learned."""
-    model, processor = load_model("tiny"), load_processor("tiny")
-    config = SFTConfig(num_steps=70, batch_size=12, lr=3e-3, num_workers=0)
-    for _ in train_steps(model, processor, episodes("train"), TEMPLATE, config):
-        pass
-    return save_policy(tmp_path_factory.mktemp("policy") / "warm", model, processor)
+    plan = SFTPlan(
+        model="tiny",
+        template=TEMPLATE,
+        training_episodes=episodes("train"),
+        validation_episodes=episodes("val"),
+        config=SFTConfig(num_steps=70, batch_size=12, lr=3e-3),
+        run_path=RunDirectory.create(tmp_path_factory.mktemp("runs") / "warm", {}).path,
+        num_validation_episodes=1,
+        num_data_workers=0,
+    )
+    summary = train_sft(plan, Workers(num_workers=0), console=Console(file=io.StringIO()))
+    return Path(summary["checkpoint"])
 
 
 def episodes(split: str) -> SyntheticDataset:

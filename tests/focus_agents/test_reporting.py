@@ -126,7 +126,7 @@ class TestMetrics:
         for iteration in (1, 2, 3):
             run.log({"iteration": iteration})
             run.write_samples(iteration, [group([1.0, 0.0], [scored(1.0), UNREADABLE], [1, 2])])
-        run.rewind(kept)
+        run.rewind(kept, counter="iteration")
         assert [line["iteration"] for line in lines_of(run.path / "metrics.jsonl")] == expected
         samples = lines_of(run.path / "samples" / "rollouts.jsonl")
         assert [line["iteration"] for line in samples] == [i for i in expected for _ in ("best", "worst")]
@@ -134,8 +134,18 @@ class TestMetrics:
         assert lines_of(run.path / "metrics.jsonl")[-1] == {"iteration": 7}
 
     def test_a_run_without_metrics_can_be_rewound(self, run: RunDirectory) -> None:
-        run.rewind(5)
-        assert lines_of(run.path / "metrics.jsonl") == []
+        run.rewind(5, counter="step")
+        assert run.read_metrics() == []
+
+    def test_steps_are_rewound_by_their_own_counter(self, run: RunDirectory) -> None:
+        for step in (1, 2, 3):
+            run.log({"step": step, "support_mass/4": 0.5, "grad_norm": None})
+        with (run.path / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 4, "lo')  # cut by a kill
+        assert [line["step"] for line in run.read_metrics()] == [1, 2, 3]
+        run.rewind(2, counter="step")
+        assert [line["step"] for line in run.read_metrics()] == [1, 2]
+        assert (run.path / "metrics.jsonl").read_text().endswith("}\n")
 
     def test_of_a_rollout_by_hand(self) -> None:
         absent = scored(0.0, status=ParseStatus.ABSENT, is_strict=True)
@@ -270,9 +280,9 @@ class TestFinish:
 
 def test_the_progress_bar_counts_and_lets_lines_through() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    with progress_bar("SFT", 5, console, completed=2) as advance:
+    with progress_bar("SFT", 5, console) as move_to:
         console.print("a line above")
-        advance()
+        move_to(3)
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     assert "3/5" in shown

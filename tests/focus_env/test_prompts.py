@@ -10,7 +10,7 @@ import pytest
 
 from focus_env.boxes import CoordinateFrame
 from focus_env.env import observe
-from focus_env.prompts import TEMPLATES, PromptTemplate, get_template
+from focus_env.prompts import PSEUDO_NAMES, TEMPLATES, IPLocTemplate, PromptTemplate, get_template
 from focus_env.types import Box, ImagePart, Message, ParseStatus, TextPart
 from tests.fakes import make_episode
 
@@ -53,7 +53,25 @@ Find the object.
 Answer:"""
 
 
-@pytest.mark.parametrize(("name", "gold"), [("default", DEFAULT_GOLD), ("compact", COMPACT_GOLD)])
+IPLOC_GOLD = """\
+(user)
+<40x32>
+<ref>object</ref>
+(user)
+[100, 188, 500, 688]
+(user)
+<48x32>
+<ref>object</ref>
+(user)
+[83, 188, 417, 719]
+(user)
+<80x60>
+<ref>object</ref>"""
+
+
+@pytest.mark.parametrize(
+    ("name", "gold"), [("default", DEFAULT_GOLD), ("compact", COMPACT_GOLD), ("iploc", IPLOC_GOLD)]
+)
 def test_golden_text(name: str, gold: str) -> None:
     messages = TEMPLATES[name].render(observe(make_episode()))
     assert outline(messages) == gold
@@ -161,8 +179,48 @@ def test_registry() -> None:
     assert {name: template.name for name, template in TEMPLATES.items()} == {
         "default": "default",
         "compact": "compact",
+        "iploc": "iploc",
     }
     assert get_template("compact") is get_template(TEMPLATES["compact"]) is TEMPLATES["compact"]
     assert pickle.loads(pickle.dumps(TEMPLATES["default"])) == TEMPLATES["default"]
     with pytest.raises(ValueError, match="unknown prompt template 'short'; known are default, compact"):
         get_template("short")
+
+
+@pytest.mark.parametrize(
+    "template", [*TEMPLATES.values(), dataclasses.replace(TEMPLATES["compact"], support_text="1 {index} {box}.")]
+)
+def test_boxes_are_marked(template: PromptTemplate) -> None:
+    messages = template.render(observe(make_episode()))
+    texts = [part for message in messages for part in message.content if isinstance(part, TextPart)]
+    marked = [part.text[slice(*part.box_span)] for part in texts if part.box_span is not None]
+    assert marked == ["[100, 188, 500, 688]", "[83, 188, 417, 719]"]
+
+
+class TestIPLoc:
+    """The baseline that names the object."""
+
+    def name(self, template: PromptTemplate, index: int, category: str | None = "secret category") -> str:
+        assert isinstance(template, IPLocTemplate)
+        return template.for_episode(dataclasses.replace(make_episode(index), category=category)).object_name
+
+    def test_the_category_or_a_name_that_means_nothing(self) -> None:
+        template = TEMPLATES["iploc"]
+        by_kind = {
+            kind: [self.name(dataclasses.replace(template, names=kind), index) for index in range(40)]
+            for kind in ("category", "pseudo", "both")
+        }
+        assert set(by_kind["category"]) == {"secret category"}
+        assert set(by_kind["pseudo"]) <= set(PSEUDO_NAMES)
+        assert len(set(by_kind["pseudo"])) > 5
+        assert 10 < by_kind["both"].count("secret category") < 30
+        assert all(
+            name in (a, b) for name, a, b in zip(by_kind["both"], by_kind["category"], by_kind["pseudo"], strict=True)
+        )
+
+    def test_an_episode_without_a_category_gets_a_pseudo_name(self) -> None:
+        assert self.name(dataclasses.replace(TEMPLATES["iploc"], names="category"), 0, category=None) in PSEUDO_NAMES
+
+    def test_an_episode_keeps_its_name(self) -> None:
+        names = {self.name(TEMPLATES["iploc"], 7) for _ in range(3)}
+        assert len(names) == 1
