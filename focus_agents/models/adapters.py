@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""The seven projections of a decoder layer (paper, table 7). Vision towers name theirs otherwise and stay frozen."""
+LORA_TARGETS = r".*\blanguage_model\b.*\.(q|k|v|o|gate|up|down)_proj"
+"""The seven projections of a decoder layer (paper, table 7). Some vision towers use the same names and stay frozen."""
 
 
 def add_adapters(model: Any, *, rank: int, alpha: float | None = None, seed: int = 0) -> Any:
@@ -23,7 +23,7 @@ def add_adapters(model: Any, *, rank: int, alpha: float | None = None, seed: int
     Returns:
         The PEFT model around it.
     """
-    lora = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=list(LORA_TARGETS), task_type="CAUSAL_LM")
+    lora = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return get_peft_model(model, lora)
