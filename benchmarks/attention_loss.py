@@ -38,7 +38,6 @@ import platform
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -152,9 +151,7 @@ class Setup:
             gradient_checkpointing=is_checkpointed,
         )
         if is_checkpointed:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # newer versions of transformers have another name
-                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         return cls(model.to(device), batch.to(device), config, select_layers(config.attention_layers, NUM_LAYERS))
 
     def prepare(self, variant: str) -> Callable[[], dict[str, float]]:

@@ -16,7 +16,6 @@ heads, D head size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,8 +27,23 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from focus_agents.models.adapters import base_model
 
 SUPPORT_ATTENTION = "sdpa_with_support_probe"
-ROWS_PER_BLOCK = 128
+ROWS_PER_BLOCK = 64
 """Rows whose scores are in memory at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowBlock:
+    """Rows whose scores are computed together, in all sequences.
+
+    Attributes:
+        rows: Which of the Q rows.
+        first: The lowest position among them; a key up to here is hidden from none of them by causality.
+        stop: One past their highest position; no key from here on is seen by any of them.
+    """
+
+    rows: slice
+    first: int
+    stop: int
 
 
 @dataclass(slots=True)
@@ -37,10 +51,11 @@ class SupportProbe:
     """Which tokens look, at which tokens, in which layers; and what was measured.
 
     Attributes:
-        rows: [B, Q] int64, positions of the query-image tokens, filled up by repeating one of them.
+        rows: [B, Q] int64, positions of the query-image tokens in rising order, filled up by repeating the last.
         row_mask: [B, Q] bool, false where filled up.
         support: [B, K] bool, the support tokens.
-        visible: [B, K] bool, false at padding.
+        padding: [B, K] bool, the padding; None if there is none.
+        blocks: The rows in portions.
         layers: The layers to measure, from 0.
         masses: By layer, [B, Q] float32 (float64 in a float64 model) in 0 to 1: the attention that a row pays to all
             support tokens together, averaged over heads. With gradient. Filled by a forward pass.
@@ -49,7 +64,8 @@ class SupportProbe:
     rows: torch.Tensor
     row_mask: torch.Tensor
     support: torch.Tensor
-    visible: torch.Tensor
+    padding: torch.Tensor | None
+    blocks: tuple[RowBlock, ...]
     layers: frozenset[int]
     masses: dict[int, torch.Tensor] = field(default_factory=dict)
 
@@ -70,12 +86,24 @@ class SupportProbe:
             layers: The layers to measure.
         """
         counts = query_mask.sum(1)
-        first = torch.argsort((~query_mask).int(), dim=1, stable=True)[:, : int(counts.max())]
-        row_mask = torch.arange(first.shape[1], device=counts.device) < counts[:, None]
-        rows = torch.where(row_mask, first, first[:, :1])
-        num_keys = int(rows.max()) + 1
-        visible = attention_mask.bool()
-        return cls(rows, row_mask, (support_mask & visible)[:, :num_keys], visible[:, :num_keys], layers)
+        in_order = torch.argsort((~query_mask).int(), dim=1, stable=True)[:, : int(counts.max())]
+        row_mask = torch.arange(in_order.shape[1], device=counts.device) < counts[:, None]
+        rows = torch.where(row_mask, in_order, in_order.gather(1, counts[:, None] - 1))
+        lowest, highest = rows.amin(0).tolist(), rows.amax(0).tolist()
+        blocks = []
+        for start in range(0, len(lowest), ROWS_PER_BLOCK):
+            stop = min(start + ROWS_PER_BLOCK, len(lowest))
+            blocks.append(RowBlock(slice(start, stop), lowest[start], highest[stop - 1] + 1))
+        num_keys = blocks[-1].stop
+        padding = ~attention_mask.bool()[:, :num_keys]
+        return cls(
+            rows=rows,
+            row_mask=row_mask,
+            support=support_mask[:, :num_keys] & ~padding,
+            padding=padding if bool(padding.any()) else None,
+            blocks=tuple(blocks),
+            layers=layers,
+        )
 
     def mean_mass(self) -> torch.Tensor:
         """[B, Q] the masses averaged over the layers, as the paper averages attention maps."""
@@ -158,13 +186,11 @@ def support_mass(query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *,
         probe: Rows and support tokens.
         scaling: Multiplies the scores.
     """
-    num_heads, size = query.shape[1], query.shape[3]
-    rows = query.gather(2, probe.rows[:, None, :, None].expand(-1, num_heads, -1, size))
-    keys = key[:, :, : probe.support.shape[1]]
-    grouped = rows.view(len(rows), key.shape[1], -1, *rows.shape[2:])
-    mass: torch.Tensor = _SupportMass.apply(  # type: ignore[no-untyped-call]
-        grouped, keys, probe.rows, probe.visible, probe.support, scaling
-    )
+    sequences = torch.arange(len(query), device=query.device)[:, None]
+    # Not `gather`, which would keep all of the query for its backward pass.
+    rows = query[sequences, :, probe.rows].transpose(1, 2)
+    grouped = rows.reshape(len(rows), key.shape[1], -1, *rows.shape[2:])
+    mass: torch.Tensor = _SupportMass.apply(grouped, key, probe, scaling)  # type: ignore[no-untyped-call]
     return mass.flatten(1, 2).mean(1)
 
 
@@ -177,61 +203,53 @@ class _SupportMass(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        rows: torch.Tensor,
-        visible: torch.Tensor,
-        support: torch.Tensor,
-        scaling: float,
-    ) -> torch.Tensor:
-        """[B, H, A / H, Q] from query [B, H, A / H, Q, D], key [B, H, K, D], rows [B, Q], visible, support [B, K]."""
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, scaling: float) -> torch.Tensor:
+        """[B, H, A / H, Q] from query [B, H, A / H, Q, D] and key [B, H, N, D]."""
         with torch.autocast(query.device.type, enabled=False):
-            keys = key.to(_score_dtype(query))
+            keys = _wide(key[:, :, : probe.support.shape[1]])
             mass = keys.new_empty(query.shape[:-1])
-            targets = support.to(keys.dtype)[:, None, :, None]
-            for block in _blocks(query.shape[3]):
-                attention = _attention(query[:, :, :, block], keys, rows[:, block], visible, scaling)
-                mass[:, :, :, block] = (attention.flatten(2, 3) @ targets).view_as(mass[:, :, :, block])
-        ctx.save_for_backward(query, key, rows, visible, support, mass)
-        ctx.scaling = scaling
+            targets = probe.support.to(keys.dtype)[:, None, :, None]
+            for block in probe.blocks:
+                attention = _attention(_wide(query[:, :, :, block.rows]) * scaling, keys, probe, block)
+                block_mass = attention.flatten(2, 3) @ targets[:, :, : block.stop]
+                mass[:, :, :, block.rows] = block_mass.view(attention.shape[:-1])
+        ctx.save_for_backward(query, key, mass)
+        ctx.probe, ctx.scaling = probe, scaling
         return mass
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_mass: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, rows, visible, support, mass = ctx.saved_tensors
+        query, key, mass = ctx.saved_tensors
+        probe: SupportProbe = ctx.probe
         with torch.autocast(query.device.type, enabled=False):
-            keys = key.to(_score_dtype(query))
-            grad_query, grad_key = torch.empty_like(query), torch.zeros_like(keys)
-            targets = support.to(keys.dtype)[:, None, None, None]
-            for block in _blocks(query.shape[3]):
-                rows_in = query[:, :, :, block]
-                attention = _attention(rows_in, keys, rows[:, block], visible, ctx.scaling)
-                grad_scores = attention.mul_(targets - mass[:, :, :, block, None])
-                grad_scores = grad_scores.mul_(ctx.scaling * grad_mass[:, :, :, block, None]).flatten(2, 3)
-                grad_query[:, :, :, block] = (grad_scores @ keys).view_as(rows_in)
-                grad_key += grad_scores.transpose(2, 3) @ rows_in.flatten(2, 3).to(keys.dtype)
-        return grad_query, grad_key.to(key.dtype), None, None, None, None
+            keys = _wide(key[:, :, : probe.support.shape[1]])
+            grad_query, grad_key = torch.empty_like(query), torch.zeros_like(key, dtype=keys.dtype)
+            targets = probe.support.to(keys.dtype)[:, None, None, None]
+            for block in probe.blocks:
+                scaled = _wide(query[:, :, :, block.rows]) * ctx.scaling
+                attention = _attention(scaled, keys, probe, block)
+                grad_scores = attention.mul_(targets[..., : block.stop] - mass[:, :, :, block.rows, None])
+                grad_scores = grad_scores.mul_(grad_mass[:, :, :, block.rows, None]).flatten(2, 3)
+                grad_rows = (grad_scores @ keys[:, :, : block.stop]).mul_(ctx.scaling)
+                grad_query[:, :, :, block.rows] = grad_rows.view(scaled.shape)
+                grad_key[:, :, : block.stop] += grad_scores.transpose(2, 3) @ scaled.flatten(2, 3)
+        return grad_query, grad_key.to(key.dtype), None, None
 
 
-def _attention(
-    query: torch.Tensor, keys: torch.Tensor, rows: torch.Tensor, visible: torch.Tensor, scaling: float
-) -> torch.Tensor:
-    """[B, H, A / H, q, K] attention of q rows."""
-    scores = (query.flatten(2, 3).to(keys.dtype) @ keys.transpose(2, 3)).mul_(scaling)
-    positions = torch.arange(keys.shape[2], device=keys.device)
-    hidden = (positions > rows[:, :, None]) | ~visible[:, None]
-    return scores.view(*query.shape[:-1], -1).masked_fill_(hidden[:, None, None], -torch.inf).softmax(-1)
+def _attention(scaled: torch.Tensor, keys: torch.Tensor, probe: SupportProbe, block: RowBlock) -> torch.Tensor:
+    """[B, H, A / H, q, block.stop] attention of q scaled rows."""
+    scores = (scaled.flatten(2, 3) @ keys[:, :, : block.stop].transpose(2, 3)).view(*scaled.shape[:-1], block.stop)
+    later = torch.arange(block.first + 1, block.stop, device=keys.device)
+    hidden = later > probe.rows[:, block.rows, None]
+    scores[..., block.first + 1 :].masked_fill_(hidden[:, None, None], -torch.inf)
+    if probe.padding is not None:
+        scores.masked_fill_(probe.padding[:, None, None, None, : block.stop], -torch.inf)
+    return scores.softmax(-1)
 
 
-def _blocks(num_rows: int) -> Sequence[slice]:
-    return [slice(start, start + ROWS_PER_BLOCK) for start in range(0, num_rows, ROWS_PER_BLOCK)]
-
-
-def _score_dtype(query: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(query.dtype, torch.float32)
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 ALL_ATTENTION_FUNCTIONS.register(SUPPORT_ATTENTION, support_attention_forward)

@@ -35,8 +35,6 @@ def merge_adapters(model: Any) -> Any:
 
 
 def base_model(model: Any) -> Any:
-    """The transformers model inside DDP, torch.compile and PEFT, as far as it is wrapped."""
-    model = getattr(model, "_orig_mod", model)
+    """The transformers model inside DDP and PEFT, as far as it is wrapped."""
     model = model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
-    model = getattr(model, "_orig_mod", model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -44,7 +44,7 @@ class SFTConfig:
         lora_alpha: Their scale times their rank; None: twice the rank.
         precision: "bf16" computes in bfloat16 and keeps trained weights in float32; the attention loss is float32.
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
-        compile: Compile the model by torch.compile.
+        compile: Compile the language model's layers by torch.compile.
         seed: Of the order of episodes, and of all random draws.
         max_bad_steps: So many steps in a row whose loss or gradient is not finite end the run; fewer are skipped.
     """

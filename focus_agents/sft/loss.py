@@ -43,16 +43,17 @@ def support_delta(mass: torch.Tensor, num_support: torch.Tensor, num_tokens: tor
     return mass / num_support - (1 - mass) / (num_tokens[:, None] - num_support)
 
 
-def margin_unit(num_support: torch.Tensor, *, is_relative: bool) -> torch.Tensor:
-    """[B] what a margin is a multiple of: 1, or 1 / M, the most that delta can reach."""
-    return 1 / num_support.clamp(min=1) if is_relative else torch.ones_like(num_support, dtype=torch.float32)
+def margin_unit(num_support: torch.Tensor, *, is_relative: bool, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """[B] what a margin is a multiple of: 1, or 1 / M, the most that delta can reach; in the dtype of delta."""
+    count = num_support.clamp(min=1).to(dtype)
+    return 1 / count if is_relative else torch.ones_like(count)
 
 
 def attention_loss(delta: torch.Tensor, row_mask: torch.Tensor, margin: float, unit: torch.Tensor) -> torch.Tensor:
     """[B] mean over an example's rows of max(0, margin - delta / unit)^2.
 
-    With unit 1 this is FOCUS eq. 9, and margin its mu. In units of 1 / M it is ours: in absolute ones the loss is at
-    most mu^2, a few 1e-4, and its weight would have to grow with the square of the support tokens.
+    With unit 1 this is FOCUS eq. 9, and margin its mu. In units of 1 / M it is ours: in absolute ones the loss is
+    about mu^2, a few 1e-4, and its weight would have to grow with the square of the support tokens.
 
     Args:
         delta: [B, Q] from masses averaged over heads and layers.

@@ -90,10 +90,9 @@ def measure_losses(model: Any, batch: SFTBatch, config: SFTConfig, layers: froze
     if probe is None:
         nothing = lm.new_zeros(0)
         return LossSums(lm, lm.new_zeros(()), nothing, nothing, nothing)
-    num_support = batch.support_mask.sum(1)
-    num_tokens = attention_mask.sum(1)
-    unit = margin_unit(num_support, is_relative=config.margin_unit == "reachable")
+    num_support, num_tokens = batch.support_mask.sum(1), attention_mask.sum(1)
     delta = support_delta(probe.mean_mass(), num_support, num_tokens)
+    unit = margin_unit(num_support, is_relative=config.margin_unit == "reachable", dtype=delta.dtype)
     attention = attention_loss(delta, probe.row_mask, config.margin, unit).sum()
     with torch.no_grad():
         masses = torch.stack([probe.masses[layer] for layer in sorted(layers)])

@@ -167,10 +167,8 @@ class SFTWorker:
         )
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=plan.config.lr, weight_decay=0.0)
-        # DDP and torch.compile wrap the same parameters; validation and checkpoints use the model itself.
+        # DDP wraps the same parameters; validation and checkpoints use the model itself.
         self.training_model = ray.train.torch.prepare_model(self.model, move_to_device=False)
-        if plan.config.compile:
-            self.training_model = torch.compile(self.training_model)
 
     def run(self) -> None:
         """From the first step, or the newest checkpoint, to the exported policy."""
@@ -287,12 +285,13 @@ class SFTWorker:
             processor = load_processor(plan.model, max_image_tokens=plan.validation_max_image_tokens)
         env = gymnasium.make(ENV_ID, dataset=plan.validation_episodes, template=plan.template)
         indices = range(min(plan.num_validation_episodes, len(plan.validation_episodes)))
-        mine = evaluate(
-            env,
-            VLMPolicy(self.model, processor),
-            indices[self.rank :: self.num_workers],
-            max_completion_tokens=plan.max_completion_tokens,
-        )
+        with torch.compiler.set_stance("force_eager"):  # each token of an answer has another shape
+            mine = evaluate(
+                env,
+                VLMPolicy(self.model, processor),
+                indices[self.rank :: self.num_workers],
+                max_completion_tokens=plan.max_completion_tokens,
+            )
         shares = [mine]
         if self.num_workers > 1:
             shares = [[] for _ in range(self.num_workers)]
@@ -331,7 +330,7 @@ class SFTWorker:
 
 
 def build_model(name: str, config: SFTConfig) -> Any:
-    """Load a model and make it ready to train: adapters, precision, checkpointing, support attention.
+    """Load a model and make it ready to train: precision, support attention, checkpointing, compilation, adapters.
 
     Args:
         name: For `load_model`.
@@ -343,6 +342,10 @@ def build_model(name: str, config: SFTConfig) -> Any:
     set_support_attention(model)
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
+    if config.compile:
+        # Layer by layer, since the whole model breaks into parts that are compiled anew for each shape of a batch.
+        for layer in model.model.language_model.layers:
+            layer.compile(dynamic=True)
     if config.lora_rank is not None:
         model = add_adapters(model, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from benchmarks import attention_loss as benchmark
 from focus_agents import attention
@@ -55,9 +57,22 @@ def test_prints_a_line_for_each_case_then_tables() -> None:
             assert line["ratio"] == pytest.approx(line["ours"] / line["peer"], rel=0.01)
             assert line["extra_per_token"] * TOKENS == pytest.approx(line["ours"] - line["peer"], abs=2e-4)
     shown = result.stdout.splitlines()
-    assert all(len(line) <= 80 for line in shown if not line.startswith("{"))
     rows = [line.split() for line in shown if line.split()[:1] == [str(TOKENS)]]
     assert [row[:3] for row in rows] == [[str(TOKENS), str(ROWS), ckpt] for ckpt in ("no", "yes")] * 3
+
+
+def test_a_table_shows_whole_numbers_in_80_columns() -> None:
+    sides = {"plain": [5293.9, 5294.1, 5293.9], "ours": [5935.6, 5936.6, 9000.0], "eager": [12163.4, 12163.4, 12163.4]}
+    lines = benchmark.compare_all(
+        {"time": sides, "FLOPs": {"ours": [3.0], "plain": [2.0], "eager": [4.0]}}, 4096, is_checkpointed=True
+    )
+    console = Console(width=80, file=io.StringIO())
+    console.print(benchmark.build_table("time", lines, "cpu"))
+    shown = [line.split() for line in console.file.getvalue().splitlines()]
+    # (5,936.6 - 5,293.9) ms in us for each of 4,096 tokens, and of 729 query tokens
+    row = "4,096 729 yes 5,293.9 5,936.6 12,163.4 1.121 0.488 156.91 881.62"
+    assert row.split() in shown
+    assert ["tokens", "rows", "ckpt", "plain", "ours", "eager", "plain", "eager", "token", "row"] in shown
 
 
 @pytest.mark.parametrize(

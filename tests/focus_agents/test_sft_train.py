@@ -126,6 +126,28 @@ def test_savers_of_memory_change_nothing(tmp_path: Path, options: dict[str, Any]
     assert largest_difference(tmp_path / "plain", tmp_path / "saving") < 1e-4
 
 
+@pytest.mark.parametrize("lora_rank", [None, 2])
+def test_a_compiled_model_trains_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora_rank: int | None
+) -> None:
+    """Without the code generator, which would take a minute; validation does not compile at all."""
+    compiled: list[Any] = []
+    real = torch.nn.Module.compile
+
+    def compile_quickly(module: torch.nn.Module, **options: Any) -> None:
+        compiled.append(module)
+        real(module, backend="aot_eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_quickly)
+    options = {"num_steps": 2, "lora_rank": lora_rank, "gradient_checkpointing": True}
+    for name, is_compiled in (("plain", False), ("compiled", True)):
+        train(make_plan(tmp_path / name, compile=is_compiled, **options))
+    assert len(compiled) == 3
+    for ours, theirs in zip(metrics(tmp_path / "compiled"), metrics(tmp_path / "plain"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+    assert largest_difference(tmp_path / "compiled", tmp_path / "plain") < 1e-4
+
+
 def test_the_gradient_is_clipped(tmp_path: Path) -> None:
     """Adam undoes a common factor of the gradient, but not against its eps: a tiny norm stops the training."""
     for name, clip in (("free", 1.0), ("clipped", 1e-12)):
