@@ -29,6 +29,8 @@ class Args:
     """File of the picture; its ending decides the format."""
     window: int = 25
     """Lines of metrics.jsonl that are averaged."""
+    start: int = 0
+    """Steps up to here are not drawn."""
 
 
 def main() -> None:
@@ -37,7 +39,7 @@ def main() -> None:
         by_label: dict[str, list[Path]] = {}
         for run in args.runs:
             by_label.setdefault(run.name.rpartition("-")[0] or run.name, []).append(run)
-        print(plot_runs(by_label, args.metrics, args.output, window=args.window))
+        print(plot_runs(by_label, args.metrics, args.output, window=args.window, start=args.start))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from focus_env.errors import CheckpointError
 COUNTERS = ("step", "iteration")
 
 
-def plot_runs(runs: Mapping[str, Sequence[Path]], metrics: Sequence[str], path: Path, *, window: int = 25) -> Path:
+def plot_runs(
+    runs: Mapping[str, Sequence[Path]], metrics: Sequence[str], path: Path, *, window: int = 25, start: int = 0
+) -> Path:
     """Draw metrics of runs over their steps: a panel for each metric, a colour for each label, a line for each run.
 
     Args:
@@ -24,6 +26,7 @@ def plot_runs(runs: Mapping[str, Sequence[Path]], metrics: Sequence[str], path: 
         path: The picture's file; its ending decides the format.
         window: Lines of metrics that are averaged, to the left of each point. Metrics that most lines lack, such as
             validations, are drawn point by point.
+        start: Steps up to here are not drawn; the first ones often leave no room for the rest.
 
     Returns:
         `path`.
@@ -44,6 +47,7 @@ def plot_runs(runs: Mapping[str, Sequence[Path]], metrics: Sequence[str], path: 
         for number, (label, folders) in enumerate(runs.items()):
             for position, folder in enumerate(folders):
                 steps, values = _series(lines[folder], metric, window)
+                steps, values = steps[steps > start], values[steps > start]
                 is_missing &= len(values) == 0
                 axis.plot(
                     steps,

@@ -53,6 +53,18 @@ def test_rare_values_are_left_as_they_are() -> None:
     assert (steps.tolist(), values.tolist()) == ([2, 6], [0.2, 0.6])
 
 
+def test_the_start_can_be_left_out(runs: dict[str, list[Path]], tmp_path: Path) -> None:
+    """The later values are a tenth of the first one, and without it they fill the panel."""
+    spreads = []
+    for start in (0, 10):
+        path = plot_runs({"loss": runs["loss"]}, ("lm_loss",), tmp_path / "curve.png", window=1, start=start)
+        with Image.open(path) as picture:
+            curve = np.abs(np.asarray(picture.convert("RGB")).astype(int) - (31, 119, 180)).sum(-1) < 30
+        heights = [np.flatnonzero(column).mean() for column in curve.T if column.any()]
+        spreads.append(np.ptp(heights[len(heights) // 2 :]))
+    assert spreads[0] < 20 < 60 < spreads[1]
+
+
 def test_wrong_names_are_said(runs: dict[str, list[Path]], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"metrics: expected names from iteration, .* got \['beauty'\]"):
         plot_runs(runs, ("lm_loss", "beauty"), tmp_path / "curves.png")
