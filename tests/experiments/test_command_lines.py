@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -163,16 +164,34 @@ def test_sft_names_a_wrong_argument(arguments: list[str], message: str, capsys: 
     assert re.search(message, error), error
 
 
-def main_error(script: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """What an experiment prints before it exits with code 2 (as a user sees it: without a traceback)."""
-    import importlib.util
+def test_presets_are_defaults_that_other_flags_change() -> None:
+    run_sft = load_experiment("run_sft")
+    small = run_sft.parse_arguments([])
+    assert (small.model, small.beta, small.attention_target, small.labels) == ("tiny", 2.0, "region", "answer")
+    paper = run_sft.parse_arguments(["--preset", "paper", "--beta", "0.3", "--no-dashboard"])
+    assert (paper.preset, paper.beta, paper.dashboard) == ("paper", 0.3, False)
+    assert (paper.margin, paper.margin_unit, paper.attention_layers) == (0.025, "absolute", "all")
+    assert (paper.lora_rank, paper.lora_alpha, paper.lr, paper.warmup, paper.grad_clip) == (8, 16, 2e-4, 0.03, 0.3)
+    assert (paper.shots, paper.batch_size, paper.precision) == (4, 64, "bf16")
+    for tokens, budget in ((paper.max_image_tokens, 0.3), (paper.validation_max_image_tokens, 2.5)):
+        assert tokens == int(budget * 1280 * 720 / 28**2)
+    assert run_sft.parse_arguments(["--lr", "0.1", "--preset=paper"]).labels == "full"
 
-    import ray
 
+def load_experiment(script: str):
+    """An experiment as a module."""
     spec = importlib.util.spec_from_file_location(script, ROOT / "experiments" / f"{script}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[script] = module
     spec.loader.exec_module(module)
+    return module
+
+
+def main_error(script: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What an experiment prints before it exits with code 2 (as a user sees it: without a traceback)."""
+    import ray
+
+    module = load_experiment(script)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [script, *arguments])
         with pytest.raises(SystemExit) as exit_info:

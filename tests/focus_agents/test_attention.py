@@ -655,6 +655,19 @@ class TestSupportMass:
         assert largest.numel == 2 * 6 * ROWS_PER_BLOCK * probe.support.shape[1]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_on_a_gpu_is_that_on_the_cpu(processor: VLMProcessor, precision: Any) -> None:
+    config, batch = SFTConfig(beta=30.0, precision=precision), make_batch(processor)
+    results = []
+    for device in ("cpu", "cuda"):
+        model = make_model("qwen2_vl", processor).to(device)
+        set_support_attention(model)
+        results.append(step(model, [batch.to(device)], config, ALL_LAYERS)[0])
+    assert results[1] == pytest.approx(results[0], rel=1e-3 if precision == "fp32" else 0.05)
+
+
 class TestProbe:
     """Which rows look, and at what."""
 

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from focus_agents.sft.config import SFTConfig, lr_factor
 from focus_agents.sft.data import SFTExamples, load_batches
 from focus_agents.sft.step import accumulate_gradients
 from focus_agents.sft.train import Workers, check_plan, check_resumable, train_sft
-from focus_agents.sft.worker import Progress, SFTPlan, build_model, memory_advice
+from focus_agents.sft.worker import Progress, SFTPlan, SFTWorker, build_model, memory_advice
 from focus_env.errors import CheckpointError, TrainingError
+from focus_env.metrics import ScoredAnswer
 from focus_env.prompts import get_template
-from focus_env.types import Episode, EpisodeDataset
+from focus_env.types import Episode, EpisodeDataset, ParseStatus
 from tests.fakes import FakeDataset
 
 IN_PROCESS = Workers(num_workers=0)
@@ -263,6 +265,29 @@ def test_a_run_that_no_longer_improves_stops(tmp_path: Path) -> None:
     summary = train(make_plan(tmp_path / "run", num_steps=9, validation_interval=2, patience=2))
     assert summary["num_steps"] == 6
     assert [line["step"] for line in metrics(tmp_path / "run") if line.get("validation_miou") is not None] == [2, 4, 6]
+
+
+def test_the_best_policy_is_kept_beside_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validations after steps 1 to 4 score 0.1, 0.6, 0.3 and 0.2; Ray's keeping of checkpoints is played here."""
+    steady = {"warmup": 0.0, "cooldown": 0.0, "checkpoint_interval": 1}
+    train(make_plan(tmp_path / "short", num_steps=2, **steady))
+    plan = make_plan(tmp_path / "run", num_steps=4, validation_interval=1, **steady)
+    scores = iter((0.0, 0.1, 0.6, 0.3, 0.2))
+    (answer, *_) = RunDirectory(tmp_path / "short").read_answers("after")
+
+    def validate(worker: SFTWorker) -> list[ScoredAnswer]:
+        return [dataclasses.replace(answer, status=ParseStatus.OK, iou=next(scores))]
+
+    def report(metrics: Any, *, checkpoint: Any, checkpoint_dir_name: str) -> None:
+        shutil.copytree(checkpoint.path, plan.run_path / "checkpoints" / checkpoint_dir_name)
+
+    monkeypatch.setattr(SFTWorker, "_validate", validate)
+    monkeypatch.setattr(ray.train, "report", report)
+    assert train(plan)["miou_end"] == 0.2
+    best = load_model(str(plan.run_path / "checkpoints/best"))
+    expected = parameters(tmp_path / "short")
+    assert all(torch.equal(p, expected[name]) for name, p in best.named_parameters())
+    assert largest_difference(plan.run_path, tmp_path / "short") > 0
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
