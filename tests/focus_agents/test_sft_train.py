@@ -128,6 +128,18 @@ def test_savers_of_memory_change_nothing(tmp_path: Path, options: dict[str, Any]
     assert largest_difference(tmp_path / "plain", tmp_path / "saving") < 1e-4
 
 
+def test_the_learning_rate_is_the_schedules(tmp_path: Path) -> None:
+    """Adam's first step moves a weight by the learning rate, whatever the gradient; the schedule starts at a tenth."""
+    moved = {}
+    start = {name: p.detach() for name, p in load_model("tiny").named_parameters()}
+    for name, warmup in (("plateau", 0.0), ("rise", 1.0)):
+        train(make_plan(tmp_path / name, num_steps=10, warmup=warmup, cooldown=0.0, patience=1, validation_interval=1))
+        moved[name] = max((p - start[key]).abs().max().item() for key, p in parameters(tmp_path / name).items())
+    # Two steps, since the second validation is no better than the first.
+    assert moved["plateau"] == pytest.approx(2e-3, rel=0.01)
+    assert moved["rise"] == pytest.approx((0.1 + 0.2) * 1e-3, rel=0.01)
+
+
 @pytest.mark.parametrize("lora_rank", [None, 2])
 def test_a_compiled_model_trains_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora_rank: int | None
