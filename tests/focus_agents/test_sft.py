@@ -234,7 +234,7 @@ class TestSupportTokens:
         ("box", "cells"),
         [
             (Box(0, 0, 40, 20), [0, 1, 2, 3, 4, 5, 6, 7]),
-            (Box(0, 0, 5, 5), [0]),  # a centre on its edge counts
+            (Box(0, 0, 15, 5), [0, 1]),  # a centre on its edge counts
             (Box(0, 0, 4.9, 4.9), [0]),  # none inside: the cell of its own centre
             (Box(11, 11, 14, 14), [5]),
             (Box(39.5, 19.5, 40, 20), [7]),

@@ -231,6 +231,12 @@ def test_steps_without_a_finite_loss_are_skipped_and_end_the_run(tmp_path: Path)
     assert str(indices) in str(error.value)
 
 
+def test_an_earlier_failure_is_not_this_calls(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path / "run")
+    (plan.run_path / "failure.json").write_text('{"message": "the learning rate was too high"}')
+    assert train(plan)["num_steps"] == 3
+
+
 def test_a_few_bad_steps_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second of four steps has an infinite gradient norm; the run goes on, and that step did not count."""
     from focus_agents.sft import worker
