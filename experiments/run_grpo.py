@@ -52,7 +52,7 @@ class Args(DataArguments, ModelArguments, RayArguments):
     seed: int = 0
     """Seed of sampling, shuffling and new weights."""
 
-    num_iterations: int = 200
+    num_iterations: int = 400
     """Training iterations."""
     groups_per_iteration: int = 32
     """Episodes sampled per iteration."""
