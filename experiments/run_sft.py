@@ -34,20 +34,21 @@ from focus_agents.arguments import (
     DataArguments,
     ModelArguments,
     RayArguments,
+    part_of,
     quiet_libraries,
     restore_arguments,
     run_path,
     user_errors,
 )
 from focus_agents.reporting import RunDirectory
-from focus_agents.sft.config import SFTConfig
+from focus_agents.sft.config import SFTConfig, SFTSchedule
 from focus_agents.sft.train import Workers, check_plan, check_resumable, train_sft
 from focus_agents.sft.worker import SFTPlan
 from focus_env.errors import TrainingError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(SFTConfig, DataArguments, ModelArguments, RayArguments):
+class Args(SFTConfig, SFTSchedule, DataArguments, ModelArguments, RayArguments):
     """Stage 1: supervised fine-tuning of a localization policy."""
 
     preset: Literal["default", "paper"] = "default"
@@ -61,18 +62,6 @@ class Args(SFTConfig, DataArguments, ModelArguments, RayArguments):
 
     validation_max_image_tokens: int | None = None
     """Most tokens per picture in validation; default: as in training."""
-    num_validation_episodes: int = 512
-    """Episodes of the validation split to answer before and after training."""
-    validation_interval: int = 0
-    """Steps between further validations; 0: none. The best policy by these is kept beside the last."""
-    patience: int = 0
-    """Validations without a better mean IoU after which training stops; 0: never."""
-    checkpoint_interval: int = 100
-    """Steps between checkpoints to resume from; 0: at validations and at the end only."""
-    max_completion_tokens: int = 40
-    """Tokens at which a validation answer is cut."""
-    num_data_workers: int = 1
-    """Processes of each worker that draw episodes ahead of the training; 0 draws them in the worker."""
 
     num_workers: int = 1
     """Processes that train; 0 trains in this process, without checkpoints to resume from."""
@@ -162,16 +151,11 @@ def check_arguments(args: Args) -> tuple[SFTPlan, Workers]:
         template=args.load_template(),
         training_episodes=args.load_training(),
         validation_episodes=args.load_validation(),
-        config=SFTConfig(**{field.name: getattr(args, field.name) for field in dataclasses.fields(SFTConfig)}),
+        config=part_of(args, SFTConfig),
+        schedule=part_of(args, SFTSchedule),
         run_path=(args.resume or run_path(args.output_dir, args.name, "sft")).absolute(),
         max_image_tokens=args.max_image_tokens,
         validation_max_image_tokens=args.validation_max_image_tokens,
-        num_validation_episodes=args.num_validation_episodes,
-        validation_interval=args.validation_interval,
-        checkpoint_interval=args.checkpoint_interval,
-        patience=args.patience,
-        max_completion_tokens=args.max_completion_tokens,
-        num_data_workers=args.num_data_workers,
         num_threads=torch.get_num_threads(),
     )
     workers = Workers(num_workers=args.num_workers, use_gpu=args.use_gpu, max_failures=args.max_failures)

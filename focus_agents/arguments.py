@@ -128,6 +128,11 @@ class RayArguments:
 A = TypeVar("A")
 
 
+def part_of(args: Any, part: type[A]) -> A:
+    """The fields of a dataclass out of arguments that inherit from it."""
+    return part(**{field.name: getattr(args, field.name) for field in dataclasses.fields(part)})  # type: ignore[arg-type]
+
+
 def restore_arguments(args: A, run: RunDirectory, *, keep: Sequence[str]) -> A:
     """The arguments of an interrupted run.
 

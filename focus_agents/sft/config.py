@@ -93,6 +93,40 @@ class SFTConfig:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class SFTSchedule:
+    """When a run looks up from its training.
+
+    Attributes:
+        num_validation_episodes: Episodes of the validation data, from its front, to answer before and after training;
+            fewer if it has fewer.
+        validation_interval: Steps between further validations; 0: none. The best policy by these is kept beside the
+            last.
+        patience: Validations without a better mean IoU after which training stops; 0: never.
+        checkpoint_interval: Steps between checkpoints to resume from; 0: at validations and at the end only.
+        max_completion_tokens: Tokens at which a validation answer is cut.
+        num_data_workers: Processes of each worker that draw episodes ahead of the training; 0 draws them in the worker.
+    """
+
+    num_validation_episodes: int = 512
+    validation_interval: int = 0
+    patience: int = 0
+    checkpoint_interval: int = 100
+    max_completion_tokens: int = 40
+    num_data_workers: int = 1
+
+    def __post_init__(self) -> None:
+        least = {
+            "num_validation_episodes": 1, "validation_interval": 0, "patience": 0, "checkpoint_interval": 0,
+            "max_completion_tokens": 1, "num_data_workers": 0,
+        }  # fmt: skip
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"{name}: expected {value} or more, got {getattr(self, name)}")
+        if self.patience and not self.validation_interval:
+            raise ValueError("patience: early stopping needs validations; set validation_interval above 0")
+
+
 def lr_factor(step: int, config: SFTConfig) -> float:
     """Share of the peak learning rate at a step (from 0): a linear rise, a plateau, a linear fall to `lr_end`."""
     num_warmup = max(1, round(config.warmup * config.num_steps))

@@ -32,7 +32,7 @@ from focus_agents.models.loading import load_model, load_processor
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.reporting import RunDirectory
 from focus_agents.rollout import shuffled_indices
-from focus_agents.sft.config import SFTConfig, lr_factor
+from focus_agents.sft.config import SFTConfig, SFTSchedule, lr_factor
 from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches
 from focus_agents.sft.step import accumulate_gradients
 from focus_env.env import ENV_ID
@@ -56,15 +56,10 @@ class SFTPlan:
         training_episodes: What to train on.
         validation_episodes: What to answer before, in between and after.
         config: Settings of the training.
+        schedule: When to validate and to checkpoint.
         run_path: The run's folder, under the same absolute path for every worker.
         max_image_tokens: Most tokens of a picture in training; None: the processor's limit.
         validation_max_image_tokens: Likewise in validation; None: as in training.
-        num_validation_episodes: Taken from the front of the validation data; fewer if it has fewer.
-        validation_interval: Steps between validations; 0 validates before and after only.
-        checkpoint_interval: Steps between checkpoints; 0 writes them at validations and at the end only.
-        patience: So many validations without a better mean IoU end the run; 0: never.
-        max_completion_tokens: Where a validation answer is cut.
-        num_data_workers: Processes of each worker that draw and encode episodes ahead.
         num_threads: CPU threads of all workers of a machine together.
     """
 
@@ -73,27 +68,11 @@ class SFTPlan:
     training_episodes: EpisodeDataset
     validation_episodes: EpisodeDataset
     config: SFTConfig
+    schedule: SFTSchedule
     run_path: Path
     max_image_tokens: int | None = None
     validation_max_image_tokens: int | None = None
-    num_validation_episodes: int = 512
-    validation_interval: int = 0
-    checkpoint_interval: int = 100
-    patience: int = 0
-    max_completion_tokens: int = 40
-    num_data_workers: int = 1
     num_threads: int = 1
-
-    def __post_init__(self) -> None:
-        least = {
-            "num_validation_episodes": 1, "validation_interval": 0, "checkpoint_interval": 0, "patience": 0,
-            "max_completion_tokens": 1, "num_data_workers": 0,
-        }  # fmt: skip
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name}: expected {value} or more, got {getattr(self, name)}")
-        if self.patience and not self.validation_interval:
-            raise ValueError("patience: early stopping needs validations; set validation_interval above 0")
 
 
 @dataclass(slots=True)
@@ -180,12 +159,12 @@ class SFTWorker:
             if progress.num_bad_in_a_row >= self.config.max_bad_steps:
                 self._give_up(micro_batches)
                 return
-            if self._is_due(self.plan.validation_interval) or progress.step == self.config.num_steps:
+            if self._is_due(self.plan.schedule.validation_interval) or progress.step == self.config.num_steps:
                 answers = self._validate()
                 metrics[SCORE] = summarize(answers)["miou_all"]
                 progress.count_validation(metrics[SCORE])
             self._log(metrics, seconds=time.perf_counter() - started)
-            if SCORE in metrics or self._is_due(self.plan.checkpoint_interval):
+            if SCORE in metrics or self._is_due(self.plan.schedule.checkpoint_interval):
                 self._checkpoint(metrics)
             if self._is_stale():
                 break
@@ -195,7 +174,7 @@ class SFTWorker:
         return interval > 0 and self.progress.step % interval == 0
 
     def _is_stale(self) -> bool:
-        return 0 < self.plan.patience <= self.progress.num_stale
+        return 0 < self.plan.schedule.patience <= self.progress.num_stale
 
     # ---- where a run begins
 
@@ -222,7 +201,7 @@ class SFTWorker:
             steps=range(self.progress.step, stop),
             batch_size=self.config.batch_size,
             seed=self.config.seed,
-            num_data_workers=self.plan.num_data_workers,
+            num_data_workers=self.plan.schedule.num_data_workers,
             micro_batch_size=self.config.micro_batch_size,
             rank=self.rank,
             num_workers=self.num_workers,
@@ -284,13 +263,13 @@ class SFTWorker:
         if plan.validation_max_image_tokens is not None:
             processor = load_processor(plan.model, max_image_tokens=plan.validation_max_image_tokens)
         env = gymnasium.make(ENV_ID, dataset=plan.validation_episodes, template=plan.template)
-        indices = range(min(plan.num_validation_episodes, len(plan.validation_episodes)))
+        indices = range(min(plan.schedule.num_validation_episodes, len(plan.validation_episodes)))
         with torch.compiler.set_stance("force_eager"):  # each token of an answer has another shape
             mine = evaluate(
                 env,
                 VLMPolicy(self.model, processor),
                 indices[self.rank :: self.num_workers],
-                max_completion_tokens=plan.max_completion_tokens,
+                max_completion_tokens=plan.schedule.max_completion_tokens,
             )
         shares = [mine]
         if self.num_workers > 1:

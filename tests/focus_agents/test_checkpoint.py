@@ -114,9 +114,7 @@ def test_the_real_thing_is_in_transformers_format(tmp_path: Path, model: Any, pr
 class TestTrainingState:
     """What a training goes on from."""
 
-    def model(
-        self, width: int = 3, num_steps: int = 1
-    ) -> tuple[dict[str, torch.nn.Parameter], torch.optim.AdamW]:
+    def model(self, width: int = 3, num_steps: int = 1) -> tuple[dict[str, torch.nn.Parameter], torch.optim.AdamW]:
         """Two parameters that have taken optimizer steps."""
         generator = torch.Generator().manual_seed(0)
         parameters = {

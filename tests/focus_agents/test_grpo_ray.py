@@ -14,7 +14,7 @@ from rich.console import Console
 from focus_agents.grpo.config import GRPOConfig
 from focus_agents.models.loading import load_model
 from focus_agents.reporting import RunDirectory
-from focus_agents.sft.config import SFTConfig
+from focus_agents.sft.config import SFTConfig, SFTSchedule
 from focus_agents.sft.train import Workers, train_sft
 from focus_agents.sft.worker import SFTPlan
 from focus_env.datasets import SyntheticDataset
@@ -44,9 +44,8 @@ def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         training_episodes=episodes("train"),
         validation_episodes=episodes("val"),
         config=SFTConfig(num_steps=70, batch_size=12, lr=3e-3),
+        schedule=SFTSchedule(num_validation_episodes=1, num_data_workers=0),
         run_path=RunDirectory.create(tmp_path_factory.mktemp("runs") / "warm", {}).path,
-        num_validation_episodes=1,
-        num_data_workers=0,
     )
     summary = train_sft(plan, Workers(num_workers=0), console=Console(file=io.StringIO()))
     return Path(summary["checkpoint"])

@@ -21,7 +21,7 @@ from focus_agents.checkpoint import save_policy
 from focus_agents.models.loading import load_model, load_processor
 from focus_agents.reporting import METRICS, RunDirectory
 from focus_agents.rollout import shuffled_indices
-from focus_agents.sft.config import SFTConfig, lr_factor
+from focus_agents.sft.config import SFTConfig, SFTSchedule, lr_factor
 from focus_agents.sft.data import SFTExamples, load_batches
 from focus_agents.sft.step import accumulate_gradients
 from focus_agents.sft.train import Workers, check_plan, check_resumable, train_sft
@@ -37,19 +37,22 @@ EPISODES = FakeDataset(3, shots=1)
 
 
 def make_plan(folder: Path, *, episodes: EpisodeDataset = EPISODES, **options: Any) -> SFTPlan:
-    """A short run on three episodes; options go to the config or the plan, whoever has a field of that name."""
-    in_config = {field.name for field in dataclasses.fields(SFTConfig)}
+    """A short run on three episodes; options go to the config, the schedule or the plan, by their names."""
     settings: dict[str, Any] = {"num_steps": 3, "batch_size": 3, "lr": 1e-3, "warmup": 0.0, "cooldown": 0.4}
-    settings |= {name: options.pop(name) for name in list(options) if name in in_config}
+    settings |= {"num_data_workers": 0, "max_completion_tokens": 3, "model": "tiny", **options}
+    config, schedule = (
+        part(**{field.name: settings.pop(field.name) for field in dataclasses.fields(part) if field.name in settings})
+        for part in (SFTConfig, SFTSchedule)
+    )
     RunDirectory.create(folder, {"name": folder.name})
-    plan: dict[str, Any] = {"model": "tiny", "num_data_workers": 0, "max_completion_tokens": 3} | options
     return SFTPlan(
         template=get_template("compact"),
         training_episodes=episodes,
         validation_episodes=EPISODES,
-        config=SFTConfig(**settings),
+        config=config,
+        schedule=schedule,
         run_path=folder,
-        **plan,
+        **settings,
     )
 
 
