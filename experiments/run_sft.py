@@ -115,6 +115,8 @@ def main() -> None:
         if args.resume is not None:
             run = RunDirectory(args.resume)
             check_resumable(run)
+            if args.num_workers == 0:
+                raise ValueError("num_workers: expected 1 or more with --resume, got 0; only Ray's workers checkpoint")
             args = restore_arguments(args, run, keep=("resume", *RAY_ARGUMENTS))
         plan, workers = check_arguments(args)
         run = open_run(args, plan.run_path)

@@ -164,6 +164,14 @@ def test_sft_names_a_wrong_argument(arguments: list[str], message: str, capsys: 
     assert re.search(message, error), error
 
 
+def test_a_run_is_not_resumed_without_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would start from the beginning, over the interrupted run's files."""
+    (tmp_path / "checkpoints/step_000100").mkdir(parents=True)
+    (tmp_path / "config.json").write_text("{}")
+    error = main_error("run_sft", ["--resume", str(tmp_path), "--num-workers", "0"], capsys)
+    assert "num_workers: expected 1 or more with --resume, got 0" in error
+
+
 def test_presets_are_defaults_that_other_flags_change() -> None:
     run_sft = load_experiment("run_sft")
     small = run_sft.parse_arguments([])
