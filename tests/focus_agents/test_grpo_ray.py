@@ -43,7 +43,7 @@ def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         template=TEMPLATE,
         training_episodes=episodes("train"),
         validation_episodes=episodes("val"),
-        config=SFTConfig(num_steps=70, batch_size=12, lr=3e-3),
+        config=SFTConfig(num_steps=70, batch_size=12, lr=3e-3, beta=0.0),
         schedule=SFTSchedule(num_validation_episodes=1, num_data_workers=0),
         run_path=RunDirectory.create(tmp_path_factory.mktemp("runs") / "warm", {}).path,
     )
@@ -177,9 +177,12 @@ def test_runners_refuse_to_sample_from_stale_weights(policy_folder: Path) -> Non
 
 
 def test_grpo_raises_the_reward(policy_folder: Path) -> None:
-    """From a policy that guesses boxes: the learner finds better guesses within a few updates."""
+    """From a policy that guesses boxes: the learner finds better guesses.
+
+    Without learning, means over five iterations vary by 0.03.
+    """
     algorithm = make_config(policy_folder, group_size=8, groups_per_iteration=16, lr=3e-4).build_algo()
-    rewards = [float(algorithm.train()["rollouts"]["reward"]) for _ in range(25)]
+    rewards = [float(algorithm.train()["rollouts"]["reward"]) for _ in range(40)]
     algorithm.stop()
     assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.05
 
