@@ -42,6 +42,8 @@ from focus_env.types import EpisodeDataset
 
 CHECKPOINT_PREFIX = "step_"
 SCORE = "validation_miou"
+NOT_VALIDATED = -1.0
+"""Score of a checkpoint without a validation: below all others. Not NaN, which Ray Train cannot read back."""
 FAILURE_FILE = "failure.json"
 BAD_BATCH_FOLDER = "bad_batch"
 
@@ -285,7 +287,7 @@ class SFTWorker:
                 save_training_state(Path(folder), self.parameters, self.optimizer, asdict(self.progress))
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(
-                {SCORE: math.nan, **metrics},
+                {SCORE: NOT_VALIDATED, **metrics},
                 checkpoint=checkpoint,
                 checkpoint_dir_name=f"{CHECKPOINT_PREFIX}{self.progress.step:06d}",
             )

@@ -442,7 +442,7 @@ def _ray():
     ray.shutdown()
 
 
-STEPS = {"num_steps": 4, "batch_size": 2, "checkpoint_interval": 1, "validation_interval": 2}
+STEPS = {"num_steps": 4, "batch_size": 2, "checkpoint_interval": 1, "validation_interval": 3}
 
 
 @pytest.fixture(scope="module")
@@ -459,8 +459,8 @@ class TestRayTrain:
     """Worker processes: the same training, whoever dies."""
 
     def test_interrupted_and_resumed_it_ends_the_same(self, straight: Path, tmp_path: Path) -> None:
-        """One worker dies at the fourth step and may not be replaced; the same call again goes on."""
-        deadly = Deadly(tmp_path / "died", rank=0, after=7)
+        """One worker dies at the third step, before any validation, and may not be replaced; the same call goes on."""
+        deadly = Deadly(tmp_path / "died", rank=0, after=5)
         plan = make_plan(tmp_path / "run", episodes=deadly, **STEPS)
         workers = Workers(num_workers=1, max_failures=0)
         with pytest.raises(TrainingError, match="go on from the last checkpoint by --resume"):
