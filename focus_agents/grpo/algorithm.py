@@ -37,6 +37,22 @@ ROLLOUTS = "rollouts"
 MAX_SAMPLING_ATTEMPTS = 5
 
 
+def make_training_groups(groups: Sequence[RolloutGroup], config: GRPOConfig) -> list[TrainingGroup]:
+    """From rollouts to what the loss needs: penalties, advantages, masks."""
+    is_cut = np.array([[not c.is_finished for c in group.generation.completions] for group in groups])
+    advantages = group_advantages(
+        np.stack([group.rewards for group in groups]) - config.truncation_penalty * is_cut,
+        scale=config.advantage_scale,
+        leave_one_out=config.leave_one_out,
+        tolerance=config.signal_tolerance,
+    )
+    counts_truncated = config.truncated == "keep"
+    return [
+        training_group(group, row, counts_truncated=counts_truncated)
+        for group, row in zip(groups, advantages, strict=True)
+    ]
+
+
 class GRPO(Algorithm):
     """Group-relative policy optimization of a vision-language policy in a localization environment.
 
@@ -61,8 +77,7 @@ class GRPO(Algorithm):
         """Sample groups, compare the answers within each, update the policy, hand the new weights to the runners."""
         with self._time(ENV_RUNNER_SAMPLING_TIMER):
             groups = self._sample_groups()
-        advantages = group_advantages(np.stack([g.rewards for g in groups]), scale=self.config.advantage_scale)
-        training_groups = [training_group(g, a) for g, a in zip(groups, advantages, strict=True)]
+        training_groups = make_training_groups(groups, self.config)
         with self._time(LEARNER_UPDATE_TIMER):
             self._update(training_groups)
         self._num_iterations_done += 1
@@ -147,10 +162,13 @@ class GRPO(Algorithm):
     def _update(self, groups: Sequence[TrainingGroup]) -> None:
         """Deal the groups to the learners and take the optimizer steps."""
         steps = plan_steps(
-            [group.num_tokens for group in groups],
+            groups,
             num_learners=self.config.num_learners,
             groups_per_step=self.config.groups_per_step,
+            micro_batch_groups=self.config.micro_batch_groups,
             num_iterations=self.config.num_iterations,
+            # bnpo divides by what a micro-batch holds, so there a silent group changes the weight of others.
+            skip_silent=self.config.kl_coeff == 0 and self.config.loss != "bnpo",
             seed=(self.config.seed or 0, self._num_iterations_done),
         )
         num_steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
