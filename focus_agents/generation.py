@@ -16,32 +16,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers import DynamicCache
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 
 from focus_agents.attention import set_focus_attention
 from focus_agents.grammar import AnswerGrammar
 from focus_agents.models.adapters import base_model
 from focus_agents.processing import PromptBatch
-from focus_agents.shared_prefix import BufferLayer, SharedPrefix, additive
+from focus_agents.shared_prefix import BufferLayer, Prefix, SharedPrefix, additive
 from focus_agents.types import Sampling
-
-
-@dataclass(slots=True)
-class Prefix:
-    """What a forward pass over the prompts leaves for their completions.
-
-    Attributes:
-        cache: Keys and values of each layer, [N, key-value heads, P, head size].
-        attention_mask: [N, P] int64, 0 at padding.
-        next_position: [N] int64, M-RoPE position of the first completion token, the same on all three axes.
-        hidden: [N, H], the last prompt token's state, which predicts the first completion token.
-    """
-
-    cache: Cache
-    attention_mask: torch.Tensor
-    next_position: torch.Tensor
-    hidden: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,19 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from focus_agents.attention import set_focus_attention
-from focus_agents.generation import Prefix, image_inputs, prefill, prompt_positions, token_logprobs
+from focus_agents.generation import image_inputs, prefill, prompt_positions, token_logprobs
 from focus_agents.grammar import AnswerGrammar
 from focus_agents.models.adapters import base_model
 from focus_agents.processing import PromptBatch
-from focus_agents.shared_prefix import SharedPrefix, additive, answer_mask, pack_answers, prompt_mask
+from focus_agents.shared_prefix import (
+    PackedAnswers,
+    Prefix,
+    SharedPrefix,
+    additive,
+    answer_mask,
+    pack_answers,
+    prompt_mask,
+)
 
 LOGITS_PER_CHUNK = 2**25
 """Logits that are in memory at a time, 128 MiB of float32."""
@@ -107,7 +115,7 @@ def _shared_states(
     return predicting
 
 
-def _one_row(model: Any, prompts: PromptBatch, packed: Any) -> torch.Tensor:
+def _one_row(model: Any, prompts: PromptBatch, packed: PackedAnswers) -> torch.Tensor:
     """[N, 1 + C, H] states of the prompts' last tokens and of the answers, prompt and answers in one forward pass."""
     num_columns = prompts.input_ids.shape[1]
     positions = prompt_positions(model, prompts)
@@ -126,7 +134,7 @@ def _one_row(model: Any, prompts: PromptBatch, packed: Any) -> torch.Tensor:
     return states
 
 
-def _answers_over_cache(model: Any, packed: Any, prefix: Prefix) -> torch.Tensor:
+def _answers_over_cache(model: Any, packed: PackedAnswers, prefix: Prefix) -> torch.Tensor:
     """[N, C, H] states of the answers, behind prompts that have been encoded already."""
     backbone = base_model(model).model
     output = backbone(

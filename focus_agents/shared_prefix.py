@@ -12,12 +12,46 @@ K key columns, A heads, H key-value heads, D head size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from transformers.cache_utils import CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 from transformers.integrations.sdpa_attention import repeat_kv
+
+
+@dataclass(slots=True)
+class Prefix:
+    """What a forward pass over the prompts leaves for their completions.
+
+    Attributes:
+        cache: Keys and values of each layer, [N, key-value heads, P, head size].
+        attention_mask: [N, P] int64, 0 at padding.
+        next_position: [N] int64, M-RoPE position of the first completion token, the same on all three axes.
+        hidden: [N, H], the last prompt token's state, which predicts the first completion token.
+    """
+
+    cache: Cache
+    attention_mask: torch.Tensor
+    next_position: torch.Tensor
+    hidden: torch.Tensor
+
+    def select(self, rows: Sequence[int]) -> Prefix:
+        """Some of the prompts, with the gradient that they had; all of them, in order, are this prefix itself."""
+        if list(rows) == list(range(len(self.hidden))):
+            return self
+        index = torch.tensor(rows, device=self.hidden.device)
+        cache = DynamicCache([(layer.keys[index], layer.values[index]) for layer in self.cache.layers])
+        return Prefix(cache, self.attention_mask[index], self.next_position[index], self.hidden[index])
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixRow:
+    """One prompt of a `Prefix`."""
+
+    prefix: Prefix
+    row: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from focus_agents.processing import EncodedPrompt
+from focus_agents.shared_prefix import PrefixRow
 from focus_env.metrics import ScoredAnswer
 from focus_env.types import Message
 
@@ -60,10 +61,13 @@ class Generation:
     Attributes:
         completions: G answers.
         prompt: The prompt as the policy encoded it, for a learner; None for policies that do not speak in tokens.
+        prefix: The forward pass over the prompt, with gradient, for a learner in the same process that trains the same
+            weights; None: it runs its own.
     """
 
     completions: tuple[Completion, ...]
     prompt: EncodedPrompt | None = None
+    prefix: PrefixRow | None = None
 
 
 class Policy(Protocol):

@@ -21,6 +21,7 @@ from ray.rllib.core.learner.training_data import TrainingData
 
 from focus_agents.grpo.loss import StepTotals
 from focus_agents.processing import EncodedPrompt, PromptBatch, VLMProcessor
+from focus_agents.shared_prefix import Prefix, PrefixRow
 from focus_agents.types import RolloutGroup
 
 
@@ -36,6 +37,7 @@ class TrainingGroup:
         counts: [G] bool, which completions the loss looks at.
         old_logprobs: G arrays [T] float32 of the policy before the update, computed by the learner; None: not needed.
         ref_logprobs: G arrays [T] float32 of the reference; None: not needed, or not computed yet.
+        prefix: The sampler's forward pass over the prompt, with gradient; None: the learner runs its own.
     """
 
     prompt: EncodedPrompt
@@ -45,6 +47,7 @@ class TrainingGroup:
     counts: npt.NDArray[np.bool_]
     old_logprobs: tuple[npt.NDArray[np.float32], ...] | None = None
     ref_logprobs: tuple[npt.NDArray[np.float32], ...] | None = None
+    prefix: PrefixRow | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -84,6 +87,7 @@ def training_group(
         sampler_logprobs=tuple(c.logprobs for c in completions),
         advantages=advantages,
         counts=np.array([counts_truncated or c.is_finished for c in completions]),
+        prefix=group.generation.prefix,
     )
 
 
@@ -214,6 +218,7 @@ class GroupBatch:
         advantages: [N, G] float32.
         old_logprobs: [N, G, T] float32, 0 at padding; None: not needed.
         ref_logprobs: [N, G, T] float32, 0 at padding; None: not needed, or not computed yet.
+        prefix: The sampler's forward pass over these prompts, with gradient; None: there is none to be used.
     """
 
     prompts: PromptBatch
@@ -224,6 +229,27 @@ class GroupBatch:
     advantages: torch.Tensor
     old_logprobs: torch.Tensor | None
     ref_logprobs: torch.Tensor | None
+    prefix: Prefix | None
+
+
+def micro_batches(groups: Sequence[TrainingGroup], size: int | None) -> list[list[TrainingGroup]]:
+    """Portions of at most `size` groups (None: all), in which all or none come from one forward pass of the sampler.
+
+    A forward pass of the sampler has one backward pass, so its groups stay together whatever the size.
+    """
+    portions: list[list[TrainingGroup]] = []
+    for group in groups:
+        last = portions[-1] if portions else []
+        is_same = bool(last) and _source(last[0]) is _source(group)
+        if is_same and (group.prefix is not None or size is None or len(last) < size):
+            last.append(group)
+        else:
+            portions.append([group])
+    return portions
+
+
+def _source(group: TrainingGroup) -> Prefix | None:
+    return None if group.prefix is None else group.prefix.prefix
 
 
 def collate_groups(
@@ -256,7 +282,17 @@ def collate_groups(
         advantages=torch.tensor(np.stack([group.advantages for group in groups]), dtype=torch.float32, device=device),
         old_logprobs=pad("old_logprobs", zeros),
         ref_logprobs=pad("ref_logprobs", zeros),
+        prefix=_joint_prefix(groups),
     )
+
+
+def _joint_prefix(groups: Sequence[TrainingGroup]) -> Prefix | None:
+    """The sampler's forward pass of these groups, if they all come from the same."""
+    rows = [group.prefix.row for group in groups if group.prefix is not None]
+    source = _source(groups[0])
+    if source is None or any(_source(group) is not source for group in groups):
+        return None
+    return source.select(rows)
 
 
 def split_completions(values: torch.Tensor, lengths: torch.Tensor) -> list[tuple[npt.NDArray[np.float32], ...]]:

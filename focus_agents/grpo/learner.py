@@ -19,6 +19,7 @@ from focus_agents.grpo.batch import (
     GroupTrainingData,
     TrainingGroup,
     collate_groups,
+    micro_batches,
     split_completions,
 )
 from focus_agents.grpo.loss import policy_loss, rollout_weights
@@ -99,13 +100,13 @@ class GRPOTorchLearner(TorchLearner):
         ((module_id, rows),) = batch.items()
         config = self.config.get_config_for_module(module_id)
         groups, totals = list(rows[GROUPS]), rows[TOTALS][0]
-        size = config.micro_batch_groups or len(groups)
+        portions = micro_batches(groups, config.micro_batch_groups)
         for optimizer in self._optimizer_parameters:
             optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        for start in range(0, len(groups), size):
-            is_last = start + size >= len(groups)
-            group_batch = collate_groups(groups[start : start + size], self._processor(module_id), device=self.device)
+        for portion in portions:
+            is_last = portion is portions[-1]
+            group_batch = collate_groups(portion, self._processor(module_id), device=self.device)
             micro_batch = {module_id: {GROUP_BATCH: group_batch, TOTALS: totals}}
             with contextlib.nullcontext() if is_last or config.num_learners <= 1 else self.module[module_id].no_sync():
                 losses = self.compute_losses(fwd_out=self.module.forward_train(micro_batch), batch=micro_batch)

@@ -135,6 +135,7 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
                 batch.token_ids,
                 batch.lengths,
                 shared_prefix=self.uses_shared_prefix,
+                prefix=batch.prefix if model is self.policy and torch.is_grad_enabled() else None,
                 **self._scoring_options(),
             )
 
