@@ -96,7 +96,7 @@ class GRPO(Algorithm):
         """Write the policy in transformers' format; `load_model` and `--init-from` read it."""
         with torch.no_grad():
             module = self.config.get_rl_module_spec(spaces=self.spaces, inference_only=True).build()
-            module.set_state(self._inference_state()[COMPONENT_RL_MODULE][DEFAULT_MODULE_ID])
+            module.set_state(self.learner_group.get_weights()[DEFAULT_MODULE_ID])
             return save_policy(directory, merge_adapters(module.policy), module.processor)
 
     def _time(self, timer: str) -> Any:
@@ -163,8 +163,9 @@ class GRPO(Algorithm):
     # ---- sync
 
     def _sync_weights(self) -> None:
-        """Push the learner's weights to every runner, and wait until they have them.
+        """Push the trained weights to every runner, and wait until they have them.
 
+        Those of remote learners go from the object store to the runners; here there is only a reference to them.
         RLlib's own `sync_weights` does not wait, and drops a push while an earlier one is being applied.
         """
         state = self._inference_state()
@@ -181,7 +182,7 @@ class GRPO(Algorithm):
         )
 
     def _inference_state(self) -> dict[str, Any]:
-        """What a runner needs: the weights and their number."""
+        """What a runner needs: the weights or a reference to them, and their number."""
         state = self.learner_group.get_state(
             components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
         )[COMPONENT_LEARNER]

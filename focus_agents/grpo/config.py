@@ -12,6 +12,7 @@ import focus_env
 from focus_agents.grpo.advantage import AdvantageScale
 from focus_agents.grpo.env_runner import GRPOEnvRunner
 from focus_agents.grpo.learner import GRPOTorchLearner
+from focus_agents.grpo.learner_group import GRPOLearnerGroup
 from focus_agents.grpo.module import VLMModule
 
 
@@ -146,6 +147,21 @@ class GRPOConfig(AlgorithmConfig):
     def get_default_learner_class(self) -> type[GRPOTorchLearner]:
         """Our learner."""
         return GRPOTorchLearner
+
+    def build_learner_group(
+        self,
+        *,
+        env: Any = None,
+        spaces: Mapping[str, Any] | None = None,
+        rl_module_spec: Any = None,
+        placement_group: Any = None,
+    ) -> GRPOLearnerGroup:
+        """Our learner group, built as RLlib builds its own."""
+        return GRPOLearnerGroup(
+            config=self.copy(),
+            module_spec=rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces),
+            placement_group=placement_group,
+        )
 
     @property
     def _model_config_auto_includes(self) -> dict[str, Any]:

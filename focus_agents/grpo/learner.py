@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,22 @@ class GRPOTorchLearner(TorchLearner):
         self.register_optimizer(
             module_id=module_id, optimizer=optimizer, params=parameters, lr_or_lr_schedule=config.lr
         )
+
+    def _get_optimizer_state(self) -> dict[str, Any]:
+        """Copies on the CPU, each in its dtype; RLlib's own version takes NumPy arrays, which know no bfloat16."""
+        return {
+            name: {"module_id": self._optimizer_name_to_module[name], "state": _copy_state(optimizer.state_dict())}
+            for name, optimizer in self._named_optimizers.items()
+        }
+
+    def _set_optimizer_state(self, state: Mapping[str, Any]) -> None:
+        """Take what `_get_optimizer_state` gave.
+
+        The optimizer gets its own copy, since PyTorch keeps the tensors that it is given: learners that read one object
+        of the object store would all write their moments into the same memory.
+        """
+        for name, entry in state.items():
+            self._named_optimizers[name].load_state_dict(_copy_state(entry["state"]))
 
     def _create_iterator_if_necessary(self, *, training_data: GroupTrainingData, **kwargs: Any) -> Iterator[Any]:
         """One RLlib batch per optimizer step of the plan; RLlib would cut the data by rows instead."""
@@ -97,3 +114,15 @@ class GRPOTorchLearner(TorchLearner):
     def _processor(self, module_id: str) -> Any:
         """The module's processor, also behind RLlib's data-parallel wrapper."""
         return self.module[module_id].unwrapped().processor
+
+
+def _copy_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A PyTorch optimizer's `state_dict` that shares no memory with it, on the CPU."""
+    tensors = {
+        index: {
+            key: value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
+            for key, value in slots.items()
+        }
+        for index, slots in state["state"].items()
+    }
+    return {"state": tensors, "param_groups": copy.deepcopy(state["param_groups"])}
