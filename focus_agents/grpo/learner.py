@@ -16,12 +16,15 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from focus_agents.grpo.batch import GroupTrainingData, collate_groups
 from focus_agents.grpo.loss import grpo_loss
 from focus_agents.grpo.module import ENTROPIES, GROUP_BATCH, LOGPROBS, REF_LOGPROBS
+from focus_env.errors import TrainingError
 
 GROUPS, NUM_STEP_TOKENS = "groups", "num_step_tokens"
 
 
 class GRPOTorchLearner(TorchLearner):
     """Trains a `VLMModule` on the groups of a `GroupTrainingData`."""
+
+    _gradients_are_checked = False
 
     def get_parameters(self, module: Any) -> list[torch.nn.Parameter]:
         """What is trained: not the reference, nor the base under adapters."""
@@ -34,6 +37,42 @@ class GRPOTorchLearner(TorchLearner):
         self.register_optimizer(
             module_id=module_id, optimizer=optimizer, params=parameters, lr_or_lr_schedule=config.lr
         )
+
+    def postprocess_gradients(self, gradients_dict: dict[Any, Any]) -> dict[Any, Any]:
+        """RLlib's clipping; before it, at the first step, a look whether the learners have the same gradients."""
+        if self.distributed and not self._gradients_are_checked:
+            self._check_gradients(gradients_dict)
+            self._gradients_are_checked = True
+        return super().postprocess_gradients(gradients_dict)
+
+    def _check_gradients(self, gradients: Mapping[torch.nn.Parameter, torch.Tensor | None]) -> None:
+        """Compare each parameter's gradient over the learners by its norm and its sum.
+
+        Learners that do not exchange their gradients drift apart silently: each step is a good one for its own share.
+
+        Raises:
+            TrainingError: On every learner, if one has other gradients than the rest.
+        """
+        modules = [module.unwrapped() for module in self.module.values()]
+        names = {parameter: name for module in modules for name, parameter in module.named_parameters()}
+        marks = torch.zeros(len(gradients), 2, dtype=torch.float64, device=self.device)
+        for mark, gradient in zip(marks, gradients.values(), strict=True):
+            if gradient is not None:
+                values = gradient.detach().double()
+                mark[0], mark[1] = values.norm(), values.sum()
+        everyones = [torch.empty_like(marks) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(everyones, marks)
+        spread = torch.stack(everyones).cpu()
+        # Far above the rounding of a sum in another order, far below what another batch makes of a gradient.
+        tolerance = 1e-6 * spread[..., 0].amax(dim=0)
+        differs = (spread.amax(dim=0) - spread.amin(dim=0)).amax(dim=1) > tolerance
+        different = [names[parameter] for parameter, flag in zip(gradients, differs, strict=True) if flag]
+        if different:
+            raise TrainingError(
+                f"gradients: expected the same on all {len(everyones)} learners after the first step's last backward "
+                f"pass, got others for {len(different)} of {len(gradients)} parameters, e.g. {different[0]}; call the "
+                "module through RLlib's data-parallel wrapper, and leave its no_sync for the last micro-batch"
+            )
 
     def _get_optimizer_state(self) -> dict[str, Any]:
         """Copies on the CPU, each in its dtype; RLlib's own version takes NumPy arrays, which know no bfloat16."""
