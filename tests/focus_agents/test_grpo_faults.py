@@ -18,6 +18,7 @@ import torch
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from focus_agents.grpo.algorithm import GRPO
+from focus_agents.grpo.env_runner import GRPOEnvRunner
 from focus_agents.grpo.learner import GRPOTorchLearner
 from focus_agents.grpo.learner_group import GRPOLearnerGroup
 from focus_env.errors import TrainingError
@@ -61,6 +62,33 @@ class FaultyLearner(GRPOTorchLearner):
         return super().compute_loss_for_module(**kwargs)
 
 
+class FaultyRunner(GRPOEnvRunner):
+    """A validation is iteration -1 to it."""
+
+    iteration = -1
+
+    def make_module(self) -> None:
+        super().make_module()
+        generate = self.policy.generate
+
+        def faulty_generate(*args: Any, **kwargs: Any) -> Any:
+            self.num_batches += 1
+            for fault in self.config.learner_config_dict["faults"]:
+                if (fault.rank, fault.iteration, 2) == (self.worker_index, self.iteration, self.num_batches):
+                    fault.strike()
+            return generate(*args, **kwargs)
+
+        self.policy.generate = faulty_generate
+
+    def sample(self, *, iteration: int, **kwargs: Any) -> Any:
+        self.num_batches, self.iteration = 0, iteration
+        return super().sample(iteration=iteration, **kwargs)
+
+    def validate(self, **kwargs: Any) -> Any:
+        self.num_batches, self.iteration = 0, -1
+        return super().validate(**kwargs)
+
+
 class LonelyLearner(GRPOTorchLearner):
     """Takes no part in the exchange of gradients."""
 
@@ -86,6 +114,43 @@ def with_faulty_learners(policy: Path, faults: Sequence[Fault], *, num_learners:
     """Two optimizer steps an iteration, so that a fault leaves half an update behind."""
     config = grpo.make_config(policy, num_learners=num_learners, groups_per_step=2, **training)
     return config.training(learner_class=FaultyLearner, learner_config_dict={"faults": list(faults)})
+
+
+def kill_runners(algorithm: GRPO, ranks: Sequence[int]) -> None:
+    pids = algorithm.env_runner_group.foreach_env_runner(
+        lambda runner: os.getpid(), local_env_runner=False, remote_worker_ids=list(ranks)
+    )
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_what_dying_runners_lose_is_sampled_again(
+    policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One dies while it samples, one while the learner learns, both between iterations, one while it validates.
+
+    Each group is a batch of its own, so that a group sampled again has the same numerics. The learning rate falls with
+    the environment's steps, which must not be lost with a runner.
+    """
+    settings = {"rollout_batch_groups": 1, "lr": [[0, 1e-3], [60, 1e-5]]}
+    undisturbed = grpo.make_config(policy_folder, **settings).build_algo()
+    expected_answers = undisturbed.validate(range(6))
+    expected = final_weights(undisturbed, num_iterations=4)
+
+    faults = [Fault("kill", 2, -1, tmp_path / "validating"), Fault("kill", 1, 0, tmp_path / "sampling")]
+    config = grpo.make_config(policy_folder, num_env_runners=2, **settings)
+    config = config.env_runners(env_runner_cls=FaultyRunner).training(learner_config_dict={"faults": faults})
+    algorithm = config.build_algo()
+    assert algorithm.validate(range(6)) == expected_answers
+    algorithm.train()
+    with monkeypatch.context() as patch:
+        update = algorithm.learner_group.update
+        patch.setattr(algorithm.learner_group, "update", lambda **kw: (kill_runners(algorithm, [2]), update(**kw))[1])
+        algorithm.train()
+    algorithm.train()
+    kill_runners(algorithm, [1, 2])
+    assert_equal(final_weights(algorithm, num_iterations=1), expected)
+    assert all(fault.mark.exists() for fault in faults)
 
 
 def test_learners_are_rebuilt(policy_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
