@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
@@ -35,6 +35,8 @@ from focus_env.metrics import ScoredAnswer
 
 ROLLOUTS = "rollouts"
 MAX_SAMPLING_ATTEMPTS = 5
+
+T = TypeVar("T")
 
 
 def make_training_groups(groups: Sequence[RolloutGroup], config: GRPOConfig) -> list[TrainingGroup]:
@@ -88,30 +90,18 @@ class GRPO(Algorithm):
 
     def validate(self, episode_indices: Sequence[int]) -> list[ScoredAnswer]:
         """Answer validation episodes greedily with the current weights, spread over the runners, in the order given."""
-        group = self.env_runner_group
-        if group.num_remote_env_runners() == 0:
-            return group.local_env_runner.validate(episode_indices=episode_indices)
-        runner_ids = group.healthy_env_runner_ids()[: len(episode_indices)]
-        shards = [list(episode_indices[k :: len(runner_ids)]) for k in range(len(runner_ids))]
-        results = group.foreach_env_runner(
-            [lambda runner, s=s: dict(zip(s, runner.validate(episode_indices=s), strict=True)) for s in shards],
-            remote_worker_ids=runner_ids,
-            local_env_runner=False,
-            timeout_seconds=self.config.sample_timeout_s,
-        )
-        answers: dict[int, ScoredAnswer] = {}
-        for result in results:
-            answers.update(result)
-        missing = [index for index in episode_indices if index not in answers]
-        if missing:
-            raise RuntimeError(f"validation: {len(missing)} of {len(episode_indices)} episodes were lost with a runner")
-        return [answers[index] for index in episode_indices]
+
+        def answer(runner: Any, jobs: Sequence[tuple[int, int]]) -> tuple[dict[int, ScoredAnswer], None]:
+            answers = runner.validate(episode_indices=[index for _, index in jobs])
+            return {position: answer for (position, _), answer in zip(jobs, answers, strict=True)}, None
+
+        return self._on_runners(list(enumerate(episode_indices)), answer)
 
     def save_policy(self, directory: Path) -> Path:
         """Write the policy in transformers' format; `load_model` and `--init-from` read it."""
         with torch.no_grad():
             module = self.config.get_rl_module_spec(spaces=self.spaces, inference_only=True).build()
-            module.set_state(self._inference_state()[COMPONENT_RL_MODULE][DEFAULT_MODULE_ID])
+            module.set_state(self.learner_group.get_weights()[DEFAULT_MODULE_ID])
             return save_policy(directory, merge_adapters(module.policy), module.processor)
 
     def _time(self, timer: str) -> Any:
@@ -121,41 +111,84 @@ class GRPO(Algorithm):
     # ---- sample
 
     def _sample_groups(self) -> list[RolloutGroup]:
-        """This iteration's groups, in order. Groups lost with a dying runner are sampled again by another."""
+        """This iteration's groups, in order."""
         iteration, count = self._num_iterations_done, self.config.groups_per_iteration
         indices = shuffled_indices(
             iteration * count, count, num_episodes=self._num_episodes, seed=self.config.seed or 0
         )
-        jobs = dict(enumerate(indices))
+
         arguments = {"iteration": iteration, "weights_seq_no": self._weights_seq_no}
+
+        def sample(runner: Any, jobs: Sequence[tuple[int, int]]) -> tuple[dict[int, RolloutGroup], Any]:
+            return runner.sample(jobs=jobs, **arguments), runner.get_metrics()
+
+        return self._on_runners(list(enumerate(indices)), sample)
+
+    def _on_runners(
+        self,
+        jobs: Sequence[tuple[int, int]],
+        work: Callable[[Any, Sequence[tuple[int, int]]], tuple[dict[int, T], Any]],
+    ) -> list[T]:
+        """Spread jobs over the runners. What is lost with a dying runner goes to the others, and to the one restarted.
+
+        Args:
+            jobs: (position, episode index).
+            work: What a runner does with its share: results by position, and metrics or None. As return values of a
+                runner, results belong to the driver, and outlive the runner.
+
+        Returns:
+            The results in the order of the jobs.
+
+        Raises:
+            RuntimeError: If some are still missing after several attempts.
+        """
         group = self.env_runner_group
         if group.num_remote_env_runners() == 0:
-            sampled = group.local_env_runner.sample(jobs=list(jobs.items()), **arguments)
-            self.metrics.aggregate([group.local_env_runner.get_metrics()], key=ENV_RUNNER_RESULTS)
-            return [sampled[position] for position in range(count)]
-        sampled = {}
+            results, metrics = work(group.local_env_runner, jobs)
+            self._log_runners([metrics])
+            return [results[position] for position, _ in jobs]
+        results = {}
         for _ in range(MAX_SAMPLING_ATTEMPTS):
-            runner_ids = group.healthy_env_runner_ids()
-            pending = [job for job in jobs.items() if job[0] not in sampled]
+            runner_ids = self._await_runners()
+            pending = [job for job in jobs if job[0] not in results]
             shards = [pending[k :: len(runner_ids)] for k in range(min(len(runner_ids), len(pending)))]
-            results = group.foreach_env_runner(
-                [lambda runner, s=s: (runner.sample(jobs=s, **arguments), runner.get_metrics()) for s in shards],
+            parts = group.foreach_env_runner(
+                [lambda runner, s=s: work(runner, s) for s in shards],
                 remote_worker_ids=runner_ids[: len(shards)],
                 local_env_runner=False,
                 timeout_seconds=self.config.sample_timeout_s,
             )
-            for groups, metrics in results:
-                sampled.update(groups)
-                self.metrics.aggregate([metrics], key=ENV_RUNNER_RESULTS)
-            if len(sampled) == count:
-                return [sampled[position] for position in range(count)]
-            time.sleep(self.config.delay_between_env_runner_restarts_s)
-            self.restore_env_runners(group)
-            self._sync_weights()
+            for part, _ in parts:
+                results.update(part)
+            self._log_runners([metrics for _, metrics in parts])
+            if len(results) == len(jobs):
+                return [results[position] for position, _ in jobs]
+            self._restore_runners()
         raise RuntimeError(
-            f"sampling: {count - len(sampled)} of {count} groups are missing after {MAX_SAMPLING_ATTEMPTS} attempts; "
-            "the runners' logs say why"
+            f"runners: {len(jobs) - len(results)} of {len(jobs)} episodes are missing after {MAX_SAMPLING_ATTEMPTS} "
+            "attempts; the runners' logs say why"
         )
+
+    def _await_runners(self) -> list[int]:
+        """The runners that can work. If there is none, it waits for one: a call to one that restarts fails at once."""
+        deadline = time.monotonic() + self.config.env_runner_restore_timeout_s
+        while not (runner_ids := self.env_runner_group.healthy_env_runner_ids()):
+            if time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"runners: none came back within {self.config.env_runner_restore_timeout_s} s "
+                    "(env_runner_restore_timeout_s); the runners' logs say why"
+                )
+            self._restore_runners()
+        return runner_ids
+
+    def _restore_runners(self) -> None:
+        """Take restarted runners back into service, if there are any yet."""
+        time.sleep(self.config.delay_between_env_runner_restarts_s)
+        self.restore_env_runners(self.env_runner_group)
+        self._sync_weights()
+
+    def _log_runners(self, metrics: Sequence[Any]) -> None:
+        self.metrics.aggregate([part for part in metrics if part is not None], key=ENV_RUNNER_RESULTS)
 
     # ---- update
 
@@ -171,7 +204,8 @@ class GRPO(Algorithm):
             skip_silent=self.config.kl_coeff == 0 and self.config.loss != "bnpo",
             seed=(self.config.seed or 0, self._num_iterations_done),
         )
-        num_steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
+        # Counted here for schedules: a runner that died took its own count with it.
+        num_steps = (self._num_iterations_done + 1) * self.config.groups_per_iteration * self.config.group_size
         results = self.learner_group.update(
             training_data=GroupTrainingData(groups=dict(enumerate(groups)), steps=steps),
             timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: num_steps},
@@ -181,8 +215,9 @@ class GRPO(Algorithm):
     # ---- sync
 
     def _sync_weights(self) -> None:
-        """Push the learner's weights to every runner, and wait until they have them.
+        """Push the trained weights to every runner, and wait until they have them.
 
+        Those of remote learners go from the object store to the runners; here there is only a reference to them.
         RLlib's own `sync_weights` does not wait, and drops a push while an earlier one is being applied.
         """
         state = self._inference_state()
@@ -199,7 +234,7 @@ class GRPO(Algorithm):
         )
 
     def _inference_state(self) -> dict[str, Any]:
-        """What a runner needs: the weights and their number."""
+        """What a runner needs: the weights or a reference to them, and their number."""
         state = self.learner_group.get_state(
             components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
         )[COMPONENT_LEARNER]

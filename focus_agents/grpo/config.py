@@ -12,6 +12,7 @@ import focus_env
 from focus_agents.grpo.advantage import AdvantageScale
 from focus_agents.grpo.env_runner import GRPOEnvRunner
 from focus_agents.grpo.learner import GRPOTorchLearner
+from focus_agents.grpo.learner_group import GRPOLearnerGroup
 from focus_agents.grpo.loss import KLEstimator, LossName, LossSettings, RolloutCorrection
 from focus_agents.grpo.module import MODEL_DEFAULTS, VLMModule
 
@@ -69,6 +70,8 @@ class GRPOConfig(AlgorithmConfig):
         self.temperature = 1.0
         self.max_completion_tokens = 48
         self.weight_decay = 0.0
+        self.update_timeout_s = 1800.0
+        self.max_update_attempts = 3
         self.validation_env_config: Mapping[str, Any] | None = None
 
         self.lr = 1e-5
@@ -115,6 +118,8 @@ class GRPOConfig(AlgorithmConfig):
         temperature: float = NotProvided,
         max_completion_tokens: int = NotProvided,
         weight_decay: float = NotProvided,
+        update_timeout_s: float = NotProvided,
+        max_update_attempts: int = NotProvided,
         **kwargs: Any,
     ) -> GRPOConfig:
         """Set what is specific to GRPO; other arguments go to RLlib's `training`.
@@ -150,6 +155,8 @@ class GRPOConfig(AlgorithmConfig):
             temperature: Of sampling, above 0.
             max_completion_tokens: Where an answer is cut.
             weight_decay: Of AdamW.
+            update_timeout_s: Seconds after which an iteration's optimizer steps on remote learners count as failed.
+            max_update_attempts: How often these are tried, from the second time on by new learners.
             kwargs: RLlib's own, e.g. `lr`, `grad_clip`.
         """
         own = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
@@ -173,12 +180,12 @@ class GRPOConfig(AlgorithmConfig):
         super().validate()
         at_least = {
             "group_size": 2, "groups_per_iteration": max(1, self.num_learners), "num_iterations": 1,
-            "rollout_batch_groups": 1, "max_completion_tokens": 1, "max_refills": 1,
+            "rollout_batch_groups": 1, "max_completion_tokens": 1, "max_refills": 1, "max_update_attempts": 1,
         }  # fmt: skip
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected {least} or more, got {getattr(self, name)}")
-        for name in ("lr", "correction_cap"):
+        for name in ("lr", "correction_cap", "update_timeout_s"):
             value = getattr(self, name)
             if isinstance(value, int | float) and value <= 0:
                 raise ValueError(f"{name}: expected more than 0, got {value}")
@@ -223,6 +230,21 @@ class GRPOConfig(AlgorithmConfig):
     def get_default_learner_class(self) -> type[GRPOTorchLearner]:
         """Our learner."""
         return GRPOTorchLearner
+
+    def build_learner_group(
+        self,
+        *,
+        env: Any = None,
+        spaces: Mapping[str, Any] | None = None,
+        rl_module_spec: Any = None,
+        placement_group: Any = None,
+    ) -> GRPOLearnerGroup:
+        """Our learner group, built as RLlib builds its own."""
+        return GRPOLearnerGroup(
+            config=self.copy(),
+            module_spec=rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces),
+            placement_group=placement_group,
+        )
 
     @property
     def _model_config_auto_includes(self) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from focus_agents.grpo.batch import (
 )
 from focus_agents.grpo.loss import policy_loss, rollout_weights
 from focus_agents.grpo.module import ENTROPIES, GROUP_BATCH, LOGPROBS, REF_LOGPROBS
+from focus_env.errors import TrainingError
 
 GROUPS, TOTALS = "groups", "totals"
 
@@ -31,6 +33,7 @@ GROUPS, TOTALS = "groups", "totals"
 class GRPOTorchLearner(TorchLearner):
     """Trains a `VLMModule` on the groups of a `GroupTrainingData`."""
 
+    _gradients_are_checked = False
     _has_chosen_path = False
 
     def get_parameters(self, module: Any) -> list[torch.nn.Parameter]:
@@ -44,6 +47,58 @@ class GRPOTorchLearner(TorchLearner):
         self.register_optimizer(
             module_id=module_id, optimizer=optimizer, params=parameters, lr_or_lr_schedule=config.lr
         )
+
+    def postprocess_gradients(self, gradients_dict: dict[Any, Any]) -> dict[Any, Any]:
+        """RLlib's clipping; before it, at the first step, a look whether the learners have the same gradients."""
+        if self.distributed and not self._gradients_are_checked:
+            self._check_gradients(gradients_dict)
+            self._gradients_are_checked = True
+        return super().postprocess_gradients(gradients_dict)
+
+    def _check_gradients(self, gradients: Mapping[torch.nn.Parameter, torch.Tensor | None]) -> None:
+        """Compare each parameter's gradient over the learners by its norm and its sum.
+
+        Learners that do not exchange their gradients drift apart silently: each step is a good one for its own share.
+
+        Raises:
+            TrainingError: On every learner, if one has other gradients than the rest.
+        """
+        modules = [module.unwrapped() for module in self.module.values()]
+        names = {parameter: name for module in modules for name, parameter in module.named_parameters()}
+        marks = torch.zeros(len(gradients), 2, dtype=torch.float64, device=self.device)
+        for mark, gradient in zip(marks, gradients.values(), strict=True):
+            if gradient is not None:
+                values = gradient.detach().double()
+                mark[0], mark[1] = values.norm(), values.sum()
+        everyones = [torch.empty_like(marks) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(everyones, marks)
+        spread = torch.stack(everyones).cpu()
+        # Far above the rounding of a sum in another order, far below what another batch makes of a gradient.
+        tolerance = 1e-6 * spread[..., 0].amax(dim=0)
+        differs = (spread.amax(dim=0) - spread.amin(dim=0)).amax(dim=1) > tolerance
+        different = [names[parameter] for parameter, flag in zip(gradients, differs, strict=True) if flag]
+        if different:
+            raise TrainingError(
+                f"gradients: expected the same on all {len(everyones)} learners after the first step's last backward "
+                f"pass, got others for {len(different)} of {len(gradients)} parameters, e.g. {different[0]}; call the "
+                "module through RLlib's data-parallel wrapper, and leave its no_sync for the last micro-batch"
+            )
+
+    def _get_optimizer_state(self) -> dict[str, Any]:
+        """Copies on the CPU, each in its dtype; RLlib's own version takes NumPy arrays, which know no bfloat16."""
+        return {
+            name: {"module_id": self._optimizer_name_to_module[name], "state": _copy_state(optimizer.state_dict())}
+            for name, optimizer in self._named_optimizers.items()
+        }
+
+    def _set_optimizer_state(self, state: Mapping[str, Any]) -> None:
+        """Take what `_get_optimizer_state` gave.
+
+        The optimizer gets its own copy, since PyTorch keeps the tensors that it is given: learners that read one object
+        of the object store would all write their moments into the same memory.
+        """
+        for name, entry in state.items():
+            self._named_optimizers[name].load_state_dict(_copy_state(entry["state"]))
 
     def _create_iterator_if_necessary(self, *, training_data: GroupTrainingData, **kwargs: Any) -> Iterator[Any]:
         """One RLlib batch per optimizer step of the plan; RLlib would cut the data by rows instead."""
@@ -166,3 +221,15 @@ class GRPOTorchLearner(TorchLearner):
     def _processor(self, module_id: str) -> Any:
         """The module's processor, also behind RLlib's data-parallel wrapper."""
         return self.module[module_id].unwrapped().processor
+
+
+def _copy_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A PyTorch optimizer's `state_dict` that shares no memory with it, on the CPU."""
+    tensors = {
+        index: {
+            key: value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
+            for key, value in slots.items()
+        }
+        for index, slots in state["state"].items()
+    }
+    return {"state": tensors, "param_groups": copy.deepcopy(state["param_groups"])}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import torch
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
-from ray.rllib.utils.torch_utils import convert_to_torch_tensor
 
 from focus_agents.grammar import AnswerGrammar
 from focus_agents.grpo.batch import GroupBatch
@@ -150,16 +150,30 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
         is_narrow = self.model_config["precision"] == "bf16"
         return torch.autocast(batch.token_ids.device.type, torch.bfloat16, enabled=is_narrow)
 
-    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """All weights, or with adapters the adapters alone: the base comes back from where it was loaded."""
-        state: dict[str, Any] = super().get_state(*args, **kwargs)
-        return {k: v for k, v in state.items() if "lora_" in k} if self._has_adapters else state
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """Copies of the trained parameters on the CPU; what is frozen comes back from where it was loaded.
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Take what `get_state` gave."""
-        if not self._has_adapters:
-            super().set_state(state)
-            return
-        unexpected = self.load_state_dict(convert_to_torch_tensor(state), strict=False).unexpected_keys
-        if unexpected:
-            raise ValueError(f"adapter state: expected the keys of this model's adapters, got {unexpected[:3]}")
+        In their own dtype: RLlib's NumPy arrays cannot hold bfloat16.
+        """
+        return {name: p.detach().to("cpu", copy=True) for name, p in self._trained_parameters().items()}
+
+    def set_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take what `get_state` gave.
+
+        Raises:
+            ValueError: If the state is another model's, or has other adapters.
+        """
+        parameters = self._trained_parameters()
+        for name in sorted(parameters.keys() | state.keys()):
+            expected, got = (tuple(p[name].shape) if name in p else None for p in (parameters, state))
+            if expected != got:
+                raise ValueError(
+                    f"module state: expected the trained parameters of this model, with {name} of shape {expected}, "
+                    f"got {got}; it belongs to another model or other adapters"
+                )
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(state[name])
+
+    def _trained_parameters(self) -> dict[str, torch.nn.Parameter]:
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}

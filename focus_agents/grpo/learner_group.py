@@ -1,0 +1,216 @@
+"""The learners as a group that outlives its members. What they learn never passes through the driver."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pyarrow.fs
+import ray
+from ray.exceptions import RayError
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
+from ray.rllib.core.learner.learner_group import LearnerGroup
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
+
+from focus_agents.grpo.batch import GroupTrainingData
+from focus_env.errors import CheckpointError, FocusError, TrainingError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+FAULTS = (RayError, TimeoutError, RuntimeError)
+"""What a dead, raising or silent learner looks like from here; RLlib turns a death during start-up into the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The learners' state after an update, in the object store; they are all alike, so it is the first one's.
+
+    Its objects are return values of a task of the driver. So they are the driver's own, though it has never seen what
+    is in them, and they outlive the learner that made them (not the loss of its machine).
+
+    Attributes:
+        weights: State of the modules by id.
+        rest: All else that a learner needs to go on, above all the optimizer's state.
+        weights_seq_no: Number of the weights.
+    """
+
+    weights: ray.ObjectRef
+    rest: ray.ObjectRef
+    weights_seq_no: int
+
+
+class GRPOLearnerGroup(LearnerGroup):
+    """RLlib's group, but an update that fails is repeated by new learners from the state before it.
+
+    RLlib never replaces a learner, and waits without end for one that does not answer, e.g. because another has raised
+    an error and left it in the exchange of gradients. A repeated update has the same groups in the same order, so its
+    outcome is that of an update without a fault.
+
+    With `num_learners=0` the learner is in this process: nothing is copied, and an error is raised as it is.
+
+    Attributes:
+        num_rebuilds: How often all learners were replaced.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.num_rebuilds = 0
+        super().__init__(**kwargs)
+        self._keep_snapshot()
+
+    def update(
+        self, *, training_data: GroupTrainingData, timesteps: dict[str, Any] | None = None, **kwargs: Any
+    ) -> list[Any]:
+        """Take the optimizer steps of a plan, on the learners that there are or on new ones.
+
+        Raises:
+            TrainingError: If it has failed `max_update_attempts` times, or on a learner with this error.
+        """
+        if self.is_local:
+            return super().update(training_data=training_data, timesteps=timesteps, **kwargs)
+        training_data.validate()
+        parcels = [parcel for parcel, _ in training_data.shard(len(self))]
+
+        def attempt() -> list[Any]:
+            results = self._wait(
+                [
+                    learner.update.remote(training_data=parcel, timesteps=timesteps, **kwargs)
+                    for learner, parcel in zip(self._workers, parcels, strict=True)
+                ]
+            )
+            self._keep_snapshot()
+            return results
+
+        return self._with_recovery(attempt)
+
+    def get_state(
+        self,
+        components: str | Collection[str] | None = None,
+        *,
+        not_components: str | Collection[str] | None = None,
+        inference_only: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """RLlib's state; for inference, a reference to the weights of remote learners, and their number."""
+        if self.is_remote and inference_only:
+            state = {COMPONENT_RL_MODULE: self._snapshot.weights, WEIGHTS_SEQ_NO: self._snapshot.weights_seq_no}
+            return {COMPONENT_LEARNER: state}
+        options = {"not_components": not_components, "inference_only": inference_only, **kwargs}
+        return self._with_recovery(lambda: LearnerGroup.get_state(self, components, **options))
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """RLlib's, but a learner that cannot take the state is an error."""
+        super().set_state(state)
+        self._check_state()
+
+    def save_to_path(
+        self, path: Any = None, *, state: dict[str, Any] | None = None, filesystem: Any = None, **kwargs: Any
+    ) -> str:
+        """RLlib's, but what a dying learner has not written is written by a new one; RLlib would leave it out."""
+        filesystem = filesystem or pyarrow.fs.LocalFileSystem()
+
+        def save() -> str:
+            given = None if state is None else dict(state)  # RLlib takes things out of it
+            written: str = LearnerGroup.save_to_path(self, path, state=given, filesystem=filesystem, **kwargs)
+            folder = pyarrow.fs.FileSelector(f"{written}/{COMPONENT_LEARNER}", allow_not_found=True)
+            # Learners write this file last.
+            if not any(file.base_name.startswith("state.") for file in filesystem.get_file_info(folder)):
+                raise RuntimeError(f"checkpoint {written}: a learner did not write its part")
+            return written
+
+        return self._with_recovery(save)
+
+    def restore_from_path(self, *args: Any, **kwargs: Any) -> None:
+        """RLlib's, but a learner that cannot take the state is an error."""
+        super().restore_from_path(*args, **kwargs)
+        self._check_state()
+
+    def _with_recovery(self, action: Callable[[], T]) -> T:
+        """Do something with the learners; after a fault, again with new ones."""
+        if self.is_local:
+            return action()
+        for attempt in range(1, self.config.max_update_attempts + 1):
+            try:
+                if attempt > 1:
+                    self._rebuild()
+                return action()
+            except FAULTS as error:
+                fault, cause = error, getattr(error, "cause", None)
+                if isinstance(cause, FocusError):  # new learners would raise it again
+                    break
+                logger.warning("learners: attempt %d failed: %s", attempt, _summary(error))
+        self._kill()
+        if isinstance(cause, FocusError):
+            raise cause from fault
+        raise TrainingError(
+            f"learners: failed {self.config.max_update_attempts} times in a row, from the second time on as new "
+            f"processes; the last time: {_summary(fault)}; mend the cause, then go on from the newest checkpoint"
+        ) from fault
+
+    def _wait(self, calls: Sequence[ray.ObjectRef]) -> list[Any]:
+        """The results of calls to the learners, or the first failure; the others may wait for the one that failed."""
+        deadline = time.monotonic() + self.config.update_timeout_s
+        pending = list(calls)
+        while pending:
+            done, pending = ray.wait(pending, timeout=max(0.0, deadline - time.monotonic()))
+            if not done:
+                raise TimeoutError(
+                    f"{len(pending)} of {len(calls)} learners did not answer within {self.config.update_timeout_s} s "
+                    "(update_timeout_s)"
+                )
+            ray.get(done)
+        return ray.get(list(calls))
+
+    def _kill(self) -> None:
+        """End all learners, also those that hang."""
+        self._backend_executor.shutdown(graceful_termination=False)
+
+    def _rebuild(self) -> None:
+        """New learners with the state of the snapshot. It goes to them by reference, too."""
+        self._kill()
+        started = time.monotonic()
+        LearnerGroup.__init__(self, config=self.config, module_spec=self._module_spec)
+        weights, rest = self._snapshot.weights, self._snapshot.rest
+        self._wait([learner.apply.remote(_join_state, weights, rest) for learner in self._workers])
+        self.num_rebuilds += 1
+        logger.warning("learners: new ones are ready after %.1f s", time.monotonic() - started)
+
+    def _keep_snapshot(self) -> None:
+        """Remember the learners' state as it is now."""
+        if self.is_remote:
+            weights, rest, number = self._workers[0].apply.options(num_returns=3).remote(_split_state)
+            (weights_seq_no,) = self._wait([number])  # raises if the task failed
+            self._snapshot = Snapshot(weights, rest, weights_seq_no)
+
+    def _check_state(self) -> None:
+        """After the learners were given a state; RLlib does not look whether they took it.
+
+        Raises:
+            CheckpointError: If one did not.
+        """
+        if self.is_remote and self._worker_manager.num_healthy_actors() < len(self):
+            raise CheckpointError(
+                f"learners: {self._worker_manager.num_healthy_actors()} of {len(self)} took the state; expected that "
+                "of the same model and adapters; their logs say more"
+            )
+        self._keep_snapshot()
+
+
+def _split_state(learner: Any) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """What goes into a `Snapshot`, on the learner."""
+    state = learner.get_state()
+    return state.pop(COMPONENT_RL_MODULE), state, state[WEIGHTS_SEQ_NO]
+
+
+def _join_state(learner: Any, weights: dict[str, Any], rest: dict[str, Any]) -> None:
+    """The reverse, on a new learner."""
+    learner.set_state({**rest, COMPONENT_RL_MODULE: weights})
+
+
+def _summary(error: BaseException) -> str:
+    """An error in a line; Ray's own texts hold the remote traceback."""
+    cause = getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {str(cause).strip().splitlines()[0] if str(cause).strip() else ''}"
