@@ -6,7 +6,7 @@ Axis letters: G completions per prompt, T completion tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -102,3 +102,8 @@ class RolloutGroup:
     rewards: npt.NDArray[np.float64]
     reward_terms: tuple[dict[str, float], ...]
     answers: tuple[ScoredAnswer, ...]
+
+
+def without_prefix(group: RolloutGroup) -> RolloutGroup:
+    """The group without the forward pass that its policy left, and the memory that this holds."""
+    return replace(group, generation=replace(group.generation, prefix=None))

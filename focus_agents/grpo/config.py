@@ -66,6 +66,7 @@ class GRPOConfig(AlgorithmConfig):
         self.rollout_correction: RolloutCorrection = "none"
         self.correction_cap = 2.0
         self.shared_prefix: SharedPrefixMode = "auto"
+        self.async_steps = 0
         self.is_constrained = False
         self.temperature = 1.0
         self.max_completion_tokens = 48
@@ -114,6 +115,7 @@ class GRPOConfig(AlgorithmConfig):
         rollout_correction: RolloutCorrection = NotProvided,
         correction_cap: float = NotProvided,
         shared_prefix: SharedPrefixMode = NotProvided,
+        async_steps: int = NotProvided,
         is_constrained: bool = NotProvided,
         temperature: float = NotProvided,
         max_completion_tokens: int = NotProvided,
@@ -151,6 +153,8 @@ class GRPOConfig(AlgorithmConfig):
             correction_cap: The largest weight.
             shared_prefix: "on" scores a group as one row, "off" repeats the prompt for each answer; "auto" is "on" if
                 both agree on the first group, and else warns and is "off".
+            async_steps: 1 samples the next iteration's groups while this one's are learned from, by weights that are
+                one update old; 0 waits for the update. Needs EnvRunners of their own.
             is_constrained: Sample and learn under the answer's grammar; the format's reward is constant then.
             temperature: Of sampling, above 0.
             max_completion_tokens: Where an answer is cut.
@@ -196,6 +200,12 @@ class GRPOConfig(AlgorithmConfig):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
         _ = self.loss_settings
+        if self.async_steps not in (0, 1):
+            raise ValueError(f"async_steps: expected 0 or 1, got {self.async_steps}")
+        if self.async_steps and self.num_env_runners == 0:
+            raise ValueError("async_steps: expected 0 where sampling has no process of its own; set num_env_runners")
+        if self.async_steps and self.zero_variance == "refill":
+            raise ValueError("async_steps: expected 0 with zero_variance='refill', which samples until it has enough")
         if self.micro_batch_groups is not None and self.micro_batch_groups < 1:
             raise ValueError(f"micro_batch_groups: expected 1 or more, or None for all, got {self.micro_batch_groups}")
         if self.temperature <= 0:
@@ -205,6 +215,17 @@ class GRPOConfig(AlgorithmConfig):
                 f"groups_per_step: expected at least one group for each of {self.num_learners} learners, "
                 f"got {self.groups_per_step}"
             )
+
+    @property
+    def can_reuse_prefill(self) -> bool:
+        """Whether the sampler's forward pass over the prompts can be the learner's, if they share a process.
+
+        That is, if the policy is updated once per iteration, and memory suffices for all groups at once.
+        """
+        takes_one_step = self.groups_per_step is None and self.num_iterations == 1
+        is_at_once = self.micro_batch_groups is None and self.loss != "bnpo"
+        checkpoints = self.model_config.get("gradient_checkpointing", False)
+        return takes_one_step and is_at_once and self.shared_prefix != "off" and not checkpoints
 
     @property
     def loss_settings(self) -> LossSettings:

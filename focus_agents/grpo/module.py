@@ -135,9 +135,12 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
                 batch.token_ids,
                 batch.lengths,
                 shared_prefix=self.uses_shared_prefix,
-                prefix=batch.prefix if model is self.policy and torch.is_grad_enabled() else None,
+                prefix=batch.prefix if self._can_use_prefix(model) else None,
                 **self._scoring_options(),
             )
+
+    def _can_use_prefix(self, model: Any) -> bool:
+        return self.uses_shared_prefix and model is self.policy and torch.is_grad_enabled()
 
     def _scoring_options(self) -> dict[str, Any]:
         return {
