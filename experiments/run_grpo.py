@@ -126,6 +126,9 @@ class Args(DataArguments, ModelArguments, RayArguments):
 
     num_env_runners: int = 0
     """Processes that sample; 0 samples in this process."""
+    async_steps: int = 0
+    """1 samples an iteration's groups while those before it are learned from, by weights one update old; wants
+    --rollout-correction token_tis."""
     num_learners: int = 0
     """Processes that train; 0 trains in this process."""
     num_gpus_per_env_runner: float = 0
@@ -212,6 +215,7 @@ def check_arguments(args: Args):
             rollout_correction=args.rollout_correction,
             correction_cap=args.correction_cap,
             shared_prefix=args.shared_prefix,
+            async_steps=args.async_steps,
             is_constrained=args.constrained,
             temperature=args.temperature,
             max_completion_tokens=args.max_completion_tokens,

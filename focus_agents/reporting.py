@@ -66,6 +66,7 @@ METRICS: Mapping[str, str] = {
     "lr": "learning rate",
     "seconds_sampling": "seconds for sampling and scoring the groups",
     "seconds_learning": "seconds for the optimizer steps",
+    "seconds_syncing": "seconds for handing the new weights to the runners, as far as they have to be waited for",
     "seconds": "seconds of the iteration or step",
     "examples_per_second": "supervised examples trained on per second",
     "groups_per_second": "groups sampled and learned from per second",

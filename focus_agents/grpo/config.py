@@ -202,7 +202,8 @@ class GRPOConfig(AlgorithmConfig):
         _ = self.loss_settings
         if self.async_steps not in (0, 1):
             raise ValueError(f"async_steps: expected 0 or 1, got {self.async_steps}")
-        if self.async_steps and self.num_env_runners == 0:
+        # RLlib makes a copy of these settings for its own evaluation, without runners.
+        if self.async_steps and self.num_env_runners == 0 and not self.in_evaluation:
             raise ValueError("async_steps: expected 0 where sampling has no process of its own; set num_env_runners")
         if self.async_steps and self.zero_variance == "refill":
             raise ValueError("async_steps: expected 0 with zero_variance='refill', which samples until it has enough")

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.utils.metrics import ENV_RUNNER_SAMPLING_TIMER, LEARNER_RESULTS, LEARNER_UPDATE_TIMER, TIMERS
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_SAMPLING_TIMER,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    SYNCH_WORKER_WEIGHTS_TIMER,
+    TIMERS,
+)
 from rich.console import Console
 
 from focus_agents.grpo.algorithm import GRPO, ROLLOUTS
@@ -135,6 +141,7 @@ def _collect_metrics(
         "lr": float(learner["default_optimizer_learning_rate"]),
         "seconds_sampling": float(timers[ENV_RUNNER_SAMPLING_TIMER]),
         "seconds_learning": float(timers[LEARNER_UPDATE_TIMER]),
+        "seconds_syncing": float(timers[SYNCH_WORKER_WEIGHTS_TIMER]),
         "seconds": seconds,
         "groups_per_second": config.groups_per_iteration / seconds,
     }

@@ -29,12 +29,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from focus_agents import attention
 from focus_agents.attention import (
-    ROWS_PER_BLOCK,
     FOCUS_ATTENTION,
+    ROWS_PER_BLOCK,
     SupportProbe,
+    focus_attention_forward,
     select_layers,
     set_focus_attention,
-    focus_attention_forward,
     support_mass,
 )
 from focus_agents.models.adapters import add_adapters, base_model

@@ -147,6 +147,75 @@ def test_a_resumed_run_equals_an_uninterrupted_one(policy_folder: Path, tmp_path
     resumed.stop()
 
 
+def texts_of(algorithm) -> list[list[str]]:
+    return [[c.text for c in group.generation.completions] for group in algorithm.last_groups]
+
+
+def test_sampling_ahead_is_one_update_behind(policy_folder: Path, one_process, tmp_path: Path) -> None:
+    """The first two iterations sample from the same weights; a run that goes on has the groups sampled ahead."""
+    _, _, expected_groups, _ = one_process
+    settings = {"async_steps": 1, "rollout_correction": "token_tis"}
+    straight = make_config(policy_folder, num_env_runners=1, **settings).build_algo()
+    results = [straight.train()]
+    assert texts_of(straight) == [[c.text for c in group.generation.completions] for group in expected_groups]
+    results.append(straight.train())
+    straight.save_to_path(tmp_path / "checkpoint")
+    results.append(straight.train())
+    gaps = [float(result["learners"][MODULE]["sampler_gap"]) for result in results]
+    assert gaps[0] < 1e-5
+    assert min(gaps[1:]) > 1e-3
+    other = make_config(policy_folder, num_env_runners=2, **settings).build_algo()
+    other.restore_from_path(tmp_path / "checkpoint")
+    other.train()
+    assert texts_of(other) == texts_of(straight)
+    assert largest_difference(weights(other), weights(straight)) == 0
+    straight.stop()
+    other.stop()
+
+
+def test_refilling_replaces_groups_without_signal(policy_folder: Path) -> None:
+    """With a tolerance that half of the groups do not reach."""
+    probe = make_config(policy_folder, groups_per_iteration=8).build_algo()
+    probe.train()
+    tolerance = float(np.median([np.ptp(group.rewards) for group in probe.last_groups]))
+    assert tolerance > 0
+    silent = sum(np.ptp(group.rewards) <= tolerance for group in probe.last_groups)
+    assert 0 < silent < 8
+    settings = {"groups_per_iteration": 8, "signal_tolerance": tolerance, "zero_variance": "refill", "max_refills": 20}
+    algorithm = make_config(policy_folder, **settings).build_algo()
+    algorithm.train()
+    assert len(algorithm.last_groups) == 8
+    assert all(np.ptp(group.rewards) > tolerance for group in algorithm.last_groups)
+    kept = [
+        texts
+        for texts, group in zip(texts_of(probe), probe.last_groups, strict=True)
+        if np.ptp(group.rewards) > tolerance
+    ]
+    assert texts_of(algorithm)[: len(kept)] == kept
+    used = {group.episode_index for group in algorithm.last_groups}
+    algorithm.train()
+    assert not used & {group.episode_index for group in algorithm.last_groups}, "episodes were drawn twice"
+    probe.stop()
+    algorithm.stop()
+
+
+def test_one_process_has_one_model(policy_folder: Path) -> None:
+    """Sampling and learning share the weights, and the forward pass over the prompts, and let go of it."""
+    algorithm = make_config(policy_folder).build_algo()
+    learner = algorithm.learner_group._learner.module[MODULE].unwrapped()
+    assert algorithm.env_runner_group.local_env_runner.module is learner
+    rows: list[int] = []
+    visual = learner.policy.model.visual
+    with visual.register_forward_hook(lambda *_: rows.append(1)):
+        algorithm.train()
+        first = len(rows)
+        algorithm.train()
+    assert first == 3, "prefill, and the comparison of both ways at the first update"
+    assert len(rows) == first + 1
+    assert all(group.generation.prefix is None for group in algorithm.last_groups)
+    algorithm.stop()
+
+
 def test_kl_starts_at_zero_and_grows(policy_folder: Path) -> None:
     algorithm = make_config(policy_folder, kl_coeff=0.1).build_algo()
     kls = [float(algorithm.train()["learners"][MODULE]["kl"]) for _ in range(3)]
@@ -195,6 +264,18 @@ def test_grpo_raises_the_reward(policy_folder: Path) -> None:
         ({"temperature": 0.0}, "temperature: expected more than 0"),
         ({"num_learners": 2, "groups_per_step": 1}, "groups_per_step: expected at least one group for each of 2"),
         ({"num_learners": 6}, "groups_per_iteration: expected 6 or more, got 5"),
+        ({"async_steps": 1}, "async_steps: expected 0 where sampling has no process of its own"),
+        ({"async_steps": 2, "num_env_runners": 1}, "async_steps: expected 0 or 1, got 2"),
+        ({"async_steps": 1, "num_env_runners": 1, "zero_variance": "refill"}, "async_steps: expected 0 with zero_var"),
+        ({"zero_variance": "skip"}, "zero_variance: expected one of keep, drop, refill, got 'skip'"),
+        ({"shared_prefix": True}, "shared_prefix: expected one of auto, on, off, got True"),
+        ({"advantage_scale": "std"}, "advantage_scale: expected one of group, batch, none, got 'std'"),
+        ({"rollout_correction": "tis"}, "rollout_correction: expected one of none, token_tis, seq_mask, got 'tis'"),
+        ({"truncated": "drop"}, "truncated: expected one of keep, mask, got 'drop'"),
+        ({"loss": "ppo"}, "name: expected one of grpo, dapo"),
+        ({"delta": 1.1}, r"delta: expected None or more than 1 \+ clip_high"),
+        ({"signal_tolerance": -1.0}, r"signal_tolerance: expected 0 or more, got -1\.0"),
+        ({"correction_cap": 0.0}, r"correction_cap: expected more than 0, got 0\.0"),
     ],
 )
 def test_wrong_settings_are_named(training: dict, message: str) -> None:
