@@ -34,8 +34,11 @@ from focus_agents.arguments import (
     run_path,
     user_errors,
 )
-from focus_agents.grpo.config import GRPOConfig
+from focus_agents.grpo.advantage import AdvantageScale
+from focus_agents.grpo.config import GRPOConfig, SharedPrefixMode, Truncated, ZeroVariance
+from focus_agents.grpo.loss import KLEstimator, LossName, RolloutCorrection
 from focus_agents.grpo.train import RunPlan, newest_checkpoint, train_grpo
+from focus_agents.models.loading import Precision
 from focus_agents.reporting import RunDirectory
 from focus_env.errors import RunInterrupted, TrainingError
 from focus_env.rewards import WeightedReward
@@ -68,16 +71,51 @@ class Args(DataArguments, ModelArguments, RayArguments):
     """Learning rate of AdamW; the default suits the small model, 1e-5 adapters of a 7B one (paper, table 7)."""
     lora_rank: int | None = None
     """Rank of LoRA adapters on the language model; default: train all parameters."""
+    freeze_vision: bool = False
+    """Leave the vision tower as it is, and encode each picture once for sampling and all passes of learning."""
+    precision: Precision = "fp32"
+    """bf16 computes in bfloat16; weights that are trained stay in float32."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass, to save memory."""
+
+    loss: LossName = "dapo"
+    """dapo weighs all tokens alike, grpo all answers; dr_grpo, bnpo, gspo, cispo and sapo as in their papers."""
     clip_low: float = 0.2
     """How far below 1 the probability ratio counts."""
     clip_high: float = 0.2
     """How far above 1 the probability ratio counts."""
+    delta: float | None = None
+    """Where the ratio of a bad answer stops to count, above 1 + clip-high; default: nowhere."""
     kl_coeff: float = 0.0
     """Weight of the KL penalty towards the starting policy; 0 keeps no reference."""
+    kl_estimator: KLEstimator = "k3"
+    """Estimator of that KL per token."""
+    num_passes: int = 1
+    """Passes over the groups of an iteration."""
+    advantage_scale: AdvantageScale = "group"
+    """What centred rewards are divided by: standard deviation of the group, of the batch, or none."""
+    leave_one_out: bool = False
+    """Compare each answer with the mean of the others of its group, without itself."""
+    zero_variance: ZeroVariance = "keep"
+    """Groups whose answers all earn the same: keep them in the denominator, drop them, or refill with others."""
+    signal_tolerance: float = 0.0
+    """Range of rewards within which answers earn the same."""
+    truncated: Truncated = "keep"
+    """Whether answers that were cut count in the loss (keep) or not (mask)."""
+    truncation_penalty: float = 0.0
+    """Taken from the reward of an answer that was cut."""
+    rollout_correction: RolloutCorrection = "none"
+    """Weigh tokens by how likely the learner and not the sampler makes them: token_tis, seq_mask or none."""
+    correction_cap: float = 2.0
+    """The largest such weight."""
+    shared_prefix: SharedPrefixMode = "auto"
+    """Score a group as one row (on), or repeat its prompt for each answer (off); auto checks that both agree."""
     temperature: float = 1.0
     """Sampling temperature, above 0."""
     max_completion_tokens: int = 40
     """Tokens at which an answer is cut."""
+    constrained: bool = False
+    """Sample and learn under the answer's grammar, in which every answer has the format."""
     reward: str = "iou:1,format:0.5"
     """Reward terms and their weights."""
 
@@ -168,15 +206,34 @@ def check_arguments(args: Args):
             groups_per_step=args.groups_per_step,
             micro_batch_groups=args.micro_batch_groups,
             lr=args.lr,
+            num_iterations=args.num_passes,
+            loss=args.loss,
             clip_low=args.clip_low,
             clip_high=args.clip_high,
+            delta=args.delta,
             kl_coeff=args.kl_coeff,
+            kl_estimator=args.kl_estimator,
+            advantage_scale=args.advantage_scale,
+            leave_one_out=args.leave_one_out,
+            zero_variance=args.zero_variance,
+            signal_tolerance=args.signal_tolerance,
+            truncated=args.truncated,
+            truncation_penalty=args.truncation_penalty,
+            rollout_correction=args.rollout_correction,
+            correction_cap=args.correction_cap,
+            shared_prefix=args.shared_prefix,
+            is_constrained=args.constrained,
             temperature=args.temperature,
             max_completion_tokens=args.max_completion_tokens,
         )
         .rl_module(
             model_config={
-                "model": args.source, "max_image_tokens": args.max_image_tokens, "lora_rank": args.lora_rank
+                "model": args.source,
+                "max_image_tokens": args.max_image_tokens,
+                "lora_rank": args.lora_rank,
+                "freeze_vision": args.freeze_vision,
+                "precision": args.precision,
+                "gradient_checkpointing": args.gradient_checkpointing,
             }
         )
         .debugging(seed=args.seed, log_level="ERROR")

@@ -1,6 +1,6 @@
 """How much the query picture looks at the support boxes, measured where a language model computes its attention.
 
-    set_support_attention(model)                    once
+    set_focus_attention(model)                      once
     probe = SupportProbe.build(...)                 per batch: which rows look, and at what
     model(**inputs, support_probe=probe)
     probe.masses                                    {layer: [B, Q] share of each row's attention on support tokens}
@@ -8,7 +8,7 @@
 The keyword travels down transformers' layers, those of PEFT's models and of checkpointed ones included, to the
 attention function that is registered here. That function leaves the layer's output to SDPA and computes the shares
 beside it, for the query picture's rows only; no attention map outlives a block of rows, so memory stays linear in the
-tokens.
+tokens. The same function runs rows that hold a group, under the keyword `shared_prefix` (see `shared_prefix.py`).
 
 Axis letters: B sequences, N tokens, Q query-image tokens (rows), K tokens up to the last row, A heads, H key-value
 heads, D head size.
@@ -25,8 +25,9 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from focus_agents.models.adapters import base_model
+from focus_agents.shared_prefix import SharedPrefix, shared_prefix_attention
 
-SUPPORT_ATTENTION = "sdpa_with_support_probe"
+FOCUS_ATTENTION = "focus_sdpa"
 ROWS_PER_BLOCK = 64
 """Rows whose scores are in memory at a time."""
 
@@ -110,15 +111,17 @@ class SupportProbe:
         return torch.stack([self.masses[layer] for layer in sorted(self.masses)]).mean(0)
 
 
-def set_support_attention(model: Any) -> None:
-    """Let the language model's layers measure support attention when a probe is passed; vision towers stay as they are.
+def set_focus_attention(model: Any) -> None:
+    """Let the language model's layers understand `support_probe` and `shared_prefix`; vision towers stay as they are.
 
-    Without a probe the model computes what it computed before.
+    Without these keywords the model computes what it computed before.
 
     Args:
-        model: A model of transformers, or a PEFT one around it.
+        model: A model of transformers, or a PEFT or DDP one around it.
     """
-    base_model(model).set_attn_implementation({"text_config": SUPPORT_ATTENTION})
+    model = base_model(model)
+    if model.config.get_text_config()._attn_implementation != FOCUS_ATTENTION:
+        model.set_attn_implementation({"text_config": FOCUS_ATTENTION})
 
 
 def select_layers(spec: str, num_layers: int) -> frozenset[int]:
@@ -151,7 +154,7 @@ def select_layers(spec: str, num_layers: int) -> frozenset[int]:
     raise ValueError(f"attention layers: expected 'all', 'first:5', 'last:5' or numbers like '3,7', got {spec!r}")
 
 
-def support_attention_forward(
+def focus_attention_forward(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -159,21 +162,28 @@ def support_attention_forward(
     attention_mask: torch.Tensor | None,
     *,
     support_probe: SupportProbe | None = None,
+    shared_prefix: SharedPrefix | None = None,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """SDPA, and beside it the support masses of this layer, if a probe asks for them.
+    """SDPA, on rows that hold a group if they do, and beside it the support masses if a probe asks for them.
 
     The signature is that of transformers' attention functions: `query` [B, A, N, D] and `key` [B, H, N, D] come
     rotated; the result is ([B, N, A, D], None).
     """
-    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    if support_probe is not None and module.layer_idx in support_probe.layers:
-        if kwargs.get("sliding_window") is not None:
-            raise NotImplementedError(f"support attention: layer {module.layer_idx} has a sliding window")
+    is_measured = support_probe is not None and module.layer_idx in support_probe.layers
+    if (is_measured or shared_prefix is not None) and kwargs.get("sliding_window") is not None:
+        what = "support attention" if is_measured else "shared prefix"
+        raise NotImplementedError(f"{what}: layer {module.layer_idx} has a sliding window")
+    if shared_prefix is not None and attention_mask is not None:
+        grouped = shared_prefix_attention(query, key, value, attention_mask, shared_prefix, scaling=scaling)
+        output = grouped.transpose(1, 2).contiguous()
+    else:
+        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    if support_probe is not None and is_measured:
         mass = support_mass(query, key, support_probe, scaling=scaling or query.shape[-1] ** -0.5)
         # The pass that gradient checkpointing repeats in backward must not replace what the loss was made of.
-        support_probe.masses.setdefault(int(module.layer_idx), mass)
+        support_probe.masses.setdefault(int(module.layer_idx), mass)  # type: ignore[arg-type]
     return output, None
 
 
@@ -252,6 +262,6 @@ def _wide(values: torch.Tensor) -> torch.Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-ALL_ATTENTION_FUNCTIONS.register(SUPPORT_ATTENTION, support_attention_forward)
+ALL_ATTENTION_FUNCTIONS.register(FOCUS_ATTENTION, focus_attention_forward)
 # Without a mask function of its own name, transformers makes no mask at all and padding is looked at.
-ALL_MASK_ATTENTION_FUNCTIONS.register(SUPPORT_ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+ALL_MASK_ATTENTION_FUNCTIONS.register(FOCUS_ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

@@ -6,7 +6,7 @@ Axis letters: B prompts, P prompt tokens, K pictures of all prompts together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,14 @@ class EncodedPrompt:
         input_ids: [P] int64, with one image token for each merged patch of each picture.
         pixel_values: [patches, channels * time * patch * patch] float32, all pictures one after the other.
         image_grid_thw: [pictures, 3] int64, patches of each picture along time, height and width.
+        image_features: What a frozen vision tower made of the pixels (see `generation.encode_images`), in place of
+            them: then `pixel_values` has no rows. None: not computed.
     """
 
     input_ids: npt.NDArray[np.int64]
     pixel_values: npt.NDArray[np.float32]
     image_grid_thw: npt.NDArray[np.int64]
+    image_features: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class PromptBatch:
         mm_token_type_ids: [B, P] int32, 1 at image tokens.
         pixel_values: [patches of all pictures, patch size] float32.
         image_grid_thw: [K, 3] int64.
+        num_images: How many of the pictures belong to each prompt.
+        image_features: In place of the pixels, as in `EncodedPrompt`: [image tokens of all pictures, hidden size] each.
     """
 
     input_ids: torch.Tensor
@@ -71,10 +76,41 @@ class PromptBatch:
     mm_token_type_ids: torch.Tensor
     pixel_values: torch.Tensor
     image_grid_thw: torch.Tensor
+    num_images: tuple[int, ...]
+    image_features: tuple[torch.Tensor, ...] | None = None
 
     def to(self, device: torch.device | str) -> PromptBatch:
         """The same batch on another device."""
-        return PromptBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
+        tensors = {
+            field.name: getattr(self, field.name).to(device)
+            for field in fields(self)
+            if isinstance(getattr(self, field.name), torch.Tensor)
+        }
+        features = None if self.image_features is None else tuple(part.to(device) for part in self.image_features)
+        return replace(self, **tensors, image_features=features)
+
+    def repeat(self, times: int) -> PromptBatch:
+        """Each prompt `times` times, copies next to each other, with its pictures."""
+        patches = [int(grids.prod(1).sum()) for grids in torch.split(self.image_grid_thw, list(self.num_images))]
+        features = None
+        if self.image_features is not None:
+            tokens = self.mm_token_type_ids.sum(1).tolist()
+            features = tuple(_repeat_parts(part, tokens, times) for part in self.image_features)
+            patches = [0] * len(patches)
+        return PromptBatch(
+            input_ids=self.input_ids.repeat_interleave(times, 0),
+            attention_mask=self.attention_mask.repeat_interleave(times, 0),
+            mm_token_type_ids=self.mm_token_type_ids.repeat_interleave(times, 0),
+            pixel_values=_repeat_parts(self.pixel_values, patches, times),
+            image_grid_thw=_repeat_parts(self.image_grid_thw, self.num_images, times),
+            num_images=tuple(count for count in self.num_images for _ in range(times)),
+            image_features=features,
+        )
+
+
+def _repeat_parts(rows: torch.Tensor, sizes: Sequence[int], times: int) -> torch.Tensor:
+    """Cut rows into parts of these sizes; each part `times` times, copies next to each other."""
+    return torch.cat([part.repeat(times, 1) for part in torch.split(rows, list(sizes))])
 
 
 class VLMProcessor:
@@ -161,12 +197,38 @@ class VLMProcessor:
             mm_token_type_ids=(input_ids == self.image_token_id).int(),
             pixel_values=torch.tensor(np.concatenate([p.pixel_values for p in prompts])),
             image_grid_thw=torch.tensor(np.concatenate([p.image_grid_thw for p in prompts])),
+            num_images=tuple(len(p.image_grid_thw) for p in prompts),
+            image_features=_join_features(prompts),
         )
+
+    def replace_pixels(self, prompts: Sequence[EncodedPrompt], features: Sequence[torch.Tensor]) -> list[EncodedPrompt]:
+        """The prompts with what a vision tower made of their pictures in place of the pixels.
+
+        Args:
+            prompts: The prompts, in the order in which the tower saw them.
+            features: [image tokens of all prompts, hidden size] each, as from `generation.encode_images`.
+        """
+        sizes = [int((prompt.input_ids == self.image_token_id).sum()) for prompt in prompts]
+        parts = zip(*(torch.split(tensor.cpu(), sizes) for tensor in features), strict=True)
+        return [
+            replace(prompt, pixel_values=prompt.pixel_values[:0], image_features=tuple(p.clone() for p in part))
+            for prompt, part in zip(prompts, parts, strict=True)
+        ]
 
     def save_pretrained(self, directory: Path) -> None:
         """Write the tokenizer and the image processor in transformers' format."""
         self.tokenizer.save_pretrained(directory)
         self.image_processor.save_pretrained(directory)
+
+
+def _join_features(prompts: Sequence[EncodedPrompt]) -> tuple[torch.Tensor, ...] | None:
+    """The features of all prompts' pictures, one after the other."""
+    features = [p.image_features for p in prompts if p.image_features is not None]
+    if not features:
+        return None
+    if len(features) < len(prompts):
+        raise ValueError(f"prompts: expected image features of all {len(prompts)} or of none, got {len(features)}")
+    return tuple(torch.cat(parts) for parts in zip(*features, strict=True))
 
 
 def _as_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -59,6 +59,8 @@ METRICS: Mapping[str, str] = {
     "skipped_steps": "steps so far whose loss or gradient was not finite, and that changed nothing (SFT)",
     "kl": "mean k3 estimate of KL(policy || reference) per token; 0 where kl_coeff is 0",
     "clip_fraction": "share of tokens whose probability ratio was clipped",
+    "sampler_gap": "mean difference in nats of a token's log-probability between learner and sampler; grows with the "
+    "steps of an iteration",
     "entropy": "mean entropy of the next-token distribution, in nats",
     "grad_norm": "global norm of the gradient before clipping",
     "lr": "learning rate",

@@ -6,13 +6,14 @@ Axis letters: G completions per prompt, T completion tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from focus_agents.processing import EncodedPrompt
+from focus_agents.shared_prefix import PrefixRow
 from focus_env.metrics import ScoredAnswer
 from focus_env.types import Message
 
@@ -60,10 +61,13 @@ class Generation:
     Attributes:
         completions: G answers.
         prompt: The prompt as the policy encoded it, for a learner; None for policies that do not speak in tokens.
+        prefix: The forward pass over the prompt, with gradient, for a learner in the same process that trains the same
+            weights; None: it runs its own.
     """
 
     completions: tuple[Completion, ...]
     prompt: EncodedPrompt | None = None
+    prefix: PrefixRow | None = None
 
 
 class Policy(Protocol):
@@ -98,3 +102,8 @@ class RolloutGroup:
     rewards: npt.NDArray[np.float64]
     reward_terms: tuple[dict[str, float], ...]
     answers: tuple[ScoredAnswer, ...]
+
+
+def without_prefix(group: RolloutGroup) -> RolloutGroup:
+    """The group without the forward pass that its policy left, and the memory that this holds."""
+    return replace(group, generation=replace(group.generation, prefix=None))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
-import ray
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
@@ -24,19 +21,17 @@ from ray.rllib.utils.metrics import (
 )
 
 from focus_agents.checkpoint import save_policy
-from focus_agents.grpo.advantage import group_advantages
-from focus_agents.grpo.batch import GroupTrainingData, TrainingGroup, plan_steps, training_group
+from focus_agents.grpo.batch import GroupTrainingData, TrainingGroup, plan_steps
 from focus_agents.grpo.config import GRPOConfig
+from focus_agents.grpo.runners import Job, Request, Runners
+from focus_agents.grpo.selection import make_training_groups, split_by_signal
 from focus_agents.models.adapters import merge_adapters
 from focus_agents.reporting import rollout_metrics
 from focus_agents.rollout import shuffled_indices
-from focus_agents.types import RolloutGroup
+from focus_agents.types import RolloutGroup, without_prefix
 from focus_env.metrics import ScoredAnswer
 
 ROLLOUTS = "rollouts"
-MAX_SAMPLING_ATTEMPTS = 5
-
-T = TypeVar("T")
 
 
 class GRPO(Algorithm):
@@ -54,33 +49,40 @@ class GRPO(Algorithm):
         """Build runners and learners (RLlib), and number the weights that they share."""
         super().setup(config)
         self._num_iterations_done = 0
+        self._num_groups_drawn = 0
         self._weights_seq_no = 0
-        self._num_episodes: int = self._on_first_runner("num_episodes")
+        self._ahead: Request[RolloutGroup] | None = None
+        self._runners = Runners(self, self._log_runners)
+        if self._runners.local is not None and self.config.num_learners == 0:
+            module = self.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
+            self._runners.local.share_module(module, reuses_prefill=self.config.can_reuse_prefill)
+        self._num_episodes: int = self._runners.ask_one("num_episodes")
         self.last_groups: list[RolloutGroup] = []
         self._sync_weights()
 
     def training_step(self) -> None:
         """Sample groups, compare the answers within each, update the policy, hand the new weights to the runners."""
         with self._time(ENV_RUNNER_SAMPLING_TIMER):
-            groups = self._sample_groups()
-        advantages = group_advantages(np.stack([g.rewards for g in groups]), scale=self.config.advantage_scale)
-        training_groups = [training_group(g, a) for g, a in zip(groups, advantages, strict=True)]
+            sampled = self._sample_groups()
+            groups = self._refill(sampled)
+        if self.config.async_steps:
+            self._ahead = self._request_groups(self._num_iterations_done + 1, self.config.groups_per_iteration)
         with self._time(LEARNER_UPDATE_TIMER):
-            self._update(training_groups)
+            self._update(make_training_groups(groups, self.config))
         self._num_iterations_done += 1
         with self._time(SYNCH_WORKER_WEIGHTS_TIMER):
             self._sync_weights()
-        self.last_groups = groups
-        self.metrics.log_dict(rollout_metrics(groups), key=ROLLOUTS, window=1)
+        self.last_groups = [without_prefix(group) for group in groups]
+        self.metrics.log_dict(rollout_metrics(sampled), key=ROLLOUTS, window=1)
 
     def validate(self, episode_indices: Sequence[int]) -> list[ScoredAnswer]:
         """Answer validation episodes greedily with the current weights, spread over the runners, in the order given."""
 
-        def answer(runner: Any, jobs: Sequence[tuple[int, int]]) -> tuple[dict[int, ScoredAnswer], None]:
+        def answer(runner: Any, jobs: Sequence[Job]) -> tuple[dict[int, ScoredAnswer], None]:
             answers = runner.validate(episode_indices=[index for _, index in jobs])
             return {position: answer for (position, _), answer in zip(jobs, answers, strict=True)}, None
 
-        return self._on_runners(list(enumerate(episode_indices)), answer)
+        return self._runners.run(list(enumerate(episode_indices)), answer)
 
     def save_policy(self, directory: Path) -> Path:
         """Write the policy in transformers' format; `load_model` and `--init-from` read it."""
@@ -96,81 +98,46 @@ class GRPO(Algorithm):
     # ---- sample
 
     def _sample_groups(self) -> list[RolloutGroup]:
-        """This iteration's groups, in order."""
-        iteration, count = self._num_iterations_done, self.config.groups_per_iteration
-        indices = shuffled_indices(
-            iteration * count, count, num_episodes=self._num_episodes, seed=self.config.seed or 0
-        )
+        """This iteration's groups, in order: those asked for in the iteration before, or new ones."""
+        request, self._ahead = self._ahead, None
+        if request is None:
+            request = self._request_groups(self._num_iterations_done, self.config.groups_per_iteration)
+        return self._runners.collect(request)
 
-        arguments = {"iteration": iteration, "weights_seq_no": self._weights_seq_no}
-
-        def sample(runner: Any, jobs: Sequence[tuple[int, int]]) -> tuple[dict[int, RolloutGroup], Any]:
-            return runner.sample(jobs=jobs, **arguments), runner.get_metrics()
-
-        return self._on_runners(list(enumerate(indices)), sample)
-
-    def _on_runners(
-        self,
-        jobs: Sequence[tuple[int, int]],
-        work: Callable[[Any, Sequence[tuple[int, int]]], tuple[dict[int, T], Any]],
-    ) -> list[T]:
-        """Spread jobs over the runners. What is lost with a dying runner goes to the others, and to the one restarted.
+    def _request_groups(self, iteration: int, count: int, *, first: int = 0) -> Request[RolloutGroup]:
+        """Ask the runners for groups of the next episodes, from the weights that they have.
 
         Args:
-            jobs: (position, episode index).
-            work: What a runner does with its share: results by position, and metrics or None. As return values of a
-                runner, results belong to the driver, and outlive the runner.
-
-        Returns:
-            The results in the order of the jobs.
-
-        Raises:
-            RuntimeError: If some are still missing after several attempts.
+            iteration: With the position in it, seeds a group.
+            count: How many groups.
+            first: Position of the first.
         """
-        group = self.env_runner_group
-        if group.num_remote_env_runners() == 0:
-            results, metrics = work(group.local_env_runner, jobs)
-            self._log_runners([metrics])
-            return [results[position] for position, _ in jobs]
-        results = {}
-        for _ in range(MAX_SAMPLING_ATTEMPTS):
-            runner_ids = self._await_runners()
-            pending = [job for job in jobs if job[0] not in results]
-            shards = [pending[k :: len(runner_ids)] for k in range(min(len(runner_ids), len(pending)))]
-            parts = group.foreach_env_runner(
-                [lambda runner, s=s: work(runner, s) for s in shards],
-                remote_worker_ids=runner_ids[: len(shards)],
-                local_env_runner=False,
-                timeout_seconds=self.config.sample_timeout_s,
-            )
-            for part, _ in parts:
-                results.update(part)
-            self._log_runners([metrics for _, metrics in parts])
-            if len(results) == len(jobs):
-                return [results[position] for position, _ in jobs]
-            self._restore_runners()
-        raise RuntimeError(
-            f"runners: {len(jobs) - len(results)} of {len(jobs)} episodes are missing after {MAX_SAMPLING_ATTEMPTS} "
-            "attempts; the runners' logs say why"
+        indices = shuffled_indices(
+            self._num_groups_drawn, count, num_episodes=self._num_episodes, seed=self.config.seed or 0
         )
+        self._num_groups_drawn += count
+        arguments = {"iteration": iteration, "weights_seq_no": self._weights_seq_no}
 
-    def _await_runners(self) -> list[int]:
-        """The runners that can work. If there is none, it waits for one: a call to one that restarts fails at once."""
-        deadline = time.monotonic() + self.config.env_runner_restore_timeout_s
-        while not (runner_ids := self.env_runner_group.healthy_env_runner_ids()):
-            if time.monotonic() > deadline:
-                raise RuntimeError(
-                    f"runners: none came back within {self.config.env_runner_restore_timeout_s} s "
-                    "(env_runner_restore_timeout_s); the runners' logs say why"
-                )
-            self._restore_runners()
-        return runner_ids
+        def sample(runner: Any, jobs: Sequence[Job]) -> tuple[dict[int, RolloutGroup], Any]:
+            return runner.sample(jobs=jobs, **arguments), runner.get_metrics()
 
-    def _restore_runners(self) -> None:
-        """Take restarted runners back into service, if there are any yet."""
-        time.sleep(self.config.delay_between_env_runner_restarts_s)
-        self.restore_env_runners(self.env_runner_group)
-        self._sync_weights()
+        return self._runners.submit(list(enumerate(indices, start=first)), sample)
+
+    def _refill(self, sampled: list[RolloutGroup]) -> list[RolloutGroup]:
+        """With dynamic sampling: groups with signal, in the place of those without; what was sampled is added to."""
+        if self.config.zero_variance != "refill":
+            return sampled
+        count = len(sampled)
+        chosen, silent = split_by_signal(sampled, self.config)
+        for _ in range(self.config.max_refills):
+            if len(chosen) == count:
+                break
+            request = self._request_groups(self._num_iterations_done, count - len(chosen), first=len(sampled))
+            more = self._runners.collect(request)
+            sampled += more
+            others, still_silent = split_by_signal(more, self.config)
+            chosen, silent = chosen + others, silent + still_silent
+        return (chosen + silent)[:count]
 
     def _log_runners(self, metrics: Sequence[Any]) -> None:
         self.metrics.aggregate([part for part in metrics if part is not None], key=ENV_RUNNER_RESULTS)
@@ -180,10 +147,13 @@ class GRPO(Algorithm):
     def _update(self, groups: Sequence[TrainingGroup]) -> None:
         """Deal the groups to the learners and take the optimizer steps."""
         steps = plan_steps(
-            [group.num_tokens for group in groups],
+            groups,
             num_learners=self.config.num_learners,
             groups_per_step=self.config.groups_per_step,
+            micro_batch_groups=self.config.micro_batch_groups,
             num_iterations=self.config.num_iterations,
+            # bnpo divides by what a micro-batch holds, so there a silent group changes the weight of others.
+            skip_silent=self.config.kl_coeff == 0 and self.config.loss != "bnpo",
             seed=(self.config.seed or 0, self._num_iterations_done),
         )
         # Counted here for schedules: a runner that died took its own count with it.
@@ -197,23 +167,13 @@ class GRPO(Algorithm):
     # ---- sync
 
     def _sync_weights(self) -> None:
-        """Push the trained weights to every runner, and wait until they have them.
+        """Push the trained weights to every runner.
 
         Those of remote learners go from the object store to the runners; here there is only a reference to them.
-        RLlib's own `sync_weights` does not wait, and drops a push while an earlier one is being applied.
         """
         state = self._inference_state()
         self._weights_seq_no = state[WEIGHTS_SEQ_NO]
-        group = self.env_runner_group
-        if group.num_remote_env_runners() == 0:
-            group.local_env_runner.set_state(state)
-            return
-        group.foreach_env_runner(
-            "set_state",
-            kwargs={"state": ray.put(state)},
-            local_env_runner=False,
-            timeout_seconds=self.config.sample_timeout_s,
-        )
+        self._runners.push(state)
 
     def _inference_state(self) -> dict[str, Any]:
         """What a runner needs: the weights or a reference to them, and their number."""
@@ -222,23 +182,24 @@ class GRPO(Algorithm):
         )[COMPONENT_LEARNER]
         return {key: state[key] for key in (COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO)}
 
-    def _on_first_runner(self, method: str) -> Any:
-        """Call a method on one runner; they are all alike."""
-        group = self.env_runner_group
-        if group.num_remote_env_runners() == 0:
-            return getattr(group.local_env_runner, method)()
-        return group.foreach_env_runner(
-            method, remote_worker_ids=group.healthy_env_runner_ids()[:1], local_env_runner=False
-        )[0]
-
     # ---- checkpoints
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """RLlib's state, and how far the episodes have been used."""
-        return super().get_state(*args, **kwargs) | {"num_iterations_done": self._num_iterations_done}
+        """RLlib's state, how far the episodes have been used, and groups that are sampled ahead."""
+        own: dict[str, Any] = {
+            "num_iterations_done": self._num_iterations_done,
+            "num_groups_drawn": self._num_groups_drawn,
+        }
+        if self._ahead is not None:
+            own["groups_ahead"] = self._runners.collect(self._ahead)
+        return super().get_state(*args, **kwargs) | own
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on where `get_state` was called: the same episodes, seeds and weights."""
         super().set_state(state)
         self._num_iterations_done = state.get("num_iterations_done", self._num_iterations_done)
+        self._num_groups_drawn = state.get("num_groups_drawn", self._num_groups_drawn)
+        self._ahead = None
+        if "groups_ahead" in state:
+            self._ahead = Request.done(state["groups_ahead"])
         self._sync_weights()

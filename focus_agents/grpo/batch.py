@@ -9,6 +9,7 @@ Axis letters: N groups, G completions per group, T completion tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,9 @@ import numpy.typing as npt
 import torch
 from ray.rllib.core.learner.training_data import TrainingData
 
+from focus_agents.grpo.loss import StepTotals
 from focus_agents.processing import EncodedPrompt, PromptBatch, VLMProcessor
+from focus_agents.shared_prefix import Prefix, PrefixRow
 from focus_agents.types import RolloutGroup
 
 
@@ -29,23 +32,48 @@ class TrainingGroup:
     Attributes:
         prompt: Encoded once for the whole group.
         token_ids: G arrays [T] int64, ragged.
-        old_logprobs: G arrays [T] float32.
+        sampler_logprobs: G arrays [T] float32, as the sampler reported them.
         advantages: [G] float64.
+        counts: [G] bool, which completions the loss looks at.
+        old_logprobs: G arrays [T] float32 of the policy before the update, computed by the learner; None: not needed.
+        ref_logprobs: G arrays [T] float32 of the reference; None: not needed, or not computed yet.
+        prefix: The sampler's forward pass over the prompt, with gradient; None: the learner runs its own.
     """
 
     prompt: EncodedPrompt
     token_ids: tuple[npt.NDArray[np.int64], ...]
-    old_logprobs: tuple[npt.NDArray[np.float32], ...]
+    sampler_logprobs: tuple[npt.NDArray[np.float32], ...]
     advantages: npt.NDArray[np.float64]
+    counts: npt.NDArray[np.bool_]
+    old_logprobs: tuple[npt.NDArray[np.float32], ...] | None = None
+    ref_logprobs: tuple[npt.NDArray[np.float32], ...] | None = None
+    prefix: PrefixRow | None = None
 
     @property
     def num_tokens(self) -> int:
-        """Completion tokens of the group."""
-        return sum(len(ids) for ids in self.token_ids)
+        """Completion tokens that the loss looks at."""
+        return sum(len(ids) for ids, counts in zip(self.token_ids, self.counts, strict=True) if counts)
+
+    @property
+    def cost(self) -> int:
+        """Tokens that a forward pass computes, the prompt's once."""
+        return len(self.prompt.input_ids) + sum(len(ids) for ids in self.token_ids)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the policy gradient of the group is exactly 0."""
+        return not (self.advantages[self.counts] != 0).any()
 
 
-def training_group(group: RolloutGroup, advantages: npt.NDArray[np.float64]) -> TrainingGroup:
+def training_group(
+    group: RolloutGroup, advantages: npt.NDArray[np.float64], *, counts_truncated: bool = True
+) -> TrainingGroup:
     """Keep of a rollout what the loss needs.
+
+    Args:
+        group: The rollout.
+        advantages: [G].
+        counts_truncated: Whether the loss looks at completions that were cut at the limit.
 
     Raises:
         ValueError: If the policy that answered does not speak in tokens.
@@ -56,8 +84,10 @@ def training_group(group: RolloutGroup, advantages: npt.NDArray[np.float64]) -> 
     return TrainingGroup(
         prompt=group.generation.prompt,
         token_ids=tuple(c.token_ids for c in completions),
-        old_logprobs=tuple(c.logprobs for c in completions),
+        sampler_logprobs=tuple(c.logprobs for c in completions),
         advantages=advantages,
+        counts=np.array([counts_truncated or c.is_finished for c in completions]),
+        prefix=group.generation.prefix,
     )
 
 
@@ -67,61 +97,76 @@ class OptimizerStep:
 
     Attributes:
         shards: For each learner, the positions of its groups.
-        num_tokens: Completion tokens of all shards together; the loss is divided by it.
+        totals: Of all shards, and of the groups of the step that are left out because they are silent.
     """
 
     shards: tuple[tuple[int, ...], ...]
-    num_tokens: int
+    totals: StepTotals
 
 
 def plan_steps(
-    num_tokens: Sequence[int],
+    groups: Sequence[TrainingGroup],
     *,
     num_learners: int,
     groups_per_step: int | None = None,
+    micro_batch_groups: int | None = None,
     num_iterations: int = 1,
+    skip_silent: bool = False,
     seed: Sequence[int] = (0,),
 ) -> list[OptimizerStep]:
     """Deal groups to learners: each step gives every learner at least one group and about the same number of tokens.
 
     Args:
-        num_tokens: Completion tokens of each group.
+        groups: What there is to learn from.
         num_learners: Learners that share each step; 0 counts as 1.
         groups_per_step: Groups of one optimizer step; None takes all. A remainder too small for all learners joins
             the step before it.
+        micro_batch_groups: Most groups of one forward and backward pass; None: a learner's whole share.
         num_iterations: Passes over the groups.
+        skip_silent: Leave out groups whose gradient is 0. They count in the step's totals all the same, so nothing
+            changes but the cost. A learner that would be left without any keeps one.
         seed: Shuffles the groups of each pass where there is more than one step.
 
     Raises:
         ValueError: If a step would have fewer groups than learners.
     """
     num_learners = max(1, num_learners)
-    size = len(num_tokens) if groups_per_step is None else groups_per_step
-    if min(size, len(num_tokens)) < num_learners:
+    size = len(groups) if groups_per_step is None else groups_per_step
+    if min(size, len(groups)) < num_learners:
         raise ValueError(
-            f"an optimizer step has {min(size, len(num_tokens))} groups for {num_learners} learners; "
+            f"an optimizer step has {min(size, len(groups))} groups for {num_learners} learners; "
             "expected at least one each: raise groups_per_iteration or lower num_learners"
         )
     steps = []
     for iteration in range(num_iterations):
-        order = np.arange(len(num_tokens))
-        if size < len(num_tokens):
+        order = np.arange(len(groups))
+        if size < len(groups):
             np.random.default_rng([*seed, iteration]).shuffle(order)
         starts = list(range(0, len(order), size))
         if len(order) - starts[-1] < num_learners:
             starts.pop()
         for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
-            steps.append(_deal(order[start:end].tolist(), num_tokens, num_learners))
+            positions = order[start:end].tolist()
+            needed = [p for p in positions if not (skip_silent and groups[p].is_silent)]
+            silent = [p for p in positions if skip_silent and groups[p].is_silent]
+            needed += silent[: max(0, num_learners - len(needed))]
+            shards = _deal(needed, [group.cost for group in groups], num_learners)
+            totals = StepTotals(
+                num_tokens=sum(groups[p].num_tokens for p in positions),
+                num_completions=sum(len(groups[p].token_ids) for p in positions),
+                num_micro_batches=sum(math.ceil(len(shard) / (micro_batch_groups or len(shard))) for shard in shards),
+            )
+            steps.append(OptimizerStep(shards, totals))
     return steps
 
 
-def _deal(positions: list[int], num_tokens: Sequence[int], num_learners: int) -> OptimizerStep:
-    """Deal in snake order from the longest group to the shortest."""
+def _deal(positions: list[int], costs: Sequence[int], num_learners: int) -> tuple[tuple[int, ...], ...]:
+    """Deal in snake order from the costliest group to the cheapest."""
     shards: list[list[int]] = [[] for _ in range(num_learners)]
-    for turn, position in enumerate(sorted(positions, key=lambda p: (-num_tokens[p], p))):
+    for turn, position in enumerate(sorted(positions, key=lambda p: (-costs[p], p))):
         lap, seat = divmod(turn, num_learners)
         shards[seat if lap % 2 == 0 else num_learners - 1 - seat].append(position)
-    return OptimizerStep(tuple(tuple(sorted(s)) for s in shards), sum(num_tokens[p] for p in positions))
+    return tuple(tuple(sorted(shard)) for shard in shards)
 
 
 @dataclass
@@ -145,7 +190,7 @@ class GroupTrainingData(TrainingData):
         """One parcel per learner with its groups only."""
         parcels: list[tuple[GroupTrainingData, dict[str, Any]]] = []
         for learner in range(num_shards):
-            steps = [OptimizerStep((step.shards[learner],), step.num_tokens) for step in self.steps]
+            steps = [OptimizerStep((step.shards[learner],), step.totals) for step in self.steps]
             needed = {position for step in steps for position in step.shards[0]}
             parcels.append((GroupTrainingData(groups={p: self.groups[p] for p in needed}, steps=steps), {}))
         return parcels
@@ -153,11 +198,11 @@ class GroupTrainingData(TrainingData):
     def solve_refs(self) -> None:
         """Nothing to fetch: the groups are inside."""
 
-    def iterate(self) -> Iterator[tuple[list[TrainingGroup], int]]:
-        """(groups, tokens of the whole step) of each optimizer step, on one learner."""
+    def iterate(self) -> Iterator[tuple[list[TrainingGroup], StepTotals]]:
+        """(groups, totals of the whole step) of each optimizer step, on one learner."""
         for step in self.steps:
             (positions,) = step.shards
-            yield [self.groups[p] for p in positions], step.num_tokens
+            yield [self.groups[p] for p in positions], step.totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,37 +212,93 @@ class GroupBatch:
     Attributes:
         prompts: N prompts.
         token_ids: [N, G, T] int64.
-        loss_mask: [N, G, T] bool.
-        old_logprobs: [N, G, T] float32, 0 at padding.
+        lengths: [N, G] int64, tokens of each completion.
+        loss_mask: [N, G, T] bool, the tokens that the loss looks at.
+        sampler_logprobs: [N, G, T] float32, 0 at padding.
         advantages: [N, G] float32.
+        old_logprobs: [N, G, T] float32, 0 at padding; None: not needed.
+        ref_logprobs: [N, G, T] float32, 0 at padding; None: not needed, or not computed yet.
+        prefix: The sampler's forward pass over these prompts, with gradient; None: there is none to be used.
     """
 
     prompts: PromptBatch
     token_ids: torch.Tensor
+    lengths: torch.Tensor
     loss_mask: torch.Tensor
-    old_logprobs: torch.Tensor
+    sampler_logprobs: torch.Tensor
     advantages: torch.Tensor
+    old_logprobs: torch.Tensor | None
+    ref_logprobs: torch.Tensor | None
+    prefix: Prefix | None
+
+
+def micro_batches(groups: Sequence[TrainingGroup], size: int | None) -> list[list[TrainingGroup]]:
+    """Portions of at most `size` groups (None: all), in which all or none come from one forward pass of the sampler.
+
+    A forward pass of the sampler has one backward pass, so its groups stay together whatever the size.
+    """
+    portions: list[list[TrainingGroup]] = []
+    for group in groups:
+        last = portions[-1] if portions else []
+        is_same = bool(last) and _source(last[0]) is _source(group)
+        if is_same and (group.prefix is not None or size is None or len(last) < size):
+            last.append(group)
+        else:
+            portions.append([group])
+    return portions
+
+
+def _source(group: TrainingGroup) -> Prefix | None:
+    return None if group.prefix is None else group.prefix.prefix
 
 
 def collate_groups(
     groups: Sequence[TrainingGroup], processor: VLMProcessor, *, device: torch.device | str = "cpu"
 ) -> GroupBatch:
     """Turn groups of the same size into tensors."""
-    num_tokens = max(len(ids) for group in groups for ids in group.token_ids)
-    shape = (len(groups), len(groups[0].token_ids), num_tokens)
-    token_ids = torch.full(shape, processor.pad_token_id)
-    loss_mask = torch.zeros(shape, dtype=torch.bool)
-    old_logprobs = torch.zeros(shape)
-    for n, group in enumerate(groups):
-        for g, (ids, logprobs) in enumerate(zip(group.token_ids, group.old_logprobs, strict=True)):
-            token_ids[n, g, : len(ids)] = torch.tensor(ids)
-            loss_mask[n, g, : len(ids)] = True
-            old_logprobs[n, g, : len(ids)] = torch.tensor(logprobs)
-    advantages = torch.tensor(np.stack([group.advantages for group in groups]), dtype=torch.float32)
+    lengths = torch.tensor([[len(ids) for ids in group.token_ids] for group in groups], device=device)
+    is_valid = torch.arange(int(lengths.max()), device=device) < lengths[..., None]
+    counts = torch.tensor(np.stack([group.counts for group in groups]), device=device)
+
+    def pad(name: str, fill: torch.Tensor) -> torch.Tensor | None:
+        """One ragged field of all groups as [N, G, T]."""
+        rows = [getattr(group, name) for group in groups]
+        if any(row is None for row in rows):
+            return None
+        values = np.concatenate([array for row in rows for array in row])
+        return fill.masked_scatter(is_valid, torch.tensor(values, dtype=fill.dtype, device=device))
+
+    padding = torch.full(is_valid.shape, processor.pad_token_id, device=device)
+    zeros = torch.zeros(is_valid.shape, device=device)
+    token_ids, sampler_logprobs = pad("token_ids", padding), pad("sampler_logprobs", zeros)
+    assert token_ids is not None
+    assert sampler_logprobs is not None
     return GroupBatch(
         prompts=processor.collate([group.prompt for group in groups]).to(device),
-        token_ids=token_ids.to(device),
-        loss_mask=loss_mask.to(device),
-        old_logprobs=old_logprobs.to(device),
-        advantages=advantages.to(device),
+        token_ids=token_ids,
+        lengths=lengths,
+        loss_mask=is_valid & counts[..., None],
+        sampler_logprobs=sampler_logprobs,
+        advantages=torch.tensor(np.stack([group.advantages for group in groups]), dtype=torch.float32, device=device),
+        old_logprobs=pad("old_logprobs", zeros),
+        ref_logprobs=pad("ref_logprobs", zeros),
+        prefix=_joint_prefix(groups),
     )
+
+
+def _joint_prefix(groups: Sequence[TrainingGroup]) -> Prefix | None:
+    """The sampler's forward pass of these groups, if they all come from the same."""
+    rows = [group.prefix.row for group in groups if group.prefix is not None]
+    source = _source(groups[0])
+    if source is None or any(_source(group) is not source for group in groups):
+        return None
+    return source.select(rows)
+
+
+def split_completions(values: torch.Tensor, lengths: torch.Tensor) -> list[tuple[npt.NDArray[np.float32], ...]]:
+    """The inverse of padding: for each of N groups, G arrays [T], from [N, G, T] and [N, G]."""
+    rows, counts = values.detach().float().cpu().numpy(), lengths.tolist()
+    return [
+        tuple(row[:count].copy() for row, count in zip(group, numbers, strict=True))
+        for group, numbers in zip(rows, counts, strict=True)
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -13,7 +13,20 @@ from focus_agents.grpo.advantage import AdvantageScale
 from focus_agents.grpo.env_runner import GRPOEnvRunner
 from focus_agents.grpo.learner import GRPOTorchLearner
 from focus_agents.grpo.learner_group import GRPOLearnerGroup
-from focus_agents.grpo.module import VLMModule
+from focus_agents.grpo.loss import KLEstimator, LossName, LossSettings, RolloutCorrection
+from focus_agents.grpo.module import MODEL_DEFAULTS, VLMModule
+
+SharedPrefixMode = Literal["auto", "on", "off"]
+ZeroVariance = Literal["keep", "drop", "refill"]
+Truncated = Literal["keep", "mask"]
+
+_CHOICES = {
+    "advantage_scale": get_args(AdvantageScale),
+    "rollout_correction": get_args(RolloutCorrection),
+    "shared_prefix": get_args(SharedPrefixMode),
+    "zero_variance": get_args(ZeroVariance),
+    "truncated": get_args(Truncated),
+}
 
 
 class GRPOConfig(AlgorithmConfig):
@@ -37,10 +50,24 @@ class GRPOConfig(AlgorithmConfig):
         self.num_iterations = 1
         self.micro_batch_groups: int | None = None
         self.rollout_batch_groups = 16
+        self.loss: LossName = "dapo"
         self.clip_low = 0.2
         self.clip_high = 0.2
+        self.delta: float | None = None
         self.kl_coeff = 0.0
+        self.kl_estimator: KLEstimator = "k3"
         self.advantage_scale: AdvantageScale = "group"
+        self.leave_one_out = False
+        self.signal_tolerance = 0.0
+        self.zero_variance: ZeroVariance = "keep"
+        self.max_refills = 4
+        self.truncated: Truncated = "keep"
+        self.truncation_penalty = 0.0
+        self.rollout_correction: RolloutCorrection = "none"
+        self.correction_cap = 2.0
+        self.shared_prefix: SharedPrefixMode = "auto"
+        self.async_steps = 0
+        self.is_constrained = False
         self.temperature = 1.0
         self.max_completion_tokens = 48
         self.weight_decay = 0.0
@@ -72,10 +99,24 @@ class GRPOConfig(AlgorithmConfig):
         num_iterations: int = NotProvided,
         micro_batch_groups: int | None = NotProvided,
         rollout_batch_groups: int = NotProvided,
+        loss: LossName = NotProvided,
         clip_low: float = NotProvided,
         clip_high: float = NotProvided,
+        delta: float | None = NotProvided,
         kl_coeff: float = NotProvided,
+        kl_estimator: KLEstimator = NotProvided,
         advantage_scale: AdvantageScale = NotProvided,
+        leave_one_out: bool = NotProvided,
+        signal_tolerance: float = NotProvided,
+        zero_variance: ZeroVariance = NotProvided,
+        max_refills: int = NotProvided,
+        truncated: Truncated = NotProvided,
+        truncation_penalty: float = NotProvided,
+        rollout_correction: RolloutCorrection = NotProvided,
+        correction_cap: float = NotProvided,
+        shared_prefix: SharedPrefixMode = NotProvided,
+        async_steps: int = NotProvided,
+        is_constrained: bool = NotProvided,
         temperature: float = NotProvided,
         max_completion_tokens: int = NotProvided,
         weight_decay: float = NotProvided,
@@ -92,10 +133,29 @@ class GRPOConfig(AlgorithmConfig):
             num_iterations: Passes over an iteration's groups.
             micro_batch_groups: Episodes per forward and backward pass; None takes all of a learner's share at once.
             rollout_batch_groups: Episodes per sampling batch.
+            loss: Which of the family; see `focus_agents.grpo.loss.policy_loss`.
             clip_low: How far below 1 the probability ratio counts.
             clip_high: How far above 1.
-            kl_coeff: Weight of the k3 KL penalty towards the starting weights; 0 keeps no reference.
-            advantage_scale: "group" divides by the group's standard deviation, "none" does not.
+            delta: Where the ratio of a bad answer stops to count; None: nowhere.
+            kl_coeff: Weight of the KL penalty towards the starting weights; 0 keeps no reference and runs none.
+            kl_estimator: "k1", "k2" or "k3".
+            advantage_scale: "group" divides by the group's standard deviation, "batch" by that of the iteration,
+                "none" by nothing.
+            leave_one_out: Compare each answer with the others of its group, without itself.
+            signal_tolerance: Groups whose rewards lie within this range teach nothing and get advantage 0.
+            zero_variance: What becomes of such groups: "keep" counts them in the loss's denominator, "drop" does not,
+                "refill" samples others in their place (dynamic sampling). Without KL none of them costs a pass.
+            max_refills: Most rounds of sampling others; what is missing then is made up by groups that were dropped.
+            truncated: Answers cut at the limit: "keep" learns from them, "mask" does not.
+            truncation_penalty: Taken from the reward of an answer cut at the limit.
+            rollout_correction: Weighs tokens where sampler and learner compute different probabilities of the same
+                weights, or the sampler's weights are older: "token_tis", "seq_mask" or "none".
+            correction_cap: The largest weight.
+            shared_prefix: "on" scores a group as one row, "off" repeats the prompt for each answer; "auto" is "on" if
+                both agree on the first group, and else warns and is "off".
+            async_steps: 1 samples the next iteration's groups while this one's are learned from, by weights that are
+                one update old; 0 waits for the update. Needs EnvRunners of their own.
+            is_constrained: Sample and learn under the answer's grammar; the format's reward is constant then.
             temperature: Of sampling, above 0.
             max_completion_tokens: Where an answer is cut.
             weight_decay: Of AdamW.
@@ -124,18 +184,28 @@ class GRPOConfig(AlgorithmConfig):
         super().validate()
         at_least = {
             "group_size": 2, "groups_per_iteration": max(1, self.num_learners), "num_iterations": 1,
-            "rollout_batch_groups": 1, "max_completion_tokens": 1, "max_update_attempts": 1,
+            "rollout_batch_groups": 1, "max_completion_tokens": 1, "max_refills": 1, "max_update_attempts": 1,
         }  # fmt: skip
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected {least} or more, got {getattr(self, name)}")
-        for name in ("lr", "clip_low", "clip_high", "update_timeout_s"):
+        for name in ("lr", "correction_cap", "update_timeout_s"):
             value = getattr(self, name)
             if isinstance(value, int | float) and value <= 0:
                 raise ValueError(f"{name}: expected more than 0, got {value}")
-        for name in ("kl_coeff", "weight_decay"):
+        for name in ("weight_decay", "signal_tolerance", "truncation_penalty"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        _ = self.loss_settings
+        if self.async_steps not in (0, 1):
+            raise ValueError(f"async_steps: expected 0 or 1, got {self.async_steps}")
+        if self.async_steps and self.num_env_runners == 0:
+            raise ValueError("async_steps: expected 0 where sampling has no process of its own; set num_env_runners")
+        if self.async_steps and self.zero_variance == "refill":
+            raise ValueError("async_steps: expected 0 with zero_variance='refill', which samples until it has enough")
         if self.micro_batch_groups is not None and self.micro_batch_groups < 1:
             raise ValueError(f"micro_batch_groups: expected 1 or more, or None for all, got {self.micro_batch_groups}")
         if self.temperature <= 0:
@@ -145,6 +215,34 @@ class GRPOConfig(AlgorithmConfig):
                 f"groups_per_step: expected at least one group for each of {self.num_learners} learners, "
                 f"got {self.groups_per_step}"
             )
+
+    @property
+    def can_reuse_prefill(self) -> bool:
+        """Whether the sampler's forward pass over the prompts can be the learner's, if they share a process.
+
+        That is, if the policy is updated once per iteration, and memory suffices for all groups at once.
+        """
+        takes_one_step = self.groups_per_step is None and self.num_iterations == 1
+        is_at_once = self.micro_batch_groups is None and self.loss != "bnpo"
+        checkpoints = self.model_config.get("gradient_checkpointing", False)
+        return takes_one_step and is_at_once and self.shared_prefix != "off" and not checkpoints
+
+    @property
+    def loss_settings(self) -> LossSettings:
+        """What the loss has to know of these settings.
+
+        Raises:
+            ValueError: If one is out of its range, or means nothing to the loss.
+        """
+        return LossSettings(
+            name=self.loss,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+            delta=self.delta,
+            kl_estimator=self.kl_estimator,
+            kl_coeff=self.kl_coeff,
+            max_completion_tokens=self.max_completion_tokens,
+        )
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """Our module."""
@@ -172,11 +270,6 @@ class GRPOConfig(AlgorithmConfig):
     @property
     def _model_config_auto_includes(self) -> dict[str, Any]:
         """What the module has to know of these settings."""
-        return super()._model_config_auto_includes | {
-            "model": "tiny",
-            "max_image_tokens": None,
-            "lora_rank": None,
-            "kl_coeff": self.kl_coeff,
-            "temperature": self.temperature,
-            "seed": self.seed or 0,
-        }
+        own = ("kl_coeff", "temperature", "is_constrained", "shared_prefix")
+        settings = {name: getattr(self, name) for name in own}
+        return super()._model_config_auto_includes | MODEL_DEFAULTS | settings | {"seed": self.seed or 0}

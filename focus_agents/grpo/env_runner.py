@@ -32,6 +32,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
         super().__init__(config=config, **kwargs)
         self._weights_seq_no = 0
+        self._is_shared = False
         use_gpu = config.num_gpus_per_env_runner > 0 and torch.cuda.is_available()
         self._device = torch.device("cuda" if use_gpu else "cpu")
         self.make_env()
@@ -48,6 +49,17 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
         spec = self.config.get_rl_module_spec(env=self.env, spaces=self.get_spaces(), inference_only=True)
         self.module = spec.build().to(self._device)
         self.policy = self.module.as_policy()
+        self._reuses_prefill = False
+
+    def share_module(self, module: Any, *, reuses_prefill: bool) -> None:
+        """Sample from a learner's own module in this process, instead of a copy of it.
+
+        Args:
+            module: The learner's.
+            reuses_prefill: Whether groups come with the forward pass over their prompts, for the learner.
+        """
+        self.module, self._is_shared, self._reuses_prefill = module, True, reuses_prefill
+        self.policy = module.as_policy()
 
     def get_spaces(self) -> dict[str, Any]:
         """The environment's spaces, under RLlib's keys."""
@@ -80,6 +92,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
                 f"stale weights: expected number {weights_seq_no}, this runner has {self._weights_seq_no}"
             )
         groups: list[RolloutGroup] = []
+        self.policy.keeps_prefix = self._reuses_prefill and self.module.uses_shared_prefix
         for start in range(0, len(jobs), self.config.rollout_batch_groups):
             batch = jobs[start : start + self.config.rollout_batch_groups]
             groups += collect_groups(
@@ -99,6 +112,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
         """One greedy answer for each of these episodes of the validation data."""
         if self.validation_env is None:
             raise ValueError("validation_env_config: expected the validation environment's arguments, got None")
+        self.policy.keeps_prefix = False
         return evaluate(
             self.validation_env,
             self.policy,
@@ -121,9 +135,10 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
         """Take weights, given as they are or by reference."""
         if COMPONENT_RL_MODULE not in state:
             return
-        weights = state[COMPONENT_RL_MODULE]
-        weights = ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights
-        self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
+        if not self._is_shared:
+            weights = state[COMPONENT_RL_MODULE]
+            weights = ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights
+            self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
         self._weights_seq_no = state.get(WEIGHTS_SEQ_NO, 0)
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:

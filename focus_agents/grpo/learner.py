@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,18 +15,26 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
-from focus_agents.grpo.batch import GroupTrainingData, collate_groups
-from focus_agents.grpo.loss import grpo_loss
+from focus_agents.grpo.batch import (
+    GroupBatch,
+    GroupTrainingData,
+    TrainingGroup,
+    collate_groups,
+    micro_batches,
+    split_completions,
+)
+from focus_agents.grpo.loss import policy_loss, rollout_weights
 from focus_agents.grpo.module import ENTROPIES, GROUP_BATCH, LOGPROBS, REF_LOGPROBS
 from focus_env.errors import TrainingError
 
-GROUPS, NUM_STEP_TOKENS = "groups", "num_step_tokens"
+GROUPS, TOTALS = "groups", "totals"
 
 
 class GRPOTorchLearner(TorchLearner):
     """Trains a `VLMModule` on the groups of a `GroupTrainingData`."""
 
     _gradients_are_checked = False
+    _has_chosen_path = False
 
     def get_parameters(self, module: Any) -> list[torch.nn.Parameter]:
         """What is trained: not the reference, nor the base under adapters."""
@@ -92,25 +102,67 @@ class GRPOTorchLearner(TorchLearner):
 
     def _create_iterator_if_necessary(self, *, training_data: GroupTrainingData, **kwargs: Any) -> Iterator[Any]:
         """One RLlib batch per optimizer step of the plan; RLlib would cut the data by rows instead."""
-        for groups, num_tokens in training_data.iterate():
-            rows = np.empty(len(groups), dtype=object)
-            rows[:] = groups
-            batch = SampleBatch({GROUPS: rows, NUM_STEP_TOKENS: np.full(len(groups), num_tokens)})
+        self._choose_path(next(iter(training_data.groups.values())))
+        training_data = self._add_logprobs(training_data)
+        for groups, totals in training_data.iterate():
+            rows, step = np.empty(len(groups), dtype=object), np.empty(len(groups), dtype=object)
+            rows[:], step[:] = groups, [totals] * len(groups)
+            batch = SampleBatch({GROUPS: rows, TOTALS: step})
             yield MultiAgentBatch({DEFAULT_MODULE_ID: batch}, env_steps=sum(len(g.token_ids) for g in groups))
+
+    def _choose_path(self, group: TrainingGroup) -> None:
+        """At the first update, find out whether this model computes shared rows as it should; all learners agree."""
+        if self.config.shared_prefix != "auto" or self._has_chosen_path:
+            return
+        self._has_chosen_path = True
+        module = self.module[DEFAULT_MODULE_ID].unwrapped()
+        gap = torch.tensor(module.shared_prefix_gap(collate_groups([group], module.processor, device=self.device)))
+        if torch.distributed.is_initialized():
+            gap = gap.to(self.device)
+            torch.distributed.all_reduce(gap, torch.distributed.ReduceOp.MAX)
+        module.uses_shared_prefix = bool(gap <= 1)
+        if not module.uses_shared_prefix:
+            warnings.warn(
+                f"shared prefix: log-probabilities differ from those of repeated prompts by {float(gap):.1f} times "
+                "what rounding explains, so prompts are repeated for each answer, which is slower by about the "
+                "group size; please report the model",
+                stacklevel=2,
+            )
+
+    def _add_logprobs(self, data: GroupTrainingData) -> GroupTrainingData:
+        """What several optimizer steps need of the policy and the reference as they are before the first."""
+        needs_old, needs_reference = self.config.rollout_correction != "none", self.config.kl_coeff > 0
+        if len(data.steps) == 1 or not (needs_old or needs_reference):
+            return data
+        module = self.module[DEFAULT_MODULE_ID].unwrapped()
+        groups: dict[int, TrainingGroup] = {}
+        size = self.config.micro_batch_groups or len(data.groups)
+        for start in range(0, len(data.groups), size):
+            part = list(data.groups)[start : start + size]
+            batch = collate_groups([data.groups[p] for p in part], module.processor, device=self.device)
+            added: dict[str, list[Any]] = {}
+            if needs_old:
+                added["old_logprobs"] = split_completions(module.policy_logprobs(batch), batch.lengths)
+            if needs_reference:
+                added["ref_logprobs"] = split_completions(module.reference_logprobs(batch), batch.lengths)
+            for row, position in enumerate(part):
+                changes = {name: values[row] for name, values in added.items()}
+                groups[position] = replace(data.groups[position], **changes)
+        return GroupTrainingData(groups=groups, steps=data.steps)
 
     def _uncompiled_update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         """One optimizer step: gradients add up over micro-batches, and learners exchange them after the last."""
         ((module_id, rows),) = batch.items()
         config = self.config.get_config_for_module(module_id)
-        groups, num_tokens = list(rows[GROUPS]), float(rows[NUM_STEP_TOKENS][0])
-        size = config.micro_batch_groups or len(groups)
+        groups, totals = list(rows[GROUPS]), rows[TOTALS][0]
+        portions = micro_batches(groups, config.micro_batch_groups)
         for optimizer in self._optimizer_parameters:
             optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        for start in range(0, len(groups), size):
-            is_last = start + size >= len(groups)
-            group_batch = collate_groups(groups[start : start + size], self._processor(module_id), device=self.device)
-            micro_batch = {module_id: {GROUP_BATCH: group_batch, NUM_STEP_TOKENS: num_tokens}}
+        for portion in portions:
+            is_last = portion is portions[-1]
+            group_batch = collate_groups(portion, self._processor(module_id), device=self.device)
+            micro_batch = {module_id: {GROUP_BATCH: group_batch, TOTALS: totals}}
             with contextlib.nullcontext() if is_last or config.num_learners <= 1 else self.module[module_id].no_sync():
                 losses = self.compute_losses(fwd_out=self.module.forward_train(micro_batch), batch=micro_batch)
                 losses[module_id].backward()
@@ -123,27 +175,43 @@ class GRPOTorchLearner(TorchLearner):
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, torch.Tensor]
     ) -> torch.Tensor:
         """The micro-batch's part of the step's loss, times the learners, since these average their gradients."""
-        groups = batch[GROUP_BATCH]
+        groups: GroupBatch = batch[GROUP_BATCH]
         num_tokens = groups.token_ids.shape[-1]
-        reference = fwd_out.get(REF_LOGPROBS)
-        loss, sums = grpo_loss(
-            fwd_out[LOGPROBS].reshape(-1, num_tokens),
-            groups.old_logprobs.reshape(-1, num_tokens),
-            groups.advantages.reshape(-1),
-            groups.loss_mask.reshape(-1, num_tokens),
-            num_valid_tokens=batch[NUM_STEP_TOKENS],
-            clip_low=config.clip_low,
-            clip_high=config.clip_high,
-            kl_coeff=config.kl_coeff,
-            ref_logprobs=None if reference is None else reference.reshape(-1, num_tokens),
+
+        def flat(values: torch.Tensor) -> torch.Tensor:
+            return values.reshape(-1, num_tokens)
+
+        logprobs, sampler_logprobs, mask = (
+            flat(fwd_out[LOGPROBS]),
+            flat(groups.sampler_logprobs),
+            flat(groups.loss_mask),
         )
-        count = sums["num_tokens"]
+        old_logprobs, weights = sampler_logprobs, None
+        if config.rollout_correction != "none":
+            # In a single step the policy before the update is the policy.
+            old_logprobs = logprobs.detach() if groups.old_logprobs is None else flat(groups.old_logprobs)
+            weights = rollout_weights(
+                old_logprobs, sampler_logprobs, mask, correction=config.rollout_correction, cap=config.correction_cap
+            )
+        loss, sums = policy_loss(
+            logprobs,
+            old_logprobs,
+            groups.advantages.reshape(-1),
+            mask,
+            settings=config.loss_settings,
+            totals=batch[TOTALS],
+            ref_logprobs=flat(fwd_out[REF_LOGPROBS]) if REF_LOGPROBS in fwd_out else None,
+            rollout_weights=weights,
+        )
+        count = sums["num_tokens"].clamp(min=1)
+        gap = (logprobs.detach() - sampler_logprobs).abs().masked_fill(~mask, 0.0).sum()
         self.metrics.log_dict(
             {
                 "clip_fraction": sums["clipped_tokens"] / count,
                 "kl": sums["kl_sum"] / count,
                 "ratio_mean": sums["ratio_sum"] / count,
-                "entropy": fwd_out[ENTROPIES][groups.loss_mask].mean(),
+                "entropy": fwd_out[ENTROPIES].masked_fill(~groups.loss_mask, 0.0).sum() / count,
+                "sampler_gap": gap / count,
             },
             key=module_id,
             reduce="mean",

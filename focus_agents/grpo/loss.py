@@ -1,79 +1,293 @@
-"""The GRPO loss as pure functions of tensors.
+"""The GRPO family of losses as pure functions of tensors.
+
+One optimizer step may be computed in micro-batches on several learners. Each part divides by what the *whole* step
+holds, so the parts' losses, and their gradients, add up to the step's.
 
 Axis letters: B completions, T completion tokens.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
 import torch
 
+LossName = Literal["grpo", "dapo", "dr_grpo", "bnpo", "gspo", "cispo", "sapo"]
+KLEstimator = Literal["k1", "k2", "k3"]
+RolloutCorrection = Literal["none", "token_tis", "seq_mask"]
 
-def grpo_loss(
+SAPO_TAU_POSITIVE, SAPO_TAU_OTHERS = 1.0, 1.05  # by the advantage's sign: bad answers' updates fade sooner
+UNCLIPPED = ("cispo", "sapo")  # losses that bound the ratio in a way of their own
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossSettings:
+    """Which loss, and its constants; see `policy_loss`.
+
+    Attributes:
+        name: How tokens become a loss.
+        clip_low: How far below 1 the ratio counts. Without effect for cispo and sapo.
+        clip_high: How far above 1; relative for cispo too, where TRL's `epsilon_high` is `1 + clip_high`. Without
+            effect for sapo. GSPO's ratio of a whole completion moves little; its paper clips at 3e-4 and 4e-4.
+        delta: Where the ratio stops to count when the advantage is negative; None leaves it unbounded.
+        kl_estimator: See `kl_penalty`.
+        kl_coeff: Weight of the penalty; 0 needs no reference.
+        max_completion_tokens: The constant length by which dr_grpo divides.
+
+    Raises:
+        ValueError: If a setting is out of its range, or means nothing to this loss.
+    """
+
+    name: LossName = "dapo"
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    delta: float | None = None
+    kl_estimator: KLEstimator = "k3"
+    kl_coeff: float = 0.0
+    max_completion_tokens: int
+
+    def __post_init__(self) -> None:
+        names, estimators = get_args(LossName), get_args(KLEstimator)
+        checks = [
+            ("name", self.name in names, f"one of {', '.join(names)}"),
+            ("clip_low", 0 < self.clip_low <= 1, "more than 0 and at most 1"),
+            ("clip_high", self.clip_high > 0, "more than 0"),
+            (
+                "delta",
+                self.delta is None or self.name not in UNCLIPPED,
+                f"None because {self.name} bounds no ratio there",
+            ),
+            (
+                "delta",
+                self.delta is None or self.delta > 1 + self.clip_high,
+                f"None or more than 1 + clip_high = {1 + self.clip_high}",
+            ),
+            ("kl_estimator", self.kl_estimator in estimators, f"one of {', '.join(estimators)}"),
+            ("kl_coeff", 0 <= self.kl_coeff < math.inf, "0 or more, and finite"),
+            ("max_completion_tokens", self.max_completion_tokens >= 1, "1 or more"),
+        ]
+        for setting, is_valid, expected in checks:
+            if not is_valid:
+                raise ValueError(f"{setting}: expected {expected}, got {getattr(self, setting)!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class StepTotals:
+    """What one optimizer step holds, over all its micro-batches and learners.
+
+    Attributes:
+        num_tokens: Completion tokens, padding apart.
+        num_completions: Completions, also those without a token to learn from.
+        num_micro_batches: Calls of `policy_loss` that make up the step.
+    """
+
+    num_tokens: int
+    num_completions: int
+    num_micro_batches: int
+
+
+def policy_loss(
     logprobs: torch.Tensor,
     old_logprobs: torch.Tensor,
     advantages: torch.Tensor,
     loss_mask: torch.Tensor,
     *,
-    num_valid_tokens: float,
-    clip_low: float,
-    clip_high: float,
-    kl_coeff: float = 0.0,
+    settings: LossSettings,
+    totals: StepTotals,
     ref_logprobs: torch.Tensor | None = None,
+    rollout_weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Clipped policy-gradient loss with a KL penalty, summed over tokens and divided by a count that the caller gives.
+    """This micro-batch's part of the optimizer step's loss; the parts add up to the whole.
 
-    With ratio r = exp(logprob - old_logprob) and advantage A of the completion, a token's loss is
-    ``-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) + kl_coeff * k3``.
+    With the ratio r = exp(logprob - old_logprob) and the completion's advantage A, a token's loss is
+
+    ========================= =========================================================================================
+    grpo, dapo, dr_grpo, bnpo -min(min(r, delta) A, clip(r, 1 - clip_low, 1 + clip_high) A); no inner min if delta None
+    gspo                      the same, r being exp(mean of the completion's log ratios) for each of its tokens
+    cispo                     -stop_gradient(min(r, 1 + clip_high)) A logprob
+    sapo                      -(4 / tau) sigmoid(tau (r - 1)) A; tau is 1 if A > 0, else 1.05
+    ========================= =========================================================================================
+
+    times the rollout weight, plus kl_coeff times `kl_penalty`, which no ratio weighs. The step's loss is
+
+    ================ ==================================================================================================
+    dapo, cispo      the sum over tokens / tokens of the step
+    grpo, gspo, sapo the sum over completions of the mean over their tokens / completions of the step; a completion
+                     without tokens adds 0 but counts
+    dr_grpo          the sum over tokens / (completions of the step x max_completion_tokens)
+    bnpo             the sum over tokens / tokens of this micro-batch / micro-batches of the step, so unlike the others
+                     it depends on how the step is cut
+    ================ ==================================================================================================
 
     Args:
         logprobs: [B, T] of the policy that is trained, with gradient.
-        old_logprobs: [B, T] of the policy that sampled.
+        old_logprobs: [B, T] of the policy as it was when the step's data was made.
         advantages: [B].
-        loss_mask: [B, T] 1 at completion tokens, 0 at padding; what stands in padding does not matter.
-        num_valid_tokens: Tokens of the whole optimizer step, over all micro-batches and learners, so that the sum of
-            the parts is the loss of the whole.
-        clip_low: How far below 1 the ratio counts.
-        clip_high: How far above 1.
-        kl_coeff: Weight of the penalty; 0 needs no `ref_logprobs`.
-        ref_logprobs: [B, T] of the frozen reference policy.
+        loss_mask: [B, T] 1 at completion tokens, 0 at padding; what stands in padding, here and below, does not matter.
+        settings: Which loss.
+        totals: Of the whole step.
+        ref_logprobs: [B, T] of the frozen reference policy; needed if `settings.kl_coeff` is not 0.
+        rollout_weights: [B, T] or [B, 1] from `rollout_weights`; None weighs all tokens by 1.
 
     Returns:
-        The loss (scalar), and sums over valid tokens, detached: `clipped_tokens`, `kl_sum`, `ratio_sum`, `num_tokens`.
+        The loss (scalar), and sums over this micro-batch's valid tokens, detached: `clipped_tokens` whose ratio a bound
+        changed (none for sapo), `kl_sum`, `ratio_sum`, `num_tokens`. For gspo each token counts its completion's ratio.
 
     Raises:
-        ValueError: If `kl_coeff` is set and `ref_logprobs` is missing.
+        ValueError: If there is a `kl_coeff` but no `ref_logprobs`.
 
-    Source: arXiv:2402.03300, equation 3; k3 from section 4.1.1. Departure: tokens weigh the same whatever the length
-    of their completion (arXiv:2503.14476, equation 8), where the paper averages within completions first.
+    Sources, and what TRL calls them (`loss_type` unless said otherwise):
+        grpo: arXiv:2402.03300, equation 3; TRL "grpo".
+        dapo: arXiv:2503.14476, equation 8; TRL "dapo". TRL spreads the tokens between two generations evenly over their
+            steps; this divides by the step's own, the same where one step uses them all.
+        dr_grpo: arXiv:2503.20783, which drops the length; a constant stands in its place. TRL "dr_grpo".
+        bnpo: no paper; TRL "bnpo".
+        gspo: arXiv:2507.18071, equation 5; TRL `importance_sampling_level="sequence"` with "grpo". Its
+            clip metrics count completions where `clipped_tokens` counts their tokens.
+        cispo: arXiv:2506.13585, section 3.1, without a lower bound, which the paper sets out of reach; TRL "cispo". Its
+            clip metric leaves out negative advantages.
+        sapo: arXiv:2511.20347; TRL "sapo".
+        delta: arXiv:2505.07291 (two-sided clipping); TRL `delta`.
+        KL term: arXiv:2402.03300, equation 3; TRL `beta` with `use_bias_correction_kl=False`.
     """
-    if kl_coeff != 0 and ref_logprobs is None:
-        raise ValueError(f"ref_logprobs: expected a tensor because kl_coeff is {kl_coeff}, got None")
+    if settings.kl_coeff != 0 and ref_logprobs is None:
+        raise ValueError(f"ref_logprobs: expected a tensor because kl_coeff is {settings.kl_coeff}, got None")
     mask = loss_mask.bool()
-    ratio = torch.exp((logprobs - old_logprobs).masked_fill(~mask, 0.0))
-    advantages = advantages[:, None]
-    unclipped = ratio * advantages
-    clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
-    token_loss = -torch.minimum(unclipped, clipped)
-    kl = torch.zeros_like(token_loss)
-    if kl_coeff != 0 and ref_logprobs is not None:
-        # Masked before the exponential: behind it, garbage in the padding would make the gradient nan.
-        kl = k3_kl(logprobs.masked_fill(~mask, 0.0), ref_logprobs.masked_fill(~mask, 0.0))
-        token_loss = token_loss + kl_coeff * kl
-    loss = token_loss.masked_fill(~mask, 0.0).sum() / num_valid_tokens
+    # Masked before any exponential: behind it, garbage in the padding would make the gradient nan.
+    logprobs, old_logprobs = logprobs.masked_fill(~mask, 0.0), old_logprobs.masked_fill(~mask, 0.0)
+    advantages = advantages.to(logprobs)[:, None]
+    token_loss, ratio, is_clipped = _token_loss(logprobs, old_logprobs, advantages, mask, settings)
+    if rollout_weights is not None:
+        token_loss = token_loss * torch.where(mask, rollout_weights, 0.0)
+    kl = torch.zeros_like(logprobs)
+    if settings.kl_coeff != 0 and ref_logprobs is not None:
+        kl = kl_penalty(logprobs, ref_logprobs.masked_fill(~mask, 0.0), settings.kl_estimator)
+        token_loss = token_loss + settings.kl_coeff * kl
+    loss = _aggregate(token_loss.masked_fill(~mask, 0.0), mask, settings, totals)
     with torch.no_grad():
         sums = {
-            "clipped_tokens": (mask & (clipped < unclipped)).sum(),
-            "kl_sum": kl.sum(),
-            "ratio_sum": ratio[mask].sum(),
+            "clipped_tokens": (mask & is_clipped).sum(),
+            "kl_sum": kl.detach().sum(),
+            "ratio_sum": ratio.detach().masked_fill(~mask, 0.0).sum(),
             "num_tokens": mask.sum(),
         }
     return loss, sums
 
 
-def k3_kl(logprobs: torch.Tensor, ref_logprobs: torch.Tensor) -> torch.Tensor:
-    """Estimate KL(policy || reference) per token: ``exp(d) - d - 1``, ``d = ref_logprob - logprob``; never negative.
+def _token_loss(
+    logprobs: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    mask: torch.Tensor,
+    settings: LossSettings,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The first table of `policy_loss`: each token's loss, its ratio, and whether a bound changed it, all [B, T].
 
-    Source: J. Schulman, "Approximating KL divergence" (2020), estimator k3.
+    Log-probabilities are 0 in padding here; advantages are [B, 1].
     """
-    difference = ref_logprobs - logprobs
-    return torch.exp(difference) - difference - 1
+    log_ratio = logprobs - old_logprobs
+    if settings.name == "gspo":
+        num_tokens = mask.sum(1, keepdim=True).clamp(min=1)
+        log_ratio = (log_ratio.sum(1, keepdim=True) / num_tokens).expand_as(log_ratio)
+    ratio = torch.exp(log_ratio)
+    if settings.name == "cispo":
+        weight = ratio.detach().clamp(max=1 + settings.clip_high)
+        return -weight * advantages * logprobs, ratio, weight != ratio
+    if settings.name == "sapo":
+        temperature = torch.full_like(advantages, SAPO_TAU_OTHERS).masked_fill(advantages > 0, SAPO_TAU_POSITIVE)
+        gate = 4 / temperature * torch.sigmoid(temperature * (ratio - 1))
+        return -gate * advantages, ratio, torch.zeros_like(mask)
+    plain = ratio * advantages
+    bounded = plain if settings.delta is None else ratio.clamp(max=settings.delta) * advantages
+    gain = torch.minimum(bounded, ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high) * advantages)
+    return -gain, ratio, gain != plain
+
+
+def _aggregate(
+    token_loss: torch.Tensor, mask: torch.Tensor, settings: LossSettings, totals: StepTotals
+) -> torch.Tensor:
+    """The second table of `policy_loss`: from [B, T] token losses, 0 in padding, to this part's scalar."""
+    per_completion, num_tokens = token_loss.sum(1), mask.sum(1)
+    match settings.name:
+        case "dapo" | "cispo":
+            return per_completion.sum() / max(totals.num_tokens, 1)
+        case "grpo" | "gspo" | "sapo":
+            return (per_completion / num_tokens.clamp(min=1)).sum() / totals.num_completions
+        case "dr_grpo":
+            return per_completion.sum() / (totals.num_completions * settings.max_completion_tokens)
+        case "bnpo":
+            return per_completion.sum() / num_tokens.sum().clamp(min=1) / totals.num_micro_batches
+
+
+def rollout_weights(
+    old_logprobs: torch.Tensor,
+    sampler_logprobs: torch.Tensor,
+    loss_mask: torch.Tensor,
+    *,
+    correction: RolloutCorrection,
+    cap: float,
+) -> torch.Tensor | None:
+    """Importance weights of completions whose sampler computes other probabilities than the learner's policy does.
+
+    Args:
+        old_logprobs: [B, T] of the policy at the time of sampling, computed as the learner does.
+        sampler_logprobs: [B, T] of the same policy, as its sampler reported them.
+        loss_mask: [B, T] 1 at completion tokens; what stands in padding does not matter.
+        correction: "token_tis" weighs each token by its own ratio, at most `cap`; "seq_mask" weighs all tokens of a
+            completion by the product of their ratios, and drops the completion if that is above `cap`; "none".
+        cap: Above 0.
+
+    Returns:
+        [B, T] for "token_tis" (1 in padding), [B, 1] for "seq_mask", None for "none". Without gradient.
+
+    Raises:
+        ValueError: If `correction` is unknown or `cap` is not above 0.
+
+    Sources: F. Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training" (2025), truncated
+    importance sampling; J. Liu et al., "When Speed Kills Stability: Demystifying RL Collapse from the
+    Training-Inference Mismatch" (2025), sequence-level masking. In TRL `vllm_importance_sampling_mode`
+    "token_truncate" and "sequence_mask", with `vllm_importance_sampling_clip_max` for `cap`. Departure: a sampler's nan
+    stays nan, where TRL weighs its token by 1.
+    """
+    if correction not in get_args(RolloutCorrection):
+        raise ValueError(f"correction: expected one of {', '.join(get_args(RolloutCorrection))}, got {correction!r}")
+    if correction == "none":
+        return None
+    if not cap > 0:
+        raise ValueError(f"cap: expected more than 0, got {cap}")
+    log_ratio = (old_logprobs.detach() - sampler_logprobs.detach()).masked_fill(~loss_mask.bool(), 0.0)
+    if correction == "token_tis":
+        return log_ratio.exp().clamp(max=cap).masked_fill(~loss_mask.bool(), 1.0)
+    weights = log_ratio.sum(1, keepdim=True).exp()
+    return weights.masked_fill(weights > cap, 0.0)
+
+
+def kl_penalty(logprobs: torch.Tensor, ref_logprobs: torch.Tensor, estimator: KLEstimator) -> torch.Tensor:
+    """Estimate KL(policy || reference) at each token that the policy sampled, from d = logprob - ref_logprob.
+
+    k1 is d, k2 is d^2 / 2 (biased, never negative), k3 is exp(-d) - 1 + d (unbiased, never negative). The estimates
+    say nothing of their gradients, and these are what a loss uses: on the policy's own samples k1's is zero on average
+    (it adds noise and holds nothing back), k2's is that of KL(policy || reference), k3's that of
+    KL(reference || policy).
+
+    Args:
+        logprobs: Of the policy, any shape.
+        ref_logprobs: Of the reference, the same shape.
+        estimator: Which.
+
+    Returns:
+        The same shape.
+
+    Sources: J. Schulman, "Approximating KL divergence" (2020); arXiv:2506.09477 for the gradients. GRPO and TRL take k3
+    (arXiv:2402.03300, equation 4).
+    """
+    difference = logprobs - ref_logprobs
+    match estimator:
+        case "k1":
+            return difference
+        case "k2":
+            return difference.square() / 2
+        case "k3":
+            return torch.exp(-difference) - 1 + difference

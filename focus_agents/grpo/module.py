@@ -5,38 +5,71 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 
-from focus_agents.generation import score_completions
+from focus_agents.grammar import AnswerGrammar
 from focus_agents.grpo.batch import GroupBatch
-from focus_agents.models.adapters import add_adapters
-from focus_agents.models.loading import load_model, load_processor
+from focus_agents.models.loading import Precision, has_frozen_vision, load_processor, load_trainable_model
 from focus_agents.policies.vlm import VLMPolicy
+from focus_agents.scoring import score_completions, shared_prefix_gap
 
 LOGPROBS, REF_LOGPROBS, ENTROPIES = "logprobs", "ref_logprobs", "entropies"
 GROUP_BATCH = "group_batch"
+
+MODEL_DEFAULTS: dict[str, Any] = {
+    "model": "tiny",
+    "max_image_tokens": None,
+    "lora_rank": None,
+    "freeze_vision": False,
+    "precision": "fp32",
+    "gradient_checkpointing": False,
+}
+"""What `.rl_module(model_config={...})` takes.
+
+`model` is a name or folder for `load_model`; `max_image_tokens` (None: the processor's own limit) goes to
+`load_processor`, the others to `load_trainable_model`.
+"""
+
+LARGEST_GAP: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.05}
+"""Most nats per token by which the shared and the repeated way may differ: rounding, far below any mistake."""
 
 
 class VLMModule(TorchRLModule, InferenceOnlyAPI):
     """A vision-language policy.
 
-    `model_config`, which `GRPOConfig` fills, holds `model` (a name or folder for `load_model`), `max_image_tokens`
-    (None: the processor's own limit), `lora_rank` (None trains all parameters), `kl_coeff`, `temperature` and `seed`.
+    `model_config` holds what `MODEL_DEFAULTS` names, and what `GRPOConfig` adds of its own settings: `kl_coeff`,
+    `temperature`, `is_constrained`, `shared_prefix` and `seed`.
+
+    Attributes:
+        policy: The model that is trained.
+        processor: What encodes its prompts.
+        uses_shared_prefix: Whether groups are scored as one row each.
     """
 
     def setup(self) -> None:
         """Build the policy, and the reference if a KL penalty is asked for and adapters cannot be switched off."""
         config = self.model_config
+        if config["precision"] not in get_args(Precision):
+            raise ValueError(
+                f"precision: expected one of {', '.join(get_args(Precision))}, got {config['precision']!r}"
+            )
         self.processor = load_processor(config["model"], max_image_tokens=config["max_image_tokens"])
-        self.policy = load_model(config["model"], seed=config["seed"])
+        names = ("seed", "precision", "lora_rank", "freeze_vision", "gradient_checkpointing")
+        self.policy = load_trainable_model(config["model"], **{name: config[name] for name in names})
+        self.uses_shared_prefix = config["shared_prefix"] != "off"
+        self.grammar = None
+        if config["is_constrained"]:
+            self.grammar = AnswerGrammar(
+                self.processor.tokenizer,
+                self.policy.config.get_text_config().vocab_size,
+                eos_token_id=self.processor.eos_token_id,
+            )
         self._has_adapters = config["lora_rank"] is not None
-        if self._has_adapters:
-            self.policy = add_adapters(self.policy, rank=config["lora_rank"], seed=config["seed"])
-        elif config["kl_coeff"] > 0 and not self.inference_only:
+        if config["kl_coeff"] > 0 and not self._has_adapters and not self.inference_only:
             self.reference = copy.deepcopy(self.policy).requires_grad_(False)
 
     def get_non_inference_attributes(self) -> list[str]:
@@ -45,7 +78,29 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
 
     def as_policy(self) -> VLMPolicy:
         """The same weights behind the `Policy` protocol."""
-        return VLMPolicy(self.policy, self.processor)
+        return VLMPolicy(
+            self.policy,
+            self.processor,
+            grammar=self.grammar,
+            precision=self.model_config["precision"],
+            keeps_image_features=has_frozen_vision(self.policy),
+        )
+
+    def shared_prefix_gap(self, batch: GroupBatch) -> float:
+        """Score groups in the shared and in the repeated way.
+
+        Args:
+            batch: One group is enough.
+
+        Returns:
+            Mean difference of the log-probabilities per token, as a multiple of what rounding may explain; above 1, the
+            model does not compute shared rows as it should.
+        """
+        with self._precision(batch):
+            gap = shared_prefix_gap(
+                self.policy, batch.prompts, batch.token_ids, batch.lengths, **self._scoring_options()
+            )
+        return gap / LARGEST_GAP[self.model_config["precision"]]
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
         """[N, G, T] log-probabilities of the completions, entropies, and the reference's log-probabilities if any."""
@@ -53,27 +108,50 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
         logprobs, entropies = self._score(self.policy, group_batch)
         output = {LOGPROBS: logprobs, ENTROPIES: entropies}
         if self.model_config["kl_coeff"] > 0:
-            with torch.no_grad():
-                output[REF_LOGPROBS] = self._reference_logprobs(group_batch)
+            known = group_batch.ref_logprobs
+            output[REF_LOGPROBS] = self.reference_logprobs(group_batch) if known is None else known
         return output
 
     _forward = _forward_train
 
-    def _reference_logprobs(self, batch: GroupBatch) -> torch.Tensor:
-        """With adapters, the reference is the same model with its adapters off."""
-        model = self.policy if self._has_adapters else self.reference
-        adapters_off = self.policy.disable_adapter() if self._has_adapters else contextlib.nullcontext()
-        with adapters_off:
-            return self._score(model, batch)[0]
+    @torch.no_grad()
+    def reference_logprobs(self, batch: GroupBatch) -> torch.Tensor:
+        """[N, G, T] log-probabilities under the reference: with adapters, the same model with its adapters off."""
+        if not self._has_adapters:
+            return self._score(self.reference, batch)[0]
+        with self.policy.disable_adapter():
+            return self._score(self.policy, batch)[0]
+
+    @torch.no_grad()
+    def policy_logprobs(self, batch: GroupBatch) -> torch.Tensor:
+        """[N, G, T] log-probabilities under the policy as it is now."""
+        return self._score(self.policy, batch)[0]
 
     def _score(self, model: Any, batch: GroupBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        return score_completions(
-            model,
-            batch.prompts,
-            batch.token_ids,
-            temperature=self.model_config["temperature"],
-            banned_token_ids=self.processor.banned_token_ids,
-        )
+        with self._precision(batch):
+            return score_completions(
+                model,
+                batch.prompts,
+                batch.token_ids,
+                batch.lengths,
+                shared_prefix=self.uses_shared_prefix,
+                prefix=batch.prefix if self._can_use_prefix(model) else None,
+                **self._scoring_options(),
+            )
+
+    def _can_use_prefix(self, model: Any) -> bool:
+        return self.uses_shared_prefix and model is self.policy and torch.is_grad_enabled()
+
+    def _scoring_options(self) -> dict[str, Any]:
+        return {
+            "temperature": self.model_config["temperature"],
+            "banned_token_ids": self.processor.banned_token_ids,
+            "grammar": self.grammar,
+        }
+
+    def _precision(self, batch: GroupBatch) -> contextlib.AbstractContextManager[Any]:
+        is_narrow = self.model_config["precision"] == "bf16"
+        return torch.autocast(batch.token_ids.device.type, torch.bfloat16, enabled=is_narrow)
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         """Copies of the trained parameters on the CPU; what is frozen comes back from where it was loaded.

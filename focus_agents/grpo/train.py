@@ -147,7 +147,7 @@ def _collect_metrics(
         "iteration": iteration,
         **{name: float(value) for name, value in result[ROLLOUTS].items()},
         "loss": float(learner["total_loss"]),
-        **{name: float(learner[name]) for name in ("kl", "clip_fraction", "entropy")},
+        **{name: float(learner[name]) for name in ("kl", "clip_fraction", "entropy", "sampler_gap")},
         "grad_norm": float(learner["gradients_default_optimizer_global_norm"]),
         "lr": float(learner["default_optimizer_learning_rate"]),
         "seconds_sampling": float(timers[ENV_RUNNER_SAMPLING_TIMER]),

@@ -6,15 +6,19 @@ Every family here follows Qwen2-VL's conventions: `<|image_pad|>` tokens, M-RoPE
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
+from focus_agents.attention import set_focus_attention
 from focus_agents.models import tiny
+from focus_agents.models.adapters import add_adapters, base_model
 from focus_agents.processing import VLMProcessor
 from focus_env.errors import CheckpointError
+
+Precision = Literal["fp32", "bf16"]
 
 TINY = "tiny"
 MIN_IMAGE_TOKENS = 4
@@ -76,6 +80,49 @@ def load_model(name_or_path: str, *, seed: int = 0, dtype: torch.dtype = torch.f
     if missing := sorted(info["missing_keys"]):
         raise CheckpointError(_not_loaded(name_or_path, f"{len(missing)} weights are missing, e.g. {missing[0]}"))
     return model
+
+
+def load_trainable_model(
+    name_or_path: str,
+    *,
+    seed: int = 0,
+    precision: Precision = "fp32",
+    lora_rank: int | None = None,
+    lora_alpha: float | None = None,
+    freeze_vision: bool = False,
+    gradient_checkpointing: bool = False,
+) -> Any:
+    """Load a model and make it ready to train, in training mode.
+
+    Weights that are trained are in float32, since an update is often smaller than bfloat16 can resolve.
+
+    Args:
+        name_or_path: As for `load_model`.
+        seed: For new weights.
+        precision: "bf16" holds the frozen base under adapters in bfloat16; the caller computes under autocast.
+        lora_rank: Rank of LoRA adapters on the language model; None trains all parameters.
+        lora_alpha: Their scale times their rank; None: twice the rank.
+        freeze_vision: Whether the vision tower stays as it is. Under adapters it does anyway.
+        gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
+
+    Raises:
+        CheckpointError: If there is no such model.
+    """
+    is_narrow = lora_rank is not None and precision == "bf16"
+    model = load_model(name_or_path, seed=seed, dtype=torch.bfloat16 if is_narrow else torch.float32)
+    set_focus_attention(model)
+    if gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    if freeze_vision:
+        model.model.visual.requires_grad_(False)
+    if lora_rank is not None:
+        model = add_adapters(model, rank=lora_rank, alpha=lora_alpha, seed=seed)
+    return model.train()
+
+
+def has_frozen_vision(model: Any) -> bool:
+    """Whether the vision tower stays as it is, so that what it makes of a picture can be kept."""
+    return not any(parameter.requires_grad for parameter in base_model(model).model.visual.parameters())
 
 
 def load_config(name_or_path: str) -> Any:

@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 
-from focus_agents.generation import sample_completions
+from focus_agents.generation import encode_images, prefill, sample_completions
+from focus_agents.grammar import AnswerGrammar
+from focus_agents.models.loading import Precision
 from focus_agents.processing import VLMProcessor
+from focus_agents.shared_prefix import PrefixRow
 from focus_agents.types import Completion, Generation, Sampling
 from focus_env.types import Message
 
@@ -19,11 +22,30 @@ class VLMPolicy:
     Args:
         model: The model, on any device. It is put into eval mode while it samples.
         processor: What encodes its prompts.
+        grammar: If given, no token is sampled that leaves it.
+        precision: "bf16" computes under autocast.
+        keeps_image_features: Whether the prompts that come back hold what the vision tower made of their pictures, in
+            place of the pixels; for a tower that stays as it is.
+        keeps_prefix: Whether the forward pass over the prompts comes back with its gradient, for a learner of the same
+            weights.
     """
 
-    def __init__(self, model: Any, processor: VLMProcessor) -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: VLMProcessor,
+        *,
+        grammar: AnswerGrammar | None = None,
+        precision: Precision = "fp32",
+        keeps_image_features: bool = False,
+        keeps_prefix: bool = False,
+    ) -> None:
         self.model = model
         self.processor = processor
+        self.grammar = grammar
+        self.precision = precision
+        self.keeps_image_features = keeps_image_features
+        self.keeps_prefix = keeps_prefix
 
     def generate(
         self,
@@ -35,25 +57,38 @@ class VLMPolicy:
     ) -> list[Generation]:
         """`num_completions` answers to each prompt, all prompts in one batch."""
         encoded = [self.processor.encode(prompt) for prompt in prompts]
+        device = next(self.model.parameters()).device
+        batch = self.processor.collate(encoded).to(device)
         was_training = self.model.training
         self.model.eval()
         try:
-            sampled = sample_completions(
-                self.model,
-                self.processor.collate(encoded).to(next(self.model.parameters()).device),
-                num_completions=num_completions,
-                sampling=sampling,
-                seeds=seeds,
-                eos_token_id=self.processor.eos_token_id,
-                pad_token_id=self.processor.pad_token_id,
-                banned_token_ids=self.processor.banned_token_ids,
-            )
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                if self.keeps_image_features:
+                    encoded = self.processor.replace_pixels(encoded, encode_images(self.model, batch))
+                    batch = self.processor.collate(encoded).to(device)
+                prefix = prefill(self.model, batch) if self.keeps_prefix else None
+                sampled = sample_completions(
+                    self.model,
+                    batch,
+                    num_completions=num_completions,
+                    sampling=sampling,
+                    seeds=seeds,
+                    eos_token_id=self.processor.eos_token_id,
+                    pad_token_id=self.processor.pad_token_id,
+                    banned_token_ids=self.processor.banned_token_ids,
+                    grammar=self.grammar,
+                    prefix=prefix,
+                )
         finally:
             self.model.train(was_training)
         rows = zip(sampled.token_ids.cpu(), sampled.logprobs.cpu(), sampled.lengths.cpu(), encoded, strict=True)
         return [
-            Generation(tuple(map(self._completion, token_ids, logprobs, lengths)), prompt)
-            for token_ids, logprobs, lengths, prompt in rows
+            Generation(
+                tuple(map(self._completion, token_ids, logprobs, lengths)),
+                prompt,
+                None if prefix is None else PrefixRow(prefix, row),
+            )
+            for row, (token_ids, logprobs, lengths, prompt) in enumerate(rows)
         ]
 
     def _completion(self, token_ids: torch.Tensor, logprobs: torch.Tensor, length: torch.Tensor) -> Completion:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from focus_agents.models.loading import Precision
 from focus_agents.sft.data import AttentionTarget
 
 Labels = Literal["answer", "full"]
 MarginUnit = Literal["reachable", "absolute"]
-Precision = Literal["fp32", "bf16"]
 
 _CHOICES = {
     "labels": get_args(Labels),

@@ -65,7 +65,8 @@ class SFTBatch:
     def tensors(self) -> dict[str, torch.Tensor]:
         """All tensors by name, for a file."""
         own = {name: getattr(self, name) for name in ("answer_ids", "answer_mask", "query_mask", "support_mask")}
-        return own | {field.name: getattr(self.prompts, field.name) for field in dataclasses.fields(self.prompts)}
+        prompts = {field.name: getattr(self.prompts, field.name) for field in dataclasses.fields(self.prompts)}
+        return own | {name: value for name, value in prompts.items() if isinstance(value, torch.Tensor)}
 
 
 class SFTExamples(Dataset[SFTExample]):

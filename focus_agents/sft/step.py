@@ -63,7 +63,7 @@ def measure_losses(model: Any, batch: SFTBatch, config: SFTConfig, layers: froze
     """One forward pass over prompts and answers, and both losses of it.
 
     Args:
-        model: After `set_support_attention`; may be wrapped by PEFT, DDP or torch.compile.
+        model: After `set_focus_attention`; may be wrapped by PEFT, DDP or torch.compile.
         batch: On the model's device.
         config: Labels, margin and beta.
         layers: The layers whose attention is measured; with beta 0 none is.

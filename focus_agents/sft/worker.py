@@ -24,11 +24,11 @@ import torch
 import torch.distributed
 from safetensors.torch import save_file
 
-from focus_agents.attention import select_layers, set_support_attention
+from focus_agents.attention import select_layers
 from focus_agents.checkpoint import load_training_state, save_policy, save_training_state
 from focus_agents.evaluate import evaluate
-from focus_agents.models.adapters import add_adapters, base_model, merge_adapters
-from focus_agents.models.loading import load_model, load_processor
+from focus_agents.models.adapters import base_model, merge_adapters
+from focus_agents.models.loading import load_processor, load_trainable_model
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.reporting import RunDirectory
 from focus_agents.rollout import shuffled_indices
@@ -311,24 +311,24 @@ class SFTWorker:
 
 
 def build_model(name: str, config: SFTConfig) -> Any:
-    """Load a model and make it ready to train: precision, support attention, checkpointing, compilation, adapters.
+    """Load a model and make it ready to train; its layers are compiled if that is asked for.
 
     Args:
         name: For `load_model`.
         config: Settings.
     """
-    # Weights that are trained stay in float32, since an update is often smaller than bfloat16 can resolve.
-    is_narrow = config.lora_rank is not None and config.precision == "bf16"
-    model = load_model(name, seed=config.seed, dtype=torch.bfloat16 if is_narrow else torch.float32)
-    set_support_attention(model)
-    if config.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+    model = load_trainable_model(
+        name,
+        seed=config.seed,
+        precision=config.precision,
+        lora_rank=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        gradient_checkpointing=config.gradient_checkpointing,
+    )
     if config.compile:
         # Layer by layer, since the whole model breaks into parts that are compiled anew for each shape of a batch.
-        for layer in model.model.language_model.layers:
+        for layer in base_model(model).model.language_model.layers:
             layer.compile(dynamic=True)
-    if config.lora_rank is not None:
-        model = add_adapters(model, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
     return model
 
 

@@ -30,11 +30,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from focus_agents import attention
 from focus_agents.attention import (
     ROWS_PER_BLOCK,
-    SUPPORT_ATTENTION,
+    FOCUS_ATTENTION,
     SupportProbe,
     select_layers,
-    set_support_attention,
-    support_attention_forward,
+    set_focus_attention,
+    focus_attention_forward,
     support_mass,
 )
 from focus_agents.models.adapters import add_adapters, base_model
@@ -217,7 +217,7 @@ def attention_loss_and_gradients(
     model: Any, batch: SFTBatch, config: SFTConfig, layers: frozenset[int]
 ) -> tuple[float, Gradients]:
     """Ours, without the LM loss, whose gradient is many times as large and would hide a wrong one."""
-    set_support_attention(model)
+    set_focus_attention(model)
     loss = measure_losses(model, batch, config, layers).attention / len(batch.answer_ids)
     return loss.item(), gradients(model, loss)
 
@@ -313,7 +313,7 @@ class TestAgainstFullMaps:
         assert (inputs["attention_mask"][:, 0] == 0).any() == (side == "left")
         for mask in (inputs["attention_mask"], batch.answer_mask, *masks.values()):
             assert len(set(mask.sum(1).tolist())) == 3, "a ragged batch"
-        set_support_attention(model)
+        set_focus_attention(model)
         probe = SupportProbe.build(masks["query"], masks["support"], inputs["attention_mask"], ALL_LAYERS)
         with torch.no_grad():
             logits = model(**inputs, support_probe=probe).logits
@@ -381,7 +381,7 @@ class TestAgainstFullMaps:
     def test_both_losses(self, processor: VLMProcessor, family: str, labels: Labels) -> None:
         model, batch = make_model(family, processor), make_batch(processor)
         config = SFTConfig(labels=labels, beta=30.0)
-        set_support_attention(model)
+        set_focus_attention(model)
         metrics, ours = step(model, [batch], config, ALL_LAYERS)
         lm, attention_part = reference_losses(model, batch, config, [0, 1, 2])
         expected = gradients(model, lm + 30.0 * attention_part)
@@ -393,7 +393,7 @@ class TestAgainstFullMaps:
     def test_metrics_by_layer(self, processor: VLMProcessor) -> None:
         model, batch = make_model("qwen2_vl", processor), make_batch(processor)
         config = SFTConfig(margin=0.1)
-        set_support_attention(model)
+        set_focus_attention(model)
         metrics = accumulate_gradients(model, [batch], config, frozenset({0, 2}))
         inputs = model_inputs(batch)
         with torch.no_grad():
@@ -419,7 +419,7 @@ class TestAgainstFullMaps:
 
     def test_without_beta_nothing_is_measured(self, processor: VLMProcessor, layer_calls: list[Measurement]) -> None:
         model, batch = make_model("qwen2_vl", processor), make_batch(processor)
-        set_support_attention(model)
+        set_focus_attention(model)
         metrics, ours = step(model, [batch], SFTConfig(beta=0.0), ALL_LAYERS)
         lm, _ = reference_losses(model, batch, SFTConfig(beta=0.0), [0])
         assert metrics == {"loss": metrics["lm_loss"], "lm_loss": pytest.approx(lm.item(), rel=1e-5)}
@@ -487,8 +487,8 @@ class TestTrainingModes:
             graphs.append(str(graph.code))
             return aot_eager(graph, inputs)
 
-        set_support_attention(plain)
-        set_support_attention(model)
+        set_focus_attention(plain)
+        set_focus_attention(model)
         torch._dynamo.reset()
         try:
             model.model.language_model.layers[0].compile(backend=backend, dynamic=True)
@@ -512,7 +512,7 @@ class TestPrecision:
     def test_autocast(self, processor: VLMProcessor, layer_calls: list[Measurement]) -> None:
         """Masses are what float32 makes of the layer's own queries and keys; only these are rounded."""
         model, batch = make_model("qwen2_vl", processor), make_batch(processor)
-        set_support_attention(model)
+        set_focus_attention(model)
         wide = measure_losses(model, batch, SFTConfig(), ALL_LAYERS)
         layer_calls.clear()
         narrow = measure_losses(model, batch, SFTConfig(precision="bf16"), ALL_LAYERS)
@@ -529,7 +529,7 @@ class TestPrecision:
 
     def test_narrow_weights(self, processor: VLMProcessor, layer_calls: list[Measurement]) -> None:
         model, batch = make_model("qwen2_vl", processor).bfloat16(), make_batch(processor)
-        set_support_attention(model)
+        set_focus_attention(model)
         sums = measure_losses(model, batch, SFTConfig(precision="bf16"), ALL_LAYERS)
         for query, key, probe, scaling, mass in layer_calls:
             assert query.dtype == key.dtype == torch.bfloat16
@@ -663,7 +663,7 @@ def test_a_step_on_a_gpu_is_that_on_the_cpu(processor: VLMProcessor, precision: 
     results = []
     for device in ("cpu", "cuda"):
         model = make_model("qwen2_vl", processor).to(device)
-        set_support_attention(model)
+        set_focus_attention(model)
         results.append(step(model, [batch.to(device)], config, ALL_LAYERS)[0])
     assert results[1] == pytest.approx(results[0], rel=1e-3 if precision == "fp32" else 0.05)
 
@@ -685,7 +685,7 @@ class TestProbe:
 
     def test_a_second_pass_does_not_replace_what_was_measured(self, processor: VLMProcessor) -> None:
         model, batch = make_model("qwen2_vl", processor), make_batch(processor)
-        set_support_attention(model)
+        set_focus_attention(model)
         probe = SupportProbe.build(batch.query_mask, batch.support_mask, batch.prompts.attention_mask, frozenset({1}))
         model(**model_inputs(batch), support_probe=probe)
         first = probe.masses[1]
@@ -697,7 +697,7 @@ class TestProbe:
         query, key, probe = random_case(dtype=torch.float64)
         module = torch.nn.Module()
         module.layer_idx, module.num_key_value_groups, module.is_causal = 0, 2, True
-        output, weights = support_attention_forward(module, query, key, key, None, support_probe=probe, scaling=scaling)
+        output, weights = focus_attention_forward(module, query, key, key, None, support_probe=probe, scaling=scaling)
         expected, _ = exact_eager_forward(
             module, query, key, key, torch.full((70, 70), -torch.inf).triu(1), scaling=factor
         )
@@ -708,7 +708,7 @@ class TestProbe:
     def test_a_sliding_window_is_refused(self, processor: VLMProcessor) -> None:
         model = make_model("qwen2_vl", processor, use_sliding_window=True, sliding_window=8, max_window_layers=2)
         batch = make_batch(processor)
-        set_support_attention(model)
+        set_focus_attention(model)
         config = SFTConfig()
         measure_losses(model, batch, config, frozenset({0, 1}))
         with pytest.raises(NotImplementedError, match="support attention: layer 2 has a sliding window"):
@@ -726,18 +726,18 @@ class TestTheModelItself:
         assert model.config.text_config._attn_implementation == "sdpa"
         with torch.no_grad():
             before = model(**model_inputs(batch)).logits
-            set_support_attention(model)
+            set_focus_attention(model)
             without = model(**model_inputs(batch)).logits
             probe = SupportProbe.build(batch.query_mask, batch.support_mask, batch.prompts.attention_mask, ALL_LAYERS)
             measured = model(**model_inputs(batch), support_probe=probe).logits
-        assert model.config.text_config._attn_implementation == SUPPORT_ATTENTION
+        assert model.config.text_config._attn_implementation == FOCUS_ATTENTION
         assert model.config.vision_config._attn_implementation == tower
         assert torch.equal(before, without)
         assert torch.equal(before, measured)
 
     def test_the_vision_tower_is_not_measured(self, processor: VLMProcessor, layer_calls: list[Measurement]) -> None:
         model, batch = make_model("qwen3_vl", processor), make_batch(processor)
-        set_support_attention(model)
+        set_focus_attention(model)
         measure_losses(model, batch, SFTConfig(), frozenset({1}))
         ((query, key, *_),) = layer_calls
         num_tokens = model_inputs(batch)["input_ids"].shape[1]
@@ -757,7 +757,7 @@ class TestPadding:
     ) -> None:
         model, batch = make_model(family, processor), make_batch(processor)
         config = SFTConfig(labels=labels, beta=30.0)
-        set_support_attention(model)
+        set_focus_attention(model)
         expected, expected_gradients = step(model, [batch], config, ALL_LAYERS)
         prompts = batch.prompts
         garbage = torch.randint(300, prompts.input_ids.shape, generator=torch.Generator().manual_seed(2))
@@ -782,7 +782,7 @@ class TestMicroBatches:
     def test_they_add_up(self, processor: VLMProcessor, labels: Labels, parts: list[list[int]]) -> None:
         model = make_model("qwen2_vl", processor)
         config, layers = SFTConfig(labels=labels, beta=30.0, margin=0.1), frozenset({0, 2})
-        set_support_attention(model)
+        set_focus_attention(model)
         expected, expected_gradients = step(model, [make_batch(processor)], config, layers)
         micro_batches = [make_batch(processor, part) for part in parts]
         assert len({batch.prompts.input_ids.shape[1] for batch in micro_batches}) > 1, "padded otherwise than before"
@@ -795,7 +795,7 @@ class TestMicroBatches:
         """Parts have unequal numbers of labels and examples, so a mean over parts would be another loss."""
         model = make_model("qwen2_vl", processor)
         config = SFTConfig(labels=labels)
-        set_support_attention(model)
+        set_focus_attention(model)
         micro_batches = [make_batch(processor, part) for part in ([0, 1], [2])]
         metrics = accumulate_gradients(model, micro_batches, config, ALL_LAYERS)
         alone = [accumulate_gradients(model, [batch], config, ALL_LAYERS) for batch in micro_batches]

@@ -61,7 +61,7 @@ class TestFolders:
         loaded, twin = load_model(str(saved)).eval(), load_processor(str(saved))
         batch = processor.collate(prompts)
         with torch.no_grad():
-            torch.testing.assert_close(prefill(loaded, batch).logits, prefill(model, batch).logits, rtol=0, atol=0)
+            torch.testing.assert_close(prefill(loaded, batch).hidden, prefill(model, batch).hidden, rtol=0, atol=0)
         messages = get_template("default").render(observe(make_episode()))
         np.testing.assert_array_equal(twin.encode(messages).input_ids, processor.encode(messages).input_ids)
         np.testing.assert_array_equal(twin.encode(messages).pixel_values, processor.encode(messages).pixel_values)

@@ -102,7 +102,7 @@ def test_the_models_mode_is_given_back(
 ) -> None:
     seen: list[bool] = []
     model.train(is_training)
-    with model.register_forward_pre_hook(lambda module, _: seen.append(module.training)):
+    with model.model.register_forward_pre_hook(lambda module, _: seen.append(module.training)):
         VLMPolicy(model, processor).generate(questions, num_completions=1, sampling=Sampling(1.0, 2), seeds=[0, 1])
     was_training = model.training
     model.eval()

@@ -1,0 +1,185 @@
+"""The EnvRunners as one: jobs in, results out, whichever of them die on the way."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import ray
+from ray.exceptions import RayError
+
+logger = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 5
+
+Job = tuple[int, int]
+"""(position of the result, episode index)."""
+T = TypeVar("T")
+Work = Callable[[Any, Sequence[Job]], tuple[dict[int, T], Any]]
+"""What a runner does with its share: results by position, and metrics or None. As return values of a runner, results
+belong to the driver, and outlive the runner."""
+
+
+@dataclass
+class Request(Generic[T]):
+    """Work that goes on while the driver does something else.
+
+    Attributes:
+        jobs: All of it.
+        work: What is done.
+        state: The weights, as given to `Runners.push`, that it is done with.
+        results: What is known of it, by position.
+        calls: (runner, its answer to come).
+    """
+
+    jobs: Sequence[Job]
+    work: Work[T]
+    state: ray.ObjectRef | None
+    results: dict[int, T] = field(default_factory=dict)
+    calls: Sequence[tuple[int, ray.ObjectRef]] = ()
+
+    @classmethod
+    def done(cls, results: Sequence[T]) -> Request[T]:
+        """A request whose results are known, in the order of its jobs."""
+
+        def nothing(runner: Any, jobs: Sequence[Job]) -> tuple[dict[int, T], None]:
+            raise RuntimeError("a request that is done has no work")
+
+        return cls([(position, -1) for position in range(len(results))], nothing, None, dict(enumerate(results)))
+
+
+class Runners:
+    """Spreads jobs over an algorithm's EnvRunners. What is lost with one of them goes to the others, or to its heir.
+
+    Args:
+        algorithm: Owns the runners.
+        log_metrics: Takes what runners report.
+    """
+
+    def __init__(self, algorithm: Any, log_metrics: Callable[[Sequence[Any]], None]) -> None:
+        self._algorithm = algorithm
+        self._config = algorithm.config
+        self._group = algorithm.env_runner_group
+        self._log_metrics = log_metrics
+        self._state: Any = None
+
+    @property
+    def local(self) -> Any | None:
+        """The runner in this process, if there are no others."""
+        return self._group.local_env_runner if self._group.num_remote_env_runners() == 0 else None
+
+    def push(self, state: dict[str, Any]) -> None:
+        """Hand weights to all runners; those at work take them when they have done what they were asked before.
+
+        RLlib's own `sync_weights` drops a push while an earlier one is being applied.
+
+        Args:
+            state: The weights, or a reference to them, and their number.
+        """
+        if self.local is not None:
+            self.local.set_state(state)
+            return
+        self._state = ray.put(state)
+        self._push(self._state)
+
+    def run(self, jobs: Sequence[Job], work: Work[T]) -> list[T]:
+        """Results in the order of the jobs.
+
+        Raises:
+            RuntimeError: If some are still missing after several attempts.
+        """
+        return self.collect(self.submit(jobs, work))
+
+    def submit(self, jobs: Sequence[Job], work: Work[T]) -> Request[T]:
+        """Let the runners begin. With a runner in this process, everything is done at once."""
+        request = Request(jobs, work, self._state)
+        if self.local is not None:
+            request.results, metrics = work(self.local, jobs)
+            self._log_metrics([metrics])
+        else:
+            self._spread(request)
+        return request
+
+    def collect(self, request: Request[T]) -> list[T]:
+        """Wait for the results, in the order of the jobs.
+
+        Raises:
+            RuntimeError: If some are still missing after several attempts.
+        """
+        for _ in range(MAX_ATTEMPTS):
+            self._gather(request)
+            if len(request.results) == len(request.jobs):
+                return [request.results[position] for position, _ in request.jobs]
+            self._restore()
+            is_older = request.state is not self._state
+            if is_older:
+                self._push(request.state)
+            self._spread(request)
+            if is_older:
+                self._push(self._state)
+        raise RuntimeError(
+            f"runners: {len(request.jobs) - len(request.results)} of {len(request.jobs)} episodes are missing after "
+            f"{MAX_ATTEMPTS} attempts; the runners' logs say why"
+        )
+
+    def ask_one(self, method: str) -> Any:
+        """Call a method of one runner; they are all alike."""
+        if self.local is not None:
+            return getattr(self.local, method)()
+        return ray.get(getattr(self._actors()[self._await_ids()[0]], method).remote())
+
+    def _actors(self) -> dict[int, Any]:
+        actors: dict[int, Any] = self._group._worker_manager.actors()
+        return actors
+
+    def _spread(self, request: Request[Any]) -> None:
+        """Send what is missing to the runners that there are."""
+        ids = self._await_ids()
+        missing = [job for job in request.jobs if job[0] not in request.results]
+        shards = [missing[k :: len(ids)] for k in range(min(len(ids), len(missing)))]
+        actors = self._actors()
+        request.calls = [
+            (runner_id, actors[runner_id].apply.remote(request.work, shard))
+            for runner_id, shard in zip(ids, shards, strict=False)
+        ]
+
+    def _gather(self, request: Request[Any]) -> None:
+        """Take what comes back. A runner that fails is out of service until it has been restored."""
+        deadline = time.monotonic() + self._config.sample_timeout_s
+        for runner_id, call in request.calls:
+            try:
+                results, metrics = ray.get(call, timeout=max(0.0, deadline - time.monotonic()))
+            except RayError as error:
+                logger.warning("runner %d is lost with its share: %s", runner_id, type(error).__name__)
+                self._group._worker_manager.set_actor_state(runner_id, False)
+            else:
+                request.results.update(results)
+                self._log_metrics([metrics])
+        request.calls = ()
+
+    def _push(self, state: ray.ObjectRef) -> None:
+        """Without waiting: a runner answers its calls in their order, so what follows is done with these weights."""
+        for runner_id in self._group.healthy_env_runner_ids():
+            self._actors()[runner_id].set_state.remote(state)
+
+    def _await_ids(self) -> list[int]:
+        """The runners that can work. If there is none, it waits for one: a call to one that restarts fails at once."""
+        deadline = time.monotonic() + self._config.env_runner_restore_timeout_s
+        while not (ids := self._group.healthy_env_runner_ids()):
+            if time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"runners: none came back within {self._config.env_runner_restore_timeout_s} s "
+                    "(env_runner_restore_timeout_s); the runners' logs say why"
+                )
+            self._restore()
+        return list(ids)
+
+    def _restore(self) -> None:
+        """Take restarted runners back into service, if there are any yet."""
+        time.sleep(self._config.delay_between_env_runner_restarts_s)
+        self._algorithm.restore_env_runners(self._group)
+        if self._state is not None:
+            self._push(self._state)
