@@ -12,6 +12,7 @@ On a cluster:
 
 Results: runs/<name>/ with metrics.jsonl, summary.json, samples/validation.png (supports, target, answers before and
 after) and checkpoints/final, a policy in transformers' format. `--resume runs/<name>` goes on after an interruption.
+SIGTERM and Ctrl-C end a run after the iteration that is going on, with a checkpoint, and exit codes 143 and 130.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from focus_agents.grpo.loss import KLEstimator, LossName, RolloutCorrection
 from focus_agents.grpo.train import RunPlan, newest_checkpoint, train_grpo
 from focus_agents.models.loading import Precision
 from focus_agents.reporting import RunDirectory
+from focus_env.errors import RunInterrupted, TrainingError
 from focus_env.rewards import WeightedReward
 
 
@@ -161,7 +163,16 @@ def main() -> None:
             style="yellow",
         )
     args.start_ray(num_processes=args.num_env_runners + args.num_learners, console=console)
-    summary = train_grpo(config, plan, run, validation, is_resumed=args.resume is not None, console=console)
+    try:
+        summary = train_grpo(config, plan, run, validation, is_resumed=args.resume is not None, console=console)
+    except TrainingError as error:
+        console.print(f"error: {error}", style="red", highlight=False)
+        raise SystemExit(1) from None
+    except RunInterrupted as interruption:
+        console.print(str(interruption), style="yellow", highlight=False, soft_wrap=True)
+        raise SystemExit(interruption.exit_code) from None
+    finally:
+        ray.shutdown()
     low, high = summary["miou_gain_interval"]
     console.print(
         f"validation mIoU {summary['miou_start']:.3f} -> {summary['miou_end']:.3f} "
@@ -169,7 +180,6 @@ def main() -> None:
         f"policy: {summary['checkpoint']}\npictures: {summary['sheet']}",
         highlight=False,
     )
-    ray.shutdown()
 
 
 def check_arguments(args: Args):

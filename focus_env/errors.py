@@ -4,6 +4,7 @@
     ├── DatasetError             a data set on disk is missing or malformed
     ├── CheckpointError          a checkpoint is missing, incomplete or of another kind
     ├── TrainingError            a training run gave up
+    ├── RunInterrupted           a training run stopped when it was asked to, and can go on
     └── MissingDependencyError   an optional package is not installed
 
 A wrong argument is a plain ``ValueError``. Each message names the thing, what was expected, what came, and what to do.
@@ -26,6 +27,18 @@ class CheckpointError(FocusError):
 
 class TrainingError(FocusError):
     """A training run gave up; what it had reached is in its folder."""
+
+
+class RunInterrupted(FocusError):
+    """A training run stopped because a signal asked it to; its newest checkpoint is from then.
+
+    Attributes:
+        exit_code: What a shell shows for a process that this signal has ended, 128 + its number.
+    """
+
+    def __init__(self, message: str, *, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
 
 
 class MissingDependencyError(FocusError, ImportError):

@@ -21,12 +21,14 @@ from rich.console import Console
 
 from focus_agents.grpo.algorithm import GRPO, ROLLOUTS
 from focus_agents.grpo.config import GRPOConfig
+from focus_agents.interruption import stop_requests
 from focus_agents.reporting import RunDirectory, progress_bar
-from focus_env.errors import CheckpointError
+from focus_env.errors import CheckpointError, RunInterrupted
 from focus_env.metrics import ScoredAnswer, summarize
 from focus_env.types import EpisodeDataset
 
 CHECKPOINT_PREFIX = "iteration_"
+SCRATCH_PREFIX = f".{CHECKPOINT_PREFIX}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,10 @@ def train_grpo(
 
     Returns:
         The summary, as written to `summary.json`.
+
+    Raises:
+        RunInterrupted: If a signal asked to stop; the iteration that was going on is done and in a checkpoint.
+        TrainingError: If the learners failed again and again.
     """
     console = console or Console()
     started = time.perf_counter()
@@ -108,7 +114,11 @@ def _iterate(
     algorithm: GRPO, plan: RunPlan, run: RunDirectory, indices: Sequence[int], *, first: int, console: Console
 ) -> None:
     """The training iterations, with a bar and a line for each."""
-    with progress_bar("GRPO", plan.num_iterations, console) as move_to:
+
+    def announce(name: str) -> None:
+        console.print(f"{name}: stopping after this iteration; a second signal stops at once", style="yellow")
+
+    with progress_bar("GRPO", plan.num_iterations, console) as move_to, stop_requests(announce) as stop:
         move_to(first)
         for iteration in range(first + 1, plan.num_iterations + 1):
             started = time.perf_counter()
@@ -123,8 +133,15 @@ def _iterate(
             run.write_samples(iteration, algorithm.last_groups)
             console.print(_line(metrics), highlight=False, soft_wrap=True)
             move_to(iteration)
-            if is_last or (plan.checkpoint_interval and iteration % plan.checkpoint_interval == 0):
+            is_due = plan.checkpoint_interval and iteration % plan.checkpoint_interval == 0
+            if is_last or is_due or stop.received is not None:
                 _save(algorithm, run, iteration)
+            if stop.received is not None:
+                raise RunInterrupted(
+                    f"stopped by {stop.received.name} after iteration {iteration} of {plan.num_iterations}; "
+                    f"go on with it by --resume {run.path}",
+                    signal_number=stop.received,
+                )
 
 
 def _collect_metrics(
@@ -169,17 +186,14 @@ def _describe(answers: Sequence[ScoredAnswer]) -> str:
 
 def _save(algorithm: GRPO, run: RunDirectory, iteration: int) -> None:
     """Write a checkpoint to go on from; one is whole or not there, and it replaces the one before."""
-    older = sorted(run.checkpoints.glob(f"{CHECKPOINT_PREFIX}*"))
-    path = run.checkpoints / f"{CHECKPOINT_PREFIX}{iteration:06d}"
-    scratch = run.checkpoints / f".{path.name}"
-    shutil.rmtree(scratch, ignore_errors=True)
+    scratch = run.checkpoints / f"{SCRATCH_PREFIX}{iteration:06d}"
+    for folder in run.checkpoints.glob(f"{SCRATCH_PREFIX}*"):  # of a process that was killed
+        shutil.rmtree(folder)
     algorithm.save_to_path(scratch.absolute())
-    if path.exists():
-        shutil.rmtree(path)
-    scratch.rename(path)
+    older = list(run.checkpoints.glob(f"{CHECKPOINT_PREFIX}*"))
+    scratch.rename(run.checkpoints / f"{CHECKPOINT_PREFIX}{iteration:06d}")
     for folder in older:
-        if folder != path:
-            shutil.rmtree(folder)
+        shutil.rmtree(folder)
 
 
 def _restore(algorithm: GRPO, run: RunDirectory) -> int:

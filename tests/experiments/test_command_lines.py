@@ -6,8 +6,11 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,25 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 REAL_FRAMES = Path(os.environ.get("FOCUS_TEST_DATA", ROOT.parent / "shared/data/davis-mini"))
 SMALL = ["--image-size", "56", "--num-validation-episodes", "6", "--max-completion-tokens", "26"]
+
+
+def start(script: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "experiments" / script), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], timeout: float = 300) -> None:
+    """Until a running process has come to a point."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def run(script: str, *arguments: str, timeout: int = 600) -> subprocess.CompletedProcess[str]:
@@ -67,37 +89,81 @@ def test_sft(sft_run: Path) -> None:
     assert summary["parse_rate_end"] > 0.5
 
 
-@pytest.mark.e2e
-def test_grpo_from_sft_then_resumed(sft_run: Path) -> None:
-    """Three iterations at once, or two and, after an interruption, the third: the same numbers."""
-    common = [
-        "--init-from", str(sft_run / "checkpoints/final"), "--output-dir", str(sft_run.parent), "--group-size", "4",
-        "--groups-per-iteration", "4", "--checkpoint-interval", "2", "--no-dashboard", *SMALL,
+def grpo_arguments(sft_run: Path, name: str, *, num_iterations: int, checkpoint_interval: int) -> list[str]:
+    return [
+        "--init-from", str(sft_run / "checkpoints/final"), "--output-dir", str(sft_run.parent), "--name", name,
+        "--num-iterations", str(num_iterations), "--checkpoint-interval", str(checkpoint_interval),
+        "--group-size", "4", "--groups-per-iteration", "4", "--no-dashboard", *SMALL,
     ]  # fmt: skip
-    straight = run("run_grpo.py", "--name", "straight", "--num-iterations", "3", *common)
-    assert straight.returncode == 0, straight.stderr
-    assert_run_folder(sft_run.parent / "straight", num_lines=3)
-    assert len(re.findall(r"reward .* mIoU .* parsed .* sampling .* learning .* groups/s", straight.stdout)) == 3
 
-    interrupted = run("run_grpo.py", "--name", "interrupted", "--num-iterations", "2", *common)
-    assert interrupted.returncode == 0, interrupted.stderr
+
+@pytest.fixture(scope="module")
+def straight_run(sft_run: Path) -> Path:
+    """Six iterations of GRPO at once."""
+    arguments = grpo_arguments(sft_run, "straight", num_iterations=6, checkpoint_interval=2)
+    result = run("run_grpo.py", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert len(re.findall(r"reward .* mIoU .* parsed .* sampling .* learning .* groups/s", result.stdout)) == 6
+    return sft_run.parent / "straight"
+
+
+def assert_same_outcome(folder: Path, other: Path) -> None:
+    """The same metrics to the last iteration, validation answers and weights."""
+    timings = {"seconds", "seconds_sampling", "seconds_learning", "groups_per_second"}
+    metrics = [
+        [
+            {name: value for name, value in json.loads(line).items() if name not in timings}
+            for line in (path / "metrics.jsonl").read_text().splitlines()
+        ]
+        for path in (folder, other)
+    ]
+    assert metrics[0] == metrics[1]
+    for file in ("validation/after.jsonl", "checkpoints/final/model.safetensors"):
+        assert (folder / file).read_bytes() == (other / file).read_bytes()
+
+
+@pytest.mark.e2e
+def test_grpo_from_sft_then_resumed(sft_run: Path, straight_run: Path) -> None:
+    """Six iterations at once, or two and, after an interruption, the rest: the same numbers."""
+    assert_run_folder(straight_run, num_lines=6)
     folder = sft_run.parent / "interrupted"
+    interrupted = run("run_grpo.py", *grpo_arguments(sft_run, "interrupted", num_iterations=2, checkpoint_interval=2))
+    assert interrupted.returncode == 0, interrupted.stderr
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "num_iterations": 3}))
+    (folder / "config.json").write_text(json.dumps({**config, "num_iterations": 6}))
     resumed = run("run_grpo.py", "--resume", str(folder), "--no-dashboard")
     assert resumed.returncode == 0, resumed.stderr
-    assert_run_folder(folder, num_lines=3)
+    assert_run_folder(folder, num_lines=6)
+    assert_same_outcome(folder, straight_run)
 
-    timings = {"seconds", "seconds_sampling", "seconds_learning", "groups_per_second"}
-    last = [
-        json.loads((sft_run.parent / name / "metrics.jsonl").read_text().splitlines()[-1])
-        for name in ("straight", "interrupted")
-    ]
-    assert {k: v for k, v in last[0].items() if k not in timings} == {
-        k: v for k, v in last[1].items() if k not in timings
-    }
-    answers = [(sft_run.parent / name / "validation/after.jsonl").read_text() for name in ("straight", "interrupted")]
-    assert answers[0] == answers[1]
+
+@pytest.mark.e2e
+def test_grpo_is_stopped_then_killed(sft_run: Path, straight_run: Path) -> None:
+    """By SIGTERM, which leaves a checkpoint of the iteration; then by SIGKILL while a checkpoint is written."""
+    folder = sft_run.parent / "disturbed"
+    process = start("run_grpo.py", *grpo_arguments(sft_run, "disturbed", num_iterations=6, checkpoint_interval=0))
+    wait_for(lambda: (folder / "metrics.jsonl").exists(), process)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    num_done = int(re.search(r"stopped by SIGTERM after iteration (\d) of 6", output)[1])
+    assert f"--resume {folder}" in output
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"iteration_{num_done:06d}"]
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == num_done
+
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "checkpoint_interval": 1}))
+    process = start("run_grpo.py", "--resume", str(folder), "--no-dashboard")
+    wait_for(lambda: any((folder / "checkpoints").glob(".iteration_*")), process)
+    process.kill()
+    process.communicate(timeout=60)
+    assert not (folder / "summary.json").exists()
+
+    resumed = run("run_grpo.py", "--resume", str(folder), "--no-dashboard")
+    assert resumed.returncode == 0, resumed.stderr
+    assert_run_folder(folder, num_lines=6)
+    assert_same_outcome(folder, straight_run)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["final", "iteration_000006"]
 
 
 @pytest.mark.e2e
