@@ -8,7 +8,8 @@ On real frames in GOT-10k's layout:
 
 On a cluster:
     python experiments/run_grpo.py --ray-address auto --num-env-runners 8 --num-gpus-per-env-runner 1 \
-        --num-learners 8 --num-gpus-per-learner 1 --model Qwen/Qwen2-VL-7B-Instruct --template default --lora-rank 8
+        --num-learners 8 --num-gpus-per-learner 1 --rollout-batch-groups 4 --model Qwen/Qwen2-VL-7B-Instruct \
+        --template default --lora-rank 8 --precision bf16
 
 Results: runs/<name>/ with metrics.jsonl, summary.json, samples/validation.png (supports, target, answers before and
 after) and checkpoints/final, a policy in transformers' format. `--resume runs/<name>` goes on after an interruption.
@@ -63,6 +64,8 @@ class Args(DataArguments, ModelArguments, RayArguments):
     """Episodes sampled per iteration."""
     group_size: int = 8
     """Answers sampled per episode, at least 2."""
+    rollout_batch_groups: int = 16
+    """Episodes sampled together; a sampling process takes whole batches, so there must be one for each."""
     groups_per_step: int | None = None
     """Episodes per optimizer step; default: all of the iteration."""
     micro_batch_groups: int | None = None
@@ -206,6 +209,7 @@ def check_arguments(args: Args):
         .training(
             group_size=args.group_size,
             groups_per_iteration=args.groups_per_iteration,
+            rollout_batch_groups=args.rollout_batch_groups,
             groups_per_step=args.groups_per_step,
             micro_batch_groups=args.micro_batch_groups,
             lr=args.lr,

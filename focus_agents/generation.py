@@ -80,6 +80,9 @@ def prefill(model: Any, prompts: PromptBatch, cache: Cache | None = None) -> Pre
         model: A Qwen2-VL-like model of transformers.
         prompts: N prompts.
         cache: Empty, to be filled; None: one that keeps the gradient.
+
+    Raises:
+        ValueError: If the model fills no cache, as under gradient checkpointing in training mode.
     """
     base = base_model(model)
     cache = DynamicCache(config=base.config.get_text_config()) if cache is None else cache
@@ -92,6 +95,11 @@ def prefill(model: Any, prompts: PromptBatch, cache: Cache | None = None) -> Pre
         use_cache=True,
         **image_inputs(prompts),
     )
+    if cache.get_seq_length() != prompts.input_ids.shape[1]:
+        raise ValueError(
+            f"cache: expected keys of {prompts.input_ids.shape[1]} columns after the prompts, got "
+            f"{cache.get_seq_length()}; under gradient checkpointing a model fills none in training mode"
+        )
     return Prefix(cache, prompts.attention_mask, position_ids.amax(dim=(0, 2)) + 1, output.last_hidden_state[:, -1])
 
 

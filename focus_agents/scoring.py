@@ -136,6 +136,8 @@ def _one_row(model: Any, prompts: PromptBatch, packed: PackedAnswers) -> torch.T
 
 def _answers_over_cache(model: Any, packed: PackedAnswers, prefix: Prefix) -> torch.Tensor:
     """[N, C, H] states of the answers, behind prompts that have been encoded already."""
+    if prefix.cache.get_seq_length() != prefix.attention_mask.shape[1]:
+        raise ValueError("prefix: expected one that is fresh from prefill, got one whose cache has been used up")
     backbone = base_model(model).model
     output = backbone(
         input_ids=packed.input_ids,

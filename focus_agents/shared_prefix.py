@@ -193,7 +193,7 @@ class BufferLayer(CacheLayerMixin):
     """Keys and values of one layer in a buffer made once; transformers' own layer copies all of them at each step.
 
     Args:
-        capacity: Columns, P + T * G for a group.
+        capacity: Columns, P + (T - 1) * G for a group, since the last tokens predict nothing.
     """
 
     is_sliding = False
@@ -212,10 +212,16 @@ class BufferLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append columns; returns views of all so far."""
+        """Append columns; returns views of all so far.
+
+        Raises:
+            ValueError: If they do not fit; a single one would vanish without an error otherwise.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         stop = self.length + key_states.shape[2]
+        if stop > self.capacity:
+            raise ValueError(f"cache: expected at most {self.capacity} columns, got {stop}; make a larger buffer")
         self.keys[:, :, self.length : stop] = key_states
         self.values[:, :, self.length : stop] = value_states
         self.length = stop

@@ -82,7 +82,7 @@ class GRPO(Algorithm):
             answers = runner.validate(episode_indices=[index for _, index in jobs])
             return {position: answer for (position, _), answer in zip(jobs, answers, strict=True)}, None
 
-        return self._runners.run(list(enumerate(episode_indices)), answer)
+        return self._runners.run(list(enumerate(episode_indices)), answer, batch_size=self.config.validation_batch_size)
 
     def save_policy(self, directory: Path) -> Path:
         """Write the policy in transformers' format; `load_model` and `--init-from` read it."""
@@ -121,7 +121,8 @@ class GRPO(Algorithm):
         def sample(runner: Any, jobs: Sequence[Job]) -> tuple[dict[int, RolloutGroup], Any]:
             return runner.sample(jobs=jobs, **arguments), runner.get_metrics()
 
-        return self._runners.submit(list(enumerate(indices, start=first)), sample)
+        jobs = list(enumerate(indices, start=first))
+        return self._runners.submit(jobs, sample, batch_size=self.config.rollout_batch_groups)
 
     def _refill(self, sampled: list[RolloutGroup]) -> list[RolloutGroup]:
         """With dynamic sampling: groups with signal, in the place of those without; what was sampled is added to."""

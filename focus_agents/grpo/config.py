@@ -132,7 +132,7 @@ class GRPOConfig(AlgorithmConfig):
             groups_per_step: Episodes per optimizer step; None takes all of the iteration in one step.
             num_iterations: Passes over an iteration's groups.
             micro_batch_groups: Episodes per forward and backward pass; None takes all of a learner's share at once.
-            rollout_batch_groups: Episodes per sampling batch.
+            rollout_batch_groups: Episodes per sampling batch; an EnvRunner works on whole batches.
             loss: Which of the family; see `focus_agents.grpo.loss.policy_loss`.
             clip_low: How far below 1 the probability ratio counts.
             clip_high: How far above 1.
@@ -211,11 +211,23 @@ class GRPOConfig(AlgorithmConfig):
             raise ValueError(f"micro_batch_groups: expected 1 or more, or None for all, got {self.micro_batch_groups}")
         if self.temperature <= 0:
             raise ValueError(f"temperature: expected more than 0 so that answers differ, got {self.temperature}")
+        num_batches = -(-self.groups_per_iteration // self.rollout_batch_groups)
+        if self.num_env_runners > num_batches:
+            raise ValueError(
+                f"rollout_batch_groups: expected a batch for each of {self.num_env_runners} EnvRunners, got "
+                f"{self.rollout_batch_groups}, which makes {num_batches} of {self.groups_per_iteration} groups; set at "
+                f"most {max(1, self.groups_per_iteration // self.num_env_runners)}, or raise groups_per_iteration"
+            )
         if self.groups_per_step is not None and self.groups_per_step < max(1, self.num_learners):
             raise ValueError(
                 f"groups_per_step: expected at least one group for each of {self.num_learners} learners, "
                 f"got {self.groups_per_step}"
             )
+
+    @property
+    def validation_batch_size(self) -> int:
+        """Validation episodes that are answered together: more than groups, since each has one answer."""
+        return 2 * self.rollout_batch_groups
 
     @property
     def can_reuse_prefill(self) -> bool:

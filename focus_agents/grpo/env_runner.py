@@ -118,7 +118,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
             self.policy,
             episode_indices,
             max_completion_tokens=self.config.max_completion_tokens,
-            batch_size=self.config.rollout_batch_groups * 2,
+            batch_size=self.config.validation_batch_size,
         )
 
     def get_metrics(self) -> Any:

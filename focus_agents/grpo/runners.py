@@ -30,6 +30,8 @@ class Request(Generic[T]):
     Attributes:
         jobs: All of it.
         work: What is done.
+        batch_size: Jobs that a runner computes together. The batches are the same whatever the number of runners and
+            their fate: what a batch is padded to is in the last digits of its results.
         state: The weights, as given to `Runners.push`, that it is done with.
         results: What is known of it, by position.
         calls: (runner, its answer to come).
@@ -37,6 +39,7 @@ class Request(Generic[T]):
 
     jobs: Sequence[Job]
     work: Work[T]
+    batch_size: int
     state: ray.ObjectRef | None
     results: dict[int, T] = field(default_factory=dict)
     calls: Sequence[tuple[int, ray.ObjectRef]] = ()
@@ -48,7 +51,14 @@ class Request(Generic[T]):
         def nothing(runner: Any, jobs: Sequence[Job]) -> tuple[dict[int, T], None]:
             raise RuntimeError("a request that is done has no work")
 
-        return cls([(position, -1) for position in range(len(results))], nothing, None, dict(enumerate(results)))
+        jobs = [(position, -1) for position in range(len(results))]
+        return cls(jobs, nothing, 1, None, dict(enumerate(results)))
+
+    def missing(self) -> list[Sequence[Job]]:
+        """The batches that are to be done."""
+        starts = range(0, len(self.jobs), self.batch_size)
+        batches = [self.jobs[start : start + self.batch_size] for start in starts]
+        return [batch for batch in batches if any(position not in self.results for position, _ in batch)]
 
 
 class Runners:
@@ -85,17 +95,17 @@ class Runners:
         self._state = ray.put(state)
         self._push(self._state)
 
-    def run(self, jobs: Sequence[Job], work: Work[T]) -> list[T]:
-        """Results in the order of the jobs.
+    def run(self, jobs: Sequence[Job], work: Work[T], *, batch_size: int) -> list[T]:
+        """Results in the order of the jobs; see `Request`.
 
         Raises:
             RuntimeError: If some are still missing after several attempts.
         """
-        return self.collect(self.submit(jobs, work))
+        return self.collect(self.submit(jobs, work, batch_size=batch_size))
 
-    def submit(self, jobs: Sequence[Job], work: Work[T]) -> Request[T]:
-        """Let the runners begin. With a runner in this process, everything is done at once."""
-        request = Request(jobs, work, self._state)
+    def submit(self, jobs: Sequence[Job], work: Work[T], *, batch_size: int) -> Request[T]:
+        """Let the runners begin; see `Request`. With a runner in this process, everything is done at once."""
+        request = Request(jobs, work, batch_size, self._state)
         if self.local is not None:
             request.results, metrics = work(self.local, jobs)
             self._log_metrics([metrics])
@@ -138,12 +148,11 @@ class Runners:
     def _spread(self, request: Request[Any]) -> None:
         """Send what is missing to the runners that there are."""
         ids = self._await_ids()
-        missing = [job for job in request.jobs if job[0] not in request.results]
-        shards = [missing[k :: len(ids)] for k in range(min(len(ids), len(missing)))]
-        actors = self._actors()
+        batches, actors = request.missing(), self._actors()
         request.calls = [
-            (runner_id, actors[runner_id].apply.remote(request.work, shard))
-            for runner_id, shard in zip(ids, shards, strict=False)
+            (runner_id, actors[runner_id].apply.remote(request.work, [job for batch in share for job in batch]))
+            for k, runner_id in enumerate(ids)
+            if (share := batches[k :: len(ids)])
         ]
 
     def _gather(self, request: Request[Any]) -> None:

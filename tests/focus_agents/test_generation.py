@@ -1,4 +1,4 @@
-"""Sampling and scoring from one prefill, against transformers' own generation and against the repeated path.
+"""Sampling from one prefill, against transformers' own generation and against fresh forward passes.
 
 Axis letters: N prompts, G completions per prompt, T completion tokens, P prompt tokens, V vocabulary.
 """
@@ -6,18 +6,23 @@ Axis letters: N prompts, G completions per prompt, T completion tokens, P prompt
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from focus_agents.generation import SampledBatch, prefill, sample_completions, score_completions, token_logprobs
+from focus_agents.generation import SampledBatch, encode_images, prefill, sample_completions, token_logprobs
+from focus_agents.grammar import AnswerGrammar
 from focus_agents.processing import EncodedPrompt, PromptBatch, VLMProcessor
+from focus_agents.scoring import score_completions
 from focus_agents.types import Sampling
+from focus_env.boxes import CoordinateFrame
+from focus_env.parsing import parse_answer
+from tests.focus_agents.test_attention import FAMILIES, make_model
+from tests.focus_agents.test_scoring import score_by_repetition
 
 NO_END = -1  # an end token that no model samples: every completion runs to the limit
 
@@ -33,38 +38,6 @@ def draw(
         "pad_token_id": 428,
     }
     return sample_completions(model, batch, sampling=Sampling(temperature, num_tokens), **(arguments | options))
-
-
-def score_by_repetition(
-    model: Any,
-    prompts: Sequence[EncodedPrompt],
-    token_ids: torch.Tensor,
-    *,
-    temperature: float = 1.0,
-    banned_token_ids: Sequence[int] = (),
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The oracle: each completion behind its own copy of prompt and pictures, no cache, no padding, own positions.
-
-    Returns:
-        ([N, G, T] log-probabilities with gradient, [N, G, T, V] all of them).
-    """
-    chosen, everything = [], []
-    for prompt, completions in zip(prompts, token_ids, strict=True):
-        num_completions, num_prompt_tokens = len(completions), len(prompt.input_ids)
-        ids = torch.cat([torch.tensor(prompt.input_ids).expand(num_completions, -1), completions], dim=1)
-        logits = model(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            mm_token_type_ids=(ids == model.config.image_token_id).int(),
-            pixel_values=torch.tensor(np.concatenate([prompt.pixel_values] * num_completions)),
-            image_grid_thw=torch.tensor(np.concatenate([prompt.image_grid_thw] * num_completions)),
-            use_cache=False,
-        ).logits[:, num_prompt_tokens - 1 : -1]
-        logits = logits / temperature
-        logits[..., list(banned_token_ids)] = -torch.inf
-        everything.append(logits.log_softmax(-1))
-        chosen.append(everything[-1].gather(-1, completions[..., None])[..., 0])
-    return torch.stack(chosen), torch.stack(everything)
 
 
 def tokens_of(sampled: SampledBatch) -> list[list[list[int]]]:
@@ -101,6 +74,32 @@ class TestAgainstTransformers:
         assert ours.token_ids[:, 0].tolist() == theirs.tolist()
         assert len(set(theirs.flatten().tolist())) > 3, "a model that repeats itself shows nothing"
 
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_greedy_families(self, processor: VLMProcessor, prompts: list[EncodedPrompt], family: str) -> None:
+        """Prompts of unequal lengths; one answer ends before the others."""
+        model = make_model(family, processor)
+        batch = processor.collate([prompts[n] for n in (2, 0, 1)])
+        options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 12, "pad_token_id": 428}
+        endless = generate_by_transformers(model, batch, eos_token_id=NO_END, **options)
+        eos = int(endless[1, 4])
+        theirs = generate_by_transformers(model, batch, eos_token_id=eos, **options)
+        ours = draw(model, batch, temperature=0.0, num_tokens=12, eos_token_id=eos)
+        assert ours.token_ids[:, 0].tolist() == ours.token_ids[:, 1].tolist() == theirs.tolist()
+        assert ours.lengths.min() < ours.lengths.max()
+        assert len(set(theirs.flatten().tolist())) > 3, "a model that repeats itself shows nothing"
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_sampling_families(self, processor: VLMProcessor, prompts: list[EncodedPrompt], family: str) -> None:
+        model, batch = make_model(family, processor), processor.collate(prompts[1:2])
+        ours = draw(model, batch, num_completions=6, num_tokens=8, seeds=[5])
+        torch.manual_seed(5)
+        options: dict[str, Any] = {"eos_token_id": NO_END, "pad_token_id": 428, "top_k": 0}
+        theirs = generate_by_transformers(
+            model, batch, do_sample=True, num_return_sequences=6, max_new_tokens=8, **options
+        )
+        assert ours.token_ids[0].tolist() == theirs.tolist()
+        assert len(set(theirs.flatten().tolist())) > 20
+
     @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
     def test_sampling(
         self, model: Any, processor: VLMProcessor, prompts: list[EncodedPrompt], temperature: float
@@ -136,12 +135,27 @@ class TestAgainstTransformers:
         assert ours.lengths.min() < ours.lengths.max() == 8
 
 
-class TestAgainstRepetition:
-    """One prefill for a group gives what a prompt of its own for each completion gives."""
+class TestAgainstAFreshForward:
+    """What sampling says of its own tokens is what the model says of them afterwards, however it is asked."""
 
-    @pytest.mark.parametrize("temperature", [1.0, 0.7])
+    @staticmethod
+    def check(model: Any, prompts: list[EncodedPrompt], batch: PromptBatch, **options: Any) -> SampledBatch:
+        """Against the oracle, and against what GRPO learns from."""
+        sampled = draw(model, batch, **options)
+        is_after = torch.arange(sampled.token_ids.shape[2]) >= sampled.lengths[..., None]
+        scored = {name: options[name] for name in ("temperature", "banned_token_ids") if name in options}
+        fresh, _ = score_completions(model, batch, sampled.token_ids, sampled.lengths, **scored)
+        if scored.get("temperature") == 0:
+            scored["temperature"] = 1.0
+        expected, _ = score_by_repetition(model, prompts, sampled.token_ids, **scored)
+        assert sampled.logprobs.dtype == torch.float32
+        torch.testing.assert_close(sampled.logprobs, expected.masked_fill(is_after, 0), rtol=0, atol=1e-5)
+        torch.testing.assert_close(sampled.logprobs, fresh, rtol=0, atol=1e-5)
+        return sampled
+
+    @pytest.mark.parametrize("temperature", [0.0, 1.0, 0.7])
     @pytest.mark.parametrize("banned", [[], [428, 3, 198]])
-    def test_logprobs_and_entropies(
+    def test_logprobs(
         self,
         model: Any,
         processor: VLMProcessor,
@@ -149,66 +163,29 @@ class TestAgainstRepetition:
         temperature: float,
         banned: list[int],
     ) -> None:
-        batch = processor.collate(prompts)
-        options: dict[str, Any] = {"temperature": temperature, "banned_token_ids": banned}
-        sampled = draw(model, batch, **options)
-        scored, entropies = score_completions(model, batch, sampled.token_ids, **options)
-        expected, everything = score_by_repetition(model, prompts, sampled.token_ids, **options)
-        assert scored.dtype == sampled.logprobs.dtype == torch.float32
-        torch.testing.assert_close(sampled.logprobs, expected, rtol=0, atol=1e-5)
-        torch.testing.assert_close(scored, expected, rtol=0, atol=1e-5)
-        terms = everything.exp() * everything
-        torch.testing.assert_close(entropies, -terms.nan_to_num(0).sum(-1), rtol=0, atol=1e-5)
-        assert not entropies.requires_grad
+        self.check(model, prompts, processor.collate(prompts), temperature=temperature, banned_token_ids=banned)
 
-    def test_gradients(self, model: Any, processor: VLMProcessor, prompts: list[EncodedPrompt]) -> None:
-        batch = processor.collate(prompts)
-        token_ids = draw(model, batch).token_ids
-        lengths = torch.tensor([[6, 1], [3, 5], [2, 6]])
-        weights = torch.randn(token_ids.shape, generator=torch.Generator().manual_seed(3))
-        weights *= torch.arange(6) < lengths[..., None]
-        names = [name for name, _ in model.named_parameters()]
-        gradients = []
-        for logprobs in (
-            score_completions(model, batch, token_ids)[0],
-            score_by_repetition(model, prompts, token_ids)[0],
-        ):
-            gradients.append(torch.autograd.grad((weights * logprobs).sum(), list(model.parameters())))
-        for name, ours, expected in zip(names, *gradients, strict=True):
-            largest = expected.abs().max()
-            assert largest > 0, name
-            assert (ours - expected).abs().max() <= 1e-4 * largest, name
+    @pytest.mark.parametrize("which", [[0], [2, 0, 1]])
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_families(
+        self, processor: VLMProcessor, prompts: list[EncodedPrompt], family: str, which: list[int]
+    ) -> None:
+        """Five answers each, some of which end early."""
+        chosen = [prompts[n] for n in which]
+        model, batch = make_model(family, processor), processor.collate(chosen)
+        options: dict[str, Any] = {
+            "num_completions": 5,
+            "banned_token_ids": [token for token in range(512) if token % 41],
+        }
+        eos = int(draw(model, batch, **options).token_ids[0, 1, 2])
+        sampled = self.check(model, chosen, batch, eos_token_id=eos, **options)
+        assert sampled.lengths.min() < sampled.lengths.max() == 6
 
     @pytest.mark.parametrize("num_tokens", [1, 2])
     def test_short_completions(
         self, model: Any, processor: VLMProcessor, prompts: list[EncodedPrompt], num_tokens: int
     ) -> None:
-        batch = processor.collate(prompts)
-        sampled = draw(model, batch, num_tokens=num_tokens)
-        expected, _ = score_by_repetition(model, prompts, sampled.token_ids)
-        torch.testing.assert_close(sampled.logprobs, expected, rtol=0, atol=1e-5)
-        scored, _ = score_completions(model, batch, sampled.token_ids)
-        torch.testing.assert_close(scored, expected, rtol=0, atol=1e-5)
-
-    def test_what_stands_after_the_end_does_not_matter(
-        self, model: Any, processor: VLMProcessor, prompts: list[EncodedPrompt]
-    ) -> None:
-        batch = processor.collate(prompts)
-        token_ids = draw(model, batch).token_ids
-        other = token_ids.clone()
-        other[:, :, 4:] = 17
-        first, second = (score_completions(model, batch, ids)[0][:, :, :4] for ids in (token_ids, other))
-        torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
-
-    def test_temperature_0_is_scored_as_1(
-        self, model: Any, processor: VLMProcessor, prompts: list[EncodedPrompt]
-    ) -> None:
-        batch = processor.collate(prompts[:1])
-        sampled = draw(model, batch, temperature=0.0, num_completions=1)
-        expected, _ = score_by_repetition(model, prompts[:1], sampled.token_ids)
-        torch.testing.assert_close(sampled.logprobs, expected, rtol=0, atol=1e-5)
-        scored, _ = score_completions(model, batch, sampled.token_ids, temperature=0.0)
-        torch.testing.assert_close(scored, expected, rtol=0, atol=1e-5)
+        self.check(model, prompts, processor.collate(prompts), num_tokens=num_tokens)
 
     def test_adapters(self, model: Any, processor: VLMProcessor, prompts: list[EncodedPrompt]) -> None:
         lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
@@ -303,7 +280,7 @@ class TestWhatIsSampled:
             nonlocal num_calls
             num_calls += 1
 
-        with model.register_forward_hook(count):
+        with model.model.register_forward_hook(count):
             sampled = draw(model, batch, eos_token_id=eos, **greedy)
         assert sampled.lengths.tolist() == [[end_at + 1] * 2]
         assert sampled.token_ids.shape == (1, 2, end_at + 1)
@@ -314,7 +291,7 @@ class TestWhatIsSampled:
         seen: list[int] = []
         with model.model.visual.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0]))):
             sampled = draw(model, batch, num_completions=4)
-            score_completions(model, batch, sampled.token_ids)
+            score_completions(model, batch, sampled.token_ids, sampled.lengths)
         assert seen == [len(batch.pixel_values)] * 2
 
     def test_temperature_0_takes_the_likeliest(
@@ -342,13 +319,110 @@ class TestWhatIsSampled:
         assert (sampled.token_ids == 300).all()
         assert (sampled.logprobs == 0).all()
         scored, entropies = score_completions(
-            model, processor.collate(prompts), sampled.token_ids, banned_token_ids=banned
+            model, processor.collate(prompts), sampled.token_ids, sampled.lengths, banned_token_ids=banned
         )
         assert (scored == 0).all()
         assert (entropies == 0).all()
 
     def test_no_gradient_is_kept(self, model: Any, processor: VLMProcessor, prompts: list[EncodedPrompt]) -> None:
         assert not draw(model, processor.collate(prompts[:1])).logprobs.requires_grad
+
+
+@pytest.fixture(scope="module")
+def grammar(processor: VLMProcessor) -> AnswerGrammar:
+    return AnswerGrammar(processor.tokenizer, 512, eos_token_id=processor.eos_token_id)
+
+
+class TestConstrained:
+    """Decoding under a grammar: every answer of a model that has learned nothing is a strict one."""
+
+    @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+    def test_strict_answers(
+        self,
+        model: Any,
+        processor: VLMProcessor,
+        prompts: list[EncodedPrompt],
+        grammar: AnswerGrammar,
+        temperature: float,
+    ) -> None:
+        batch, eos = processor.collate(prompts), processor.eos_token_id
+        options: dict[str, Any] = {
+            "temperature": temperature,
+            "banned_token_ids": processor.banned_token_ids,
+            "grammar": grammar,
+        }
+        sampled = draw(model, batch, num_completions=6, num_tokens=48, eos_token_id=eos, **options)
+        texts = [[processor.decode(ids) for ids in answers] for answers in tokens_of(sampled)]
+        for answers, ids_of_answers in zip(texts, tokens_of(sampled), strict=True):
+            for text, ids in zip(answers, ids_of_answers, strict=True):
+                assert ids.index(eos) == len(ids) - 1
+                result = parse_answer(text, frame=CoordinateFrame.NORM_1000, image_wh=(640, 480))
+                assert result.is_strict
+        scored, _ = score_completions(model, batch, sampled.token_ids, sampled.lengths, **options)
+        torch.testing.assert_close(sampled.logprobs, scored, rtol=0, atol=1e-5)
+        assert sampled.logprobs.isfinite().all()
+        if temperature == 0:
+            assert all(len(set(answers)) == 1 for answers in texts)
+        else:
+            assert len({text for answers in texts for text in answers}) > 6
+            assert sampled.lengths.min() < sampled.lengths.max()
+        assert sampled.logprobs.min() < -0.5, "there is something to choose"
+
+    def test_what_is_likelier_is_taken(
+        self, model: Any, processor: VLMProcessor, prompts: list[EncodedPrompt], grammar: AnswerGrammar
+    ) -> None:
+        """Greedy: among the tokens that are allowed the likeliest, step by step."""
+        sampled = draw(
+            model,
+            processor.collate(prompts),
+            temperature=0.0,
+            num_tokens=48,
+            num_completions=1,
+            eos_token_id=processor.eos_token_id,
+            grammar=grammar,
+        )
+        _, everything = score_by_repetition(model, prompts, sampled.token_ids)
+        best = everything.masked_fill(~grammar.allowed_along(sampled.token_ids), -torch.inf).argmax(-1)
+        is_token = torch.arange(best.shape[2]) < sampled.lengths[..., None]
+        assert torch.equal(best[is_token], sampled.token_ids[is_token])
+
+
+def test_from_a_given_prefix(model: Any, processor: VLMProcessor, prompts: list[EncodedPrompt]) -> None:
+    """The same samples; the prompts are not run again, and their prefix is left for a learner, gradient and all."""
+    batch = processor.collate(prompts)
+    expected = draw(model, batch)
+    prefix = prefill(model, batch)
+    before = [(layer.keys.clone(), layer.values.clone()) for layer in prefix.cache.layers]
+    calls: list[int] = []
+    with model.model.register_forward_hook(
+        lambda _, __, keywords, ___: calls.append(keywords["input_ids"].shape[1]), with_kwargs=True
+    ):
+        sampled = draw(model, batch, prefix=prefix)
+    assert calls == [2] * 5
+    assert sampled.token_ids.tolist() == expected.token_ids.tolist()
+    torch.testing.assert_close(sampled.logprobs, expected.logprobs, rtol=0, atol=1e-6)
+    assert len(before) == 3
+    for layer, (keys, values) in zip(prefix.cache.layers, before, strict=True):
+        assert torch.equal(layer.keys, keys)
+        assert torch.equal(layer.values, values)
+    scored, _ = score_completions(model, batch, sampled.token_ids, sampled.lengths, prefix=prefix)
+    torch.testing.assert_close(scored, sampled.logprobs, rtol=0, atol=1e-5)
+    (gradient,) = torch.autograd.grad(scored.sum(), [model.model.visual.patch_embed.proj.weight])
+    assert gradient.any()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pictures_that_are_encoded_before(processor: VLMProcessor, prompts: list[EncodedPrompt], family: str) -> None:
+    """The same samples, without the vision tower."""
+    model, batch = make_model(family, processor), processor.collate(prompts)
+    expected = draw(model, batch)
+    other = dataclasses.replace(batch, pixel_values=batch.pixel_values[:0], image_features=encode_images(model, batch))
+    calls: list[Any] = []
+    with model.model.visual.register_forward_hook(lambda *call: calls.append(call)):
+        sampled = draw(model, other)
+    assert calls == []
+    assert sampled.token_ids.tolist() == expected.token_ids.tolist()
+    torch.testing.assert_close(sampled.logprobs, expected.logprobs, rtol=0, atol=1e-6)
 
 
 def test_the_first_completion_token_follows_the_prompt_in_position(

@@ -57,7 +57,8 @@ def episodes(split: str) -> SyntheticDataset:
 
 def make_config(policy: Path, *, num_env_runners: int = 0, num_learners: int = 0, **training) -> GRPOConfig:
     lora_rank = training.pop("lora_rank", None)
-    settings = {"group_size": 3, "groups_per_iteration": 5, "max_completion_tokens": 26, "lr": 1e-3, **training}
+    settings = {"group_size": 3, "groups_per_iteration": 5, "max_completion_tokens": 26, "lr": 1e-3}
+    settings |= {"rollout_batch_groups": 2, **training}
     return (
         GRPOConfig()
         .environment(env_config={"dataset": episodes("train"), "template": TEMPLATE})
@@ -112,6 +113,20 @@ def test_processes_do_not_change_the_first_update(
     assert texts == [[c.text for c in group.generation.completions] for group in expected_groups]
     assert answers == expected_answers
     assert difference < TOPOLOGY_TOLERANCE
+
+
+def test_two_learners_with_a_frozen_base(policy_folder: Path) -> None:
+    """Adapters alone are trained and exchanged, after the last of several micro-batches; the reference is the base."""
+    settings = {"lora_rank": 4, "kl_coeff": 0.1, "micro_batch_groups": 2, "num_iterations": 2}
+    updated = []
+    for num_learners in (0, 2):
+        algorithm = make_config(policy_folder, num_learners=num_learners, **settings).build_algo()
+        algorithm.train()
+        updated.append(weights(algorithm))
+        algorithm.stop()
+    assert updated[0]
+    assert all("lora_" in name for name in updated[0])
+    assert largest_difference(*updated) < TOPOLOGY_TOLERANCE
 
 
 def test_micro_batches_and_iterations(policy_folder: Path, one_process) -> None:
@@ -264,6 +279,10 @@ def test_grpo_raises_the_reward(policy_folder: Path) -> None:
         ({"temperature": 0.0}, "temperature: expected more than 0"),
         ({"num_learners": 2, "groups_per_step": 1}, "groups_per_step: expected at least one group for each of 2"),
         ({"num_learners": 6}, "groups_per_iteration: expected 6 or more, got 5"),
+        (
+            {"num_env_runners": 4},
+            "rollout_batch_groups: expected a batch for each of 4 EnvRunners, got 2, which makes 3",
+        ),
         ({"async_steps": 1}, "async_steps: expected 0 where sampling has no process of its own"),
         ({"async_steps": 2, "num_env_runners": 1}, "async_steps: expected 0 or 1, got 2"),
         ({"async_steps": 1, "num_env_runners": 1, "zero_variance": "refill"}, "async_steps: expected 0 with zero_var"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from focus_agents.generation import image_inputs
 from focus_agents.models.loading import load_processor
 from focus_agents.processing import NEVER_SAMPLED, EncodedPrompt, VLMProcessor
 from focus_env.env import observe
@@ -206,12 +207,94 @@ class TestCollate:
         assert {tensor.dtype for tensor in kinds} == {torch.int64}
         assert (batch.mm_token_type_ids.dtype, batch.pixel_values.dtype) == (torch.int32, torch.float32)
 
-    def test_moves_to_a_device_whole(self, processor: VLMProcessor, prompts: list[EncodedPrompt]) -> None:
-        batch = processor.collate(prompts)
+    @pytest.mark.parametrize("has_features", [False, True])
+    def test_moves_to_a_device_whole(
+        self, processor: VLMProcessor, prompts: list[EncodedPrompt], has_features: bool
+    ) -> None:
+        batch = processor.collate(with_random_features(prompts, processor) if has_features else prompts)
         moved = batch.to("meta")
         for field in dataclasses.fields(batch):
-            assert getattr(moved, field.name).device.type == "meta"
-            assert getattr(moved, field.name).shape == getattr(batch, field.name).shape
+            before, after = getattr(batch, field.name), getattr(moved, field.name)
+            if field.name == "num_images":
+                assert after == before == (2, 4, 3)
+            elif field.name == "image_features" and not has_features:
+                assert after is before is None
+            else:
+                parts = zip(before, after, strict=True) if field.name == "image_features" else [(before, after)]
+                for left, right in parts:
+                    assert (left.device.type, right.device.type) == ("cpu", "meta")
+                    assert (right.shape, right.dtype) == (left.shape, left.dtype)
+
+    def test_joins_image_features(self, processor: VLMProcessor, prompts: list[EncodedPrompt]) -> None:
+        """In the order of the prompts, layer by layer; the pixels are gone."""
+        given = with_random_features(prompts, processor)
+        batch = processor.collate(given)
+        assert batch.image_features is not None
+        assert len(batch.image_features) == 3
+        for layer, joined in enumerate(batch.image_features):
+            start = 0
+            for row, prompt in enumerate(given):
+                assert prompt.image_features is not None
+                stop = start + int(batch.mm_token_type_ids[row].sum())
+                assert torch.equal(joined[start:stop], prompt.image_features[layer])
+                start = stop
+            assert start == len(joined)
+        assert batch.pixel_values.shape == (0, 3 * 2 * 8 * 8)
+        assert batch.image_grid_thw.tolist() == processor.collate(prompts).image_grid_thw.tolist()
+        assert processor.collate(prompts).image_features is None
+
+    @pytest.mark.parametrize("which", [[0], [2], [0, 1]])
+    def test_image_features_of_some_are_refused(
+        self, processor: VLMProcessor, prompts: list[EncodedPrompt], which: list[int]
+    ) -> None:
+        given = with_random_features(prompts, processor)
+        mixed = [given[n] if n in which else prompts[n] for n in range(3)]
+        message = f"prompts: expected image features of all 3 or of none, got {len(which)}"
+        with pytest.raises(ValueError, match=message):
+            processor.collate(mixed)
+
+
+def with_random_features(prompts: list[EncodedPrompt], processor: VLMProcessor) -> list[EncodedPrompt]:
+    """As if a vision tower with two deepstack layers had seen the pictures."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        dataclasses.replace(
+            prompt,
+            pixel_values=prompt.pixel_values[:0],
+            image_features=tuple(torch.randn(3, num_image_tokens(prompt, processor), 5, generator=generator)),
+        )
+        for prompt in prompts
+    ]
+
+
+class TestRepeat:
+    """Each prompt several times, copies next to each other."""
+
+    @pytest.mark.parametrize("times", [1, 2, 5])
+    @pytest.mark.parametrize("has_features", [False, True])
+    def test_is_what_collating_copies_gives(
+        self, processor: VLMProcessor, prompts: list[EncodedPrompt], has_features: bool, times: int
+    ) -> None:
+        given = with_random_features(prompts, processor) if has_features else prompts
+        repeated = processor.collate(given).repeat(times)
+        expected = processor.collate([prompt for prompt in given for _ in range(times)])
+        assert repeated.num_images == expected.num_images
+        assert (repeated.image_features is None) == (expected.image_features is None)
+        for ours, right in zip(repeated.image_features or (), expected.image_features or (), strict=True):
+            assert torch.equal(ours, right)
+        for field in dataclasses.fields(expected):
+            if field.name not in ("num_images", "image_features"):
+                ours, right = getattr(repeated, field.name), getattr(expected, field.name)
+                assert ours.dtype == right.dtype
+                assert torch.equal(ours, right), field.name
+
+    def test_by_hand(self, processor: VLMProcessor, prompts: list[EncodedPrompt]) -> None:
+        batch = processor.collate(prompts[:2])
+        repeated = batch.repeat(2)
+        assert repeated.num_images == (2, 2, 4, 4)
+        first, second = batch.image_grid_thw.split([2, 4])
+        assert repeated.image_grid_thw.tolist() == torch.cat([first, first, second, second]).tolist()
+        assert [row.tolist() for row in repeated.input_ids] == [batch.input_ids[n].tolist() for n in (0, 0, 1, 1)]
 
 
 def test_a_processor_travels_between_processes(processor: VLMProcessor) -> None:
@@ -231,7 +314,14 @@ def test_what_the_model_predicts_depends_on_which_picture_stands_where(
     assert torch.equal(batches[0].input_ids, batches[1].input_ids)
     with torch.no_grad():
         first, second = (
-            model(**{f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}).logits[0, -1].log_softmax(-1)
+            model(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                mm_token_type_ids=batch.mm_token_type_ids,
+                **image_inputs(batch),
+            )
+            .logits[0, -1]
+            .log_softmax(-1)
             for batch in batches
         )
     assert (first - second).abs().max() > 1e-2
