@@ -157,7 +157,7 @@ class GRPO(Algorithm):
             skip_silent=self.config.kl_coeff == 0 and self.config.loss != "bnpo",
             seed=(self.config.seed or 0, self._num_iterations_done),
         )
-        # Counted here for schedules: a runner that died took its own count with it.
+        # By the plan, not by what runners counted, so that schedules are a function of the iteration alone.
         num_steps = (self._num_iterations_done + 1) * self.config.groups_per_iteration * self.config.group_size
         results = self.learner_group.update(
             training_data=GroupTrainingData(groups=dict(enumerate(groups)), steps=steps),

@@ -117,9 +117,13 @@ def with_faulty_learners(policy: Path, faults: Sequence[Fault], *, num_learners:
 
 
 def kill_runners(algorithm: GRPO, ranks: Sequence[int]) -> None:
-    pids = algorithm.env_runner_group.foreach_env_runner(
-        lambda runner: os.getpid(), local_env_runner=False, remote_worker_ids=list(ranks)
-    )
+    """As soon as they are all alive."""
+    group = algorithm.env_runner_group
+    while not set(ranks) <= set(group.healthy_env_runner_ids()):
+        time.sleep(0.5)
+        algorithm.restore_env_runners(group)
+    pids = group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False, remote_worker_ids=list(ranks))
+    assert len(pids) == len(ranks)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
 
@@ -129,10 +133,10 @@ def test_what_dying_runners_lose_is_sampled_again(
 ) -> None:
     """One dies while it samples, one while the learner learns, both between iterations, one while it validates.
 
-    Each group is a batch of its own, so that a group sampled again has the same numerics. The learning rate falls with
-    the environment's steps, which must not be lost with a runner.
+    Each group is a batch of its own, so that a group sampled again has the same numerics; so has the update, since with
+    `micro_batch_groups` the one process of the undisturbed run does not take over the sampler's forward pass.
     """
-    settings = {"rollout_batch_groups": 1, "lr": [[0, 1e-3], [60, 1e-5]]}
+    settings = {"rollout_batch_groups": 1, "micro_batch_groups": 5, "lr": [[0, 1e-3], [60, 1e-5]]}
     undisturbed = grpo.make_config(policy_folder, **settings).build_algo()
     expected_answers = undisturbed.validate(range(6))
     expected = final_weights(undisturbed, num_iterations=4)
