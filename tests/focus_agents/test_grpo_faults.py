@@ -133,10 +133,10 @@ def test_what_dying_runners_lose_is_sampled_again(
 ) -> None:
     """One dies while it samples, one while the learner learns, both between iterations, one while it validates.
 
-    Each group is a batch of its own, so that a group sampled again has the same numerics; so has the update, since with
-    `micro_batch_groups` the one process of the undisturbed run does not take over the sampler's forward pass.
+    Batches of two groups are dealt whole, so that a group sampled again has the same numerics; so has the update, since
+    with `micro_batch_groups` the one process of the undisturbed run does not take over the sampler's forward pass.
     """
-    settings = {"rollout_batch_groups": 1, "micro_batch_groups": 5, "lr": [[0, 1e-3], [60, 1e-5]]}
+    settings = {"rollout_batch_groups": 2, "micro_batch_groups": 5, "lr": [[0, 1e-3], [60, 1e-5]]}
     undisturbed = grpo.make_config(policy_folder, **settings).build_algo()
     expected_answers = undisturbed.validate(range(6))
     expected = final_weights(undisturbed, num_iterations=4)

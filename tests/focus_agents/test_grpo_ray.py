@@ -225,8 +225,8 @@ def test_one_process_has_one_model(policy_folder: Path) -> None:
         algorithm.train()
         first = len(rows)
         algorithm.train()
-    assert first == 3, "prefill, and the comparison of both ways at the first update"
-    assert len(rows) == first + 1
+    assert first == 3 + 2, "three sampling batches, and the comparison of both ways at the first update"
+    assert len(rows) == first + 3
     assert all(group.generation.prefix is None for group in algorithm.last_groups)
     algorithm.stop()
 

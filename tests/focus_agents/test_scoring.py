@@ -716,7 +716,9 @@ def test_a_prefix_is_used_up(qwen2: Pair, five: Group) -> None:
 
 def test_a_model_that_fills_no_cache_is_refused(five: Group) -> None:
     model = load_trainable_model("tiny", gradient_checkpointing=True)
-    with pytest.raises(ValueError, match="cache: expected keys of .* columns after the prompts, got 0; under gradient"):
+    with pytest.raises(
+        ValueError, match=r"cache: expected keys of .* columns after the prompts, got 0; under gradient"
+    ):
         prefill(model, five.batch)
 
 
