@@ -13,9 +13,8 @@ does falls on all. Before anything is measured, the losses and gradients of ours
 measured twice: its maps let go as soon as the loss has been read from them, and kept until backward is over, as where
 the model's output is a variable of the training loop.
 
-Time is CPU time of one thread, or seconds between two synchronizations on CUDA. FLOPs are those of matrix products,
-causal attention counted as causal; they are the same on each device and counted on the CPU. Memory is the most that a
-step holds at a time, gradients included, weights not.
+Time, FLOPs and memory are what `measuring.py` says. FLOPs are the same on each device and counted on the CPU; memory
+is gradients included, weights not.
 
 Linear in the tokens N is what the loss adds in memory, since what outlives a block of rows is a few vectors for each
 row or token. What it adds in FLOPs and time is not: each of the query picture's Q rows is compared with up to N keys.
@@ -29,15 +28,8 @@ round: below 1, ours costs less.
 from __future__ import annotations
 
 import dataclasses
-import gc
-import importlib.metadata
-import json
 import math
-import os
-import platform
 import statistics
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -47,14 +39,27 @@ import tyro
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2VLForConditionalGeneration
 
+from benchmarks.measuring import (
+    HIDDEN_SIZE,
+    NUM_LAYERS,
+    NUM_PICTURES,
+    UNITS,
+    command,
+    count_flops,
+    fused_attention_flops,
+    machine,
+    peak_memory,
+    print_line,
+    run_quietly_on_one_thread,
+    small_config,
+    take_turns,
+)
 from focus_agents.arguments import quiet_libraries, user_errors
-from focus_agents.attention import select_layers, set_support_attention
+from focus_agents.attention import select_layers, set_focus_attention
 from focus_agents.models.loading import TINY, load_processor
-from focus_agents.models.tiny import MERGE_SIZE, build_config
+from focus_agents.models.tiny import MERGE_SIZE
 from focus_agents.processing import PromptBatch
 from focus_agents.sft.config import SFTConfig
 from focus_agents.sft.data import SFTBatch, box_cells
@@ -70,7 +75,6 @@ PEERS = {
     "eager": "eager attention, the loss from its full maps, which are let go before backward",
     MAPS_KEPT: "eager attention, the loss from its full maps, which live as long as the model's output in a plain loop",
 }
-UNITS = {"time": "ms", "FLOPs": "GFLOP", "memory": "MiB"}
 PER_TOKEN = {"time": (1e3, "us"), "FLOPs": (1e3, "MFLOP"), "memory": (2**10, "KiB")}
 """What a difference per token is shown in."""
 CAPTIONS = {
@@ -80,8 +84,6 @@ CAPTIONS = {
 }
 Line = dict[str, Any]
 
-NUM_LAYERS, HIDDEN_SIZE = 4, 256
-NUM_PICTURES = 5
 QUESTION_TOKENS, ANSWER_TOKENS = 30, 24
 LEAST_TEXT_TOKENS = 178
 """Of a prompt and its answer, what is not a cell of a picture: markers, four boxes, question, answer."""
@@ -137,11 +139,7 @@ class Setup:
     @classmethod
     def build(cls, num_tokens: int, *, is_checkpointed: bool, dtype: str = "float32", device: str = "cpu") -> Setup:
         """Random weights, token ids and pixels, functions of a seed."""
-        model_config = build_config(load_processor(TINY).tokenizer, hidden_size=HIDDEN_SIZE, num_layers=NUM_LAYERS)
-        model_config.text_config.intermediate_size = 4 * HIDDEN_SIZE
-        model_config.vision_config.embed_dim = HIDDEN_SIZE // 2
-        # Narrower weights attend nearly uniformly, and a wrong score would hardly show in the loss.
-        model_config.text_config.initializer_range = 0.1
+        model_config = small_config(load_processor(TINY).tokenizer)
         torch.manual_seed(SEED)
         model = Qwen2VLForConditionalGeneration(model_config).train()
         batch = build_batch(num_tokens, model_config)
@@ -164,7 +162,7 @@ class Setup:
             self.model.set_attn_implementation({"text_config": "sdpa"})
             config = dataclasses.replace(self.config, beta=0.0)
         else:
-            set_support_attention(self.model)
+            set_focus_attention(self.model)
             config = self.config
         return lambda: accumulate_gradients(self.model, [self.batch], config, self.layers)
 
@@ -205,6 +203,7 @@ def build_batch(num_tokens: int, model_config: Any) -> SFTBatch:
         (prompt == model_config.image_token_id).int(),
         torch.randn(NUM_PICTURES * num_cells * MERGE_SIZE**2, patch_values, generator=generator),
         torch.tensor([[1, MERGE_SIZE * side, MERGE_SIZE * side]] * NUM_PICTURES),
+        num_images=(NUM_PICTURES,),
     )
     answer = torch.tensor([text[-ANSWER_TOKENS:]])
     return SFTBatch(prompts, answer, torch.ones_like(answer, dtype=torch.bool), query, support)
@@ -273,86 +272,7 @@ def measure(num_tokens: int, args: Args, *, is_checkpointed: bool) -> dict[str, 
     for variant in results["memory"]:
         setup.prepare(variant)()  # the first step of all warms up
         results["memory"][variant].append(peak_memory(setup.prepare(variant), args.device) / 2**20)
-    for _ in range(args.repetitions):
-        for variant in VARIANTS:
-            results["time"][variant].append(1e3 * seconds(setup.prepare(variant), args.device))
-    return results
-
-
-def seconds(step: Callable[[], object], device: str) -> float:
-    """CPU time of a step; on CUDA, from an idle device to an idle device."""
-    gc.collect()
-    gc.disable()
-    try:
-        if device == "cpu":
-            start = time.process_time()
-            step()
-            return time.process_time() - start
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        step()
-        torch.cuda.synchronize()
-        return time.perf_counter() - start
-    finally:
-        gc.enable()
-
-
-def peak_memory(step: Callable[[], object], device: str) -> int:
-    """The most bytes that a step holds at a time, beyond those that were held before."""
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    # The process's own size says little, since the allocator keeps pages; the profiler sees each tensor come and go.
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
-
-
-def count_flops(step: Callable[[], object]) -> int:
-    """FLOPs of a step's matrix products on the CPU, those that checkpointing repeats included."""
-    # The counter does not know the CPU's fused attention and would count it as nothing.
-    aten = torch.ops.aten
-    formulas = {
-        aten._scaled_dot_product_flash_attention_for_cpu: fused_attention_flops,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: fused_attention_backward_flops,
-    }
-    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
-        step()
-    return counter.get_total_flops()
-
-
-def fused_attention_flops(
-    query: torch.Size, key: torch.Size, value: torch.Size, dropout: float = 0.0, is_causal: bool = False, **_: Any
-) -> int:
-    """Of shapes [B, A, N, D]: scores, and their product with the values."""
-    num_products = 2
-    num_pairs = query[2] * (query[2] + 1) // 2 if is_causal else query[2] * key[2]
-    return num_products * 2 * query[0] * query[1] * num_pairs * query[3]
-
-
-def fused_attention_backward_flops(
-    grad: torch.Size,
-    query: torch.Size,
-    key: torch.Size,
-    value: torch.Size,
-    output: torch.Size,
-    logsumexp: torch.Size,
-    dropout: float,
-    is_causal: bool,
-    **_: Any,
-) -> int:
-    """The scores again, and the gradients of weights, values, queries and keys."""
-    return fused_attention_flops(query, key, value, dropout, is_causal) * 5 // 2
+    return results | take_turns(setup.prepare, VARIANTS, ["time"] * args.repetitions, args.device)
 
 
 def causal_attention_flops(num_tokens: int, *, is_checkpointed: bool) -> int:
@@ -360,18 +280,6 @@ def causal_attention_flops(num_tokens: int, *, is_checkpointed: bool) -> int:
     shape = torch.Size([1, 1, num_tokens, HIDDEN_SIZE])  # heads share the hidden size
     forward = fused_attention_flops(shape, shape, shape, is_causal=True)
     return NUM_LAYERS * (forward * 5 // 2 + forward * (1 + is_checkpointed))
-
-
-def machine(device: str) -> dict[str, str | int | None]:
-    """What the figures depend on."""
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
-    return {
-        "cpu": platform.machine(),
-        "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
-        "python": platform.python_version(),
-        **versions,
-    }
 
 
 def compare(ours: list[float], peer: list[float], num_tokens: int) -> Line:
@@ -455,21 +363,20 @@ def main() -> None:
     quiet_libraries()
     with user_errors():
         args = tyro.cli(Args)
-    torch.set_num_threads(1)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler says on stderr that it starts and stops
+    run_quietly_on_one_thread()
     common = {
         "device": args.device,
         "dtype": args.dtype,
         "repetitions": args.repetitions,
         "machine": machine(args.device),
-        "command": " ".join(["python", *sys.argv]),
+        "command": command(),
     }
     lines = []
     for num_tokens in args.tokens:
         for is_checkpointed in (False, True):
             results = measure(num_tokens, args, is_checkpointed=is_checkpointed)
             for line in compare_all(results, num_tokens, is_checkpointed=is_checkpointed):
-                print(json.dumps({**line, **common}), flush=True)
+                print_line({**line, **common})
                 lines.append(line)
     console = Console()
     for name in UNITS:

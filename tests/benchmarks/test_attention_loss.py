@@ -137,7 +137,7 @@ def test_ours_keeps_less_than_eager_and_as_much_for_each_row_whatever_the_tokens
 
 def test_a_batch_is_as_long_as_asked_and_holds_five_pictures() -> None:
     for num_tokens, num_rows in ((183, 1), (512, 64), (1024, 169), (2048, 361), (4096, 729)):
-        setup_config = benchmark.build_config(benchmark.load_processor("tiny").tokenizer)
+        setup_config = benchmark.small_config(benchmark.load_processor("tiny").tokenizer)
         batch = benchmark.build_batch(num_tokens, setup_config)
         is_image = batch.prompts.input_ids == setup_config.image_token_id
         assert batch.prompts.input_ids.shape[1] + batch.answer_ids.shape[1] == num_tokens

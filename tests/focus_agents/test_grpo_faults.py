@@ -138,14 +138,14 @@ def test_what_dying_runners_lose_is_sampled_again(
     """
     settings = {"rollout_batch_groups": 2, "micro_batch_groups": 5, "lr": [[0, 1e-3], [60, 1e-5]]}
     undisturbed = grpo.make_config(policy_folder, **settings).build_algo()
-    expected_answers = undisturbed.validate(range(6))
+    expected_answers = undisturbed.validate(range(16))
     expected = final_weights(undisturbed, num_iterations=4)
 
     faults = [Fault("kill", 2, -1, tmp_path / "validating"), Fault("kill", 1, 0, tmp_path / "sampling")]
     config = grpo.make_config(policy_folder, num_env_runners=2, **settings)
     config = config.env_runners(env_runner_cls=FaultyRunner).training(learner_config_dict={"faults": faults})
     algorithm = config.build_algo()
-    assert algorithm.validate(range(6)) == expected_answers
+    assert algorithm.validate(range(16)) == expected_answers
     algorithm.train()
     with monkeypatch.context() as patch:
         update = algorithm.learner_group.update
