@@ -154,7 +154,7 @@ def sample_completions(
     lengths = torch.zeros(shape, dtype=torch.long, device=device)
     is_done = torch.zeros(shape, dtype=torch.bool, device=device)
     states = torch.zeros(0) if grammar is None else grammar.start(num_prompts * num_completions).to(device)
-    hidden = prefix.hidden[:, None]
+    hidden = prefix.hidden.detach()[:, None]
     for step in range(num_steps):
         logits = base.lm_head(hidden).expand(-1, num_completions, -1)
         allowed = None if grammar is None else grammar.allowed(states).view(logits.shape)
