@@ -157,6 +157,17 @@ def test_what_dying_runners_lose_is_sampled_again(
     assert all(fault.mark.exists() for fault in faults)
 
 
+def test_what_is_lost_while_it_is_sampled_ahead(policy_folder: Path, tmp_path: Path) -> None:
+    """It is sampled again from the weights that it was asked for with, though the runners have newer ones by then."""
+    settings = {"num_env_runners": 2, "rollout_batch_groups": 2, "async_steps": 1, "rollout_correction": "token_tis"}
+    expected = final_weights(grpo.make_config(policy_folder, **settings).build_algo(), num_iterations=3)
+    fault = Fault("kill", 1, 1, tmp_path / "ahead")
+    config = grpo.make_config(policy_folder, **settings).env_runners(env_runner_cls=FaultyRunner)
+    algorithm = config.training(learner_config_dict={"faults": [fault]}).build_algo()
+    assert_equal(final_weights(algorithm, num_iterations=3), expected)
+    assert fault.mark.exists()
+
+
 def test_learners_are_rebuilt(policy_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """One of two is killed; then the other raises an error, which leaves its peer waiting. The towers are frozen."""
     settings = {"num_learners": 2, "lora_rank": 4, "kl_coeff": 0.1}
