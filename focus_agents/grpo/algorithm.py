@@ -53,9 +53,9 @@ class GRPO(Algorithm):
         self._weights_seq_no = 0
         self._ahead: Request[RolloutGroup] | None = None
         self._runners = Runners(self, self._log_runners)
-        if self._runners.local is not None and self.config.num_learners == 0:
+        if self._is_one_process:
             module = self.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
-            self._runners.local.share_module(module, reuses_prefill=self.config.can_reuse_prefill)
+            self.env_runner_group.local_env_runner.share_module(module, reuses_prefill=self.config.can_reuse_prefill)
         self._num_episodes: int = self._runners.ask_one("num_episodes")
         self.last_groups: list[RolloutGroup] = []
         self._sync_weights()
@@ -178,10 +178,16 @@ class GRPO(Algorithm):
 
     def _inference_state(self) -> dict[str, Any]:
         """What a runner needs: the weights or a reference to them, and their number."""
+        if self._is_one_process:  # and one model
+            return {COMPONENT_RL_MODULE: {}, WEIGHTS_SEQ_NO: self.learner_group._learner._weights_seq_no}
         state = self.learner_group.get_state(
             components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
         )[COMPONENT_LEARNER]
         return {key: state[key] for key in (COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO)}
+
+    @property
+    def _is_one_process(self) -> bool:
+        return self._runners.local is not None and self.config.num_learners == 0
 
     # ---- checkpoints
 
