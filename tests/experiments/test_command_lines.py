@@ -109,7 +109,7 @@ def straight_run(sft_run: Path) -> Path:
 
 def assert_same_outcome(folder: Path, other: Path) -> None:
     """The same metrics to the last iteration, validation answers and weights."""
-    timings = {"seconds", "seconds_sampling", "seconds_learning", "groups_per_second"}
+    timings = {"seconds", "seconds_sampling", "seconds_learning", "seconds_syncing", "groups_per_second"}
     metrics = [
         [
             {name: value for name, value in json.loads(line).items() if name not in timings}
@@ -164,6 +164,53 @@ def test_grpo_is_stopped_then_killed(sft_run: Path, straight_run: Path) -> None:
     assert_run_folder(folder, num_lines=6)
     assert_same_outcome(folder, straight_run)
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["final", "iteration_000006"]
+
+
+DYING = """
+import os, runpy, signal, sys
+import {module} as module
+
+original, calls = module.{function}, []
+
+def strike(*arguments, **options):
+    calls.append(1)
+    if len(calls) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments, **options)
+
+module.{function} = strike
+sys.argv = [{script!r}, *sys.argv[1:]]
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("module", "function"),
+    [("focus_agents.grpo.env_runner", "collect_groups"), ("focus_agents.grpo.learner", "policy_loss")],
+)
+def test_a_driver_killed_while_it_samples_or_learns(
+    sft_run: Path, straight_run: Path, module: str, function: str
+) -> None:
+    """In the fourth iteration; a checkpoint has two."""
+    folder = sft_run.parent / f"killed-{function}"
+    script = str(ROOT / "experiments" / "run_grpo.py")
+    arguments = grpo_arguments(sft_run, folder.name, num_iterations=6, checkpoint_interval=2)
+    code = DYING.format(module=module, function=function, script=script)
+    killed = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["iteration_000002"]
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
+    resumed = run("run_grpo.py", "--resume", str(folder), "--no-dashboard")
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_outcome(folder, straight_run)
 
 
 @pytest.mark.e2e
