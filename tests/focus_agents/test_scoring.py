@@ -756,3 +756,15 @@ def test_answers_without_a_token(qwen2: Pair, five: Group) -> None:
         nothing = shared(qwen2.model, five._replace(lengths=torch.zeros_like(lengths)))
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
     assert (nothing == 0).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("score", [shared, repeated, from_prefix])
+def test_a_gpu_computes_what_the_cpu_does(qwen2: Pair, five: Group, score: Score) -> None:
+    """Other kernels: key heads are repeated where a mask meets fewer of them."""
+    model = copy.deepcopy(qwen2.model).to("cuda")
+    moved = {name: getattr(five, name).to("cuda") for name in ("batch", "token_ids", "lengths", "weights")}
+    ours = learn(model, five._replace(**moved), score)
+    on_cpu = Learned(ours.logprobs.cpu(), {name: gradient.cpu() for name, gradient in ours.gradients.items()})
+    assert_same(on_cpu, learn(qwen2.model, five, repeated), 1e-3)
