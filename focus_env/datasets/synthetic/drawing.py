@@ -139,7 +139,7 @@ def _light(image: Image.Image, draws: Sequence[float], level: Level) -> ImageArr
     # The brightest corner has the full gain; the darkest is never below level.light.
     top = 256 * (gain - (abs(fall_x) + abs(fall_y)) / 2)
     tint = 1 - level.tint * np.array(draws[3:6])
-    rows = (256 * fall_y * _slope(size)).astype(np.int16)
+    rows = np.tile((256 * fall_y * _slope(size) * tint).astype(np.int16), size)
     columns = ((top + 256 * fall_x * _slope(size)) * tint).astype(np.int16).reshape(1, -1)
     factor = (rows + columns).view(np.uint16)  # 1 .. 256, so that the product fits 16 bits
     lit = np.asarray(image).reshape(size, -1) * factor
