@@ -44,6 +44,9 @@ class DataArguments:
     """How training episodes are cut from videos: random frames, or focus, the paper's evenly spaced ones."""
     level: int = 1
     """Difficulty of synthetic scenes, from 1 (one object) to 5 (many, occluded)."""
+    distractors: Literal["near", "same_shape", "any"] = "near"
+    """What synthetic scenes show beside the target from level 2 on: objects almost like it, objects of its shape in
+    other paints, or any objects in other paints."""
     image_size: int = 64
     """Side of synthetic pictures in pixels."""
     data_seed: int = 0
@@ -59,7 +62,7 @@ class DataArguments:
         root = None if self.data_root is None else self.data_root.expanduser().resolve()
         options: dict[str, Any] = {"root": root, "protocol": protocol}
         if self.dataset == "synthetic":
-            options |= {"level": self.level, "image_size": self.image_size}
+            options |= {"level": self.level, "image_size": self.image_size, "distractors": self.distractors}
         return load_dataset(self.dataset, split=split, shots=self.shots, seed=self.data_seed, **options)
 
     def load_training(self) -> EpisodeDataset:

@@ -1,7 +1,8 @@
 """Data sets: everything that serves `Episode` records by index.
 
     name        what it holds                              options of its own
-    synthetic   procedural scenes, nothing to download     num_episodes, level, image_size, absent_fraction
+    synthetic   procedural scenes, nothing to download     num_episodes, level, image_size, distractors,
+                                                           absent_fraction
     got10k      one object per video; needs `root`         episodes_per_track
 
 Any sized, indexable collection of episodes will do in their place, see `focus_env.types.EpisodeDataset`.
@@ -24,7 +25,7 @@ _TRACK_READERS: dict[str, Callable[..., Sequence[Track]]] = {"got10k": Got10kTra
 """Adapters, called as ``reader(root, split=split)``."""
 
 _OPTIONS = {
-    "synthetic": ("num_episodes", "level", "image_size", "absent_fraction"),
+    "synthetic": ("num_episodes", "level", "image_size", "distractors", "absent_fraction"),
     **dict.fromkeys(_TRACK_READERS, ("episodes_per_track",)),
 }
 

@@ -21,7 +21,7 @@ from shapely import affinity
 
 from focus_env.datasets import SyntheticDataset
 from focus_env.datasets.synthetic import dataset as dataset_module
-from focus_env.datasets.synthetic.dataset import MIN_IMAGE_SIZE
+from focus_env.datasets.synthetic.dataset import MIN_IMAGE_SIZE, Distractors
 from focus_env.datasets.synthetic.drawing import BACKGROUND_DRAWS, LIGHT_DRAWS, draw_scene
 from focus_env.datasets.synthetic.identities import (
     Identity,
@@ -85,6 +85,7 @@ def _digest(episode: Episode) -> str:
         ({"level": 6}, r"level must be one of .*, got 6; 1 is the easiest"),
         ({"shots": 0}, r"shots must be at least 1, got 0"),
         ({"image_size": MIN_IMAGE_SIZE - 1}, r"image_size must be at least 56 pixels, got 55"),
+        ({"distractors": "far"}, r"distractors must be one of \('near', 'same_shape', 'any'\), got 'far'"),
         ({"absent_fraction": -0.1}, r"absent_fraction must be a share in \[0, 1\], got -0.1"),
         ({"absent_fraction": 1.5}, r"absent_fraction must be a share in \[0, 1\], got 1.5"),
         ({"absent_fraction": float("nan")}, r"absent_fraction must be a share in \[0, 1\], got nan"),
@@ -315,6 +316,41 @@ def test_every_picture_shows_the_target_among_near_misses(level: int, shown: lis
         # What recurs does not give the target away: the first distractors recur as well.
         assert len({picture[:fewest] for picture in shown}) == 1
     assert counts == set(range(fewest, most + 1))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("level", [3, 5])
+def test_distractors_of_the_same_shape(split: Split, level: int, shown: list[tuple[Identity, ...]]) -> None:
+    dataset = SyntheticDataset(level=level, shots=1, split=split, distractors="same_shape", image_size=56)
+    for index in range(40):
+        shown.clear()
+        dataset[index]
+        for target, *others in shown:
+            assert len({target, *others}) == 1 + len(others)
+            assert all(other[:2] == target[:2] and _paint(other) != _paint(target) for other in others)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("level", [3, 5])
+def test_any_distractors_are_told_apart_by_paint(split: Split, level: int, shown: list[tuple[Identity, ...]]) -> None:
+    dataset = SyntheticDataset(level=level, shots=1, split=split, distractors="any", image_size=56)
+    distractors = set()
+    for index in range(40):
+        shown.clear()
+        dataset[index]
+        for picture in shown:
+            assert len(set(map(_paint, picture))) == len(picture)
+            assert all(other.family in families(split) and _paint(other) in paints(split) for other in picture)
+            distractors |= set(picture[1:])
+        assert len({picture[: len(shown[0])] for picture in shown if len(picture) >= len(shown[0])}) == 1
+    assert {other.family for other in distractors} == set(families(split))
+
+
+def test_kinds_of_distractors_share_their_targets() -> None:
+    kinds: tuple[Distractors, ...] = get_args(Distractors)
+    targets = [SyntheticDataset(level=3, distractors=kind)[5] for kind in kinds]
+    assert len({episode.identity for episode in targets}) == 1
+    assert len({_digest(episode) for episode in targets}) == len(kinds)
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -13,10 +13,15 @@ from focus_env.datasets.synthetic.identities import (
     num_identities,
     repainted,
     reshaped,
+    stranger,
 )
 from focus_env.datasets.synthetic.paints import Split
 from focus_env.datasets.synthetic.scenes import DRAWS_PER_OBJECT, LEVELS, arrange
 from focus_env.types import Box, Episode, Exemplar, Frame
+
+Distractors = Literal["near", "same_shape", "any"]
+"""What stands beside the target: objects of its shape and objects in its paint in turn; objects of its shape in other
+paints; or any objects in other paints, which are told from it by texture and colours alone."""
 
 _SPLITS = get_args(Split)
 _SCENE_DRAWS = 1 + BACKGROUND_DRAWS + LIGHT_DRAWS  # the number of objects, and what lies behind and above them
@@ -67,6 +72,7 @@ class SyntheticDataset:
         shots: Supports per episode, at least 1.
         level: 1 (easiest) .. 5.
         image_size: Side of the square pictures in pixels, at least `MIN_IMAGE_SIZE`.
+        distractors: What stands beside the target, see `Distractors`; the table and the text above are of ``"near"``.
         absent_fraction: Probability, 0 .. 1, that the query lacks the target. It shows another distractor in
             its place, so that the number of objects tells nothing.
         seed: At least 0. Seeds the choice of identities and all scenes; the splits do not depend on it.
@@ -83,6 +89,7 @@ class SyntheticDataset:
         shots: int = 4,
         level: int = 1,
         image_size: int = 112,
+        distractors: Distractors = "near",
         absent_fraction: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -94,6 +101,8 @@ class SyntheticDataset:
             raise ValueError(f"shots must be at least 1, got {shots!r}; an episode needs an exemplar")
         if image_size < MIN_IMAGE_SIZE:
             raise ValueError(f"image_size must be at least {MIN_IMAGE_SIZE} pixels, got {image_size!r}")
+        if distractors not in get_args(Distractors):
+            raise ValueError(f"distractors must be one of {get_args(Distractors)}, got {distractors!r}")
         if not 0 <= absent_fraction <= 1:
             raise ValueError(f"absent_fraction must be a share in [0, 1], got {absent_fraction!r}")
         if num_episodes is not None and num_episodes < 0:
@@ -105,6 +114,7 @@ class SyntheticDataset:
         self._shots = shots
         self._level = level
         self._image_size = image_size
+        self._distractor_kind: Distractors = distractors
         self._absent_fraction = absent_fraction
         self._seed = seed
 
@@ -138,15 +148,22 @@ class SyntheticDataset:
         )
 
     def _distractors(self, target: Identity, draws: list[float], *, first: int) -> list[Identity]:
-        """One object per draw, to be mistaken for the target by shape (`first` = 0) and by paint (1) in turn.
+        """One object per draw, all different.
 
-        The third and fourth differ from the target in both, and resemble the first two.
+        Near ones are to be mistaken for the target by shape (`first` = 0) and by paint (1) in turn; the third and
+        fourth differ from it in both, and resemble the first two.
         """
         pool: list[Identity] = []
         for number, draw in enumerate(draws):
-            near = (repainted, reshaped)[(first + number) % 2]
-            anchor = pool[number - 1] if number in (2, 3) else target
-            pool.append(near(self._split, anchor, draw, (target, *pool)))
+            if self._distractor_kind == "near":
+                near = (repainted, reshaped)[(first + number) % 2]
+                anchor = pool[number - 1] if number in (2, 3) else target
+                pool.append(near(self._split, anchor, draw, (target, *pool)))
+                continue
+            other = stranger(self._split, draw, (target, *pool))
+            if self._distractor_kind == "same_shape":
+                other = other._replace(family=target.family, shape_variant=target.shape_variant)
+            pool.append(other)
         return pool
 
     def _picture(

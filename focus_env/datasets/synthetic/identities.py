@@ -125,3 +125,18 @@ def reshaped(split: Split, identity: Identity, draw: float, taken: Collection[Id
     """An object of another shape family, in the same texture and colours; arguments as in `repainted`."""
     others = [family for family in families(split) if family != identity.family]
     return _pick((identity._replace(family=family) for family in _rotated(others, draw)), taken)
+
+
+def stranger(split: Split, draw: float, taken: Collection[Identity] = ()) -> Identity:
+    """Any object in a paint that none of the taken ones has, so that paint alone tells it from them.
+
+    Args:
+        split: The split that it belongs to.
+        draw: Uniform in [0, 1): which of the possible ones.
+        taken: Objects to tell it from; fewer than the split has paints.
+    """
+    worn = {(other.texture, frozenset(other.colours)) for other in taken}
+    # Neighbouring numbers differ in paint.
+    numbers = _rotated(range(num_identities(split)), draw)
+    options = (identity_from_number(split, number) for number in numbers)
+    return next(option for option in options if (option.texture, frozenset(option.colours)) not in worn)
