@@ -17,12 +17,13 @@ import ray
 import transformers
 from rich.console import Console
 
-from focus_agents.models.loading import load_processor
+from focus_agents.models.loading import load_processor, load_template
 from focus_agents.processing import VLMProcessor
 from focus_agents.reporting import RunDirectory
+from focus_env.boxes import CoordinateFrame
 from focus_env.datasets import load_dataset
 from focus_env.errors import FocusError
-from focus_env.prompts import PromptTemplate, get_template
+from focus_env.prompts import PromptTemplate
 from focus_env.types import EpisodeDataset
 
 
@@ -44,6 +45,8 @@ class DataArguments:
     """How training episodes are cut from videos: random frames, or focus, the paper's evenly spaced ones."""
     level: int = 1
     """Difficulty of synthetic scenes, from 1 (one object) to 5 (many, occluded)."""
+    num_objects: int | None = None
+    """Objects in each synthetic picture, the target included; default: as the level has it."""
     distractors: Literal["near", "same_shape", "any"] = "near"
     """What synthetic scenes show beside the target from level 2 on: objects almost like it, objects of its shape in
     other paints, or any objects in other paints."""
@@ -62,7 +65,8 @@ class DataArguments:
         root = None if self.data_root is None else self.data_root.expanduser().resolve()
         options: dict[str, Any] = {"root": root, "protocol": protocol}
         if self.dataset == "synthetic":
-            options |= {"level": self.level, "image_size": self.image_size, "distractors": self.distractors}
+            options |= {"level": self.level, "image_size": self.image_size, "num_objects": self.num_objects}
+            options |= {"distractors": self.distractors}
         return load_dataset(self.dataset, split=split, shots=self.shots, seed=self.data_seed, **options)
 
     def load_training(self) -> EpisodeDataset:
@@ -79,12 +83,15 @@ class ModelArguments:
     """Which model, and how it is asked."""
 
     model: str = "tiny"
-    """Model: tiny (built in, random weights), a saved policy's folder, or a name on the hub."""
+    """Model: focus-small, focus-small-sft or focus-small-base (they come with the package), tiny or small (new
+    weights), a saved policy's folder, or a name on the hub."""
     init_from: Path | None = None
     """Folder of a policy to start from, e.g. runs/my-sft/checkpoints/final; stands in for --model."""
-    template: str = "compact"
-    """Prompt wording: compact (few words, for the small model), default (full sentences, for hub models), or iploc (a
-    baseline that names the object)."""
+    template: str | None = None
+    """Prompt wording: compact (few words), default (full sentences), or iploc (a baseline that names the object);
+    default: the one that the model was trained on, for a hub model full sentences."""
+    frame: CoordinateFrame | None = None
+    """Unit in which boxes are written; default: the one that the model was trained on, for a hub model thousandths."""
     max_image_tokens: int | None = None
     """Most tokens per picture, larger ones are scaled down; default: what the model's image processor says."""
 
@@ -95,7 +102,7 @@ class ModelArguments:
 
     def load_template(self) -> PromptTemplate:
         """The prompt template."""
-        return get_template(self.template)
+        return load_template(self.source, name=self.template, frame=self.frame)
 
     def load_processor(self) -> VLMProcessor:
         """The model's processor, with the picture budget set."""

@@ -28,6 +28,10 @@ from focus_agents.models.adapters import base_model
 from focus_agents.shared_prefix import SharedPrefix, shared_prefix_attention
 
 FOCUS_ATTENTION = "focus_sdpa"
+MOST_WRITTEN_OUT = 1024
+"""Keys up to which scores are written out where that is faster; beyond, their memory is not worth it."""
+HIDDEN = -30_000.0
+"""Added to the scores of keys that are not seen; finite, so that a row of padding, which sees none, is not NaN."""
 ROWS_PER_BLOCK = 64
 """Rows whose scores are in memory at a time."""
 
@@ -178,6 +182,8 @@ def focus_attention_forward(
     if shared_prefix is not None and attention_mask is not None:
         grouped = shared_prefix_attention(query, key, value, attention_mask, shared_prefix, scaling=scaling)
         output = grouped.transpose(1, 2).contiguous()
+    elif _suits_written_out(query, key, attention_mask):
+        output = written_out_attention(query, key, value, attention_mask, scaling=scaling)
     else:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     if support_probe is not None and is_measured:
@@ -185,6 +191,47 @@ def focus_attention_forward(
         # The pass that gradient checkpointing repeats in backward must not replace what the loss was made of.
         support_probe.masses.setdefault(int(module.layer_idx), mass)  # type: ignore[arg-type]
     return output, None
+
+
+def _suits_written_out(query: torch.Tensor, key: torch.Tensor, attention_mask: torch.Tensor | None) -> bool:
+    """Whether a layer is computed under autocast on a CPU, over few enough tokens."""
+    if query.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return False
+    return key.shape[2] <= MOST_WRITTEN_OUT and (attention_mask is not None or query.shape[2] == key.shape[2])
+
+
+def written_out_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None,
+) -> torch.Tensor:
+    """softmax(scale * q k^T) v as it is written, in bfloat16: a CPU's matrix units are fast at it, SDPA's are not used.
+
+    Args:
+        query: [B, A, N, D], rotated.
+        key: [B, H, K, D], rotated; A / H query heads share a key head.
+        value: [B, H, K, D].
+        attention_mask: Broadcasts to [B, A, N, K]; bool, true where a key is seen, or added to scores; None: causal.
+        scaling: Multiplies the scores; None: one over the root of D.
+
+    Returns:
+        [B, N, A, D] bfloat16.
+    """
+    query, key, value = (part.to(torch.bfloat16) for part in (query, key, value))
+    num_shared = query.shape[1] // key.shape[1]
+    if num_shared > 1:
+        key, value = key.repeat_interleave(num_shared, 1), value.repeat_interleave(num_shared, 1)
+    scores = (query * (scaling or query.shape[-1] ** -0.5)) @ key.mT
+    if attention_mask is None:
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        attention_mask = torch.zeros(seen.shape, dtype=scores.dtype).masked_fill(~seen, HIDDEN)
+    elif attention_mask.dtype == torch.bool:
+        attention_mask = torch.zeros(attention_mask.shape, dtype=scores.dtype).masked_fill(~attention_mask, HIDDEN)
+    attended = (scores + attention_mask.to(scores.dtype)).softmax(-1) @ value
+    return attended.transpose(1, 2).contiguous()
 
 
 def support_mass(query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *, scaling: float) -> torch.Tensor:

@@ -16,17 +16,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import focus_env
+from focus_agents.models.loading import POLICY_FILE
 from focus_agents.processing import VLMProcessor
 from focus_env.errors import CheckpointError
+from focus_env.prompts import PromptTemplate
 
 
-def save_policy(directory: Path, model: Any, processor: VLMProcessor) -> Path:
+def save_policy(
+    directory: Path, model: Any, processor: VLMProcessor, *, template: PromptTemplate | None = None
+) -> Path:
     """Write a model and its processor so that the folder is either whole or as it was before.
 
     Args:
         directory: The new folder; an older policy there is replaced once the new one is whole.
         model: A transformers model.
         processor: Its processor.
+        template: The prompt that it was trained on, if it was; whoever loads the policy asks in the same words.
 
     Returns:
         `directory`.
@@ -41,7 +46,8 @@ def save_policy(directory: Path, model: Any, processor: VLMProcessor) -> Path:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
-        (fresh / "focus.json").write_text(json.dumps({"versions": versions}, indent=2) + "\n")
+        prompt = {} if template is None else {"prompt": {"template": template.name, "frame": str(template.frame)}}
+        (fresh / POLICY_FILE).write_text(json.dumps({"versions": versions, **prompt}, indent=2) + "\n")
         if directory.exists():
             shutil.move(directory, old)
         shutil.move(fresh, directory)

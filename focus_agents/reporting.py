@@ -52,6 +52,8 @@ METRICS: Mapping[str, str] = {
     "truncated_rate": "share of sampled answers cut at max_completion_tokens",
     "loss": "loss of the last optimizer step",
     "lm_loss": "mean negative log-likelihood of the labelled tokens, in nats (SFT)",
+    "box_iou": "mean IoU of answered boxes, each token given the truth before it (pretraining)",
+    "name_accuracy": "share of right words in names, each given the truth before it (pretraining)",
     "attention_loss": "attention loss before its weight, in the squared units of its margin (SFT)",
     "support_mass": "mean S: share of a query-image token's attention on all support tokens (SFT; /n: layer n)",
     "support_delta": "mean delta: attention to a support token less that to another token (SFT; /n: layer n)",

@@ -28,6 +28,8 @@ class CoordinateFrame(enum.StrEnum):
     """Pixels of the original image, 0 to width and 0 to height."""
     NORM_1 = "norm_1"
     """Shares of the width and height, 0 to 1."""
+    NORM_100 = "norm_100"
+    """Hundredths of the width and height, 0 to 100; enough for pictures of up to 100 pixels."""
     NORM_1000 = "norm_1000"
     """Thousandths of the width and height, 0 to 1000 (Qwen2-VL, Qwen3-VL)."""
     RESIZED_PIXEL = "resized_pixel"
@@ -49,6 +51,8 @@ class CoordinateFrame(enum.StrEnum):
             return float(image_wh[0]), float(image_wh[1])
         if self is CoordinateFrame.NORM_1:
             return 1.0, 1.0
+        if self is CoordinateFrame.NORM_100:
+            return 100.0, 100.0
         if self is CoordinateFrame.NORM_1000:
             return 1000.0, 1000.0
         if input_wh is None or min(input_wh) <= 0:

@@ -30,6 +30,9 @@ _COORDINATES: Mapping[CoordinateFrame, str] = MappingProxyType(
         CoordinateFrame.NORM_1: (
             "decimal coordinates from 0 to 1, as shares of the width and height of their own image"
         ),
+        CoordinateFrame.NORM_100: (
+            "integer coordinates from 0 to 100, as hundredths of the width and height of their own image"
+        ),
         CoordinateFrame.NORM_1000: (
             "integer coordinates from 0 to 1000, as thousandths of the width and height of their own image"
         ),

@@ -30,6 +30,7 @@ from focus_agents.reporting import rollout_metrics
 from focus_agents.rollout import shuffled_indices
 from focus_agents.types import RolloutGroup, without_prefix
 from focus_env.metrics import ScoredAnswer
+from focus_env.prompts import get_template
 
 ROLLOUTS = "rollouts"
 
@@ -89,7 +90,8 @@ class GRPO(Algorithm):
         with torch.no_grad():
             module = self.config.get_rl_module_spec(spaces=self.spaces, inference_only=True).build()
             module.set_state(self.learner_group.get_weights()[DEFAULT_MODULE_ID])
-            return save_policy(directory, merge_adapters(module.policy), module.processor)
+            template = get_template(self.config.env_config.get("template", "default"))
+            return save_policy(directory, merge_adapters(module.policy), module.processor, template=template)
 
     def _time(self, timer: str) -> Any:
         """Log the seconds of this iteration alone; RLlib's default average remembers a slow first one for hundreds."""

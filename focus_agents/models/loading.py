@@ -1,11 +1,15 @@
-"""Models by name: the small offline one, a local folder, or a model of the hub.
+"""Models by name: those that come with the package, a local folder, or a model of the hub.
 
 Every family here follows Qwen2-VL's conventions: `<|image_pad|>` tokens, M-RoPE positions from `get_rope_index`.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -13,14 +17,27 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from focus_agents.attention import set_focus_attention
-from focus_agents.models import tiny
+from focus_agents.models import small, tiny
 from focus_agents.models.adapters import add_adapters, base_model
+from focus_agents.models.vision import batch_pictures
 from focus_agents.processing import VLMProcessor
+from focus_env.boxes import CoordinateFrame
 from focus_env.errors import CheckpointError
+from focus_env.prompts import PromptTemplate, get_template
 
 Precision = Literal["fp32", "bf16"]
 
-TINY = "tiny"
+TINY, SMALL = "tiny", "small"
+NEW_MODELS: Mapping[str, ModuleType] = {TINY: tiny, SMALL: small}
+"""Built here, with weights that a seed makes."""
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+SHIPPED_MODELS = ("focus-small", "focus-small-sft", "focus-small-base")
+"""Trained by this project, in folders of `WEIGHTS`: the final model, and what it was made of."""
+
+POLICY_FILE = "focus.json"
+"""What a saved policy's folder says beside the model itself."""
+
 MIN_IMAGE_TOKENS = 4
 MIN_VOCABULARY = 256
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
@@ -37,11 +54,11 @@ def load_processor(name_or_path: str, *, max_image_tokens: int | None = None) ->
 
     Raises:
         ValueError: If `max_image_tokens` is less than 4, the fewest that the model sees anything in.
-        CheckpointError: If it is neither `"tiny"`, a folder with a model, nor a name that the hub (or its cache) knows.
+        CheckpointError: If it is none of these.
     """
     if max_image_tokens is not None and max_image_tokens < MIN_IMAGE_TOKENS:
         raise ValueError(f"max_image_tokens: expected at least {MIN_IMAGE_TOKENS}, got {max_image_tokens}")
-    folder = tiny.ASSETS if name_or_path == TINY else _existing(name_or_path)
+    folder = NEW_MODELS[name_or_path].ASSETS if name_or_path in NEW_MODELS else _existing(name_or_path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         image_processor = AutoImageProcessor.from_pretrained(folder)
@@ -61,16 +78,16 @@ def load_model(name_or_path: str, *, seed: int = 0, dtype: torch.dtype = torch.f
     """Load a model onto the CPU.
 
     Args:
-        name_or_path: `"tiny"` for the small offline model with random weights, a folder written by `save_pretrained`,
-            or a name on the hub, e.g. `"Qwen/Qwen2-VL-7B-Instruct"`. Code from the hub is never run.
-        seed: For the weights of `"tiny"`.
+        name_or_path: One of `SHIPPED_MODELS`; `"tiny"` or `"small"` for a model with new weights; a folder written by
+            `save_pretrained`; or a name on the hub, e.g. `"Qwen/Qwen2-VL-7B-Instruct"`. Code from the hub is never run.
+        seed: For new weights.
         dtype: Of the weights.
 
     Raises:
         CheckpointError: If there is no such model.
     """
-    if name_or_path == TINY:
-        return tiny.build_model(load_processor(TINY).tokenizer, seed=seed).to(dtype)
+    if name_or_path in NEW_MODELS:
+        return NEW_MODELS[name_or_path].build_model(load_processor(name_or_path).tokenizer, seed=seed).to(dtype)
     try:
         model, info = AutoModelForImageTextToText.from_pretrained(
             _existing(name_or_path), dtype=dtype, output_loading_info=True
@@ -111,6 +128,7 @@ def load_trainable_model(
     is_narrow = lora_rank is not None and precision == "bf16"
     model = load_model(name_or_path, seed=seed, dtype=torch.bfloat16 if is_narrow else torch.float32)
     set_focus_attention(model)
+    batch_pictures(model)
     if gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if freeze_vision:
@@ -134,12 +152,37 @@ def load_config(name_or_path: str) -> Any:
     Raises:
         CheckpointError: If there is no such model.
     """
-    if name_or_path == TINY:
-        return tiny.build_config(load_processor(TINY).tokenizer)
+    if name_or_path in NEW_MODELS:
+        return NEW_MODELS[name_or_path].build_config(load_processor(name_or_path).tokenizer)
     try:
         return AutoConfig.from_pretrained(_existing(name_or_path))
     except LOADING_ERRORS as error:
         raise CheckpointError(_not_loaded(name_or_path, error)) from error
+
+
+def load_template(
+    name_or_path: str, *, name: str | None = None, frame: CoordinateFrame | None = None
+) -> PromptTemplate:
+    """The prompt that a model was trained on, or another in the unit of coordinates that it was trained on.
+
+    Args:
+        name_or_path: As for `load_model`. A hub model is asked in full sentences, in thousandths.
+        name: A template in place of the model's own.
+        frame: A unit of coordinates in place of the model's own.
+
+    Raises:
+        CheckpointError: If the folder's `POLICY_FILE` cannot be read.
+        ValueError: If there is no such template.
+    """
+    prompt = {TINY: {"template": "compact"}, SMALL: {"template": "compact", "frame": "norm_100"}}.get(name_or_path, {})
+    file = Path(_folder_or_hub_name(name_or_path)) / POLICY_FILE
+    try:
+        if name_or_path not in NEW_MODELS and file.is_file():
+            prompt = json.loads(file.read_text()).get("prompt", {})
+        template = get_template(name or prompt.get("template", "default"))
+        return dataclasses.replace(template, frame=CoordinateFrame(frame or prompt.get("frame", template.frame)))
+    except (AttributeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{file}: expected a saved policy's description in JSON ({error})") from error
 
 
 def check_fit(name_or_path: str, config: Any, processor: VLMProcessor) -> None:
@@ -164,17 +207,25 @@ def check_fit(name_or_path: str, config: Any, processor: VLMProcessor) -> None:
 
 def _existing(name_or_path: str) -> str:
     """The name, after a check that what looks like a local path exists, so that the hub is not asked for it."""
-    if Path(name_or_path).expanduser().is_dir():
-        return str(Path(name_or_path).expanduser())
+    place = _folder_or_hub_name(name_or_path)
+    if Path(place).is_dir():
+        return place
     if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") != 1:
         raise CheckpointError(
-            f"model {name_or_path!r}: expected {TINY!r}, a folder with a saved model, or a hub name such as "
-            "'Qwen/Qwen2-VL-7B-Instruct'; there is no such folder"
+            f"model {name_or_path!r}: expected one of {', '.join((*SHIPPED_MODELS, *NEW_MODELS))}, a folder with a "
+            "saved model, or a hub name such as 'Qwen/Qwen2-VL-7B-Instruct'; there is no such folder"
         )
     return name_or_path
 
 
+def _folder_or_hub_name(name_or_path: str) -> str:
+    """Where a model lies: with the package, in a folder of its own, or, by its name, on the hub."""
+    if name_or_path in SHIPPED_MODELS:
+        return str(WEIGHTS / name_or_path)
+    folder = Path(name_or_path).expanduser()
+    return str(folder) if folder.is_dir() else name_or_path
+
+
 def _not_loaded(name_or_path: str, error: Exception | str) -> str:
-    return (
-        f"model {name_or_path!r} could not be loaded; expected {TINY!r}, a saved model's folder or a hub name: {error}"
-    )
+    expected = "a built-in model, a saved one's folder or a hub name"
+    return f"model {name_or_path!r} could not be loaded; expected {expected}: {error}"

@@ -42,6 +42,7 @@ class SFTConfig:
         grad_clip: Largest global norm of the gradient.
         lora_rank: Rank of LoRA adapters on the language model; None trains all parameters.
         lora_alpha: Their scale times their rank; None: twice the rank.
+        freeze_vision: Leave the vision tower as it is, as adapters do anyway.
         precision: "bf16" computes in bfloat16 and keeps trained weights in float32; the attention loss is float32.
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
         compile: Compile the language model's layers by torch.compile.
@@ -65,6 +66,7 @@ class SFTConfig:
     grad_clip: float = 1.0
     lora_rank: int | None = None
     lora_alpha: float | None = None
+    freeze_vision: bool = False
     precision: Precision = "fp32"
     gradient_checkpointing: bool = False
     compile: bool = False

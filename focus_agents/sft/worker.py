@@ -307,7 +307,9 @@ class SFTWorker:
 
     def _export(self, folder: Path) -> None:
         """Save the policy, adapters merged; the model that trains keeps its own."""
-        save_policy(folder, merge_adapters(copy.deepcopy(self.model.cpu())), self.processor)
+        save_policy(
+            folder, merge_adapters(copy.deepcopy(self.model.cpu())), self.processor, template=self.plan.template
+        )
 
 
 def build_model(name: str, config: SFTConfig) -> Any:
@@ -323,6 +325,7 @@ def build_model(name: str, config: SFTConfig) -> Any:
         precision=config.precision,
         lora_rank=config.lora_rank,
         lora_alpha=config.lora_alpha,
+        freeze_vision=config.freeze_vision,
         gradient_checkpointing=config.gradient_checkpointing,
     )
     if config.compile:

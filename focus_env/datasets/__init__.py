@@ -25,7 +25,7 @@ _TRACK_READERS: dict[str, Callable[..., Sequence[Track]]] = {"got10k": Got10kTra
 """Adapters, called as ``reader(root, split=split)``."""
 
 _OPTIONS = {
-    "synthetic": ("num_episodes", "level", "image_size", "distractors", "absent_fraction"),
+    "synthetic": ("num_episodes", "level", "image_size", "num_objects", "distractors", "absent_fraction"),
     **dict.fromkeys(_TRACK_READERS, ("episodes_per_track",)),
 }
 

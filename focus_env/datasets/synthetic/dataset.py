@@ -32,6 +32,10 @@ MIN_IMAGE_SIZE = 56
 """Below this, the smallest objects are too few pixels to be told apart."""
 
 
+MAX_NUM_OBJECTS = 8
+"""More would find no room."""
+
+
 class SyntheticDataset:
     """Procedural episodes of textured shapes, a pure function of the arguments and the index.
 
@@ -72,6 +76,7 @@ class SyntheticDataset:
         shots: Supports per episode, at least 1.
         level: 1 (easiest) .. 5.
         image_size: Side of the square pictures in pixels, at least `MIN_IMAGE_SIZE`.
+        num_objects: Objects in each picture, the target included, at most `MAX_NUM_OBJECTS`; None: as the level has it.
         distractors: What stands beside the target, see `Distractors`; the table and the text above are of ``"near"``.
         absent_fraction: Probability, 0 .. 1, that the query lacks the target. It shows another distractor in
             its place, so that the number of objects tells nothing.
@@ -89,6 +94,7 @@ class SyntheticDataset:
         shots: int = 4,
         level: int = 1,
         image_size: int = 112,
+        num_objects: int | None = None,
         distractors: Distractors = "near",
         absent_fraction: float = 0.0,
         seed: int = 0,
@@ -101,6 +107,8 @@ class SyntheticDataset:
             raise ValueError(f"shots must be at least 1, got {shots!r}; an episode needs an exemplar")
         if image_size < MIN_IMAGE_SIZE:
             raise ValueError(f"image_size must be at least {MIN_IMAGE_SIZE} pixels, got {image_size!r}")
+        if num_objects is not None and not 1 <= num_objects <= MAX_NUM_OBJECTS:
+            raise ValueError(f"num_objects must be from 1 to {MAX_NUM_OBJECTS}, or None, got {num_objects!r}")
         if distractors not in get_args(Distractors):
             raise ValueError(f"distractors must be one of {get_args(Distractors)}, got {distractors!r}")
         if not 0 <= absent_fraction <= 1:
@@ -114,6 +122,7 @@ class SyntheticDataset:
         self._shots = shots
         self._level = level
         self._image_size = image_size
+        self._num_objects = LEVELS[level].num_objects if num_objects is None else (num_objects, num_objects)
         self._distractor_kind: Distractors = distractors
         self._absent_fraction = absent_fraction
         self._seed = seed
@@ -126,7 +135,7 @@ class SyntheticDataset:
             raise IndexError(f"episode index must be in 0 .. {self._num_episodes - 1}, got {index}")
         split, seed, level = self._split, self._seed, self._level
         rng = np.random.default_rng((_SPLITS.index(split), seed, level, self._image_size, index))
-        pool_size = LEVELS[level].num_objects[1]
+        pool_size = self._num_objects[1]
         head = rng.random(2 + pool_size).tolist()
         # One row per picture, the query first: a larger number of shots only adds rows.
         rows = rng.random((1 + self._shots, _SCENE_DRAWS + pool_size * DRAWS_PER_OBJECT)).tolist()
@@ -176,7 +185,7 @@ class SyntheticDataset:
     ) -> tuple[Frame, Box]:
         """One picture, and the box of the target in it, or of the distractor that stands in for it."""
         level, size = LEVELS[self._level], self._image_size
-        fewest, most = level.num_objects
+        fewest, most = self._num_objects
         count = fewest + int(draws[0] * (most - fewest + 1))
         shown = distractors[:count] if is_absent else [target, *distractors[: count - 1]]
         starts = range(_SCENE_DRAWS, _SCENE_DRAWS + count * DRAWS_PER_OBJECT, DRAWS_PER_OBJECT)

@@ -244,15 +244,16 @@ def arrange(identities: Sequence[Identity], draws: Sequence[Sequence[float]], le
         level: How hard the scene is.
         size: Side of the square picture in pixels.
     """
+    # The lowest first, whichever is the target: later ones must go where there is room, which is seldom the middle, so
+    # a target that is always placed first could be told by its place.
+    order = sorted(range(len(identities)), key=lambda index: draws[index][4])
     placed: list[PlacedObject] = []
-    for identity, own in zip(identities, draws, strict=True):
-        placed.append(_place(identity, own, level, size, placed))
-    order = sorted(range(len(placed)), key=lambda index: draws[index][4])
-    above = [placed[index] for index in order[order.index(0) + 1 :]]
-    box, share = visible_box(placed[0], above, size)
+    for index in order:
+        placed.append(_place(identities[index], draws[index], level, size, placed))
+    height = order.index(0)
+    box, share = visible_box(placed[height], placed[height + 1 :], size)
     if box is None or share < MIN_VISIBLE or min(box.x2 - box.x1, box.y2 - box.y1) < MIN_SIDE * size:
-        placed[0] = placed[0].moved_inside(size)
-        box = placed[0].bounds
-        order.remove(0)
-        order.append(0)
-    return Scene([placed[index] for index in order], box)
+        target = placed.pop(height).moved_inside(size)
+        placed.append(target)
+        box = target.bounds
+    return Scene(placed, box)

@@ -1,0 +1,192 @@
+"""The pretraining loop: draw a batch, predict the answers, step; checkpoints on the way, scores at the end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch.utils.data import DataLoader
+
+from focus_agents.checkpoint import load_training_state, save_policy, save_training_state
+from focus_agents.models.loading import SMALL, load_processor, load_trainable_model
+from focus_agents.pretraining.data import DocumentBatch, PretrainingBatches, name_tokens, number_values
+from focus_agents.reporting import RunDirectory, progress_bar
+from focus_agents.sft.loss import IGNORED
+from focus_env.boxes import iou
+from focus_env.datasets.synthetic.paints import Split
+from focus_env.prompts import PromptTemplate
+
+CHECKPOINT_PREFIX = "step_"
+LINE_INTERVAL = 50
+NUM_SCORING_BATCHES = 32
+SCORING_STEP = 10**6
+"""Far beyond any training, so that its pictures are new in every way."""
+SCORES = ("lm_loss", "box_iou", "name_accuracy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingConfig:
+    """Settings of a pretraining run.
+
+    Attributes:
+        num_steps: Optimizer steps; the curriculum of `pretraining.data` takes the first 1,200.
+        lr: Peak learning rate of AdamW.
+        warmup: Steps in which the learning rate rises.
+        cooldown: Share of the steps, at the end, in which it falls.
+        lr_end: Where it falls to, as a share of its peak.
+        weight_decay: Of AdamW.
+        grad_clip: Largest global norm of the gradient.
+        checkpoint_interval: Steps between checkpoints to resume from.
+        seed: Of the new weights and of all pictures.
+    """
+
+    num_steps: int = 3000
+    lr: float = 1e-3
+    warmup: int = 100
+    cooldown: float = 0.5
+    lr_end: float = 0.05
+    weight_decay: float = 0.01
+    grad_clip: float = 1.0
+    checkpoint_interval: int = 250
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in {"num_steps": 1, "warmup": 0, "checkpoint_interval": 1, "seed": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected {least} or more, got {getattr(self, name)}")
+        for name in ("lr", "grad_clip"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
+        for name in ("cooldown", "lr_end"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected a share from 0 to 1, got {getattr(self, name)}")
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of a step, from 0."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        fall = min(1.0, (1 - step / self.num_steps) / self.cooldown) if self.cooldown else 1.0
+        return self.lr * rise * max(self.lr_end, fall)
+
+
+class Pretraining:
+    """One run; `run` is the order of things.
+
+    Args:
+        directory: The run's folder.
+        config: Settings.
+        template: Writes boxes.
+    """
+
+    def __init__(self, directory: RunDirectory, config: PretrainingConfig, template: PromptTemplate) -> None:
+        self.directory, self.config, self.template = directory, config, template
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.processor = load_processor(SMALL)
+        self.model = load_trainable_model(SMALL, seed=config.seed).to(self.device)
+        self.parameters = dict(self.model.named_parameters())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay
+        )
+        self.number_values = number_values(self.processor).to(self.device)
+        self.is_name = name_tokens(self.processor).to(self.device)
+
+    def run(self, console: Console) -> dict[str, Any]:
+        """From the first step, or the newest checkpoint, to the exported model.
+
+        Returns:
+            The summary, as written to `summary.json`.
+        """
+        started = time.perf_counter()
+        num_steps, first = self.config.num_steps, self._restore()
+        window: list[dict[str, float]] = []
+        with progress_bar("pretraining", num_steps, console) as move_to:
+            for step, batch in zip(range(first, num_steps), self._batches(range(first, num_steps)), strict=True):
+                step_started = time.perf_counter()
+                metrics = self._step(step, batch)
+                self.directory.log({"step": step + 1, **metrics, "seconds": time.perf_counter() - step_started})
+                window.append(metrics)
+                move_to(step + 1)
+                if (step + 1) % LINE_INTERVAL == 0:
+                    shown = {name: np.mean([m[name] for m in window]) for name in SCORES}
+                    line = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+                    console.print(f"{step + 1:>6}  {line}", highlight=False)
+                    window = []
+                if (step + 1) % self.config.checkpoint_interval == 0:
+                    self._checkpoint(step + 1)
+        save_policy(self.directory.checkpoints / "final", self.model, self.processor, template=self.template)
+        summary = self.score() | {"seconds": time.perf_counter() - started}
+        (self.directory.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        return summary
+
+    def score(self) -> dict[str, float]:
+        """Means over pictures of identities that were never trained on, in the last stage of the curriculum."""
+        self.model.eval()
+        steps = range(SCORING_STEP, SCORING_STEP + NUM_SCORING_BATCHES)
+        with torch.no_grad():
+            scores = [self._answer(batch)[1] for batch in self._batches(steps, split="val")]
+        return {name: float(np.mean([s[name] for s in scores])) for name in SCORES}
+
+    def _batches(self, steps: range, *, split: Split = "train") -> Iterable[DocumentBatch]:
+        """The batches of these steps, drawn ahead by another process."""
+        dataset = PretrainingBatches(self.processor, self.template, seed=self.config.seed, split=split)
+        return DataLoader(dataset, batch_size=None, sampler=steps, num_workers=1)
+
+    def _step(self, step: int, batch: DocumentBatch) -> dict[str, float]:
+        """One optimizer step."""
+        lr = self.config.lr_at(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, scores = self._answer(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.grad_clip)
+        self.optimizer.step()
+        return scores | {"lr": lr, "grad_norm": float(grad_norm)}
+
+    def _answer(self, batch: DocumentBatch) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss, with gradient, and what the likeliest answers are worth with the truth before each token."""
+        prompts, labels = batch.prompts.to(self.device), batch.labels[:, 1:].to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            hidden = self.model.model(
+                input_ids=prompts.input_ids,
+                attention_mask=prompts.attention_mask,
+                mm_token_type_ids=prompts.mm_token_type_ids,
+                pixel_values=prompts.pixel_values,
+                image_grid_thw=prompts.image_grid_thw,
+                use_cache=False,
+            ).last_hidden_state
+            logits = self.model.lm_head(hidden[:, :-1][labels != IGNORED]).float()
+        targets = labels[labels != IGNORED]
+        loss = torch.nn.functional.cross_entropy(logits, targets)
+        guesses = logits.detach().argmax(-1)
+        is_number, is_name = self.number_values[targets] >= 0, self.is_name[targets]
+        answered, true = (self.number_values[ids[is_number]].view(-1, 4).cpu() for ids in (guesses, targets))
+        return loss, {
+            "lm_loss": float(loss.detach()),
+            "box_iou": float(iou(answered, true).mean()),
+            "name_accuracy": float((guesses == targets)[is_name].float().mean()),
+        }
+
+    def _restore(self) -> int:
+        """Load the newest checkpoint, if there is one; the steps behind it."""
+        folder = max(self.directory.checkpoints.glob(f"{CHECKPOINT_PREFIX}*"), default=None)
+        step = 0 if folder is None else int(load_training_state(folder, self.parameters, self.optimizer)["step"])
+        self.directory.rewind(step, counter="step")
+        return step
+
+    def _checkpoint(self, step: int) -> None:
+        """Write a checkpoint, which is whole once it has its name, and drop the one before it."""
+        checkpoints = self.directory.checkpoints
+        scratch = checkpoints / ".unfinished"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        save_training_state(scratch, self.parameters, self.optimizer, {"step": step})
+        scratch.replace(checkpoints / f"{CHECKPOINT_PREFIX}{step:06d}")
+        for older in sorted(checkpoints.glob(f"{CHECKPOINT_PREFIX}*"))[:-1]:
+            shutil.rmtree(older)
