@@ -22,6 +22,7 @@ from focus_agents.processing import VLMProcessor
 from focus_agents.reporting import RunDirectory
 from focus_env.boxes import CoordinateFrame
 from focus_env.datasets import load_dataset
+from focus_env.datasets.shuffled import ShuffledSupports
 from focus_env.errors import FocusError
 from focus_env.prompts import PromptTemplate
 from focus_env.types import EpisodeDataset
@@ -50,6 +51,8 @@ class DataArguments:
     distractors: Literal["near", "same_shape", "any"] = "near"
     """What synthetic scenes show beside the target from level 2 on: objects almost like it, objects of its shape in
     other paints, or any objects in other paints."""
+    shuffle_supports: bool = False
+    """Train on the supports of other episodes, a control that shows what can be earned without them."""
     image_size: int = 64
     """Side of synthetic pictures in pixels."""
     data_seed: int = 0
@@ -71,7 +74,8 @@ class DataArguments:
 
     def load_training(self) -> EpisodeDataset:
         """The episodes to train on."""
-        return _not_empty(self.load(self.split, protocol=self.protocol), self.split)
+        episodes = _not_empty(self.load(self.split, protocol=self.protocol), self.split)
+        return ShuffledSupports(episodes) if self.shuffle_supports else episodes
 
     def load_validation(self) -> EpisodeDataset:
         """The episodes to validate on."""

@@ -62,6 +62,8 @@ class SupportProbe:
         padding: [B, K] bool, the padding; None if there is none.
         blocks: The rows in portions.
         layers: The layers to measure, from 0.
+        keeps_maps: Whether `maps` is filled, too; for a few rows only, as a row has a number for each key.
+        maps: By layer, [B, Q, K] float32, the attention of each row to each key, averaged over heads. Without gradient.
         masses: By layer, [B, Q] float32 (float64 in a float64 model) in 0 to 1: the attention that a row pays to all
             support tokens together, averaged over heads. With gradient. Filled by a forward pass.
     """
@@ -72,6 +74,8 @@ class SupportProbe:
     padding: torch.Tensor | None
     blocks: tuple[RowBlock, ...]
     layers: frozenset[int]
+    keeps_maps: bool = False
+    maps: dict[int, torch.Tensor] = field(default_factory=dict)
     masses: dict[int, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -190,6 +194,9 @@ def focus_attention_forward(
         mass = support_mass(query, key, support_probe, scaling=scaling or query.shape[-1] ** -0.5)
         # The pass that gradient checkpointing repeats in backward must not replace what the loss was made of.
         support_probe.masses.setdefault(int(module.layer_idx), mass)  # type: ignore[arg-type]
+        if support_probe.keeps_maps:
+            maps = attention_maps(query, key, support_probe, scaling=scaling or query.shape[-1] ** -0.5)
+            support_probe.maps[int(module.layer_idx)] = maps  # type: ignore[arg-type]
     return output, None
 
 
@@ -249,6 +256,21 @@ def support_mass(query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *,
     grouped = rows.reshape(len(rows), key.shape[1], -1, *rows.shape[2:])
     mass: torch.Tensor = _SupportMass.apply(grouped, key, probe, scaling)  # type: ignore[no-untyped-call]
     return mass.flatten(1, 2).mean(1)
+
+
+@torch.no_grad()
+def attention_maps(query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *, scaling: float) -> torch.Tensor:
+    """[B, Q, K] the attention of each row to each key, averaged over heads; arguments as of `support_mass`."""
+    with torch.autocast(query.device.type, enabled=False):
+        sequences = torch.arange(len(query), device=query.device)[:, None]
+        rows = _wide(query[sequences, :, probe.rows].transpose(1, 2)) * scaling
+        grouped = rows.reshape(len(rows), key.shape[1], -1, *rows.shape[2:])
+        keys = _wide(key[:, :, : probe.support.shape[1]])
+        maps = keys.new_zeros(*probe.rows.shape, keys.shape[2])
+        for block in probe.blocks:
+            attention = _attention(grouped[:, :, :, block.rows], keys, probe, block)
+            maps[:, block.rows, : block.stop] = attention.flatten(1, 2).mean(1)
+    return maps
 
 
 class _SupportMass(torch.autograd.Function):

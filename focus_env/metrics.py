@@ -229,3 +229,36 @@ def paired_bootstrap_interval(
             f"before and after must score the same episodes, got {list(first.shape)} and {list(second.shape)} values"
         )
     return bootstrap_interval(second - first, confidence=confidence, num_resamples=num_resamples, seed=seed)
+
+
+def seeds_bootstrap_interval(
+    values: npt.ArrayLike, *, confidence: float = 0.95, num_resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean over trainings and episodes, both drawn anew.
+
+    Args:
+        values: [R, N] finite numbers: R trainings that differ in their seed, each on the same N episodes; scores, or
+            differences of scores.
+        confidence: As in `bootstrap_interval`.
+        num_resamples: As in `bootstrap_interval`.
+        seed: As in `bootstrap_interval`.
+
+    Returns:
+        (low, high). With three trainings it says that another three would hardly turn the sign, and little more.
+
+    Raises:
+        ValueError: If there is no value, or one is not finite.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 2 or array.size == 0 or not np.isfinite(array).all():
+        raise ValueError(f"values must be finite numbers [trainings, episodes], got shape {list(array.shape)}")
+    rng = np.random.default_rng(seed)
+    num_runs, num_episodes = array.shape
+    means = np.empty(num_resamples)
+    for index in range(num_resamples):
+        runs = np.bincount(rng.integers(num_runs, size=num_runs), minlength=num_runs)
+        episodes = np.bincount(rng.integers(num_episodes, size=num_episodes), minlength=num_episodes)
+        means[index] = runs @ array @ episodes / array.size
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from focus_env.boxes import box_iou
@@ -110,6 +111,65 @@ def render_episode(episode: Episode, answers: Sequence[tuple[str, Box | None, Co
     caption += [(_describe(label, box, episode.target_box), colour) for label, box, colour in answers]
     tiles.append(np.full((1, _QUERY_GAP, 3), _BACKGROUND, np.uint8))
     tiles.append(_with_caption(tile, height, caption))
+    return _join(tiles, axis=1)
+
+
+def draw_heat(image: ImageArray, heat: npt.NDArray[np.floating]) -> ImageArray:
+    """Lay a map over a copy of an image, in grey: the hotter a cell, the more of it shows.
+
+    Args:
+        image: [H, W, 3] uint8.
+        heat: [rows, columns], 0 or more, cells that divide the image evenly; the largest one is shown in full light.
+
+    Returns:
+        [H, W, 3] uint8, of the same size.
+    """
+    height, width = image.shape[:2]
+    share = heat / max(float(heat.max()), 1e-12)
+    mask = Image.fromarray(np.round(255 * (0.12 + 0.88 * share)).astype(np.uint8))
+    large = np.array(mask.resize((width, height), Image.Resampling.NEAREST))[..., None] / 255
+    return np.round(image * large).astype(np.uint8)
+
+
+def render_localization(
+    supports: Sequence[tuple[ImageArray, Box]],
+    query: ImageArray,
+    answer: Box | None,
+    attention: Sequence[npt.NDArray[np.floating]] | None = None,
+) -> ImageArray:
+    """Draw an answer where no truth is known: supports with their boxes, and the query with the answer.
+
+    Args:
+        supports: Pictures [H, W, 3] uint8 with a box each, `xyxy` in their pixels.
+        query: The picture that was answered for, likewise.
+        answer: In pixels of the query; None where there was none.
+        attention: For each picture, the query last, [rows, columns] what its cells were paid; drawn in a second row,
+            each picture by its own largest cell, with its share of all that the pictures were paid.
+
+    Returns:
+        [H, W, 3] uint8.
+    """
+    shown = [*((image, box, TARGET_COLOUR) for image, box in supports), (query, answer, ANSWER_COLOUR)]
+    names = [f"support {number}" for number in range(1, len(supports) + 1)] + ["query"]
+    rows = [_tiles(shown, names)]
+    if attention is not None:
+        total = max(float(sum(part.sum() for part in attention)), 1e-12)
+        heated = [
+            (draw_heat(image, part), box, colour) for (image, box, colour), part in zip(shown, attention, strict=True)
+        ]
+        rows.append(_tiles(heated, [f"attention {float(part.sum()) / total:.0%}" for part in attention]))
+    return stack_rows(rows, legend=[("given", TARGET_COLOUR), ("answer", ANSWER_COLOUR)])
+
+
+def _tiles(shown: Sequence[tuple[ImageArray, Box | None, Colour]], captions: Sequence[str]) -> ImageArray:
+    """Pictures with a box each in a row, the last one apart."""
+    height = _tile_height(max(image.shape[0] for image, _, _ in shown))
+    tiles = []
+    for (image, box, colour), caption in zip(shown, captions, strict=True):
+        tile, scale = _fit(image, height)
+        tile = tile if box is None else draw_boxes(tile, [(_scaled(box, scale), colour, "")])
+        tiles.append(_with_caption(tile, height, [(caption, None)]))
+    tiles.insert(-1, np.full((1, _QUERY_GAP, 3), _BACKGROUND, np.uint8))
     return _join(tiles, axis=1)
 
 

@@ -175,7 +175,7 @@ def load_template(
         ValueError: If there is no such template.
     """
     prompt = {TINY: {"template": "compact"}, SMALL: {"template": "compact", "frame": "norm_100"}}.get(name_or_path, {})
-    file = Path(_folder_or_hub_name(name_or_path)) / POLICY_FILE
+    file = Path(model_folder(name_or_path)) / POLICY_FILE
     try:
         if name_or_path not in NEW_MODELS and file.is_file():
             prompt = json.loads(file.read_text()).get("prompt", {})
@@ -207,7 +207,7 @@ def check_fit(name_or_path: str, config: Any, processor: VLMProcessor) -> None:
 
 def _existing(name_or_path: str) -> str:
     """The name, after a check that what looks like a local path exists, so that the hub is not asked for it."""
-    place = _folder_or_hub_name(name_or_path)
+    place = model_folder(name_or_path)
     if Path(place).is_dir():
         return place
     if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") != 1:
@@ -218,8 +218,8 @@ def _existing(name_or_path: str) -> str:
     return name_or_path
 
 
-def _folder_or_hub_name(name_or_path: str) -> str:
-    """Where a model lies: with the package, in a folder of its own, or, by its name, on the hub."""
+def model_folder(name_or_path: str) -> str:
+    """Where a model lies: its folder, with the package or elsewhere, or else the name, which the hub may know."""
     if name_or_path in SHIPPED_MODELS:
         return str(WEIGHTS / name_or_path)
     folder = Path(name_or_path).expanduser()

@@ -1,0 +1,105 @@
+"""From pictures to a box: show a model pictures with a box around some object, and it finds that object in another one.
+
+How to run (a box is x1,y1,x2,y2 in pixels):
+    python experiments/demo.py --support a.jpg 10,20,80,120 --support b.jpg 5,5,60,90 --query c.jpg --out answer.png
+
+Without any picture it draws an episode of its own:
+    python experiments/demo.py
+
+It prints the box, and writes a picture: supports and query with their boxes, and below each the attention that the
+answer's coordinates paid to its cells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from focus_agents.arguments import quiet_libraries, user_errors
+from focus_agents.models.loading import SHIPPED_MODELS
+from focus_agents.policies.focus import FocusPolicy
+from focus_env.boxes import validate_box
+from focus_env.datasets import SyntheticDataset
+from focus_env.rendering import render_localization
+from focus_env.types import Box
+
+DRAWN = {"split": "test", "level": 3, "num_objects": 4, "distractors": "any", "image_size": 64, "shots": 2}
+
+
+def main() -> None:
+    quiet_libraries()
+    args = parse_arguments(sys.argv[1:])
+    with user_errors():
+        supports, query = read_pictures(args)
+        policy = FocusPolicy.from_pretrained(args.model, device=args.device, max_image_tokens=args.max_image_tokens)
+    found = policy.locate(supports, query, with_attention=True)
+    Image.fromarray(render_localization(supports, query, found.box, found.attention)).save(args.out)
+    if found.box is None:
+        print(f"no box: {found.status}; the model wrote {found.text!r}")
+    else:
+        print("box " + ",".join(f"{value:.1f}" for value in found.box) + " (x1,y1,x2,y2 in pixels of the query)")
+    print(f"picture: {args.out}")
+
+
+def parse_arguments(words: list[str]) -> argparse.Namespace:
+    """Not tyro here: an option that takes two words and may be given again is beyond it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--support",
+        nargs=2,
+        action="append",
+        metavar=("PICTURE", "X1,Y1,X2,Y2"),
+        default=[],
+        help="a picture and the box of the object in it, in pixels; once for each shot",
+    )
+    parser.add_argument("--query", type=Path, metavar="PICTURE", help="the picture to answer for")
+    parser.add_argument("--out", type=Path, default=Path("answer.png"), help="where the picture goes (%(default)s)")
+    parser.add_argument(
+        "--model",
+        default="focus-small",
+        help=f"{', '.join(SHIPPED_MODELS)}, a saved policy's folder, or a name on the hub (%(default)s)",
+    )
+    parser.add_argument("--max-image-tokens", type=int, help="larger pictures are scaled down to so many tokens")
+    parser.add_argument("--device", default="cpu", help="where to compute, e.g. cuda (%(default)s)")
+    args = parser.parse_args(words)
+    if bool(args.support) != (args.query is not None):
+        parser.error("--support and --query: expected both, or neither for an episode that is drawn")
+    return args
+
+
+def read_pictures(args: argparse.Namespace):
+    """Supports and query, checked."""
+    if args.query is None:
+        episode = SyntheticDataset(**DRAWN)[0]
+        supports = [(exemplar.frame.image(), exemplar.box) for exemplar in episode.support]
+        return supports, episode.query_frame.image()
+    supports = []
+    for file, words in args.support:
+        image, box = read_picture(Path(file)), read_box(words)
+        validate_box(box, (image.shape[1], image.shape[0]), f"--support {file}")
+        supports.append((image, box))
+    return supports, read_picture(args.query)
+
+
+def read_picture(file: Path):
+    try:
+        with Image.open(file) as picture:
+            return np.array(picture.convert("RGB"))
+    except OSError as error:
+        raise ValueError(f"{file}: expected a picture that Pillow can read ({error})") from error
+
+
+def read_box(words: str) -> Box:
+    try:
+        x1, y1, x2, y2 = (float(word) for word in words.split(","))
+    except ValueError:
+        raise ValueError(f"box {words!r}: expected four numbers x1,y1,x2,y2 in pixels, such as 10,20,80,120") from None
+    return Box(x1, y1, x2, y2)
+
+
+if __name__ == "__main__":
+    main()

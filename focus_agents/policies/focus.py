@@ -1,0 +1,157 @@
+"""A localizer to call: pictures with boxes in, a box out, and where the model looked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from focus_agents.attention import SupportProbe, set_focus_attention
+from focus_agents.generation import image_inputs
+from focus_agents.models.loading import Precision, check_fit, load_model, load_processor, load_template
+from focus_agents.models.vision import batch_pictures
+from focus_agents.policies.vlm import VLMPolicy
+from focus_agents.processing import EncodedPrompt, VLMProcessor
+from focus_agents.types import Sampling
+from focus_env.boxes import validate_box
+from focus_env.prompts import PromptTemplate
+from focus_env.spaces import Observation
+from focus_env.types import Box, ImageArray, ParseStatus
+
+MAX_COMPLETION_TOKENS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Localization:
+    """An answer.
+
+    Attributes:
+        box: `xyxy` in pixels of the query picture; None unless the status is `OK`.
+        status: What the text holds.
+        text: What the model wrote.
+        attention: For each picture, the supports in their order and then the query, [rows, columns] float32: the share
+            of attention that the answer's coordinates paid to each cell of it, averaged over coordinates, heads and
+            layers, as they were about to be written. None if it was not asked for.
+    """
+
+    box: Box | None
+    status: ParseStatus
+    text: str
+    attention: tuple[npt.NDArray[np.float32], ...] | None = None
+
+
+class FocusPolicy(VLMPolicy):
+    """A trained policy with the prompt that it was trained on; satisfies `focus_agents.types.Policy`, too.
+
+    Args:
+        model: A model of the Qwen-VL families.
+        processor: What encodes its prompts.
+        template: The prompt.
+        precision: "bf16" computes under autocast.
+    """
+
+    def __init__(
+        self, model: Any, processor: VLMProcessor, template: PromptTemplate, *, precision: Precision = "fp32"
+    ) -> None:
+        super().__init__(model.eval(), processor, precision=precision)
+        self.template = template
+        set_focus_attention(model)
+        batch_pictures(model)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str = "focus-small",
+        *,
+        device: torch.device | str = "cpu",
+        precision: Precision = "fp32",
+        max_image_tokens: int | None = None,
+    ) -> FocusPolicy:
+        """Load a policy.
+
+        Args:
+            name_or_path: "focus-small", which comes with the package, or any other name or folder that
+                `focus_agents.models.loading.load_model` takes.
+            device: Where it computes.
+            precision: As in the constructor.
+            max_image_tokens: Larger pictures are scaled down to at most so many tokens; None: the model's own limit.
+
+        Raises:
+            CheckpointError: If there is no such model.
+        """
+        processor = load_processor(name_or_path, max_image_tokens=max_image_tokens)
+        model = load_model(name_or_path)
+        check_fit(name_or_path, model.config, processor)
+        return cls(model.to(device), processor, load_template(name_or_path), precision=precision)
+
+    def locate(
+        self, supports: Sequence[tuple[ImageArray, Box]], query: ImageArray, *, with_attention: bool = False
+    ) -> Localization:
+        """Find in a picture what the boxes in other pictures show.
+
+        Args:
+            supports: At least one picture [H, W, 3] uint8 with a box, `xyxy` in its pixels.
+            query: The picture to answer for, likewise.
+            with_attention: Whether to tell where the model looked.
+
+        Raises:
+            ValueError: If there is no support, or a box is not inside its picture.
+        """
+        if not supports:
+            raise ValueError("supports: expected at least one picture with a box, got none")
+        for number, (image, box) in enumerate(supports, start=1):
+            validate_box(box, (image.shape[1], image.shape[0]), f"box of support {number}")
+        question: Observation = {
+            "support_images": tuple(image for image, _ in supports),
+            "support_boxes": np.array([box for _, box in supports], dtype=np.float64),
+            "query_image": query,
+        }
+        messages = self.template.render(question)
+        sampling = Sampling(temperature=0.0, max_completion_tokens=MAX_COMPLETION_TOKENS)
+        generation = self.generate([messages], num_completions=1, sampling=sampling, seeds=[0])[0]
+        completion = generation.completions[0]
+        parse = self.template.parse(completion.text, (query.shape[1], query.shape[0]))
+        attention = None
+        if with_attention and generation.prompt is not None:
+            attention = self._attention(generation.prompt, completion.token_ids)
+        return Localization(parse.box, parse.status, completion.text, attention)
+
+    @torch.no_grad()
+    def _attention(
+        self, prompt: EncodedPrompt, completion: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float32], ...]:
+        """See `Localization.attention`."""
+        device = next(self.model.parameters()).device
+        batch = self.processor.collate([prompt]).to(device)
+        answer = torch.tensor(completion, device=device)[None]
+        num_prompt, num_answer = batch.input_ids.shape[1], answer.shape[1]
+        texts = [self.processor.decode([token]) for token in completion.tolist()]
+        # A token is predicted at the position before it.
+        looking = [num_prompt - 1 + index for index, text in enumerate(texts) if text.strip().isdecimal()]
+        if not looking:
+            looking = [num_prompt - 1]
+        rows = torch.zeros(1, num_prompt + num_answer, dtype=torch.bool, device=device)
+        rows[0, looking] = True
+        num_layers = self.model.config.get_text_config().num_hidden_layers
+        ones = torch.ones_like(rows, dtype=torch.long)
+        probe = SupportProbe.build(rows, torch.zeros_like(rows), ones, frozenset(range(num_layers)))
+        probe.keeps_maps = True
+        self.model(
+            input_ids=torch.cat([batch.input_ids, answer], dim=1),
+            attention_mask=ones,
+            mm_token_type_ids=torch.nn.functional.pad(batch.mm_token_type_ids, (0, num_answer)),
+            **image_inputs(batch),
+            use_cache=False,
+            logits_to_keep=1,
+            support_probe=probe,
+        )
+        mean = torch.stack(list(probe.maps.values())).mean(0)[0].mean(0).cpu().numpy()
+        is_image = prompt.input_ids == self.processor.image_token_id
+        shares = mean[: len(is_image)][is_image]
+        grids = prompt.image_grid_thw[:, 1:] // self.processor.image_processor.merge_size
+        parts = np.split(shares, np.cumsum(grids.prod(1))[:-1])
+        return tuple(part.reshape(grid).astype(np.float32) for part, grid in zip(parts, grids, strict=True))
