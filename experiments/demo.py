@@ -27,7 +27,7 @@ from focus_env.datasets import SyntheticDataset
 from focus_env.rendering import render_localization
 from focus_env.types import Box
 
-DRAWN = {"split": "test", "level": 3, "num_objects": 4, "distractors": "any", "image_size": 64, "shots": 2}
+DRAWN = {"split": "test", "level": 3, "distractors": "any", "image_size": 64, "shots": 2}
 
 
 def main() -> None:

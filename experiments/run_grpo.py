@@ -49,6 +49,7 @@ from focus_env.rewards import WeightedReward
 class Args(DataArguments, ModelArguments, RayArguments):
     """Stage 2: GRPO of a localization policy."""
 
+    model: str = "focus-small-sft"
     name: str | None = None
     """Name of the run's folder; default: grpo and the time of the start."""
     output_dir: Path = Path("runs")
@@ -74,7 +75,7 @@ class Args(DataArguments, ModelArguments, RayArguments):
     """Learning rate of AdamW; the default suits the small model, 1e-5 adapters of a 7B one (paper, table 7)."""
     lora_rank: int | None = None
     """Rank of LoRA adapters on the language model; default: train all parameters."""
-    freeze_vision: bool = False
+    freeze_vision: bool = True
     """Leave the vision tower as it is, and encode each picture once for sampling and all passes of learning."""
     precision: Precision = "fp32"
     """bf16 computes in bfloat16; weights that are trained stay in float32."""

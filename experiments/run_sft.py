@@ -53,6 +53,7 @@ class Args(SFTConfig, SFTSchedule, DataArguments, ModelArguments, RayArguments):
 
     preset: Literal["default", "paper"] = "default"
     """Defaults of all other flags: default suits the small model; paper is FOCUS's table 7 with a 7B model."""
+    model: str = "focus-small-base"
     name: str | None = None
     """Name of the run's folder; default: sft and the time of the start."""
     output_dir: Path = Path("runs")

@@ -40,17 +40,17 @@ class DataArguments:
     """Split to train on."""
     validation_split: str = "val"
     """Split to validate on."""
-    shots: int = 1
+    shots: int = 4
     """Support pictures per episode, at least 1."""
     protocol: Literal["random", "focus"] = "random"
     """How training episodes are cut from videos: random frames, or focus, the paper's evenly spaced ones."""
-    level: int = 1
-    """Difficulty of synthetic scenes, from 1 (one object) to 5 (many, occluded)."""
+    level: int = 3
+    """Difficulty of synthetic scenes, from 1 (one object) to 5 (many, occluded); 3 has four objects."""
     num_objects: int | None = None
     """Objects in each synthetic picture, the target included; default: as the level has it."""
-    distractors: Literal["near", "same_shape", "any"] = "near"
-    """What synthetic scenes show beside the target from level 2 on: objects almost like it, objects of its shape in
-    other paints, or any objects in other paints."""
+    distractors: Literal["near", "same_shape", "any"] = "any"
+    """What synthetic scenes show beside the target from level 2 on: any objects in other paints, objects of its shape
+    in other paints, or (near) objects almost like it, by far the hardest."""
     shuffle_supports: bool = False
     """Train on the supports of other episodes, a control that shows what can be earned without them."""
     image_size: int = 64
@@ -86,7 +86,7 @@ class DataArguments:
 class ModelArguments:
     """Which model, and how it is asked."""
 
-    model: str = "tiny"
+    model: str = "focus-small"
     """Model: focus-small, focus-small-sft or focus-small-base (they come with the package), tiny or small (new
     weights), a saved policy's folder, or a name on the hub."""
     init_from: Path | None = None

@@ -254,11 +254,10 @@ def seeds_bootstrap_interval(
         raise ValueError(f"values must be finite numbers [trainings, episodes], got shape {list(array.shape)}")
     rng = np.random.default_rng(seed)
     num_runs, num_episodes = array.shape
-    means = np.empty(num_resamples)
-    for index in range(num_resamples):
-        runs = np.bincount(rng.integers(num_runs, size=num_runs), minlength=num_runs)
-        episodes = np.bincount(rng.integers(num_episodes, size=num_episodes), minlength=num_episodes)
-        means[index] = runs @ array @ episodes / array.size
+    # How often each is drawn; a resample's mean is linear in both counts.
+    runs = rng.multinomial(num_runs, np.full(num_runs, 1 / num_runs), size=num_resamples)
+    episodes = rng.multinomial(num_episodes, np.full(num_episodes, 1 / num_episodes), size=num_resamples)
+    means = ((runs @ array) * episodes).sum(axis=1) / array.size
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)

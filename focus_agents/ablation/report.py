@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,14 +10,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from focus_agents.ablation.arms import ARMS, BASE, MAIN_SPLIT, PUBLISHED, SPLITS
-from focus_agents.ablation.runs import Study, cell, plan_run, read_evaluation
+from focus_agents.ablation.runs import Study, cell, plan_run, read_evaluation, split_episodes
 from focus_agents.plotting import plot_runs
+from focus_agents.policies.focus import FocusPolicy
+from focus_env.boxes import box_iou
 from focus_env.metrics import seeds_bootstrap_interval
+from focus_env.rendering import render_localization, stack_rows
 
 REPORT_NAME = "ablation"
 SHOTS = 4
+SHOWN_ARMS = ("sft", "attention")
+NUM_SHOWN_EPISODES = 2
 
 CLAIMS: Sequence[tuple[str, tuple[str, str], tuple[str, str]]] = (
     ("attention loss above plain SFT", ("sft", "unseen/4"), ("attention", "unseen/4")),
@@ -81,6 +88,7 @@ def write_report(study: Study, folder: Path) -> Path:
     summary = summarize_scores(study, read_scores(study))
     (folder / f"{REPORT_NAME}.json").write_text(json.dumps(summary, indent=1) + "\n")
     _draw_curves(study, summary, folder)
+    _draw_answers(study, summary, folder)
     report = folder / f"{REPORT_NAME}.md"
     report.write_text(render_report(summary))
     return report
@@ -94,6 +102,23 @@ def _draw_curves(study: Study, summary: Mapping[str, Any], folder: Path) -> None
         runs = {ARMS[arm].title: [plan_run(study, arm, seed).folder for seed in study.seeds] for arm in arms}
         if runs:
             plot_runs(runs, metrics, folder / f"{REPORT_NAME}_{stage}.png", window=10)
+
+
+def _draw_answers(study: Study, summary: Mapping[str, Any], folder: Path) -> None:
+    """Answers, and where they look, without and with the attention loss, to the first test episodes."""
+    rows, titles = [], []
+    arms = [arm for arm in SHOWN_ARMS if arm in summary["arms"]]
+    policies = {arm: FocusPolicy.from_pretrained(plan_run(study, arm, study.seeds[0]).model) for arm in arms}
+    episodes = split_episodes(MAIN_SPLIT, 2, NUM_SHOWN_EPISODES)
+    for index, (arm, policy) in itertools.product(range(NUM_SHOWN_EPISODES), policies.items()):
+        episode = episodes[index]
+        supports = [(exemplar.frame.image(), exemplar.box) for exemplar in episode.support]
+        query = episode.query_frame.image()
+        found = policy.locate(supports, query, with_attention=True)
+        rows.append(render_localization(supports, query, found.box, found.attention))
+        titles.append(f"{ARMS[arm].title}: IoU {box_iou(found.box, episode.target_box):.2f}")
+    if rows:
+        Image.fromarray(stack_rows(rows, titles, legend=[])).save(folder / f"{REPORT_NAME}_answers.png")
 
 
 def render_report(summary: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import gymnasium
 import torch
 
-from focus_agents.ablation.arms import ARMS, BASE, COMMON, EPISODES, MAIN_SPLIT, SPLITS, Arm
+from focus_agents.ablation.arms import ARMS, BASE, COMMON, MAIN_SPLIT, SPLITS, Arm
 from focus_agents.evaluate import evaluate
 from focus_agents.models.loading import load_model, load_processor, load_template, model_folder
 from focus_agents.models.vision import batch_pictures
@@ -87,7 +87,7 @@ def plan_run(study: Study, arm: str, seed: int) -> Run:
         return Run(arm, seed, study.folder / f"{BASE}-{digest}", study.base, ())
     definition = ARMS[arm]
     parent = plan_run(study, definition.parent, seed)
-    flags = (*_budget(study, definition), *EPISODES, *COMMON[definition.stage], *definition.flags, "--seed", str(seed))  # type: ignore[index]
+    flags = (*_budget(study, definition), *COMMON[definition.stage], *definition.flags, "--seed", str(seed))  # type: ignore[index]
     digest = hashlib.sha256(json.dumps([definition.stage, flags, parent.folder.name]).encode()).hexdigest()[:8]
     name = f"{arm}-seed{seed}-{digest}"
     script = str(EXPERIMENTS / f"run_{definition.stage}.py")
@@ -226,7 +226,7 @@ def evaluate_run(study: Study, run: Run) -> None:
 
 def split_episodes(name: str, shots: int, num_episodes: int) -> Any:
     """The episodes of a split of `SPLITS`; with fewer shots, the same queries."""
-    options: dict[str, Any] = {"level": 3, "num_objects": 4, "distractors": "any", "image_size": 64}
+    options: dict[str, Any] = {"level": 3, "distractors": "any", "image_size": 64}
     options |= {**SPLITS[name].options, "num_episodes": num_episodes}
     dataset = load_dataset("synthetic", shots=shots, **options)
     return ShuffledSupports(dataset) if SPLITS[name].is_shuffled else dataset

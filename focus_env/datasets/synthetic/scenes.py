@@ -79,7 +79,7 @@ LEVELS: dict[int, Level] = {
         cut=0.0,
     ),
     3: Level(
-        num_objects=(3, 3),
+        num_objects=(4, 4),
         rotation=math.pi,
         radius=(0.12, 0.21),
         light=0.7,
