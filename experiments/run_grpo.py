@@ -72,7 +72,13 @@ class Args(DataArguments, ModelArguments, RayArguments):
     micro_batch_groups: int | None = None
     """Episodes per forward and backward pass, to save memory; default: all of a learner's share."""
     lr: float = 3e-4
-    """Learning rate of AdamW; the default suits the small model, 1e-5 adapters of a 7B one (paper, table 7)."""
+    """Peak learning rate of AdamW; the default suits the small model, 1e-5 adapters of a 7B one (paper, table 7)."""
+    warmup: float = 0.05
+    """Share of the optimizer steps, at the start, in which the learning rate rises."""
+    cooldown: float = 0.5
+    """Share of the steps, at the end, in which it falls."""
+    lr_end: float = 0.1
+    """Where it falls to, as a share of its peak."""
     lora_rank: int | None = None
     """Rank of LoRA adapters on the language model; default: train all parameters."""
     freeze_vision: bool = True
@@ -197,6 +203,7 @@ def check_arguments(args: Args):
         validation_interval=args.validation_interval,
         checkpoint_interval=args.checkpoint_interval,
     )
+    steps_per_pass = -(-args.groups_per_iteration // (args.groups_per_step or args.groups_per_iteration))
     config = (
         GRPOConfig()
         .environment(env_config={"dataset": training, **environment})
@@ -214,6 +221,10 @@ def check_arguments(args: Args):
             groups_per_step=args.groups_per_step,
             micro_batch_groups=args.micro_batch_groups,
             lr=args.lr,
+            num_lr_steps=args.num_iterations * args.num_passes * steps_per_pass,
+            warmup=args.warmup,
+            cooldown=args.cooldown,
+            lr_end=args.lr_end,
             num_iterations=args.num_passes,
             loss=args.loss,
             clip_low=args.clip_low,

@@ -98,10 +98,10 @@ class Split:
 MAIN_SPLIT = "unseen"
 SPLITS: Mapping[str, Split] = {
     MAIN_SPLIT: Split("unseen identities", {"split": "test"}, shots=(1, 2, 4)),
-    "seen": Split("seen identities", {"split": "train", "seed": 1}, shots=(1, 2, 4)),
-    "shapes": Split("unseen shapes", {"split": "test_shapes"}, shots=(1, 2, 4)),
-    "many": Split("six objects", {"split": "test", "num_objects": 6}, shots=(1, 2, 4)),
-    "same-shape": Split("same-shape distractors", {"split": "test", "distractors": "same_shape"}, shots=(1, 2, 4)),
+    "seen": Split("seen identities", {"split": "train", "seed": 1}),
+    "shapes": Split("unseen shapes", {"split": "test_shapes"}),
+    "many": Split("six objects", {"split": "test", "num_objects": 6}),
+    "same-shape": Split("same-shape distractors", {"split": "test", "distractors": "same_shape"}),
     "shuffled": Split("supports shuffled", {"split": "test"}, is_shuffled=True),
 }
 """By name; all but the first are answered by the paper's arms alone. Seen identities stand in new scenes."""

@@ -15,6 +15,7 @@ from focus_agents.grpo.learner import GRPOTorchLearner
 from focus_agents.grpo.learner_group import GRPOLearnerGroup
 from focus_agents.grpo.loss import KLEstimator, LossName, LossSettings, RolloutCorrection
 from focus_agents.grpo.module import MODEL_DEFAULTS, VLMModule
+from focus_agents.schedule import check_schedule, lr_factor
 
 SharedPrefixMode = Literal["auto", "on", "off"]
 ZeroVariance = Literal["keep", "drop", "refill"]
@@ -71,6 +72,10 @@ class GRPOConfig(AlgorithmConfig):
         self.temperature = 1.0
         self.max_completion_tokens = 48
         self.weight_decay = 0.0
+        self.num_lr_steps: int | None = None
+        self.warmup = 0.0
+        self.cooldown = 0.0
+        self.lr_end = 0.1
         self.update_timeout_s = 1800.0
         self.max_update_attempts = 3
         self.validation_env_config: Mapping[str, Any] | None = None
@@ -120,6 +125,10 @@ class GRPOConfig(AlgorithmConfig):
         temperature: float = NotProvided,
         max_completion_tokens: int = NotProvided,
         weight_decay: float = NotProvided,
+        num_lr_steps: int | None = NotProvided,
+        warmup: float = NotProvided,
+        cooldown: float = NotProvided,
+        lr_end: float = NotProvided,
         update_timeout_s: float = NotProvided,
         max_update_attempts: int = NotProvided,
         **kwargs: Any,
@@ -159,6 +168,10 @@ class GRPOConfig(AlgorithmConfig):
             temperature: Of sampling, above 0.
             max_completion_tokens: Where an answer is cut.
             weight_decay: Of AdamW.
+            num_lr_steps: Optimizer steps over which the learning rate rises, stays and falls; None: it stays at `lr`.
+            warmup: Share of these steps in which it rises.
+            cooldown: Share of these steps, at the end, in which it falls.
+            lr_end: Where it falls to, as a share of `lr`.
             update_timeout_s: Seconds after which an iteration's optimizer steps on remote learners count as failed.
             max_update_attempts: How often these are tried, from the second time on by new learners.
             kwargs: RLlib's own, e.g. `lr`, `grad_clip`.
@@ -200,6 +213,9 @@ class GRPOConfig(AlgorithmConfig):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
         _ = self.loss_settings
+        check_schedule(self.warmup, self.cooldown, self.lr_end)
+        if self.num_lr_steps is not None and self.num_lr_steps < 1:
+            raise ValueError(f"num_lr_steps: expected 1 or more, or None, got {self.num_lr_steps}")
         if self.async_steps not in (0, 1):
             raise ValueError(f"async_steps: expected 0 or 1, got {self.async_steps}")
         # RLlib makes a copy of these settings for its own evaluation, without runners.
@@ -228,6 +244,14 @@ class GRPOConfig(AlgorithmConfig):
     def validation_batch_size(self) -> int:
         """Validation episodes that are answered together: more than groups, since each has one answer."""
         return 2 * self.rollout_batch_groups
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of an optimizer step, from 0."""
+        if self.num_lr_steps is None:
+            return float(self.lr)
+        return float(self.lr) * lr_factor(
+            step, num_steps=self.num_lr_steps, warmup=self.warmup, cooldown=self.cooldown, lr_end=self.lr_end
+        )
 
     @property
     def can_reuse_prefill(self) -> bool:

@@ -41,7 +41,7 @@ class GRPOTorchLearner(TorchLearner):
         return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
-        """AdamW over the trained parameters; RLlib sets its learning rate by `config.lr`."""
+        """AdamW over the trained parameters; RLlib sets its learning rate by `config.lr`, `_set_lr` by the schedule."""
         parameters = self.get_parameters(self._module[module_id])
         optimizer = torch.optim.AdamW(parameters, weight_decay=config.weight_decay)
         self.register_optimizer(
@@ -168,8 +168,18 @@ class GRPOTorchLearner(TorchLearner):
                 losses[module_id].backward()
             total += losses[module_id].detach()
         gradients = {key: parameter.grad for key, parameter in self._params.items()}
+        self._set_lr()
         self.apply_gradients(self.postprocess_gradients(gradients))
         return {}, {module_id: total}, {}
+
+    def _set_lr(self) -> None:
+        """Set the learning rate of the step that comes; how many there were is part of the optimizer's state."""
+        if self.config.num_lr_steps is None:
+            return
+        for optimizer in self._optimizer_parameters:
+            num_done = max((int(state["step"]) for state in optimizer.state.values()), default=0)
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.lr_at(num_done)
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, torch.Tensor]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from focus_agents.models.loading import Precision
+from focus_agents.schedule import check_schedule, lr_factor
 from focus_agents.sft.data import AttentionTarget
 
 Labels = Literal["answer", "full"]
@@ -56,7 +57,7 @@ class SFTConfig:
     margin_unit: MarginUnit = "reachable"
     attention_target: AttentionTarget = "region"
     attention_layers: str = "first:5"
-    num_steps: int = 1000
+    num_steps: int = 800
     batch_size: int = 32
     micro_batch_size: int | None = None
     lr: float = 1e-3
@@ -86,13 +87,13 @@ class SFTConfig:
                 raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
         if not 0 <= self.beta < float("inf"):
             raise ValueError(f"beta: expected 0 (no attention loss) or more, got {self.beta}")
-        if not 0 <= self.lr_end <= 1:
-            raise ValueError(f"lr_end: expected a share of the peak from 0 to 1, got {self.lr_end}")
-        if not (self.warmup >= 0 and self.cooldown >= 0 and self.warmup + self.cooldown <= 1):
-            raise ValueError(
-                "warmup, cooldown: expected shares of the steps that add up to at most 1, "
-                f"got {self.warmup} and {self.cooldown}"
-            )
+        check_schedule(self.warmup, self.cooldown, self.lr_end)
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of a step, from 0."""
+        return self.lr * lr_factor(
+            step, num_steps=self.num_steps, warmup=self.warmup, cooldown=self.cooldown, lr_end=self.lr_end
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,15 +128,3 @@ class SFTSchedule:
                 raise ValueError(f"{name}: expected {value} or more, got {getattr(self, name)}")
         if self.patience and not self.validation_interval:
             raise ValueError("patience: early stopping needs validations; set validation_interval above 0")
-
-
-def lr_factor(step: int, config: SFTConfig) -> float:
-    """Share of the peak learning rate at a step (from 0): a linear rise, a plateau, a linear fall to `lr_end`."""
-    num_warmup = max(1, round(config.warmup * config.num_steps))
-    if step < num_warmup:
-        return (step + 1) / num_warmup
-    num_cooldown = round(config.cooldown * config.num_steps)
-    num_left = config.num_steps - step
-    if num_left > num_cooldown or num_cooldown == 0:
-        return 1.0
-    return config.lr_end + (1 - config.lr_end) * num_left / num_cooldown

@@ -32,7 +32,7 @@ from focus_agents.models.loading import load_processor, load_trainable_model
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.reporting import RunDirectory
 from focus_agents.rollout import shuffled_indices
-from focus_agents.sft.config import SFTConfig, SFTSchedule, lr_factor
+from focus_agents.sft.config import SFTConfig, SFTSchedule
 from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches
 from focus_agents.sft.step import accumulate_gradients
 from focus_env.env import ENV_ID
@@ -215,7 +215,7 @@ class SFTWorker:
         """One optimizer step; one whose loss or gradient is not finite changes nothing and is counted."""
         config, step = self.config, self.progress.step
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step, self.rank]).generate_state(1)[0]))
-        lr = config.lr * lr_factor(step, config)
+        lr = config.lr_at(step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.training_model.train()

@@ -92,10 +92,10 @@ def test_answers_are_kept_and_only_missing_ones_are_given(study: Study) -> None:
     assert set(first) == {f"{name}/{shots}" for name, split in SPLITS.items() for shots in split.shots}
     assert all(len(values) == 3 and all(0 <= value <= 1 for value in values) for values in first.values())
     marked = first | {"unseen/4": [0.25, 0.5, 0.75]}
-    del marked["many/2"]
+    del marked["many/4"]
     file.write_text(json.dumps(marked))
     evaluate_run(study, run)
-    assert json.loads(file.read_text()) == marked | {"many/2": first["many/2"]}
+    assert json.loads(file.read_text()) == marked | {"many/4": first["many/4"]}
 
 
 def test_what_needs_a_failed_run_is_not_run(study: Study, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from focus_agents.checkpoint import save_policy
 from focus_agents.models.loading import load_model, load_processor
 from focus_agents.reporting import METRICS, RunDirectory
 from focus_agents.rollout import shuffled_indices
-from focus_agents.sft.config import SFTConfig, SFTSchedule, lr_factor
+from focus_agents.sft.config import SFTConfig, SFTSchedule
 from focus_agents.sft.data import SFTExamples, load_batches
 from focus_agents.sft.step import accumulate_gradients
 from focus_agents.sft.train import Workers, check_plan, check_resumable, train_sft
@@ -93,7 +93,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
         assert [line[name] for line in lines] == pytest.approx(np.mean(by_layer, axis=1))
     for line in lines:
         assert line["loss"] == pytest.approx(line["lm_loss"] + plan.config.beta * line["attention_loss"])
-        assert line["lr"] == pytest.approx(1e-3 * lr_factor(line["step"] - 1, plan.config))
+        assert line["lr"] == pytest.approx(plan.config.lr_at(line["step"] - 1))
     losses = [line["loss"] for line in lines]
     assert losses == sorted(losses, reverse=True)
     assert losses[2] < losses[0] - 0.1
