@@ -12,15 +12,15 @@ answer's coordinates paid to its cells.
 
 from __future__ import annotations
 
-import argparse
-import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import tyro
 from PIL import Image
 
 from focus_agents.arguments import quiet_libraries, user_errors
-from focus_agents.models.loading import SHIPPED_MODELS
 from focus_agents.policies.focus import FocusPolicy
 from focus_env.boxes import validate_box
 from focus_env.datasets import SyntheticDataset
@@ -30,9 +30,27 @@ from focus_env.types import Box
 DRAWN = {"split": "test", "level": 3, "distractors": "any", "image_size": 64, "shots": 2}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """From pictures to a box."""
+
+    support: Annotated[tuple[tuple[Path, str], ...], tyro.conf.UseAppendAction] = ()
+    """A picture, and the box x1,y1,x2,y2 of the object in it, in pixels; once for each shot."""
+    query: Path | None = None
+    """The picture to answer for."""
+    out: Path = Path("answer.png")
+    """Where the picture of the answer goes."""
+    model: str = "focus-small"
+    """focus-small and its like, which come with the package; a saved policy's folder; or a name on the hub."""
+    max_image_tokens: int | None = None
+    """Larger pictures are scaled down to at most so many tokens; default: the model's own limit."""
+    device: str = "cpu"
+    """Where to compute, e.g. cuda."""
+
+
 def main() -> None:
+    args = tyro.cli(Args, description=__doc__)
     quiet_libraries()
-    args = parse_arguments(sys.argv[1:])
     with user_errors():
         supports, query = read_pictures(args)
         policy = FocusPolicy.from_pretrained(args.model, device=args.device, max_image_tokens=args.max_image_tokens)
@@ -45,41 +63,17 @@ def main() -> None:
     print(f"picture: {args.out}")
 
 
-def parse_arguments(words: list[str]) -> argparse.Namespace:
-    """Not tyro here: an option that takes two words and may be given again is beyond it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--support",
-        nargs=2,
-        action="append",
-        metavar=("PICTURE", "X1,Y1,X2,Y2"),
-        default=[],
-        help="a picture and the box of the object in it, in pixels; once for each shot",
-    )
-    parser.add_argument("--query", type=Path, metavar="PICTURE", help="the picture to answer for")
-    parser.add_argument("--out", type=Path, default=Path("answer.png"), help="where the picture goes (%(default)s)")
-    parser.add_argument(
-        "--model",
-        default="focus-small",
-        help=f"{', '.join(SHIPPED_MODELS)}, a saved policy's folder, or a name on the hub (%(default)s)",
-    )
-    parser.add_argument("--max-image-tokens", type=int, help="larger pictures are scaled down to so many tokens")
-    parser.add_argument("--device", default="cpu", help="where to compute, e.g. cuda (%(default)s)")
-    args = parser.parse_args(words)
-    if bool(args.support) != (args.query is not None):
-        parser.error("--support and --query: expected both, or neither for an episode that is drawn")
-    return args
-
-
-def read_pictures(args: argparse.Namespace):
+def read_pictures(args: Args):
     """Supports and query, checked."""
+    if bool(args.support) != (args.query is not None):
+        raise ValueError("--support and --query: expected both, or neither for an episode that is drawn")
     if args.query is None:
         episode = SyntheticDataset(**DRAWN)[0]
         supports = [(exemplar.frame.image(), exemplar.box) for exemplar in episode.support]
         return supports, episode.query_frame.image()
     supports = []
     for file, words in args.support:
-        image, box = read_picture(Path(file)), read_box(words)
+        image, box = read_picture(file), read_box(words)
         validate_box(box, (image.shape[1], image.shape[0]), f"--support {file}")
         supports.append((image, box))
     return supports, read_picture(args.query)
