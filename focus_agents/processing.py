@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from focus_env.types import ImagePart, Message, TextPart
+from focus_env.types import ImageArray, ImagePart, Message, TextPart
 
 IMAGE_TOKEN = "<|image_pad|>"
 NEVER_SAMPLED = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
@@ -137,14 +138,56 @@ class VLMProcessor:
         images = [part.image for message in messages for part in message.content if isinstance(part, ImagePart)]
         if not images:
             raise ValueError("messages: expected at least one picture, got none; a prompt needs a query image")
-        vision = self.image_processor(images=images, input_data_format="channels_last", return_tensors="np")
-        grid = np.asarray(vision["image_grid_thw"], dtype=np.int64)
+        pixels, grid = self._patches(images)
         ids = np.asarray(self.tokenizer(self._chat_text(messages))["input_ids"], dtype=np.int64)
         if (ids == self.image_token_id).sum() != len(images):
             raise ValueError(f"messages: a text holds the image token {IMAGE_TOKEN!r}; pictures are given as ImagePart")
         repeats = np.ones(len(ids), dtype=np.int64)
         repeats[ids == self.image_token_id] = grid.prod(1) // self.image_processor.merge_size**2
-        return EncodedPrompt(np.repeat(ids, repeats), np.asarray(vision["pixel_values"], dtype=np.float32), grid)
+        return EncodedPrompt(np.repeat(ids, repeats), pixels, grid)
+
+    def _patches(self, images: Sequence[ImageArray]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Patches and grids, as in `EncodedPrompt`; small pictures of one size, as in training, by a short cut."""
+        if not self._keeps_size(images):
+            vision = self.image_processor(images=images, input_data_format="channels_last", return_tensors="np")
+            grid = np.asarray(vision["image_grid_thw"], dtype=np.int64)
+            return np.asarray(vision["pixel_values"], dtype=np.float32), grid
+        processor = self.image_processor
+        (height, width, _), patch, merge = images[0].shape, processor.patch_size, processor.merge_size
+        scale = np.float32(processor.rescale_factor) / np.array(processor.image_std, dtype=np.float32)
+        shift = np.array(processor.image_mean, dtype=np.float32) / np.array(processor.image_std, dtype=np.float32)
+        pixels = np.stack(images) * scale - shift
+        rows, columns = height // patch, width // patch
+        blocks = pixels.reshape(len(images), rows // merge, merge, patch, columns // merge, merge, patch, 3)
+        # Patches in the order of tokens, and in a patch channel, time, row, column; a picture is the same at all times.
+        blocks = np.broadcast_to(
+            blocks.transpose(0, 1, 4, 2, 5, 7, 3, 6)[:, :, :, :, :, :, None],
+            (
+                len(images),
+                rows // merge,
+                columns // merge,
+                merge,
+                merge,
+                3,
+                processor.temporal_patch_size,
+                patch,
+                patch,
+            ),
+        )
+        grid = np.tile(np.array([1, rows, columns], dtype=np.int64), (len(images), 1))
+        return blocks.reshape(len(images) * rows * columns, -1), grid
+
+    def _keeps_size(self, images: Sequence[ImageArray]) -> bool:
+        """Whether the image processor would only rescale and normalize these pictures, which have one size."""
+        processor = self.image_processor
+        if type(processor) is not Qwen2VLImageProcessorPil or not (processor.do_rescale and processor.do_normalize):
+            return False
+        height, width = images[0].shape[:2]
+        factor, limits = processor.patch_size * processor.merge_size, processor.size
+        is_even = height % factor == 0 and width % factor == 0
+        is_within = limits["shortest_edge"] <= height * width <= limits["longest_edge"]
+        are_equal = all(image.shape == (height, width, 3) and image.dtype == np.uint8 for image in images)
+        return is_even and is_within and are_equal and max(height, width) <= 200 * min(height, width)
 
     def locate(self, messages: Sequence[Message], prompt: EncodedPrompt) -> PromptSpans:
         """Where an encoded conversation holds its pictures and its marked boxes.

@@ -325,3 +325,30 @@ def test_what_the_model_predicts_depends_on_which_picture_stands_where(
             for batch in batches
         )
     assert (first - second).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "is_short"),
+    [
+        ([(64, 64)] * 5, True),
+        ([(32, 48)], True),
+        ([(64, 64), (48, 64)], False),
+        ([(60, 60)] * 2, False),
+        ([(16, 16)], False),
+        ([(144, 128)], False),
+        ([(4800, 16)], False),
+    ],
+)
+def test_patches_of_equal_small_pictures_are_what_the_image_processor_makes(
+    processor: VLMProcessor, sizes: list[tuple[int, int]], is_short: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    assert processor._keeps_size(images) == is_short
+    if max(sizes[0]) > 200 * min(sizes[0]):
+        return  # the image processor refuses it
+    pixels, grid = processor._patches(images)
+    theirs = processor.image_processor(images=images, input_data_format="channels_last", return_tensors="np")
+    np.testing.assert_array_equal(grid, theirs["image_grid_thw"])
+    np.testing.assert_allclose(pixels, theirs["pixel_values"], rtol=0, atol=1e-6)
+    assert pixels.dtype == np.float32
