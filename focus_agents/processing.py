@@ -154,9 +154,8 @@ class VLMProcessor:
             return np.asarray(vision["pixel_values"], dtype=np.float32), grid
         processor = self.image_processor
         (height, width, _), patch, merge = images[0].shape, processor.patch_size, processor.merge_size
-        scale = np.float32(processor.rescale_factor) / np.array(processor.image_std, dtype=np.float32)
-        shift = np.array(processor.image_mean, dtype=np.float32) / np.array(processor.image_std, dtype=np.float32)
-        pixels = np.stack(images) * scale - shift
+        mean, std = (np.array(x, dtype=np.float32) for x in (processor.image_mean, processor.image_std))
+        pixels = ((np.stack(images) * processor.rescale_factor).astype(np.float32) - mean) / std
         rows, columns = height // patch, width // patch
         blocks = pixels.reshape(len(images), rows // merge, merge, patch, columns // merge, merge, patch, 3)
         # Patches in the order of tokens, and in a patch channel, time, row, column; a picture is the same at all times.
