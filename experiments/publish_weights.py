@@ -75,13 +75,13 @@ def main() -> None:
 def score(name: str, num_episodes: int) -> dict[str, tuple[float, float, float]]:
     """MIoU of the published weights with its 95% interval, by kind of episode and number of shots."""
     policy = FocusPolicy.from_pretrained(name)
-    scores = {}
+    scores: dict[str, tuple[float, float, float]] = {}
     for split_name, shots in [*((MAIN_SPLIT, shots) for shots in SPLITS[MAIN_SPLIT].shots), ("shuffled", 4)]:
         dataset = split_episodes(split_name, shots, num_episodes)
         env = gymnasium.make(ENV_ID, dataset=dataset, template=policy.template)
         answers = evaluate(env, policy, range(num_episodes), max_completion_tokens=16, batch_size=64)
         credits = [answer.credit for answer in answers]
-        label = f"{SPLITS[split_name].title}, {shots} shots"
+        label = f"{SPLITS[split_name].title}, {shots} shot{'s' * (shots > 1)}"
         scores[label] = (sum(credits) / len(credits), *bootstrap_interval(credits))
     return scores
 
@@ -108,6 +108,7 @@ def write_card(
             "| --- | --- | --- |",
             *rows,
             "",
+            *describe_single_objects(summary),
             "## Limits",
             "",
             LIMITS,
@@ -124,6 +125,19 @@ def write_card(
             "",
         ]
     )
+
+
+def describe_single_objects(summary: dict[str, Any]) -> list[str]:
+    """What a base is for, if this is one."""
+    if "box_iou" not in summary:
+        return []
+    return [
+        "On single pictures with three to five objects of unseen identities, each token given the true ones before it:",
+        f"mean IoU {100 * summary['box_iou']:.1f} of the box of a named object; {summary['name_accuracy']:.1%} of the "
+        "four words (two",
+        "colours, texture, shape) for the object in a box. Asked in context, it answers by words, which is no box.",
+        "",
+    ]
 
 
 def _is_place(name: str) -> bool:
