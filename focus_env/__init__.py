@@ -14,6 +14,7 @@ from focus_env.metrics import (
     bootstrap_interval,
     paired_bootstrap_interval,
     score_answer,
+    seeds_bootstrap_interval,
     summarize,
 )
 from focus_env.parsing import parse_answer, write_box
@@ -79,6 +80,7 @@ __all__ = [
     "parse_answer",
     "render_episode",
     "score_answer",
+    "seeds_bootstrap_interval",
     "stack_rows",
     "summarize",
     "write_box",

@@ -1,8 +1,8 @@
 """Data sets: everything that serves `Episode` records by index.
 
     name        what it holds                              options of its own
-    synthetic   procedural scenes, nothing to download     num_episodes, level, image_size, distractors,
-                                                           absent_fraction
+    synthetic   procedural scenes, nothing to download     num_episodes, level, image_size, num_objects,
+                                                           distractors, absent_fraction
     got10k      one object per video; needs `root`         episodes_per_track
 
 Any sized, indexable collection of episodes will do in their place, see `focus_env.types.EpisodeDataset`.

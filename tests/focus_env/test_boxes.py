@@ -97,6 +97,7 @@ def test_no_box_overlaps_nothing() -> None:
     [
         (CoordinateFrame.PIXEL, (16, 12, 64, 48)),
         (CoordinateFrame.NORM_1, (0.25, 0.25, 1, 1)),
+        (CoordinateFrame.NORM_100, (25, 25, 100, 100)),
         (CoordinateFrame.NORM_1000, (250, 250, 1000, 1000)),
         (CoordinateFrame.RESIZED_PIXEL, (7, 14, 28, 56)),
     ],

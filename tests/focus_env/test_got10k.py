@@ -194,7 +194,7 @@ def test_test_split_is_refused(root: Path) -> None:
         (
             "synthetic",
             {"levels": 2, "colour": 1},
-            r"no option colour, levels; its own are num_episodes, level, image_size, distractors, absent_fraction",
+            r"no option colour, levels; its own are num_episodes, level, image_size, num_objects, distractors, absent_",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from focus_env.metrics import (
     bootstrap_interval,
     paired_bootstrap_interval,
     score_answer,
+    seeds_bootstrap_interval,
     summarize,
 )
 from focus_env.rewards import iou_reward
@@ -179,3 +181,42 @@ def test_bad_arguments(values: list[float], options: dict[str, float], message: 
 def test_pairs_must_match() -> None:
     with pytest.raises(ValueError, match=r"same episodes, got \[2\] and \[1\] values"):
         paired_bootstrap_interval([1.0, 2.0], [1.0])
+
+
+def test_trainings_and_episodes_are_both_drawn_anew() -> None:
+    assert seeds_bootstrap_interval(np.full((3, 5), 0.25)) == (0.25, 0.25)
+    # Runs alone differ: a resample of three is the lowest run three times in 1 of 27, more than 2.5 %.
+    runs = np.repeat([[0.0], [0.3], [0.6]], 40, axis=1)
+    assert seeds_bootstrap_interval(runs) == pytest.approx((0.0, 0.6))
+    assert seeds_bootstrap_interval(runs, confidence=0.5) == pytest.approx((0.2, 0.4))
+    # Episodes alone differ: it is the interval over episodes, with one run as with several equal ones.
+    episodes = np.random.default_rng(0).exponential(size=200)
+    deviation = episodes.std() / math.sqrt(len(episodes))
+    for num_runs in (1, 4):
+        interval = seeds_bootstrap_interval(np.tile(episodes, (num_runs, 1)), seed=1)
+        # The ends of an interval of 10,000 resamples have a standard error of 0.027 deviations of the mean.
+        assert interval == pytest.approx(bootstrap_interval(episodes), abs=0.15 * deviation)
+
+
+def test_interval_over_trainings_agrees_with_the_normal_approximation() -> None:
+    """The variance of the mean is that of the runs over R plus that of the episodes over N."""
+    rng = np.random.default_rng(0)
+    runs, episodes = rng.normal(size=(40, 1)), 3 * rng.normal(size=(1, 300))
+    low, high = seeds_bootstrap_interval(runs + episodes)
+    half_width = 1.96 * math.sqrt(runs.var() / 40 + episodes.var() / 300)
+    assert low == pytest.approx((runs + episodes).mean() - half_width, abs=0.1 * half_width)
+    assert high == pytest.approx((runs + episodes).mean() + half_width, abs=0.1 * half_width)
+    narrow = bootstrap_interval((runs + episodes).mean(0))
+    assert high - low > 1.2 * (narrow[1] - narrow[0])
+    assert seeds_bootstrap_interval(runs + episodes) == (low, high)
+    assert seeds_bootstrap_interval(runs + episodes, seed=1) != (low, high)
+
+
+@pytest.mark.parametrize(
+    ("values", "shape"),
+    [([1.0, 2.0], [2]), ([[[1.0]]], [1, 1, 1]), ([[]], [1, 0]), ([[1.0, math.nan]], [1, 2]), ([[math.inf]], [1, 1])],
+)
+def test_trainings_that_are_no_table_of_numbers(values: list[object], shape: list[int]) -> None:
+    message = re.escape(f"finite numbers [trainings, episodes], got shape {shape}")
+    with pytest.raises(ValueError, match=message):
+        seeds_bootstrap_interval(values)  # type: ignore[arg-type]

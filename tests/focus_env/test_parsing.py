@@ -132,6 +132,8 @@ def test_table(text: str, status: ParseStatus, is_strict: bool) -> None:
         (CoordinateFrame.NORM_1, "<answer>[0.25, 0, 1, 0.5]</answer>", Box(20, 0, 80, 30), True),
         (CoordinateFrame.NORM_1, "<answer>[0, 0, 1, 1]</answer>", Box(0, 0, 80, 60), True),
         (CoordinateFrame.NORM_1, "<answer>[.25, 0, 1, 0.5]</answer>", Box(20, 0, 80, 30), False),
+        (CoordinateFrame.NORM_100, "<answer>[25, 0, 100, 50]</answer>", Box(20, 0, 80, 30), True),
+        (CoordinateFrame.NORM_100, "<answer>[25.0, 0, 100, 50]</answer>", Box(20, 0, 80, 30), False),
         (CoordinateFrame.NORM_1000, "<answer>[250, 0, 1000, 500]</answer>", Box(20, 0, 80, 30), True),
         (CoordinateFrame.NORM_1000, "<answer>[250.0, 0, 1000, 500]</answer>", Box(20, 0, 80, 30), False),
         (CoordinateFrame.PIXEL, "<answer>[20, 0, 80, 30]</answer>", Box(20, 0, 80, 30), True),
@@ -150,6 +152,8 @@ def test_each_frame(frame: CoordinateFrame, text: str, expected: Box, is_strict:
         (CoordinateFrame.PIXEL, "0, 0, 80, 61"),
         (CoordinateFrame.PIXEL, "0, 0, 81, 60"),
         (CoordinateFrame.NORM_1, "0, 0, 1, 1.001"),
+        (CoordinateFrame.NORM_100, "0, 0, 100, 101"),
+        (CoordinateFrame.NORM_100, "0, 0, 101, 100"),
         (CoordinateFrame.RESIZED_PIXEL, "0, 0, 160, 31"),
     ],
 )
@@ -237,6 +241,7 @@ def cases(draw: st.DrawFn) -> tuple[Box, CoordinateFrame, tuple[int, int], tuple
 @example((Box(1.5, 1.5, 2.5, 2.5), CoordinateFrame.PIXEL, (8, 8), (8, 8)))
 @example((Box(0.5, 0.5, 1.5, 1.5), CoordinateFrame.PIXEL, (8, 8), (8, 8)))
 @example((Box(7.999, 0, 8, 1e-9), CoordinateFrame.PIXEL, (8, 8), (8, 8)))
+@example((Box(3.3, 11.7, 40.4, 63.9), CoordinateFrame.NORM_100, (64, 112), (8, 8)))
 def test_what_is_written_is_read_back(
     case: tuple[Box, CoordinateFrame, tuple[int, int], tuple[int, int]],
 ) -> None:
@@ -270,6 +275,7 @@ def test_what_is_written_is_read_back(
         pytest.param(Box(79.9, 0, 80, 9), CoordinateFrame.PIXEL, "[79, 0, 80, 9]", id="a sliver at the edge"),
         pytest.param(Box(math.nextafter(80, 0), 0, 80, 9), CoordinateFrame.PIXEL, "[79, 0, 80, 9]", id="thinnest"),
         pytest.param(Box(20, 0, 80, 15), CoordinateFrame.NORM_1, "[0.250, 0.000, 1.000, 0.250]", id="decimals"),
+        pytest.param(Box(20, 0, 80, 15.3), CoordinateFrame.NORM_100, "[25, 0, 100, 26]", id="hundredths: 25.5 goes up"),
         pytest.param(Box(20, 0, 80, 15), CoordinateFrame.RESIZED_PIXEL, "[10, 0, 40, 30]", id="resized"),
     ],
 )

@@ -109,6 +109,7 @@ def test_images_are_passed_on_unchanged() -> None:
     [
         (CoordinateFrame.PIXEL, "[4, 6, 20, 22]", "in pixels"),
         (CoordinateFrame.NORM_1, "[0.100, 0.188, 0.500, 0.688]", "from 0 to 1,"),
+        (CoordinateFrame.NORM_100, "[10, 19, 50, 69]", "integer coordinates from 0 to 100,"),
         (CoordinateFrame.RESIZED_PIXEL, "[8, 12, 40, 44]", "in pixels"),
     ],
 )
@@ -117,7 +118,7 @@ def test_other_frames_change_boxes_words_and_reading(frame: CoordinateFrame, box
     text = outline(template.render(observe(make_episode(shots=1))))
     assert box_text in text
     assert words in text
-    box = Box(20, 10, 60, 40)
+    box = Box(20, 15, 60, 45)  # whole in every frame
     result = template.parse(template.answer(box, (80, 60)), (80, 60))
     assert result.is_strict
     assert result.box == pytest.approx(box, abs=0.05)

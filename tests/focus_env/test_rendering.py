@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
+from focus_env import rendering
 from focus_env.rendering import (
     ANSWER_COLOUR,
     ANSWER_COLOURS,
     TARGET_COLOUR,
+    Colour,
     draw_boxes,
+    draw_heat,
     render_episode,
+    render_localization,
     stack_rows,
 )
 from focus_env.types import Box, Episode, Exemplar, Frame, ImageArray
@@ -139,3 +145,104 @@ def test_bad_sheets() -> None:
         stack_rows([])
     with pytest.raises(ValueError, match="one title per row, got 2 titles for 1 rows"):
         stack_rows([np.zeros((5, 5, 3), np.uint8)], ["a", "b"])
+
+
+def test_the_hotter_a_cell_the_more_of_it_shows() -> None:
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[...] = (200, 100, 0)
+    before = image.copy()
+    heated = draw_heat(image, np.array([[0.0, 2.0, 1.0], [1.0, 0.0, 0.5]]))
+    assert np.array_equal(image, before)
+    assert heated.dtype == np.uint8
+    assert heated.shape == image.shape
+    shares = np.array([[0.12, 1.0, 0.56], [0.56, 0.12, 0.34]]).repeat(20, 0).repeat(20, 1)
+    np.testing.assert_allclose(heated, shares[..., None] * image, atol=1)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e6])
+def test_heat_is_shown_by_its_own_most(scale: float) -> None:
+    image = np.full((8, 8, 3), 255, np.uint8)
+    heat = np.random.default_rng(0).random((4, 2))
+    assert np.array_equal(draw_heat(image, scale * heat), draw_heat(image, heat))
+    assert draw_heat(image, heat).max() == 255
+
+
+def test_no_heat_leaves_an_image_dark() -> None:
+    dark = draw_heat(np.full((8, 8, 3), 200, np.uint8), np.zeros((2, 2)))
+    assert np.unique(dark).tolist() == [24]
+
+
+SUPPORTS = [
+    (np.full((64, 96, 3), (90, 0, 0), np.uint8), Box(12, 8, 60, 40)),
+    (np.full((80, 48, 3), (0, 90, 0), np.uint8), Box(6, 10, 36, 40)),
+]
+QUERY = np.full((60, 80, 3), (0, 0, 90), np.uint8)
+ANSWER = Box(20, 10, 60, 40)
+
+
+def tiles(sheet: ImageArray, hue: int, top: int = 0) -> Box:
+    """The place of the picture whose one channel is lit, in the sheet from row `top` on."""
+    others = [channel for channel in range(3) if channel != hue]
+    rows, columns = np.nonzero((sheet[top:, :, hue] > 0) & (sheet[top:][:, :, others] == 0).all(-1))
+    return Box(columns.min(), top + rows.min(), columns.max() + 1, top + rows.max() + 1)
+
+
+def drawn(sheet: ImageArray, tile: Box, colour: tuple[int, int, int]) -> Box | None:
+    """The box of a colour within a tile, from the tile's corner."""
+    x1, y1, x2, y2 = (int(value) for value in tile)
+    return where(sheet[y1:y2, x1:x2], colour)
+
+
+def test_a_localization_shows_what_was_given_and_what_was_answered() -> None:
+    sheet = render_localization(SUPPORTS, QUERY, ANSWER)
+    places = [tiles(sheet, hue) for hue in range(3)]
+    assert [place.y2 - place.y1 for place in places] == [160, 160, 160]
+    assert places[0].x2 < places[1].x1 < places[1].x2 < places[2].x1
+    assert places[2].x1 - places[1].x2 > places[1].x1 - places[0].x2, "the query stands apart"
+    shown = [(box, TARGET_COLOUR) for _, box in SUPPORTS] + [(ANSWER, ANSWER_COLOUR)]
+    for place, scale, (box, colour) in zip(places, (2.5, 2, 160 / 60), shown, strict=True):
+        assert drawn(sheet, place, colour) == pytest.approx([scale * value for value in box], abs=3)
+        other = ANSWER_COLOUR if colour == TARGET_COLOUR else TARGET_COLOUR
+        assert drawn(sheet, place, other) is None
+    without = render_localization(SUPPORTS, QUERY, None)
+    assert without.shape == sheet.shape
+    assert drawn(without, places[2], ANSWER_COLOUR) is None
+    assert drawn(without, places[1], TARGET_COLOUR) is not None
+    assert where(render_localization([], QUERY, ANSWER)[36:], TARGET_COLOUR) is None
+
+
+def test_attention_stands_in_a_second_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    captions: list[str] = []
+    original = rendering._with_caption
+
+    def spy(tile: ImageArray, height: int, items: Sequence[tuple[str, Colour | None]]) -> ImageArray:
+        captions.extend(text for text, _ in items)
+        return original(tile, height, items)
+
+    monkeypatch.setattr(rendering, "_with_caption", spy)
+    heats = [np.zeros((4, 6)), np.zeros((5, 3)), np.zeros((2, 2))]
+    heats[0][0, 5], heats[1][4, 0], heats[2][...] = 1.0, 2.0, 0.25
+    sheet = render_localization(SUPPORTS, QUERY, ANSWER, heats)
+    assert captions == ["support 1", "support 2", "query", "attention 25%", "attention 50%", "attention 25%"]
+    plain = render_localization(SUPPORTS, QUERY, ANSWER)
+    assert np.array_equal(sheet[: len(plain) - 6], plain[:-6])
+    second = [tiles(sheet, hue, len(plain)) for hue in range(3)]
+    for place, hue, lit in zip(second, range(3), ((200, 0, 240, 40), (0, 128, 32, 160), (0, 0, 213, 160)), strict=True):
+        x1, y1, x2, y2 = (int(value) for value in place)
+        # A cell in full light has the picture's own colour, 90; the others have 12 % of it.
+        bright = drawn(sheet, place, tuple(90 * (channel == hue) for channel in range(3)))  # type: ignore[arg-type]
+        assert bright == pytest.approx(lit, abs=1)
+        assert set(np.unique(sheet[y1:y2, x1:x2, hue])) >= ({90} if hue == 2 else {11, 90})
+    for place, (box, colour), scale in zip(
+        second,
+        [(SUPPORTS[0][1], TARGET_COLOUR), (SUPPORTS[1][1], TARGET_COLOUR), (ANSWER, ANSWER_COLOUR)],
+        (2.5, 2, 160 / 60),
+        strict=True,
+    ):
+        assert drawn(sheet, place, colour) == pytest.approx([scale * value for value in box], abs=3)
+
+
+def test_attention_is_for_every_picture() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        render_localization(SUPPORTS, QUERY, None, [np.ones((2, 2))] * 2)
+    render_localization(SUPPORTS, QUERY, None, [np.zeros((2, 2))] * 3)  # nothing was looked at

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from shapely import affinity
 
-from focus_env.datasets import SyntheticDataset
+from focus_env.datasets import SyntheticDataset, load_dataset
 from focus_env.datasets.synthetic import dataset as dataset_module
-from focus_env.datasets.synthetic.dataset import MIN_IMAGE_SIZE, Distractors
+from focus_env.datasets.synthetic.dataset import MAX_NUM_OBJECTS, MIN_IMAGE_SIZE, Distractors
 from focus_env.datasets.synthetic.drawing import BACKGROUND_DRAWS, LIGHT_DRAWS, draw_scene
 from focus_env.datasets.synthetic.identities import (
     Identity,
@@ -85,6 +85,8 @@ def _digest(episode: Episode) -> str:
         ({"level": 6}, r"level must be one of .*, got 6; 1 is the easiest"),
         ({"shots": 0}, r"shots must be at least 1, got 0"),
         ({"image_size": MIN_IMAGE_SIZE - 1}, r"image_size must be at least 56 pixels, got 55"),
+        ({"num_objects": 0}, r"num_objects must be from 1 to 8, or None, got 0"),
+        ({"num_objects": MAX_NUM_OBJECTS + 1}, r"num_objects must be from 1 to 8, or None, got 9"),
         ({"distractors": "far"}, r"distractors must be one of \('near', 'same_shape', 'any'\), got 'far'"),
         ({"absent_fraction": -0.1}, r"absent_fraction must be a share in \[0, 1\], got -0.1"),
         ({"absent_fraction": 1.5}, r"absent_fraction must be a share in \[0, 1\], got 1.5"),
@@ -318,6 +320,74 @@ def test_every_picture_shows_the_target_among_near_misses(level: int, shown: lis
     assert counts == set(range(fewest, most + 1))
 
 
+@pytest.mark.parametrize("num_objects", [1, 2, 4, 8])
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_number_of_objects_is_exact(level: int, num_objects: int, shown: list[tuple[Identity, ...]]) -> None:
+    dataset = SyntheticDataset(level=level, num_objects=num_objects, shots=2, absent_fraction=0.5, image_size=56)
+    is_absent = set()
+    for index in range(20):
+        shown.clear()
+        episode = dataset[index]
+        assert [len(set(picture)) for picture in shown] == [num_objects] * 3
+        query, *supports = shown
+        assert {str(support[0]) for support in supports} == {episode.identity}
+        assert (episode.identity in map(str, query)) == (episode.target_box is not None)
+        is_absent.add(episode.target_box is None)
+    assert is_absent == {False, True}
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_without_a_number_of_objects_it_is_the_levels_own(level: int) -> None:
+    fewest, most = LEVELS[level].num_objects
+    assert fewest == most
+    for index in range(3):
+        own = SyntheticDataset(level=level, shots=2)[index]
+        assert_same_episode(own, SyntheticDataset(level=level, shots=2, num_objects=most)[index])
+
+
+@pytest.mark.parametrize(
+    ("level", "identity", "target_box", "support_box"),
+    [
+        (1, "ellipse0/spokes3/black-yellow", (57.4, 38.7, 94.7, 73.8), (27.3, 12.2, 83.4, 63.5)),
+        (3, "ellipse0/rings3/yellow-black", (60.5, 31.8, 90.1, 66.8), (2.1, 27.3, 35.7, 64.7)),
+        (5, "hourglass2/gradient1/white-green", (0.0, 50.1, 18.7, 69.1), (34.2, 82.0, 59.4, 99.5)),
+    ],
+)
+def test_episodes_stay_what_they_are(
+    level: int, identity: str, target_box: tuple[float, ...], support_box: tuple[float, ...]
+) -> None:
+    """Figures that were measured on the data set are of these episodes; an option more must not draw others."""
+    episode = SyntheticDataset(level=level, shots=1, split="val", image_size=100)[7]
+    assert episode.identity == identity
+    assert episode.target_box == pytest.approx(target_box, abs=0.06)
+    assert episode.support[0].box == pytest.approx(support_box, abs=0.06)
+
+
+@pytest.mark.parametrize("distractors", ["any", "same_shape"])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_eight_objects_of_a_small_split(
+    split: Split, distractors: Distractors, shown: list[tuple[Identity, ...]]
+) -> None:
+    arguments: dict[str, Any] = {"level": 3, "num_objects": 8, "image_size": 64, "distractors": distractors}
+    dataset = SyntheticDataset(split=split, shots=2, num_episodes=60, **arguments)
+    assert_dataset_contract(dataset, shots=2, num_checked=4)
+    for index in range(60):
+        shown.clear()
+        dataset[index]
+        for picture in shown:
+            assert len(set(map(_paint, picture))) == 8
+            assert all(_paint(other) in paints(split) for other in picture)
+            if distractors == "same_shape":
+                assert len({identity[:2] for identity in picture}) == 1
+
+
+def test_load_dataset_takes_a_number_of_objects() -> None:
+    options: dict[str, Any] = {"shots": 1, "seed": 3, "level": 3, "num_objects": 5, "image_size": 56}
+    loaded = load_dataset("synthetic", split="val", **options)
+    assert _digest(loaded[2]) == _digest(SyntheticDataset(split="val", **options)[2])
+    assert _digest(loaded[2]) != _digest(SyntheticDataset(split="val", **(options | {"num_objects": 4}))[2])
+
+
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("level", [3, 5])
 def test_distractors_of_the_same_shape(split: Split, level: int, shown: list[tuple[Identity, ...]]) -> None:
@@ -511,6 +581,22 @@ def test_objects_stand_apart_where_nothing_may_be_occluded() -> None:
         boxes = shapely.box(*np.array([item.bounds for item in scene.objects]).T)
         touching += any(one.intersects(other) for one, other in itertools.combinations(boxes, 2))
     assert touching / 300 < 0.05
+
+
+def test_the_target_cannot_be_told_by_its_place() -> None:
+    """Later objects must go where there is room: placed first, the target was nearest to the centre in 38 of 100."""
+    size, num_objects, num_scenes = 64, 4, 1500
+    rng = np.random.default_rng(0)
+    is_nearest = []
+    for _ in range(num_scenes):
+        identities = _random_identities(rng, num_objects)
+        scene = arrange(identities, rng.random((num_objects, DRAWS_PER_OBJECT)).tolist(), LEVELS[3], size)
+        distances = [
+            np.hypot((x1 + x2 - size) / 2, (y1 + y2 - size) / 2) for x1, y1, x2, y2 in (o.bounds for o in scene.objects)
+        ]
+        is_nearest.append(int(np.argmin(distances)) == _position(scene, identities[0]))
+    chance = 1 / num_objects
+    assert abs(np.mean(is_nearest) - chance) <= 4 * np.sqrt(chance * (1 - chance) / num_scenes)
 
 
 @settings(max_examples=60, deadline=None)
