@@ -16,6 +16,7 @@ heads, D head size.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -186,7 +187,7 @@ def focus_attention_forward(
     if shared_prefix is not None and attention_mask is not None:
         grouped = shared_prefix_attention(query, key, value, attention_mask, shared_prefix, scaling=scaling)
         output = grouped.transpose(1, 2).contiguous()
-    elif _suits_written_out(query, key, attention_mask):
+    elif _suits_written_out(query, key, attention_mask, kwargs):
         output = written_out_attention(query, key, value, attention_mask, scaling=scaling)
     else:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
@@ -200,11 +201,16 @@ def focus_attention_forward(
     return output, None
 
 
-def _suits_written_out(query: torch.Tensor, key: torch.Tensor, attention_mask: torch.Tensor | None) -> bool:
-    """Whether a layer is computed under autocast on a CPU, over few enough tokens."""
+def _suits_written_out(
+    query: torch.Tensor, key: torch.Tensor, attention_mask: torch.Tensor | None, kwargs: Mapping[str, Any]
+) -> bool:
+    """Whether a layer is computed under bfloat16 autocast on a CPU, over few enough tokens, and is plain."""
     if query.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return False
-    return key.shape[2] <= MOST_WRITTEN_OUT and (attention_mask is not None or query.shape[2] == key.shape[2])
+    is_plain = not kwargs.get("dropout") and kwargs.get("is_causal") is not False
+    is_square = attention_mask is not None or query.shape[2] == key.shape[2]
+    is_small = key.shape[2] <= MOST_WRITTEN_OUT
+    return is_plain and is_square and is_small and torch.get_autocast_dtype("cpu") is torch.bfloat16
 
 
 def written_out_attention(
@@ -237,7 +243,7 @@ def written_out_attention(
         attention_mask = torch.zeros(seen.shape, dtype=scores.dtype).masked_fill(~seen, HIDDEN)
     elif attention_mask.dtype == torch.bool:
         attention_mask = torch.zeros(attention_mask.shape, dtype=scores.dtype).masked_fill(~attention_mask, HIDDEN)
-    attended = (scores + attention_mask.to(scores.dtype)).softmax(-1) @ value
+    attended = (scores + attention_mask.to(scores.dtype).clamp(min=HIDDEN)).softmax(-1) @ value
     return attended.transpose(1, 2).contiguous()
 
 

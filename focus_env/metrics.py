@@ -179,10 +179,7 @@ def bootstrap_interval(
             f"values must be a non-empty list of finite numbers, got shape {list(array.shape)} with "
             f"{np.count_nonzero(~np.isfinite(array))} not finite"
         )
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be inside (0, 1), such as 0.95, got {confidence}")
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples must be at least 1, got {num_resamples}")
+    _check_bootstrap(confidence, num_resamples)
     rng = np.random.default_rng(seed)
     num_values = len(array)
     rows_per_chunk = max(1, _CHUNK_VALUES // num_values)
@@ -195,6 +192,13 @@ def bootstrap_interval(
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _check_bootstrap(confidence: float, num_resamples: int) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be inside (0, 1), such as 0.95, got {confidence}")
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples must be at least 1, got {num_resamples}")
 
 
 def paired_bootstrap_interval(
@@ -252,6 +256,7 @@ def seeds_bootstrap_interval(
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2 or array.size == 0 or not np.isfinite(array).all():
         raise ValueError(f"values must be finite numbers [trainings, episodes], got shape {list(array.shape)}")
+    _check_bootstrap(confidence, num_resamples)
     rng = np.random.default_rng(seed)
     num_runs, num_episodes = array.shape
     # How often each is drawn; a resample's mean is linear in both counts.

@@ -6,11 +6,16 @@ patches the calls cost more than the work. Flash attention has no such loop, but
 
 from __future__ import annotations
 
-import types
+import functools
 from typing import Any
 
 import torch
 from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
+
+
+MOST_PATCHES = 1024
+"""Patches of a picture up to which a call costs more than its work; on a CPU, whose scores are written out, beyond this
+their memory would count."""
 
 
 def batch_pictures(model: Any) -> None:
@@ -27,7 +32,8 @@ def batch_pictures(model: Any) -> None:
         return
     for block in tower.blocks:
         if {"qkv", "proj", "num_heads", "scaling"} <= set(dir(block.attn)):
-            block.attn.forward = types.MethodType(_attend, block.attn)
+            # Not a method, which is pickled by a name that the class lacks.
+            block.attn.forward = functools.partial(_attend, block.attn)
 
 
 def _attend(
@@ -39,7 +45,8 @@ def _attend(
 ) -> torch.Tensor:
     """[patches, size] from the same, patches of picture after picture; the pictures end at `cu_seqlens`."""
     lengths = cu_seqlens.diff()
-    if not bool((lengths == lengths[0]).all()):
+    are_equal = len(lengths) > 1 and bool((lengths == lengths[0]).all())
+    if not are_equal or lengths[0] > MOST_PATCHES:
         result: torch.Tensor = type(self).forward(self, hidden_states, cu_seqlens, position_embeddings, **kwargs)
         return result
     num_patches = len(hidden_states)

@@ -40,6 +40,8 @@ class SFTConfig:
         warmup: Share of the steps, at the start, in which the learning rate rises.
         cooldown: Share of the steps, at the end, in which it falls.
         lr_end: Where it falls to, as a share of its peak.
+        adam_beta2: How slowly AdamW forgets the size of gradients.
+        weight_decay: Of AdamW.
         grad_clip: Largest global norm of the gradient.
         lora_rank: Rank of LoRA adapters on the language model; None trains all parameters.
         lora_alpha: Their scale times their rank; None: twice the rank.
@@ -64,6 +66,8 @@ class SFTConfig:
     warmup: float = 0.1
     cooldown: float = 0.5
     lr_end: float = 0.05
+    adam_beta2: float = 0.98
+    weight_decay: float = 0.01
     grad_clip: float = 1.0
     lora_rank: int | None = None
     lora_alpha: float | None = None
@@ -85,6 +89,10 @@ class SFTConfig:
         for name in ("lr", "grad_clip", "margin", "lora_alpha"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
+        if not 0 <= self.adam_beta2 < 1:
+            raise ValueError(f"adam_beta2: expected 0 or more and less than 1, got {self.adam_beta2}")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ValueError(f"weight_decay: expected 0 or more, got {self.weight_decay}")
         if not 0 <= self.beta < float("inf"):
             raise ValueError(f"beta: expected 0 (no attention loss) or more, got {self.beta}")
         check_schedule(self.warmup, self.cooldown, self.lr_end)

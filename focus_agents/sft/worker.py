@@ -147,7 +147,10 @@ class SFTWorker:
             max_tokens=text_config.max_position_embeddings,
         )
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=plan.config.lr, weight_decay=0.0)
+        config = plan.config
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=config.lr, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay
+        )
         # DDP wraps the same parameters; validation and checkpoints use the model itself.
         self.training_model = ray.train.torch.prepare_model(self.model, move_to_device=False)
 

@@ -349,7 +349,7 @@ def test_without_a_number_of_objects_it_is_the_levels_own(level: int) -> None:
     ("level", "identity", "target_box", "support_box"),
     [
         (1, "ellipse0/spokes3/black-yellow", (57.4, 38.7, 94.7, 73.8), (27.3, 12.2, 83.4, 63.5)),
-        (3, "ellipse0/rings3/yellow-black", (60.5, 31.8, 90.1, 66.8), (2.1, 27.3, 35.7, 64.7)),
+        (3, "ellipse0/rings3/yellow-black", (23.1, 51.4, 66.2, 91.6), (48.1, 14.1, 73.1, 40.4)),
         (5, "hourglass2/gradient1/white-green", (0.0, 50.1, 18.7, 69.1), (34.2, 82.0, 59.4, 99.5)),
     ],
 )

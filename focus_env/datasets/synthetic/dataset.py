@@ -53,7 +53,7 @@ class SyntheticDataset:
     ======  =======  ==========  ==============  ===============  =============  ======================
     1       1        30 degrees  0.18 to 0.28    0.85             none           (none)
     2       2        60 degrees  0.14 to 0.22    0.75             hardly any     shape or paint
-    3       4        any         0.12 to 0.19    0.70             hardly any     shape and paint
+    3       4        any         0.12 to 0.21    0.70             hardly any     shape and paint
     4       4 to 5   any         0.12 to 0.22    0.60             some           each other, too
     5       6 to 8   any         0.10 to 0.25    0.45             much           each other, too
     ======  =======  ==========  ==============  ===============  =============  ======================
