@@ -171,18 +171,23 @@ def load_template(
         frame: A unit of coordinates in place of the model's own.
 
     Raises:
-        CheckpointError: If the folder's `POLICY_FILE` cannot be read.
-        ValueError: If there is no such template.
+        CheckpointError: If the folder's `POLICY_FILE` cannot be read, or names an unknown template or frame.
+        ValueError: If there is no template of the given name.
     """
+    template = None if name is None else get_template(name)
     prompt = {TINY: {"template": "compact"}, SMALL: {"template": "compact", "frame": "norm_100"}}.get(name_or_path, {})
     file = Path(model_folder(name_or_path)) / POLICY_FILE
     try:
         if name_or_path not in NEW_MODELS and file.is_file():
             prompt = json.loads(file.read_text()).get("prompt", {})
-        template = get_template(name or prompt.get("template", "default"))
-        return dataclasses.replace(template, frame=CoordinateFrame(frame or prompt.get("frame", template.frame)))
-    except (AttributeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{file}: expected a saved policy's description in JSON ({error})") from error
+        template = template or get_template(prompt.get("template", "default"))
+        frame = frame or CoordinateFrame(prompt.get("frame", template.frame))
+    except (AttributeError, OSError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{file}: expected a saved policy's description in JSON, with a known template and frame ({error})"
+        ) from error
+    # A frame out of a run's stored arguments is a plain text.
+    return dataclasses.replace(template, frame=CoordinateFrame(frame))
 
 
 def check_fit(name_or_path: str, config: Any, processor: VLMProcessor) -> None:

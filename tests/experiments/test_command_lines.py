@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -12,11 +13,27 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import tyro
 from PIL import Image
+
+from focus_agents.arguments import restore_arguments
+from focus_agents.checkpoint import save_policy
+from focus_agents.models.loading import load_model, load_processor, load_template
+from focus_agents.policies.focus import FocusPolicy, Localization
+from focus_agents.pretraining.train import PretrainingConfig
+from focus_agents.reporting import RunDirectory
+from focus_env.boxes import CoordinateFrame
+from focus_env.datasets import SyntheticDataset
+from focus_env.datasets.shuffled import ShuffledSupports
+from focus_env.prompts import get_template
+from focus_env.rendering import render_localization
+from focus_env.types import Box, EpisodeDataset, ParseStatus
+from tests.contracts import assert_same_episode
 
 ROOT = Path(__file__).parents[2]
 REAL_FRAMES = Path(os.environ.get("FOCUS_TEST_DATA", ROOT.parent / "shared/data/davis-mini"))
@@ -236,8 +253,11 @@ def test_grpo_on_real_frames(sft_run: Path) -> None:
         (["--dataset", "coco"], "unknown data set 'coco'; there are synthetic, got10k"),
         (["--dataset", "got10k"], "pass root, the folder where it was unpacked"),
         (["--dataset", "got10k", "--data-root", "/nowhere"], "/nowhere"),
-        (["--init-from", "runs/nothing/here"], "model '.*runs/nothing/here': expected 'tiny', a folder"),
-        (["--template", "long"], "long"),
+        (["--init-from", "runs/nothing/here"], "model '.*runs/nothing/here': expected one of .*tiny, small, a folder"),
+        (["--template", "long"], "unknown prompt template 'long'; known are default, compact, iploc"),
+        (["--frame", "inches"], "inches"),
+        (["--num-objects", "0"], "num_objects must be from 1 to .*got 0"),
+        (["--distractors", "far"], "far"),
         (["--max-image-tokens", "1"], "max_image_tokens: expected at least 4, got 1"),
         (["--reward", "iou:1,beauty:2"], "beauty"),
         (["--group-size", "1"], "group_size: expected 2 or more, got 1"),
@@ -259,6 +279,10 @@ def test_grpo_names_a_wrong_argument(arguments: list[str], message: str, capsys:
         (["--lr", "0"], "lr: expected more than 0, got 0"),
         (["--batch-size", "0"], "batch_size: expected 1 or more, got 0"),
         (["--preset", "poster"], "poster"),
+        (["--template", "long"], "unknown prompt template 'long'; known are default, compact, iploc"),
+        (["--frame", "inches"], "inches"),
+        (["--num-objects", "0"], "num_objects must be from 1 to .*got 0"),
+        (["--init-from", "runs/nothing/here"], "model '.*runs/nothing/here': expected one of .*tiny, small, a folder"),
         (["--labels", "none"], "none"),
         (["--beta", "-1"], "beta: expected 0 .* got -1"),
         (["--attention-layers", "8"], "attention layers '8': expected numbers from 0 to 2"),
@@ -297,6 +321,227 @@ def test_presets_are_defaults_that_other_flags_change() -> None:
     for tokens, budget in ((paper.max_image_tokens, 0.3), (paper.validation_max_image_tokens, 2.5)):
         assert tokens == int(budget * 1280 * 720 / 28**2)
     assert run_sft.parse_arguments(["--lr", "0.1", "--preset=paper"]).labels == "full"
+
+
+NEW_FLAGS = ["--model", "small", "--level", "2", "--num-objects", "4", "--shuffle-supports", "--freeze-vision"]
+
+
+def assert_shuffled_scenes_of_four(training: EpisodeDataset, validation: EpisodeDataset) -> None:
+    """Training episodes have the supports of others, validation episodes their own; all show four objects."""
+    assert isinstance(training, ShuffledSupports)
+    assert not isinstance(validation, ShuffledSupports)
+    true = SyntheticDataset(split="train", level=2, num_objects=4, image_size=64, shots=1)
+    np.testing.assert_array_equal(training[5].query_frame.image(), true[5].query_frame.image())
+    np.testing.assert_array_equal(training[5].support[0].frame.image(), true[6].support[0].frame.image())
+    expected = SyntheticDataset(split="val", level=2, num_objects=4, image_size=64, shots=1)[5]
+    assert_same_episode(validation[5], expected)
+    fewer = SyntheticDataset(split="val", level=2, image_size=64, shots=1)[5]
+    assert not np.array_equal(fewer.query_frame.image(), expected.query_frame.image())
+
+
+def test_sft_flags_reach_the_run() -> None:
+    run_sft = load_experiment("run_sft")
+    plan, _ = run_sft.check_arguments(run_sft.parse_arguments(NEW_FLAGS))
+    assert_shuffled_scenes_of_four(plan.training_episodes, plan.validation_episodes)
+    assert plan.config.freeze_vision
+    plain, _ = run_sft.check_arguments(run_sft.parse_arguments([]))
+    assert not isinstance(plain.training_episodes, ShuffledSupports)
+    assert not plain.config.freeze_vision
+
+
+def test_grpo_flags_reach_the_run() -> None:
+    run_grpo = load_experiment("run_grpo")
+    config, _, _ = run_grpo.check_arguments(tyro.cli(run_grpo.Args, args=NEW_FLAGS))
+    training, validation = config.env_config["dataset"], config.validation_env_config["dataset"]
+    assert_shuffled_scenes_of_four(training, validation)
+    assert config.model_config["freeze_vision"]
+    plain, _, _ = run_grpo.check_arguments(tyro.cli(run_grpo.Args, args=[]))
+    assert not isinstance(plain.env_config["dataset"], ShuffledSupports)
+    assert not plain.model_config["freeze_vision"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "template", "frame"),
+    [
+        ([], "compact", "norm_1000"),
+        (["--model", "small"], "compact", "norm_100"),
+        (["--model", "small", "--frame", "NORM_1000"], "compact", "norm_1000"),
+        (["--model", "small", "--template", "default"], "default", "norm_100"),
+        (["--frame", "PIXEL", "--template", "iploc"], "iploc", "pixel"),
+    ],
+)
+def test_the_prompt_is_the_models_own_unless_another_is_asked_for(flags: list[str], template: str, frame: str) -> None:
+    expected = dataclasses.replace(get_template(template), frame=CoordinateFrame(frame))
+    run_sft, run_grpo = load_experiment("run_sft"), load_experiment("run_grpo")
+    assert run_sft.check_arguments(run_sft.parse_arguments(flags))[0].template == expected
+    config = run_grpo.check_arguments(tyro.cli(run_grpo.Args, args=flags))[0]
+    assert config.env_config["template"] == config.validation_env_config["template"] == expected
+
+
+def test_a_resumed_run_asks_in_the_stored_frame(tmp_path: Path) -> None:
+    """Which comes back from JSON as a text."""
+    run_sft = load_experiment("run_sft")
+    args = run_sft.parse_arguments(["--model", "small", "--frame", "NORM_1000", "--shuffle-supports"])
+    run = RunDirectory.create(tmp_path / "run", dataclasses.asdict(args))
+    restored = restore_arguments(run_sft.parse_arguments(["--resume", str(run.path)]), run, keep=("resume",))
+    plan, _ = run_sft.check_arguments(restored)
+    assert plan.template == dataclasses.replace(get_template("compact"), frame=CoordinateFrame.NORM_1000)
+    assert isinstance(plan.training_episodes, ShuffledSupports)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num-steps", "0"], "num_steps: expected 1 or more, got 0"),
+        (["--lr", "-1"], "lr: expected more than 0, got -1"),
+        (["--cooldown", "2"], "cooldown: expected a share from 0 to 1, got 2"),
+        (["--checkpoint-interval", "0"], "checkpoint_interval: expected 1 or more, got 0"),
+        (["--resume", "runs/nothing"], "run runs/nothing: expected a run's folder with config.json"),
+        (["--model", "tiny"], "--model"),
+    ],
+)
+def test_pretraining_names_a_wrong_argument(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    error = main_error("run_pretraining", ["--output-dir", str(tmp_path / "runs"), *arguments], capsys)
+    assert message in error, error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_pretraining_does_not_write_over_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/config.json").write_text("{}")
+    error = main_error("run_pretraining", ["--output-dir", str(tmp_path), "--name", "mine"], capsys)
+    assert "mine holds a run already; choose another --name" in error
+
+
+def test_pretraining_runs_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its own arguments, whatever else is given with --resume; in this process, at a fraction of the work."""
+    from focus_agents.pretraining import data, train
+
+    stage = data.Stage(until=10**9, num_objects=(2, 3), num_questions=2, num_pictures=1, num_documents=4)
+    monkeypatch.setattr(data, "CURRICULUM", (stage,))
+    monkeypatch.setattr(train, "NUM_SCORING_BATCHES", 2)
+    run_pretraining = load_experiment("run_pretraining")
+    arguments = ["--output-dir", str(tmp_path), "--name", "base", "--num-steps", "2", "--checkpoint-interval", "1"]
+    monkeypatch.setattr(sys, "argv", ["run_pretraining", *arguments])
+    run_pretraining.main()
+    folder = tmp_path / "base"
+    assert re.search(r"on unseen identities: box IoU 0\.\d{3}, right words [\d.]+%; \d+ s", capsys.readouterr().out)
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["num_steps"], config["checkpoint_interval"], config["seed"]) == (2, 1, 0)
+    (folder / "config.json").write_text(json.dumps({**config, "num_steps": 3}))
+    monkeypatch.setattr(sys, "argv", ["run_pretraining", "--resume", str(folder), "--num-steps", "9"])
+    run_pretraining.main()
+    assert str(folder / "checkpoints/final") in capsys.readouterr().out.replace("\n", "")
+    assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+    assert (folder / "checkpoints/final/model.safetensors").is_file()
+
+
+@pytest.fixture(scope="module")
+def new_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model with random weights, which never answers in the format."""
+    folder = tmp_path_factory.mktemp("demo") / "policy"
+    return save_policy(folder, load_model("small"), load_processor("small"), template=load_template("small"))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> dict[str, str]:
+    """Two pictures of different shapes, and a file that is none."""
+    rng = np.random.default_rng(0)
+    for name, (width, height) in {"support.png": (64, 48), "query.png": (80, 48)}.items():
+        Image.fromarray(rng.integers(256, size=(height, width, 3), dtype=np.uint8)).save(tmp_path / name)
+    (tmp_path / "words.png").write_text("no picture")
+    return {path.stem: str(path) for path in tmp_path.glob("*.png")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--support", "{support}", "1,2,3", "--query", "{query}"], "box '1,2,3': expected four numbers x1,y1,x2,y2"),
+        (["--support", "{support}", "1,2,3,4,5", "--query", "{query}"], "box '1,2,3,4,5': expected four numbers"),
+        (["--support", "{support}", "a,b,c,d", "--query", "{query}"], "box 'a,b,c,d': expected four numbers"),
+        (["--support", "{support}", "1,2,30,49", "--query", "{query}"], "support.png must lie inside the image of (64"),
+        (["--support", "{support}", "9,2,3,40", "--query", "{query}"], "support.png must be xyxy with x1 < x2"),
+        (["--support", "{support}", "nan,2,3,40", "--query", "{query}"], "support.png must be four finite numbers"),
+        (["--support", "/no.png", "1,2,3,4", "--query", "{query}"], "/no.png: expected a picture that Pillow can read"),
+        (["--support", "{support}", "1,2,3,4", "--query", "/no.png"], "/no.png: expected a picture that Pillow can"),
+        (["--support", "{words}", "1,2,3,4", "--query", "{query}"], "words.png: expected a picture that Pillow can"),
+        (["--support", "{support}", "1,2,3,4", "--query", "/"], "/: expected a picture that Pillow can read"),
+        (["--support", "{support}", "1,2,3,4"], "--support and --query: expected both, or neither"),
+        (["--query", "{query}"], "--support and --query: expected both, or neither"),
+        (["--support", "{support}"], "--support: expected 2 arguments"),
+        (["--model", "no-such-model"], "model 'no-such-model': expected one of focus-small, "),
+        (["--model", "runs/nothing/here"], "model 'runs/nothing/here': expected one of focus-small, "),
+        (["--max-image-tokens", "1", "--model", "tiny"], "max_image_tokens: expected at least 4, got 1"),
+    ],
+)
+def test_demo_names_a_wrong_argument(
+    arguments: list[str],
+    message: str,
+    pictures: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = main_error("demo", [word.format(**pictures) for word in arguments], capsys)
+    assert message in error, error
+    assert not (tmp_path / "answer.png").exists()
+
+
+def test_demo_on_given_pictures(
+    new_policy: Path,
+    pictures: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out.png"
+    words = ["--model", str(new_policy), "--query", pictures["query"], "--out", str(out)]
+    words += ["--support", pictures["support"], "4,6,40,40", "--support", pictures["query"], "0,0,80,48"]
+    monkeypatch.setattr(sys, "argv", ["demo", *words])
+    load_experiment("demo").main()
+    first, second = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"no box: no_box; the model wrote '.*'", first)
+    assert second == f"picture: {out}"
+    with Image.open(pictures["support"]) as support, Image.open(pictures["query"]) as query, Image.open(out) as drawn:
+        supports = [(np.array(support), Box(4, 6, 40, 40)), (np.array(query), Box(0, 0, 80, 48))]
+        policy = FocusPolicy.from_pretrained(str(new_policy))
+        found = policy.locate(supports, np.array(query), with_attention=True)
+        assert repr(found.text) in first
+        expected = render_localization(supports, np.array(query), None, found.attention)
+        np.testing.assert_array_equal(np.array(drawn), expected)
+        # A row of pictures, and one of attention.
+        assert drawn.height > 2 * 160
+
+
+def test_demo_draws_an_episode_and_prints_the_box(
+    new_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With an answer that is made up: the policy knows none."""
+    demo, asked = load_experiment("demo"), []
+
+    def locate(self: FocusPolicy, supports: Any, query: Any, **options: Any) -> Localization:
+        asked.append((supports, query))
+        return Localization(Box(6.4, 12.8, 32.0, 64.0), ParseStatus.OK, "<answer>[10, 20, 50, 100]</answer>")
+
+    monkeypatch.setattr(FocusPolicy, "locate", locate)
+    monkeypatch.setattr(sys, "argv", ["demo", "--model", str(new_policy), "--out", str(tmp_path / "out.png")])
+    demo.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["box 6.4,12.8,32.0,64.0 (x1,y1,x2,y2 in pixels of the query)", f"picture: {tmp_path / 'out.png'}"]
+    ((supports, query),) = asked
+    episode = SyntheticDataset(split="test", level=3, num_objects=4, distractors="any", image_size=64, shots=2)[0]
+    np.testing.assert_array_equal(query, episode.query_frame.image())
+    for (image, box), exemplar in zip(supports, episode.support, strict=True):
+        np.testing.assert_array_equal(image, exemplar.frame.image())
+        assert box == exemplar.box
+    with Image.open(tmp_path / "out.png") as drawn:
+        expected = render_localization(supports, query, Box(6.4, 12.8, 32.0, 64.0))
+        np.testing.assert_array_equal(np.array(drawn), expected)
 
 
 def load_experiment(script: str):
@@ -368,3 +613,26 @@ def test_ablation_trains_answers_reports_and_does_nothing_twice(tmp_path: Path) 
     assert again.returncode == 0, again.stderr
     assert [file.stat().st_mtime_ns for file in weights] == before
     assert json.loads((tmp_path / "report/ablation.json").read_text()) == report
+
+def test_help_of_pretraining(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_text("run_pretraining", capsys)
+    flags = re.findall(r"^\W+(--[a-z][a-z-]+) ", text, re.MULTILINE)  # borders are drawn on some outputs only
+    own = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(PretrainingConfig)}
+    assert set(flags) == own | {"--name", "--output-dir", "--resume"}
+    assert text.count("(default:") == len(set(flags))
+
+
+def test_help_of_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_text("demo", capsys)
+    for words in ("--support PATH STR", "repeatable", "--query", "--out", "--model", "focus-small", "--device"):
+        assert words in text
+
+
+def help_text(script: str, capsys: pytest.CaptureFixture[str]) -> str:
+    module = load_experiment(script)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, "--help"])
+        with pytest.raises(SystemExit) as exit_info:
+            module.main()
+    assert not exit_info.value.code
+    return capsys.readouterr().out

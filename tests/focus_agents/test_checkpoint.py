@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import transformers
 import focus_env
 from focus_agents.checkpoint import load_training_state, save_policy, save_training_state
 from focus_agents.processing import VLMProcessor
+from focus_env.boxes import CoordinateFrame
 from focus_env.errors import CheckpointError
+from focus_env.prompts import get_template
 
 
 class FakeModel:
@@ -101,6 +104,24 @@ def test_versions_are_kept(tmp_path: Path) -> None:
             "transformers": transformers.__version__,
         }
     }
+
+
+@pytest.mark.parametrize("name", ["default", "compact", "iploc"])
+def test_the_prompt_is_kept(tmp_path: Path, name: str) -> None:
+    """Plain words, so that a file says the same to other versions and other programs."""
+    template = dataclasses.replace(get_template(name), frame=CoordinateFrame.NORM_100)
+    fake: Any = FakeProcessor()
+    save_policy(tmp_path / "final", FakeModel("new"), fake, template=template)
+    stored = json.loads((tmp_path / "final" / "focus.json").read_text())
+    assert set(stored) == {"versions", "prompt"}
+    assert stored["prompt"] == {"template": name, "frame": "norm_100"}
+
+
+def test_the_prompt_is_that_of_the_newer_policy(tmp_path: Path) -> None:
+    fake: Any = FakeProcessor()
+    save_policy(tmp_path / "final", FakeModel("old"), fake, template=get_template("compact"))
+    save_policy(tmp_path / "final", FakeModel("new"), fake)
+    assert "prompt" not in json.loads((tmp_path / "final" / "focus.json").read_text())
 
 
 def test_the_real_thing_is_in_transformers_format(tmp_path: Path, model: Any, processor: VLMProcessor) -> None:
