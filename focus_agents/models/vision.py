@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
 
-
 MOST_PATCHES = 1024
 """Patches of a picture up to which a call costs more than its work; on a CPU, whose scores are written out, beyond this
 their memory would count."""

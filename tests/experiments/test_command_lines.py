@@ -614,6 +614,7 @@ def test_ablation_trains_answers_reports_and_does_nothing_twice(tmp_path: Path) 
     assert [file.stat().st_mtime_ns for file in weights] == before
     assert json.loads((tmp_path / "report/ablation.json").read_text()) == report
 
+
 def test_help_of_pretraining(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_text("run_pretraining", capsys)
     flags = re.findall(r"^\W+(--[a-z][a-z-]+) ", text, re.MULTILINE)  # borders are drawn on some outputs only
