@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import tyro
 from PIL import Image
 
@@ -65,6 +66,10 @@ def main() -> None:
 
 def read_pictures(args: Args):
     """Supports and query, checked."""
+    if args.out.suffix.lower() not in Image.registered_extensions() or not args.out.absolute().parent.is_dir():
+        raise ValueError(f"--out {args.out}: expected a file such as answer.png in a folder that exists")
+    if args.device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"--device {args.device}: this machine has no CUDA device that torch can use; leave it out")
     if bool(args.support) != (args.query is not None):
         raise ValueError("--support and --query: expected both, or neither for an episode that is drawn")
     if args.query is None:

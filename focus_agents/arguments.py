@@ -94,7 +94,7 @@ class ModelArguments:
     template: str | None = None
     """Prompt wording: compact (few words), default (full sentences), or iploc (a baseline that names the object);
     default: the one that the model was trained on, for a hub model full sentences."""
-    frame: CoordinateFrame | None = None
+    frame: Literal["pixel", "norm_1", "norm_100", "norm_1000"] | None = None
     """Unit in which boxes are written; default: the one that the model was trained on, for a hub model thousandths."""
     max_image_tokens: int | None = None
     """Most tokens per picture, larger ones are scaled down; default: what the model's image processor says."""
@@ -106,7 +106,9 @@ class ModelArguments:
 
     def load_template(self) -> PromptTemplate:
         """The prompt template."""
-        return load_template(self.source, name=self.template, frame=self.frame)
+        return load_template(
+            self.source, name=self.template, frame=None if self.frame is None else CoordinateFrame(self.frame)
+        )
 
     def load_processor(self) -> VLMProcessor:
         """The model's processor, with the picture budget set."""

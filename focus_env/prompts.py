@@ -210,13 +210,23 @@ _COMPACT = PromptTemplate(
     query_text="Answer:",
 )
 
+_QUESTIONS = PromptTemplate(
+    name="questions",
+    instruction="Find the object.",
+    absent_text=" It may be absent.",
+    support_text="What is at {box}? ",
+    query_text="Where is it? Answer:",
+    frame=CoordinateFrame.NORM_100,
+)
+
 _IPLOC = IPLocTemplate(name="iploc", instruction="", support_text="{box}", query_text="")
 
 TEMPLATES: Mapping[str, PromptTemplate] = MappingProxyType(
-    {template.name: template for template in (_DEFAULT, _COMPACT, _IPLOC)}
+    {template.name: template for template in (_DEFAULT, _COMPACT, _QUESTIONS, _IPLOC)}
 )
 """``"default"``: full sentences, for pretrained models. ``"compact"``: very few words, for small models trained from
-scratch, which learn the format from answers. ``"iploc"``: the baseline that names the object, see `IPLocTemplate`. For
+scratch, which learn the format from answers. ``"questions"``: in the words that the small base model was taught single
+objects in. ``"iploc"``: the baseline that names the object, see `IPLocTemplate`. For
 another frame or absent targets use `dataclasses.replace`."""
 
 

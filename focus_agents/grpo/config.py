@@ -16,6 +16,8 @@ from focus_agents.grpo.learner_group import GRPOLearnerGroup
 from focus_agents.grpo.loss import KLEstimator, LossName, LossSettings, RolloutCorrection
 from focus_agents.grpo.module import MODEL_DEFAULTS, VLMModule
 from focus_agents.schedule import check_schedule, lr_factor
+from focus_env.boxes import CoordinateFrame
+from focus_env.prompts import get_template
 
 SharedPrefixMode = Literal["auto", "on", "off"]
 ZeroVariance = Literal["keep", "drop", "refill"]
@@ -309,4 +311,6 @@ class GRPOConfig(AlgorithmConfig):
         """What the module has to know of these settings."""
         own = ("kl_coeff", "temperature", "is_constrained", "shared_prefix")
         settings = {name: getattr(self, name) for name in own}
+        frame = get_template(self.env_config.get("template", "default")).frame
+        settings["largest_coordinate"] = 100 if frame is CoordinateFrame.NORM_100 else 1000
         return super()._model_config_auto_includes | MODEL_DEFAULTS | settings | {"seed": self.seed or 0}

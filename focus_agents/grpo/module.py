@@ -67,6 +67,7 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
                 self.processor.tokenizer,
                 self.policy.config.get_text_config().vocab_size,
                 eos_token_id=self.processor.eos_token_id,
+                largest=config["largest_coordinate"],
             )
         self._has_adapters = config["lora_rank"] is not None
         if config["kl_coeff"] > 0 and not self._has_adapters and not self.inference_only:

@@ -175,7 +175,7 @@ def load_template(
         ValueError: If there is no template of the given name.
     """
     template = None if name is None else get_template(name)
-    prompt = {TINY: {"template": "compact"}, SMALL: {"template": "compact", "frame": "norm_100"}}.get(name_or_path, {})
+    prompt = {TINY: {"template": "compact"}, SMALL: {"template": "questions"}}.get(name_or_path, {})
     file = Path(model_folder(name_or_path)) / POLICY_FILE
     try:
         if name_or_path not in NEW_MODELS and file.is_file():

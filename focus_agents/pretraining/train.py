@@ -166,7 +166,8 @@ class Pretraining:
         loss = torch.nn.functional.cross_entropy(logits, targets)
         guesses = logits.detach().argmax(-1)
         is_number, is_name = self.number_values[targets] >= 0, self.is_name[targets]
-        answered, true = (self.number_values[ids[is_number]].view(-1, 4).cpu() for ids in (guesses, targets))
+        values = torch.where(self.number_values < 0, torch.nan, self.number_values.float())
+        answered, true = (values[ids[is_number]].view(-1, 4).cpu() for ids in (guesses, targets))
         return loss, {
             "lm_loss": float(loss.detach()),
             "box_iou": float(iou(answered, true).mean()),

@@ -33,6 +33,8 @@ class SFTConfig:
             M support tokens; "absolute" is the paper's.
         attention_target: What counts as a support-box token; see `AttentionTarget`.
         attention_layers: Layers that are averaged; see `focus_agents.attention.select_layers`.
+        one_shot: Share of the steps, at the start, in which only the first support of an episode is shown: a query
+            learns sooner to look at one box than at several, and what it has learned holds for several.
         num_steps: Optimizer steps.
         batch_size: Episodes per step, over all workers.
         micro_batch_size: Most episodes per forward and backward pass of a worker; None: its whole share.
@@ -59,12 +61,13 @@ class SFTConfig:
     margin_unit: MarginUnit = "reachable"
     attention_target: AttentionTarget = "region"
     attention_layers: str = "first:5"
+    one_shot: float = 0.0
     num_steps: int = 800
     batch_size: int = 32
     micro_batch_size: int | None = None
     lr: float = 1e-3
     warmup: float = 0.1
-    cooldown: float = 0.5
+    cooldown: float = 0.4
     lr_end: float = 0.05
     adam_beta2: float = 0.98
     weight_decay: float = 0.01
@@ -89,6 +92,8 @@ class SFTConfig:
         for name in ("lr", "grad_clip", "margin", "lora_alpha"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
+        if not 0 <= self.one_shot <= 1:
+            raise ValueError(f"one_shot: expected a share of the steps from 0 to 1, got {self.one_shot}")
         if not 0 <= self.adam_beta2 < 1:
             raise ValueError(f"adam_beta2: expected 0 or more and less than 1, got {self.adam_beta2}")
         if not 0 <= self.weight_decay < float("inf"):

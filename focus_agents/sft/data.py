@@ -98,13 +98,19 @@ class SFTExamples(Dataset[SFTExample]):
     def __len__(self) -> int:
         return len(self.episodes)
 
-    def __getitem__(self, index: int) -> SFTExample:
+    def __getitem__(self, item: int | tuple[int, int]) -> SFTExample:
         """Encode one episode.
+
+        Args:
+            item: Its index; or its index and how many of its supports, from the first on, are shown.
 
         Raises:
             ValueError: If prompt and answer are longer than the model's context.
         """
+        index, num_shots = item if isinstance(item, tuple) else (item, None)
         episode = self.episodes[index]
+        if num_shots is not None:
+            episode = dataclasses.replace(episode, support=episode.support[:num_shots])
         template = self.template
         if isinstance(template, IPLocTemplate):
             template = template.for_episode(episode)
@@ -203,6 +209,7 @@ def load_batches(
     micro_batch_size: int | None = None,
     rank: int = 0,
     num_workers: int = 1,
+    num_one_shot_steps: int = 0,
 ) -> Iterator[list[SFTBatch]]:
     """This worker's share of each step's batch, as micro-batches.
 
@@ -218,11 +225,16 @@ def load_batches(
         micro_batch_size: Most examples of a micro-batch; None: the whole share.
         rank: Which worker this is.
         num_workers: How many share each batch, at most `batch_size`.
+        num_one_shot_steps: Steps, from the training's first, in which one support of an episode is shown.
     """
     order = shuffled_indices(steps.start * batch_size, len(steps) * batch_size, num_episodes=len(examples), seed=seed)
     shares = [order[start : start + batch_size][rank::num_workers] for start in range(0, len(order), batch_size)]
     size = micro_batch_size or batch_size
-    plan = [[share[start : start + size] for start in range(0, len(share), size)] for share in shares]
+    items: list[list[int | tuple[int, int]]] = [
+        [(index, 1) for index in share] if step < num_one_shot_steps else list(share)
+        for step, share in zip(steps, shares, strict=True)
+    ]
+    plan = [[share[start : start + size] for start in range(0, len(share), size)] for share in items]
     loader = iter(
         DataLoader(
             examples,

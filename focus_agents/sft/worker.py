@@ -210,6 +210,7 @@ class SFTWorker:
             micro_batch_size=self.config.micro_batch_size,
             rank=self.rank,
             num_workers=self.num_workers,
+            num_one_shot_steps=round(self.config.one_shot * self.config.num_steps),
         )
 
     # ---- training

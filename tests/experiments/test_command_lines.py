@@ -365,9 +365,9 @@ def test_grpo_flags_reach_the_run() -> None:
     [
         ([], "compact", "norm_1000"),
         (["--model", "small"], "compact", "norm_100"),
-        (["--model", "small", "--frame", "NORM_1000"], "compact", "norm_1000"),
+        (["--model", "small", "--frame", "norm_1000"], "compact", "norm_1000"),
         (["--model", "small", "--template", "default"], "default", "norm_100"),
-        (["--frame", "PIXEL", "--template", "iploc"], "iploc", "pixel"),
+        (["--frame", "pixel", "--template", "iploc"], "iploc", "pixel"),
     ],
 )
 def test_the_prompt_is_the_models_own_unless_another_is_asked_for(flags: list[str], template: str, frame: str) -> None:
@@ -381,7 +381,7 @@ def test_the_prompt_is_the_models_own_unless_another_is_asked_for(flags: list[st
 def test_a_resumed_run_asks_in_the_stored_frame(tmp_path: Path) -> None:
     """Which comes back from JSON as a text."""
     run_sft = load_experiment("run_sft")
-    args = run_sft.parse_arguments(["--model", "small", "--frame", "NORM_1000", "--shuffle-supports"])
+    args = run_sft.parse_arguments(["--model", "small", "--frame", "norm_1000", "--shuffle-supports"])
     run = RunDirectory.create(tmp_path / "run", dataclasses.asdict(args))
     restored = restore_arguments(run_sft.parse_arguments(["--resume", str(run.path)]), run, keep=("resume",))
     plan, _ = run_sft.check_arguments(restored)
