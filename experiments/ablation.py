@@ -41,7 +41,7 @@ class Args:
     """Of training."""
     base: str = "focus-small-base"
     """The pretrained model that all arms start from."""
-    num_sft_steps: int = 800
+    num_sft_steps: int = 1000
     """Optimizer steps of stage 1, for each arm."""
     num_grpo_iterations: int = 200
     """Iterations of stage 2, for each arm."""

@@ -62,7 +62,7 @@ class SFTConfig:
     attention_target: AttentionTarget = "region"
     attention_layers: str = "first:5"
     one_shot: float = 0.0
-    num_steps: int = 800
+    num_steps: int = 1000
     batch_size: int = 32
     micro_batch_size: int | None = None
     lr: float = 1e-3
