@@ -17,6 +17,7 @@ from typing import Any
 
 import gymnasium
 import torch
+import transformers
 
 from focus_agents.ablation.arms import ARMS, BASE, COMMON, MAIN_SPLIT, SPLITS, Arm
 from focus_agents.evaluate import evaluate
@@ -170,6 +171,7 @@ def complete(study: Study, run: Run) -> None:
     if run.command and not (run.folder / "summary.json").exists():
         _train(run, num_threads)
     torch.set_num_threads(num_threads)
+    transformers.utils.logging.disable_progress_bar()
     evaluate_run(study, run)
 
 

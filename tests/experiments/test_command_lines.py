@@ -37,7 +37,10 @@ from tests.contracts import assert_same_episode
 
 ROOT = Path(__file__).parents[2]
 REAL_FRAMES = Path(os.environ.get("FOCUS_TEST_DATA", ROOT.parent / "shared/data/davis-mini"))
-SMALL = ["--image-size", "56", "--num-validation-episodes", "6", "--max-completion-tokens", "26"]
+SMALL = [
+    "--model", "tiny", "--no-freeze-vision", "--level", "1", "--shots", "1", "--image-size", "56",
+    "--num-validation-episodes", "6", "--max-completion-tokens", "26",
+]  # fmt: skip
 
 
 def start(script: str, *arguments: str) -> subprocess.Popen[str]:
@@ -285,7 +288,7 @@ def test_grpo_names_a_wrong_argument(arguments: list[str], message: str, capsys:
         (["--init-from", "runs/nothing/here"], "model '.*runs/nothing/here': expected one of .*tiny, small, a folder"),
         (["--labels", "none"], "none"),
         (["--beta", "-1"], "beta: expected 0 .* got -1"),
-        (["--attention-layers", "8"], "attention layers '8': expected numbers from 0 to 2"),
+        (["--attention-layers", "8"], "attention layers '8': expected numbers from 0 to 4"),
         (["--num-workers", "33"], "num_workers: expected at most batch_size, 32"),
         (["--patience", "2"], "patience: early stopping needs validations"),
         (["--resume", "runs/nothing"], "runs/nothing"),
@@ -312,7 +315,9 @@ def test_a_run_is_not_resumed_without_workers(tmp_path: Path, capsys: pytest.Cap
 def test_presets_are_defaults_that_other_flags_change() -> None:
     run_sft = load_experiment("run_sft")
     small = run_sft.parse_arguments([])
-    assert (small.model, small.beta, small.attention_target, small.labels) == ("tiny", 2.0, "region", "answer")
+    assert (small.model, small.beta, small.attention_target, small.labels) == (
+        "focus-small-base", 2.0, "region", "answer",
+    )  # fmt: skip
     paper = run_sft.parse_arguments(["--preset", "paper", "--beta", "0.3", "--no-dashboard"])
     assert (paper.preset, paper.beta, paper.dashboard) == ("paper", 0.3, False)
     assert (paper.margin, paper.margin_unit, paper.attention_layers) == (0.025, "absolute", "all")
