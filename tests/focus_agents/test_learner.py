@@ -338,3 +338,22 @@ def test_the_loss_is_the_one_of_the_settings() -> None:
     assert settings.loss_settings.name == "gspo"
     assert settings.loss_settings.kl_estimator == "k2"
     assert policy_loss.__module__ == "focus_agents.grpo.loss"
+
+
+def test_the_learning_rate_follows_its_schedule_and_its_optimizers_memory(groups: list[TrainingGroup]) -> None:
+    schedule = {"lr": 1e-3, "num_lr_steps": 5, "warmup": 0.4, "cooldown": 0.4, "lr_end": 0.2}
+    learner = build_learner(**schedule)
+
+    def rate_of_an_update(learner: Any) -> float:
+        update(learner, groups)
+        (optimizer,) = learner._named_optimizers.values()
+        return float(optimizer.param_groups[0]["lr"])
+
+    rates = [rate_of_an_update(learner) for _ in range(2)]
+    state = learner._get_optimizer_state()
+    rates += [rate_of_an_update(learner) for _ in range(4)]
+    assert rates == pytest.approx([0.5e-3, 1e-3, 1e-3, 1e-3, 0.6e-3, 0.2e-3])
+    resumed = build_learner(**schedule)
+    resumed._set_optimizer_state(state)
+    assert [rate_of_an_update(resumed) for _ in range(4)] == pytest.approx(rates[2:])
+    assert rate_of_an_update(build_learner(lr=1e-3)) == pytest.approx(1e-3)

@@ -313,6 +313,19 @@ class TestBatches:
         self.assert_equal(self.batches(examples)[1:], self.batches(examples, steps=range(1, 3)))
         assert self.batches(examples, steps=range(3, 3)) == []
 
+    def test_first_steps_show_one_support_of_the_same_episodes(self, examples: SFTExamples) -> None:
+        batches = self.batches(examples, num_one_shot_steps=2)
+        order = shuffled_indices(0, 12, num_episodes=6, seed=1)
+        expected = [
+            [examples.collate([examples[(i, 1)] for i in order[:4]])],
+            [examples.collate([examples[(i, 1)] for i in order[4:8]])],
+            [examples.collate([examples[i] for i in order[8:]])],
+        ]
+        self.assert_equal(batches, expected)
+        assert {n for (batch,) in batches[:2] for n in batch.prompts.num_images} == {2}
+        assert max(n for (batch,) in self.batches(examples)[:2] for n in batch.prompts.num_images) > 2
+        self.assert_equal(batches[1:], self.batches(examples, steps=range(1, 3), num_one_shot_steps=2))
+
     @pytest.mark.parametrize(
         ("num_workers", "micro_batch_size", "sizes"),
         [(1, None, [[4]]), (1, 3, [[3, 1]]), (1, 9, [[4]]), (2, None, [[2], [2]]), (3, 1, [[1, 1], [1], [1]])],
