@@ -1,8 +1,7 @@
 """Make a run's model one of those that come with the package: weights in bfloat16, and a card.
 
 How to run:
-    python experiments/publish_weights.py --run runs/base --name focus-small-base
-    python experiments/publish_weights.py --run runs/ablation/attention-seed0-1234abcd --name focus-small-sft
+    python experiments/publish_weights.py --run runs/base --name focus-small-base --commit 1234abc
 
 The card holds the run's settings as they were, the scores of the very weights that are published, and their limits.
 """
@@ -10,7 +9,6 @@ The card holds the run's settings as they were, the scores of the very weights t
 from __future__ import annotations
 
 import json
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +49,8 @@ class Args:
     """Folder of the run."""
     name: str
     """One of the models that come with the package."""
+    commit: str
+    """Short hash of the commit that the run was made at."""
     num_episodes: int = 1000
     """Test episodes that the published weights are scored on."""
 
@@ -67,7 +67,7 @@ def main() -> None:
         model, processor, template = load_model(source), load_processor(source), load_template(source)
         summary = json.loads((args.run / "summary.json").read_text())
     folder = save_policy(WEIGHTS / args.name, model.to(torch.bfloat16), processor, template=template)
-    (folder / CARD).write_text(write_card(args.name, config, summary, score(args.name, args.num_episodes)))
+    (folder / CARD).write_text(write_card(args, config, summary, score(args.name, args.num_episodes)))
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: {size / 2**20:.1f} MiB\n{(folder / CARD).read_text()}")
 
@@ -87,11 +87,11 @@ def score(name: str, num_episodes: int) -> dict[str, tuple[float, float, float]]
 
 
 def write_card(
-    name: str, config: dict[str, Any], summary: dict[str, Any], scores: dict[str, tuple[float, float, float]]
+    args: Args, config: dict[str, Any], summary: dict[str, Any], scores: dict[str, tuple[float, float, float]]
 ) -> str:
     """The card in Markdown."""
     rows = [f"| {label} | {100 * m:.1f} | {100 * lo:.1f} to {100 * hi:.1f} |" for label, (m, lo, hi) in scores.items()]
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True)
+    name = args.name
     return "\n".join(
         [
             f"# {name}",
@@ -116,8 +116,8 @@ def write_card(
             "## Training",
             "",
             "Data: episodes of `focus_env.datasets.SyntheticDataset`, or single pictures of such scenes for the base,",
-            f"drawn from the seed. Published at commit {commit.stdout.strip()}. "
-            f"{summary['seconds'] / 60:.0f} minutes on a CPU. All arguments of the run:",
+            f"drawn from the seed. Run at commit {args.commit}; "
+            f"{summary['seconds'] / 60:.0f} minutes on shared cores of a CPU. All arguments:",
             "",
             "```json",
             json.dumps({key: value for key, value in config.items() if not _is_place(key)}, indent=1, default=str),
