@@ -135,7 +135,7 @@ def describe_single_objects(summary: dict[str, Any]) -> list[str]:
         "On single pictures with three to five objects of unseen identities, each token given the true ones before it:",
         f"mean IoU {100 * summary['box_iou']:.1f} of the box of a named object; {summary['name_accuracy']:.1%} of the "
         "four words (two",
-        "colours, texture, shape) for the object in a box. Asked in context, it answers by words, which is no box.",
+        "colours, texture, shape) for the object in a box. Asked in context, it has no notion of what is meant.",
         "",
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 import tyro
+
+from focus_agents.ablation.report import difference_table, main_table, render_report
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -165,6 +168,21 @@ def test_commands_have_flags_that_the_experiment_knows(script: str) -> None:
         assert {word for word in words if word.startswith("--")} <= known, words
         code, message = run_tyro(arguments, words)
         assert code == 0, f"{script} {shlex.join(words)}\n{message}"
+
+
+def test_the_ablations_tables_are_those_of_its_report() -> None:
+    summary = json.loads((ROOT / "docs/ablation.json").read_text())
+    assert main_table(summary) in README
+    assert difference_table(summary) in README
+    assert (ROOT / "docs/ablation.md").read_text() == render_report(summary)
+
+
+def test_scores_of_the_shipped_models_are_those_of_their_cards() -> None:
+    rows = re.findall(r"^\| `(focus-small[a-z-]*)` \| ([\d.]+) \| ([\d.]+ to [\d.]+) \|", README, re.MULTILINE)
+    assert len(rows) >= 2
+    for name, mean, interval in rows:
+        card = (ROOT / "focus_agents/weights" / name / "README.md").read_text()
+        assert f"| unseen identities, 4 shots | {mean} | {interval} |" in card
 
 
 def test_commands_name_experiments_that_exist() -> None:
