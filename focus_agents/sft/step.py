@@ -98,6 +98,8 @@ def measure_losses(model: Any, batch: SFTBatch, config: SFTConfig, layers: froze
         masses = torch.stack([probe.masses[layer] for layer in sorted(layers)])
         deltas = support_delta(masses, num_support, num_tokens)
         past = share_past_margin(deltas, probe.row_mask, config.margin, unit).sum(-1)
+    # The graph of the masses knows the probe: a cycle that Python cannot see through, and would keep for ever.
+    probe.masses.clear()
     return LossSums(lm, attention, _row_means(masses, probe), _row_means(deltas, probe), past)
 
 
