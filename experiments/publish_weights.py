@@ -30,7 +30,6 @@ from focus_env.metrics import bootstrap_interval
 
 CARD = "README.md"
 TITLES = {
-    "focus-small": "the final model: supervised fine-tuning with attention loss, then GRPO",
     "focus-small-sft": "after supervised fine-tuning with attention loss",
     "focus-small-base": "the base: names single objects and finds them by name, has never seen an in-context episode",
 }

@@ -59,7 +59,7 @@ class Args(DataArguments, ModelArguments, RayArguments):
     seed: int = 0
     """Seed of sampling, shuffling and new weights."""
 
-    num_iterations: int = 400
+    num_iterations: int = 100
     """Training iterations."""
     groups_per_iteration: int = 32
     """Episodes sampled per iteration."""

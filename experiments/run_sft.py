@@ -91,6 +91,7 @@ PRESETS: Mapping[str, Args] = {
         margin_unit="absolute",
         attention_target="coords",
         attention_layers="all",
+        one_shot=0.0,
         num_steps=160,  # 20 epochs of 8 steps; the released checkpoint is that of step 96
         batch_size=64,
         micro_batch_size=1,

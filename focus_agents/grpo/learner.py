@@ -168,18 +168,22 @@ class GRPOTorchLearner(TorchLearner):
                 losses[module_id].backward()
             total += losses[module_id].detach()
         gradients = {key: parameter.grad for key, parameter in self._params.items()}
-        self._set_lr()
+        self.metrics.log_value((module_id, "lr"), self._set_lr(), window=1)
         self.apply_gradients(self.postprocess_gradients(gradients))
         return {}, {module_id: total}, {}
 
-    def _set_lr(self) -> None:
-        """Set the learning rate of the step that comes; how many there were is part of the optimizer's state."""
-        if self.config.num_lr_steps is None:
-            return
-        for optimizer in self._optimizer_parameters:
-            num_done = max((int(state["step"]) for state in optimizer.state.values()), default=0)
-            for group in optimizer.param_groups:
-                group["lr"] = self.config.lr_at(num_done)
+    def _set_lr(self) -> float:
+        """Set the learning rate of the step that comes, and say it.
+
+        How many steps there were is part of the optimizer's state, so a run that goes on goes on here. After the step
+        RLlib sets its own, constant one again.
+        """
+        (optimizer,) = self._optimizer_parameters
+        num_done = max((int(state["step"]) for state in optimizer.state.values()), default=0)
+        lr = self.config.lr_at(num_done)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        return lr
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, torch.Tensor]

@@ -155,7 +155,7 @@ def _collect_metrics(
         "loss": float(learner["total_loss"]),
         **{name: float(learner[name]) for name in ("kl", "clip_fraction", "entropy", "sampler_gap")},
         "grad_norm": float(learner["gradients_default_optimizer_global_norm"]),
-        "lr": float(learner["default_optimizer_learning_rate"]),
+        "lr": float(learner["lr"]),
         "seconds_sampling": float(timers[ENV_RUNNER_SAMPLING_TIMER]),
         "seconds_learning": float(timers[LEARNER_UPDATE_TIMER]),
         "seconds_syncing": float(timers[SYNCH_WORKER_WEIGHTS_TIMER]),

@@ -30,10 +30,17 @@ Precision = Literal["fp32", "bf16"]
 TINY, SMALL = "tiny", "small"
 NEW_MODELS: Mapping[str, ModuleType] = {TINY: tiny, SMALL: small}
 """Built here, with weights that a seed makes."""
+PROMPTS_OF_NEW_MODELS: Mapping[str, dict[str, str]] = {
+    TINY: {"template": "compact"},
+    SMALL: {"template": "questions", "frame": "norm_100"},
+}
+"""What `POLICY_FILE` says of a saved one."""
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
-SHIPPED_MODELS = ("focus-small", "focus-small-sft", "focus-small-base")
-"""Trained by this project, in folders of `WEIGHTS`: the final model, and what it was made of."""
+SHIPPED_MODELS = ("focus-small-sft", "focus-small-base")
+"""Trained by this project, in folders of `WEIGHTS`."""
+BEST_MODEL = {"focus-small": "focus-small-sft"}
+"""The name by which to ask for the best of them."""
 
 POLICY_FILE = "focus.json"
 """What a saved policy's folder says beside the model itself."""
@@ -78,8 +85,9 @@ def load_model(name_or_path: str, *, seed: int = 0, dtype: torch.dtype = torch.f
     """Load a model onto the CPU.
 
     Args:
-        name_or_path: One of `SHIPPED_MODELS`; `"tiny"` or `"small"` for a model with new weights; a folder written by
-            `save_pretrained`; or a name on the hub, e.g. `"Qwen/Qwen2-VL-7B-Instruct"`. Code from the hub is never run.
+        name_or_path: `"focus-small"` or one of `SHIPPED_MODELS`; `"tiny"` or `"small"` for a model with new weights; a
+            folder written by `save_pretrained`; or a name on the hub, e.g. `"Qwen/Qwen2-VL-7B-Instruct"`. Code from the
+            hub is never run.
         seed: For new weights.
         dtype: Of the weights.
 
@@ -175,7 +183,7 @@ def load_template(
         ValueError: If there is no template of the given name.
     """
     template = None if name is None else get_template(name)
-    prompt = {TINY: {"template": "compact"}, SMALL: {"template": "questions"}}.get(name_or_path, {})
+    prompt = PROMPTS_OF_NEW_MODELS.get(name_or_path, {})
     file = Path(model_folder(name_or_path)) / POLICY_FILE
     try:
         if name_or_path not in NEW_MODELS and file.is_file():
@@ -216,17 +224,18 @@ def _existing(name_or_path: str) -> str:
     if Path(place).is_dir():
         return place
     if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") != 1:
+        known = ", ".join((*BEST_MODEL, *SHIPPED_MODELS, *NEW_MODELS))
         raise CheckpointError(
-            f"model {name_or_path!r}: expected one of {', '.join((*SHIPPED_MODELS, *NEW_MODELS))}, a folder with a "
-            "saved model, or a hub name such as 'Qwen/Qwen2-VL-7B-Instruct'; there is no such folder"
+            f"model {name_or_path!r}: expected one of {known}, a folder with a saved model, or a hub name such as "
+            "'Qwen/Qwen2-VL-7B-Instruct'; there is no such folder"
         )
     return name_or_path
 
 
 def model_folder(name_or_path: str) -> str:
     """Where a model lies: its folder, with the package or elsewhere, or else the name, which the hub may know."""
-    if name_or_path in SHIPPED_MODELS:
-        return str(WEIGHTS / name_or_path)
+    if (name := BEST_MODEL.get(name_or_path, name_or_path)) in SHIPPED_MODELS:
+        return str(WEIGHTS / name)
     folder = Path(name_or_path).expanduser()
     return str(folder) if folder.is_dir() else name_or_path
 

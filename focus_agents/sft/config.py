@@ -60,8 +60,8 @@ class SFTConfig:
     margin: float = 0.5
     margin_unit: MarginUnit = "reachable"
     attention_target: AttentionTarget = "region"
-    attention_layers: str = "first:5"
-    one_shot: float = 0.0
+    attention_layers: str = "last:3"
+    one_shot: float = 0.7
     num_steps: int = 1000
     batch_size: int = 32
     micro_batch_size: int | None = None

@@ -193,7 +193,8 @@ class TestLocate:
             np.testing.assert_array_equal(image, expected)
         texts = [part.text for part in content if isinstance(part, TextPart)]
         boxes = [policy.template.write_box(box, (im.shape[1], im.shape[0])) for im, box in SUPPORTS]
-        assert texts == ["Find the object.", *boxes, "Answer:"]
+        shown = [policy.template.support_text.format(box=box) for box in boxes]
+        assert texts == ["Find the object.", *shown, policy.template.query_text]
         assert found.attention is None
         assert found.status == policy.template.parse(found.text, QUERY_WH).status
 

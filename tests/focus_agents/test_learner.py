@@ -345,9 +345,14 @@ def test_the_learning_rate_follows_its_schedule_and_its_optimizers_memory(groups
     learner = build_learner(**schedule)
 
     def rate_of_an_update(learner: Any) -> float:
-        update(learner, groups)
+        """That of the step itself; RLlib sets a constant one after it."""
         (optimizer,) = learner._named_optimizers.values()
-        return float(optimizer.param_groups[0]["lr"])
+        rates: list[float] = []
+        handle = optimizer.register_step_pre_hook(lambda *_: rates.append(optimizer.param_groups[0]["lr"]))
+        update(learner, groups)
+        handle.remove()
+        (rate,) = rates
+        return float(rate)
 
     rates = [rate_of_an_update(learner) for _ in range(2)]
     state = learner._get_optimizer_state()

@@ -215,7 +215,7 @@ class TestTemplates:
         ("name", "template", "frame"),
         [
             ("tiny", "compact", CoordinateFrame.NORM_1000),
-            ("small", "compact", CoordinateFrame.NORM_100),
+            ("small", "questions", CoordinateFrame.NORM_100),
             ("Qwen/Qwen2-VL-7B-Instruct", "default", CoordinateFrame.NORM_1000),
         ],
     )
@@ -245,7 +245,7 @@ class TestTemplates:
         (tmp_path / "small").mkdir()
         (tmp_path / "small" / POLICY_FILE).write_text('{"prompt": {"template": "iploc"}}')
         monkeypatch.chdir(tmp_path)
-        assert load_template("small").name == "compact"
+        assert load_template("small").name == "questions"
         assert load_template("./small").name == "iploc"
 
     def test_what_is_given_stands_in_for_the_models_own(self, policy: Callable[..., str]) -> None:
@@ -254,7 +254,7 @@ class TestTemplates:
             other = load_template(place, name="default")
             assert other == dataclasses.replace(get_template("default"), frame=CoordinateFrame.NORM_100)
             other = load_template(place, frame=CoordinateFrame.PIXEL)
-            assert other == dataclasses.replace(get_template("compact"), frame=CoordinateFrame.PIXEL)
+            assert other == dataclasses.replace(get_template("questions"), frame=CoordinateFrame.PIXEL)
             other = load_template(place, name="iploc", frame=CoordinateFrame.NORM_1000)
             assert other == get_template("iploc")
         # A resumed run has it from JSON.

@@ -19,6 +19,7 @@ from focus_agents.rollout import shuffled_indices
 from focus_agents.sft.config import SFTConfig
 from focus_agents.sft.data import SFTBatch, SFTExamples, box_cells, load_batches, support_tokens
 from focus_agents.sft.step import accumulate_gradients
+from focus_env.boxes import CoordinateFrame
 from focus_env.env import observe
 from focus_env.prompts import TEMPLATES, get_template
 from focus_env.types import Box, Episode, Exemplar, Frame, Message, TextPart
@@ -57,7 +58,7 @@ def examples(processor: VLMProcessor) -> SFTExamples:
         ({"precision": "fp8"}, "precision: expected one of fp32, bf16, got 'fp8'"),
         (
             {"warmup": -0.1},
-            r"warmup, cooldown: expected shares of the steps that add up to at most 1, got -0\.1 and 0\.5",
+            r"warmup, cooldown: expected shares of the steps that add up to at most 1, got -0\.1 and 0\.4",
         ),
         ({"cooldown": -0.1}, r"warmup, cooldown: expected shares .* got 0\.1 and -0\.1"),
         ({"warmup": 0.5, "cooldown": 0.6}, r"warmup, cooldown: expected shares .* got 0\.5 and 0\.6"),
@@ -193,7 +194,8 @@ class TestSupportTokens:
         ],
     )
     def test_of_the_text(self, processor: VLMProcessor, template: str, target: Any, expected: str) -> None:
-        example = SFTExamples([make_boxed_episode(*self.BOXES)], get_template(template), processor, target=target)[0]
+        words = dataclasses.replace(get_template(template), frame=CoordinateFrame.NORM_1000)
+        example = SFTExamples([make_boxed_episode(*self.BOXES)], words, processor, target=target)[0]
         tokens = [processor.tokenizer.decode([i]) for i in example.prompt.input_ids[example.support_tokens]]
         # In a sentence, the tokens at the ends hold a blank or a full stop as well: " [" and "].".
         assert "|".join(token.strip(" .") or " " for token in tokens) == expected

@@ -39,7 +39,8 @@ EPISODES = FakeDataset(3, shots=1)
 def make_plan(folder: Path, *, episodes: EpisodeDataset = EPISODES, **options: Any) -> SFTPlan:
     """A short run on three episodes; options go to the config, the schedule or the plan, by their names."""
     settings: dict[str, Any] = {"num_steps": 3, "batch_size": 3, "lr": 1e-3, "warmup": 0.0, "cooldown": 0.4}
-    settings |= {"num_data_workers": 0, "max_completion_tokens": 3, "model": "tiny", **options}
+    settings |= {"num_data_workers": 0, "max_completion_tokens": 3, "model": "tiny"}
+    settings |= {"freeze_vision": False, "weight_decay": 0.0, "one_shot": 0.0, "attention_layers": "first:5", **options}
     config, schedule = (
         part(**{field.name: settings.pop(field.name) for field in dataclasses.fields(part) if field.name in settings})
         for part in (SFTConfig, SFTSchedule)

@@ -111,10 +111,10 @@ class TestTokenizer:
             np.testing.assert_allclose(read.box, box, rtol=0, atol=0.005 * 64 + 1e-9)
 
     def test_a_prompt_is_few_tokens(self, processor: VLMProcessor) -> None:
-        """The instruction, for each support its picture and nine tokens of a box, the query, the request."""
+        """The instruction; for each support its picture, nine tokens of a box and two of a question; the request."""
         prompt = processor.encode(load_template(SMALL).render(observe(make_episode(shots=2))))
         num_image_tokens = int((prompt.input_ids == processor.image_token_id).sum())
-        assert len(prompt.input_ids) - num_image_tokens == 1 + 1 + 3 * 2 + 2 * 9 + 1
+        assert len(prompt.input_ids) - num_image_tokens == 1 + 1 + 3 * 2 + 2 * (9 + 2) + 5
 
     def test_any_text_can_be_written(self, processor: VLMProcessor) -> None:
         """Except for the spaces before names, which their tokens take with them."""

@@ -58,7 +58,7 @@ def watch_loops(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         pytest.param(EQUAL, [], [], id="equal"),
         pytest.param(UNEQUAL, [3, 3], [3], id="unequal"),
         pytest.param(RAGGED, [], [12], id="ragged windows"),
-        pytest.param([(8, 8)], [], [], id="one"),
+        pytest.param([(8, 8)], [1, 1], [1], id="one"),
     ],
 )
 def test_outputs_and_gradients_are_as_before(
