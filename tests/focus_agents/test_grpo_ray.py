@@ -43,7 +43,7 @@ def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         template=TEMPLATE,
         training_episodes=episodes("train"),
         validation_episodes=episodes("val"),
-        config=SFTConfig(num_steps=70, batch_size=12, lr=3e-3, beta=0.0),
+        config=SFTConfig(num_steps=70, batch_size=12, lr=3e-3, beta=0.0, freeze_vision=False),
         schedule=SFTSchedule(num_validation_episodes=1, num_data_workers=0),
         run_path=RunDirectory.create(tmp_path_factory.mktemp("runs") / "warm", {}).path,
     )

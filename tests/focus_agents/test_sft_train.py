@@ -409,7 +409,7 @@ def first_gradients(model: Any, config: SFTConfig, **share: int) -> dict[str, to
 @pytest.mark.parametrize(("labels", "micro_batch_size"), [("answer", None), ("full", 1)])
 def test_two_workers_have_the_gradients_of_one(tmp_path: Path, labels: Any, micro_batch_size: int | None) -> None:
     """Five examples, of answers of two lengths, on two workers; a mean of the workers' means would differ."""
-    config = SFTConfig(labels=labels, batch_size=5, micro_batch_size=micro_batch_size)
+    config = SFTConfig(labels=labels, batch_size=5, micro_batch_size=micro_batch_size, freeze_vision=False)
     torch.multiprocessing.spawn(gradients_of_a_worker, args=(tmp_path, config), nprocs=2)
     whole = first_gradients(build_model("tiny", config), dataclasses.replace(config, micro_batch_size=None))
     for rank in range(2):
