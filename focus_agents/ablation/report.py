@@ -29,6 +29,9 @@ CLAIMS: Sequence[tuple[str, tuple[str, str], tuple[str, str]]] = (
     ("attention loss above plain SFT", ("sft", "unseen/4"), ("attention", "unseen/4")),
     ("GRPO on top of that", ("attention", "unseen/4"), ("attention-grpo", "unseen/4")),
     ("GRPO without the attention loss", ("sft", "unseen/4"), ("sft-grpo", "unseen/4")),
+    ("four shots against one, attention loss", ("attention", "unseen/1"), ("attention", "unseen/4")),
+    ("supports against shuffled ones, attention loss", ("attention", "shuffled/4"), ("attention", "unseen/4")),
+    ("supports against shuffled ones, plain SFT", ("sft", "shuffled/4"), ("sft", "unseen/4")),
     ("two shots against one, final model", ("attention-grpo", "unseen/1"), ("attention-grpo", "unseen/2")),
     ("four shots against one, final model", ("attention-grpo", "unseen/1"), ("attention-grpo", "unseen/4")),
     ("supports against shuffled ones, final model", ("attention-grpo", "shuffled/4"), ("attention-grpo", "unseen/4")),
@@ -42,7 +45,8 @@ Scores = Mapping[str, Mapping[str, npt.NDArray[np.float64]]]
 
 def read_scores(study: Study) -> Scores:
     """The scores of all arms that were run."""
-    arms = dict.fromkeys(name for arm in study.arms for name in (*_ancestors(arm), arm))
+    wanted = {name for arm in study.arms for name in (*_ancestors(arm), arm)}
+    arms = [arm for arm in ARMS if arm in wanted]
     scores = {}
     for arm in arms:
         runs = [read_evaluation(plan_run(study, arm, seed)) for seed in study.seeds]
@@ -124,11 +128,13 @@ def _draw_answers(study: Study, summary: Mapping[str, Any], folder: Path) -> Non
 def render_report(summary: Mapping[str, Any]) -> str:
     """The tables in Markdown."""
     study = summary["study"]
+    has_grpo = any(ARMS[arm].stage == "grpo" for arm in summary["arms"])
+    grpo = f", {study['num_grpo_iterations']} iterations of stage 2" if has_grpo else ""
     parts = [
         "# The paper's ablation on synthetic scenes",
         f"Written by `experiments/ablation.py`: seeds {', '.join(map(str, study['seeds']))}; {study['num_sft_steps']} "
-        f"steps of stage 1, {study['num_grpo_iterations']} iterations of stage 2; {study['num_episodes']} episodes a "
-        "cell. mIoU * 100, where unreadable answers count 0, with 95% intervals over seeds and episodes.",
+        f"steps of stage 1{grpo}; {study['num_episodes']} episodes a cell. mIoU * 100, where "
+        "unreadable answers count 0, with 95% intervals over seeds and episodes.",
         main_table(summary),
         "## By kind of episode, 4 shots",
         split_table(summary),

@@ -328,17 +328,17 @@ def test_presets_are_defaults_that_other_flags_change() -> None:
     assert run_sft.parse_arguments(["--lr", "0.1", "--preset=paper"]).labels == "full"
 
 
-NEW_FLAGS = ["--model", "small", "--level", "2", "--num-objects", "4", "--shuffle-supports", "--freeze-vision"]
+NEW_FLAGS = ["--model", "small", "--level", "2", "--num-objects", "4", "--shuffle-supports", "--no-freeze-vision"]
 
 
 def assert_shuffled_scenes_of_four(training: EpisodeDataset, validation: EpisodeDataset) -> None:
     """Training episodes have the supports of others, validation episodes their own; all show four objects."""
     assert isinstance(training, ShuffledSupports)
     assert not isinstance(validation, ShuffledSupports)
-    true = SyntheticDataset(split="train", level=2, num_objects=4, image_size=64, shots=1)
+    true = SyntheticDataset(split="train", level=2, num_objects=4, distractors="any", image_size=64, shots=4)
     np.testing.assert_array_equal(training[5].query_frame.image(), true[5].query_frame.image())
     np.testing.assert_array_equal(training[5].support[0].frame.image(), true[6].support[0].frame.image())
-    expected = SyntheticDataset(split="val", level=2, num_objects=4, image_size=64, shots=1)[5]
+    expected = SyntheticDataset(split="val", level=2, num_objects=4, distractors="any", image_size=64, shots=4)[5]
     assert_same_episode(validation[5], expected)
     fewer = SyntheticDataset(split="val", level=2, image_size=64, shots=1)[5]
     assert not np.array_equal(fewer.query_frame.image(), expected.query_frame.image())

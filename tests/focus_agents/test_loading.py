@@ -249,7 +249,7 @@ class TestTemplates:
         assert load_template("./small").name == "iploc"
 
     def test_what_is_given_stands_in_for_the_models_own(self, policy: Callable[..., str]) -> None:
-        folder = policy('{"prompt": {"template": "compact", "frame": "norm_100"}}')
+        folder = policy('{"prompt": {"template": "questions", "frame": "norm_100"}}')
         for place in (folder, "small"):
             other = load_template(place, name="default")
             assert other == dataclasses.replace(get_template("default"), frame=CoordinateFrame.NORM_100)
