@@ -23,7 +23,7 @@ from focus_env.rendering import render_localization, stack_rows
 REPORT_NAME = "ablation"
 SHOTS = 4
 SHOWN_ARMS = ("sft", "attention")
-NUM_SHOWN_EPISODES = 2
+NUM_SHOWN_EPISODES = 1
 
 CLAIMS: Sequence[tuple[str, tuple[str, str], tuple[str, str]]] = (
     ("attention loss above plain SFT", ("sft", "unseen/4"), ("attention", "unseen/4")),
