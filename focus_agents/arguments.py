@@ -92,8 +92,8 @@ class ModelArguments:
     init_from: Path | None = None
     """Folder of a policy to start from, e.g. runs/my-sft/checkpoints/final; stands in for --model."""
     template: str | None = None
-    """Prompt wording: compact (few words), default (full sentences), or iploc (a baseline that names the object);
-    default: the one that the model was trained on, for a hub model full sentences."""
+    """Prompt wording: questions (that of the small models), compact (few words), default (full sentences), or iploc (a
+    baseline that names the object); default: the one that the model was trained on, for a hub model full sentences."""
     frame: Literal["pixel", "norm_1", "norm_100", "norm_1000"] | None = None
     """Unit in which boxes are written; default: the one that the model was trained on, for a hub model thousandths."""
     max_image_tokens: int | None = None
