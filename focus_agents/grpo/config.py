@@ -170,7 +170,8 @@ class GRPOConfig(AlgorithmConfig):
             temperature: Of sampling, above 0.
             max_completion_tokens: Where an answer is cut.
             weight_decay: Of AdamW.
-            num_lr_steps: Optimizer steps over which the learning rate rises, stays and falls; None: it stays at `lr`.
+            num_lr_steps: Optimizer steps over which the learning rate rises, stays and falls; None: RLlib's own holds, a
+                number or a schedule.
             warmup: Share of these steps in which it rises.
             cooldown: Share of these steps, at the end, in which it falls.
             lr_end: Where it falls to, as a share of `lr`.
@@ -216,8 +217,10 @@ class GRPOConfig(AlgorithmConfig):
                 raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
         _ = self.loss_settings
         check_schedule(self.warmup, self.cooldown, self.lr_end)
-        if self.num_lr_steps is not None and self.num_lr_steps < 1:
-            raise ValueError(f"num_lr_steps: expected 1 or more, or None, got {self.num_lr_steps}")
+        if self.num_lr_steps is not None:
+            if self.num_lr_steps < 1:
+                raise ValueError(f"num_lr_steps: expected 1 or more, or None, got {self.num_lr_steps}")
+            self.lr_at(0)
         if self.async_steps not in (0, 1):
             raise ValueError(f"async_steps: expected 0 or 1, got {self.async_steps}")
         # RLlib makes a copy of these settings for its own evaluation, without runners.
@@ -248,9 +251,9 @@ class GRPOConfig(AlgorithmConfig):
         return 2 * self.rollout_batch_groups
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of an optimizer step, from 0."""
-        if self.num_lr_steps is None:
-            return float(self.lr)
+        """Learning rate of an optimizer step, from 0, where `num_lr_steps` says how many there are."""
+        if self.num_lr_steps is None or not isinstance(self.lr, int | float):
+            raise ValueError(f"lr_at: expected num_lr_steps and a number as lr, got {self.num_lr_steps} and {self.lr}")
         return float(self.lr) * lr_factor(
             step, num_steps=self.num_lr_steps, warmup=self.warmup, cooldown=self.cooldown, lr_end=self.lr_end
         )

@@ -173,17 +173,17 @@ class GRPOTorchLearner(TorchLearner):
         return {}, {module_id: total}, {}
 
     def _set_lr(self) -> float:
-        """Set the learning rate of the step that comes, and say it.
+        """Set the learning rate of the step that comes, if there is a schedule of ours, and say it.
 
         How many steps there were is part of the optimizer's state, so a run that goes on goes on here. After the step
-        RLlib sets its own, constant one again.
+        RLlib sets its own again.
         """
         (optimizer,) = self._optimizer_parameters
-        num_done = max((int(state["step"]) for state in optimizer.state.values()), default=0)
-        lr = self.config.lr_at(num_done)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        return lr
+        if self.config.num_lr_steps is not None:
+            num_done = max((int(state["step"]) for state in optimizer.state.values()), default=0)
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.lr_at(num_done)
+        return float(optimizer.param_groups[0]["lr"])
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, torch.Tensor]
