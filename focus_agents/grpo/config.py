@@ -170,7 +170,7 @@ class GRPOConfig(AlgorithmConfig):
             temperature: Of sampling, above 0.
             max_completion_tokens: Where an answer is cut.
             weight_decay: Of AdamW.
-            num_lr_steps: Optimizer steps over which the learning rate rises, stays and falls; None: RLlib's own holds, a
+            num_lr_steps: Optimizer steps over which the rate rises, stays and falls; None: RLlib's own holds, a
                 number or a schedule.
             warmup: Share of these steps in which it rises.
             cooldown: Share of these steps, at the end, in which it falls.
