@@ -52,6 +52,15 @@ Find the object.
 <80x60>
 Answer:"""
 
+QUESTIONS_GOLD = """\
+(user)
+Find the object.
+<40x32>
+What is at [10, 19, 50, 69]?\x20
+<48x32>
+What is at [8, 19, 42, 72]?\x20
+<80x60>
+Where is it? Answer:"""
 
 IPLOC_GOLD = """\
 (user)
@@ -70,7 +79,8 @@ IPLOC_GOLD = """\
 
 
 @pytest.mark.parametrize(
-    ("name", "gold"), [("default", DEFAULT_GOLD), ("compact", COMPACT_GOLD), ("iploc", IPLOC_GOLD)]
+    ("name", "gold"),
+    [("default", DEFAULT_GOLD), ("compact", COMPACT_GOLD), ("questions", QUESTIONS_GOLD), ("iploc", IPLOC_GOLD)],
 )
 def test_golden_text(name: str, gold: str) -> None:
     messages = TEMPLATES[name].render(observe(make_episode()))
@@ -83,6 +93,7 @@ def test_golden_text(name: str, gold: str) -> None:
     [
         ("default", " If the object is not in the final image, reply with <answer>none</answer>."),
         ("compact", " It may be absent."),
+        ("questions", " It may be absent."),
     ],
 )
 def test_absent_variant_only_adds_its_sentence(name: str, ending: str) -> None:
@@ -180,6 +191,7 @@ def test_registry() -> None:
     assert {name: template.name for name, template in TEMPLATES.items()} == {
         "default": "default",
         "compact": "compact",
+        "questions": "questions",
         "iploc": "iploc",
     }
     assert get_template("compact") is get_template(TEMPLATES["compact"]) is TEMPLATES["compact"]
@@ -192,6 +204,7 @@ def test_registry() -> None:
     "template", [*TEMPLATES.values(), dataclasses.replace(TEMPLATES["compact"], support_text="1 {index} {box}.")]
 )
 def test_boxes_are_marked(template: PromptTemplate) -> None:
+    template = dataclasses.replace(template, frame=CoordinateFrame.NORM_1000)
     messages = template.render(observe(make_episode()))
     texts = [part for message in messages for part in message.content if isinstance(part, TextPart)]
     marked = [part.text[slice(*part.box_span)] for part in texts if part.box_span is not None]
