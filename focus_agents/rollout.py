@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from focus_agents.types import Generation, Policy, RolloutGroup, Sampling
 from focus_env.metrics import score_answer
-from focus_env.types import Box, ParseResult, ParseStatus
+from focus_env.types import Box, Episode, Message, ParseResult, ParseStatus
 
 
 def collect_groups(
@@ -35,18 +35,24 @@ def collect_groups(
         seeds: One for each episode.
     """
     template = env.get_wrapper_attr("template")
-    prompts = [template.render(env.reset(options={"episode_index": index})[0]) for index in episode_indices]
+    prompts: list[list[Message]] = []
+    episodes: list[Episode] = []
+    for index in episode_indices:
+        prompts.append(template.render(env.reset(options={"episode_index": index})[0]))
+        episodes.append(env.get_wrapper_attr("episode"))
     generations = policy.generate(prompts, num_completions=group_size, sampling=sampling, seeds=seeds)
-    return [_score(env, index, generation) for index, generation in zip(episode_indices, generations, strict=True)]
+    return [
+        _score(env, index, episode, generation)
+        for index, episode, generation in zip(episode_indices, episodes, generations, strict=True)
+    ]
 
 
-def _score(env: gymnasium.Env[Any, Any], episode_index: int, generation: Generation) -> RolloutGroup:
+def _score(env: gymnasium.Env[Any, Any], episode_index: int, episode: Episode, generation: Generation) -> RolloutGroup:
     """One environment step for each answer to an episode."""
-    episode = env.get_wrapper_attr("dataset")[episode_index]
     rewards: list[float] = []
     infos: list[dict[str, Any]] = []
     for completion in generation.completions:
-        env.reset(options={"episode_index": episode_index})
+        env.reset(options={"episode_index": episode_index, "episode": episode})
         _, reward, _, _, info = env.step(completion.text)
         rewards.append(float(reward))
         infos.append(info)

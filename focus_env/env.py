@@ -91,19 +91,33 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
 
         Args:
             seed: Seeds the drawing of episodes.
-            options: ``{"episode_index": i}`` asks for that episode; without it the index is drawn uniformly.
+            options: ``{"episode_index": i}`` asks for that episode; without it the index is drawn uniformly. An
+                ``"episode"`` beside it is what the data set has there, for a caller who has got it already.
 
         Raises:
             ValueError: If an option is unknown, or the index is outside the data set.
         """
         super().reset(seed=seed)
-        index = self._choose_index(options or {})
-        if self._question is None or self._question.index != index:
-            self._question = _Question(index, self.dataset[index])
+        options = options or {}
+        index = self._choose_index(options)
+        question, known = self._question, options.get("episode")
+        if question is None or question.index != index or (known is not None and known is not question.episode):
+            question = self._question = _Question(index, self.dataset[index] if known is None else known)
         self._answer = None
-        episode = self._question.episode
+        episode = question.episode
         info = {"episode_index": index, "episode_id": episode.episode_id, "identity": episode.identity}
-        return self._question.observe(), info
+        return question.observe(), info
+
+    @property
+    def episode(self) -> Episode:
+        """What is being asked, with its answer: for those who score, never for a policy.
+
+        Raises:
+            ResetNeeded: If no question was asked.
+        """
+        if self._question is None:
+            raise ResetNeeded("episode was asked for before reset; call reset to get a question first")
+        return self._question.episode
 
     def step(self, action: str | BoxAction) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Score an answer, and end the episode.
@@ -157,9 +171,11 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
         return render_episode(self._question.episode, answers)
 
     def _choose_index(self, options: Mapping[str, Any]) -> int:
-        if unknown := sorted(set(options) - {"episode_index"}):
-            raise ValueError(f"reset knows the option 'episode_index', got {unknown}")
+        if unknown := sorted(set(options) - {"episode_index", "episode"}):
+            raise ValueError(f"reset knows the options 'episode_index' and 'episode', got {unknown}")
         if "episode_index" not in options:
+            if "episode" in options:
+                raise ValueError("reset: expected an 'episode_index' beside the 'episode', got none")
             return int(self.np_random.integers(len(self.dataset)))
         index = operator.index(options["episode_index"])
         if not 0 <= index < len(self.dataset):

@@ -122,6 +122,11 @@ class TestScores:
             assert group.answers[0].status is (ParseStatus.ABSENT if index == 3 else ParseStatus.OK)
             assert group.answers[0].credit > 0.99
 
+    def test_each_episode_is_loaded_once(self) -> None:
+        dataset = FakeDataset()
+        collect(ScriptedPolicy("a", "b"), [2, 0, 3], group_size=2, dataset=dataset)
+        assert dataset.num_loads == 3
+
     def test_the_environments_reward_counts(self) -> None:
         (group,) = collect(ScriptedPolicy(GOLD, "?"), [0], group_size=2, reward="format:3")
         assert group.rewards.tolist() == [3.0, 0.0]

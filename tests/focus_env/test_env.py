@@ -21,7 +21,7 @@ from focus_env.datasets import SyntheticDataset
 from focus_env.env import InContextLocalizationEnv
 from focus_env.spaces import box_action_space, observation_space
 from focus_env.wrappers import FixedSizeObservation
-from tests.fakes import FakeDataset
+from tests.fakes import FakeDataset, make_episode
 
 ACTION_TYPES = ["text", "box"]
 GOLD = "<answer>[250, 167, 750, 667]</answer>"  # of the fake episode 0: (20, 10, 60, 40) in 80 x 60
@@ -175,6 +175,17 @@ class TestEpisodes:
         env.reset(options={"episode_index": 1})
         assert dataset.num_loads == 3
 
+    def test_an_episode_that_is_at_hand_is_asked_as_it_is(self) -> None:
+        dataset = FakeDataset()
+        env = make_env(dataset=dataset)
+        for index, shots in [(1, 3), (1, 1), (2, 1)]:
+            episode = make_episode(1, shots=shots)
+            observation, info = env.reset(options={"episode_index": index, "episode": episode})
+            assert env.episode is episode
+            assert len(observation["support_images"]) == shots
+            assert (info["episode_index"], info["episode_id"]) == (index, "fake/1")
+        assert dataset.num_loads == 0
+
     def test_observations_are_fresh_copies(self) -> None:
         env = make_env()
         first, _ = env.reset(options={"episode_index": 0})
@@ -206,7 +217,8 @@ class TestEpisodes:
         [
             ({"episode_index": 4}, "episode_index must be in 0 to 3, got 4"),
             ({"episode_index": -1}, "episode_index must be in 0 to 3, got -1"),
-            ({"episode": 1}, r"reset knows the option 'episode_index', got \['episode'\]"),
+            ({"index": 1}, r"reset knows the options 'episode_index' and 'episode', got \['index'\]"),
+            ({"episode": 1}, "expected an 'episode_index' beside the 'episode', got none"),
         ],
     )
     def test_bad_options(self, options: dict[str, int], message: str) -> None:
@@ -217,6 +229,8 @@ class TestEpisodes:
         env = make_env()
         with pytest.raises(ResetNeeded, match="step was called before reset"):
             env.step(GOLD)
+        with pytest.raises(ResetNeeded, match="episode was asked for before reset"):
+            _ = env.episode
         env.reset()
         env.step(GOLD)
         with pytest.raises(ResetNeeded, match="ended with its one step"):
