@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from focus_env.pictures import RECENT, check_picture, decode, shown_wh
 
 ImageArray: TypeAlias = npt.NDArray[np.uint8]
 """[H, W, 3] uint8, RGB."""
@@ -34,6 +36,13 @@ class Box(NamedTuple):
     y2: float
 
 
+class PictureBytes(Protocol):
+    """Where an encoded picture can be had, e.g. in a store; hashable and picklable."""
+
+    def read(self) -> bytes:
+        """What would be in its file."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """One picture, decoded when it is asked for.
@@ -41,47 +50,91 @@ class Frame:
     Attributes:
         name: Names the picture within its data set, e.g. ``"train/dog/00000003.jpg"``.
         image_wh: (width, height) in pixels, known without decoding.
-        source: Where the pixels are: an image file, or an array [H, W, 3] uint8.
+        source: Where the pixels are: an image file, its bytes somewhere else, or an array [H, W, 3] uint8.
+        file_wh: (width, height) of the file, where the picture is shown smaller than that; None: as `image_wh`.
     """
 
     name: str
     image_wh: tuple[int, int]
-    source: Path | ImageArray
+    source: Path | PictureBytes | ImageArray
+    file_wh: tuple[int, int] | None = None
 
     def image(self) -> ImageArray:
-        """Decode the picture: a new array [H, W, 3] uint8, RGB.
+        """Decode the picture: a new array [H, W, 3] uint8, RGB. Files that were decoded lately are remembered.
 
         Raises:
-            ValueError: If the file's size is not `image_wh`, since boxes would then mean something else.
+            DatasetError: If the file is missing or damaged, or of another size, since boxes would then mean something
+                else.
         """
-        if isinstance(self.source, np.ndarray):
-            return self.source.copy()
-        with Image.open(self.source) as picture:
-            array = np.array(picture.convert("RGB"))
-        if array.shape[:2] != (self.image_wh[1], self.image_wh[0]):
-            raise ValueError(
-                f"frame {self.name!r}: expected an image of {self.image_wh} (width, height), "
-                f"got {array.shape[1::-1]} from {self.source}; index the data set again"
-            )
-        return array
+        source = self.source
+        if isinstance(source, np.ndarray):
+            if self.file_wh is None:
+                return source.copy()
+            return np.array(Image.fromarray(source).resize(self.image_wh))
+        changed = source.stat().st_mtime_ns if isinstance(source, Path) and source.exists() else None
+        return RECENT.get((source, changed, self.image_wh), self._decode).copy()
+
+    def check(self) -> None:
+        """Look whether a file has a picture of the right size, and an end, without decoding it.
+
+        Raises:
+            DatasetError: If not.
+        """
+        if isinstance(self.source, Path):
+            check_picture(self.source, self.file_wh or self.image_wh)
+
+    def shrunk(self, max_pixels: int | None) -> Frame:
+        """The same picture, shown in at most so many pixels; see `focus_env.pictures.shown_wh`."""
+        size = shown_wh(self.image_wh, max_pixels)
+        return self if size == self.image_wh else replace(self, image_wh=size, file_wh=self.file_wh or self.image_wh)
+
+    def _decode(self) -> ImageArray:
+        source = self.source
+        assert not isinstance(source, np.ndarray)
+        encoded = source if isinstance(source, Path) else source.read()
+        return decode(encoded, file_wh=self.file_wh or self.image_wh, image_wh=self.image_wh, name=self.name)
+
+
+Note: TypeAlias = Literal["", "flagged_absent", "no_size", "negative_size", "outside"]
+"""What is odd about the box of a frame: the source says that the object cannot be seen (whether or not there is a box),
+or there is no box because its width or height is 0, or less, or because none of it lies in the picture."""
 
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One object through the frames of one video, as an adapter reads it; boxes are None where it is absent."""
+    """One object through the frames of one video, as an adapter reads it.
+
+    Attributes:
+        identity: Names the object within its data set.
+        frames: The annotated pictures, in the order of time.
+        boxes: One for each frame, as the file has it, but for what lies outside the picture; None where that leaves
+            nothing.
+        category: Its class name where the source has one.
+        notes: One for each frame; empty if nothing is odd about any that has a box.
+        video: Names the video, where it may have several tracks; empty: the track is its only one.
+    """
 
     identity: str
     frames: tuple[Frame, ...]
     boxes: tuple[Box | None, ...]
     category: str | None = None
+    notes: tuple[Note, ...] = ()
+    video: str = ""
+
+    def note(self, position: int) -> Note:
+        """What is odd about a frame's box."""
+        if self.notes:
+            return self.notes[position]
+        return "" if self.boxes[position] is not None else "no_size"
 
 
 @dataclass(frozen=True, slots=True)
 class Exemplar:
-    """A support picture with the box that shows the object."""
+    """A support picture with the box that shows the object, and what the source says against it."""
 
     frame: Frame
     box: Box
+    note: Note = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +148,7 @@ class Episode:
         target_box: Where the object is in the query; None where it is absent.
         identity: Which object it is. Splits are disjoint in it.
         category: Its class name where the source has one. Never part of a prompt.
+        target_note: What the source says against `target_box`, or why there is none.
     """
 
     episode_id: str
@@ -103,6 +157,7 @@ class Episode:
     target_box: Box | None
     identity: str
     category: str | None = None
+    target_note: Note = ""
 
 
 class EpisodeDataset(Protocol):

@@ -17,6 +17,16 @@ from focus_env.types import Box
 from tests.contracts import assert_dataset_contract
 
 IMAGE_WH = (40, 30)
+NOTES = {
+    "flagged absent, though with a box": "flagged_absent",
+    "flagged absent, without a box": "flagged_absent",
+    "all zeros": "no_size",
+    "no width": "no_size",
+    "negative height": "negative_size",
+    "no width, negative height": "negative_size",
+    "outside to the right": "outside",
+    "outside at the top left": "outside",
+}
 
 
 def _write_sequence(split: Path, name: str, boxes: list[str], absence: list[int], object_class: str) -> Path:
@@ -71,10 +81,12 @@ def test_frames_are_not_decoded_before_they_are_asked_for(root: Path, monkeypatc
 @pytest.mark.parametrize(
     ("case", "line", "flag", "expected"),
     [
-        ("flagged absent, though with a box", "5,5,10,10", 1, None),
+        ("flagged absent, though with a box", "5,5,10,10", 1, Box(5.0, 5.0, 15.0, 15.0)),
+        ("flagged absent, without a box", "0,0,0,0", 1, None),
         ("all zeros", "0,0,0,0", 0, None),
         ("no width", "5,5,0,10", 0, None),
         ("negative height", "5,5,10,-3", 0, None),
+        ("no width, negative height", "1,1,0,-3", 0, None),
         ("outside to the right", "40,5,10,10", 0, None),
         ("outside at the top left", "-20,-20,10,10", 0, None),
         ("reaching beyond two borders", "-2.5,25,10,10", 0, Box(0.0, 25.0, 7.5, 30.0)),
@@ -88,6 +100,7 @@ def test_boxes(tmp_path: Path, case: str, line: str, flag: int, expected: Box | 
     (tmp_path / "train" / "list.txt").write_text("odd\n")
     track = Got10kTracks(tmp_path, split="train")[0]
     assert track.boxes == (Box(1.0, 1.0, 6.0, 6.0), expected)
+    assert track.notes == ("", NOTES.get(case, ""))
     assert track.category is None
 
 
@@ -150,7 +163,7 @@ def _remove(name: str) -> Callable[[Path], object]:
             lambda f: (f / "00000007.jpg").write_bytes(b""),
             r"expected frames 00000001\.jpg .. 00000006\.jpg.*got 7 frames; 00000007\.jpg",
         ),
-        ("no picture", _replace("00000001.jpg", "GIF?"), r"00000001\.jpg: expected a JPEG file"),
+        ("no picture", _replace("00000001.jpg", "GIF?"), r"00000001\.jpg: expected a picture, got something else"),
     ],
 )
 def test_malformed_sequences_are_named(root: Path, case: str, spoil: Callable[[Path], object], match: str) -> None:
@@ -213,7 +226,9 @@ def test_load_dataset_passes_its_arguments_on(root: Path) -> None:
     assert episodes[6].episode_id == "c/random/seed5/6"
     with_absent = root / "train" / "a" / "absence.label"
     with_absent.write_text("0\n0\n0\n0\n0\n1\n")
-    assert load_dataset("got10k", root=root, shots=2, absent="keep")[0].target_box is None
+    kept = load_dataset("got10k", root=root, shots=2, absent="keep")[0]
+    assert (kept.target_box, kept.target_note) == (Box(5.0, 5.0, 15.5, 13.0), "flagged_absent")
+    assert load_dataset("got10k", root=root, shots=2)[0].target_box == Box(4.0, 5.0, 14.5, 13.0)
     synthetic = load_dataset("synthetic", split="val", shots=2, seed=3, level=2, image_size=64, num_episodes=9)
     assert len(synthetic) == 9
     assert len(synthetic[0].support) == 2

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import re
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from focus_env.datasets.sampler import DEFAULT_EPISODES_PER_TRACK, TrackEpisodes, focus_frames
+from focus_env.datasets.sampler import DEFAULT_EPISODES_PER_TRACK, TrackEpisodes, focus_frames, iploc_frames
+from focus_env.errors import DatasetError
 from focus_env.types import Box, Episode, Frame, Track
 from tests.contracts import assert_dataset_contract, assert_same_episode
 
 
-def _track(presence: str, identity: str = "t") -> Track:
-    """A track from a text: "1" is a frame with the object, "0" one without."""
+def _track(presence: str, identity: str = "t", video: str = "") -> Track:
+    """A track from a text: "1" is a frame with the object, "0" one without a box, "f" one with a box and a flag."""
     frames = tuple(
         Frame(f"{identity}/{position}", (8, 8), np.full((8, 8, 3), position, np.uint8))
         for position in range(len(presence))
     )
     boxes = tuple(
-        Box(0.0, 0.0, 1.0 + position / 10, 2.0) if flag == "1" else None for position, flag in enumerate(presence)
+        None if flag == "0" else Box(0.0, 0.0, 1.0 + position / 10, 2.0) for position, flag in enumerate(presence)
     )
-    return Track(identity, frames, boxes, category="thing")
+    notes = tuple({"1": "", "0": "no_size", "f": "flagged_absent"}[flag] for flag in presence)
+    return Track(identity, frames, boxes, category="thing", notes=notes, video=video)  # type: ignore[arg-type]
 
 
 def _positions(episode: Episode) -> tuple[list[int], int]:
@@ -89,11 +97,153 @@ def test_focus_protocol(case: str, presence: str, absent: str, expected: tuple[l
 
 
 @pytest.mark.parametrize(
+    ("num_frames", "shots", "expected"),
+    [
+        (2, 1, ([0], 1)),
+        (5, 4, ([0, 1, 2, 3], 4)),
+        (9, 4, ([0, 2, 4, 6], 8)),
+        (11, 4, ([0, 2, 4, 6], 10)),  # 11 // 4 is 2: the last stretch is the longest
+        (1000, 8, ([0, 125, 250, 375, 500, 625, 750, 875], 999)),
+    ],
+)
+def test_iploc_frames(num_frames: int, shots: int, expected: tuple[list[int], int]) -> None:
+    assert iploc_frames(num_frames, shots) == expected
+
+
+@given(shots=st.integers(1, 40), extra=st.integers(1, 400))
+def test_iploc_frames_are_distinct_and_before_the_query(shots: int, extra: int) -> None:
+    supports, query = iploc_frames(shots + extra, shots)
+    assert len(set(supports)) == shots
+    assert sorted(supports)[-1] < query
+
+
+@pytest.mark.parametrize(
+    ("case", "protocol", "presence", "absent", "expected"),
+    [
+        ("a flag keeps a frame out", "focus", "11111f", "skip", ([0, 2], 4)),
+        ("a flagged box stays a box", "focus", "11111f", "keep", ([0, 2], 5)),
+        ("the flagged query gives its place", "focus", "11111f", "nearest", ([0, 2], 4)),
+        ("flagged frames count", "focus", "1ff1111", "nearest", ([0, 3], 6)),
+        ("the frame beside, the earlier of two", "focus", "1110111", "nearest", ([0, 2], 6)),
+        ("taken frames are passed over", "focus", "100011", "nearest", ([0, 4], 5)),
+        ("not enough frames to go to", "focus", "1000f1", "nearest", None),
+        ("all frames count", "iploc", "11111111", "skip", ([0, 4], 7)),
+        ("those without the object do not", "iploc", "11110000", "skip", ([0, 2], 3)),
+        ("they do if they are kept", "iploc", "1111100", "keep", ([0, 3], 6)),
+        ("a support without a box gives its place", "iploc", "1110011", "keep", ([0, 2], 6)),
+        ("but not one with a flag", "iploc", "111f111", "keep", ([0, 3], 6)),
+        ("nor the query", "iploc", "111111f", "keep", ([0, 3], 6)),
+        ("unless the nearest is wanted", "iploc", "111f11f", "nearest", ([0, 2], 5)),
+        ("too few boxes for the supports", "iploc", "1000000", "keep", None),
+    ],
+)
+def test_odd_frames(
+    case: str, protocol: str, presence: str, absent: str, expected: tuple[list[int], int] | None
+) -> None:
+    track = _track(presence)
+    episodes = TrackEpisodes([track], shots=2, protocol=protocol, absent=absent)  # type: ignore[arg-type]
+    assert [_positions(episode) for episode in episodes] == ([] if expected is None else [expected])
+    for episode in episodes:
+        supports, query = _positions(episode)
+        assert (episode.target_box, episode.target_note) == (track.boxes[query], track.notes[query])
+        assert [exemplar.note for exemplar in episode.support] == [track.notes[position] for position in supports]
+
+
+@pytest.mark.parametrize("protocol", ["focus", "iploc"])
+def test_a_video_gives_its_longest_track(protocol: str) -> None:
+    tracks = [
+        _track("111", "a1", "a"), _track("11111", "b1", "b"), _track("11101", "a2", "a"), _track("11110", "a3", "a"),
+        _track("1", "b2", "b"), _track("1", "c1", "c"), _track("1111", "d"),
+    ]  # fmt: skip
+    episodes = TrackEpisodes(tracks, shots=2, protocol=protocol)  # type: ignore[arg-type]
+    assert [episode.identity for episode in episodes] == ["b1", "a2", "d"]
+    assert dict(episodes.skipped) == {"tracks_shorter": 3, "tracks_too_short": 1, "frames_no_size": 1}
+    assert len(TrackEpisodes(tracks, shots=2, protocol="random", episodes_per_track=1)) == 5
+
+
+class TestMinimumGap:
+    """Random episodes whose frames are so many usable frames apart."""
+
+    @pytest.mark.parametrize("presence", ["1" * 9, "1" * 14, "11011f110111011"])
+    @pytest.mark.parametrize("absent", ["skip", "keep"])
+    @pytest.mark.parametrize("gap", [1, 2, 4])
+    def test_it_is_kept(self, presence: str, absent: str, gap: int) -> None:
+        episodes = TrackEpisodes(
+            [_track(presence)],
+            shots=2,
+            protocol="random",
+            absent=absent,  # type: ignore[arg-type]
+            episodes_per_track=200,
+            min_gap=gap,
+        )
+        usable = [p for p, flag in enumerate(presence) if flag == "1" or (flag == "f" and absent == "keep")]
+        for episode in episodes:
+            supports, query = _positions(episode)
+            chosen = sorted([*supports, query])
+            places = [p for p in range(len(presence)) if p in usable or p == query]
+            ranks = [places.index(position) for position in chosen]
+            assert min(b - a for a, b in itertools.pairwise(ranks)) >= gap
+
+    def test_every_choice_comes_up(self) -> None:
+        episodes = TrackEpisodes([_track("1" * 7)], shots=2, protocol="random", episodes_per_track=600, min_gap=2)
+        drawn = {(tuple(supports), query) for supports, query in map(_positions, episodes)}
+        triples = [c for c in itertools.combinations(range(7), 3) if c[1] - c[0] >= 2 and c[2] - c[1] >= 2]
+        assert drawn == {(tuple(p for p in c if p != query), query) for c in triples for query in c}
+
+    def test_a_track_that_is_too_short_for_it(self) -> None:
+        episodes = TrackEpisodes([_track("11111")], shots=2, protocol="random", min_gap=3)
+        assert (len(episodes), dict(episodes.skipped)) == (0, {"tracks_too_short": 1})
+        # A query in the middle would leave too few.
+        episodes = TrackEpisodes([_track("11111")], shots=2, protocol="random", episodes_per_track=50, min_gap=2)
+        assert {_positions(episode)[1] for episode in episodes} == {0, 2, 4}
+
+
+class _Tracks(list[Track]):
+    """Tracks of which the second cannot be read."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if index == 1:
+            raise DatasetError("tracks/1: expected a box, got a fox")
+        return super().__getitem__(index)
+
+
+class TestBadTracks:
+    """A track that cannot be read: an error, or left out and counted."""
+
+    tracks = _Tracks([_track("111", "a"), _track("111", "b"), _track("111", "c")])
+
+    def test_they_are_an_error(self) -> None:
+        with pytest.raises(DatasetError, match="got a fox"):
+            TrackEpisodes(self.tracks, shots=2)
+
+    def test_or_left_out(self) -> None:
+        episodes = TrackEpisodes(self.tracks, shots=2, on_bad="skip")
+        assert [episode.identity for episode in episodes] == ["a", "c"]
+        assert dict(episodes.skipped) == {"tracks_bad": 1}
+        assert episodes.bad == ["tracks/1: expected a box, got a fox"]
+
+    def test_pictures_count_too(self, tmp_path: Path) -> None:
+        frames = []
+        for position in range(3):
+            path = tmp_path / f"{position}.jpg"
+            Image.new("RGB", (8, 8)).save(path)
+            frames.append(Frame(path.name, (8, 8), path))
+        track = dataclasses.replace(_track("111"), frames=tuple(frames))
+        assert dict(TrackEpisodes([track], shots=2, on_bad="skip").skipped) == {}
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-2])
+        assert len(TrackEpisodes([track], shots=2)) == 1  # nobody has looked
+        episodes = TrackEpisodes([track], shots=2, on_bad="skip")
+        assert (len(episodes), dict(episodes.skipped)) == (0, {"tracks_bad": 1})
+        assert re.search(r"2\.jpg: expected a whole JPEG, got one without an end", episodes.bad[0])
+
+
+@pytest.mark.parametrize(
     ("absent", "expected"),
     [
-        ("skip", {"tracks_too_short": 2, "frames_absent": 3}),
+        ("skip", {"tracks_too_short": 2, "frames_no_size": 3}),
         # The absent last frames of a and c are now queries, which also makes a long enough.
-        ("keep", {"tracks_too_short": 1, "frames_absent": 4}),
+        ("keep", {"tracks_too_short": 1, "frames_no_size": 4}),
     ],
 )
 def test_skipped_is_counted_by_reason(absent: str, expected: dict[str, int]) -> None:
@@ -181,10 +331,13 @@ def test_items_do_not_depend_on_the_order_in_which_they_are_asked_for() -> None:
     ("arguments", "match"),
     [
         ({"shots": 0}, r"shots must be at least 1, got 0"),
-        ({"protocol": "last"}, r"protocol must be one of \('focus', 'random'\), got 'last'"),
-        ({"absent": "drop"}, r"absent must be one of \('skip', 'keep'\), got 'drop'"),
+        ({"protocol": "last"}, r"protocol must be one of \('focus', 'iploc', 'random'\), got 'last'"),
+        ({"absent": "drop"}, r"absent must be one of \('skip', 'keep', 'nearest'\), got 'drop'"),
         ({"seed": -1}, r"seed must not be negative, got -1"),
         ({"episodes_per_track": 5}, r"episodes_per_track is for protocol 'random'.*leave it out"),
+        ({"min_gap": 2}, r"min_gap must be at least 1, and is for protocol 'random' only, got 2"),
+        ({"protocol": "random", "min_gap": 0}, r"min_gap must be at least 1.*got 0"),
+        ({"on_bad": "warn"}, r"on_bad must be one of \('raise', 'skip'\), got 'warn'"),
         ({"protocol": "random", "episodes_per_track": 0}, r"episodes_per_track must be at least 1, got 0"),
     ],
 )
