@@ -16,6 +16,7 @@ from focus_agents.ablation.arms import ARMS, BASE, MAIN_SPLIT, PUBLISHED, SPLITS
 from focus_agents.ablation.runs import Study, cell, plan_run, read_evaluation, split_episodes
 from focus_agents.plotting import plot_runs
 from focus_agents.policies.focus import FocusPolicy
+from focus_agents.reporting import RunDirectory
 from focus_env.boxes import box_iou
 from focus_env.metrics import seeds_bootstrap_interval
 from focus_env.rendering import render_localization, stack_rows
@@ -104,8 +105,11 @@ def _draw_curves(study: Study, summary: Mapping[str, Any], folder: Path) -> None
         shown = [arm for arm in summary["arms"] if ARMS[arm].is_paper or arm == "shuffled"]
         arms = [arm for arm in shown if ARMS[arm].stage == stage]
         runs = {ARMS[arm].title: [plan_run(study, arm, seed).folder for seed in study.seeds] for arm in arms}
-        if runs:
-            plot_runs(runs, metrics, folder / f"{REPORT_NAME}_{stage}.png", window=10)
+        lines = [line for folders in runs.values() for path in folders for line in RunDirectory(path).read_metrics()]
+        # The shortest runs end before they validate.
+        logged = [metric for metric in metrics if any(line.get(metric) is not None for line in lines)]
+        if logged:
+            plot_runs(runs, logged, folder / f"{REPORT_NAME}_{stage}.png", window=10)
 
 
 def _draw_answers(study: Study, summary: Mapping[str, Any], folder: Path) -> None:
