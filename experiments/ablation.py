@@ -43,7 +43,7 @@ class Args:
     """The pretrained model that all arms start from."""
     num_sft_steps: int = 1000
     """Optimizer steps of stage 1, for each arm."""
-    num_grpo_iterations: int = 200
+    num_grpo_iterations: int = 1500
     """Iterations of stage 2, for each arm."""
     num_episodes: int = 512
     """Episodes answered for each split and number of shots."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
-import numpy.typing as npt
 
 from focus_agents.types import Generation, Policy, RolloutGroup, Sampling
 from focus_env.metrics import score_answer
@@ -69,25 +67,3 @@ def _parse_result(info: dict[str, Any]) -> ParseResult:
     """How the environment read an answer."""
     box = None if info["box"] is None else Box(*info["box"])
     return ParseResult(ParseStatus(info["parse_status"]), box, info["is_strict"])
-
-
-@functools.lru_cache(maxsize=2)
-def _shuffled_epoch(num_episodes: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """The order of one epoch; kept, since to shuffle a million episodes takes longer than to ask for a few."""
-    return np.random.default_rng([seed, epoch]).permutation(num_episodes)
-
-
-def shuffled_indices(start: int, count: int, *, num_episodes: int, seed: int) -> list[int]:
-    """Positions `start` to `start + count` of an endless run through the episodes, shuffled anew in each epoch.
-
-    A pure function, so that a resumed run needs to know its position only.
-
-    >>> sorted(shuffled_indices(0, 3, num_episodes=3, seed=0))
-    [0, 1, 2]
-    """
-    indices: list[int] = []
-    while len(indices) < count:
-        epoch, offset = divmod(start + len(indices), num_episodes)
-        order = _shuffled_epoch(num_episodes, seed, epoch)
-        indices += order[offset : offset + count - len(indices)].tolist()
-    return indices

@@ -16,8 +16,9 @@ COMMON: Mapping[Stage, tuple[str, ...]] = {
         "--validation-interval", "100", "--num-validation-episodes", "64", "--checkpoint-interval", "200",
     ),
     "grpo": (
-        "--precision", "bf16", "--validation-interval", "25", "--num-validation-episodes", "128",
-        "--checkpoint-interval", "25",
+        "--lr", "3e-4", "--warmup", "0.05", "--cooldown", "0.5", "--lr-end", "0.1", "--group-size", "8",
+        "--groups-per-iteration", "32", "--max-completion-tokens", "16", "--precision", "bf16",
+        "--validation-interval", "250", "--num-validation-episodes", "256", "--checkpoint-interval", "100",
     ),
 }  # fmt: skip
 """What differs from the experiments' defaults. These: four supports, four objects in each picture, the same ones

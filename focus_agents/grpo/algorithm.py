@@ -27,8 +27,8 @@ from focus_agents.grpo.runners import Job, Request, Runners
 from focus_agents.grpo.selection import make_training_groups, split_by_signal
 from focus_agents.models.adapters import merge_adapters
 from focus_agents.reporting import rollout_metrics
-from focus_agents.rollout import shuffled_indices
 from focus_agents.types import RolloutGroup, without_prefix
+from focus_env.datasets.order import shuffled_indices
 from focus_env.metrics import ScoredAnswer
 from focus_env.prompts import get_template
 

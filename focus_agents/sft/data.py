@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from focus_agents.processing import EncodedPrompt, PromptBatch, PromptSpans, VLMProcessor
-from focus_agents.rollout import shuffled_indices
+from focus_env.datasets.order import shuffled_indices
 from focus_env.env import observe
 from focus_env.prompts import IPLocTemplate, PromptTemplate
 from focus_env.types import Box, Episode, EpisodeDataset

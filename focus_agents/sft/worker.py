@@ -31,10 +31,10 @@ from focus_agents.models.adapters import base_model, merge_adapters
 from focus_agents.models.loading import load_processor, load_trainable_model
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.reporting import RunDirectory
-from focus_agents.rollout import shuffled_indices
 from focus_agents.sft.config import SFTConfig, SFTSchedule
 from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches
 from focus_agents.sft.step import accumulate_gradients
+from focus_env.datasets.order import shuffled_indices
 from focus_env.env import ENV_ID
 from focus_env.metrics import ScoredAnswer, summarize
 from focus_env.prompts import PromptTemplate

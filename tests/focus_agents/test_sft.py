@@ -15,11 +15,11 @@ import torch
 
 from focus_agents.attention import SupportProbe, set_focus_attention
 from focus_agents.processing import VLMProcessor
-from focus_agents.rollout import shuffled_indices
 from focus_agents.sft.config import SFTConfig
 from focus_agents.sft.data import SFTBatch, SFTExamples, box_cells, load_batches, support_tokens
 from focus_agents.sft.step import accumulate_gradients
 from focus_env.boxes import CoordinateFrame
+from focus_env.datasets.order import shuffled_indices
 from focus_env.env import observe
 from focus_env.prompts import TEMPLATES, get_template
 from focus_env.types import Box, Episode, Exemplar, Frame, Message, TextPart

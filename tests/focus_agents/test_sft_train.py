@@ -20,12 +20,12 @@ from safetensors.torch import load_file
 from focus_agents.checkpoint import save_policy
 from focus_agents.models.loading import load_model, load_processor
 from focus_agents.reporting import METRICS, RunDirectory
-from focus_agents.rollout import shuffled_indices
 from focus_agents.sft.config import SFTConfig, SFTSchedule
 from focus_agents.sft.data import SFTExamples, load_batches
 from focus_agents.sft.step import accumulate_gradients
 from focus_agents.sft.train import Workers, check_plan, check_resumable, train_sft
 from focus_agents.sft.worker import Progress, SFTPlan, SFTWorker, build_model, memory_advice
+from focus_env.datasets.order import shuffled_indices
 from focus_env.errors import CheckpointError, TrainingError
 from focus_env.metrics import ScoredAnswer
 from focus_env.prompts import get_template
