@@ -56,7 +56,7 @@ class FakeDataset:
 
     def __getitem__(self, index: int) -> Episode:
         if not 0 <= index < self.num_episodes:
-            raise IndexError(index)
+            raise IndexError(f"episode {index}")
         self.num_loads += 1
         is_absent = self.with_absent and index == self.num_episodes - 1
         box = None if is_absent else Box(20.0 + index, 10.0, 60.0, 40.0)
