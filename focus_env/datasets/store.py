@@ -374,7 +374,7 @@ def _read_group(path: Path, changed: int, group: int, columns: tuple[str, ...]) 
     return _open(path, changed).read_row_group(group, columns=list(columns))
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=128)
 def _open(path: Path, changed: int) -> pq.ParquetFile:
     return pq.ParquetFile(path, memory_map=True)
 
