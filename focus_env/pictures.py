@@ -23,6 +23,9 @@ from focus_env.errors import DatasetError
 LARGEST_PICTURE = 64_000_000
 """Pixels beyond which a file is taken for a decompression bomb; a hundred times those of a video frame."""
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+"""What a file may be. Pillow reads many more, whose readers meet less care, and one of which starts a program."""
+
 REDUCTIONS = (8, 4, 2)
 JPEG_END = b"\xff\xd9"
 LONGEST_TAIL = 1024  # bytes that may follow the end; some cameras write them
@@ -62,22 +65,28 @@ def picture_wh(path: Path) -> tuple[int, int]:
         DatasetError: If there is none, it is no picture, or it is larger than `LARGEST_PICTURE`.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             size = picture.size
     except FileNotFoundError:
         raise DatasetError(f"{path}: expected a picture, found no file; unpack or copy the data set again") from None
     except UnidentifiedImageError:
-        raise DatasetError(f"{path}: expected a picture, got something else; copy it again") from None
+        raise DatasetError(
+            f"{path}: expected a picture, got something else than {', '.join(FORMATS)}; copy it again, or convert it"
+        ) from None
     except Image.DecompressionBombError as error:
         raise DatasetError(f"{path}: expected a picture of a usual size: {error}; remove it") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: of a damaged head
         raise DatasetError(f"{path}: expected a picture that can be read: {error}; copy it again") from error
+    _require_usual_size(size, str(path))
+    return size
+
+
+def _require_usual_size(size: tuple[int, int], where: str) -> None:
     if size[0] * size[1] > LARGEST_PICTURE:
         raise DatasetError(
-            f"{path}: expected at most {LARGEST_PICTURE} pixels, got {size[0]} x {size[1]}; it may be a decompression "
+            f"{where}: expected at most {LARGEST_PICTURE} pixels, got {size[0]} x {size[1]}; it may be a decompression "
             "bomb, remove it"
         )
-    return size
 
 
 def check_picture(path: Path, file_wh: tuple[int, int]) -> None:
@@ -110,22 +119,24 @@ def decode(
         [H, W, 3] uint8, RGB.
 
     Raises:
-        DatasetError: If it cannot be decoded, or has another size, since boxes would then mean something else.
+        DatasetError: If it cannot be decoded, is larger than `LARGEST_PICTURE`, or has another size, since boxes would
+            then mean something else.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as picture:
             if picture.size != file_wh:
                 raise DatasetError(
                     f"picture {name!r}: expected {file_wh[0]} x {file_wh[1]} pixels, got {picture.size[0]} x "
                     f"{picture.size[1]}; index the data set again"
                 )
+            _require_usual_size(file_wh, f"picture {name!r}")
             reduction = next((r for r in REDUCTIONS if _covers(_reduced(file_wh, r), image_wh)), 1)
             picture.draft("RGB", (file_wh[0] // reduction, file_wh[1] // reduction))
             pixels = picture.convert("RGB")
             return np.array(pixels if pixels.size == image_wh else pixels.resize(image_wh))
     except FileNotFoundError:
         raise DatasetError(f"picture {name!r}: expected the file {source!s}, found none; copy it again") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DatasetError(f"picture {name!r}: expected a whole picture: {error}; copy it again") from error
 
 
