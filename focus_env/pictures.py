@@ -44,18 +44,25 @@ def shown_wh(image_wh: tuple[int, int], max_pixels: int | None) -> tuple[int, in
         The size itself if it fits; else a half, a quarter or an eighth of it, rounded up, if that fits and has three
         quarters of `max_pixels`; else the largest that fits.
 
+    Raises:
+        ValueError: If `max_pixels` is less than 1.
+
     >>> shown_wh((1280, 720), 276_480), shown_wh((1920, 1080), 276_480), shown_wh((640, 360), 276_480)
     ((640, 360), (701, 394), (640, 360))
     """
     width, height = image_wh
+    if max_pixels is not None and max_pixels < 1:
+        raise ValueError(f"max_pixels must be at least 1, or None for any number, got {max_pixels!r}")
     if max_pixels is None or width * height <= max_pixels:
         return image_wh
     for reduction in REDUCTIONS:
         reduced = _reduced(image_wh, reduction)
         if WORTH_REDUCING * max_pixels <= reduced[0] * reduced[1] <= max_pixels:
             return reduced
-    scale = math.sqrt(max_pixels / (width * height))
-    return max(1, int(width * scale)), max(1, int(height * scale))
+    # isqrt(a // b) is the whole part of sqrt(a / b), which floats sometimes miss by one.
+    fitting = math.isqrt(width * max_pixels // height), math.isqrt(height * max_pixels // width)
+    # A picture may be so thin that one pixel is more than its share.
+    return min(max(1, fitting[0]), max_pixels), min(max(1, fitting[1]), max_pixels)
 
 
 def picture_wh(path: Path) -> tuple[int, int]:
