@@ -138,9 +138,12 @@ def decode(
                 )
             _require_usual_size(file_wh, f"picture {name!r}")
             reduction = next((r for r in REDUCTIONS if _covers(_reduced(file_wh, r), image_wh)), 1)
-            picture.draft("RGB", (file_wh[0] // reduction, file_wh[1] // reduction))
+            drafted = picture.draft("RGB", (max(1, file_wh[0] // reduction), max(1, file_wh[1] // reduction)))
             pixels = picture.convert("RGB")
-            return np.array(pixels if pixels.size == image_wh else pixels.resize(image_wh))
+            # The last column and row may lie partly outside the picture; without this, it would be stretched.
+            extent = drafted[1] if drafted else (0, 0, *pixels.size)
+            is_done = pixels.size == image_wh == extent[2:]
+            return np.array(pixels if is_done else pixels.resize(image_wh, box=extent))
     except FileNotFoundError:
         raise DatasetError(f"picture {name!r}: expected the file {source!s}, found none; copy it again") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
