@@ -23,6 +23,9 @@ from focus_env.errors import DatasetError
 LARGEST_PICTURE = 64_000_000
 """Pixels beyond which a file is taken for a decompression bomb; a hundred times those of a video frame."""
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+"""What a file may be. Pillow reads many more, whose readers meet less care, and one of which starts a program."""
+
 REDUCTIONS = (8, 4, 2)
 JPEG_END = b"\xff\xd9"
 LONGEST_TAIL = 1024  # bytes that may follow the end; some cameras write them
@@ -41,18 +44,25 @@ def shown_wh(image_wh: tuple[int, int], max_pixels: int | None) -> tuple[int, in
         The size itself if it fits; else a half, a quarter or an eighth of it, rounded up, if that fits and has three
         quarters of `max_pixels`; else the largest that fits.
 
+    Raises:
+        ValueError: If `max_pixels` is less than 1.
+
     >>> shown_wh((1280, 720), 276_480), shown_wh((1920, 1080), 276_480), shown_wh((640, 360), 276_480)
     ((640, 360), (701, 394), (640, 360))
     """
     width, height = image_wh
+    if max_pixels is not None and max_pixels < 1:
+        raise ValueError(f"max_pixels must be at least 1, or None for any number, got {max_pixels!r}")
     if max_pixels is None or width * height <= max_pixels:
         return image_wh
     for reduction in REDUCTIONS:
         reduced = _reduced(image_wh, reduction)
         if WORTH_REDUCING * max_pixels <= reduced[0] * reduced[1] <= max_pixels:
             return reduced
-    scale = math.sqrt(max_pixels / (width * height))
-    return max(1, int(width * scale)), max(1, int(height * scale))
+    # isqrt(a // b) is the whole part of sqrt(a / b), which floats sometimes miss by one.
+    fitting = math.isqrt(width * max_pixels // height), math.isqrt(height * max_pixels // width)
+    # A picture may be so thin that one pixel is more than its share.
+    return min(max(1, fitting[0]), max_pixels), min(max(1, fitting[1]), max_pixels)
 
 
 def picture_wh(path: Path) -> tuple[int, int]:
@@ -62,22 +72,28 @@ def picture_wh(path: Path) -> tuple[int, int]:
         DatasetError: If there is none, it is no picture, or it is larger than `LARGEST_PICTURE`.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             size = picture.size
     except FileNotFoundError:
         raise DatasetError(f"{path}: expected a picture, found no file; unpack or copy the data set again") from None
     except UnidentifiedImageError:
-        raise DatasetError(f"{path}: expected a picture, got something else; copy it again") from None
+        raise DatasetError(
+            f"{path}: expected a picture, got something else than {', '.join(FORMATS)}; copy it again, or convert it"
+        ) from None
     except Image.DecompressionBombError as error:
         raise DatasetError(f"{path}: expected a picture of a usual size: {error}; remove it") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: of a damaged head
         raise DatasetError(f"{path}: expected a picture that can be read: {error}; copy it again") from error
+    _require_usual_size(size, str(path))
+    return size
+
+
+def _require_usual_size(size: tuple[int, int], where: str) -> None:
     if size[0] * size[1] > LARGEST_PICTURE:
         raise DatasetError(
-            f"{path}: expected at most {LARGEST_PICTURE} pixels, got {size[0]} x {size[1]}; it may be a decompression "
+            f"{where}: expected at most {LARGEST_PICTURE} pixels, got {size[0]} x {size[1]}; it may be a decompression "
             "bomb, remove it"
         )
-    return size
 
 
 def check_picture(path: Path, file_wh: tuple[int, int]) -> None:
@@ -110,22 +126,27 @@ def decode(
         [H, W, 3] uint8, RGB.
 
     Raises:
-        DatasetError: If it cannot be decoded, or has another size, since boxes would then mean something else.
+        DatasetError: If it cannot be decoded, is larger than `LARGEST_PICTURE`, or has another size, since boxes would
+            then mean something else.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as picture:
             if picture.size != file_wh:
                 raise DatasetError(
                     f"picture {name!r}: expected {file_wh[0]} x {file_wh[1]} pixels, got {picture.size[0]} x "
                     f"{picture.size[1]}; index the data set again"
                 )
+            _require_usual_size(file_wh, f"picture {name!r}")
             reduction = next((r for r in REDUCTIONS if _covers(_reduced(file_wh, r), image_wh)), 1)
-            picture.draft("RGB", (file_wh[0] // reduction, file_wh[1] // reduction))
+            drafted = picture.draft("RGB", (max(1, file_wh[0] // reduction), max(1, file_wh[1] // reduction)))
             pixels = picture.convert("RGB")
-            return np.array(pixels if pixels.size == image_wh else pixels.resize(image_wh))
+            # The last column and row may lie partly outside the picture; without this, it would be stretched.
+            extent = drafted[1] if drafted else (0, 0, *pixels.size)
+            is_done = pixels.size == image_wh == extent[2:]
+            return np.array(pixels if is_done else pixels.resize(image_wh, box=extent))
     except FileNotFoundError:
         raise DatasetError(f"picture {name!r}: expected the file {source!s}, found none; copy it again") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DatasetError(f"picture {name!r}: expected a whole picture: {error}; copy it again") from error
 
 

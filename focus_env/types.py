@@ -72,7 +72,7 @@ class Frame:
                 return source.copy()
             return np.array(Image.fromarray(source).resize(self.image_wh))
         changed = source.stat().st_mtime_ns if isinstance(source, Path) and source.exists() else None
-        return RECENT.get((source, changed, self.image_wh), self._decode).copy()
+        return RECENT.get((source, changed, self.file_wh or self.image_wh, self.image_wh), self._decode).copy()
 
     def check(self) -> None:
         """Look whether a file has a picture of the right size, and an end, without decoding it.

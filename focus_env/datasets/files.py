@@ -38,9 +38,15 @@ def inside(root: Path, name: str, *, where: str) -> Path:
 
 
 def _require_inside(root: Path, path: Path, where: str) -> None:
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        target = path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, or a name that no file can have
         raise DatasetError(
-            f"{where}: expected a path below {root}, got {path}, a link to {path.resolve()}; copy what it leads to"
+            f"{where}: expected a path below {root}, got {str(path)!r}, which leads nowhere ({error}); copy it again"
+        ) from error
+    if not target.is_relative_to(root.resolve()):
+        raise DatasetError(
+            f"{where}: expected a path below {root}, got {path}, a link to {target}; copy what it leads to"
         )
 
 
@@ -71,7 +77,7 @@ def read_json(path: Path, *, advice: str) -> Any:
     """What a JSON file holds; see `read_text`."""
     try:
         return json.loads(read_text(path, advice=advice))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also of a number with thousands of digits
         raise DatasetError(f"{path}: expected JSON, got something else ({error}); copy it again") from error
 
 
