@@ -4,6 +4,8 @@
     synthetic   procedural scenes, nothing to download     num_episodes, level, image_size, num_objects,
                                                            distractors, absent_fraction
     got10k      one object per video; needs `root`         episodes_per_track
+    lasot       one object per video; needs `root`         episodes_per_track
+    tao         several objects per video; needs `root`    episodes_per_track
 
 Any sized, indexable collection of episodes will do in their place, see `focus_env.types.EpisodeDataset`.
 """
@@ -15,13 +17,27 @@ from pathlib import Path
 from typing import Any
 
 from focus_env.datasets.got10k import Got10kTracks
+from focus_env.datasets.lasot import LasotTracks
 from focus_env.datasets.sampler import AbsentPolicy, SamplingProtocol, TrackEpisodes
 from focus_env.datasets.synthetic import SyntheticDataset
+from focus_env.datasets.tao import TaoTracks
 from focus_env.types import EpisodeDataset, Track
 
-__all__ = ["Got10kTracks", "SyntheticDataset", "TrackEpisodes", "dataset_names", "load_dataset"]
+__all__ = [
+    "Got10kTracks",
+    "LasotTracks",
+    "SyntheticDataset",
+    "TaoTracks",
+    "TrackEpisodes",
+    "dataset_names",
+    "load_dataset",
+]
 
-_TRACK_READERS: dict[str, Callable[..., Sequence[Track]]] = {"got10k": Got10kTracks}
+_TRACK_READERS: dict[str, Callable[..., Sequence[Track]]] = {
+    "got10k": Got10kTracks,
+    "lasot": LasotTracks,
+    "tao": TaoTracks,
+}
 """Adapters, called as ``reader(root, split=split)``."""
 
 _OPTIONS = {
