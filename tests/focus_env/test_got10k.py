@@ -200,7 +200,7 @@ def test_test_split_is_refused(root: Path) -> None:
         (
             "got10k",
             {"root": "x", "level": 2},
-            r"'got10k' has no option level; its own are episodes_per_track",
+            r"'got10k' has no option level; its own are episodes_per_track, min_gap, on_bad",
         ),
         ("got10k", {"root": "x", "split": "dev"}, r"split must be one of \('train', 'val'\), got 'dev'"),
         ("synthetic", {"root": "x"}, r"'synthetic' is drawn, not read: leave out root, got 'x'"),
