@@ -24,6 +24,7 @@ from focus_agents.evaluate import evaluate
 from focus_agents.models.loading import Precision
 from focus_agents.policies.focus import FocusPolicy
 from focus_agents.reporting import progress_bar
+from focus_env.datasets.sampler import SamplingProtocol
 from focus_env.env import ENV_ID
 from focus_env.metrics import bootstrap_interval, summarize
 
@@ -34,6 +35,8 @@ class Args(DataArguments, ModelArguments):
 
     split: str = "test"
     """Split to answer."""
+    protocol: SamplingProtocol = "focus"
+    """How episodes are cut from videos: focus and iploc as these papers evaluate, or random frames."""
     shots: tuple[int, ...] = (1, 2, 4)  # type: ignore[assignment]
     """Support pictures per episode; each number in turn, on the same queries."""
     num_episodes: int = 512

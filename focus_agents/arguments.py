@@ -22,6 +22,7 @@ from focus_agents.processing import VLMProcessor
 from focus_agents.reporting import RunDirectory
 from focus_env.boxes import CoordinateFrame
 from focus_env.datasets import load_dataset
+from focus_env.datasets.sampler import AbsentPolicy, BadPolicy, SamplingProtocol
 from focus_env.datasets.shuffled import ShuffledSupports
 from focus_env.errors import FocusError
 from focus_env.prompts import PromptTemplate
@@ -33,17 +34,33 @@ class DataArguments:
     """Which episodes."""
 
     dataset: str = "synthetic"
-    """Data set: synthetic (drawn on the fly) or got10k (needs --data-root)."""
+    """Data set: synthetic (drawn on the fly), or got10k, lasot, tao, perseg, iploc_json, store (which need --data-root),
+    or several with weights, e.g. tao:0.5,got10k:0.5."""
     data_root: Path | None = None
-    """Folder of a data set on disk, the one that holds its splits."""
+    """Folder of a data set on disk, the one that holds its splits; iploc_json: the file; several data sets: a folder
+    with one for each, by its name."""
+    validation_root: Path | None = None
+    """The same for validation; default: --data-root. A store is one split, so it needs another."""
+    image_root: Path | None = None
+    """Folder of the pictures that an iploc_json names."""
     split: str = "train"
     """Split to train on."""
     validation_split: str = "val"
     """Split to validate on."""
     shots: int = 4
     """Support pictures per episode, at least 1."""
-    protocol: Literal["random", "focus"] = "random"
-    """How training episodes are cut from videos: random frames, or focus, the paper's evenly spaced ones."""
+    protocol: SamplingProtocol = "random"
+    """How training episodes are cut from videos: random frames, or focus and iploc, as these papers evaluate."""
+    episodes_per_track: int | None = None
+    """Random episodes of each track; default: 100."""
+    min_gap: int = 1
+    """Least distance of two frames of a random episode, in frames that show the object."""
+    absent: AbsentPolicy = "skip"
+    """Frames of videos without the object: skip them, keep them as queries, or go to the nearest that shows it."""
+    on_bad: BadPolicy = "raise"
+    """A track or picture that cannot be read is an error, or is left out and counted."""
+    max_pixels: int | None = None
+    """Most pixels of a picture; larger ones are decoded smaller, which is faster. Default: as they are."""
     level: int = 3
     """Difficulty of synthetic scenes, from 1 (one object) to 5 (many, occluded); 3 has four objects."""
     num_objects: int | None = None
@@ -58,28 +75,48 @@ class DataArguments:
     data_seed: int = 0
     """Seed of the data set."""
 
-    def load(self, split: str, *, protocol: str) -> EpisodeDataset:
+    def load(self, split: str, *, protocol: SamplingProtocol, root: Path | None) -> EpisodeDataset:
         """Load one split.
 
         Raises:
             ValueError: If an argument is out of its range.
             DatasetError: If files are missing or malformed.
         """
-        root = None if self.data_root is None else self.data_root.expanduser().resolve()
-        options: dict[str, Any] = {"root": root, "protocol": protocol}
-        if self.dataset == "synthetic":
-            options |= {"level": self.level, "image_size": self.image_size, "num_objects": self.num_objects}
-            options |= {"distractors": self.distractors}
-        return load_dataset(self.dataset, split=split, shots=self.shots, seed=self.data_seed, **options)
+        options: dict[str, Any] = {}
+        if "synthetic" in self.dataset:
+            options |= {name: getattr(self, name) for name in ("level", "image_size", "num_objects", "distractors")}
+        # Those of tracks and files, where they differ from what these do by themselves.
+        if self.image_root is not None:
+            options["image_root"] = self.image_root
+        if self.on_bad != "raise":
+            options["on_bad"] = self.on_bad
+        if protocol == "random" and self.episodes_per_track is not None:
+            options["episodes_per_track"] = self.episodes_per_track
+        if protocol == "random" and self.min_gap != 1:
+            options["min_gap"] = self.min_gap
+        return load_dataset(
+            self.dataset,
+            split=split,
+            root=None if root is None else root.expanduser().resolve(),
+            shots=self.shots,
+            seed=self.data_seed,
+            protocol=protocol,
+            absent=self.absent,
+            max_pixels=self.max_pixels,
+            **options,
+        )
 
     def load_training(self) -> EpisodeDataset:
         """The episodes to train on."""
-        episodes = _not_empty(self.load(self.split, protocol=self.protocol), self.split)
+        loaded = self.load(self.split, protocol=self.protocol, root=self.data_root)
+        episodes = _not_empty(loaded, self.split)
         return ShuffledSupports(episodes) if self.shuffle_supports else episodes
 
     def load_validation(self) -> EpisodeDataset:
         """The episodes to validate on."""
-        return _not_empty(self.load(self.validation_split, protocol="focus"), self.validation_split)
+        protocol: SamplingProtocol = "iploc" if self.protocol == "iploc" else "focus"
+        root = self.validation_root or self.data_root
+        return _not_empty(self.load(self.validation_split, protocol=protocol, root=root), self.validation_split)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +228,13 @@ def user_errors() -> Iterator[None]:
 
 
 def _not_empty(episodes: EpisodeDataset, split: str) -> EpisodeDataset:
+    """The episodes, if there are any; what was left out is said, never silent."""
+    skipped = ", ".join(f"{reason}: {count}" for reason, count in getattr(episodes, "skipped", {}).items())
     if len(episodes) == 0:
-        raise ValueError(f"split {split!r} has no episode with these arguments; fewer --shots need fewer frames")
+        raise ValueError(
+            f"split {split!r} has no episode with these arguments; fewer --shots need fewer frames. "
+            f"Skipped: {skipped or 'nothing'}"
+        )
+    if skipped:
+        print(f"split {split!r}: {len(episodes)} episodes; skipped: {skipped}", file=sys.stderr)  # noqa: T201
     return episodes

@@ -313,9 +313,10 @@ def _encode(frame: Frame, *, embeds: bool) -> dict[str, Any]:
         image = frame.source.read_bytes() if isinstance(frame.source, Path) else frame.source.read()
     else:
         buffer = io.BytesIO()
-        # What was drawn stays as it is; what was made smaller has lost more than this loses.
-        options = {"format": "PNG"} if isinstance(frame.source, np.ndarray) else {"format": "JPEG", "quality": 95}
-        Image.fromarray(pixels).save(buffer, **options)
+        if isinstance(frame.source, np.ndarray):
+            Image.fromarray(pixels).save(buffer, "PNG")
+        else:  # made smaller: its details are small as well, in colour too
+            Image.fromarray(pixels).save(buffer, "JPEG", quality=95, subsampling=0)
         image = buffer.getvalue()
     return {"name": frame.name, "image": image, "path": None}
 

@@ -112,30 +112,36 @@ class TaoTracks(Sequence[Track]):
         return Track(row.identity, frames, boxes, category=row.category, notes=notes, video=row.video)
 
 
-def tao_test_lasot_videos(root: str | Path) -> frozenset[str]:
-    """Names of the LaSOT sequences that TAO's test set has taken over, to be left out of a training.
+def tao_held_out_lasot_videos(root: str | Path) -> frozenset[str]:
+    """Names of the LaSOT sequences in TAO's test and validation sets, to be left out of a training.
 
-    TAO asks not to train on them; some are in LaSOT's training set
+    TAO asks not to train on them; most are in LaSOT's training set
     (https://github.com/TAO-Dataset/tao/blob/master/docs/faqs.md).
 
     Args:
-        root: The folder that holds ``annotations``; in it, one of `LISTS_OF_TEST_VIDEOS` will do.
+        root: The folder that holds ``annotations``; in it, one of `LISTS_OF_TEST_VIDEOS` must be, and the validation
+            set's file is read if it is there.
 
     Returns:
         Names as LaSOT has them, e.g. ``"zebra-14"``.
 
     Raises:
-        DatasetError: If there is no such file, it is malformed, or it names no video of LaSOT.
+        DatasetError: If there is no list of test videos, a file is malformed, or the test set names no video of LaSOT.
     """
-    path = _first_there(Path(root), LISTS_OF_TEST_VIDEOS, advice=ADVICE)
-    videos = _entries(read_json(path, advice=ADVICE), "videos", {"name": str}, path)
-    parts = [video["name"].split("/") for _, video in videos]
-    names = frozenset(name for *_, source, name in (part for part in parts if len(part) > 1) if source == "LaSOT")
+    test = _first_there(Path(root), LISTS_OF_TEST_VIDEOS, advice=ADVICE)
+    names = _lasot_videos(test)
     if not names:
         raise DatasetError(
-            f"{path}: expected videos such as 'test/LaSOT/zebra-14', got none of LaSOT; pass as root TAO's own folder"
+            f"{test}: expected videos such as 'test/LaSOT/zebra-14', got none of LaSOT; pass as root TAO's own folder"
         )
-    return names
+    (validation,) = (Path(root) / "annotations" / name for name in FILES["val"])
+    return names | _lasot_videos(validation) if validation.is_file() else names
+
+
+def _lasot_videos(path: Path) -> frozenset[str]:
+    videos = _entries(read_json(path, advice=ADVICE), "videos", {"name": str}, path)
+    parts = [video["name"].split("/") for _, video in videos]
+    return frozenset(name for *_, source, name in (part for part in parts if len(part) > 1) if source == "LaSOT")
 
 
 def _first_there(root: Path, names: Sequence[str], *, advice: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from PIL import Image
 
 from focus_env.datasets import Got10kTracks, dataset_names, load_dataset
 from focus_env.datasets.sampler import TrackEpisodes
+from focus_env.datasets.store import write_store
 from focus_env.errors import DatasetError
 from focus_env.types import Box
-from tests.contracts import assert_dataset_contract
+from tests.contracts import assert_dataset_contract, assert_same_episode
 
 IMAGE_WH = (40, 30)
 NOTES = {
@@ -234,6 +236,54 @@ def test_load_dataset_passes_its_arguments_on(root: Path) -> None:
     assert len(synthetic[0].support) == 2
     assert synthetic[0].episode_id == "synthetic/val/level2/seed3/0"
     assert synthetic[0].query_frame.image_wh == (64, 64)
+
+
+class TestSeveral:
+    """Data sets by names and weights, each from its own folder."""
+
+    def test_each_has_its_folder_and_its_options(self, root: Path, tmp_path: Path) -> None:
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "got10k").symlink_to(root)
+        options = {"shots": 2, "protocol": "random", "num_episodes": 40, "episodes_per_track": 10, "image_size": 64}
+        by_folder = load_dataset("got10k:0.25,synthetic:0.75", root=tmp_path / "data", **options)
+        by_name = load_dataset("got10k:0.25,synthetic:0.75", root={"got10k": root}, **options)
+        assert len(by_folder) == len(by_name) == 20 + 40
+        ids = [by_folder[index].episode_id for index in range(60)]
+        assert ids == [by_name[index].episode_id for index in range(60)]
+        assert {identifier.split("/")[0] for identifier in ids} == {"got10k", "synthetic"}
+
+    @pytest.mark.parametrize(
+        ("name", "options", "match"),
+        [
+            ("got10k:1,imagenet:1", {}, "unknown data set 'imagenet'; there are synthetic"),
+            ("got10k:1", {}, "data set 'got10k' is read from files: pass root"),
+            ("got10k:0", {}, "data sets: expected name:weight"),
+            (
+                "got10k:1,synthetic:1",
+                {"root": "x", "colour": 1},
+                "data set 'got10k,synthetic' has no option colour; its",
+            ),
+        ],
+    )
+    def test_wrong_arguments(self, name: str, options: dict[str, Any], match: str) -> None:
+        with pytest.raises(ValueError, match=match):
+            load_dataset(name, **options)
+
+
+def test_pictures_may_be_smaller(root: Path) -> None:
+    episodes = load_dataset("got10k", root=root, shots=2, max_pixels=300)
+    assert episodes[0].query_frame.image().shape == (15, 20, 3)
+    assert episodes[0].target_box == Box(2.5, 2.5, 7.75, 6.5)
+
+
+def test_a_store_is_a_data_set(root: Path, tmp_path: Path) -> None:
+    episodes = load_dataset("got10k", root=root, shots=2)
+    write_store(episodes, tmp_path / "store", source={})
+    stored = load_dataset("store", root=tmp_path / "store")
+    assert len(stored) == len(episodes)
+    assert_same_episode(stored[1], episodes[1])
+    with pytest.raises(ValueError, match="data set 'store' has no option level; it has none"):
+        load_dataset("store", root=tmp_path / "store", level=2)
 
 
 def test_contract_on_a_made_up_tree(root: Path) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from focus_env.datasets import TaoTracks, dataset_names, load_dataset
 from focus_env.datasets.lasot import LasotTracks
 from focus_env.datasets.sampler import TrackEpisodes
-from focus_env.datasets.tao import tao_test_lasot_videos
+from focus_env.datasets.tao import tao_held_out_lasot_videos
 from focus_env.errors import DatasetError
 from focus_env.types import Box, Episode
 from tests.contracts import assert_dataset_contract
@@ -413,7 +413,7 @@ def test_lasot_videos_of_the_test_set_are_left_out_of_training(tmp_path: Path) -
     write_lists(tmp_path / "lasot", train=["zebra-3", "zebra-14"], test=None)
     names = ("test/LaSOT/zebra-14", "test/LaSOT/cat-1", "test/YFCC100M/v_1", "test/BDD/LaSOT", "LaSOT", "LaSOT/dog-2")
     write_annotations(tmp_path / "tao", _with_names(*names), file="test_without_annotations.json")
-    found = tao_test_lasot_videos(tmp_path / "tao")
+    found = tao_held_out_lasot_videos(tmp_path / "tao")
     assert found == {"zebra-14", "cat-1", "dog-2"}
     tracks = LasotTracks(tmp_path / "lasot", split="train", exclude=found)
     assert [track.identity for track in tracks] == ["zebra-3"]
@@ -423,7 +423,28 @@ def test_lasot_videos_of_the_test_set_are_left_out_of_training(tmp_path: Path) -
 def test_any_list_of_test_videos_will_do(tmp_path: Path, file: str) -> None:
     write_annotations(tmp_path, _with_names("train/LaSOT/dog-1"), file="train.json")
     write_annotations(tmp_path, _with_names("test/LaSOT/cat-1"), file=file)
-    assert tao_test_lasot_videos(tmp_path) == {"cat-1"}
+    assert tao_held_out_lasot_videos(tmp_path) == {"cat-1"}
+
+
+def test_videos_of_the_validation_set_are_held_out_too(tmp_path: Path) -> None:
+    write_annotations(tmp_path, _with_names("test/LaSOT/cat-1"), file="test.json")
+    write_annotations(tmp_path, _with_names("val/LaSOT/dog-1", "val/BDD/b-1"), file="validation.json")
+    assert tao_held_out_lasot_videos(tmp_path) == {"cat-1", "dog-1"}
+
+
+def test_joint_training_leaves_them_out(tmp_path: Path) -> None:
+    for name in ("zebra-3", "zebra-14"):
+        write_sequence(tmp_path / "lasot", name)
+    write_lists(tmp_path / "lasot", train=["zebra-3", "zebra-14"], test=["zebra-3"])
+    write_annotations(tmp_path / "tao", make_annotations())
+    joint = {"name": "tao:0.001,lasot:0.999", "root": tmp_path, "shots": 1}
+    with pytest.raises(DatasetError, match=r"test_without_annotations\.json: expected this file, found none"):
+        load_dataset(**joint)
+    write_annotations(tmp_path / "tao", _with_names("test/LaSOT/zebra-14"), file="test.json")
+    episodes = load_dataset(**joint)
+    assert {episodes[index].identity for index in range(len(episodes))} == {"zebra-3"}
+    # The sequences of LaSOT's own test set are what is asked for.
+    assert len(load_dataset("lasot", root=tmp_path / "lasot", split="test", shots=1)) == 1
 
 
 @pytest.mark.parametrize(
@@ -441,4 +462,4 @@ def test_without_the_lasot_videos_of_the_test_set_nothing_is_assumed(
     if data is not None:
         write_annotations(tmp_path, data, file="test.json")
     with pytest.raises(DatasetError, match=match):
-        tao_test_lasot_videos(tmp_path)
+        tao_held_out_lasot_videos(tmp_path)
