@@ -34,7 +34,7 @@ class DataArguments:
     """Which episodes."""
 
     dataset: str = "synthetic"
-    """Data set: synthetic (drawn on the fly), or got10k, lasot, tao, perseg, iploc_json, store (which need --data-root),
+    """Data set: synthetic (drawn on the fly); got10k, lasot, tao, perseg, iploc_json or store (they need --data-root);
     or several with weights, e.g. tao:0.5,got10k:0.5."""
     data_root: Path | None = None
     """Folder of a data set on disk, the one that holds its splits; iploc_json: the file; several data sets: a folder
