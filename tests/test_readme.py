@@ -20,7 +20,7 @@ from focus_agents.ablation.report import difference_table, main_table, render_re
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "experiments/LOG.md", "docs/scaling.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "experiments/LOG.md", "docs/data.md", "docs/scaling.md")
 EXPERIMENTS = sorted(path.name for path in (ROOT / "experiments").glob("*.py"))
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -157,7 +157,10 @@ def test_paths_in_backticks_exist(document: str) -> None:
 
 @pytest.mark.parametrize("script", EXPERIMENTS)
 def test_commands_have_flags_that_the_experiment_knows(script: str) -> None:
-    texts = [README, *((ROOT / name).read_text() for name in ("CONTRIBUTING.md", "Makefile", "docs/scaling.md"))]
+    texts = [
+        README,
+        *((ROOT / name).read_text() for name in ("CONTRIBUTING.md", "Makefile", "docs/scaling.md", "docs/data.md")),
+    ]
     shown = [words[1:] for text in texts for words in commands(text) if words[0] == script]
     assert shown, f"README shows no command with {script}"
     arguments = load_arguments(script)
