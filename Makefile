@@ -6,8 +6,6 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 RUN ?= $(shell date +train-%Y%m%d-%H%M%S)
-# Evaluated once, so that both stages write to the same folder.
-RUN := $(RUN)
 
 .DEFAULT_GOAL := help
 .PHONY: help install train test lint format clean
@@ -17,9 +15,8 @@ help: ## List the targets
 
 install: $(INSTALLED) ## Make .venv and install the package with all extras (PYTHON=python3.12 to choose)
 
-train: $(INSTALLED) ## Train the built-in base model: supervised, then GRPO, into runs/ (RUN=name to choose)
-	$(BIN)/python experiments/run_sft.py --name $(RUN)/sft
-	$(BIN)/python experiments/run_grpo.py --name $(RUN)/grpo --init-from runs/$(RUN)/sft/checkpoints/final
+train: $(INSTALLED) ## GRPO of the built-in model after stage 1, into runs/ (RUN=name to choose the folder)
+	$(BIN)/python experiments/run_grpo.py --name $(RUN)
 
 test: lint ## Lint, then run all tests, the end-to-end ones last
 	$(BIN)/pytest -m "not e2e"

@@ -1,6 +1,8 @@
 """Stage 2: GRPO of a localization policy, on this machine or on a Ray cluster.
 
-How to run (from a policy that answers in the format already, e.g. one trained by run_sft.py):
+How to run, from the small model that comes with the package, after its stage 1; and from a policy of your own that
+answers in the format already, e.g. one trained by run_sft.py:
+    python experiments/run_grpo.py
     python experiments/run_grpo.py --init-from runs/my-sft/checkpoints/final
 
 On real frames in GOT-10k's layout:
@@ -59,7 +61,7 @@ class Args(DataArguments, ModelArguments, RayArguments):
     seed: int = 0
     """Seed of sampling, shuffling and new weights."""
 
-    num_iterations: int = 100
+    num_iterations: int = 1000
     """Training iterations."""
     groups_per_iteration: int = 32
     """Episodes sampled per iteration."""
