@@ -122,10 +122,17 @@ class StoreEpisodes:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StoredPicture:
-    """A picture in a frames table."""
+    """A picture in a frames table.
+
+    Attributes:
+        path: The table.
+        row: Where in it.
+        changed: When the table was written, so that a picture of a later one is not taken for this.
+    """
 
     path: Path
     row: int
+    changed: int
 
     def read(self) -> bytes:
         """The bytes of its file.
@@ -382,9 +389,10 @@ def _open(path: Path, changed: int) -> pq.ParquetFile:
 
 def _episode(row: Mapping[str, Any], frames: Path) -> Episode:
     """A row as an episode; its pictures stay where they are."""
+    changed = frames.stat().st_mtime_ns
 
     def frame(name: str, image_wh: list[int], number: int) -> Frame:
-        return Frame(name, (image_wh[0], image_wh[1]), StoredPicture(frames, number))
+        return Frame(name, (image_wh[0], image_wh[1]), StoredPicture(frames, number, changed))
 
     columns = ("support_name", "support_wh", "support_frame", "support_box", "support_note")
     support = tuple(

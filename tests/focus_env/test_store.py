@@ -241,6 +241,14 @@ def test_rows_that_cannot_be_read(photos: PhotoDataset, folder: Path) -> None:
         StoreEpisodes(folder)[0]
 
 
+def test_a_store_that_is_written_anew_is_read_anew(photos: PhotoDataset, folder: Path) -> None:
+    for count in (5, 3):
+        photos.frames = photos.frames[::-1][: count + 2]
+        write_store(photos, folder, source=SOURCE)
+        assert_same_episode(StoreEpisodes(folder)[1], photos[1])
+        shutil.rmtree(folder)
+
+
 def test_it_travels_light(photos: PhotoDataset, folder: Path) -> None:
     write_store(photos, folder, source=SOURCE)
     episodes = StoreEpisodes(folder)
