@@ -73,10 +73,11 @@ from focus_agents.grpo.loss import LossSettings, StepTotals, policy_loss
 from focus_agents.models.loading import TINY, load_processor, load_trainable_model
 from focus_agents.models.tiny import MERGE_SIZE, PATCH_SIZE
 from focus_agents.policies.vlm import VLMPolicy
-from focus_agents.rollout import collect_groups, shuffled_indices
+from focus_agents.rollout import collect_groups
 from focus_agents.scoring import score_completions
 from focus_agents.types import RolloutGroup, Sampling
 from focus_env.datasets import SyntheticDataset
+from focus_env.datasets.order import shuffled_indices
 from focus_env.prompts import PromptTemplate, get_template
 from focus_env.types import Box, ParseResult, ParseStatus
 
