@@ -46,7 +46,7 @@ class Study:
         seeds: Of training.
         num_sft_steps: Optimizer steps of stage 1.
         num_grpo_iterations: Iterations of stage 2.
-        num_episodes: Episodes answered for each split and number of shots.
+        num_episodes: Episodes answered for each split and number of shots; see `cell_episodes`.
         jobs: Runs at a time.
         use_gpu: Whether runs train on a GPU.
     """
@@ -203,7 +203,11 @@ def evaluate_run(study: Study, run: Run) -> None:
         for shots in split.shots
         if name in (MAIN_SPLIT, "shuffled") or ARMS[run.arm].is_paper
     ]
-    missing = [(name, shots) for name, shots in cells if len(results.get(cell(name, shots), ())) < study.num_episodes]
+    missing = [
+        (name, shots)
+        for name, shots in cells
+        if len(results.get(cell(name, shots), ())) < cell_episodes(study, name, shots)
+    ]
     if not missing:
         return
     model = load_model(run.model)
@@ -211,12 +215,13 @@ def evaluate_run(study: Study, run: Run) -> None:
     policy = VLMPolicy(model.eval(), load_processor(run.model), precision="bf16")
     template = load_template(run.model)
     for name, shots in missing:
-        dataset = split_episodes(name, shots, study.num_episodes)
+        num_episodes = cell_episodes(study, name, shots)
+        dataset = split_episodes(name, shots, num_episodes)
         env = gymnasium.make(ENV_ID, dataset=dataset, template=template)
         answers = evaluate(
             env,
             policy,
-            range(study.num_episodes),
+            range(num_episodes),
             max_completion_tokens=MAX_COMPLETION_TOKENS,
             batch_size=BATCH_SIZE,
         )
@@ -224,6 +229,12 @@ def evaluate_run(study: Study, run: Run) -> None:
         scratch = file.with_suffix(".tmp")
         scratch.write_text(json.dumps(results))
         scratch.replace(file)
+
+
+def cell_episodes(study: Study, name: str, shots: int) -> int:
+    """How many episodes a cell has: four times as many where most claims rest, at the most shots of the main split."""
+    is_main = name == MAIN_SPLIT and shots == max(SPLITS[MAIN_SPLIT].shots)
+    return study.num_episodes * (4 if is_main else 1)
 
 
 def split_episodes(name: str, shots: int, num_episodes: int) -> Any:

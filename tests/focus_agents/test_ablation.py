@@ -90,8 +90,9 @@ def test_answers_are_kept_and_only_missing_ones_are_given(study: Study) -> None:
     file = run.folder / EVALUATION_FILE
     first = json.loads(file.read_text())
     assert set(first) == {f"{name}/{shots}" for name, split in SPLITS.items() for shots in split.shots}
-    assert all(len(values) == 3 and all(0 <= value <= 1 for value in values) for values in first.values())
-    marked = first | {"unseen/4": [0.25, 0.5, 0.75]}
+    assert {key: len(values) for key, values in first.items()} == dict.fromkeys(first, 3) | {"unseen/4": 12}
+    assert all(0 <= value <= 1 for values in first.values() for value in values)
+    marked = first | {"unseen/4": [0.25, 0.5, 0.75] * 4}
     del marked["many/4"]
     file.write_text(json.dumps(marked))
     evaluate_run(study, run)
