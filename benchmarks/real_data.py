@@ -39,7 +39,8 @@ from rich.table import Table
 
 from benchmarks.measuring import command, machine, print_line
 from focus_env.datasets import SyntheticDataset
-from focus_env.datasets.store import StoreEpisodes, write_store
+from focus_env.datasets.store import StoreEpisodes
+from focus_env.datasets.store_writer import write_store
 from focus_env.pictures import RECENT, decode, shown_wh
 from focus_env.types import Box, Episode, Exemplar, Frame, ImageArray
 

@@ -28,7 +28,8 @@ from rich.table import Table
 from focus_agents.arguments import DataArguments, user_errors
 from focus_agents.reporting import progress_bar
 from focus_env.datasets.describe import Description, describe, picture_sheet
-from focus_env.datasets.store import StoreEpisodes, verify_store, write_store
+from focus_env.datasets.store import StoreEpisodes, verify_store
+from focus_env.datasets.store_writer import write_store
 from focus_env.types import EpisodeDataset
 
 SHEET_FILE = "sheet.png"

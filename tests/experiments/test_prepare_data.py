@@ -12,7 +12,8 @@ from PIL import Image
 
 from focus_agents.arguments import DataArguments
 from focus_env.datasets import load_dataset
-from focus_env.datasets.store import StoreEpisodes, write_store
+from focus_env.datasets.store import StoreEpisodes
+from focus_env.datasets.store_writer import write_store
 from tests.contracts import assert_dataset_contract, assert_same_episode
 from tests.experiments.test_command_lines import REAL_FRAMES, load_experiment
 from tests.fakes import FakeDataset

@@ -11,8 +11,9 @@ import ray
 import ray.data
 from torch.utils.data import DataLoader
 
-from focus_env.datasets import store
-from focus_env.datasets.store import StoreEpisodes, write_store
+from focus_env.datasets import store_writer
+from focus_env.datasets.store import StoreEpisodes
+from focus_env.datasets.store_writer import write_store
 from focus_env.types import Episode
 from tests.fakes import FakeDataset
 
@@ -23,7 +24,7 @@ NUM_EPISODES, NUM_WORKERS = 40, 8
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "store"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "MAX_SHARD_EPISODES", 15)
+        patch.setattr(store_writer, "MAX_SHARD_EPISODES", 15)
         write_store(FakeDataset(NUM_EPISODES, with_absent=True), folder, source={})
     return folder
 

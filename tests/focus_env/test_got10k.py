@@ -13,7 +13,7 @@ from PIL import Image
 
 from focus_env.datasets import Got10kTracks, dataset_names, load_dataset
 from focus_env.datasets.sampler import TrackEpisodes
-from focus_env.datasets.store import write_store
+from focus_env.datasets.store_writer import write_store
 from focus_env.errors import DatasetError
 from focus_env.types import Box
 from tests.contracts import assert_dataset_contract, assert_same_episode

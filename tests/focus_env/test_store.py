@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from focus_env.datasets import store
+from focus_env.datasets import store_writer
 from focus_env.datasets.shrunk import ShrunkPictures
-from focus_env.datasets.store import StoredPicture, StoreEpisodes, verify_store, write_store
+from focus_env.datasets.store import StoredPicture, StoreEpisodes, verify_store
+from focus_env.datasets.store_writer import write_store
 from focus_env.errors import DatasetError
 from focus_env.types import Box, Episode, Exemplar, Frame
 from tests.contracts import assert_dataset_contract, assert_same_episode
@@ -73,7 +74,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two episodes a shard, and groups that end within a shard."""
-    monkeypatch.setattr(store, "MAX_SHARD_EPISODES", 2)
+    monkeypatch.setattr(store_writer, "MAX_SHARD_EPISODES", 2)
 
 
 def _notes(episode: Episode) -> list[str]:
@@ -107,9 +108,9 @@ def test_pictures_are_kept_once_and_as_they_were(photos: PhotoDataset, folder: P
 
 
 def test_many_row_groups(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "EPISODES_PER_GROUP", 3)
-    monkeypatch.setattr(store, "FRAMES_PER_GROUP", 2)
-    monkeypatch.setattr(store, "MAX_SHARD_EPISODES", 7)
+    monkeypatch.setattr(store_writer, "EPISODES_PER_GROUP", 3)
+    monkeypatch.setattr(store_writer, "FRAMES_PER_GROUP", 2)
+    monkeypatch.setattr(store_writer, "MAX_SHARD_EPISODES", 7)
     dataset = FakeDataset(17, with_absent=True)
     write_store(dataset, folder, source=SOURCE)
     assert pq.ParquetFile(folder / "episodes" / "part-00001.parquet").num_row_groups == 3
@@ -237,7 +238,7 @@ def test_rows_that_cannot_be_read(photos: PhotoDataset, folder: Path) -> None:
     write_store(photos, folder, source=SOURCE)
     path = folder / "episodes" / "part-00000.parquet"
     path.write_bytes(b"\0" * path.stat().st_size)
-    with pytest.raises(DatasetError, match=r"part-00000\.parquet, row group 0: expected rows, got .*copy the store"):
+    with pytest.raises(DatasetError, match=r"part-00000\.parquet, row 0: expected to read it, got .*copy the store"):
         StoreEpisodes(folder)[0]
 
 
