@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from focus_env.datasets.files import read_json
+from focus_env.datasets.files import inside, read_json
 from focus_env.errors import DatasetError
 from focus_env.types import Box, Episode, Exemplar, Frame
 
@@ -71,13 +71,13 @@ class StoreEpisodes:
     def __init__(self, root: str | Path) -> None:
         self._root = Path(root)
         manifest = read_manifest(self._root)
-        if not manifest["is_complete"]:
+        if manifest.get("is_complete") is not True:
             raise DatasetError(
                 f"{self._root}: expected a finished store, got one with {len(manifest['shards'])} shards so far; "
                 "repeat the command that writes it"
             )
         for shard, kind in itertools.product(manifest["shards"], ("episodes", "frames")):
-            path = self._root / kind / shard["file"]
+            path = inside(self._root, f"{kind}/{shard['file']}", where=str(self._root / MANIFEST_FILE))
             if not path.is_file() or path.stat().st_size != shard[f"{kind}_bytes"]:
                 found = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
                 raise DatasetError(
@@ -86,13 +86,12 @@ class StoreEpisodes:
         self._files = [shard["file"] for shard in manifest["shards"]]
         counts = [shard["num_episodes"] for shard in manifest["shards"]]
         self._starts: list[int] = [0, *itertools.accumulate(counts)]
-        self.skipped: Mapping[str, int] = MappingProxyType(dict(manifest["skipped"]))
+        self._skipped: dict[str, int] = manifest["skipped"]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"skipped": dict(self.skipped)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state | {"skipped": MappingProxyType(state["skipped"])})
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """See the class."""
+        return MappingProxyType(self._skipped)
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -151,6 +150,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise DatasetError(
             f"{path}: expected a store of version {SCHEMA_VERSION}, got {version!r}; write it again with this release"
         )
+    numbers = ("num_episodes", "num_read", "num_frames", "episodes_bytes", "frames_bytes")
+    names = ("file", "episodes_sha256", "frames_sha256")
+    shards = manifest.get("shards")
+    is_sound = isinstance(shards, list) and all(
+        isinstance(shard, dict)
+        and all(type(shard.get(name)) is int and shard[name] >= 0 for name in numbers)
+        and all(isinstance(shard.get(name), str) for name in names)
+        for shard in shards
+    )
+    if not is_sound or not isinstance(manifest.get("skipped"), dict) or "source" not in manifest:
+        raise DatasetError(f"{path}: expected a manifest as it was written, got one that was changed; copy it again")
     return manifest
 
 
@@ -182,7 +192,7 @@ def _read_row(path: Path, row: int, columns: tuple[str, ...]) -> dict[str, Any]:
         changed = path.stat().st_mtime_ns
         group, position = divmod(row, _open(path, changed).metadata.row_group(0).num_rows)
         table = _read_group(path, changed, group, columns)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, IndexError, pa.ArrowException) as error:
         raise DatasetError(f"{path}, row {row}: expected to read it, got {error}; copy the store again") from error
     values: dict[str, Any] = table.slice(position, 1).to_pylist()[0]
     return values
@@ -191,7 +201,10 @@ def _read_row(path: Path, row: int, columns: tuple[str, ...]) -> dict[str, Any]:
 @functools.lru_cache(maxsize=8)
 def _read_group(path: Path, changed: int, group: int, columns: tuple[str, ...]) -> pa.Table:
     """A row group of a file as it was at a time; the last few are kept."""
-    return _open(path, changed).read_row_group(group, columns=list(columns))
+    table = _open(path, changed).read_row_group(group, columns=list(columns))
+    if missing := sorted(set(columns) - set(table.column_names)):
+        raise DatasetError(f"{path}: expected the column {missing[0]!r}, found none; copy the store again")
+    return table
 
 
 @functools.lru_cache(maxsize=128)

@@ -199,6 +199,11 @@ def _edit_manifest(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def _edit_shard(folder: Path, **changes: object) -> None:
+    (shard,) = json.loads((folder / "manifest.json").read_text())["shards"]
+    _edit_manifest(folder, shards=[shard | changes])
+
+
 @pytest.mark.parametrize(
     ("case", "spoil", "match"),
     [
@@ -206,6 +211,9 @@ def _edit_manifest(folder: Path, **changes: object) -> None:
         ("no JSON", lambda f: (f / "manifest.json").write_text("{"), r"manifest\.json: expected JSON"),
         ("a list", lambda f: (f / "manifest.json").write_text("[]"), r"expected a store of version 1, got None"),
         ("a later version", lambda f: _edit_manifest(f, schema_version=2), r"version 1, got 2; write it again"),
+        ("no shards", lambda f: _edit_manifest(f, shards=None), r"expected a manifest as it was written"),
+        ("odd shards", lambda f: _edit_shard(f, num_episodes="5"), r"expected a manifest as it was written"),
+        ("a shard elsewhere", lambda f: _edit_shard(f, file="../../x"), r"below .*, got 'episodes/\.\./"),
         ("cut short", lambda f: _cut(f / "frames/part-00000.parquet"), r"expected \d+ bytes, got 9 bytes; copy"),
         ("a part missing", lambda f: (f / "episodes/part-00000.parquet").unlink(), r"expected \d+ bytes, got no file"),
     ],
@@ -248,6 +256,21 @@ def test_a_store_that_is_written_anew_is_read_anew(photos: PhotoDataset, folder:
         write_store(photos, folder, source=SOURCE)
         assert_same_episode(StoreEpisodes(folder)[1], photos[1])
         shutil.rmtree(folder)
+
+
+def test_rows_of_another_kind(photos: PhotoDataset, folder: Path) -> None:
+    write_store(photos, folder, source=SOURCE)
+    parts = [folder / kind / "part-00000.parquet" for kind in ("episodes", "frames")]
+    table = pq.read_table(parts[0])
+    changed = table.set_column(table.column_names.index("query_frame"), "query_frame", [[99] * 5])
+    for path, rows in ((parts[0], changed), (parts[1], table)):
+        pq.write_table(rows, path)
+    _edit_shard(folder, episodes_bytes=parts[0].stat().st_size, frames_bytes=parts[1].stat().st_size)
+    episode = StoreEpisodes(folder)[0]
+    with pytest.raises(DatasetError, match=r"part-00000\.parquet, row 99: expected to read it, got .*copy the store"):
+        episode.query_frame.image()
+    with pytest.raises(DatasetError, match=r"part-00000\.parquet: expected the column 'image', found none"):
+        episode.support[0].frame.image()
 
 
 def test_it_travels_light(photos: PhotoDataset, folder: Path) -> None:
