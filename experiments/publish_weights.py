@@ -30,6 +30,7 @@ from focus_env.metrics import bootstrap_interval
 
 CARD = "README.md"
 TITLES = {
+    "focus-small-grpo": "after GRPO from focus-small-sft, as that was before its rounding to bfloat16",
     "focus-small-sft": "after supervised fine-tuning with attention loss",
     "focus-small-base": "the base: names single objects and finds them by name, has never seen an in-context episode",
 }
@@ -91,11 +92,12 @@ def write_card(
     """The card in Markdown."""
     rows = [f"| {label} | {100 * m:.1f} | {100 * lo:.1f} to {100 * hi:.1f} |" for label, (m, lo, hi) in scores.items()]
     name = args.name
+    title = TITLES[name][0].upper() + TITLES[name][1:]
     return "\n".join(
         [
             f"# {name}",
             "",
-            f"{TITLES[name].capitalize()}. 1.5 million parameters in the shape of Qwen3-VL, bfloat16, Apache-2.0.",
+            f"{title}. 1.5 million parameters in the shape of Qwen3-VL, bfloat16, Apache-2.0.",
             f'`FocusPolicy.from_pretrained("{name}")` loads it.',
             "",
             "## Scores",
@@ -141,7 +143,8 @@ def describe_single_objects(summary: dict[str, Any]) -> list[str]:
 
 def _is_place(name: str) -> bool:
     """Whether an argument says where a run was, rather than what it did."""
-    return name in ("output_dir", "name", "resume", "init_from", "ray_address", "dashboard", "data_root")
+    places = ("output_dir", "name", "resume", "init_from", "data_root", "validation_root", "image_root")
+    return name in (*places, "ray_address", "dashboard")
 
 
 if __name__ == "__main__":

@@ -124,8 +124,8 @@ class ModelArguments:
     """Which model, and how it is asked."""
 
     model: str = "focus-small"
-    """Model: focus-small-base, focus-small-sft or focus-small, the best of these (they come with the package), tiny or
-    small (new weights), a saved policy's folder, or a name on the hub."""
+    """Model: focus-small-base, focus-small-sft, focus-small-grpo or focus-small, the best of these (they come with the
+    package); tiny or small (new weights); a saved policy's folder; or a name on the hub."""
     init_from: Path | None = None
     """Folder of a policy to start from, e.g. runs/my-sft/checkpoints/final; stands in for --model."""
     template: str | None = None

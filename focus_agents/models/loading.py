@@ -37,9 +37,9 @@ PROMPTS_OF_NEW_MODELS: Mapping[str, dict[str, str]] = {
 """What `POLICY_FILE` says of a saved one."""
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
-SHIPPED_MODELS = ("focus-small-sft", "focus-small-base")
+SHIPPED_MODELS = ("focus-small-grpo", "focus-small-sft", "focus-small-base")
 """Trained by this project, in folders of `WEIGHTS`."""
-BEST_MODEL = {"focus-small": "focus-small-sft"}
+BEST_MODEL = {"focus-small": "focus-small-grpo"}
 """The name by which to ask for the best of them."""
 
 POLICY_FILE = "focus.json"

@@ -129,7 +129,7 @@ class StoredPicture:
         if row["image"] is not None:
             return bytes(row["image"])
         try:
-            return Path(row["path"]).read_bytes()
+            return Path(row["path"] or "").read_bytes()
         except OSError as error:
             raise DatasetError(
                 f"{self.path}, row {self.row}: expected a picture at {row['path']}: {error}; write the store again, or "
