@@ -41,6 +41,12 @@ def test_each_data_set_is_gone_through_in_its_own_epochs() -> None:
     assert sorted(set(first)) == sorted(set(first[:7]))
 
 
+def test_epochs_go_on_from_one_block_to_the_next() -> None:
+    episodes = JointEpisodes({"a": FakeDataset(3000), "b": FakeDataset(9)}, {"a": 9, "b": 1}, num_episodes=2200)
+    seen = [name for name in (episodes[index].episode_id for index in range(0, 2200, 3)) if name.startswith("a/")]
+    assert len(seen) == len(set(seen)) > 600
+
+
 def test_it_is_a_function_of_seed_and_index() -> None:
     parts = {"a": FakeDataset(7), "b": FakeDataset(20)}
     one, two, other = (JointEpisodes(parts, {"a": 1, "b": 3}, seed=seed, num_episodes=40) for seed in (1, 1, 2))

@@ -131,6 +131,7 @@ def test_iploc_frames_are_distinct_and_before_the_query(shots: int, extra: int) 
         ("those without the object do not", "iploc", "11110000", "skip", ([0, 2], 3)),
         ("they do if they are kept", "iploc", "1111100", "keep", ([0, 3], 6)),
         ("a support without a box gives its place", "iploc", "1110011", "keep", ([0, 2], 6)),
+        ("and counted it was all the same", "iploc", "1010111", "keep", ([0, 2], 6)),
         ("but not one with a flag", "iploc", "111f111", "keep", ([0, 3], 6)),
         ("nor the query", "iploc", "111111f", "keep", ([0, 3], 6)),
         ("unless the nearest is wanted", "iploc", "111f11f", "nearest", ([0, 2], 5)),

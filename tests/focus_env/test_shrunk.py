@@ -9,7 +9,7 @@ import pytest
 
 from focus_env.boxes import box_iou
 from focus_env.datasets.shrunk import ShrunkPictures
-from focus_env.types import Box, Episode
+from focus_env.types import Box, Episode, Exemplar, Frame
 from tests.contracts import assert_dataset_contract
 from tests.fakes import FakeDataset
 
@@ -45,12 +45,15 @@ def test_iou_does_not_change() -> None:
 
 
 def test_a_box_up_to_the_border_stays_inside() -> None:
-    dataset = FakeDataset()
-    for max_pixels in range(20, 4000, 37):
-        episode = ShrunkPictures(dataset, max_pixels)[0]
-        width, height = episode.query_frame.image_wh
-        assert episode.target_box is not None
-        assert (episode.target_box.x2, episode.target_box.y2) <= (width, height)
+    for side in range(40, 140):
+        whole = Box(0.0, 0.0, float(side), float(side))
+        frame = Frame("square", (side, side), np.zeros((side, side, 3), np.uint8))
+        episode = Episode("e", (Exemplar(frame, whole),), frame, whole, "i")
+        shrunk = ShrunkPictures([episode], 23 * 23)[0]
+        assert shrunk.query_frame.image_wh == (23, 23)
+        assert shrunk.target_box == shrunk.support[0].box
+        assert shrunk.target_box is not None
+        assert max(shrunk.target_box) <= 23
 
 
 def test_the_rest_is_passed_on() -> None:

@@ -156,6 +156,25 @@ def test_a_killed_writer_goes_on(photos: PhotoDataset, folder: Path, small_shard
         assert (folder / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
+def test_a_killed_writer_has_not_forgotten_what_it_left_out(
+    photos: PhotoDataset, folder: Path, small_shards: None, tmp_path: Path
+) -> None:
+    path = photos.frames[0].source
+    assert isinstance(path, Path)
+    path.write_bytes(b"no picture")
+
+    def die(num_done: int) -> None:
+        if num_done == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        write_store(photos, folder, source=SOURCE, on_bad="skip", on_episode=die)
+    write_store(photos, folder, source=SOURCE, on_bad="skip")
+    write_store(photos, tmp_path / "whole", source=SOURCE, on_bad="skip")
+    assert StoreEpisodes(folder).skipped == {"tracks_too_short": 3, "episodes_bad": 1}
+    assert _contents(folder) == _contents(tmp_path / "whole")
+
+
 def _contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
