@@ -23,10 +23,9 @@ the same, and where it does not, the file is right. No frame is decoded until it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
 
+from focus_env.datasets.base import ReadTracks
 from focus_env.datasets.files import as_flags, inside, numbered_frames, placed_box, read_boxes, read_lines
 from focus_env.errors import DatasetError
 from focus_env.types import Track
@@ -35,7 +34,7 @@ SPLITS = ("train", "val")
 ADVICE = "pass as root the folder that holds train/list.txt and val/list.txt of GOT-10k"
 
 
-class Got10kTracks(Sequence[Track]):
+class Got10kTracks(ReadTracks[str]):
     """The sequences of a split, read from their files each time one is asked for.
 
     Args:
@@ -58,26 +57,14 @@ class Got10kTracks(Sequence[Track]):
         self._root = Path(root)
         self._split = split
         lines = read_lines(self._root / split / "list.txt", advice=ADVICE)
-        self._names = [line.strip() for line in lines if line.strip()]
+        self._keys = [line.strip() for line in lines if line.strip()]
 
-    def __len__(self) -> int:
-        return len(self._names)
-
-    @overload
-    def __getitem__(self, index: int) -> Track: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Track]: ...
-    def __getitem__(self, index: int | slice) -> Track | list[Track]:
-        if isinstance(index, slice):
-            return [self._read(name) for name in self._names[index]]
-        return self._read(self._names[index])
-
-    def _read(self, name: str) -> Track:
-        folder = inside(self._root, f"{self._split}/{name}", where=f"{self._root / self._split / 'list.txt'}")
+    def _read(self, key: str) -> Track:
+        folder = inside(self._root, f"{self._split}/{key}", where=f"{self._root / self._split / 'list.txt'}")
         corners = read_boxes(folder / "groundtruth.txt", advice=ADVICE)
         label = folder / "absence.label"
         flags = as_flags(read_lines(label, advice=ADVICE), expected=len(corners), what="line", path=label)
-        frames = numbered_frames(self._root, folder, prefix=f"{self._split}/{name}", expected=len(corners))
+        frames = numbered_frames(self._root, folder, prefix=f"{self._split}/{key}", expected=len(corners))
         boxes, notes = zip(
             *(
                 placed_box(box, frame.image_wh, is_flagged=is_absent)
@@ -85,7 +72,7 @@ class Got10kTracks(Sequence[Track]):
             ),
             strict=True,
         )
-        return Track(identity=name, frames=frames, boxes=boxes, category=_read_category(folder), notes=notes)
+        return Track(identity=key, frames=frames, boxes=boxes, category=_read_category(folder), notes=notes)
 
 
 def _read_category(folder: Path) -> str | None:

@@ -35,11 +35,11 @@ for. Some training sequences are in TAO's test set: leave them out of a training
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import overload
 
+from focus_env.datasets.base import ReadTracks
 from focus_env.datasets.files import (
     as_flags,
     inside,
@@ -79,7 +79,7 @@ IPLOC_TRAIN = lasot_categories()[36:]
 """The categories that IPLoc trains on."""
 
 
-class LasotTracks(Sequence[Track]):
+class LasotTracks(ReadTracks[str]):
     """The sequences of a split, read from their files each time one is asked for.
 
     Args:
@@ -105,23 +105,11 @@ class LasotTracks(Sequence[Track]):
                 raise DatasetError(f"{where}: expected each sequence once, got {name!r} again; remove one of them")
             self._folders[name] = inside(self._root, f"{_category(name, where)}/{name}", where=where)
         categories = {"iploc_test": IPLOC_TEST, "iploc_train": IPLOC_TRAIN}.get(split)
-        self._names = [
+        self._keys = [
             name
             for name in self._folders
             if name not in excluded and (categories is None or _category(name, "") in categories)
         ]
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    @overload
-    def __getitem__(self, index: int) -> Track: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Track]: ...
-    def __getitem__(self, index: int | slice) -> Track | list[Track]:
-        if isinstance(index, slice):
-            return [self._read(name) for name in self._names[index]]
-        return self._read(self._names[index])
 
     def _listed(self, split: str) -> Iterator[tuple[str, str]]:
         """Names of the sequences that the split may draw on, each with what names it."""
@@ -140,13 +128,13 @@ class LasotTracks(Sequence[Track]):
             raise DatasetError(f"{path}: expected this file, or folders of training sequences, found neither; {ADVICE}")
         yield from found
 
-    def _read(self, name: str) -> Track:
-        folder = self._folders[name]
-        category = _category(name, str(folder))
+    def _read(self, key: str) -> Track:
+        folder = self._folders[key]
+        category = _category(key, str(folder))
         corners = read_boxes(folder / "groundtruth.txt", advice=ADVICE)
         hidden = _read_flags(folder / "full_occlusion.txt", expected=len(corners))
         out_of_view = _read_flags(folder / "out_of_view.txt", expected=len(corners))
-        prefix = f"{category}/{name}/img"
+        prefix = f"{category}/{key}/img"
         frames = numbered_frames(self._root, folder / "img", prefix=prefix, expected=len(corners))
         boxes, notes = zip(
             *(
@@ -155,7 +143,7 @@ class LasotTracks(Sequence[Track]):
             ),
             strict=True,
         )
-        return Track(identity=name, frames=frames, boxes=boxes, category=category, notes=notes)
+        return Track(identity=key, frames=frames, boxes=boxes, category=category, notes=notes)
 
 
 def _category(name: str, where: str) -> str:

@@ -21,14 +21,13 @@ Masks are decoded when an object is first asked for, and their boxes are remembe
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from focus_env.datasets.base import ReadTracks
 from focus_env.datasets.files import inside
 from focus_env.errors import DatasetError
 from focus_env.pictures import picture_wh
@@ -38,7 +37,7 @@ SPLITS = ("test",)
 ADVICE = "pass as root the folder that holds Images and Annotations of PerSeg"
 
 
-class PerSegTracks(Sequence[Track]):
+class PerSegTracks(ReadTracks[str]):
     """One track for each object: its pictures in the order of their names, of which no two need be of one scene.
 
     Args:
@@ -56,29 +55,17 @@ class PerSegTracks(Sequence[Track]):
                 f"PerSeg split must be one of {SPLITS}, got {split!r}; it is for evaluation alone, pass split='test'"
             )
         self._root = Path(root)
-        self._names = sorted({*_folders(self._root / "Images"), *_folders(self._root / "Annotations")})
-        if not self._names:
+        self._keys = sorted({*_folders(self._root / "Images"), *_folders(self._root / "Annotations")})
+        if not self._keys:
             raise DatasetError(f"{self._root / 'Images'}: expected a folder for each object, found none; {ADVICE}")
         self._read_tracks: dict[str, Track] = {}
 
-    def __len__(self) -> int:
-        return len(self._names)
+    def _read(self, key: str) -> Track:
+        if key not in self._read_tracks:
+            self._read_tracks[key] = self._decode(key)
+        return self._read_tracks[key]
 
-    @overload
-    def __getitem__(self, index: int) -> Track: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Track]: ...
-    def __getitem__(self, index: int | slice) -> Track | list[Track]:
-        if isinstance(index, slice):
-            return [self._track(name) for name in self._names[index]]
-        return self._track(self._names[index])
-
-    def _track(self, name: str) -> Track:
-        if name not in self._read_tracks:
-            self._read_tracks[name] = self._read(name)
-        return self._read_tracks[name]
-
-    def _read(self, name: str) -> Track:
+    def _decode(self, name: str) -> Track:
         pictures, masks = self._files("Images", name, ".jpg"), self._files("Annotations", name, ".png")
         if odd := sorted(pictures.keys() ^ masks.keys()):
             path, lacking = (pictures[odd[0]], "mask") if odd[0] in pictures else (masks[odd[0]], "picture")

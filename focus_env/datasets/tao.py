@@ -42,8 +42,9 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
+from focus_env.datasets.base import ReadTracks
 from focus_env.datasets.files import XYWH, inside, placed_box, read_json
 from focus_env.errors import DatasetError
 from focus_env.pictures import LARGEST_PICTURE
@@ -73,7 +74,7 @@ class _Row:
     boxes: tuple[XYWH, ...]
 
 
-class TaoTracks(Sequence[Track]):
+class TaoTracks(ReadTracks[_Row]):
     """The tracks of a split. The file is read once; what is kept of it are numbers and names.
 
     Args:
@@ -90,26 +91,14 @@ class TaoTracks(Sequence[Track]):
             raise ValueError(f"TAO split must be one of {tuple(FILES)}, got {split!r}")
         self._frames = Path(root) / "frames"
         path = _first_there(Path(root), FILES[split], advice=TEST_ADVICE if split == "test" else ADVICE)
-        self._images, self._rows = _read_rows(path, frames=self._frames)
+        self._images, self._keys = _read_rows(path, frames=self._frames)
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Track: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Track]: ...
-    def __getitem__(self, index: int | slice) -> Track | list[Track]:
-        if isinstance(index, slice):
-            return [self._track(row) for row in self._rows[index]]
-        return self._track(self._rows[index])
-
-    def _track(self, row: _Row) -> Track:
-        named = [self._images[image] for image in row.images]
+    def _read(self, key: _Row) -> Track:
+        named = [self._images[image] for image in key.images]
         frames = tuple(Frame(name, image_wh, self._frames / name) for name, image_wh in named)
-        placed = [placed_box(box, frame.image_wh) for box, frame in zip(row.boxes, frames, strict=True)]
+        placed = [placed_box(box, frame.image_wh) for box, frame in zip(key.boxes, frames, strict=True)]
         boxes, notes = zip(*placed, strict=True)
-        return Track(row.identity, frames, boxes, category=row.category, notes=notes, video=row.video)
+        return Track(key.identity, frames, boxes, category=key.category, notes=notes, video=key.video)
 
 
 def tao_held_out_lasot_videos(root: str | Path) -> frozenset[str]:
