@@ -14,10 +14,12 @@ from __future__ import annotations
 import dataclasses
 import string
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
+
+import numpy as np
 
 from focus_env.boxes import CoordinateFrame
 from focus_env.parsing import ABSENT_WORD, ANSWER_CLOSE, ANSWER_OPEN, parse_answer, write_answer, write_box
@@ -143,10 +145,11 @@ class PromptTemplate:
 
     def _support_part(self, index: int, image: ImageArray, coordinates: BoxArray) -> TextPart:
         """The text that follows a support image, with its box marked."""
-        box = self.write_box(Box(*(float(value) for value in coordinates)), _wh(image))
-        text = self.support_text.format(index=index, box=box)
-        start = text.index(box)
-        return TextPart(text, box_span=(start, start + len(box)))
+        box = Box(*(float(value) for value in coordinates))
+        written = self.write_box(box, _wh(image))
+        text = self.support_text.format(index=index, box=written)
+        start = text.index(written)
+        return TextPart(text, box_span=(start, start + len(written)), box=box)
 
     def _input_wh(self, image_wh: tuple[int, int]) -> tuple[int, int] | None:
         return None if self.image_to_input_wh is None else self.image_to_input_wh(image_wh)
@@ -180,6 +183,33 @@ class IPLocTemplate(PromptTemplate):
         parts = super().render(observation)[0].content
         name = TextPart(f"<ref>{self.object_name}</ref>")
         return [Message("user", (part, name) if isinstance(part, ImagePart) else (part,)) for part in parts]
+
+
+def read_observation(messages: Sequence[Message]) -> Observation:
+    """The observation that a template has put into messages, for policies that look at boxes rather than at words.
+
+    Args:
+        messages: As `PromptTemplate.render` gives them, also those of templates with several turns.
+
+    Returns:
+        The very pictures, and the boxes without rounding.
+
+    Raises:
+        ValueError: If the messages do not hold a picture for each box and one more.
+    """
+    parts = [part for message in messages for part in message.content]
+    images = [part.image for part in parts if isinstance(part, ImagePart)]
+    boxes = [part.box for part in parts if isinstance(part, TextPart) and part.box is not None]
+    if len(images) != len(boxes) + 1:
+        raise ValueError(
+            f"prompt: expected a picture for each support box and one more, got {len(images)} pictures and "
+            f"{len(boxes)} boxes; make it with PromptTemplate.render"
+        )
+    return Observation(
+        support_images=tuple(images[:-1]),
+        support_boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        query_image=images[-1],
+    )
 
 
 PSEUDO_NAMES = ("Alba", "Bruno", "Cora", "Dario", "Elio", "Fara", "Gino", "Hilda", "Ivo", "Juna", "Kalo", "Lina")

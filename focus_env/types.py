@@ -175,10 +175,12 @@ class TextPart(NamedTuple):
         text: The words.
         box_span: Where `text` writes a support's box, as (start, stop) in characters, brackets included; None in a
             text without one. Attention losses look for the tokens that lie there.
+        box: The box that is written there, `xyxy` in pixels and not rounded, for policies that do not read.
     """
 
     text: str
     box_span: tuple[int, int] | None = None
+    box: Box | None = None
 
 
 class ImagePart(NamedTuple):
