@@ -68,6 +68,35 @@ def plot_runs(
     return path
 
 
+def plot_bands(runs: Mapping[str, Sequence[Path]], metrics: Sequence[str], path: Path, *, window: int = 25) -> Path:
+    """Draw the mean of each label's runs over their steps, with a band from the lowest to the highest of them.
+
+    Args:
+        runs: Run folders by label, those of a label with the same steps: seeds.
+        metrics: As for `plot_runs`.
+        path: Likewise.
+        window: Likewise.
+
+    Returns:
+        `path`.
+    """
+    figure = Figure(figsize=(4.5 * len(metrics), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for axis, metric in zip(axes, metrics, strict=True):
+        for number, (label, folders) in enumerate(runs.items()):
+            series = [_series(RunDirectory(folder).read_metrics(), metric, window) for folder in folders]
+            steps = series[0][0]
+            values = np.array([run for _, run in series])
+            axis.plot(steps, values.mean(0), color=f"C{number % 10}", linewidth=1.2, label=label)
+            axis.fill_between(steps, values.min(0), values.max(0), color=f"C{number % 10}", alpha=0.2, linewidth=0)
+        axis.set_title(metric)
+        axis.set_xlabel("iteration")
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize="small")
+    figure.savefig(path, dpi=100)
+    return path
+
+
 def _series(
     lines: Sequence[Mapping[str, float | None]], metric: str, window: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

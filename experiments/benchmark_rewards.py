@@ -1,0 +1,104 @@
+"""Which reward trains best? The same start and budget for each, several seeds, one report.
+
+How to run (30 to 40 minutes on 2 cores; what is done already is not done again, so an interrupted call is repeated):
+    python experiments/benchmark_rewards.py
+    python experiments/benchmark_rewards.py --rewards iou giou "iou:1,format:0.5,copy:0.5" --seeds 0 1 2
+
+A reward is a spec as for run_grpo.py, or the name of a term, which then comes with format:0.5. Each run of GRPO is a
+trial of Ray Tune; as many go at once as there are cores or GPUs. Results: --output-dir with a folder for each run, and
+in --report-dir rewards_report.md, .html (one file with its pictures) and .json.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import tyro
+from rich.console import Console
+
+from focus_agents.arguments import RayArguments, part_of, quiet_libraries, user_errors
+from focus_agents.grpo.arguments import GRPOArguments
+from focus_agents.reporting import progress_bar
+from focus_agents.reward_benchmark.report import write_report
+from focus_agents.reward_benchmark.study import Run, Study, check_study, plan_study, reward_of, run_study
+from focus_env.errors import TrainingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(GRPOArguments, RayArguments):
+    """Which reward trains best?"""
+
+    rewards: tuple[str, ...] = ("iou", "giou", "piecewise")
+    """What is compared: specs such as iou:1,format:0.5, or names of terms."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of training."""
+    num_iterations: int = 300
+    """Training iterations of each run."""
+    validation_interval: int = 75
+    """Iterations between further validations; 0: none."""
+    cpus_per_run: int = 1
+    """CPU cores of each run."""
+    gpus_per_run: float = 0.0
+    """GPUs of each run, fractions allowed."""
+    output_dir: Path = Path("runs/rewards")
+    """Where runs go; what lies there is not run again."""
+    report_dir: Path | None = None
+    """Where the report goes; default: --output-dir."""
+
+
+def main() -> None:
+    args = tyro.cli(Args, description=__doc__)
+    quiet_libraries()
+    with user_errors():
+        study = check_arguments(args)
+    console = Console()
+    console.print(f"runs: {study.folder}", highlight=False)
+    args.start_ray(num_processes=0, console=console)
+    started = time.perf_counter()
+    try:
+        runs = plan_study(study)
+        done = [run for run in runs if run.is_done]
+        with progress_bar("runs", len(runs), console) as move_to:
+            move_to(len(done))
+
+            def on_done(run: Run) -> None:
+                done.append(run)
+                move_to(len(done))
+                console.print(f"{time.perf_counter() - started:>7.0f} s  {run.folder.name}", highlight=False)
+
+            run_study(study, on_done)
+    except TrainingError as error:
+        console.print(f"error: {error}", style="red", highlight=False)
+        raise SystemExit(1) from None
+    finally:
+        ray.shutdown()
+    command = shlex.join(["python", "experiments/benchmark_rewards.py", *sys.argv[1:]])
+    report = write_report(study, args.report_dir or study.folder, command=command)
+    console.print(report.read_text(), highlight=False, soft_wrap=True, markup=False)
+    console.print(f"with pictures: {report.with_suffix('.html')}", highlight=False)
+
+
+def check_arguments(args: Args) -> Study:
+    """Everything that can be wrong is found here, before anything is trained."""
+    for name, least in (("cpus_per_run", 1), ("gpus_per_run", 0)):
+        if getattr(args, name) < least:
+            raise ValueError(f"{name}: expected {least} or more, got {getattr(args, name)}")
+    study = Study(
+        folder=args.output_dir.absolute(),
+        rewards={name: reward_of(name) for name in args.rewards},
+        seeds=args.seeds,
+        settings=part_of(args, GRPOArguments),
+        cpus_per_run=args.cpus_per_run,
+        gpus_per_run=args.gpus_per_run,
+    )
+    check_study(study)
+    return study
+
+
+if __name__ == "__main__":
+    main()
