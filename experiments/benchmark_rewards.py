@@ -21,7 +21,7 @@ import ray
 import tyro
 from rich.console import Console
 
-from focus_agents.arguments import RayArguments, part_of, quiet_libraries, user_errors
+from focus_agents.arguments import RayArguments, load_reward, part_of, quiet_libraries, user_errors
 from focus_agents.grpo.arguments import GRPOArguments
 from focus_agents.reporting import progress_bar
 from focus_agents.reward_benchmark.report import write_report
@@ -90,7 +90,7 @@ def check_arguments(args: Args) -> Study:
             raise ValueError(f"{name}: expected {least} or more, got {getattr(args, name)}")
     study = Study(
         folder=args.output_dir.absolute(),
-        rewards={name: reward_of(name) for name in args.rewards},
+        rewards={name: load_reward(reward_of(name)).spec for name in args.rewards},
         seeds=args.seeds,
         settings=part_of(args, GRPOArguments),
         cpus_per_run=args.cpus_per_run,

@@ -28,12 +28,11 @@ import ray
 import tyro
 from rich.console import Console
 
-from focus_agents.arguments import RayArguments, quiet_libraries, restore_arguments, run_path, user_errors
+from focus_agents.arguments import RayArguments, load_reward, quiet_libraries, restore_arguments, run_path, user_errors
 from focus_agents.grpo.arguments import GRPOArguments
 from focus_agents.grpo.train import newest_checkpoint, train_grpo
 from focus_agents.reporting import RunDirectory
-from focus_env.errors import RunInterrupted, TrainingError
-from focus_env.rewards import WeightedReward
+from focus_env.errors import RewardError, RunInterrupted, TrainingError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +48,8 @@ class Args(GRPOArguments, RayArguments):
     seed: int = 0
     """Seed of sampling, shuffling and new weights."""
     reward: str = "iou:1,format:0.5"
-    """Reward terms and their weights."""
+    """Reward terms and their weights, as in iou:1,iou_at(0.5):0.5,my_module:my_term:0.2, or a YAML file of them; see
+    docs/rewards.md."""
     num_env_runners: int = 0
     """Processes that sample; 0 samples in this process."""
     async_steps: int = 0
@@ -89,7 +89,7 @@ def main() -> None:
     args.start_ray(num_processes=args.num_env_runners + args.num_learners, console=console)
     try:
         summary = train_grpo(config, plan, run, validation, is_resumed=args.resume is not None, console=console)
-    except TrainingError as error:
+    except (RewardError, TrainingError) as error:
         console.print(f"error: {error}", style="red", highlight=False)
         raise SystemExit(1) from None
     except RunInterrupted as interruption:
@@ -109,7 +109,7 @@ def main() -> None:
 def check_arguments(args: Args):
     """Everything that can be wrong is found here, before Ray or a model starts."""
     training, validation = args.load_training(), args.load_validation()
-    reward = WeightedReward.from_spec(args.reward)
+    reward = load_reward(args.reward)
     config = (
         args.grpo_config(training, validation, reward=reward, seed=args.seed)
         .env_runners(
@@ -127,7 +127,9 @@ def check_arguments(args: Args):
 def open_run(args: Args) -> RunDirectory:
     if args.resume is not None:
         return RunDirectory(args.resume)
-    return RunDirectory.create(run_path(args.output_dir, args.name, "grpo"), dataclasses.asdict(args))
+    # The terms themselves, so that a resumed run has them whatever has become of a YAML file.
+    arguments = dataclasses.asdict(args) | {"reward": load_reward(args.reward).spec}
+    return RunDirectory.create(run_path(args.output_dir, args.name, "grpo"), arguments)
 
 
 if __name__ == "__main__":

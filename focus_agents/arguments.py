@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import ray
 import transformers
+import yaml
 from rich.console import Console
 
 from focus_agents.models.loading import load_processor, load_template
@@ -26,6 +27,7 @@ from focus_env.datasets.sampler import AbsentPolicy, BadPolicy, SamplingProtocol
 from focus_env.datasets.shuffled import ShuffledSupports
 from focus_env.errors import FocusError
 from focus_env.prompts import PromptTemplate
+from focus_env.rewards import WeightedReward
 from focus_env.types import EpisodeDataset
 
 
@@ -176,6 +178,36 @@ class RayArguments:
         )
         if self.dashboard:
             console.print(f"dashboard: http://{context.dashboard_url}", highlight=False)
+
+
+def load_reward(text: str) -> WeightedReward:
+    """Read a reward: text as `WeightedReward.from_spec` has it, or a YAML file with a line ``term: weight`` for each.
+
+    Args:
+        text: As ``"iou:1,format:0.5"``, or the path of a file that ends with .yaml or .yml.
+
+    Raises:
+        ValueError: If a term or weight is wrong, or the file is not such a mapping.
+        OSError: If the file cannot be read.
+    """
+    path = Path(text).expanduser()
+    if path.suffix not in (".yaml", ".yml"):
+        return WeightedReward.from_spec(text)
+    try:
+        # Composed, not loaded: loading keeps the last of two equal terms in silence, and reads 1e-3 as a text.
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"reward {text}: expected YAML, got {error}") from error
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    if not pairs or not all(isinstance(part, yaml.ScalarNode) for pair in pairs for part in pair):
+        raise ValueError(f"reward {text}: expected lines such as 'iou: 1' and 'iou_at(0.5): 0.5', got something else")
+    terms = [term.value for term, _ in pairs]
+    if twice := sorted({term for term in terms if terms.count(term) > 1}):
+        raise ValueError(f"reward {text}: the term {twice[0]!r} stands twice; give it one weight")
+    try:
+        return WeightedReward.from_mapping({term.value: weight.value for term, weight in pairs})
+    except ValueError as error:
+        raise ValueError(f"{text}: {error}") from error
 
 
 A = TypeVar("A")

@@ -21,6 +21,7 @@ def collect_groups(
     group_size: int,
     sampling: Sampling,
     seeds: Sequence[int],
+    progress: float = 1.0,
 ) -> list[RolloutGroup]:
     """Answer each episode `group_size` times and let the environment score every answer.
 
@@ -31,6 +32,7 @@ def collect_groups(
         group_size: G, answers per episode.
         sampling: How they are drawn.
         seeds: One for each episode.
+        progress: How far the training is, from 0 to 1, for rewards with a curriculum.
     """
     template = env.get_wrapper_attr("template")
     prompts: list[list[Message]] = []
@@ -40,17 +42,20 @@ def collect_groups(
         episodes.append(env.get_wrapper_attr("episode"))
     generations = policy.generate(prompts, num_completions=group_size, sampling=sampling, seeds=seeds)
     return [
-        _score(env, index, episode, generation)
+        _score(env, index, episode, generation, progress)
         for index, episode, generation in zip(episode_indices, episodes, generations, strict=True)
     ]
 
 
-def _score(env: gymnasium.Env[Any, Any], episode_index: int, episode: Episode, generation: Generation) -> RolloutGroup:
+def _score(
+    env: gymnasium.Env[Any, Any], episode_index: int, episode: Episode, generation: Generation, progress: float
+) -> RolloutGroup:
     """One environment step for each answer to an episode."""
     rewards: list[float] = []
     infos: list[dict[str, Any]] = []
+    options = {"episode_index": episode_index, "episode": episode, "progress": progress}
     for completion in generation.completions:
-        env.reset(options={"episode_index": episode_index, "episode": episode})
+        env.reset(options=options)
         _, reward, _, _, info = env.step(completion.text)
         rewards.append(float(reward))
         infos.append(info)

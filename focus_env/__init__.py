@@ -6,9 +6,10 @@ transformers or ray.
 
 import gymnasium
 
+from focus_env.answers import AnswerBatch
 from focus_env.boxes import CoordinateFrame, box_iou, iou
 from focus_env.env import ENV_ID, InContextLocalizationEnv, observe
-from focus_env.errors import CheckpointError, DatasetError, FocusError, MissingDependencyError
+from focus_env.errors import CheckpointError, DatasetError, FocusError, MissingDependencyError, RewardError
 from focus_env.metrics import (
     ScoredAnswer,
     bootstrap_interval,
@@ -17,10 +18,12 @@ from focus_env.metrics import (
     seeds_bootstrap_interval,
     summarize,
 )
+from focus_env.overlap import ciou, diou, giou
 from focus_env.parsing import parse_answer, write_box
 from focus_env.prompts import TEMPLATES, PromptTemplate, get_template
 from focus_env.rendering import draw_boxes, render_episode, stack_rows
-from focus_env.rewards import REWARD_TERMS, RewardTerm, WeightedReward, format_reward, iou_reward
+from focus_env.reward_terms import PARAMETRIC_TERMS, REWARD_TERMS, RewardTerm, format_reward, iou_reward
+from focus_env.rewards import WeightedReward
 from focus_env.spaces import CompletionSpace, ImageSpace, Observation
 from focus_env.types import (
     Box,
@@ -41,8 +44,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ENV_ID",
+    "PARAMETRIC_TERMS",
     "REWARD_TERMS",
     "TEMPLATES",
+    "AnswerBatch",
     "Box",
     "CheckpointError",
     "CompletionSpace",
@@ -63,6 +68,7 @@ __all__ = [
     "ParseResult",
     "ParseStatus",
     "PromptTemplate",
+    "RewardError",
     "RewardTerm",
     "ScoredAnswer",
     "TextPart",
@@ -70,9 +76,12 @@ __all__ = [
     "WeightedReward",
     "bootstrap_interval",
     "box_iou",
+    "ciou",
+    "diou",
     "draw_boxes",
     "format_reward",
     "get_template",
+    "giou",
     "iou",
     "iou_reward",
     "observe",

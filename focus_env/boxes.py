@@ -144,12 +144,13 @@ def iou(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
     for name, array in (("a", a), ("b", b)):
         if array.ndim == 0 or array.shape[-1] != 4:
             raise ValueError(f"iou: {name} must have the shape [..., 4], got {list(array.shape)}")
-    # A reversed box shares no positive side with any box, so its pairs get 0 whatever its area comes to.
+    # A reversed box shares no positive side with any box, so its pairs get 0 whatever its area comes to. Products of
+    # columns, since np.prod along an axis of two takes several times as long.
     with np.errstate(over="ignore", invalid="ignore"):
-        area_a = np.prod(a[..., 2:] - a[..., :2], axis=-1)
-        area_b = np.prod(b[..., 2:] - b[..., :2], axis=-1)
-        sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-        intersection = np.prod(np.maximum(sides, 0.0), axis=-1)
+        wh_a, wh_b = a[..., 2:] - a[..., :2], b[..., 2:] - b[..., :2]
+        area_a, area_b = wh_a[..., 0] * wh_a[..., 1], wh_b[..., 0] * wh_b[..., 1]
+        sides = np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0.0)
+        intersection = sides[..., 0] * sides[..., 1]
         union = area_a + area_b - intersection  # nan where sides are infinite or areas overflow
         ratio: npt.NDArray[np.float64] = np.divide(intersection, union, out=np.zeros(union.shape), where=union > 0)
     return ratio

@@ -18,6 +18,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
+from focus_env.answers import AnswerBatch
 from focus_env.boxes import CoordinateFrame, box_iou
 from focus_env.parsing import judge_coordinates
 from focus_env.prompts import PromptTemplate, get_template
@@ -83,6 +84,7 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
         self.action_space = CompletionSpace() if action_type == "text" else box_action_space()
         self._question: _Question | None = None
         self._answer: ParseResult | None = None
+        self._progress = 1.0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -93,17 +95,22 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
             seed: Seeds the drawing of episodes.
             options: ``{"episode_index": i}`` asks for that episode; without it the index is drawn uniformly. An
                 ``"episode"`` beside it is what the data set has there, for a caller who has got it already.
+                ``"progress"``, from 0 to 1, is how far the training is, for rewards with a curriculum; without it 1.
 
         Raises:
-            ValueError: If an option is unknown, or the index is outside the data set.
+            ValueError: If an option is unknown, the index is outside the data set, or `progress` is no share.
         """
         super().reset(seed=seed)
         options = options or {}
+        progress = float(options.get("progress", 1.0))
+        if not 0 <= progress <= 1:
+            raise ValueError(f"progress must be from 0 (the start of training) to 1 (its end), got {progress}")
         index = self._choose_index(options)
         question, known = self._question, options.get("episode")
         if question is None or question.index != index or (known is not None and known is not question.episode):
             question = self._question = _Question(index, self.dataset[index] if known is None else known)
         self._answer = None
+        self._progress = progress
         episode = question.episode
         info = {"episode_index": index, "episode_id": episode.episode_id, "identity": episode.identity}
         return question.observe(), info
@@ -129,6 +136,7 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
             ResetNeeded: If the question is already answered, or none was asked.
             TypeError: If a text action is not a string.
             ValueError: If a box action is not four numbers.
+            RewardError: If a term of one's own reward breaks its contract.
         """
         if self._question is None:
             raise ResetNeeded("step was called before reset; call reset to get a question first")
@@ -139,19 +147,21 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
         episode = self._question.episode
         image_wh, target_box = episode.query_frame.image_wh, episode.target_box
         parse = self._parse(action, image_wh)
-        reward, reward_terms = self.reward(parse, target_box, image_wh)
+        text = action if isinstance(action, str) else None
+        batch = AnswerBatch.from_parses([episode], [parse], [text], progress=self._progress)
+        (reward,), values = self.reward(batch)
         self._answer = parse
         info = {
             "episode_index": self._question.index,
             "episode_id": episode.episode_id,
-            "reward_terms": reward_terms,
+            "reward_terms": {name: float(value[0]) for name, value in values.items()},
             "parse_status": parse.status.value,
             "is_strict": parse.is_strict,
             "iou": box_iou(parse.box, target_box),
             "box": None if parse.box is None else tuple(parse.box),
             "target_box": None if target_box is None else tuple(target_box),
         }
-        return self._question.observe(), reward, True, False, info
+        return self._question.observe(), float(reward), True, False, info
 
     def render(self) -> ImageArray | None:  # type: ignore[override]
         """Draw the question, and the answer once there is one.
@@ -171,8 +181,8 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
         return render_episode(self._question.episode, answers)
 
     def _choose_index(self, options: Mapping[str, Any]) -> int:
-        if unknown := sorted(set(options) - {"episode_index", "episode"}):
-            raise ValueError(f"reset knows the options 'episode_index' and 'episode', got {unknown}")
+        if unknown := sorted(set(options) - {"episode_index", "episode", "progress"}):
+            raise ValueError(f"reset knows the options 'episode_index', 'episode' and 'progress', got {unknown}")
         if "episode_index" not in options:
             if "episode" in options:
                 raise ValueError("reset: expected an 'episode_index' beside the 'episode', got none")

@@ -4,6 +4,7 @@
     ├── DatasetError             a data set on disk is missing or malformed
     ├── CheckpointError          a checkpoint is missing, incomplete or of another kind
     ├── TrainingError            a training run gave up
+    ├── RewardError              a reward term raised, or gave what is no reward; a ValueError, too
     ├── RunInterrupted           a training run stopped when it was asked to, and can go on
     └── MissingDependencyError   an optional package is not installed
 
@@ -27,6 +28,13 @@ class CheckpointError(FocusError):
 
 class TrainingError(FocusError):
     """A training run gave up; what it had reached is in its folder."""
+
+
+class RewardError(FocusError, ValueError):
+    """A reward term raised an error, or did not give one finite number for each answer.
+
+    Terms are pure functions, so nobody asks a second time.
+    """
 
 
 class RunInterrupted(FocusError):

@@ -14,13 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from focus_env.boxes import CoordinateFrame, box_iou, box_to_frame
+from focus_env.answers import support_shares
+from focus_env.boxes import box_iou
+from focus_env.overlap import covers_image, repeats_support, to_shares
 from focus_env.types import Box, Episode, ParseResult, ParseStatus
-
-WHOLE_IMAGE_SHARE = 0.95
-"""An answer that covers at least this share of the query's area answers the whole image."""
-COPY_IOU = 0.95
-"""An answer that overlaps a support box by at least this IoU, both relative to their images, copies it."""
 
 _CHUNK_VALUES = 1_000_000
 """Resampled values held in memory at once."""
@@ -37,9 +34,9 @@ class ScoredAnswer:
         box: The answer, `xyxy` in pixels of the query; None unless the status is `OK`.
         target_box: The truth, likewise; None where the object is absent.
         iou: Of the two boxes, in [0, 1]; 0 where either is None.
-        is_whole_image: Whether the answer covers at least `WHOLE_IMAGE_SHARE` of the query.
-        is_support_copy: Whether the answer repeats a support box. A target that has not moved makes a right
-            answer a copy, too; compare with a policy that always copies.
+        is_whole_image: Whether the answer covers at least `overlap.WHOLE_IMAGE_SHARE` of the query.
+        is_support_copy: Whether the answer repeats a support box, see `overlap.COPY_IOU`. A target that has not moved
+            makes a right answer a copy, too; compare with a policy that always copies.
     """
 
     episode_id: str
@@ -75,12 +72,8 @@ def score_answer(episode: Episode, parse: ParseResult) -> ScoredAnswer:
     box = parse.box
     is_whole_image = is_support_copy = False
     if box is not None:
-        is_whole_image = box_iou(box, Box(0.0, 0.0, *query_wh)) >= WHOLE_IMAGE_SHARE
-        relative = _to_relative(box, query_wh)
-        is_support_copy = any(
-            box_iou(relative, _to_relative(exemplar.box, exemplar.frame.image_wh)) >= COPY_IOU
-            for exemplar in episode.support
-        )
+        is_whole_image = bool(covers_image(box, query_wh))
+        is_support_copy = bool(repeats_support(to_shares(box, query_wh), support_shares(episode)).any())
     return ScoredAnswer(
         episode_id=episode.episode_id,
         status=parse.status,
@@ -91,10 +84,6 @@ def score_answer(episode: Episode, parse: ParseResult) -> ScoredAnswer:
         is_whole_image=is_whole_image,
         is_support_copy=is_support_copy,
     )
-
-
-def _to_relative(box: Box, image_wh: tuple[int, int]) -> Box:
-    return Box(*box_to_frame(box, CoordinateFrame.NORM_1, image_wh=image_wh))
 
 
 def summarize(answers: Sequence[ScoredAnswer]) -> dict[str, float]:

@@ -170,8 +170,9 @@ class GRPOConfig(AlgorithmConfig):
             temperature: Of sampling, above 0.
             max_completion_tokens: Where an answer is cut.
             weight_decay: Of AdamW.
-            num_lr_steps: Optimizer steps over which the rate rises, stays and falls; None: RLlib's own holds, a
-                number or a schedule.
+            num_lr_steps: Optimizer steps over which the rate rises, stays and falls, and over which a reward with a
+                curriculum goes through it; None: RLlib's own rate holds, a number or a schedule, and the curriculum is
+                at its end.
             warmup: Share of these steps in which it rises.
             cooldown: Share of these steps, at the end, in which it falls.
             lr_end: Where it falls to, as a share of `lr`.
@@ -257,6 +258,13 @@ class GRPOConfig(AlgorithmConfig):
         return float(self.lr) * lr_factor(
             step, num_steps=self.num_lr_steps, warmup=self.warmup, cooldown=self.cooldown, lr_end=self.lr_end
         )
+
+    def progress_at(self, iteration: int) -> float:
+        """How far the training is at an iteration, from 0: its share of those that `num_lr_steps` take; else 1."""
+        if self.num_lr_steps is None:
+            return 1.0
+        steps_per_pass = -(-self.groups_per_iteration // (self.groups_per_step or self.groups_per_iteration))
+        return min(1.0, iteration * steps_per_pass * self.num_iterations / self.num_lr_steps)
 
     @property
     def can_reuse_prefill(self) -> bool:

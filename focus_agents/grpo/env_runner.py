@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -19,6 +19,7 @@ import focus_env  # noqa: F401  (registers the environment in this process)
 from focus_agents.evaluate import evaluate
 from focus_agents.rollout import collect_groups
 from focus_agents.types import RolloutGroup, Sampling
+from focus_env.errors import RewardError
 from focus_env.metrics import ScoredAnswer
 
 
@@ -77,7 +78,8 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
 
         Args:
             jobs: (position in the iteration, episode index).
-            iteration: Training iteration; with the position it seeds the group.
+            iteration: Training iteration that learns from them; with the position it seeds the group, and it says how
+                far the training is, for rewards with a curriculum.
             weights_seq_no: Number of the weights that the groups must come from.
             kwargs: Part of RLlib's signature; not used.
 
@@ -102,6 +104,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
                 group_size=self.config.group_size,
                 sampling=Sampling(self.config.temperature, self.config.max_completion_tokens),
                 seeds=[_group_seed(self.config.seed, iteration, position) for position, _ in batch],
+                progress=self.config.progress_at(iteration),
             )
         num_steps = sum(len(group.rewards) for group in groups)
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, num_steps, reduce="sum")
@@ -120,6 +123,24 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
             max_completion_tokens=self.config.max_completion_tokens,
             batch_size=self.config.validation_batch_size,
         )
+
+    def apply(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """RLlib's, which ends this process after any error; but an error of a reward term is raised where it was asked.
+
+        A term is a pure function: another process would only raise it again, and the reason would stay in a log.
+        """
+        errors: list[RewardError] = []
+
+        def guarded(runner: Any) -> Any:
+            try:
+                return func(runner, *args, **kwargs)
+            except RewardError as error:
+                errors.append(error)
+
+        result = super().apply(guarded)
+        if errors:
+            raise errors[0]
+        return result
 
     def get_metrics(self) -> Any:
         """What `sample` logged since the last call."""
