@@ -46,12 +46,14 @@ class Completion:
         token_ids: [T] int64 with the end token; empty for policies that do not speak in tokens.
         logprobs: [T] float32 under the distribution that was sampled from; empty likewise.
         is_finished: Whether it ended by itself rather than at the limit.
+        error: Why there is no answer, where a policy could not get one; None: there is one.
     """
 
     text: str
     token_ids: npt.NDArray[np.int64]
     logprobs: npt.NDArray[np.float32]
     is_finished: bool
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,7 @@ def _vlm(spec: PolicySpec) -> Policy:
 def _openai_api(spec: PolicySpec) -> Policy:
     from focus_agents.policies.openai_api import OpenAIPolicy  # here: the package openai is optional
 
-    return OpenAIPolicy.from_spec(spec.argument, **spec.api)
+    return OpenAIPolicy.from_spec(spec.text, **spec.api)
 
 
 _BUILDERS: Mapping[str, Callable[[PolicySpec], Policy]] = MappingProxyType(
