@@ -14,6 +14,7 @@ from PIL import Image
 
 from focus_agents.ablation.arms import ARMS, BASE, MAIN_SPLIT, PUBLISHED, SPLITS
 from focus_agents.ablation.runs import Study, cell, cell_episodes, plan_run, read_evaluation, split_episodes
+from focus_agents.documents import markdown_table
 from focus_agents.plotting import plot_runs
 from focus_agents.policies.focus import FocusPolicy
 from focus_agents.reporting import RunDirectory
@@ -168,7 +169,7 @@ def main_table(summary: Mapping[str, Any]) -> str:
         cells = summary["arms"]["shuffled"]
         own = [_figure(cells.get(cell(MAIN_SPLIT, shots))) for shots in SPLITS[MAIN_SPLIT].shots]
         rows.append([ARMS["shuffled"].title, *own, ""])
-    return _table(rows)
+    return markdown_table(rows)
 
 
 def split_table(summary: Mapping[str, Any]) -> str:
@@ -176,7 +177,7 @@ def split_table(summary: Mapping[str, Any]) -> str:
     rows = [["", *(split.title for split in SPLITS.values())]]
     for arm, cells in _paper_arms(summary).items():
         rows.append([ARMS[arm].title, *(_figure(cells.get(cell(name, SHOTS))) for name in SPLITS)])
-    return _table(rows)
+    return markdown_table(rows)
 
 
 def difference_table(summary: Mapping[str, Any]) -> str:
@@ -186,7 +187,7 @@ def difference_table(summary: Mapping[str, Any]) -> str:
         by_seed = ", ".join(f"{100 * mean:+.1f}" for mean in value["seeds"])
         low, high = value["interval"]
         rows.append([name, f"{100 * value['mean']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]", by_seed])
-    return _table(rows)
+    return markdown_table(rows)
 
 
 def settings_table(summary: Mapping[str, Any]) -> str:
@@ -198,7 +199,7 @@ def settings_table(summary: Mapping[str, Any]) -> str:
         main = cells[cell(MAIN_SPLIT, SHOTS)]
         by_seed = ", ".join(f"{100 * mean:.1f}" for mean in main["seeds"])
         rows.append([ARMS[arm].title, _figure(main), by_seed, _figure(cells.get(cell("shuffled", SHOTS)))])
-    return _table(rows)
+    return markdown_table(rows)
 
 
 def _paper_arms(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,10 +212,3 @@ def _figure(value: Mapping[str, Any] | None) -> str:
         return ""
     low, high = value["interval"]
     return f"{100 * value['mean']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as Markdown, the first as the heading."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "|" + " --- |" * len(rows[0]))
-    return "\n".join(lines)
