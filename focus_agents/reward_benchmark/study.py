@@ -21,6 +21,8 @@ from focus_agents.reporting import RunDirectory
 from focus_env.errors import TrainingError
 from focus_env.rewards import WeightedReward
 
+STOPPED = "stopped before their end; the same command goes on with them"
+
 FORMAT_WEIGHT = 0.5
 """What the exact format is worth beside a reward that is given by its name alone, as in FOCUS (arXiv:2605.31145)."""
 
@@ -139,9 +141,12 @@ def run_study(study: Study, on_done: Callable[[Run], None]) -> None:
     )
     results = tuner.fit()
     if unfinished := [run for run in runs.values() if not run.is_done]:
-        first = next((str(error) for error in results.errors), "stopped before their end")
+        # An error that has come through Ray ends with the line that counts.
+        reasons = [str(error).strip().splitlines()[-1] for error in results.errors]
         names = ", ".join(f"{run.name} seed {run.seed}" for run in unfinished)
-        raise TrainingError(f"{len(unfinished)} of {len(runs)} runs did not finish ({names}): {first}")
+        raise TrainingError(
+            f"{len(unfinished)} of {len(runs)} runs did not finish ({names}): {(reasons or [STOPPED])[0]}"
+        )
 
 
 class _Progress(tune.Callback):
