@@ -38,7 +38,7 @@ from focus_env.types import (
     TextPart,
     Track,
 )
-from focus_env.wrappers import FixedSizeObservation
+from focus_env.wrappers import FixedSizeObservation, SingleImageObservation
 
 __version__ = "0.1.0"
 
@@ -71,6 +71,7 @@ __all__ = [
     "RewardError",
     "RewardTerm",
     "ScoredAnswer",
+    "SingleImageObservation",
     "TextPart",
     "Track",
     "WeightedReward",

@@ -80,3 +80,40 @@ class FixedSizeObservation(
     def _resize(self, image: ImageArray) -> npt.NDArray[Any]:
         size = (self.image_size, self.image_size)
         return np.array(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+
+
+class SingleImageObservation(
+    gymnasium.ObservationWrapper[npt.NDArray[np.uint8], str | BoxAction, FixedObservation],
+    gymnasium.utils.RecordConstructorArgs,
+):
+    """Makes one image of a `FixedObservation`, for encoders that take a single image: most convolutional ones.
+
+    [S, S, 4 * k + 3] uint8. Each support is four channels, its colours and its box; the query's colours come last. A
+    box is 255 inside and 0 outside; a pixel that it cuts has the share that it covers, so that none of it is lost.
+
+    Args:
+        env: An environment in `FixedSizeObservation`.
+    """
+
+    def __init__(self, env: gymnasium.Env[FixedObservation, str | BoxAction]) -> None:
+        gymnasium.utils.RecordConstructorArgs.__init__(self)
+        gymnasium.ObservationWrapper.__init__(self, env)
+        num_pictures, height, width, _ = cast("spaces.Dict", env.observation_space)["images"].shape or ()
+        self.observation_space = spaces.Box(0, 255, (height, width, 4 * num_pictures - 1), np.uint8)
+
+    def observation(self, observation: FixedObservation) -> npt.NDArray[np.uint8]:
+        """Stack one observation."""
+        *supports, query = observation["images"]
+        boxes = [_draw_box(box, size=len(query)) for box in observation["boxes"]]
+        support_channels = [channels for pair in zip(supports, boxes, strict=True) for channels in pair]
+        return np.concatenate([*support_channels, query], axis=2)
+
+
+def _draw_box(box: npt.NDArray[np.float32], *, size: int) -> npt.NDArray[np.uint8]:
+    """[size, size, 1] how much of each pixel a box in shares of the sides covers, 0 to 255."""
+    x1, y1, x2, y2 = (box.astype(np.float64) * size).tolist()
+    pixels = np.arange(size)
+    columns = np.clip(np.minimum(pixels + 1, x2) - np.maximum(pixels, x1), 0, None)
+    rows = np.clip(np.minimum(pixels + 1, y2) - np.maximum(pixels, y1), 0, None)
+    covered: npt.NDArray[np.uint8] = np.rint(255 * np.outer(rows, columns)).astype(np.uint8)
+    return covered[..., None]

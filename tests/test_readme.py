@@ -21,7 +21,7 @@ from focus_agents.ablation.report import difference_table, main_table, render_re
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "experiments/LOG.md", "docs/data.md", "docs/scaling.md")
-EXPERIMENTS = sorted(path.name for path in (ROOT / "experiments").glob("*.py"))
+EXPERIMENTS = sorted(path.relative_to(ROOT / "experiments").as_posix() for path in ROOT.glob("experiments/**/*.py"))
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = FENCE.findall(README)

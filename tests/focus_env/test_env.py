@@ -20,7 +20,7 @@ from focus_env import ENV_ID, TEMPLATES, Box, CompletionSpace, CoordinateFrame, 
 from focus_env.datasets import SyntheticDataset
 from focus_env.env import InContextLocalizationEnv
 from focus_env.spaces import box_action_space, observation_space
-from focus_env.wrappers import FixedSizeObservation
+from focus_env.wrappers import FixedObservation, FixedSizeObservation, SingleImageObservation
 from tests.fakes import FakeDataset, make_episode
 
 ACTION_TYPES = ["text", "box"]
@@ -449,3 +449,46 @@ class TestFixedSizeObservation:
         env.reset(options={"episode_index": 0})
         *_, info = env.step(np.array([0.25, 1 / 6, 0.75, 2 / 3], dtype=np.float32))
         assert Box(*info["box"]) == pytest.approx(Box(20, 10, 60, 40), abs=1e-4)
+
+
+class TestSingleImageObservation:
+    """All pictures and boxes as channels of one."""
+
+    def test_by_hand(self) -> None:
+        fixed = FixedSizeObservation(make_env(), shots=2, image_size=10)
+        env = SingleImageObservation(fixed)
+        image, _ = env.reset(options={"episode_index": 0})
+        observation, _ = fixed.reset(options={"episode_index": 0})
+        assert image in env.observation_space
+        assert image.shape == (10, 10, 11)
+        for start, picture in zip((0, 4, 8), observation["images"], strict=True):
+            np.testing.assert_array_equal(image[..., start : start + 3], picture)
+        # x from 4 / 40 to 20 / 40, y from 6 / 32 to 22 / 32, in tenths: columns 1 to 4, rows 1.875 to 6.875
+        expected = np.zeros((10, 10))
+        expected[1:7, 1:5] = 255
+        expected[1, 1:5], expected[6, 1:5] = 255 * 0.125, 255 * 0.875
+        np.testing.assert_allclose(image[..., 3], expected, atol=0.5)
+
+    @pytest.mark.parametrize(
+        "box",
+        [
+            pytest.param((0, 0, 1, 1), id="all"),
+            pytest.param((0.31, 0.52, 0.37, 0.58), id="inside one pixel"),
+            pytest.param((0.9, 0.05, 1.0, 0.97), id="at the edge"),
+        ],
+    )
+    def test_no_part_of_a_box_is_lost(self, box: tuple[float, ...]) -> None:
+        fixed = FixedSizeObservation(make_env(), shots=1, image_size=10)
+        images = np.zeros((2, 10, 10, 3), np.uint8)
+        observation = FixedObservation(images=images, boxes=np.array([box], np.float32))
+        share = SingleImageObservation(fixed).observation(observation)[..., 3] / 255
+        area = (box[2] - box[0]) * (box[3] - box[1])
+        assert share.sum() == pytest.approx(100 * area, abs=0.1)
+
+    def test_check_env_has_nothing_to_say(self) -> None:
+        env = gymnasium.make(ENV_ID, dataset=FakeDataset(), action_type="box")
+        env = SingleImageObservation(FixedSizeObservation(env, shots=2, image_size=16))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", message=".*is different from the unwrapped version")
+            check_env(env, skip_render_check=True)
