@@ -1,13 +1,14 @@
-"""From pictures to a box: show a model pictures with a box around some object, and it finds that object in another one.
+"""From pictures to a box: show a policy pictures with a box around some object; it finds that object in another one.
 
 How to run (a box is x1,y1,x2,y2 in pixels):
     python experiments/demo.py --support a.jpg 10,20,80,120 --support b.jpg 5,5,60,90 --query c.jpg --out answer.png
 
-Without any picture it draws an episode of its own:
+Without any picture it draws an episode of its own; another policy by its name, as in evaluate.py:
     python experiments/demo.py
+    python experiments/demo.py --policy copy_support
 
-It prints the box, and writes a picture: supports and query with their boxes, and below each the attention that the
-answer's coordinates paid to its cells.
+It prints the box, and writes a picture: supports and query with their boxes; with a vlm, below each the attention that
+the answer's coordinates paid to its cells.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import tyro
 from PIL import Image
 
-from focus_agents.arguments import quiet_libraries, user_errors
-from focus_agents.policies.focus import FocusPolicy
+from focus_agents.arguments import PolicyArguments, quiet_libraries, user_errors
+from focus_agents.policies.focus import FocusPolicy, locate
 from focus_env.boxes import validate_box
 from focus_env.datasets import SyntheticDataset
 from focus_env.rendering import render_localization
@@ -32,7 +32,7 @@ DRAWN = {"split": "test", "level": 3, "distractors": "any", "image_size": 64, "s
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(PolicyArguments):
     """From pictures to a box."""
 
     support: Annotated[tuple[tuple[Path, str], ...], tyro.conf.UseAppendAction] = ()
@@ -41,12 +41,6 @@ class Args:
     """The picture to answer for."""
     out: Path = Path("answer.png")
     """Where the picture of the answer goes."""
-    model: str = "focus-small"
-    """focus-small and its like, which come with the package; a saved policy's folder; or a name on the hub."""
-    max_image_tokens: int | None = None
-    """Larger pictures are scaled down to at most so many tokens; default: the model's own limit."""
-    device: str = "cpu"
-    """Where to compute, e.g. cuda."""
 
 
 def main() -> None:
@@ -54,11 +48,17 @@ def main() -> None:
     quiet_libraries()
     with user_errors():
         supports, query = read_pictures(args)
-        policy = FocusPolicy.from_pretrained(args.model, device=args.device, max_image_tokens=args.max_image_tokens)
-    found = policy.locate(supports, query, with_attention=True)
+        spec = args.spec(args.policy)
+        policy = spec.build()
+    if isinstance(policy, FocusPolicy):
+        found = policy.locate(supports, query, with_attention=True)
+    else:
+        found = locate(policy, spec.load_template(), supports, query)
     Image.fromarray(render_localization(supports, query, found.box, found.attention)).save(args.out)
-    if found.box is None:
-        print(f"no box: {found.status}; the model wrote {found.text!r}")
+    if found.error is not None:
+        print(f"no answer: {found.error}")
+    elif found.box is None:
+        print(f"no box: {found.status}; the policy wrote {found.text!r}")
     else:
         print("box " + ",".join(f"{value:.1f}" for value in found.box) + " (x1,y1,x2,y2 in pixels of the query)")
     print(f"picture: {args.out}")
@@ -68,8 +68,7 @@ def read_pictures(args: Args):
     """Supports and query, checked."""
     if args.out.suffix.lower() not in Image.registered_extensions() or not args.out.absolute().parent.is_dir():
         raise ValueError(f"--out {args.out}: expected a file such as answer.png in a folder that exists")
-    if args.device != "cpu" and not torch.cuda.is_available():
-        raise ValueError(f"--device {args.device}: this machine has no CUDA device that torch can use; leave it out")
+    args.check_device()
     if bool(args.support) != (args.query is not None):
         raise ValueError("--support and --query: expected both, or neither for an episode that is drawn")
     if args.query is None:

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import ray
+import torch
 import transformers
 import yaml
 from rich.console import Console
 
-from focus_agents.models.loading import load_processor, load_template
+from focus_agents.models.loading import Precision, load_processor, load_template
+from focus_agents.policies.registry import DEFAULT_MODELS, PolicySpec
 from focus_agents.processing import VLMProcessor
 from focus_agents.reporting import RunDirectory
 from focus_env.boxes import CoordinateFrame
@@ -152,6 +154,77 @@ class ModelArguments:
     def load_processor(self) -> VLMProcessor:
         """The model's processor, with the picture budget set."""
         return load_processor(self.source, max_image_tokens=self.max_image_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyArguments:
+    """Which policy answers, and how it is asked."""
+
+    policy: str = "vlm:focus-small"
+    """random, center, copy_support[:last|nearest], template_match, dino_match[:MODEL], owlv2[:MODEL], vlm[:MODEL],
+    openai_api:MODEL@URL, or your own as package.module:Name. MODEL is one that comes with the package, a saved policy's
+    folder, or a name on the hub."""
+    template: str | None = None
+    """Prompt wording: questions (that of the small models), compact (few words), default (full sentences), or iploc (a
+    baseline that names the object); default: the one that a model was trained on, else full sentences."""
+    frame: Literal["pixel", "norm_1", "norm_100", "norm_1000"] | None = None
+    """Unit in which boxes are written; default: the one that a model was trained on, else thousandths."""
+    max_image_tokens: int | None = None
+    """Most tokens per picture of a vlm, larger ones are scaled down; default: what its image processor says."""
+    device: str = "cpu"
+    """Where to compute, e.g. cuda."""
+    precision: Precision = "fp32"
+    """bf16 computes in bfloat16."""
+    api_concurrency: int = 8
+    """Requests to an openai_api at a time, of each process."""
+    api_timeout: float = 120.0
+    """Seconds after which a request to it is given up."""
+    api_retries: int = 5
+    """How often a request to it is repeated."""
+    api_token_budget: int | None = None
+    """Tokens after which it is asked no more, and all further answers fail; default: no limit."""
+    api_cache: Path | None = None
+    """Folder in which its answers are kept, so that no question is paid for twice; default: none."""
+
+    def spec(self, text: str) -> PolicySpec:
+        """A policy with these options; a folder by its absolute path, since other processes may work elsewhere.
+
+        Raises:
+            ValueError: If there is no such policy, or an option is wrong.
+            FocusError: If its model or a package is missing.
+        """
+        name, _, argument = text.partition(":")
+        if name in DEFAULT_MODELS and "/" in argument and Path(argument).expanduser().is_dir():
+            text = f"{name}:{Path(argument).expanduser().resolve()}"
+        api = {
+            "num_concurrent": self.api_concurrency,
+            "timeout_s": self.api_timeout,
+            "max_retries": self.api_retries,
+            "token_budget": self.api_token_budget,
+            "cache_dir": self.api_cache,
+        }
+        spec = PolicySpec(
+            text=text,
+            template=self.template,
+            frame=self.frame,
+            max_image_tokens=self.max_image_tokens,
+            device=self.device,
+            precision=self.precision,
+            api=api if name == "openai_api" else {},
+        )
+        spec.check()
+        return spec
+
+    def check_device(self) -> None:
+        """See that this process can compute where it is asked to.
+
+        Raises:
+            ValueError: If not.
+        """
+        if self.device != "cpu" and not torch.cuda.is_available():
+            raise ValueError(
+                f"--device {self.device}: this machine has no CUDA device that torch can use; leave it out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from focus_agents.tables import markdown_table
+
 Rows = Sequence[Sequence[str]]
 """A table; the first row is the heading."""
 
@@ -42,13 +44,6 @@ class Picture:
 
 
 Block = Heading | Paragraph | Table | Picture
-
-
-def markdown_table(rows: Rows) -> str:
-    """Rows as a table in Markdown; a bar inside a cell is escaped."""
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    lines.insert(1, "|" + " --- |" * len(rows[0]))
-    return "\n".join(lines)
 
 
 def to_markdown(title: str, blocks: Sequence[Block]) -> str:

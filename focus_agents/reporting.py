@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ class RunDirectory:
             )
         for name in ("samples", "checkpoints", "validation"):
             (path / name).mkdir(parents=True, exist_ok=True)
-        _write_json(path / "config.json", config)
+        write_json(path / "config.json", config)
         return cls(path)
 
     @property
@@ -162,7 +162,7 @@ class RunDirectory:
             lines = file.read_text().splitlines(keepends=True) if file.exists() else []
             kept = "".join(line for line in lines if line.endswith("\n") and json.loads(line)[counter] <= num_done)
             if kept != "".join(lines):
-                _write_text(file, kept)
+                write_text(file, kept)
 
     def write_answers(self, name: str, answers: Sequence[ScoredAnswer]) -> None:
         """Keep validation answers, one JSON object a line."""
@@ -172,7 +172,8 @@ class RunDirectory:
     def read_answers(self, name: str) -> list[ScoredAnswer]:
         """What `write_answers` kept."""
         return [
-            _answer(json.loads(line)) for line in (self.path / "validation" / f"{name}.jsonl").read_text().splitlines()
+            read_answer(json.loads(line))
+            for line in (self.path / "validation" / f"{name}.jsonl").read_text().splitlines()
         ]
 
     def write_sheet(
@@ -249,7 +250,7 @@ class RunDirectory:
             "sheet": str(self.write_sheet("validation", episodes, indices[:NUM_SHEET_EPISODES], shown)),
             **outcome,
         }
-        _write_json(self.path / "summary.json", summary)
+        write_json(self.path / "summary.json", summary)
         return summary
 
 
@@ -289,17 +290,19 @@ def compare_validation(before: Sequence[ScoredAnswer], after: Sequence[ScoredAns
     }
 
 
-def _answer(record: dict[str, Any]) -> ScoredAnswer:
-    """A scored answer back from JSON."""
+def read_answer(record: Mapping[str, Any]) -> ScoredAnswer:
+    """A scored answer back from a JSON object, which may hold more than that."""
+    values = {field.name: record[field.name] for field in fields(ScoredAnswer)}
     boxes = {key: None if record[key] is None else Box(*record[key]) for key in ("box", "target_box")}
-    return ScoredAnswer(**{**record, **boxes, "status": ParseStatus(record["status"])})
+    return ScoredAnswer(**{**values, **boxes, "status": ParseStatus(record["status"])})
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    _write_text(path, json.dumps(content, indent=2, default=str) + "\n")
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file at once; what JSON does not know becomes text."""
+    write_text(path, json.dumps(content, indent=2, default=str) + "\n")
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a file at once, so that a kill leaves the old one or the new one."""
     scratch = path.with_suffix(".tmp")
     scratch.write_text(text)

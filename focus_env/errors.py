@@ -5,7 +5,8 @@
     ├── CheckpointError          a checkpoint is missing, incomplete or of another kind
     ├── TrainingError            a training run gave up
     ├── RewardError              a reward term raised, or gave what is no reward; a ValueError, too
-    ├── RunInterrupted           a training run stopped when it was asked to, and can go on
+    ├── EvaluationError          an evaluation gave up
+    ├── RunInterrupted           a run stopped when it was asked to, and can go on
     └── MissingDependencyError   an optional package is not installed
 
 A wrong argument is a plain ``ValueError``. Each message names the thing, what was expected, what came, and what to do.
@@ -37,8 +38,12 @@ class RewardError(FocusError, ValueError):
     """
 
 
+class EvaluationError(FocusError):
+    """An evaluation gave up; what was answered is in its folder."""
+
+
 class RunInterrupted(FocusError):
-    """A training run stopped because a signal asked it to; its newest checkpoint is from then.
+    """A run stopped because a signal asked it to; what it had reached is in its folder.
 
     Attributes:
         exit_code: What a shell shows for a process that this signal has ended, 128 + its number.

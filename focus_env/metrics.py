@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -114,31 +115,54 @@ def summarize(answers: Sequence[ScoredAnswer]) -> dict[str, float]:
     Raises:
         ValueError: If there is no answer.
     """
+    means = {name: float(np.mean(values)) for name, values in _metric_values(answers).items()}
+    return {"num_answers": float(len(answers)), **means}
+
+
+def summarize_with_intervals(answers: Sequence[ScoredAnswer]) -> dict[str, dict[str, Any]]:
+    """The means of `summarize`, each with a 95% bootstrap interval over the answers that it is a mean of.
+
+    Args:
+        answers: At least one, and one for each episode.
+
+    Returns:
+        By name, `mean` and `interval` (low, high). Undefined ones are left out.
+
+    Raises:
+        ValueError: If there is no answer.
+    """
+    return {
+        name: {"mean": float(np.mean(values)), "interval": bootstrap_interval(values)}
+        for name, values in _metric_values(answers).items()
+    }
+
+
+def _metric_values(answers: Sequence[ScoredAnswer]) -> dict[str, list[float]]:
+    """By name of a mean in `summarize`, the values that it is the mean of."""
     if not answers:
         raise ValueError("summarize needs at least one answer, got none; was the data set empty?")
 
-    def mean(value: Callable[[ScoredAnswer], float], among: Sequence[ScoredAnswer] = answers) -> float:
-        return float(np.mean([value(answer) for answer in among]))
+    def values(value: Callable[[ScoredAnswer], float], among: Sequence[ScoredAnswer] = answers) -> list[float]:
+        return [float(value(answer)) for answer in among]
 
     metrics = {
-        "num_answers": float(len(answers)),
-        "miou_all": mean(lambda a: a.credit),
-        "acc_50": mean(lambda a: a.credit >= 0.5),
-        "acc_75": mean(lambda a: a.credit >= 0.75),
-        "parse_rate": mean(lambda a: a.is_parsed),
-        "format_rate": mean(lambda a: a.is_strict),
-        "whole_image_rate": mean(lambda a: a.is_whole_image),
-        "copy_rate": mean(lambda a: a.is_support_copy),
+        "miou_all": values(lambda a: a.credit),
+        "acc_50": values(lambda a: a.credit >= 0.5),
+        "acc_75": values(lambda a: a.credit >= 0.75),
+        "parse_rate": values(lambda a: a.is_parsed),
+        "format_rate": values(lambda a: a.is_strict),
+        "whole_image_rate": values(lambda a: a.is_whole_image),
+        "copy_rate": values(lambda a: a.is_support_copy),
     }
     if parsed := [a for a in answers if a.is_parsed]:
-        metrics["miou_parsed"] = mean(lambda a: a.credit, parsed)
+        metrics["miou_parsed"] = values(lambda a: a.credit, parsed)
     if present := [a for a in answers if not a.is_absent_target]:
-        metrics["miou_present"] = mean(lambda a: a.iou, present)
+        metrics["miou_present"] = values(lambda a: a.iou, present)
     if absent := [a for a in answers if a.is_absent_target]:
-        metrics["absent_rate"] = len(absent) / len(answers)
-        metrics["absent_recall"] = mean(lambda a: a.status is ParseStatus.ABSENT, absent)
+        metrics["absent_rate"] = values(lambda a: a.is_absent_target)
+        metrics["absent_recall"] = values(lambda a: a.status is ParseStatus.ABSENT, absent)
         if called_absent := [a for a in answers if a.status is ParseStatus.ABSENT]:
-            metrics["absent_precision"] = mean(lambda a: a.is_absent_target, called_absent)
+            metrics["absent_precision"] = values(lambda a: a.is_absent_target, called_absent)
     return metrics
 
 
@@ -155,7 +179,7 @@ def bootstrap_interval(
         seed: The same seed gives the same interval.
 
     Returns:
-        (low, high), which are equal for one value. Too narrow for small N, as percentile intervals are.
+        (low, high), which are equal for equal values. Too narrow for small N, as percentile intervals are.
 
     Raises:
         ValueError: If there is no value, one is not finite, or an argument is out of range.
@@ -169,6 +193,8 @@ def bootstrap_interval(
             f"{np.count_nonzero(~np.isfinite(array))} not finite"
         )
     _check_bootstrap(confidence, num_resamples)
+    if (array == array[0]).all():
+        return float(array[0]), float(array[0])
     rng = np.random.default_rng(seed)
     num_values = len(array)
     rows_per_chunk = max(1, _CHUNK_VALUES // num_values)

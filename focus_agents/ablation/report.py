@@ -14,10 +14,10 @@ from PIL import Image
 
 from focus_agents.ablation.arms import ARMS, BASE, MAIN_SPLIT, PUBLISHED, SPLITS
 from focus_agents.ablation.runs import Study, cell, cell_episodes, plan_run, read_evaluation, split_episodes
-from focus_agents.documents import markdown_table
 from focus_agents.plotting import plot_runs
 from focus_agents.policies.focus import FocusPolicy
 from focus_agents.reporting import RunDirectory
+from focus_agents.tables import figure, markdown_table
 from focus_env.boxes import box_iou
 from focus_env.metrics import seeds_bootstrap_interval
 from focus_env.rendering import render_localization, stack_rows
@@ -163,11 +163,11 @@ def main_table(summary: Mapping[str, Any]) -> str:
     """The paper's arms on unseen identities, beside what the paper reports."""
     rows = [["", "1 shot", "2 shots", "4 shots", "paper, TAO, 4 shots (published, other data)"]]
     for arm, cells in _paper_arms(summary).items():
-        own = [_figure(cells.get(cell(MAIN_SPLIT, shots))) for shots in SPLITS[MAIN_SPLIT].shots]
+        own = [figure(cells.get(cell(MAIN_SPLIT, shots))) for shots in SPLITS[MAIN_SPLIT].shots]
         rows.append([ARMS[arm].title, *own, f"{PUBLISHED[arm]:.1f}" if arm in PUBLISHED else ""])
     if "shuffled" in summary["arms"]:
         cells = summary["arms"]["shuffled"]
-        own = [_figure(cells.get(cell(MAIN_SPLIT, shots))) for shots in SPLITS[MAIN_SPLIT].shots]
+        own = [figure(cells.get(cell(MAIN_SPLIT, shots))) for shots in SPLITS[MAIN_SPLIT].shots]
         rows.append([ARMS["shuffled"].title, *own, ""])
     return markdown_table(rows)
 
@@ -176,7 +176,7 @@ def split_table(summary: Mapping[str, Any]) -> str:
     """The paper's arms on all splits."""
     rows = [["", *(split.title for split in SPLITS.values())]]
     for arm, cells in _paper_arms(summary).items():
-        rows.append([ARMS[arm].title, *(_figure(cells.get(cell(name, SHOTS))) for name in SPLITS)])
+        rows.append([ARMS[arm].title, *(figure(cells.get(cell(name, SHOTS))) for name in SPLITS)])
     return markdown_table(rows)
 
 
@@ -198,17 +198,9 @@ def settings_table(summary: Mapping[str, Any]) -> str:
         cells = summary["arms"][arm]
         main = cells[cell(MAIN_SPLIT, SHOTS)]
         by_seed = ", ".join(f"{100 * mean:.1f}" for mean in main["seeds"])
-        rows.append([ARMS[arm].title, _figure(main), by_seed, _figure(cells.get(cell("shuffled", SHOTS)))])
+        rows.append([ARMS[arm].title, figure(main), by_seed, figure(cells.get(cell("shuffled", SHOTS)))])
     return markdown_table(rows)
 
 
 def _paper_arms(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {arm: cells for arm, cells in summary["arms"].items() if ARMS[arm].is_paper}
-
-
-def _figure(value: Mapping[str, Any] | None) -> str:
-    """A mean with its interval."""
-    if value is None:
-        return ""
-    low, high = value["interval"]
-    return f"{100 * value['mean']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from focus_agents.models.loading import Precision, check_fit, load_model, load_p
 from focus_agents.models.vision import batch_pictures
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.processing import EncodedPrompt, VLMProcessor
-from focus_agents.types import Sampling
+from focus_agents.types import Generation, Policy, Sampling
 from focus_env.boxes import validate_box
 from focus_env.prompts import PromptTemplate
 from focus_env.spaces import Observation
@@ -36,12 +36,14 @@ class Localization:
         attention: For each picture, the supports in their order and then the query, [rows, columns] float32: the share
             of attention that the answer's coordinates paid to each cell of it, averaged over coordinates, heads and
             layers, as they were about to be written. None if it was not asked for.
+        error: Why there is no answer, see `focus_agents.types.Completion`.
     """
 
     box: Box | None
     status: ParseStatus
     text: str
     attention: tuple[npt.NDArray[np.float32], ...] | None = None
+    error: str | None = None
 
 
 class FocusPolicy(VLMPolicy):
@@ -101,24 +103,11 @@ class FocusPolicy(VLMPolicy):
         Raises:
             ValueError: If there is no support, or a box is not inside its picture.
         """
-        if not supports:
-            raise ValueError("supports: expected at least one picture with a box, got none")
-        for number, (image, box) in enumerate(supports, start=1):
-            validate_box(box, (image.shape[1], image.shape[0]), f"box of support {number}")
-        question: Observation = {
-            "support_images": tuple(image for image, _ in supports),
-            "support_boxes": np.array([box for _, box in supports], dtype=np.float64),
-            "query_image": query,
-        }
-        messages = self.template.render(question)
-        sampling = Sampling(temperature=0.0, max_completion_tokens=MAX_COMPLETION_TOKENS)
-        generation = self.generate([messages], num_completions=1, sampling=sampling, seeds=[0])[0]
-        completion = generation.completions[0]
-        parse = self.template.parse(completion.text, (query.shape[1], query.shape[0]))
-        attention = None
+        found, generation = _ask(self, self.template, supports, query)
         if with_attention and generation.prompt is not None:
-            attention = self._attention(generation.prompt, completion.token_ids)
-        return Localization(parse.box, parse.status, completion.text, attention)
+            attention = self._attention(generation.prompt, generation.completions[0].token_ids)
+            return replace(found, attention=attention)
+        return found
 
     @torch.no_grad()
     def _attention(
@@ -155,3 +144,39 @@ class FocusPolicy(VLMPolicy):
         grids = prompt.image_grid_thw[:, 1:] // self.processor.image_processor.merge_size
         parts = np.split(shares, np.cumsum(grids.prod(1))[:-1])
         return tuple(part.reshape(grid).astype(np.float32) for part, grid in zip(parts, grids, strict=True))
+
+
+def locate(
+    policy: Policy, template: PromptTemplate, supports: Sequence[tuple[ImageArray, Box]], query: ImageArray
+) -> Localization:
+    """Find in a picture what the boxes in other pictures show, with any policy; see `FocusPolicy.locate`.
+
+    Args:
+        policy: Answers.
+        template: Words the question, and reads the answer.
+        supports: At least one picture [H, W, 3] uint8 with a box, `xyxy` in its pixels.
+        query: The picture to answer for, likewise.
+
+    Raises:
+        ValueError: If there is no support, or a box is not inside its picture.
+    """
+    return _ask(policy, template, supports, query)[0]
+
+
+def _ask(
+    policy: Policy, template: PromptTemplate, supports: Sequence[tuple[ImageArray, Box]], query: ImageArray
+) -> tuple[Localization, Generation]:
+    if not supports:
+        raise ValueError("supports: expected at least one picture with a box, got none")
+    for number, (image, box) in enumerate(supports, start=1):
+        validate_box(box, (image.shape[1], image.shape[0]), f"box of support {number}")
+    question: Observation = {
+        "support_images": tuple(image for image, _ in supports),
+        "support_boxes": np.array([box for _, box in supports], dtype=np.float64),
+        "query_image": query,
+    }
+    sampling = Sampling(temperature=0.0, max_completion_tokens=MAX_COMPLETION_TOKENS)
+    generation = policy.generate([template.render(question)], num_completions=1, sampling=sampling, seeds=[0])[0]
+    completion = generation.completions[0]
+    parse = template.parse(completion.text, (query.shape[1], query.shape[0]))
+    return Localization(parse.box, parse.status, completion.text, error=completion.error), generation

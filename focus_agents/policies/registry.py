@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from focus_agents.models.loading import Precision, load_template
+from focus_agents.models.loading import Precision, load_processor, load_template
 from focus_agents.policies.localizers import FLOORS, LocalizerPolicy
 from focus_agents.types import Policy
 from focus_env.boxes import CoordinateFrame
@@ -94,22 +94,40 @@ class PolicySpec:
         builder = _BUILDERS.get(self.name)
         if builder is not None:
             return builder(self)
-        module, _, rest = self.text.partition(":")
-        name, _, argument = rest.partition(":")
-        try:
-            found = import_object(f"{module}:{name}")
-        except ValueError as error:
-            raise ValueError(_unknown(self.text, str(error))) from error
+        found = self._import()
         if isinstance(found, type):
+            argument = self.text.partition(":")[2].partition(":")[2]
             found = found(argument) if argument else found()
         if hasattr(found, "generate"):
-            return found  # type: ignore[no-any-return]
+            return found
         if not callable(found):
             raise ValueError(
                 f"policy {self.text!r}: expected an object with a method `generate` (focus_agents.types.Policy) or a "
                 f"function from an observation and a random generator to a box, got {type(found).__name__}"
             )
         return LocalizerPolicy(found, self.load_template())
+
+    def check(self) -> None:
+        """Find what can be found wrong without loading a model.
+
+        Raises:
+            ValueError: As `build` does, and the other errors that it names.
+        """
+        self.load_template()
+        if self.name not in _BUILDERS:
+            self._import()
+        elif self.name == "vlm":
+            load_processor(self.argument, max_image_tokens=self.max_image_tokens)
+        elif self.name not in DEFAULT_MODELS:
+            self.build()
+
+    def _import(self) -> Any:
+        """A user's own object."""
+        module, _, rest = self.text.partition(":")
+        try:
+            return import_object(f"{module}:{rest.partition(':')[0]}")
+        except ValueError as error:
+            raise ValueError(_unknown(self.text, str(error))) from error
 
 
 def _unknown(text: str, reason: str) -> str:

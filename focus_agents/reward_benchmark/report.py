@@ -19,6 +19,7 @@ from focus_agents.documents import Block, Heading, Paragraph, Picture, Table, to
 from focus_agents.plotting import plot_bands
 from focus_agents.reporting import RunDirectory
 from focus_agents.reward_benchmark.study import Study, plan_run
+from focus_agents.tables import figure
 from focus_env.metrics import ScoredAnswer, seeds_bootstrap_interval
 from focus_env.rendering import ANSWER_COLOURS, TARGET_COLOUR, render_episode, stack_rows
 
@@ -209,7 +210,7 @@ def _score_rows(summary: Mapping[str, Any]) -> list[list[str]]:
     for name, scores in summary["scores"].items():
         sampled = summary["sampled"].get(name, {})
         ranges = [_range(sampled[metric]) if metric in sampled else "" for metric in SAMPLED_METRICS]
-        rows.append([name, *(_figure(scores[metric]) for metric in ANSWER_METRICS), *ranges])
+        rows.append([name, *(figure(scores[metric]) for metric in ANSWER_METRICS), *ranges])
     return rows
 
 
@@ -222,11 +223,6 @@ def _difference_rows(summary: Mapping[str, Any]) -> list[list[str]]:
         difference = f"{100 * found['mean']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
         rows.append([f"{found['to']} against {found['from']}", head, difference, by_seed])
     return rows
-
-
-def _figure(value: Mapping[str, Any]) -> str:
-    low, high = value["interval"]
-    return f"{100 * value['mean']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _range(values: Sequence[float]) -> str:

@@ -479,9 +479,10 @@ def pictures(tmp_path: Path) -> dict[str, str]:
         (["--support", "{support}", "1,2,3,4"], "--support and --query: expected both, or neither"),
         (["--query", "{query}"], "--support and --query: expected both, or neither"),
         (["--support", "{support}"], "--support"),
-        (["--model", "no-such-model"], "model 'no-such-model': expected one of focus-small, "),
-        (["--model", "runs/nothing/here"], "model 'runs/nothing/here': expected one of focus-small, "),
-        (["--max-image-tokens", "1", "--model", "tiny"], "max_image_tokens: expected at least 4, got 1"),
+        (["--policy", "vlm:no-such-model"], "model 'no-such-model': expected one of focus-small, "),
+        (["--policy", "vlm:runs/nothing/here"], "model 'runs/nothing/here': expected one of focus-small, "),
+        (["--policy", "vml"], "policy 'vml': no such policy. Did you mean 'vlm'? Known are random, center, "),
+        (["--max-image-tokens", "1", "--policy", "vlm:tiny"], "max_image_tokens: expected at least 4, got 1"),
     ],
 )
 def test_demo_names_a_wrong_argument(
@@ -506,12 +507,12 @@ def test_demo_on_given_pictures(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out.png"
-    words = ["--model", str(new_policy), "--query", pictures["query"], "--out", str(out)]
+    words = ["--policy", f"vlm:{new_policy}", "--query", pictures["query"], "--out", str(out)]
     words += ["--support", pictures["support"], "4,6,40,40", "--support", pictures["query"], "0,0,80,48"]
     monkeypatch.setattr(sys, "argv", ["demo", *words])
     load_experiment("demo").main()
     first, second = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"no box: no_box; the model wrote '.*'", first)
+    assert re.fullmatch(r"no box: no_box; the policy wrote '.*'", first)
     assert second == f"picture: {out}"
     with Image.open(pictures["support"]) as support, Image.open(pictures["query"]) as query, Image.open(out) as drawn:
         supports = [(np.array(support), Box(4, 6, 40, 40)), (np.array(query), Box(0, 0, 80, 48))]
@@ -535,7 +536,7 @@ def test_demo_draws_an_episode_and_prints_the_box(
         return Localization(Box(6.4, 12.8, 32.0, 64.0), ParseStatus.OK, "<answer>[10, 20, 50, 100]</answer>")
 
     monkeypatch.setattr(FocusPolicy, "locate", locate)
-    monkeypatch.setattr(sys, "argv", ["demo", "--model", str(new_policy), "--out", str(tmp_path / "out.png")])
+    monkeypatch.setattr(sys, "argv", ["demo", "--policy", f"vlm:{new_policy}", "--out", str(tmp_path / "out.png")])
     demo.main()
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["box 6.4,12.8,32.0,64.0 (x1,y1,x2,y2 in pixels of the query)", f"picture: {tmp_path / 'out.png'}"]
@@ -631,7 +632,7 @@ def test_help_of_pretraining(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_of_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_text("demo", capsys)
-    for words in ("--support PATH STR", "repeatable", "--query", "--out", "--model", "focus-small", "--device"):
+    for words in ("--support PATH STR", "repeatable", "--query", "--out", "--policy", "vlm:focus-small", "--device"):
         assert words in text
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from focus_agents.documents import Block, Heading, Paragraph, Picture, Table, markdown_table, to_html, to_markdown
+from focus_agents.documents import Block, Heading, Paragraph, Picture, Table, to_html, to_markdown
 
 
 @pytest.fixture
@@ -42,7 +42,3 @@ def test_html_holds_its_pictures_and_no_foreign_tags(blocks: list[Block]) -> Non
     assert 'alt="what &quot;it&quot; shows"' in page
     assert "<i>" not in page
     assert "http" not in page
-
-
-def test_a_table_has_a_rule_below_its_heading() -> None:
-    assert markdown_table([["a", "b"], ["1", "2"]]).splitlines()[1] == "| --- | --- |"

@@ -1,0 +1,78 @@
+"""What the paper reports: mIoU * 100, without intervals, as printed in its tables.
+
+Source: FOCUS, arXiv:2605.31145, tables 1 to 4. Left out is table 8 (72B models), whose caption and text disagree about
+model and data set. None of these figures was measured here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+PAPER = "arXiv:2605.31145"
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedRow:
+    """One row.
+
+    Attributes:
+        model: Who answered.
+        table: Number of the paper's table.
+        scores: By name of a data set, mIoU * 100 at the table's numbers of shots.
+        average: Over all columns, where the paper prints it.
+    """
+
+    model: str
+    table: int
+    scores: Mapping[str, tuple[float, ...]]
+    average: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedTable:
+    """One of the paper's layouts.
+
+    Attributes:
+        datasets: By name of a data set, as `focus_env.datasets` has it where it does: its title and numbers of shots.
+        rows: In the paper's order.
+    """
+
+    datasets: Mapping[str, tuple[str, tuple[int, ...]]]
+    rows: tuple[PublishedRow, ...]
+
+
+def _table_1(model: str, *scores: float, average: float) -> PublishedRow:
+    return PublishedRow(model, 1, {"tao": scores[:3], "got10k": scores[3:6], "lasot": scores[6:]}, average)
+
+
+def _table_2(model: str, *scores: float) -> PublishedRow:
+    return PublishedRow(model, 2, {"permirs": scores[:2], "perseg": scores[2:]})
+
+
+TABLES: tuple[PublishedTable, ...] = (
+    PublishedTable(
+        {"tao": ("TAO", (1, 2, 4)), "got10k": ("GOT-10k", (1, 2, 4)), "lasot": ("ICL-LaSOT", (1, 2, 4))},
+        (
+            _table_1("Idefics3", 6.8, 15.0, 25.5, 9.3, 21.2, 32.3, 3.6, 8.7, 14.7, average=15.2),
+            _table_1("Pixtral-12B", 8.2, 22.7, 16.8, 13.9, 19.4, 23.7, 4.6, 7.6, 22.4, average=15.5),
+            _table_1("LLaVA-OV", 22.5, 29.5, 33.5, 18.6, 26.4, 33.7, 10.8, 14.1, 17.7, average=23.0),
+            _table_1("Qwen2-VL-7B", 26.0, 31.6, 36.1, 36.2, 37.0, 39.3, 26.2, 22.3, 25.0, average=31.1),
+            _table_1("IPLoc, Qwen2-VL-7B", 51.7, 54.3, 56.1, 64.2, 68.1, 68.7, 49.7, 57.1, 59.4, average=58.8),
+            _table_1("Qwen2-VL-72B", 46.2, 52.8, 55.6, 62.7, 60.1, 59.9, 51.9, 50.7, 55.4, average=55.0),
+            _table_1("InternVL2-76B", 50.4, 55.2, 57.5, 65.8, 66.7, 65.4, 44.2, 47.3, 52.5, average=56.1),
+            _table_1("FOCUS, Qwen2-VL-7B", 55.8, 63.0, 68.5, 77.1, 80.6, 82.6, 56.1, 59.9, 65.6, average=67.7),
+            PublishedRow("FOCUS without attention loss, Qwen2-VL-7B", 3, {"tao": (24.3, 27.2, 33.7)}),
+            PublishedRow("FOCUS, LLaVA-OV", 4, {"tao": (52.2, 59.7, 65.7)}),
+        ),
+    ),
+    PublishedTable(
+        {"permirs": ("PerMIRS", (1, 2)), "perseg": ("PerSeg", (1, 2, 4))},
+        (
+            _table_2("Qwen2-VL-7B", 24.5, 50.2, 64.0, 65.7, 63.4),
+            _table_2("IPLoc, Qwen2-VL-7B", 41.2, 53.3, 84.1, 83.1, 79.4),
+            _table_2("Qwen2-VL-72B", 43.9, 54.3, 91.5, 92.6, 95.8),
+            _table_2("FOCUS, Qwen2-VL-7B", 53.8, 72.8, 95.5, 96.6, 97.5),
+        ),
+    ),
+)

@@ -1,0 +1,216 @@
+"""What an evaluation says: every figure with its interval, the paper's table layout, and the paper's own rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from focus_agents.evaluation.published import PAPER, TABLES, PublishedTable
+from focus_agents.evaluation.results import Cell, ResultsFolder
+from focus_agents.reporting import write_json, write_text
+from focus_agents.tables import figure, markdown_table
+from focus_env.metrics import summarize_with_intervals
+
+COLUMNS: Mapping[str, str] = {
+    "miou_all": "mIoU",
+    "miou_parsed": "mIoU parsed",
+    "acc_50": "acc@0.5",
+    "acc_75": "acc@0.75",
+    "parse_rate": "parsed",
+    "whole_image_rate": "whole image",
+    "copy_rate": "copies",
+    "absent_precision": "absent precision",
+    "absent_recall": "absent recall",
+}
+"""Titles of metrics, in the order of the table; `focus_env.metrics.summarize` says what each is."""
+
+Rows = list[list[str]]
+"""The first is the heading."""
+
+
+def summarize_folder(results: ResultsFolder, *, with_published: bool = False) -> dict[str, Any]:
+    """All figures of a folder.
+
+    Args:
+        results: What was answered, by however many calls.
+        with_published: Whether the paper's rows are to stand beside them.
+
+    Returns:
+        `data`: settings by name of a data set. `cells`: for each, `policy`, `dataset`, `shots`, `num_episodes` answered
+        and `num_expected`, `num_failed` (answers that a policy could not get; they count as unreadable),
+        `seconds_per_episode`, and `metrics`: by name, `mean` and `interval`. `published`, if asked for: rows with
+        `model`, `source` and `scores`, mIoU * 100 by data set and number of shots.
+    """
+    cells = [_summarize_cell(results, cell) for cell in results.cells()]
+    summary: dict[str, Any] = {"data": results.data_settings(), "cells": [cell for cell in cells if cell is not None]}
+    if with_published:
+        summary["published"] = [
+            {
+                "model": row.model,
+                "source": f"{PAPER}, table {row.table}",
+                "scores": {
+                    name: dict(zip(map(str, table.datasets[name][1]), scores, strict=True))
+                    for name, scores in row.scores.items()
+                },
+            }
+            for table in TABLES
+            for row in table.rows
+        ]
+    return summary
+
+
+def _summarize_cell(results: ResultsFolder, cell: Cell) -> dict[str, Any] | None:
+    records = results.read(cell)
+    if not records:
+        return None
+    return {
+        "policy": cell.policy,
+        "dataset": cell.dataset,
+        "shots": cell.shots,
+        "num_episodes": len(records),
+        "num_expected": cell.num_episodes,
+        "num_failed": sum(record.error is not None for record in records),
+        "seconds_per_episode": float(np.mean([record.seconds for record in records])),
+        "metrics": summarize_with_intervals([record.answer for record in records]),
+    }
+
+
+def report_tables(summary: Mapping[str, Any]) -> dict[str, Rows]:
+    """The tables by title: scores in the paper's layout, everything else, and the paper's rows with ours above them."""
+    tables = {"mIoU * 100 [95% interval]": score_rows(summary), "All figures, * 100": detail_rows(summary)}
+    if "published" in summary:
+        for table in TABLES:
+            names = " and ".join(title for title, _ in table.datasets.values())
+            tables[f"Beside the paper: {names}, mIoU * 100"] = published_rows(summary, table)
+    return tables
+
+
+def score_rows(summary: Mapping[str, Any]) -> Rows:
+    """Policies by data sets and shots; with the average of all columns if there are several data sets."""
+    datasets = list(dict.fromkeys(cell["dataset"] for cell in summary["cells"]))
+    columns = [
+        (dataset, shots)
+        for dataset in datasets
+        for shots in sorted({cell["shots"] for cell in summary["cells"] if cell["dataset"] == dataset})
+    ]
+    has_average = len(datasets) > 1
+    rows = [["", *(f"{dataset}, {_shots(shots)}" for dataset, shots in columns), *(["average"] if has_average else [])]]
+    for policy, scores in _by_policy(summary).items():
+        given = [scores.get(column) for column in columns]
+        rows.append([policy, *map(figure, given), *([_mean(given)] if has_average else [])])
+    return rows
+
+
+def detail_rows(summary: Mapping[str, Any]) -> Rows:
+    """A row for each cell; without the columns in which no cell has anything to say."""
+    cells = summary["cells"]
+    shown = [name for name in COLUMNS if any(name in cell["metrics"] for cell in cells)]
+    has_failed = any(cell["num_failed"] for cell in cells)
+    tail = ["failed"] if has_failed else []
+    rows = [["", "data set", "shots", *(COLUMNS[name] for name in shown), *tail, "episodes", "s / episode"]]
+    for cell in cells:
+        count = str(cell["num_episodes"])
+        if cell["num_episodes"] < cell["num_expected"]:
+            count += f" of {cell['num_expected']}"
+        rows.append(
+            [
+                cell["policy"],
+                cell["dataset"],
+                str(cell["shots"]),
+                *(figure(cell["metrics"].get(name)) for name in shown),
+                *([str(cell["num_failed"])] if has_failed else []),
+                count,
+                f"{cell['seconds_per_episode']:.3f}",
+            ]
+        )
+    return rows
+
+
+def published_rows(summary: Mapping[str, Any], table: PublishedTable) -> Rows:
+    """One of the paper's layouts: our policies where they were asked on its data sets, and the paper's rows."""
+    columns = [(name, shots) for name, (_, all_shots) in table.datasets.items() for shots in all_shots]
+    rows = [["", *(f"{table.datasets[name][0]}, {_shots(shots)}" for name, shots in columns)]]
+    has_average = any(row.average is not None for row in table.rows)
+    rows[0] += ["average"] if has_average else []
+    for policy, scores in _by_policy(summary).items():
+        given = [scores.get(column) for column in columns]
+        if any(given):
+            rows.append([policy, *map(figure, given), *([_mean(given)] if has_average else [])])
+    for row in table.rows:
+        values = {
+            (name, shots): score
+            for name, scores in row.scores.items()
+            for shots, score in zip(table.datasets[name][1], scores, strict=True)
+        }
+        shown = [values.get(column) for column in columns] + ([row.average] if has_average else [])
+        printed = ["" if value is None else f"{value:.1f}" for value in shown]
+        rows.append([f"{row.model} (published, table {row.table})", *printed])
+    return rows
+
+
+def report_notes(summary: Mapping[str, Any]) -> list[str]:
+    """What a reader of the tables has to know."""
+    notes = [
+        "mIoU counts an answer without a readable box as 0, and an absent target as 1 if it is called absent, else 0. "
+        "Intervals are 95% bootstrap intervals over episodes."
+    ]
+    for name, settings in summary["data"].items():
+        kind = "level" if settings.get("dataset") == "synthetic" else "protocol"
+        told = [f"{key} {settings[key]}" for key in ("dataset", "split", kind) if key in settings]
+        told += ["supports of other episodes"] if settings.get("shuffle_supports") else []
+        notes.append(f"{name}: {', '.join(told)}.")
+    if any(cell["num_failed"] for cell in summary["cells"]):
+        notes.append(
+            "failed: answers that a policy could not get; they count as unreadable. --retry-failed asks them again."
+        )
+    if "published" in summary:
+        notes.append(
+            f"(published): printed in {PAPER}, not measured here: other models, its own choice of episodes, no "
+            "intervals."
+        )
+        known = {name for table in TABLES for name in table.datasets}
+        if others := [name for name in summary["data"] if name not in known]:
+            notes.append(
+                f"The paper has nothing on {', '.join(others)}: other data, whose figures cannot be compared with its."
+            )
+    return notes
+
+
+def render_markdown(summary: Mapping[str, Any]) -> str:
+    """The tables and notes in Markdown."""
+    parts = ["# Evaluation", *report_notes(summary)]
+    for title, rows in report_tables(summary).items():
+        parts += [f"## {title}", markdown_table(rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_report(results: ResultsFolder, *, with_published: bool = False) -> dict[str, Any]:
+    """Write `summary.json` and `report.md` of everything in the folder.
+
+    Returns:
+        The summary, see `summarize_folder`.
+    """
+    summary = summarize_folder(results, with_published=with_published)
+    write_json(results.path / "summary.json", summary)
+    write_text(results.path / "report.md", render_markdown(summary))
+    return summary
+
+
+def _by_policy(summary: Mapping[str, Any]) -> dict[str, dict[tuple[str, int], Any]]:
+    """By policy, the mIoU of each (data set, shots)."""
+    scores: dict[str, dict[tuple[str, int], Any]] = {}
+    for cell in summary["cells"]:
+        scores.setdefault(cell["policy"], {})[cell["dataset"], cell["shots"]] = cell["metrics"]["miou_all"]
+    return scores
+
+
+def _mean(values: Sequence[Mapping[str, Any] | None]) -> str:
+    """The average of a row that is complete."""
+    means = [value["mean"] for value in values if value is not None]
+    return f"{100 * sum(means) / len(means):.1f}" if len(means) == len(values) else ""
+
+
+def _shots(number: int) -> str:
+    return "1 shot" if number == 1 else f"{number} shots"

@@ -1,0 +1,35 @@
+"""Figures and tables for people: the same rows as Markdown and for a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+
+def figure(value: Mapping[str, Any] | None) -> str:
+    """A `mean` with its `interval`, times 100; nothing for None."""
+    if value is None:
+        return ""
+    low, high = value["interval"]
+    return f"{100 * value['mean']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as Markdown, the first as the heading."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines.insert(1, "|" + " --- |" * len(rows[0]))
+    return "\n".join(lines)
+
+
+def text_table(rows: Sequence[Sequence[str]], title: str) -> Table:
+    """Rows for a terminal, the first as the heading; intervals stand below their means, to save width."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows[1:]:
+        table.add_row(*(re.sub(r" \[(\S+), (\S+)\]$", r"\n\1 to \2", cell) for cell in row))
+    return table
