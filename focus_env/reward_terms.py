@@ -50,7 +50,7 @@ def iou_squared_reward(answers: AnswerBatch) -> Values:
 
 @dataclass(frozen=True)
 class IoUAt:
-    """1 from an IoU of `threshold` on, else 0 (Visual-RFT, Seg-Zero: 0.5)."""
+    """1 from an IoU of `threshold` on, else 0 (Curr-ReFT, Seg-Zero: above 0.5)."""
 
     threshold: float
 

@@ -20,7 +20,16 @@ from focus_agents.ablation.report import difference_table, main_table, render_re
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "experiments/LOG.md", "docs/data.md", "docs/scaling.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "experiments/LOG.md",
+    "docs/data.md",
+    "docs/rewards.md",
+    "docs/scaling.md",
+)
+COMMANDS = ("CONTRIBUTING.md", "Makefile", "docs/data.md", "docs/rewards.md", "docs/scaling.md")
 EXPERIMENTS = sorted(path.relative_to(ROOT / "experiments").as_posix() for path in ROOT.glob("experiments/**/*.py"))
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -159,7 +168,7 @@ def test_paths_in_backticks_exist(document: str) -> None:
 def test_commands_have_flags_that_the_experiment_knows(script: str) -> None:
     texts = [
         README,
-        *((ROOT / name).read_text() for name in ("CONTRIBUTING.md", "Makefile", "docs/scaling.md", "docs/data.md")),
+        *((ROOT / name).read_text() for name in COMMANDS),
     ]
     shown = [words[1:] for text in texts for words in commands(text) if words[0] == script]
     assert shown, f"README shows no command with {script}"

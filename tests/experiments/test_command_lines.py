@@ -262,7 +262,10 @@ def test_grpo_on_real_frames(sft_run: Path) -> None:
         (["--num-objects", "0"], "num_objects must be from 1 to .*got 0"),
         (["--distractors", "far"], "far"),
         (["--max-image-tokens", "1"], "max_image_tokens: expected at least 4, got 1"),
-        (["--reward", "iou:1,beauty:2"], "beauty"),
+        (["--reward", "iou:1,beauty:2"], "unknown term 'beauty'.*; known are iou, iou_squared, .*"),
+        (["--reward", "giuo"], "unknown term 'giuo', did you mean 'giou'"),
+        (["--reward", "iou,my_rewards:centre"], "No module named 'my_rewards'; its folder must be on PYTHONPATH"),
+        (["--reward", "nowhere/rewards.yaml"], "nowhere/rewards.yaml"),
         (["--group-size", "1"], "group_size: expected 2 or more, got 1"),
         (["--num-iterations", "0"], "num_iterations: expected 1 or more, got 0"),
         (["--lr", "-1"], "lr: expected more than 0, got -1"),
@@ -572,6 +575,17 @@ def main_error(script: str, arguments: list[str], capsys: pytest.CaptureFixture[
     assert exit_info.value.code == 2
     assert not ray.is_initialized()
     return capsys.readouterr().err
+
+
+def test_a_run_folder_holds_the_terms_of_a_reward_file(tmp_path: Path) -> None:
+    """Whatever becomes of the file: a resumed run has the reward of its beginning."""
+    grpo, file = load_experiment("run_grpo"), tmp_path / "rewards.yaml"
+    file.write_text("iou: 1\niou_at(0.5): 0.5\n")
+    args = grpo.Args(reward=str(file), output_dir=tmp_path, name="mine")
+    run_folder = grpo.open_run(args)
+    file.unlink()
+    restored = restore_arguments(grpo.Args(), run_folder, keep=("resume",))
+    assert restored.reward == "iou:1,iou_at(0.5):0.5"
 
 
 @pytest.mark.parametrize("script", ["run_sft.py", "run_grpo.py"])

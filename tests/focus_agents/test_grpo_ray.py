@@ -17,8 +17,11 @@ from focus_agents.reporting import RunDirectory
 from focus_agents.sft.config import SFTConfig, SFTSchedule
 from focus_agents.sft.train import Workers, train_sft
 from focus_agents.sft.worker import SFTPlan
+from focus_env.answers import AnswerBatch
 from focus_env.datasets import SyntheticDataset
+from focus_env.errors import RewardError
 from focus_env.prompts import get_template
+from focus_env.rewards import WeightedReward
 
 pytestmark = pytest.mark.ray
 
@@ -257,6 +260,72 @@ def test_runners_refuse_to_sample_from_stale_weights(policy_folder: Path) -> Non
     algorithm = make_config(policy_folder).build_algo()
     with pytest.raises(RuntimeError, match="stale weights: expected number 7"):
         algorithm.env_runner_group.local_env_runner.sample(jobs=[(0, 0)], iteration=0, weights_seq_no=7)
+    algorithm.stop()
+
+
+def with_reward(config: GRPOConfig, reward: WeightedReward) -> GRPOConfig:
+    environment = {**config.env_config, "reward": reward}
+    return config.environment(env_config=environment).validation(env_config=environment)
+
+
+def told_progress(answers: AnswerBatch) -> np.ndarray:
+    return np.full(len(answers), answers.progress)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"num_env_runners": 2, "groups_per_step": 3, "num_iterations": 2},
+        {"num_env_runners": 2, "async_steps": 1, "rollout_correction": "token_tis"},
+    ],
+    ids=["one process", "two runners", "two runners, ahead of the update"],
+)
+def test_all_runners_know_how_far_the_training_is(settings: dict) -> None:
+    """Two planned iterations and one more; sampled ahead or not, the groups are of the iteration that learns."""
+    num_lr_steps = 2 * settings.get("num_iterations", 1) * (2 if "groups_per_step" in settings else 1)
+    config = make_config(Path("tiny"), num_lr_steps=num_lr_steps, **settings)
+    algorithm = with_reward(config, WeightedReward({"told": (told_progress, 1.0)})).build_algo()
+    told = []
+    for _ in range(3):
+        algorithm.train()
+        told.append({terms["told"] for group in algorithm.last_groups for terms in group.reward_terms})
+    algorithm.stop()
+    assert told == [{0.0}, {0.5}, {1.0}]
+
+
+@pytest.mark.parametrize(
+    ("training", "expected"),
+    [
+        ({"num_lr_steps": None}, [1, 1, 1]),
+        ({"num_lr_steps": 10}, [0, 0.1, 1]),
+        ({"num_lr_steps": 40, "groups_per_step": 2}, [0, 3 / 40, 1]),
+        ({"num_lr_steps": 60, "groups_per_step": 2, "num_iterations": 2}, [0, 6 / 60, 1]),
+    ],
+)
+def test_progress_is_the_share_of_the_planned_steps(training: dict, expected: list[float]) -> None:
+    """Five groups in an iteration."""
+    config = make_config(Path("tiny"), **training)
+    assert [config.progress_at(iteration) for iteration in (0, 1, 100)] == pytest.approx(expected)
+
+
+def fails(answers: AnswerBatch) -> np.ndarray:
+    raise KeyError("what I looked for")
+
+
+@pytest.mark.parametrize("num_env_runners", [0, 2])
+def test_an_error_of_a_reward_reaches_the_driver_at_once(num_env_runners: int) -> None:
+    """Whole, and nobody is started again for it."""
+    config = make_config(Path("tiny"), num_env_runners=num_env_runners)
+    algorithm = with_reward(config, WeightedReward({"mine": (fails, 1.0)})).build_algo()
+    message = r"^reward term 'mine' raised KeyError: 'what I looked for' \(.*test_grpo_ray.py, line \d+\), for episode"
+    for call in (algorithm.train, lambda: algorithm.validate(range(3))):
+        with pytest.raises(RewardError, match=message) as caught:
+            call()
+        assert type(caught.value) is RewardError
+    if num_env_runners:
+        assert algorithm.env_runner_group.num_healthy_remote_workers() == num_env_runners
+        assert algorithm.env_runner_group.num_remote_worker_restarts() == 0
     algorithm.stop()
 
 

@@ -130,6 +130,13 @@ class TestScores:
         assert group.rewards.tolist() == [3.0, 0.0]
         assert group.reward_terms == ({"format": 1.0}, {"format": 0.0})
 
+    @pytest.mark.parametrize(("settings", "expected"), [({"progress": 0.2}, 0.5), ({"progress": 0.7}, 0.0), ({}, 0.0)])
+    def test_a_curriculum_follows_the_training(self, settings: dict[str, float], expected: float) -> None:
+        """By an answer with an IoU of little more than 0.5. Without a word about it the training is at its end."""
+        env, policy = make_env(reward="piecewise"), ScriptedPolicy("<answer>[250, 167, 750, 420]</answer>", GOLD)
+        (group,) = collect_groups(env, policy, [0], group_size=2, sampling=Sampling(), seeds=[0], **settings)
+        assert group.rewards.tolist() == pytest.approx([expected, 1.0], abs=0.01)
+
     def test_wrapped_environments_serve_as_well(self) -> None:
         env = gymnasium.wrappers.RecordEpisodeStatistics(make_env())
         (group,) = collect_groups(env, ScriptedPolicy(GOLD), [0], group_size=1, sampling=Sampling(), seeds=[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import math
 import pickle
 import warnings
 from typing import Any
@@ -16,7 +17,17 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
-from focus_env import ENV_ID, TEMPLATES, Box, CompletionSpace, CoordinateFrame, ImageSpace, WeightedReward
+from focus_env import (
+    ENV_ID,
+    TEMPLATES,
+    AnswerBatch,
+    Box,
+    CompletionSpace,
+    CoordinateFrame,
+    ImageSpace,
+    RewardError,
+    WeightedReward,
+)
 from focus_env.datasets import SyntheticDataset
 from focus_env.env import InContextLocalizationEnv
 from focus_env.spaces import box_action_space, observation_space
@@ -145,6 +156,40 @@ class TestScoring:
         reward, info = answer(GOLD, reward=WeightedReward.from_spec("iou:3"))
         assert reward == 3 * info["iou"]
         assert info["reward_terms"] == {"iou": info["iou"]}
+        assert type(reward) is type(info["reward_terms"]["iou"]) is float
+
+    @pytest.mark.parametrize(("progress", "reward"), [(0.0, 0.5), (0.25, 0.5), (0.5, 0.0), (1.0, 0.0), (None, 0.0)])
+    def test_a_curriculum_follows_the_training(self, progress: float | None, reward: float) -> None:
+        """An answer of IoU 0.5, good enough in the first half. What one question was told is forgotten by the next."""
+        env = make_env(reward="piecewise", action_type="box")
+        env.reset(options={"episode_index": 0, "progress": 0.0 if progress is None else 1.0 - progress})
+        env.reset(options={"episode_index": 0} if progress is None else {"episode_index": 0, "progress": progress})
+        assert env.step(np.array([0.25, 1 / 6, 0.75, 5 / 12]))[1] == pytest.approx(reward)
+
+    def test_terms_see_the_text_the_target_and_the_supports(self) -> None:
+        seen: list[AnswerBatch] = []
+
+        def spy(answers: AnswerBatch) -> np.ndarray[Any, Any]:
+            seen.append(answers)
+            return np.zeros(len(answers))
+
+        answer(GOLD, reward=WeightedReward({"spy": (spy, 1.0)}))
+        answer(np.zeros(4), reward=WeightedReward({"spy": (spy, 1.0)}), action_type="box")
+        text, box = seen
+        assert (text.texts, box.texts) == ((GOLD,), (None,))
+        assert text.episode_ids == ("fake/0",)
+        np.testing.assert_array_equal(text.target_boxes, [[20, 10, 60, 40]])
+        np.testing.assert_array_equal(text.image_wh, [[80, 60]])
+        assert text.support_boxes.shape == (1, 2, 4)
+        assert (text.progress, box.has_box.tolist()) == (1.0, [False])
+
+    def test_a_term_that_fails_is_named_and_leaves_the_question_open(self) -> None:
+        env = make_env(reward=WeightedReward({"mine": (lambda answers: np.full(1, np.nan), 1.0)}))
+        env.reset(options={"episode_index": 1})
+        with pytest.raises(RewardError, match=r"term 'mine' .* got nan, for episode 'fake/1', completion 'Here.'"):
+            env.step("Here.")
+        env.reward = WeightedReward.default()
+        assert env.step("Here.")[1] == 0.0
 
 
 class TestEpisodes:
@@ -217,11 +262,13 @@ class TestEpisodes:
         [
             ({"episode_index": 4}, "episode_index must be in 0 to 3, got 4"),
             ({"episode_index": -1}, "episode_index must be in 0 to 3, got -1"),
-            ({"index": 1}, r"reset knows the options 'episode_index' and 'episode', got \['index'\]"),
+            ({"index": 1}, r"reset knows the options 'episode_index', 'episode' and 'progress', got \['index'\]"),
             ({"episode": 1}, "expected an 'episode_index' beside the 'episode', got none"),
+            ({"progress": 1.5}, r"progress must be from 0 .* to 1 .*, got 1.5"),
+            ({"progress": math.nan}, r"progress must be from 0 .* to 1 .*, got nan"),
         ],
     )
-    def test_bad_options(self, options: dict[str, int], message: str) -> None:
+    def test_bad_options(self, options: dict[str, float], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             make_env().reset(options=options)
 
@@ -256,7 +303,7 @@ class TestEpisodes:
         ({"action_type": "token"}, "action_type must be 'text' or 'box', got 'token'"),
         ({"render_mode": "human"}, "render_mode must be None or 'rgb_array', got 'human'"),
         ({"template": "short"}, "unknown prompt template 'short'"),
-        ({"reward": "iou"}, "expected name:weight pairs"),
+        ({"reward": "iuo"}, "unknown term 'iuo', did you mean 'iou'"),
         ({"dataset": FakeDataset(0)}, "at least one episode, got none"),
         ({"dataset_options": {"shots": 2}}, "dataset_options are for a data set given by name"),
     ],

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from focus_env import metrics
+from focus_env.answers import AnswerBatch
 from focus_env.metrics import (
     ScoredAnswer,
     bootstrap_interval,
@@ -17,7 +18,7 @@ from focus_env.metrics import (
     seeds_bootstrap_interval,
     summarize,
 )
-from focus_env.rewards import iou_reward
+from focus_env.reward_terms import iou_reward
 from focus_env.types import Box, ParseResult, ParseStatus
 from tests.fakes import make_episode
 
@@ -69,8 +70,9 @@ def test_score_answer_keeps_the_facts() -> None:
 @pytest.mark.parametrize("parse", [GARBAGE, ABSENT, ok(TARGET), ok(Box(0, 0, 40, 25))])
 @pytest.mark.parametrize("target", [None, TARGET])
 def test_credit_is_the_iou_reward(parse: ParseResult, target: Box | None) -> None:
-    scored = score_answer(make_episode(target_box=target), parse)
-    assert scored.credit == iou_reward(parse, target, (80, 60))
+    episode = make_episode(target_box=target)
+    scored = score_answer(episode, parse)
+    assert [scored.credit] == iou_reward(AnswerBatch.from_parses([episode], [parse])).tolist()
     assert scored.is_absent_target == (target is None)
 
 
