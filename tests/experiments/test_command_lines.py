@@ -30,6 +30,7 @@ from focus_agents.reporting import RunDirectory
 from focus_env.boxes import CoordinateFrame
 from focus_env.datasets import SyntheticDataset
 from focus_env.datasets.shuffled import ShuffledSupports
+from focus_env.errors import EvaluationError
 from focus_env.prompts import get_template
 from focus_env.rendering import render_localization
 from focus_env.types import Box, EpisodeDataset, ParseStatus
@@ -528,6 +529,34 @@ def test_demo_on_given_pictures(
         assert drawn.height > 2 * 160
 
 
+def test_demo_with_a_policy_that_is_no_model(
+    pictures: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.png"
+    words = ["--policy", "copy_support", "--query", pictures["query"], "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["demo", *words, "--support", pictures["support"], "16,12,48,36"])
+    load_experiment("demo").main()
+    assert capsys.readouterr().out.splitlines()[0] == "box 20.0,12.0,60.0,36.0 (x1,y1,x2,y2 in pixels of the query)"
+    with Image.open(pictures["support"]) as support, Image.open(pictures["query"]) as query, Image.open(out) as drawn:
+        expected = render_localization([(np.array(support), Box(16, 12, 48, 36))], np.array(query), Box(20, 12, 60, 36))
+        np.testing.assert_array_equal(np.array(drawn), expected)
+
+
+def test_demo_says_why_there_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "policy_of_the_demo.py").write_text(
+        "from focus_agents.types import Completion, Generation\n"
+        "class Silent:\n"
+        "    def generate(self, prompts, **options):\n"
+        "        return [Generation((Completion('', [], [], True, error='no answer within 3 s'),))]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["demo", "--policy", "policy_of_the_demo:Silent"])
+    load_experiment("demo").main()
+    assert capsys.readouterr().out.splitlines() == ["no answer: no answer within 3 s", "picture: answer.png"]
+
+
 def test_demo_draws_an_episode_and_prints_the_box(
     new_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -588,7 +617,127 @@ def test_a_run_folder_holds_the_terms_of_a_reward_file(tmp_path: Path) -> None:
     assert restored.reward == "iou:1,iou_at(0.5):0.5"
 
 
-@pytest.mark.parametrize("script", ["run_sft.py", "run_grpo.py"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--policy", "random", "vml"], "policy 'vml': no such policy. Did you mean 'vlm'? Known are random, center, "),
+        (["--policy", "no.such:Policy"], "could not import 'no.such'"),
+        (["--policy", "copy_support:first"], "expected copy_support:last or copy_support:nearest"),
+        (["--policy", "vlm:runs/nothing/here"], "model 'runs/nothing/here': expected one of focus-small, "),
+        (["--policy", "random", "random"], "policy: expected one or several different ones, got ('random', 'random')"),
+        (["--policy"], "policy"),
+        (["--shots", "2", "2"], "shots: expected one or several different ones, got (2, 2)"),
+        (["--shots", "0"], "shots must be at least 1, got 0"),
+        (["--num-episodes", "0"], "num_episodes: expected 1 or more, got 0"),
+        (["--batch-size", "0"], "batch_size: expected 1 or more, got 0"),
+        (["--max-completion-tokens", "0"], "max_completion_tokens: expected 1 or more, got 0"),
+        (["--num-workers", "-1"], "num_workers: expected 0 or more, got -1"),
+        (["--dataset", "coco"], "unknown data set 'coco'; there are synthetic, got10k"),
+        (["--dataset", "got10k"], "pass root, the folder where it was unpacked"),
+        (["--split", "tset"], "split must be one of"),
+        (["--template", "long"], "unknown prompt template 'long'"),
+        (["--max-image-tokens", "1"], "max_image_tokens: expected at least 4, got 1"),
+        (["--num-workers", "1", "--device", "cuda"], "--device cuda: workers see no GPU without --num-gpus-per-worker"),
+        (["--num-workers", "64", "--num-gpus-per-worker", "1"], "64 workers need more than the"),
+        (["--model", "focus-small"], "--model"),
+    ],
+)
+def test_evaluate_names_a_wrong_argument(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = main_error("evaluate", ["--output-dir", str(tmp_path / "table"), *arguments], capsys)
+    assert message in error, error
+    assert not (tmp_path / "table").exists()
+
+
+def evaluate_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+    load_experiment("evaluate").main()
+
+
+def test_evaluations_of_several_calls_make_one_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--output-dir", str(tmp_path), "--num-episodes", "4", "--shots", "1", "2"]
+    evaluate_here(monkeypatch, *common, "--policy", "random", "vlm:focus-small")
+    capsys.readouterr()
+    shuffled = [*common, "--policy", "random", "--shuffle-supports", "--label", "shuffled"]
+    evaluate_here(monkeypatch, *shuffled)
+    evaluate_here(monkeypatch, *shuffled, "--paper-table")
+    shown = capsys.readouterr().out
+    for words in (
+        "synthetic, 2 shots",
+        "shuffled, 1 shot",
+        "vlm:focus-small",
+        "FOCUS, Qwen2-VL-7B",
+        "(published, table",
+    ):
+        assert words in shown
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    cells = [(cell["policy"], cell["dataset"], cell["shots"], cell["num_episodes"]) for cell in summary["cells"]]
+    assert cells == [
+        ("random", "synthetic", 1, 4),
+        ("random", "synthetic", 2, 4),
+        ("vlm:focus-small", "synthetic", 1, 4),
+        ("vlm:focus-small", "synthetic", 2, 4),
+        ("random", "shuffled", 1, 4),
+        ("random", "shuffled", 2, 4),
+    ]
+    assert len(summary["published"]) == 14
+    names = {f"{policy}__{data}__{shots}-shot" for policy, data, shots, _ in cells}
+    names = {name.replace(":", "-") for name in names}
+    assert {path.stem for path in (tmp_path / "answers").iterdir()} == names
+    assert {path.stem for path in (tmp_path / "sheets").iterdir()} == names
+    with Image.open(tmp_path / "sheets/random__shuffled__2-shot.png") as sheet:
+        assert sheet.height > 4 * 160
+    error = main_error("evaluate", [*common, "--policy", "random", "--level", "5"], capsys)
+    assert "data 'synthetic' was answered with other settings: level is 5 here and 3 there" in error
+
+
+def test_a_bug_in_a_policy_is_shown_with_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "policy_with_a_bug.py").write_text("def locate(question, rng): return 1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EvaluationError, match=r"'policy_with_a_bug:locate' on episodes 0 to 3 .*division by") as info:
+        evaluate_here(
+            monkeypatch, "--policy", "policy_with_a_bug:locate", "--num-episodes", "4", "--output-dir", "table"
+        )
+    assert isinstance(info.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.e2e
+def test_a_killed_evaluation_answers_what_is_left(tmp_path: Path) -> None:
+    def arguments(folder: str) -> list[str]:
+        return [
+            "--policy", "random", "--num-episodes", "300", "--shots", "4", "1", "--batch-size", "2", "--output-dir",
+            str(tmp_path / folder),
+        ]  # fmt: skip
+
+    def answers(folder: str) -> list[list[dict]]:
+        files = sorted((tmp_path / folder / "answers").iterdir())
+        lines = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+        return [[{**line, "seconds": 0} for line in sorted(part, key=lambda line: line["index"])] for part in lines]
+
+    second = tmp_path / "killed/answers/random__synthetic__1-shot.jsonl"
+    process = start("evaluate.py", *arguments("killed"))
+    wait_for(lambda: second.exists() and second.stat().st_size > 4000, process)
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed/summary.json").exists()
+    before = second.read_bytes()
+    num_before = before.count(b"\n")
+    assert 0 < num_before < 300
+    for folder in ("killed", "straight"):
+        result = run("evaluate.py", *arguments(folder))
+        assert result.returncode == 0, result.stderr
+    killed = answers("killed")
+    assert [[line["index"] for line in part] for part in killed] == [list(range(300))] * 2
+    assert killed == answers("straight")
+    kept = before[: before.rindex(b"\n") + 1]
+    assert second.read_bytes().startswith(kept), "what was answered is neither asked again nor written again"
+
+
+@pytest.mark.parametrize("script", ["run_sft.py", "run_grpo.py", "evaluate.py"])
 def test_help_explains_each_flag(script: str) -> None:
     result = run(script, "--help")
     assert result.returncode == 0
