@@ -318,7 +318,8 @@ def quiet_libraries() -> None:
     """Keep other packages' start-up chatter out of an experiment's output; their errors still show."""
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    for name in ("ray.rllib", "ray.train"):
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's other output prints a table even where it is told not to
+    for name in ("ray.rllib", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

@@ -191,7 +191,8 @@ def report_blocks(summary: Mapping[str, Any], curves: Picture, sheet: Picture, *
         Table([["name", "reward"], *([name, spec] for name, spec in summary["rewards"].items())]),
         Heading("After training"),
         Table(_score_rows(summary)),
-        Paragraph("Shares and means * 100. A share of the answers is whole images or copies of a support's box."),
+        Paragraph("All * 100. Whole images and copies of a support's box are what earns some IoU without looking. What was "
+            "sampled has the mean of the seeds, and the lowest and the highest of them."),
         Heading("Learning curves"),
         curves,
         Heading("Differences, paired by seed and episode"),
