@@ -13,6 +13,10 @@ from focus_agents.reporting import METRICS, RunDirectory
 from focus_env.errors import CheckpointError
 
 COUNTERS = ("step", "iteration")
+MOST_POINTS_WITH_MARKERS = 20
+
+Series = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+"""Steps and values, [T] each."""
 
 
 def plot_runs(
@@ -46,7 +50,7 @@ def plot_runs(
         is_missing = True
         for number, (label, folders) in enumerate(runs.items()):
             for position, folder in enumerate(folders):
-                steps, values = _series(lines[folder], metric, window)
+                steps, values = read_series(lines[folder], metric, window)
                 steps, values = steps[steps > start], values[steps > start]
                 is_missing &= len(values) == 0
                 axis.plot(
@@ -68,28 +72,25 @@ def plot_runs(
     return path
 
 
-def plot_bands(runs: Mapping[str, Sequence[Path]], metrics: Sequence[str], path: Path, *, window: int = 25) -> Path:
+def plot_bands(panels: Mapping[str, Mapping[str, Sequence[Series]]], path: Path) -> Path:
     """Draw the mean of each label's runs over their steps, with a band from the lowest to the highest of them.
 
     Args:
-        runs: Run folders by label, those of a label with the same steps: seeds.
-        metrics: As for `plot_runs`.
-        path: Likewise.
-        window: Likewise.
+        panels: By title and label, a series for each run, say of each seed; those of a label have the same steps.
+        path: The picture's file; its ending decides the format.
 
     Returns:
         `path`.
     """
-    figure = Figure(figsize=(4.5 * len(metrics), 3.2), layout="constrained")
-    axes = figure.subplots(1, len(metrics), squeeze=False)[0]
-    for axis, metric in zip(axes, metrics, strict=True):
-        for number, (label, folders) in enumerate(runs.items()):
-            series = [_series(RunDirectory(folder).read_metrics(), metric, window) for folder in folders]
-            steps = series[0][0]
-            values = np.array([run for _, run in series])
-            axis.plot(steps, values.mean(0), color=f"C{number % 10}", linewidth=1.2, label=label)
-            axis.fill_between(steps, values.min(0), values.max(0), color=f"C{number % 10}", alpha=0.2, linewidth=0)
-        axis.set_title(metric)
+    figure = Figure(figsize=(4.5 * len(panels), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (title, labels) in zip(axes, panels.items(), strict=True):
+        for number, (label, runs) in enumerate(labels.items()):
+            steps, values = runs[0][0], np.array([run for _, run in runs])
+            colour, marker = f"C{number % 10}", "o" if len(steps) <= MOST_POINTS_WITH_MARKERS else None
+            axis.plot(steps, values.mean(0), color=colour, linewidth=1.2, marker=marker, markersize=3, label=label)
+            axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
+        axis.set_title(title)
         axis.set_xlabel("iteration")
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize="small")
@@ -97,10 +98,8 @@ def plot_bands(runs: Mapping[str, Sequence[Path]], metrics: Sequence[str], path:
     return path
 
 
-def _series(
-    lines: Sequence[Mapping[str, float | None]], metric: str, window: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Steps and values of the lines that have a metric, averaged if most have it."""
+def read_series(lines: Sequence[Mapping[str, float | None]], metric: str, window: int) -> Series:
+    """Steps and values of the lines that have a metric, averaged over `window` lines if most have it."""
     counter = next(name for name in COUNTERS if name in lines[0])
     found = [(line[counter], line[metric]) for line in lines if line.get(metric) is not None]
     points = np.array(found, dtype=np.float64).reshape(-1, 2)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from focus_agents.documents import Block, Heading, Paragraph, Picture, Table, to_html, to_markdown
-from focus_agents.plotting import plot_bands
+from focus_agents.plotting import Series, plot_bands, read_series
 from focus_agents.reporting import RunDirectory
 from focus_agents.reward_benchmark.study import Study, plan_run
 from focus_agents.tables import figure
@@ -48,7 +48,11 @@ SAMPLED_METRICS: Mapping[str, str] = {
 COMPARED = ("miou", "acc_75")
 CURVES_CAPTION = "Means over the seeds, with a band from the lowest to the highest"
 SHEET_CAPTION = "The first validation episodes, answered by the model of each reward's first seed"
-CURVES = ("miou", "zero_variance_rate", "validation_miou")
+SAMPLED_CURVES: Mapping[str, str] = {
+    "miou": "mIoU of sampled answers",
+    "zero_variance_rate": "share of groups without variance",
+}
+VALIDATION_TITLE = "mIoU of greedy answers, validation"
 
 Answers = Mapping[str, Sequence[Sequence[ScoredAnswer]]]
 """By reward, [R][N] answers; those before training under `START`."""
@@ -162,10 +166,7 @@ def write_report(study: Study, folder: Path, *, command: str) -> Path:
     summary = summarize_study(study)
     (folder / f"{REPORT_NAME}.json").write_text(json.dumps(summary, indent=1) + "\n")
     curves = Picture(folder / f"{REPORT_NAME}_curves.png", CURVES_CAPTION)
-    runs = {name: [plan_run(study, name, seed).folder for seed in study.seeds] for name in study.rewards}
-    lines = [line for folders in runs.values() for path in folders for line in RunDirectory(path).read_metrics()]
-    logged = [metric for metric in CURVES if any(line.get(metric) is not None for line in lines)]
-    plot_bands(runs, logged, curves.path, window=max(1, study.settings.num_iterations // 12))
+    plot_bands(_curves(study), curves.path)
     sheet = Picture(folder / f"{REPORT_NAME}_answers.png", SHEET_CAPTION)
     _draw_answers(study, sheet.path)
     blocks = report_blocks(summary, curves, sheet, command=command)
@@ -174,6 +175,24 @@ def write_report(study: Study, folder: Path, *, command: str) -> Path:
     report = folder / f"{REPORT_NAME}.md"
     report.write_text(to_markdown(title, blocks))
     return report
+
+
+def _curves(study: Study) -> dict[str, dict[str, list[Series]]]:
+    """By panel and reward, a series for each seed."""
+    window = max(1, study.settings.num_iterations // 12)
+    panels: dict[str, dict[str, list[Series]]] = {title: {} for title in (*SAMPLED_CURVES.values(), VALIDATION_TITLE)}
+    answers = read_answers(study)
+    for name in study.rewards:
+        for position, seed in enumerate(study.seeds):
+            lines = RunDirectory(plan_run(study, name, seed).folder).read_metrics()
+            for metric, title in SAMPLED_CURVES.items():
+                panels[title].setdefault(name, []).append(read_series(lines, metric, window))
+            found = {0: answers[START][position], study.settings.num_iterations: answers[name][position]}
+            points = {step: float(np.mean([answer.credit for answer in given])) for step, given in found.items()}
+            points |= {line["iteration"]: line["validation_miou"] for line in lines if "validation_miou" in line}
+            steps = np.array(sorted(points), dtype=np.float64)
+            panels[VALIDATION_TITLE].setdefault(name, []).append((steps, np.array([points[step] for step in steps])))
+    return panels
 
 
 def report_blocks(summary: Mapping[str, Any], curves: Picture, sheet: Picture, *, command: str) -> list[Block]:
@@ -191,8 +210,10 @@ def report_blocks(summary: Mapping[str, Any], curves: Picture, sheet: Picture, *
         Table([["name", "reward"], *([name, spec] for name, spec in summary["rewards"].items())]),
         Heading("After training"),
         Table(_score_rows(summary)),
-        Paragraph("All * 100. Whole images and copies of a support's box are what earns some IoU without looking. What was "
-            "sampled has the mean of the seeds, and the lowest and the highest of them."),
+        Paragraph(
+            "All * 100. Whole images and copies of a support's box are what earns some IoU without looking. What was "
+            "sampled has the mean of the seeds, and the lowest and the highest of them."
+        ),
         Heading("Learning curves"),
         curves,
         Heading("Differences, paired by seed and episode"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focus_agents.plotting import _series, plot_runs
+from focus_agents.plotting import plot_bands, plot_runs, read_series
 from focus_agents.reporting import RunDirectory
 from focus_env.errors import CheckpointError
 
@@ -42,14 +42,14 @@ def test_the_picture_shows_each_label_in_its_colour(runs: dict[str, list[Path]],
 
 def test_values_are_averaged_to_the_left_where_most_lines_have_them() -> None:
     lines = [{"step": step, "loss": value} for step, value in ((1, 4.0), (2, 2.0), (3, None), (4, 6.0))]
-    steps, values = _series(lines, "loss", 2)
+    steps, values = read_series(lines, "loss", 2)
     assert steps.tolist() == [1, 2, 4]
     assert values.tolist() == [4.0, 3.0, 4.0]
 
 
 def test_rare_values_are_left_as_they_are() -> None:
     lines = [{"iteration": i, **({"validation_miou": i / 10} if i in (2, 6) else {})} for i in range(1, 7)]
-    steps, values = _series(lines, "validation_miou", 25)
+    steps, values = read_series(lines, "validation_miou", 25)
     assert (steps.tolist(), values.tolist()) == ([2, 6], [0.2, 0.6])
 
 
@@ -72,3 +72,17 @@ def test_wrong_names_are_said(runs: dict[str, list[Path]], tmp_path: Path) -> No
         plot_runs(runs, ("kl",), tmp_path / "curves.png")
     with pytest.raises(CheckpointError, match=r"expected folders with metrics\.jsonl, got .*nothing"):
         plot_runs({"a": [tmp_path / "nothing"]}, ("kl",), tmp_path / "curves.png")
+
+
+def test_bands_reach_from_the_lowest_to_the_highest_run(tmp_path: Path) -> None:
+    steps = np.arange(50.0)
+    runs = [(steps, np.full(50, height)) for height in (0.0, 1.0, 0.8)]
+    path = plot_bands({"panel": {"three": runs, "one": [(steps, np.full(50, 2.0))]}}, tmp_path / "bands.png")
+    with Image.open(path) as picture:
+        column = np.asarray(picture.convert("RGB")).astype(int)[:, 300]
+    is_line = [(np.abs(column - colour).sum(-1) < 90).nonzero()[0] for colour in ((31, 119, 180), (255, 127, 14))]
+    is_band = (np.abs(column - (210, 228, 240)).sum(-1) < 15).nonzero()[0]
+    two, mean = is_line[1].mean(), is_line[0].mean()  # at 2 and at 0.6
+    per_unit = (mean - two) / 1.4
+    assert is_band.min() == pytest.approx(mean - 0.4 * per_unit, abs=2)
+    assert is_band.max() == pytest.approx(mean + 0.6 * per_unit, abs=2)
