@@ -179,10 +179,10 @@ class PolicyArguments:
     """Requests to an openai_api at a time, of each process."""
     api_timeout: float = 120.0
     """Seconds after which a request to it is given up."""
-    api_retries: int = 5
+    api_retries: int = 3
     """How often a request to it is repeated."""
     api_token_budget: int | None = None
-    """Tokens after which it is asked no more, and all further answers fail; default: no limit."""
+    """Tokens after which a process asks it no more, and further answers fail; default: no limit."""
     api_cache: Path | None = None
     """Folder in which its answers are kept, so that no question is paid for twice; default: none."""
 
