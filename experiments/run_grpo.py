@@ -90,7 +90,7 @@ def main() -> None:
     try:
         summary = train_grpo(config, plan, run, validation, is_resumed=args.resume is not None, console=console)
     except (RewardError, TrainingError) as error:
-        console.print(f"error: {error}", style="red", highlight=False)
+        console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         raise SystemExit(1) from None
     except RunInterrupted as interruption:
         console.print(str(interruption), style="yellow", highlight=False, soft_wrap=True)
