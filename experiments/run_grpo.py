@@ -108,8 +108,8 @@ def main() -> None:
 
 def check_arguments(args: Args):
     """Everything that can be wrong is found here, before Ray or a model starts."""
+    plan, reward = args.plan(), load_reward(args.reward)
     training, validation = args.load_training(), args.load_validation()
-    reward = load_reward(args.reward)
     config = (
         args.grpo_config(training, validation, reward=reward, seed=args.seed)
         .env_runners(
@@ -121,7 +121,7 @@ def check_arguments(args: Args):
         .training(async_steps=args.async_steps)
     )
     config.validate()
-    return config, args.plan(), validation
+    return config, plan, validation
 
 
 def open_run(args: Args) -> RunDirectory:

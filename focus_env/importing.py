@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -24,9 +25,15 @@ def import_object(path: str) -> Any:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"import path {path!r}: could not import {module_name!r} ({error})") from error
-    try:
-        return getattr(module, name)
-    except AttributeError:
-        raise ValueError(f"import path {path!r}: the module {module_name!r} has no {name!r}") from None
+    except Exception as error:  # whatever the module's own code raises
+        raise ValueError(
+            f"import path {path!r}: importing {module_name!r} raised {type(error).__name__}: {error}; a module of your "
+            "own must lie in the folder of this call or on PYTHONPATH"
+        ) from error
+    if not hasattr(module, name):
+        near = difflib.get_close_matches(name, vars(module), n=1)
+        raise ValueError(
+            f"import path {path!r}: {module.__file__} has no {name!r}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+        )
+    return getattr(module, name)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib
 import math
 import re
 import reprlib
@@ -24,6 +23,7 @@ import numpy as np
 
 from focus_env.answers import AnswerBatch
 from focus_env.errors import RewardError
+from focus_env.importing import import_object
 from focus_env.reward_terms import (
     PARAMETRIC_TERMS,
     PENALTIES,
@@ -35,7 +35,7 @@ from focus_env.reward_terms import (
 )
 
 _BUILT_IN = re.compile(r"([^():,\s]+)\s*(?:\((.*)\))?")
-_IMPORT_PATH = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
+_IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _COMMA = re.compile(r",(?![^()]*\))")
 """A comma that stands outside of parentheses."""
 
@@ -207,8 +207,8 @@ def _to_weight(name: str, weight: Any) -> float:
 
 def _resolve(text: str) -> tuple[str, RewardTerm]:
     """The canonical name of a term, and the term."""
-    if found := _IMPORT_PATH.fullmatch(text):
-        return text, _import_term(*found.groups())
+    if _IMPORT_PATH.fullmatch(text):
+        return text, _import_term(text)
     built_in = _BUILT_IN.fullmatch(text)
     if built_in is None:
         raise ValueError(f"expected terms such as 'iou', 'iou:1', 'iou_at(0.5):1' or 'module:function:1', got {text!r}")
@@ -231,20 +231,8 @@ def _resolve(text: str) -> tuple[str, RewardTerm]:
     return f"{name}({', '.join(map(_number_text, values))})", PARAMETRIC_TERMS[name](*values)
 
 
-def _import_term(module: str, attribute: str) -> RewardTerm:
-    path = f"{module}:{attribute}"
-    try:
-        loaded = importlib.import_module(module)
-    except Exception as error:
-        hint = "; its folder must be on PYTHONPATH" if isinstance(error, ModuleNotFoundError) else ""
-        raise ValueError(f"term {path!r}: importing {module!r} raised {type(error).__name__}: {error}{hint}") from error
-    if not hasattr(loaded, attribute):
-        names = [name for name in vars(loaded) if not name.startswith("_")]
-        near = difflib.get_close_matches(attribute, names, n=1)
-        raise ValueError(
-            f"term {path!r}: {loaded.__file__} has no {attribute!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-        )
-    term = getattr(loaded, attribute)
+def _import_term(path: str) -> RewardTerm:
+    term = import_object(path)
     if isinstance(term, type) or not callable(term):
         kind = "a class" if isinstance(term, type) else f"of type {type(term).__name__}"
         raise ValueError(f"term {path!r}: expected a function of an AnswerBatch, or an instance of a class, got {kind}")

@@ -180,7 +180,7 @@ def prototype(features: Sequence[Grid], weights: Sequence[Grid]) -> Grid:
     """
     total = np.zeros(features[0].shape[-1])
     for cells, weight in zip(features, weights, strict=True):
-        is_finite = np.isfinite(cells).all(axis=-1)
+        is_finite = np.asarray(np.isfinite(cells).all(axis=-1))
         weight = np.where(is_finite, weight, 0.0)
         if weight.sum() > 0:
             total += np.tensordot(weight / weight.sum(), np.where(is_finite[..., None], cells, 0.0), axes=2)

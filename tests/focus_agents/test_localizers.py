@@ -174,7 +174,7 @@ class TestByName:
             ("", "policy '': no such policy. Known are random, center"),
             ("randon", "policy 'randon': no such policy. Did you mean 'random'\\? Known are random, .*openai_api"),
             ("dino_mtach:some/model", "Did you mean 'dino_match'\\?"),
-            ("no_such_module:Policy", "could not import 'no_such_module' \\(No module named"),
+            ("no_such_module:Policy", "importing 'no_such_module' raised ModuleNotFoundError: No module named"),
             (f"{__name__}:Missing", "has no 'Missing'"),
             (f"{__name__}:NoPolicy", "expected an object with a method `generate`.*got NoPolicy"),
             ("copy_support:first", "expected copy_support:last or copy_support:nearest"),
