@@ -4,6 +4,8 @@ How to run:
     python experiments/examples/ppo_rllib.py --level 1 --num-iterations 20
 
 Each step is an episode. Prints the mean reward, IoU + 0.5 * [the four floats are a box], of each iteration's episodes.
+Likeliest actions earned 0.00 before and 0.76 after 3,600 episodes, 110 s of CPU time, on 500 validation scenes of level
+1, where the best constant box earns 0.77 (one run, seed 0): no more than to answer near the middle.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ def main() -> None:
         PPOConfig()
         .environment("in_context_localization", env_config=dataclasses.asdict(args))
         .env_runners(num_env_runners=args.num_env_runners)
-        .training(train_batch_size_per_learner=args.episodes_per_iteration, minibatch_size=64, num_epochs=10, lr=3e-4)
+        .training(train_batch_size_per_learner=args.episodes_per_iteration, minibatch_size=64, num_epochs=10, lr=1e-3)
         .reporting(metrics_num_episodes_for_smoothing=args.episodes_per_iteration)
         .debugging(seed=args.seed, log_level="ERROR")
     )
