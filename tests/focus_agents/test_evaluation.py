@@ -233,6 +233,7 @@ class TestResuming:
         fewer = make_plan(num_episodes=2)
         assert pending_chunks(fewer, open_results(tmp_path, fewer)) == []
         assert [len(results.read(cell)) for cell in results.cells()] == [7, 7, 2, 3]
+        assert [cell.num_episodes for cell in results.cells()] == [7, 7, 2, 3]
 
     def test_failed_ones_are_asked_again_where_that_is_wanted(self, tmp_path: Path) -> None:
         before = records_of(run(tmp_path, make_plan()))
