@@ -663,6 +663,7 @@ def test_evaluations_of_several_calls_make_one_table(
     capsys.readouterr()
     shuffled = [*common, "--policy", "random", "--shuffle-supports", "--label", "shuffled"]
     evaluate_here(monkeypatch, *shuffled)
+    (tmp_path / "sheets/random__shuffled__2-shot.png").unlink()  # as after a kill while sheets are drawn
     evaluate_here(monkeypatch, *shuffled, "--paper-table")
     shown = capsys.readouterr().out
     for words in (
