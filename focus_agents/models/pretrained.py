@@ -41,7 +41,7 @@ def load_vision_model(
     )
     if missing := sorted(info["missing_keys"]):
         raise CheckpointError(_not_loaded(name_or_path, f"{len(missing)} weights are missing, e.g. {missing[0]}"))
-    return model.to(device).eval().requires_grad_(False)
+    return model.to(device).requires_grad_(False)  # in evaluation mode, as from_pretrained leaves it
 
 
 def load_part(load: Callable[..., T], name_or_path: str, **options: Any) -> T:

@@ -155,7 +155,7 @@ def coverage(box: Coordinates, grid: tuple[int, ...], image_wh: tuple[int, int])
 
 def _overlaps(start: float, stop: float, num_cells: int) -> Grid:
     """How much of each cell [i, i + 1] lies between two points."""
-    edges = np.clip(np.arange(num_cells + 1, dtype=np.float64), start, max(start, stop))
+    edges = np.clip(np.arange(num_cells + 1, dtype=np.float64), start, stop)
     return np.diff(edges)
 
 

@@ -1,5 +1,8 @@
 """OWLv2's detection guided by pictures: what in the query looks like the objects in the support boxes.
 
+The steps are those of `Owlv2ForObjectDetection.image_guided_detection`, except that the support's box, not the most
+object-like place of its picture, says which predicted box is meant. They are tested with random weights alone.
+
 Axis letters: P patches of a picture, each of which predicts one box; d features.
 """
 

@@ -123,6 +123,12 @@ class TestPrototype:
         small[..., 0] = large[..., 1] = 1
         np.testing.assert_allclose(prototype([small, large], [np.full((1, 1), 0.1), np.ones((4, 4))]), [0.5**0.5] * 2)
 
+    def test_pictures_with_cells_that_do_not_count_still_count_alike(self) -> None:
+        whole, partial = np.zeros((1, 4, 2)), np.zeros((1, 4, 2))
+        whole[..., 0] = partial[..., 1] = 1
+        partial[0, :3] = np.nan
+        np.testing.assert_allclose(prototype([whole, partial], [np.ones((1, 4))] * 2), [0.5**0.5] * 2)
+
     def test_what_is_no_number_does_not_count(self) -> None:
         cells = np.array([[[1.0, 0.0], [np.nan, 1.0], [0.0, np.inf]]])
         np.testing.assert_allclose(prototype([cells], [np.ones((1, 3))]), [1, 0])
@@ -215,6 +221,11 @@ class TestMatching:
         box = Box(18, 19, 22, 21)
         support = scene(64, 48, (Box(16, 16, 24, 24), 0))
         assert self.find(scene(96, 64, (Box(40, 8, 56, 16), 0)), (support, box)) == Box(40, 8, 56, 16)
+
+    def test_a_support_box_that_is_background_for_the_most_part(self) -> None:
+        support = scene(64, 48, (Box(24, 16, 40, 24), 0))
+        query = scene(96, 64, (Box(40, 8, 56, 16), 0))
+        assert self.find(query, (support, Box(16, 8, 48, 32))) == Box(40, 8, 56, 16)
 
     def test_a_support_box_at_the_border(self) -> None:
         box = Box(48, 32, 64, 48)

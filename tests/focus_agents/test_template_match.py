@@ -196,6 +196,21 @@ def test_evidence_grows_with_the_score_and_with_the_size() -> None:
     assert evidence(0.99, 400) < evidence(1.0, 400) == evidence(1.0 + 1e-6, 400) < math.inf
 
 
+def test_a_large_template_wins_over_a_small_one_of_a_slightly_better_score() -> None:
+    def worn(crop: ImageArray, spread: float) -> ImageArray:
+        return (crop + np.random.default_rng(3).normal(0, spread, crop.shape)).clip(0, 255).astype(np.uint8)
+
+    small, large, query = noise(80, 60, 1), noise(80, 60, 2), noise(80, 60, 99)
+    query[50:54, 8:12] = worn(small[10:14, 10:14], 15)
+    query[5:25, 40:70] = worn(large[20:40, 20:50], 50)
+    scores = [find_template(query, crop) for crop in (small[10:14, 10:14], large[20:40, 20:50])]
+    assert scores[0] is not None
+    assert scores[1] is not None
+    assert 0.97 > scores[0].score > scores[1].score > 0.8
+    question = ask(query, (small, Box(10, 10, 14, 14)), (large, Box(20, 20, 50, 40)))
+    assert find(question, scales=(1.0,)) == Box(40, 5, 70, 25)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
