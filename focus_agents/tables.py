@@ -9,6 +9,9 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+_NAMES_WIDTH = 24
+"""Characters of the first column that are not broken, however narrow the terminal."""
+
 
 def figure(value: Mapping[str, Any] | None) -> str:
     """A `mean` with its `interval`, times 100; nothing for None."""
@@ -28,8 +31,9 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
 def text_table(rows: Sequence[Sequence[str]], title: str) -> Table:
     """Rows for a terminal, the first as the heading; intervals stand below their means, to save width."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in rows[0]:
-        table.add_column(name, overflow="fold")
+    names_width = min(_NAMES_WIDTH, max(len(row[0]) for row in rows))
+    for column, name in enumerate(rows[0]):
+        table.add_column(name, overflow="fold", min_width=None if column else names_width)
     for row in rows[1:]:
-        table.add_row(*(re.sub(r" \[(\S+), (\S+)\]$", r"\n\1 to \2", cell) for cell in row))
+        table.add_row(*(re.sub(r" \[(\S+), (\S+)\]$", r"\n\1-\2", cell) for cell in row))
     return table

@@ -184,6 +184,23 @@ class Answerer:
         return records
 
 
+class _RemoteAnswerer:
+    """An `Answerer` in Ray.
+
+    The data set comes with each chunk, as a reference in a list of one, and is fetched once: Ray warns of references in
+    constructors, which a restarted worker may not find.
+    """
+
+    def __init__(self, max_completion_tokens: int) -> None:
+        self._max_completion_tokens = max_completion_tokens
+        self._answerer: Answerer | None = None
+
+    def answer(self, chunk: Chunk, episodes: Sequence[Any]) -> list[AnswerRecord]:
+        if self._answerer is None:
+            self._answerer = Answerer(ray.get(episodes[0]), self._max_completion_tokens)
+        return self._answerer.answer(chunk)
+
+
 class _Timed:
     """A policy whose last call's duration is known."""
 
@@ -241,16 +258,16 @@ def _answer_on_ray(plan: EvaluationPlan, chunks: Sequence[Chunk]) -> Answers:
     """In the order in which workers are done; each has one chunk at a time."""
     worker_class = ray.remote(
         num_cpus=1, num_gpus=plan.num_gpus_per_worker, max_restarts=MAX_RESTARTS, max_task_retries=MAX_RESTARTS
-    )(Answerer)
+    )(_RemoteAnswerer)
     episodes = ray.put(dict(plan.episodes))
     num_workers = min(plan.num_workers, len(chunks))
-    workers = [worker_class.remote(episodes, plan.max_completion_tokens) for _ in range(num_workers)]
+    workers = [worker_class.remote(plan.max_completion_tokens) for _ in range(num_workers)]
     waiting, running = deque(chunks), {}
 
     def ask(worker: Any) -> None:
         if waiting:
             chunk = waiting.popleft()
-            running[worker.answer.remote(chunk)] = worker, chunk
+            running[worker.answer.remote(chunk, [episodes])] = worker, chunk
 
     try:
         for worker in workers:

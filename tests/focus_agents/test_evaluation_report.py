@@ -216,7 +216,7 @@ class TestLayout:
             "vlm:a|b",
             "tao, 4 shots",
             "75.0",
-            "75.0 to 75.0",
+            "75.0-75.0",
             "66.7",
             "acc@0.75",
             "whole image",
