@@ -66,11 +66,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import tyro
-from PIL import Image
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from transformers import PrinterCallback, Qwen2VLForConditionalGeneration, Qwen2VLProcessor, TrainerCallback
+from transformers import PrinterCallback, Qwen2VLForConditionalGeneration, TrainerCallback
 
 from benchmarks.measuring import (
     NUM_PICTURES,
@@ -96,9 +95,10 @@ from focus_agents.models.loading import TINY, load_processor
 from focus_agents.models.tiny import MERGE_SIZE, build_config
 from focus_agents.processing import EncodedPrompt, PromptBatch, VLMProcessor
 from focus_agents.scoring import score_completions
+from focus_agents.trl import TRLProcessor, trl_row
 from focus_agents.types import Sampling
 from focus_env.prompts import TEMPLATES
-from focus_env.types import ImagePart, Message, TextPart
+from focus_env.types import Message, TextPart
 
 CaseName = Literal["sampling", "learning", "step", "fused", "without_signal"]
 ModelName = Literal["small", "7b"]
@@ -448,31 +448,6 @@ def reward_texts(setup: Setup, token_ids: torch.Tensor) -> npt.NDArray[np.float6
     return np.array([[text_reward(setup.processor.decode(ids)) for ids in group] for group in token_ids.tolist()])
 
 
-def as_trl_row(messages: Sequence[Message]) -> dict[str, Any]:
-    """A conversation as TRL's data sets hold it: placeholders, and the pictures beside."""
-    parts = [part for message in messages for part in message.content]
-    return {
-        "prompt": [
-            {
-                "role": message.role,
-                "content": [
-                    {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
-                    for part in message.content
-                ],
-            }
-            for message in messages
-        ],
-        "images": [Image.fromarray(part.image) for part in parts if isinstance(part, ImagePart)],
-    }
-
-
-class PictureProcessor(Qwen2VLProcessor):
-    """transformers' processor for TRL, without one for videos, which would need torchvision."""
-
-    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None) -> None:
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
-
-
 @contextlib.contextmanager
 def trl_trainer(
     setup: Setup, num_steps: int, callback: TrainerCallback, *, learning_rate: float, max_grad_norm: float
@@ -522,10 +497,8 @@ def trl_trainer(
             model=setup.model,
             reward_funcs=reward,
             args=config,
-            train_dataset=Dataset.from_list([as_trl_row(messages) for messages in setup.messages]),
-            processing_class=PictureProcessor(
-                processor.image_processor, processor.tokenizer, processor.tokenizer.chat_template
-            ),
+            train_dataset=Dataset.from_list([trl_row(messages) for messages in setup.messages]),
+            processing_class=TRLProcessor.of(processor),
             callbacks=[callback],
         )
         trainer.remove_callback(PrinterCallback)

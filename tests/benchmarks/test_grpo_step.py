@@ -367,7 +367,7 @@ def other_pictures(right: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     [
         ("policy_loss", other_loss, "gradients: ours and TRL's"),
         ("group_advantages", other_advantages, "advantages: ours and TRL's"),
-        ("as_trl_row", other_pictures, "pixel_values: TRL has others"),
+        ("trl_row", other_pictures, "pixel_values: TRL has others"),
     ],
 )
 def test_trl_must_agree(monkeypatch: pytest.MonkeyPatch, name: str, wrong: Callable[..., Any], message: str) -> None:
