@@ -17,6 +17,9 @@ import pytest
 import tyro
 
 from focus_agents.ablation.report import difference_table, main_table, render_report
+from focus_agents.evaluation import report as evaluation_report
+from focus_agents.reward_benchmark import report as rewards_report
+from focus_agents.tables import figure, markdown_table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -187,6 +190,21 @@ def test_the_ablations_tables_are_those_of_its_report() -> None:
     assert main_table(summary) in README
     assert difference_table(summary) in README
     assert (ROOT / "docs/ablation.md").read_text() == render_report(summary)
+
+
+def test_the_policies_table_is_that_of_its_report() -> None:
+    summary = json.loads((ROOT / "docs/policies.json").read_text())
+    assert markdown_table([row[:-1] for row in evaluation_report.score_rows(summary)]) in README  # without the average
+    assert (ROOT / "docs/policies.md").read_text() == evaluation_report.render_markdown(summary)
+
+
+def test_the_report_on_rewards_says_what_its_figures_say() -> None:
+    summary = json.loads((ROOT / "docs/rewards_report.json").read_text())
+    report = (ROOT / "docs/rewards_report.md").read_text()
+    assert rewards_report.verdict(summary) in report
+    assert markdown_table(rewards_report.score_rows(summary)) in report
+    for name, row in summary["scores"].items():
+        assert f"| {name} | {figure(row['miou'])} |" in README
 
 
 def test_scores_of_the_shipped_models_are_those_of_their_cards() -> None:

@@ -209,7 +209,7 @@ def report_blocks(summary: Mapping[str, Any], curves: Picture, sheet: Picture, *
         Heading("What was trained on"),
         Table([["name", "reward"], *([name, spec] for name, spec in summary["rewards"].items())]),
         Heading("After training"),
-        Table(_score_rows(summary)),
+        Table(score_rows(summary)),
         Paragraph(
             "All * 100. Whole images and copies of a support's box are what earns some IoU without looking. What was "
             "sampled has the mean of the seeds, and the lowest and the highest of them."
@@ -226,7 +226,8 @@ def report_blocks(summary: Mapping[str, Any], curves: Picture, sheet: Picture, *
     ]  # fmt: skip
 
 
-def _score_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+def score_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """A row for the start and for each reward, the heading first."""
     heads = [head for head, _ in ANSWER_METRICS.values()]
     rows = [["", *heads, *SAMPLED_METRICS.values()]]
     for name, scores in summary["scores"].items():
