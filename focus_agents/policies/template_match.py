@@ -189,12 +189,13 @@ def load_opencv() -> ModuleType:
     """The package cv2.
 
     Raises:
-        MissingDependencyError: If it is not installed.
+        MissingDependencyError: If it is not installed, or does not load.
     """
     try:
         import cv2
     except ImportError as error:
         raise MissingDependencyError(
-            "template_match needs OpenCV, which is not installed: pip install 'focus-localization[baselines]'"
+            f"template_match needs OpenCV, which could not be loaded ({error}); run: "
+            "pip install 'focus-localization[baselines]'"
         ) from error
     return cv2

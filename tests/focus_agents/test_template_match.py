@@ -29,7 +29,8 @@ from focus_env.spaces import Observation
 from focus_env.types import Box, EpisodeDataset, ImageArray
 from tests.fakes import make_episode
 
-pytest.importorskip("cv2")
+# Not installed, or without the system's libGL, which the build that other packages bring asks for.
+pytest.importorskip("cv2", reason="OpenCV cannot be loaded", exc_type=ImportError)
 
 RNG = np.random.default_rng(0)
 
