@@ -105,35 +105,39 @@ def test_what_is_wrong_about_presence_scores_the_minimum(name: str) -> None:
 
 @st.composite
 def answers(draw: st.DrawFn) -> AnswerBatch:
-    """One to four answers of every kind, to episodes with and without the object."""
+    """One to four answers of every kind, to episodes with and without the object, with queries of several sizes."""
     shares = st.floats(0, 1, width=32)
 
-    def box() -> Box:
+    def box(image_wh: tuple[int, int]) -> Box:
         (x1, x2), (y1, y2) = (sorted((draw(shares), draw(shares))) for _ in range(2))
-        return Box(x1 * 80, y1 * 60, x2 * 80, y2 * 60)
+        return Box(x1 * image_wh[0], y1 * image_wh[1], x2 * image_wh[0], y2 * image_wh[1])
 
     texts, parses, episodes = [], [], []
     for _ in range(draw(st.integers(1, 4))):
-        kind = draw(st.sampled_from(["box", "text", "action", "absent"]))
+        kind, image_wh = draw(st.sampled_from(["box", "text", "action", "absent"])), draw(st.sampled_from(SIZES))
         text = draw(st.text(max_size=50)) if kind == "text" else say(None)
         if kind in ("box", "action"):
-            x1, y1, x2, y2 = box()
+            x1, y1, x2, y2 = box(image_wh)
             has_area = x1 < x2 and y1 < y2
             parses.append(ParseResult(ParseStatus.OK, Box(x1, y1, x2, y2), True) if has_area else NO_BOX)
             text = "[1, 2, 3, 4]"
         else:
-            parses.append(TEMPLATE.parse(text, WH))
+            parses.append(TEMPLATE.parse(text, image_wh))
         texts.append(None if kind == "action" else text)
-        episodes.append(draw_episode(draw, box()))
+        episodes.append(draw_episode(draw, box(image_wh), image_wh))
     return AnswerBatch.from_parses(episodes, parses, texts, progress=draw(shares))
 
 
 NO_BOX = ParseResult(ParseStatus.DEGENERATE, None, True)
 
 
-def draw_episode(draw: st.DrawFn, target: Box) -> Episode:
+SIZES = (WH, (60, 80), (200, 50))
+
+
+def draw_episode(draw: st.DrawFn, target: Box, image_wh: tuple[int, int]) -> Episode:
     is_present = draw(st.booleans()) and target.x1 < target.x2 and target.y1 < target.y2
-    return make_episode(shots=draw(st.integers(1, 3)), target_box=target if is_present else None)
+    shots = draw(st.integers(1, 3))
+    return make_episode(shots=shots, query_wh=image_wh, target_box=target if is_present else None)
 
 
 @pytest.mark.parametrize("name", TERMS)
