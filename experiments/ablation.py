@@ -53,6 +53,8 @@ class Args:
     """The paper's arms and one seed in about ten minutes: shows that everything runs, too short to show the effect."""
     output_dir: Path = Path("runs/ablation")
     """Where runs go; what lies there is not run again."""
+    report_only: bool = False
+    """Report what has been done so far, and train nothing."""
     report_dir: Path | None = None
     """Where the report goes; default: --output-dir."""
 
@@ -64,22 +66,31 @@ def main() -> None:
         study = check_arguments(args)
     console = Console()
     console.print(f"runs: {study.folder}", highlight=False)
-    started = time.perf_counter()
-    try:
-        with progress_bar("runs", len(plan_study(study)), console) as move_to:
-            done: list[Run] = []
-
-            def on_done(run: Run) -> None:
-                done.append(run)
-                move_to(len(done))
-                console.print(f"{time.perf_counter() - started:>7.0f} s  {run.folder.name}", highlight=False)
-
-            run_study(study, on_done)
-    except TrainingError as error:
-        console.print(f"error: {error}", style="red", highlight=False)
-        raise SystemExit(1) from None
-    report = write_report(study, args.report_dir or study.folder)
+    succeeded = args.report_only or run_with_progress(study, console)
+    with user_errors():
+        report = write_report(study, args.report_dir or study.folder)
     console.print(report.read_text(), highlight=False, soft_wrap=True)
+    if not succeeded:
+        raise SystemExit(1)
+
+
+def run_with_progress(study: Study, console: Console) -> bool:
+    """Run a study, and say what failed of it; False if something did. The rest can be reported all the same."""
+    started = time.perf_counter()
+    with progress_bar("runs", len(plan_study(study)), console) as move_to:
+        done: list[Run] = []
+
+        def on_done(run: Run) -> None:
+            done.append(run)
+            move_to(len(done))
+            console.print(f"{time.perf_counter() - started:>7.0f} s  {run.folder.name}", highlight=False)
+
+        try:
+            run_study(study, on_done)
+        except TrainingError as error:
+            console.print(f"error: {error}", style="red", highlight=False)
+            return False
+    return True
 
 
 def check_arguments(args: Args) -> Study:

@@ -13,12 +13,13 @@ _NAMES_WIDTH = 24
 """Characters of the first column that are not broken, however narrow the terminal."""
 
 
-def figure(value: Mapping[str, Any] | None) -> str:
-    """A `mean` with its `interval`, times 100; nothing for None."""
+def figure(value: Mapping[str, Any] | None, *, signed: bool = False) -> str:
+    """A `mean` with its `interval`, times 100, with a sign where it is a difference; nothing for None."""
     if value is None:
         return ""
-    low, high = value["interval"]
-    return f"{100 * value['mean']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    style = "+.1f" if signed else ".1f"
+    mean, low, high = (format(100 * number, style) for number in (value["mean"], *value["interval"]))
+    return f"{mean} [{low}, {high}]"
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:

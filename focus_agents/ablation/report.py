@@ -13,7 +13,15 @@ import numpy.typing as npt
 from PIL import Image
 
 from focus_agents.ablation.arms import ARMS, BASE, MAIN_SPLIT, PUBLISHED, SPLITS
-from focus_agents.ablation.runs import Study, cell, cell_episodes, plan_run, read_evaluation, split_episodes
+from focus_agents.ablation.runs import (
+    Study,
+    cell,
+    cell_episodes,
+    missing_cells,
+    plan_run,
+    read_evaluation,
+    split_episodes,
+)
 from focus_agents.plotting import plot_runs
 from focus_agents.policies.focus import FocusPolicy
 from focus_agents.reporting import RunDirectory
@@ -24,12 +32,15 @@ from focus_env.rendering import render_localization, stack_rows
 
 REPORT_NAME = "ablation"
 SHOTS = 4
+MAIN_CELL = cell(MAIN_SPLIT, SHOTS)
+DEFAULT_ARM = "attention"
 SHOWN_ARMS = ("sft", "attention")
 NUM_SHOWN_EPISODES = 1
 
 CLAIMS: Sequence[tuple[str, tuple[str, str], tuple[str, str]]] = (
     ("attention loss above plain SFT", ("sft", "unseen/4"), ("attention", "unseen/4")),
     ("GRPO on top of that", ("attention", "unseen/4"), ("attention-grpo", "unseen/4")),
+    ("GRPO without stage 1", ("base", "unseen/4"), ("grpo", "unseen/4")),
     ("GRPO without the attention loss", ("sft", "unseen/4"), ("sft-grpo", "unseen/4")),
     ("four shots against one, attention loss", ("attention", "unseen/1"), ("attention", "unseen/4")),
     ("supports against shuffled ones, attention loss", ("attention", "shuffled/4"), ("attention", "unseen/4")),
@@ -41,18 +52,22 @@ CLAIMS: Sequence[tuple[str, tuple[str, str], tuple[str, str]]] = (
 )
 """What is compared: a name, and (arm, cell) before and after."""
 
-Scores = Mapping[str, Mapping[str, npt.NDArray[np.float64]]]
-"""By arm and cell, [seeds, episodes] IoU."""
+Scores = Mapping[str, Mapping[str, Mapping[int, npt.NDArray[np.float64]]]]
+"""By arm, cell and seed, [episodes] IoU."""
 
 
 def read_scores(study: Study) -> Scores:
-    """The scores of all arms that were run."""
+    """The scores of all runs that were answered to the end; arms and seeds without any are left out."""
     wanted = {name for arm in study.arms for name in (*_ancestors(arm), arm)}
-    arms = [arm for arm in ARMS if arm in wanted]
-    scores = {}
-    for arm in arms:
-        runs = [read_evaluation(plan_run(study, arm, seed)) for seed in study.seeds]
-        scores[arm] = {key: np.array([run[key][: _num_episodes(study, key)] for run in runs]) for key in runs[0]}
+    scores: dict[str, dict[str, dict[int, npt.NDArray[np.float64]]]] = {}
+    for arm in (arm for arm in ARMS if arm in wanted):
+        for seed in study.seeds:
+            run = plan_run(study, arm, seed)
+            if missing_cells(study, run):
+                continue
+            for key, values in read_evaluation(run).items():
+                by_seed = scores.setdefault(arm, {}).setdefault(key, {})
+                by_seed[seed] = np.array(values[: _num_episodes(study, key)])
     return scores
 
 
@@ -67,18 +82,6 @@ def _ancestors(arm: str) -> list[str]:
 
 def summarize_scores(study: Study, scores: Scores) -> dict[str, Any]:
     """All figures of the report, mIoU from 0 to 1: means, each seed's mean, 95% intervals over seeds and episodes."""
-
-    def describe(values: npt.NDArray[np.float64]) -> dict[str, Any]:
-        low, high = seeds_bootstrap_interval(values)
-        by_seed = [round(float(mean), 4) for mean in values.mean(1)]
-        return {"mean": round(float(values.mean()), 4), "interval": [round(low, 4), round(high, 4)], "seeds": by_seed}
-
-    claims = {}
-    for name, before, after in CLAIMS:
-        if all(arm in scores and key in scores[arm] for arm, key in (before, after)):
-            old, new = scores[before[0]][before[1]], scores[after[0]][after[1]]
-            shared = min(old.shape[1], new.shape[1])  # cells begin with the same queries
-            claims[name] = describe(new[:, :shared] - old[:, :shared])
     return {
         "study": {
             "seeds": list(study.seeds),
@@ -86,19 +89,49 @@ def summarize_scores(study: Study, scores: Scores) -> dict[str, Any]:
             "num_grpo_iterations": study.num_grpo_iterations,
             "num_episodes": study.num_episodes,
         },
-        "arms": {arm: {key: describe(values) for key, values in cells.items()} for arm, cells in scores.items()},
-        "differences": claims,
+        "arms": {arm: {key: _describe(values) for key, values in cells.items()} for arm, cells in scores.items()},
+        "differences": {
+            name: found for name, before, after in CLAIMS if (found := _difference(scores, before, after)) is not None
+        },
+        "against_default": {
+            arm: _difference(scores, (DEFAULT_ARM, MAIN_CELL), (arm, MAIN_CELL))
+            for arm in scores
+            if ARMS[arm].stage == "sft" and arm != DEFAULT_ARM
+        },
     }
 
 
+def _describe(by_seed: Mapping[int, npt.NDArray[np.float64]]) -> dict[str, Any]:
+    values = np.stack(list(by_seed.values()))
+    low, high = seeds_bootstrap_interval(values)
+    means = {str(seed): round(float(each.mean()), 4) for seed, each in by_seed.items()}
+    return {"mean": round(float(values.mean()), 4), "interval": [round(low, 4), round(high, 4)], "seeds": means}
+
+
+def _difference(scores: Scores, before: tuple[str, str], after: tuple[str, str]) -> dict[str, Any] | None:
+    """Of two cells, paired by the seeds and episodes that both have; None if there is nothing to pair."""
+    old, new = (scores.get(arm, {}).get(key, {}) for arm, key in (before, after))
+    shared = [seed for seed in old if seed in new]
+    if not shared:
+        return None
+    length = min(len(old[shared[0]]), len(new[shared[0]]))  # cells begin with the same queries
+    return _describe({seed: new[seed][:length] - old[seed][:length] for seed in shared})
+
+
 def write_report(study: Study, folder: Path) -> Path:
-    """Write `ablation.json`, `ablation.md` and its curves.
+    """Write `ablation.json`, `ablation.md` and its pictures, of the runs that were answered to the end.
 
     Returns:
         The Markdown file.
+
+    Raises:
+        ValueError: If there is no such run.
     """
+    scores = read_scores(study)
+    if not scores:
+        raise ValueError(f"{study.folder}: expected answers of a run of this study, found none; run it first")
     folder.mkdir(parents=True, exist_ok=True)
-    summary = summarize_scores(study, read_scores(study))
+    summary = summarize_scores(study, scores)
     (folder / f"{REPORT_NAME}.json").write_text(json.dumps(summary, indent=1) + "\n")
     _draw_curves(study, summary, folder)
     _draw_answers(study, summary, folder)
@@ -112,7 +145,7 @@ def _draw_curves(study: Study, summary: Mapping[str, Any], folder: Path) -> None
     for stage, metrics in (("sft", ("lm_loss", "validation_miou")), ("grpo", ("reward", "validation_miou"))):
         shown = [arm for arm in summary["arms"] if ARMS[arm].is_paper or arm == "shuffled"]
         arms = [arm for arm in shown if ARMS[arm].stage == stage]
-        runs = {ARMS[arm].title: [plan_run(study, arm, seed).folder for seed in study.seeds] for arm in arms}
+        runs = {ARMS[arm].title: [plan_run(study, arm, seed).folder for seed in _seeds(summary, arm)] for arm in arms}
         lines = [line for folders in runs.values() for path in folders for line in RunDirectory(path).read_metrics()]
         # The shortest runs end before they validate.
         logged = [metric for metric in metrics if any(line.get(metric) is not None for line in lines)]
@@ -124,7 +157,8 @@ def _draw_answers(study: Study, summary: Mapping[str, Any], folder: Path) -> Non
     """Answers, and where they look, without and with the attention loss, to the first test episodes."""
     rows, titles = [], []
     arms = [arm for arm in SHOWN_ARMS if arm in summary["arms"]]
-    policies = {arm: FocusPolicy.from_pretrained(plan_run(study, arm, study.seeds[0]).model) for arm in arms}
+    runs = {arm: plan_run(study, arm, _seeds(summary, arm)[0]) for arm in arms}
+    policies = {arm: FocusPolicy.from_pretrained(run.model) for arm, run in runs.items()}
     episodes = split_episodes(MAIN_SPLIT, 2, NUM_SHOWN_EPISODES)
     for index, (arm, policy) in itertools.product(range(NUM_SHOWN_EPISODES), policies.items()):
         episode = episodes[index]
@@ -137,6 +171,10 @@ def _draw_answers(study: Study, summary: Mapping[str, Any], folder: Path) -> Non
         Image.fromarray(stack_rows(rows, titles, legend=[])).save(folder / f"{REPORT_NAME}_answers.png")
 
 
+def _seeds(summary: Mapping[str, Any], arm: str) -> list[int]:
+    return [int(seed) for seed in summary["arms"][arm][MAIN_CELL]["seeds"]]
+
+
 def render_report(summary: Mapping[str, Any]) -> str:
     """The tables in Markdown."""
     study = summary["study"]
@@ -146,8 +184,9 @@ def render_report(summary: Mapping[str, Any]) -> str:
         "# The paper's ablation on synthetic scenes",
         f"Written by `experiments/ablation.py`: seeds {', '.join(map(str, study['seeds']))}; {study['num_sft_steps']} "
         f"steps of stage 1{grpo}; {study['num_episodes']} episodes a cell, four times as many for "
-        f"{SPLITS[MAIN_SPLIT].title} at {SHOTS} shots. mIoU * 100, where "
-        "unreadable answers count 0, with 95% intervals over seeds and episodes.",
+        f"{SPLITS[MAIN_SPLIT].title} at {SHOTS} shots. mIoU * 100, where unreadable answers count 0, with 95% "
+        "intervals over seeds and episodes, or over the episodes alone where there is one seed. A run that is not done "
+        "is left out, and stands as - among the seeds.",
         main_table(summary),
         "## By kind of episode, 4 shots",
         split_table(summary),
@@ -160,23 +199,21 @@ def render_report(summary: Mapping[str, Any]) -> str:
 
 
 def main_table(summary: Mapping[str, Any]) -> str:
-    """The paper's arms on unseen identities, beside what the paper reports."""
+    """The paper's arms on unseen identities, beside what the paper reports, and the arm that learns from nothing."""
     rows = [["", "1 shot", "2 shots", "4 shots", "paper, TAO, 4 shots (published, other data)"]]
-    for arm, cells in _paper_arms(summary).items():
-        own = [figure(cells.get(cell(MAIN_SPLIT, shots))) for shots in SPLITS[MAIN_SPLIT].shots]
-        rows.append([ARMS[arm].title, *own, f"{PUBLISHED[arm]:.1f}" if arm in PUBLISHED else ""])
-    if "shuffled" in summary["arms"]:
-        cells = summary["arms"]["shuffled"]
-        own = [figure(cells.get(cell(MAIN_SPLIT, shots))) for shots in SPLITS[MAIN_SPLIT].shots]
-        rows.append([ARMS["shuffled"].title, *own, ""])
+    for arm, cells in summary["arms"].items():
+        if ARMS[arm].is_paper or arm == "shuffled":
+            own = [_figure(summary, cells.get(cell(MAIN_SPLIT, shots))) for shots in SPLITS[MAIN_SPLIT].shots]
+            rows.append([ARMS[arm].title, *own, f"{PUBLISHED[arm]:.1f}" if arm in PUBLISHED else ""])
     return markdown_table(rows)
 
 
 def split_table(summary: Mapping[str, Any]) -> str:
     """The paper's arms on all splits."""
     rows = [["", *(split.title for split in SPLITS.values())]]
-    for arm, cells in _paper_arms(summary).items():
-        rows.append([ARMS[arm].title, *(figure(cells.get(cell(name, SHOTS))) for name in SPLITS)])
+    for arm, cells in summary["arms"].items():
+        if ARMS[arm].is_paper:
+            rows.append([ARMS[arm].title, *(_figure(summary, cells.get(cell(name, SHOTS))) for name in SPLITS)])
     return markdown_table(rows)
 
 
@@ -184,23 +221,32 @@ def difference_table(summary: Mapping[str, Any]) -> str:
     """What the claims come to."""
     rows = [["", "difference", "by seed"]]
     for name, value in summary["differences"].items():
-        by_seed = ", ".join(f"{100 * mean:+.1f}" for mean in value["seeds"])
-        low, high = value["interval"]
-        rows.append([name, f"{100 * value['mean']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]", by_seed])
+        rows.append([name, figure(value, signed=True), _by_seed(summary, value, "+.1f")])
     return markdown_table(rows)
 
 
 def settings_table(summary: Mapping[str, Any]) -> str:
-    """The other arms, beside those that they vary."""
-    rows = [["", "4 shots, unseen identities", "by seed", "supports shuffled"]]
-    varied = [arm for arm in summary["arms"] if ARMS[arm].stage == "sft"]
-    for arm in varied:
-        cells = summary["arms"][arm]
-        main = cells[cell(MAIN_SPLIT, SHOTS)]
-        by_seed = ", ".join(f"{100 * mean:.1f}" for mean in main["seeds"])
-        rows.append([ARMS[arm].title, figure(main), by_seed, figure(cells.get(cell("shuffled", SHOTS)))])
+    """The other arms, beside the one that they vary."""
+    rows = [["", "4 shots, unseen identities", "by seed", f"against {ARMS[DEFAULT_ARM].title}", "supports shuffled"]]
+    for arm, cells in summary["arms"].items():
+        if ARMS[arm].stage == "sft":
+            main = cells[MAIN_CELL]
+            difference = figure(summary["against_default"].get(arm), signed=True)
+            shuffled = figure(cells.get(cell("shuffled", SHOTS)))
+            rows.append([ARMS[arm].title, figure(main), _by_seed(summary, main, ".1f"), difference, shuffled])
     return markdown_table(rows)
 
 
-def _paper_arms(summary: Mapping[str, Any]) -> dict[str, Any]:
-    return {arm: cells for arm, cells in summary["arms"].items() if ARMS[arm].is_paper}
+def _figure(summary: Mapping[str, Any], value: Mapping[str, Any] | None) -> str:
+    """A figure that says so where it rests on fewer seeds than the study has."""
+    count = len(value["seeds"]) if value is not None else 0
+    if count in (0, len(summary["study"]["seeds"])):
+        return figure(value)
+    return f"{figure(value)} ({count} seed{'s' * (count > 1)})"
+
+
+def _by_seed(summary: Mapping[str, Any], value: Mapping[str, Any], style: str) -> str:
+    means = value["seeds"]
+    return ", ".join(
+        format(100 * means[seed], style) if seed in means else "-" for seed in map(str, summary["study"]["seeds"])
+    )

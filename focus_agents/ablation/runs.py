@@ -194,26 +194,16 @@ def _train(run: Run, num_threads: int) -> None:
 
 def evaluate_run(study: Study, run: Run) -> None:
     """Answer the splits greedily, and keep the IoU of each answer."""
-    run.folder.mkdir(exist_ok=True)
-    file = run.folder / EVALUATION_FILE
-    results: dict[str, list[float]] = json.loads(file.read_text()) if file.exists() else {}
-    cells = [
-        (name, shots)
-        for name, split in SPLITS.items()
-        for shots in split.shots
-        if name in (MAIN_SPLIT, "shuffled") or ARMS[run.arm].is_paper
-    ]
-    missing = [
-        (name, shots)
-        for name, shots in cells
-        if len(results.get(cell(name, shots), ())) < cell_episodes(study, name, shots)
-    ]
+    missing = missing_cells(study, run)
     if not missing:
         return
     model = load_model(run.model)
     batch_pictures(model)
     policy = VLMPolicy(model.eval(), load_processor(run.model), precision="bf16")
     template = load_template(run.model)
+    run.folder.mkdir(exist_ok=True)
+    file = run.folder / EVALUATION_FILE
+    results = read_evaluation(run)
     for name, shots in missing:
         num_episodes = cell_episodes(study, name, shots)
         dataset = split_episodes(name, shots, num_episodes)
@@ -229,6 +219,18 @@ def evaluate_run(study: Study, run: Run) -> None:
         scratch = file.with_suffix(".tmp")
         scratch.write_text(json.dumps(results))
         scratch.replace(file)
+
+
+def missing_cells(study: Study, run: Run) -> list[tuple[str, int]]:
+    """The splits and numbers of shots that a run has not answered, or not often enough."""
+    results = read_evaluation(run)
+    return [
+        (name, shots)
+        for name, split in SPLITS.items()
+        for shots in split.shots
+        if name in (MAIN_SPLIT, "shuffled") or ARMS[run.arm].is_paper
+        if len(results.get(cell(name, shots), ())) < cell_episodes(study, name, shots)
+    ]
 
 
 def cell_episodes(study: Study, name: str, shots: int) -> int:
@@ -251,6 +253,7 @@ def cell(split: str, shots: int) -> str:
 
 
 def read_evaluation(run: Run) -> dict[str, list[float]]:
-    """The IoU of each answer, by cell."""
-    results: dict[str, list[float]] = json.loads((run.folder / EVALUATION_FILE).read_text())
+    """The IoU of each answer, by cell, as far as there are any."""
+    file = run.folder / EVALUATION_FILE
+    results: dict[str, list[float]] = json.loads(file.read_text()) if file.exists() else {}
     return results

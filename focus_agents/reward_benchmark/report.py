@@ -240,11 +240,9 @@ def score_rows(summary: Mapping[str, Any]) -> list[list[str]]:
 def _difference_rows(summary: Mapping[str, Any]) -> list[list[str]]:
     rows = [["", "measure", "difference", "by seed"]]
     for found in summary["differences"]:
-        low, high = found["interval"]
         head = ANSWER_METRICS[found["metric"]][0]
         by_seed = ", ".join(f"{100 * mean:+.1f}" for mean in found["seeds"])
-        difference = f"{100 * found['mean']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-        rows.append([f"{found['to']} against {found['from']}", head, difference, by_seed])
+        rows.append([f"{found['to']} against {found['from']}", head, figure(found, signed=True), by_seed])
     return rows
 
 

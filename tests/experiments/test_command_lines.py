@@ -21,6 +21,7 @@ import torch
 import tyro
 from PIL import Image
 
+from focus_agents.ablation.arms import ARMS
 from focus_agents.arguments import restore_arguments
 from focus_agents.checkpoint import save_policy
 from focus_agents.models.loading import load_model, load_processor, load_template
@@ -805,6 +806,9 @@ def test_ablation_trains_answers_reports_and_does_nothing_twice(tmp_path: Path) 
     assert again.returncode == 0, again.stderr
     assert [file.stat().st_mtime_ns for file in weights] == before
     assert json.loads((tmp_path / "report/ablation.json").read_text()) == report
+    partial = run("ablation.py", *arguments, "--seeds", "0", "1", "--arms", *ARMS, "--report-only")
+    assert partial.returncode == 0, partial.stderr
+    assert list(json.loads((tmp_path / "report/ablation.json").read_text())["arms"]) == list(report["arms"])
 
 
 def test_help_of_pretraining(capsys: pytest.CaptureFixture[str]) -> None:

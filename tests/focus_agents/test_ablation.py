@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from focus_agents.ablation.arms import ARMS, BASE, PUBLISHED, SPLITS
-from focus_agents.ablation.report import render_report, summarize_scores
+from focus_agents.ablation.report import read_scores, render_report, summarize_scores, write_report
 from focus_agents.ablation.runs import (
     EVALUATION_FILE,
     Study,
@@ -127,14 +127,14 @@ def test_report_on_answers_that_are_known(study: Study) -> None:
     noise = rng.normal(0, 0.02, (2, 50))
     levels = {BASE: 0.1, "sft": 0.2, "attention": 0.6, "attention-grpo": 0.7}
     keys = [f"{name}/{shots}" for name, split in SPLITS.items() for shots in split.shots]
-    scores = {arm: dict.fromkeys(keys, level + noise) for arm, level in levels.items()}
-    scores["attention-grpo"]["unseen/4"] = scores["attention-grpo"]["unseen/4"] + 0.05
-    scores["attention-grpo"]["shuffled/4"] = 0.2 + noise
+    scores = {arm: {key: dict(enumerate(level + noise)) for key in keys} for arm, level in levels.items()}
+    scores["attention-grpo"]["unseen/4"] = dict(enumerate(0.75 + noise))
+    scores["attention-grpo"]["shuffled/4"] = dict(enumerate(0.2 + noise))
     summary = json.loads(json.dumps(summarize_scores(study, scores)))
     gain = summary["differences"]["attention loss above plain SFT"]
     assert gain["mean"] == pytest.approx(0.4)
     assert gain["interval"] == pytest.approx([0.4, 0.4])  # the noise is shared, so pairs are free of it
-    assert summary["differences"]["GRPO on top of that"]["seeds"] == pytest.approx([0.15, 0.15])
+    assert summary["differences"]["GRPO on top of that"]["seeds"] == pytest.approx({"0": 0.15, "1": 0.15})
     assert summary["differences"]["four shots against one, final model"]["mean"] == pytest.approx(0.05)
     assert "GRPO without the attention loss" not in summary["differences"]
     low, high = summary["arms"]["sft"]["unseen/4"]["interval"]
@@ -144,3 +144,32 @@ def test_report_on_answers_that_are_known(study: Study) -> None:
     assert row.count("|") == 6
     assert f"| {PUBLISHED['attention-grpo']} |" in row
     assert "| attention loss above plain SFT | +40.0 [+40.0, +40.0] | +40.0, +40.0 |" in text
+
+
+def test_an_arm_with_fewer_seeds_is_paired_by_those_that_it_has_and_says_so(study: Study) -> None:
+    scores = {
+        "attention": {"unseen/4": {0: np.full(8, 0.5), 1: np.full(8, 0.7)}},
+        "attention-grpo": {"unseen/4": {1: np.full(8, 0.8)}},
+        "mu-low": {"unseen/4": {1: np.full(4, 0.6)}},
+    }
+    summary = json.loads(json.dumps(summarize_scores(study, scores)))
+    text = render_report(summary)
+    assert "| GRPO on top of that | +10.0 [+10.0, +10.0] | -, +10.0 |" in text
+    assert f"| {ARMS['attention-grpo'].title} |  |  | 80.0 [80.0, 80.0] (1 seed) | 68.5 |" in text
+    assert f"| {ARMS['mu-low'].title} | 60.0 [60.0, 60.0] | -, 60.0 | -10.0 [-10.0, -10.0] |  |" in text
+    assert f"| {ARMS['attention'].title} | 60.0 [50.0, 70.0] | 50.0, 70.0 |  |  |" in text
+
+
+def test_only_runs_that_were_answered_to_the_end_are_reported(study: Study) -> None:
+    with pytest.raises(ValueError, match="expected answers of a run of this study, found none"):
+        write_report(study, study.folder)
+    keys = [f"{name}/{shots}" for name, split in SPLITS.items() for shots in split.shots]
+    for arm, seed, answers in (("attention", 1, 12), ("attention", 0, 11), ("attention-grpo", 1, 12)):
+        folder = plan_run(study, arm, seed).folder
+        folder.mkdir(parents=True)
+        (folder / EVALUATION_FILE).write_text(json.dumps(dict.fromkeys(keys, [0.5] * answers)))
+    scores = read_scores(study)
+    assert {arm: list(cells["unseen/4"]) for arm, cells in scores.items()} == {"attention": [1], "attention-grpo": [1]}
+    assert {key: len(values[1]) for key, values in scores["attention"].items()} == dict.fromkeys(keys, 3) | {
+        "unseen/4": 12
+    }
