@@ -11,7 +11,6 @@ focus_agents/ablation/arms.py. Results: runs/ablation/ with a folder for each ru
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +20,10 @@ from rich.console import Console
 
 from focus_agents.ablation.arms import ARMS
 from focus_agents.ablation.report import write_report
-from focus_agents.ablation.runs import Run, Study, plan_study, run_study
+from focus_agents.ablation.runs import Study, plan_study, run_study
 from focus_agents.arguments import quiet_libraries, user_errors
 from focus_agents.models.loading import load_config
-from focus_agents.reporting import progress_bar
+from focus_agents.reporting import runs_progress
 from focus_env.errors import TrainingError
 
 PAPER_ARMS = tuple(name for name, arm in ARMS.items() if arm.is_paper)
@@ -76,17 +75,9 @@ def main() -> None:
 
 def run_with_progress(study: Study, console: Console) -> bool:
     """Run a study, and say what failed of it; False if something did. The rest can be reported all the same."""
-    started = time.perf_counter()
-    with progress_bar("runs", len(plan_study(study)), console) as move_to:
-        done: list[Run] = []
-
-        def on_done(run: Run) -> None:
-            done.append(run)
-            move_to(len(done))
-            console.print(f"{time.perf_counter() - started:>7.0f} s  {run.folder.name}", highlight=False)
-
+    with runs_progress(len(plan_study(study)), 0, console) as on_done:
         try:
-            run_study(study, on_done)
+            run_study(study, lambda run: on_done(run.folder))
         except TrainingError as error:
             console.print(f"error: {error}", style="red", highlight=False)
             return False
@@ -108,7 +99,7 @@ def check_arguments(args: Args) -> Study:
     if args.quick:
         settings |= QUICK
         arms = PAPER_ARMS if arms == tuple(ARMS) else arms
-    return Study(
+    study = Study(
         folder=args.output_dir.absolute(),
         base=args.base,
         arms=arms,
@@ -116,6 +107,8 @@ def check_arguments(args: Args) -> Study:
         use_gpu=torch.cuda.is_available(),
         **settings,
     )
+    plan_study(study)
+    return study
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +23,9 @@ from rich.console import Console
 from focus_agents.arguments import RayArguments, load_reward, part_of, quiet_libraries, user_errors
 from focus_agents.grpo.arguments import GRPOArguments
 from focus_agents.models.loading import Precision
-from focus_agents.reporting import progress_bar
+from focus_agents.reporting import runs_progress
 from focus_agents.reward_benchmark.report import write_report
-from focus_agents.reward_benchmark.study import Run, Study, check_study, plan_study, reward_of, run_study
+from focus_agents.reward_benchmark.study import Study, check_study, plan_study, reward_of, run_study
 from focus_env.errors import TrainingError
 
 
@@ -64,19 +63,11 @@ def main() -> None:
     console = Console()
     console.print(f"runs: {study.folder}", highlight=False)
     args.start_ray(num_processes=0, console=console)
-    started = time.perf_counter()
+    runs = plan_study(study)
+    num_done = sum(run.is_done for run in runs)
     try:
-        runs = plan_study(study)
-        done = [run for run in runs if run.is_done]
-        with progress_bar("runs", len(runs), console) as move_to:
-            move_to(len(done))
-
-            def on_done(run: Run) -> None:
-                done.append(run)
-                move_to(len(done))
-                console.print(f"{time.perf_counter() - started:>7.0f} s  {run.folder.name}", highlight=False)
-
-            run_study(study, on_done)
+        with runs_progress(len(runs), num_done, console) as on_done:
+            run_study(study, lambda run: on_done(run.folder))
     except TrainingError as error:
         console.print(f"error: {error}", style="red", highlight=False)
         raise SystemExit(1) from None

@@ -32,7 +32,7 @@ from focus_agents.arguments import RayArguments, load_reward, quiet_libraries, r
 from focus_agents.grpo.arguments import GRPOArguments
 from focus_agents.grpo.train import newest_checkpoint, train_grpo
 from focus_agents.reporting import RunDirectory
-from focus_env.errors import RewardError, RunInterrupted, TrainingError
+from focus_env.errors import FocusError, RunInterrupted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +89,12 @@ def main() -> None:
     args.start_ray(num_processes=args.num_env_runners + args.num_learners, console=console)
     try:
         summary = train_grpo(config, plan, run, validation, is_resumed=args.resume is not None, console=console)
-    except (RewardError, TrainingError) as error:
-        console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        raise SystemExit(1) from None
     except RunInterrupted as interruption:
         console.print(str(interruption), style="yellow", highlight=False, soft_wrap=True)
         raise SystemExit(interruption.exit_code) from None
+    except FocusError as error:
+        console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        raise SystemExit(1) from None
     finally:
         ray.shutdown()
     low, high = summary["miou_gain_interval"]

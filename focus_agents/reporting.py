@@ -12,7 +12,9 @@ runs/<name>/
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -267,6 +269,21 @@ def progress_bar(label: str, total: int, console: Console) -> Iterator[Callable[
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(label, total=total)
         yield lambda done: progress.update(task, completed=done)
+
+
+@contextlib.contextmanager
+def runs_progress(total: int, num_done: int, console: Console) -> Iterator[Callable[[Path], None]]:
+    """A bar over whole runs; what it yields takes the folder of one that is done, and prints it with the time."""
+    started = time.perf_counter()
+    done = itertools.count(num_done + 1)
+    with progress_bar("runs", total, console) as move_to:
+        move_to(num_done)
+
+        def on_done(folder: Path) -> None:
+            move_to(next(done))
+            console.print(f"{time.perf_counter() - started:>7.0f} s  {folder.name}", highlight=False)
+
+        yield on_done
 
 
 def compare_validation(before: Sequence[ScoredAnswer], after: Sequence[ScoredAnswer]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import transformers
 
 from focus_agents.ablation.arms import ARMS, BASE, COMMON, MAIN_SPLIT, SPLITS, Arm
 from focus_agents.evaluate import evaluate
-from focus_agents.models.loading import load_model, load_processor, load_template, model_folder
+from focus_agents.models.loading import load_model, load_processor, load_template, model_folder, weights_digest
 from focus_agents.models.vision import batch_pictures
 from focus_agents.policies.vlm import VLMPolicy
 from focus_env.datasets import load_dataset
@@ -84,8 +84,12 @@ class Run:
 def plan_run(study: Study, arm: str, seed: int) -> Run:
     """What it takes to train an arm with a seed."""
     if arm == BASE:
-        digest = hashlib.sha256((Path(model_folder(study.base)) / "model.safetensors").read_bytes()).hexdigest()[:8]
-        return Run(arm, seed, study.folder / f"{BASE}-{digest}", study.base, ())
+        digest = weights_digest(study.base)
+        if digest is None:
+            raise ValueError(
+                f"base: expected a model with weights, got {study.base!r}; train one by run_pretraining.py"
+            )
+        return Run(arm, seed, study.folder / f"{BASE}-{digest[:8]}", study.base, ())
     definition = ARMS[arm]
     parent = plan_run(study, definition.parent, seed)
     flags = (*_budget(study, definition), *COMMON[definition.stage], *definition.flags, "--seed", str(seed))  # type: ignore[index]

@@ -19,7 +19,7 @@ import focus_env  # noqa: F401  (registers the environment in this process)
 from focus_agents.evaluate import evaluate
 from focus_agents.rollout import collect_groups
 from focus_agents.types import RolloutGroup, Sampling
-from focus_env.errors import RewardError
+from focus_env.errors import FocusError
 from focus_env.metrics import ScoredAnswer
 
 
@@ -125,16 +125,17 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
         )
 
     def apply(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """RLlib's, which ends this process after any error; but an error of a reward term is raised where it was asked.
+        """RLlib's, which ends this process after any error; but one of our own is raised where it was asked.
 
-        A term is a pure function: another process would only raise it again, and the reason would stay in a log.
+        A file that cannot be read or a reward term that fails does so in every process: another one would only raise it
+        again, and the reason would stay in a log.
         """
-        errors: list[RewardError] = []
+        errors: list[FocusError] = []
 
         def guarded(runner: Any) -> Any:
             try:
                 return func(runner, *args, **kwargs)
-            except RewardError as error:
+            except FocusError as error:
                 errors.append(error)
 
         result = super().apply(guarded)

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray.exceptions import RayError
 
-from focus_env.errors import RewardError
+from focus_env.errors import FocusError
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Runners:
         """Wait for the results, in the order of the jobs.
 
         Raises:
-            RewardError: If a term of the reward breaks its contract.
+            FocusError: If an episode cannot be read, or a term of the reward breaks its contract.
             RuntimeError: If some are still missing after several attempts.
         """
         for _ in range(MAX_ATTEMPTS):
@@ -166,7 +166,7 @@ class Runners:
                 results, metrics = ray.get(call, timeout=max(0.0, deadline - time.monotonic()))
             except RayError as error:
                 cause = getattr(error, "cause", None)
-                if isinstance(cause, RewardError):  # any other runner would raise it, too
+                if isinstance(cause, FocusError):  # any other runner would raise it, too
                     raise cause from error
                 logger.warning("runner %d is lost with its share: %s", runner_id, type(error).__name__)
                 self._group._worker_manager.set_actor_state(runner_id, False)

@@ -6,6 +6,7 @@ Every family here follows Qwen2-VL's conventions: `<|image_pad|>` tokens, M-RoPE
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -238,6 +239,19 @@ def model_folder(name_or_path: str) -> str:
         return str(WEIGHTS / name)
     folder = Path(name_or_path).expanduser()
     return str(folder) if folder.is_dir() else name_or_path
+
+
+def weights_digest(name_or_path: str) -> str | None:
+    """SHA-256 in hex of a model's weights, all files in the order of their names; None if they lie in no folder."""
+    files = sorted(Path(model_folder(name_or_path)).glob("*.safetensors"))
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _not_loaded(name_or_path: str, error: Exception | str) -> str:

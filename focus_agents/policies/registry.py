@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from focus_agents.models.loading import Precision, load_processor, load_template
+from focus_agents.models.loading import Precision, load_processor, load_template, weights_digest
 from focus_agents.policies.localizers import FLOORS, LocalizerPolicy
 from focus_agents.types import Policy
 from focus_env.boxes import CoordinateFrame
@@ -69,6 +69,11 @@ class PolicySpec:
     def argument(self) -> str:
         """What stands behind it; of a policy with a model, its default where nothing does."""
         return self.text.partition(":")[2] or DEFAULT_MODELS.get(self.name, "")
+
+    def weights(self) -> str | None:
+        """Which weights answer: a digest of the model's files; None where there are none, or the hub has them."""
+        digest = weights_digest(self.argument) if self.name in DEFAULT_MODELS else None
+        return digest and digest[:12]
 
     def load_template(self) -> PromptTemplate:
         """The prompt that the policy is asked with, and the format of its answers.

@@ -777,6 +777,7 @@ def test_help_explains_each_flag(script: str) -> None:
         (["--jobs", "0"], "jobs: expected 1 or more, got 0"),
         (["--num-episodes", "0"], "num_episodes: expected 1 or more"),
         (["--base", "./nowhere"], "nowhere"),
+        (["--base", "tiny"], "base: expected a model with weights, got 'tiny'"),
     ],
 )
 def test_ablation_names_a_wrong_argument(

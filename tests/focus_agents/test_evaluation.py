@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import ray
 from focus_agents.evaluate import evaluate
 from focus_agents.evaluation.results import MAX_TEXT, AnswerRecord, Cell, ResultsFolder
 from focus_agents.evaluation.run import EvaluationPlan, pending_chunks, run_chunks
+from focus_agents.models.loading import model_folder
 from focus_agents.policies.registry import PolicySpec
 from focus_agents.types import Completion, Generation, Sampling
 from focus_env.datasets import SyntheticDataset
@@ -114,6 +116,19 @@ def records_of(results: ResultsFolder, position: int = 0) -> list[AnswerRecord]:
 def answers_file(results: ResultsFolder) -> Path:
     (file,) = (results.path / "answers").iterdir()
     return file
+
+
+def test_answers_of_other_weights_in_the_same_place_are_not_mixed(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder("focus-small-base"), folder)
+    plan = make_plan(policies={"vlm": PolicySpec(text=f"vlm:{folder}")})
+    open_results(tmp_path / "table", plan)
+    open_results(tmp_path / "table", plan)
+    shutil.copy(Path(model_folder("focus-small-sft"), "model.safetensors"), folder)
+    with pytest.raises(
+        ValueError, match=r"policies 'vlm' was answered with other settings: weights is '\w{12}' here and"
+    ):
+        open_results(tmp_path / "table", plan)
 
 
 class TestAnswering:

@@ -19,9 +19,10 @@ from focus_agents.sft.train import Workers, train_sft
 from focus_agents.sft.worker import SFTPlan
 from focus_env.answers import AnswerBatch
 from focus_env.datasets import SyntheticDataset
-from focus_env.errors import RewardError
+from focus_env.errors import DatasetError, RewardError
 from focus_env.prompts import get_template
 from focus_env.rewards import WeightedReward
+from focus_env.types import Episode
 
 pytestmark = pytest.mark.ray
 
@@ -325,6 +326,25 @@ def test_an_error_of_a_reward_reaches_the_driver_at_once(num_env_runners: int) -
         assert type(caught.value) is RewardError
     if num_env_runners:
         assert algorithm.env_runner_group.num_healthy_remote_workers() == num_env_runners
+        assert algorithm.env_runner_group.num_remote_worker_restarts() == 0
+    algorithm.stop()
+
+
+class WithABrokenFile(list):
+    """Episodes, of which none can be read."""
+
+    def __getitem__(self, index: int) -> Episode:
+        raise DatasetError(f"picture {index}: expected a whole picture")
+
+
+@pytest.mark.parametrize("num_env_runners", [0, 2])
+def test_an_episode_that_cannot_be_read_reaches_the_driver_at_once(num_env_runners: int) -> None:
+    config = make_config(Path("tiny"), num_env_runners=num_env_runners)
+    config.environment(env_config={**config.env_config, "dataset": WithABrokenFile(range(500))})
+    algorithm = config.build_algo()
+    with pytest.raises(DatasetError, match=r"^picture \d+: expected a whole picture$"):
+        algorithm.train()
+    if num_env_runners:
         assert algorithm.env_runner_group.num_remote_worker_restarts() == 0
     algorithm.stop()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from focus_agents.models.loading import (
     load_template,
     load_trainable_model,
     model_folder,
+    weights_digest,
 )
 from focus_agents.models.loading import (
     WEIGHTS as SHIPPED_WEIGHTS,
@@ -304,6 +306,16 @@ class TestTemplates:
         inches: Any = "inches"
         with pytest.raises(ValueError, match="'inches' is not a valid CoordinateFrame"):
             load_template("small", frame=inches)
+
+
+def test_weights_are_known_by_what_all_their_files_hold(tmp_path: Path) -> None:
+    (tmp_path / "b.safetensors").write_bytes(b"wei")
+    (tmp_path / "c.safetensors").write_bytes(b"ghts")
+    assert weights_digest(str(tmp_path)) == hashlib.sha256(b"weights").hexdigest()
+    (tmp_path / "c.safetensors").rename(tmp_path / "a.safetensors")
+    assert weights_digest(str(tmp_path)) == hashlib.sha256(b"ghtswei").hexdigest()
+    assert weights_digest("focus-small") == weights_digest("focus-small-grpo") != weights_digest("focus-small-sft")
+    assert weights_digest("tiny") is weights_digest("somebody/somewhere") is None
 
 
 class _Weightless:
