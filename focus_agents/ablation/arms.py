@@ -56,6 +56,7 @@ ARMS: Mapping[str, Arm] = {
     "sft-grpo": Arm("SFT + GRPO", "grpo", parent="sft", is_paper=True),
     "attention": Arm("SFT + attention loss", "sft", is_paper=True),
     "attention-grpo": Arm("SFT + attention loss + GRPO", "grpo", parent="attention", is_paper=True),
+    "attention-twice": Arm("SFT + attention loss, and once more", "sft", parent="attention", flags=("--one-shot", "0")),
     "shuffled": _sft("SFT + attention loss, supports shuffled", "--shuffle-supports"),
     "target-coords": _sft("target: the numbers of the support boxes (the paper's)", "--attention-target", "coords"),
     "target-span": _sft("target: the text of the support boxes", "--attention-target", "span"),

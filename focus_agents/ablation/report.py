@@ -40,6 +40,8 @@ NUM_SHOWN_EPISODES = 1
 CLAIMS: Sequence[tuple[str, tuple[str, str], tuple[str, str]]] = (
     ("attention loss above plain SFT", ("sft", "unseen/4"), ("attention", "unseen/4")),
     ("GRPO on top of that", ("attention", "unseen/4"), ("attention-grpo", "unseen/4")),
+    ("stage 1 once more instead of GRPO", ("attention", "unseen/4"), ("attention-twice", "unseen/4")),
+    ("GRPO against stage 1 once more", ("attention-twice", "unseen/4"), ("attention-grpo", "unseen/4")),
     ("GRPO without stage 1", ("base", "unseen/4"), ("grpo", "unseen/4")),
     ("GRPO without the attention loss", ("sft", "unseen/4"), ("sft-grpo", "unseen/4")),
     ("four shots against one, attention loss", ("attention", "unseen/1"), ("attention", "unseen/4")),
