@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import multiprocessing
@@ -28,6 +29,7 @@ from focus_env.datasets import load_dataset
 from focus_env.datasets.shuffled import ShuffledSupports
 from focus_env.env import ENV_ID
 from focus_env.errors import TrainingError
+from focus_env.prompts import PSEUDO_NAMES, IPLocTemplate
 
 EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
 EVALUATION_FILE = "evaluation.json"
@@ -205,6 +207,8 @@ def evaluate_run(study: Study, run: Run) -> None:
     batch_pictures(model)
     policy = VLMPolicy(model.eval(), load_processor(run.model), precision="bf16")
     template = load_template(run.model)
+    if isinstance(template, IPLocTemplate):  # half of its training had names that say nothing; no category is told here
+        template = dataclasses.replace(template, object_name=PSEUDO_NAMES[0])
     run.folder.mkdir(exist_ok=True)
     file = run.folder / EVALUATION_FILE
     results = read_evaluation(run)

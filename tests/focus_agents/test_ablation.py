@@ -6,9 +6,11 @@ import dataclasses
 import json
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 
+from focus_agents.ablation import runs
 from focus_agents.ablation.arms import ARMS, BASE, PUBLISHED, SPLITS
 from focus_agents.ablation.report import read_scores, render_report, summarize_scores, write_report
 from focus_agents.ablation.runs import (
@@ -23,6 +25,8 @@ from focus_agents.ablation.runs import (
 from focus_agents.checkpoint import save_policy
 from focus_agents.models.loading import load_model, load_processor, load_template
 from focus_env.errors import TrainingError
+from focus_env.metrics import ScoredAnswer
+from focus_env.prompts import PSEUDO_NAMES, get_template
 from tests.experiments.test_command_lines import load_experiment
 
 
@@ -97,6 +101,21 @@ def test_answers_are_kept_and_only_missing_ones_are_given(study: Study) -> None:
     file.write_text(json.dumps(marked))
     evaluate_run(study, run)
     assert json.loads(file.read_text()) == marked | {"many/4": first["many/4"]}
+
+
+def test_iplocs_model_is_asked_by_a_name_of_its_training(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answer(env: gymnasium.Env, *_: object, **__: object) -> list[ScoredAnswer]:
+        asked.append(env.get_wrapper_attr("template").object_name)
+        return []
+
+    run = plan_run(study, "iploc", 0)
+    save_policy(Path(run.model), load_model("small"), load_processor("small"), template=get_template("iploc"))
+    monkeypatch.setattr(runs, "evaluate", answer)
+    evaluate_run(study, run)
+    assert set(asked) <= set(PSEUDO_NAMES)
+    assert len(asked) == 4
 
 
 def test_what_needs_a_failed_run_is_not_run(study: Study, tmp_path: Path) -> None:
