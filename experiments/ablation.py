@@ -45,7 +45,7 @@ class Args:
     num_grpo_iterations: int = 1500
     """Iterations of stage 2, for each arm."""
     num_episodes: int = 512
-    """Episodes answered for each split and number of shots; four times as many for unseen identities at 4 shots."""
+    """Episodes answered for each split and number of shots; four times as many for unseen identities."""
     jobs: int = 1
     """Runs at a time."""
     quick: bool = False

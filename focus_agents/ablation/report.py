@@ -69,13 +69,8 @@ def read_scores(study: Study) -> Scores:
                 continue
             for key, values in read_evaluation(run).items():
                 by_seed = scores.setdefault(arm, {}).setdefault(key, {})
-                by_seed[seed] = np.array(values[: _num_episodes(study, key)])
+                by_seed[seed] = np.array(values[: cell_episodes(study, key.split("/")[0])])
     return scores
-
-
-def _num_episodes(study: Study, key: str) -> int:
-    name, shots = key.split("/")
-    return cell_episodes(study, name, int(shots))
 
 
 def _ancestors(arm: str) -> list[str]:
@@ -186,7 +181,7 @@ def render_report(summary: Mapping[str, Any]) -> str:
         "# The paper's ablation on synthetic scenes",
         f"Written by `experiments/ablation.py`: seeds {', '.join(map(str, study['seeds']))}; {study['num_sft_steps']} "
         f"steps of stage 1{grpo}; {study['num_episodes']} episodes a cell, four times as many for "
-        f"{SPLITS[MAIN_SPLIT].title} at {SHOTS} shots. mIoU * 100, where unreadable answers count 0, with 95% "
+        f"{SPLITS[MAIN_SPLIT].title}. mIoU * 100, where unreadable answers count 0, with 95% "
         "intervals over seeds and episodes, or over the episodes alone where there is one seed. A run that is not done "
         "is left out, and stands as - among the seeds.",
         main_table(summary),

@@ -213,7 +213,7 @@ def evaluate_run(study: Study, run: Run) -> None:
     file = run.folder / EVALUATION_FILE
     results = read_evaluation(run)
     for name, shots in missing:
-        num_episodes = cell_episodes(study, name, shots)
+        num_episodes = cell_episodes(study, name)
         dataset = split_episodes(name, shots, num_episodes)
         env = gymnasium.make(ENV_ID, dataset=dataset, template=template)
         answers = evaluate(
@@ -237,14 +237,13 @@ def missing_cells(study: Study, run: Run) -> list[tuple[str, int]]:
         for name, split in SPLITS.items()
         for shots in split.shots
         if name in (MAIN_SPLIT, "shuffled") or ARMS[run.arm].is_paper
-        if len(results.get(cell(name, shots), ())) < cell_episodes(study, name, shots)
+        if len(results.get(cell(name, shots), ())) < cell_episodes(study, name)
     ]
 
 
-def cell_episodes(study: Study, name: str, shots: int) -> int:
-    """How many episodes a cell has: four times as many where most claims rest, at the most shots of the main split."""
-    is_main = name == MAIN_SPLIT and shots == max(SPLITS[MAIN_SPLIT].shots)
-    return study.num_episodes * (4 if is_main else 1)
+def cell_episodes(study: Study, name: str) -> int:
+    """How many episodes a cell of a split has: four times as many in the main one, where most claims rest."""
+    return study.num_episodes * (4 if name == MAIN_SPLIT else 1)
 
 
 def split_episodes(name: str, shots: int, num_episodes: int) -> Any:
