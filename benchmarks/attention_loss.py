@@ -60,9 +60,9 @@ from focus_agents.arguments import quiet_libraries, user_errors
 from focus_agents.attention import select_layers, set_focus_attention
 from focus_agents.models.loading import TINY, load_processor
 from focus_agents.models.tiny import MERGE_SIZE
-from focus_agents.processing import PromptBatch
+from focus_agents.processing import PromptBatch, box_cells
 from focus_agents.sft.config import SFTConfig
-from focus_agents.sft.data import SFTBatch, box_cells
+from focus_agents.sft.data import SFTBatch
 from focus_agents.sft.loss import IGNORED, attention_loss, lm_loss, margin_unit, support_delta
 from focus_agents.sft.step import accumulate_gradients, token_labels
 from focus_env.types import Box

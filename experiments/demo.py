@@ -7,8 +7,8 @@ Without any picture it draws an episode of its own; another policy by its name, 
     python experiments/demo.py
     python experiments/demo.py --policy copy_support
 
-It prints the box, and writes a picture: supports and query with their boxes; with a vlm, below each the attention that
-the answer's coordinates paid to its cells.
+It prints the box, and writes a picture: supports and query with their boxes; with a vlm, below that the
+supports lit where the answered place of the query looked, and the query where the answer's coordinates looked.
 """
 
 from __future__ import annotations

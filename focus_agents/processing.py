@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from focus_env.types import ImageArray, ImagePart, Message, TextPart
+from focus_env.types import Box, ImageArray, ImagePart, Message, TextPart
 
 IMAGE_TOKEN = "<|image_pad|>"
 NEVER_SAMPLED = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
@@ -323,3 +323,30 @@ def _tokens_of_box(
             f"{[text[slice(*offsets[index])] for index in whole]}; attention targets other than 'region' need offsets"
         )
     return np.array(whole, dtype=np.int64), np.array(coordinates, dtype=np.int64)
+
+
+def box_cells(box: Box, image_wh: tuple[int, int], grid: tuple[int, int]) -> npt.NDArray[np.int64]:
+    """Cells of a grid over a picture whose centres a box holds, at least the one that holds the box's own centre.
+
+    Args:
+        box: `xyxy` in pixels of the picture.
+        image_wh: (width, height) of the picture in pixels.
+        grid: (rows, columns).
+
+    Returns:
+        [cells] int64 in rising order, numbered row by row.
+
+    >>> box_cells(Box(0, 0, 64, 30), (64, 64), (4, 4))
+    array([0, 1, 2, 3, 4, 5, 6, 7])
+    """
+    ranges = []
+    for low, high, size, cells in (
+        (box.y1, box.y2, image_wh[1], grid[0]),
+        (box.x1, box.x2, image_wh[0], grid[1]),
+    ):
+        centres = (np.arange(cells) + 0.5) * size / cells
+        inside = np.flatnonzero((centres >= low) & (centres <= high))
+        middle = int(np.clip((low + high) / 2 / size * cells, 0, cells - 1))
+        ranges.append(inside if len(inside) else np.array([middle]))
+    rows, columns = ranges
+    return (rows[:, None] * grid[1] + columns).ravel().astype(np.int64)

@@ -143,8 +143,9 @@ def render_localization(
         supports: Pictures [H, W, 3] uint8 with a box each, `xyxy` in their pixels.
         query: The picture that was answered for, likewise.
         answer: In pixels of the query; None where there was none.
-        attention: For each picture, the query last, [rows, columns] what its cells were paid; drawn in a second row,
-            each picture by its own largest cell, with its share of all that the pictures were paid.
+        attention: For each picture, the query last, [rows, columns] shares of attention that its cells were paid: the
+            supports' by the query, the query's by the answer. Drawn in a second row, each picture by its own largest
+            cell, with their sum below it.
 
     Returns:
         [H, W, 3] uint8.
@@ -153,11 +154,12 @@ def render_localization(
     names = [f"support {number}" for number in range(1, len(supports) + 1)] + ["query"]
     rows = [_tiles(shown, names)]
     if attention is not None:
-        total = max(float(sum(part.sum() for part in attention)), 1e-12)
         heated = [
             (draw_heat(image, part), box, colour) for (image, box, colour), part in zip(shown, attention, strict=True)
         ]
-        rows.append(_tiles(heated, [f"attention {float(part.sum()) / total:.0%}" for part in attention]))
+        who = [*["query"] * len(supports), "answer"]
+        captions = [f"by {name} {float(part.sum()):.0%}" for name, part in zip(who, attention, strict=True)]
+        rows.append(_tiles(heated, captions))
     return stack_rows(rows, legend=[("given", TARGET_COLOUR), ("answer", ANSWER_COLOUR)])
 
 

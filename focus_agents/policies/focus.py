@@ -15,7 +15,7 @@ from focus_agents.generation import image_inputs
 from focus_agents.models.loading import Precision, check_fit, load_model, load_processor, load_template
 from focus_agents.models.vision import batch_pictures
 from focus_agents.policies.vlm import VLMPolicy
-from focus_agents.processing import EncodedPrompt, VLMProcessor
+from focus_agents.processing import EncodedPrompt, VLMProcessor, box_cells
 from focus_agents.types import Generation, Policy, Sampling
 from focus_env.boxes import validate_box
 from focus_env.prompts import PromptTemplate
@@ -33,9 +33,11 @@ class Localization:
         box: `xyxy` in pixels of the query picture; None unless the status is `OK`.
         status: What the text holds.
         text: What the model wrote.
-        attention: For each picture, the supports in their order and then the query, [rows, columns] float32: the share
-            of attention that the answer's coordinates paid to each cell of it, averaged over coordinates, heads and
-            layers, as they were about to be written. None if it was not asked for.
+        attention: For each picture, the supports in their order and then the query, [rows, columns] float32 shares of
+            attention, averaged over who looks, heads and layers. The supports' are what the query picture's tokens
+            inside the answered box paid to each cell, or all of its tokens where there is no box: the attention that
+            stage 1 directs. The query's are what the answer's coordinates paid, as they were about to be written. None
+            if it was not asked for.
         error: Why there is no answer, see `focus_agents.types.Completion`.
     """
 
@@ -105,15 +107,17 @@ class FocusPolicy(VLMPolicy):
         """
         found, generation = _ask(self, self.template, supports, query)
         if with_attention and generation.prompt is not None:
-            attention = self._attention(generation.prompt, generation.completions[0].token_ids)
+            box = found.box or Box(0, 0, query.shape[1], query.shape[0])
+            cells = box_cells(box, (query.shape[1], query.shape[0]), self._grids(generation.prompt)[-1])
+            attention = self._attention(generation.prompt, cells, generation.completions[0].token_ids)
             return replace(found, attention=attention)
         return found
 
     @torch.no_grad()
     def _attention(
-        self, prompt: EncodedPrompt, completion: npt.NDArray[np.int64]
+        self, prompt: EncodedPrompt, cells: npt.NDArray[np.int64], completion: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.float32], ...]:
-        """See `Localization.attention`."""
+        """See `Localization.attention`; `cells` are those of the query picture that look at the supports."""
         device = next(self.model.parameters()).device
         batch = self.processor.collate([prompt]).to(device)
         answer = torch.tensor(completion, device=device)[None]
@@ -123,8 +127,11 @@ class FocusPolicy(VLMPolicy):
         looking = [num_prompt - 1 + index for index, text in enumerate(texts) if text.strip().isdecimal()]
         if not looking:
             looking = [num_prompt - 1]
+        grids = self._grids(prompt)
+        image_tokens = np.flatnonzero(prompt.input_ids == self.processor.image_token_id)
+        support_tokens, query_tokens = np.split(image_tokens, [-grids[-1].prod()])
         rows = torch.zeros(1, num_prompt + num_answer, dtype=torch.bool, device=device)
-        rows[0, looking] = True
+        rows[0, [*query_tokens[cells], *looking]] = True
         num_layers = self.model.config.get_text_config().num_hidden_layers
         ones = torch.ones_like(rows, dtype=torch.long)
         probe = SupportProbe.build(rows, torch.zeros_like(rows), ones, frozenset(range(num_layers)))
@@ -138,12 +145,16 @@ class FocusPolicy(VLMPolicy):
             logits_to_keep=1,
             support_probe=probe,
         )
-        mean = torch.stack(list(probe.maps.values())).mean(0)[0].mean(0).cpu().numpy()
-        is_image = prompt.input_ids == self.processor.image_token_id
-        shares = mean[: len(is_image)][is_image]
-        grids = prompt.image_grid_thw[:, 1:] // self.processor.image_processor.merge_size
+        maps = torch.stack(list(probe.maps.values())).mean(0)[0].cpu().numpy()  # the query's rows come first
+        by_query, by_answer = maps[: len(cells)].mean(0), maps[len(cells) :].mean(0)
+        shares = np.concatenate([by_query[support_tokens], by_answer[query_tokens]])
         parts = np.split(shares, np.cumsum(grids.prod(1))[:-1])
         return tuple(part.reshape(grid).astype(np.float32) for part, grid in zip(parts, grids, strict=True))
+
+    def _grids(self, prompt: EncodedPrompt) -> npt.NDArray[np.int64]:
+        """[pictures, 2] rows and columns of each picture's tokens."""
+        grids: npt.NDArray[np.int64] = prompt.image_grid_thw[:, 1:] // self.processor.image_processor.merge_size
+        return grids
 
 
 def locate(

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from focus_agents.processing import EncodedPrompt, PromptBatch, PromptSpans, VLMProcessor
+from focus_agents.processing import EncodedPrompt, PromptBatch, PromptSpans, VLMProcessor, box_cells
 from focus_env.datasets.order import shuffled_indices
 from focus_env.env import observe
 from focus_env.prompts import IPLocTemplate, PromptTemplate
-from focus_env.types import Box, Episode, EpisodeDataset
+from focus_env.types import Episode, EpisodeDataset
 
 AttentionTarget = Literal["coords", "span", "region", "both"]
 """What counts as a support-box token: the numbers of the box text with the spaces between them (the authors' code), the
@@ -170,33 +170,6 @@ def support_tokens(spans: PromptSpans, episode: Episode, target: AttentionTarget
     ]
     chosen = {"coords": spans.box_coordinates, "region": regions, "both": [*spans.box_coordinates, *regions]}
     return np.sort(np.concatenate(chosen[target]))
-
-
-def box_cells(box: Box, image_wh: tuple[int, int], grid: tuple[int, int]) -> npt.NDArray[np.int64]:
-    """Cells of a grid over a picture whose centres a box holds, at least the one that holds the box's own centre.
-
-    Args:
-        box: `xyxy` in pixels of the picture.
-        image_wh: (width, height) of the picture in pixels.
-        grid: (rows, columns).
-
-    Returns:
-        [cells] int64 in rising order, numbered row by row.
-
-    >>> box_cells(Box(0, 0, 64, 30), (64, 64), (4, 4))
-    array([0, 1, 2, 3, 4, 5, 6, 7])
-    """
-    ranges = []
-    for low, high, size, cells in (
-        (box.y1, box.y2, image_wh[1], grid[0]),
-        (box.x1, box.x2, image_wh[0], grid[1]),
-    ):
-        centres = (np.arange(cells) + 0.5) * size / cells
-        inside = np.flatnonzero((centres >= low) & (centres <= high))
-        middle = int(np.clip((low + high) / 2 / size * cells, 0, cells - 1))
-        ranges.append(inside if len(inside) else np.array([middle]))
-    rows, columns = ranges
-    return (rows[:, None] * grid[1] + columns).ravel().astype(np.int64)
 
 
 def load_batches(

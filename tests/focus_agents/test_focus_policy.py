@@ -210,13 +210,18 @@ class TestLocate:
 
 
 class TestAttention:
-    """Where the answer's coordinates looked."""
+    """Where the answered place looked in the supports, and where the answer's coordinates looked in the query."""
 
-    @pytest.mark.parametrize("text", ["<answer>[10, 25, 50, 75]</answer>", "not there", "", "no. 7"])
+    @pytest.mark.parametrize(
+        ("text", "cells"),
+        [("<answer>[10, 25, 50, 75]</answer>", [5, 6, 7]), ("not there", ...), ("", ...), ("no. 7", ...)],
+    )
     def test_it_is_that_of_eager_attention(
-        self, folder: Path, policy: FocusPolicy, monkeypatch: pytest.MonkeyPatch, text: str
+        self, folder: Path, policy: FocusPolicy, monkeypatch: pytest.MonkeyPatch, text: str, cells: Any
     ) -> None:
         """A token is predicted at the position before it; without any coordinate, the answer's first token counts."""
+        whole = int(policy.template.frame.extent(image_wh=QUERY_WH)[0])
+        text = text.replace("10, 25, 50, 75", ", ".join(str(share * whole // 100) for share in (10, 25, 50, 75)))
         say(policy, monkeypatch, text)
         seen: list[EncodedPrompt] = []
         encode = policy.processor.encode
@@ -228,9 +233,12 @@ class TestAttention:
         num_digits = sum(character.isdigit() for character in text)
         per_token = 2 if folder.name == "small" and num_digits > 1 else 1
         assert len(places) == max(1, num_digits // per_token)
-        rows = expected_attention(folder, policy, prompt, text)[[len(prompt.input_ids) - 1 + p for p in places]]
-        is_image = prompt.input_ids == policy.processor.image_token_id
-        expected = rows.mean(0)[: len(is_image)][is_image]
+        paid = expected_attention(folder, policy, prompt, text)
+        pictures = np.flatnonzero(prompt.input_ids == policy.processor.image_token_id)
+        supports, query = pictures[:-15], pictures[-15:]  # the query has 3 x 5 cells
+        by_query = paid[query[cells]].reshape(-1, paid.shape[1]).mean(0)[supports]
+        by_answer = paid[[len(prompt.input_ids) - 1 + place for place in places]].mean(0)[query]
+        expected = np.concatenate([by_query, by_answer])
         np.testing.assert_allclose(np.concatenate([part.ravel() for part in attention]), expected, atol=1e-5)
 
     @pytest.mark.parametrize("shots", [1, 2])
@@ -242,7 +250,8 @@ class TestAttention:
         for part in attention:
             assert part.dtype == np.float32
             assert (part >= 0).all()
-        assert 0 < sum(float(part.sum()) for part in attention) < 1
+        assert 0 < sum(float(part.sum()) for part in attention[:-1]) < 1
+        assert 0 < float(attention[-1].sum()) < 1
         assert np.ptp(np.concatenate([part.ravel() for part in attention])) > 0
 
 

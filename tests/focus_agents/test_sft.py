@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from focus_agents.attention import SupportProbe, set_focus_attention
-from focus_agents.processing import VLMProcessor
+from focus_agents.processing import VLMProcessor, box_cells
 from focus_agents.sft.config import SFTConfig
-from focus_agents.sft.data import SFTBatch, SFTExamples, box_cells, load_batches, support_tokens
+from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches, support_tokens
 from focus_agents.sft.step import accumulate_gradients
 from focus_env.boxes import CoordinateFrame
 from focus_env.datasets.order import shuffled_indices

@@ -221,9 +221,9 @@ def test_attention_stands_in_a_second_row(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(rendering, "_with_caption", spy)
     heats = [np.zeros((4, 6)), np.zeros((5, 3)), np.zeros((2, 2))]
-    heats[0][0, 5], heats[1][4, 0], heats[2][...] = 1.0, 2.0, 0.25
+    heats[0][0, 5], heats[1][4, 0], heats[2][...] = 0.25, 0.5, 0.2
     sheet = render_localization(SUPPORTS, QUERY, ANSWER, heats)
-    assert captions == ["support 1", "support 2", "query", "attention 25%", "attention 50%", "attention 25%"]
+    assert captions == ["support 1", "support 2", "query", "by query 25%", "by query 50%", "by answer 80%"]
     plain = render_localization(SUPPORTS, QUERY, ANSWER)
     assert np.array_equal(sheet[: len(plain) - 6], plain[:-6])
     second = [tiles(sheet, hue, len(plain)) for hue in range(3)]
