@@ -49,7 +49,7 @@ class Args:
     jobs: int = 1
     """Runs at a time."""
     quick: bool = False
-    """The paper's arms and one seed in about ten minutes: shows that everything runs, too short to show the effect."""
+    """The paper's arms and one seed in some five minutes: everything runs, too short to show the effect."""
     output_dir: Path = Path("runs/ablation")
     """Where runs go; what lies there is not run again."""
     report_only: bool = False
