@@ -107,7 +107,7 @@ def check_arguments(args: Args) -> Study:
         use_gpu=torch.cuda.is_available(),
         **settings,
     )
-    plan_study(study)
+    plan_study(study)  # refuses a base without weights
     return study
 
 
