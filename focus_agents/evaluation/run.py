@@ -68,7 +68,7 @@ class EvaluationPlan:
             template = spec.load_template()
             settings[name] = {
                 "policy": spec.text,
-                "weights": spec.weights(),
+                "weights": spec.model_digest(),
                 "template": template.name,
                 "frame": template.frame.value,
                 "max_image_tokens": spec.max_image_tokens,

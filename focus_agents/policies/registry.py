@@ -70,7 +70,7 @@ class PolicySpec:
         """What stands behind it; of a policy with a model, its default where nothing does."""
         return self.text.partition(":")[2] or DEFAULT_MODELS.get(self.name, "")
 
-    def weights(self) -> str | None:
+    def model_digest(self) -> str | None:
         """Which weights answer: a digest of the model's files; None where there are none, or the hub has them."""
         digest = weights_digest(self.argument) if self.name in DEFAULT_MODELS else None
         return digest and digest[:12]
