@@ -5,7 +5,7 @@
 Three variants of one forward and backward pass, on one sequence with four support pictures and a query picture:
 
     plain   SDPA, language-model loss only (beta 0)
-    ours    SDPA, and the attention loss of all layers from `focus_agents.attention`
+    ours    SDPA, and the attention loss of all layers from `focus_agents.models.attention`
     eager   the same losses from the attention maps that transformers returns by `output_attentions=True`
 
 all three with and without gradient checkpointing. The variants take turns within a run, so that what else the machine
@@ -56,14 +56,14 @@ from benchmarks.measuring import (
     small_config,
     take_turns,
 )
-from focus_agents.arguments import quiet_libraries, user_errors
-from focus_agents.attention import select_layers, set_focus_attention
+from focus_agents.cli.common import quiet_libraries, user_errors
+from focus_agents.models.attention import select_layers, set_focus_attention
 from focus_agents.models.loading import TINY, load_processor
+from focus_agents.models.processing import PromptBatch, box_cells
 from focus_agents.models.tiny import MERGE_SIZE
-from focus_agents.processing import PromptBatch, box_cells
-from focus_agents.sft.config import SFTConfig
 from focus_agents.sft.data import SFTBatch
 from focus_agents.sft.loss import IGNORED, attention_loss, lm_loss, margin_unit, support_delta
+from focus_agents.sft.settings import SFTConfig
 from focus_agents.sft.step import accumulate_gradients, token_labels
 from focus_env.types import Box
 

@@ -64,7 +64,8 @@ from rich.table import Table
 
 import focus_env
 from benchmarks.measuring import command, machine, print_line, run_quietly_on_one_thread
-from focus_agents.arguments import quiet_libraries, user_errors
+from focus_agents.cli.common import quiet_libraries, user_errors
+from focus_agents.engine.scoring import score_completions
 from focus_agents.grpo.advantage import group_advantages, has_signal
 from focus_agents.grpo.algorithm import GRPO
 from focus_agents.grpo.batch import collate_groups, training_group
@@ -73,9 +74,8 @@ from focus_agents.grpo.loss import LossSettings, StepTotals, policy_loss
 from focus_agents.models.loading import TINY, load_processor, load_trainable_model
 from focus_agents.models.tiny import MERGE_SIZE, PATCH_SIZE
 from focus_agents.policies.vlm import VLMPolicy
-from focus_agents.rollout import collect_groups
-from focus_agents.scoring import score_completions
-from focus_agents.types import RolloutGroup, Sampling
+from focus_agents.rollout.collect import collect_groups
+from focus_agents.rollout.records import RolloutGroup, Sampling
 from focus_env.datasets import SyntheticDataset
 from focus_env.datasets.order import shuffled_indices
 from focus_env.prompts import PromptTemplate, get_template

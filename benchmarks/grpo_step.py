@@ -85,18 +85,19 @@ from benchmarks.measuring import (
     take_turn,
     take_turns,
 )
-from focus_agents.arguments import quiet_libraries, user_errors
-from focus_agents.attention import set_focus_attention
-from focus_agents.generation import Prefix, prefill, sample_completions
+from focus_agents.cli.common import quiet_libraries, user_errors
+from focus_agents.engine.forward import prefill
+from focus_agents.engine.generation import Prefix, sample_completions
+from focus_agents.engine.scoring import score_completions
 from focus_agents.grpo.advantage import group_advantages, has_signal
 from focus_agents.grpo.loss import LossSettings, StepTotals, policy_loss
+from focus_agents.integrations.trl import TRLProcessor, trl_row
 from focus_agents.models.adapters import add_adapters, base_model
+from focus_agents.models.attention import set_focus_attention
 from focus_agents.models.loading import TINY, load_processor
+from focus_agents.models.processing import EncodedPrompt, PromptBatch, VLMProcessor
 from focus_agents.models.tiny import MERGE_SIZE, build_config
-from focus_agents.processing import EncodedPrompt, PromptBatch, VLMProcessor
-from focus_agents.scoring import score_completions
-from focus_agents.trl import TRLProcessor, trl_row
-from focus_agents.types import Sampling
+from focus_agents.rollout.records import Sampling
 from focus_env.prompts import TEMPLATES
 from focus_env.types import Message, TextPart
 

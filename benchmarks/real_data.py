@@ -41,7 +41,7 @@ from benchmarks.measuring import command, machine, print_line
 from focus_env.datasets import SyntheticDataset
 from focus_env.datasets.store import StoreEpisodes
 from focus_env.datasets.store_writer import write_store
-from focus_env.pictures import RECENT, decode, shown_wh
+from focus_env.images import RECENT, decode, shown_wh
 from focus_env.types import Box, Episode, Exemplar, Frame, ImageArray
 
 CaseName = Literal["pictures", "store"]

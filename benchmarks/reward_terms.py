@@ -2,7 +2,7 @@
 
     python benchmarks/reward_terms.py [--batch-size 4096] [--repetitions 9] [--shots 4]
 
-Ours is a term of `focus_env.reward_terms`, called with a batch; its peer goes through the same answers one by one, in
+Ours is a term of `focus_env.rewards.terms`, called with a batch; its peer goes through the same answers one by one, in
 Python's floats. Both are checked to give the same values first. The answers are boxes around their targets and
 elsewhere, whole images and copies of supports; one in eight is unreadable or says that the object is absent, and in one
 episode of eight it is. The sides take turns; rates are by CPU time of one thread, the median of all turns.
@@ -31,10 +31,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from focus_env.answers import AnswerBatch
 from focus_env.overlap import COPY_IOU, WHOLE_IMAGE_SHARE
 from focus_env.parsing import ANSWER_CLOSE, ANSWER_OPEN
-from focus_env.reward_terms import PARAMETRIC_TERMS, REWARD_TERMS, RewardTerm
+from focus_env.rewards.answers import AnswerBatch
+from focus_env.rewards.terms import PARAMETRIC_TERMS, REWARD_TERMS, RewardTerm
 from focus_env.types import Box, Episode, Exemplar, Frame, ParseResult, ParseStatus
 
 SEED = 0

@@ -6,10 +6,9 @@ transformers or ray.
 
 import gymnasium
 
-from focus_env.answers import AnswerBatch
 from focus_env.boxes import CoordinateFrame, box_iou, iou
 from focus_env.env import ENV_ID, InContextLocalizationEnv, observe
-from focus_env.errors import CheckpointError, DatasetError, FocusError, MissingDependencyError, RewardError
+from focus_env.errors import DatasetError, FocusError, MissingDependencyError, RewardError
 from focus_env.metrics import (
     ScoredAnswer,
     bootstrap_interval,
@@ -22,8 +21,9 @@ from focus_env.overlap import ciou, diou, giou
 from focus_env.parsing import parse_answer, write_box
 from focus_env.prompts import TEMPLATES, PromptTemplate, get_template
 from focus_env.rendering import draw_boxes, render_episode, stack_rows
-from focus_env.reward_terms import PARAMETRIC_TERMS, REWARD_TERMS, RewardTerm, format_reward, iou_reward
-from focus_env.rewards import WeightedReward
+from focus_env.rewards.answers import AnswerBatch
+from focus_env.rewards.terms import PARAMETRIC_TERMS, REWARD_TERMS, RewardTerm, format_reward, iou_reward
+from focus_env.rewards.weighted import WeightedReward
 from focus_env.spaces import CompletionSpace, ImageSpace, Observation
 from focus_env.types import (
     Box,
@@ -49,7 +49,6 @@ __all__ = [
     "TEMPLATES",
     "AnswerBatch",
     "Box",
-    "CheckpointError",
     "CompletionSpace",
     "CoordinateFrame",
     "DatasetError",

@@ -18,12 +18,12 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
-from focus_env.answers import AnswerBatch
 from focus_env.boxes import CoordinateFrame, box_iou
 from focus_env.parsing import judge_coordinates
 from focus_env.prompts import PromptTemplate, get_template
 from focus_env.rendering import ANSWER_COLOUR, render_episode
-from focus_env.rewards import WeightedReward
+from focus_env.rewards.answers import AnswerBatch
+from focus_env.rewards.weighted import WeightedReward
 from focus_env.spaces import BoxAction, CompletionSpace, Observation, box_action_space, observation_space
 from focus_env.types import Episode, EpisodeDataset, ImageArray, ParseResult, ParseStatus
 

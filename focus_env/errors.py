@@ -23,35 +23,11 @@ class DatasetError(FocusError):
     """A data set on disk is missing, incomplete or malformed."""
 
 
-class CheckpointError(FocusError):
-    """A checkpoint is missing, incomplete or of another kind."""
-
-
-class TrainingError(FocusError):
-    """A training run gave up; what it had reached is in its folder."""
-
-
 class RewardError(FocusError, ValueError):
     """A reward term raised an error, or did not give one finite number for each answer.
 
     Terms are pure functions, so nobody asks a second time.
     """
-
-
-class EvaluationError(FocusError):
-    """An evaluation gave up; what was answered is in its folder."""
-
-
-class RunInterrupted(FocusError):
-    """A run stopped because a signal asked it to; what it had reached is in its folder.
-
-    Attributes:
-        exit_code: What a shell shows for a process that this signal has ended, 128 + its number.
-    """
-
-    def __init__(self, message: str, *, signal_number: int) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + signal_number
 
 
 class MissingDependencyError(FocusError, ImportError):

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from focus_env.answers import support_shares
 from focus_env.boxes import box_iou
 from focus_env.overlap import covers_image, repeats_support, to_shares
+from focus_env.rewards.answers import support_shares
 from focus_env.types import Box, Episode, ParseResult, ParseStatus
 
 _CHUNK_VALUES = 1_000_000

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from focus_env.pictures import RECENT, check_picture, decode, shown_wh
+from focus_env.images import RECENT, check_picture, decode, shown_wh
 
 ImageArray: TypeAlias = npt.NDArray[np.uint8]
 """[H, W, 3] uint8, RGB."""
@@ -84,7 +84,7 @@ class Frame:
             check_picture(self.source, self.file_wh or self.image_wh)
 
     def shrunk(self, max_pixels: int | None) -> Frame:
-        """The same picture, shown in at most so many pixels; see `focus_env.pictures.shown_wh`."""
+        """The same picture, shown in at most so many pixels; see `focus_env.images.shown_wh`."""
         size = shown_wh(self.image_wh, max_pixels)
         return self if size == self.image_wh else replace(self, image_wh=size, file_wh=self.file_wh or self.image_wh)
 

@@ -13,8 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 
 import focus_env
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 

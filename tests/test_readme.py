@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
 import os
@@ -16,12 +15,12 @@ from pathlib import Path
 import pytest
 import tyro
 
-from focus_agents.ablation.report import difference_table, main_table, render_report
 from focus_agents.evaluation import report as evaluation_report
-from focus_agents.reward_benchmark import report as rewards_report
-from focus_agents.tables import figure, markdown_table
+from focus_agents.reports.tables import figure, markdown_table
+from focus_agents.studies.ablation.report import difference_table, main_table, render_report
+from focus_agents.studies.rewards import report as rewards_report
+from tests.places import ROOT, load_experiment
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = (
     "README.md",
@@ -75,13 +74,7 @@ def commands(text: str) -> list[list[str]]:
 
 def load_arguments(script: str) -> type:
     """The `Args` of an experiment."""
-    spec = importlib.util.spec_from_file_location(f"experiment_{Path(script).stem}", ROOT / "experiments" / script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    arguments: type = module.Args
+    arguments: type = load_experiment(script.removesuffix(".py")).Args
     return arguments
 
 

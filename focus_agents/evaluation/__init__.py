@@ -1,1 +1,4 @@
-"""Evaluations: several policies on several data sets, at several numbers of shots, with a table of the outcome."""
+"""The one evaluation: greedy answers, kept on disk, with tables, intervals and pictures.
+
+Training does not belong here; the stages call `evaluate` to validate.
+"""

@@ -9,8 +9,8 @@ import numpy as np
 
 from focus_agents.evaluation.published import PAPER, TABLES, PublishedTable
 from focus_agents.evaluation.results import Cell, ResultsFolder
-from focus_agents.reporting import write_json, write_text
-from focus_agents.tables import figure, markdown_table
+from focus_agents.reports.tables import figure, markdown_table
+from focus_agents.runs.files import write_json, write_text
 from focus_env.metrics import summarize_with_intervals
 
 COLUMNS: Mapping[str, str] = {

@@ -18,8 +18,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from focus_agents.reporting import read_answer, write_json, write_text
-from focus_env.errors import CheckpointError
+from focus_agents.errors import CheckpointError
+from focus_agents.runs.files import write_json, write_text
+from focus_agents.runs.folder import read_answer
 from focus_env.metrics import ScoredAnswer
 
 MAX_TEXT = 2000
@@ -59,7 +60,7 @@ class AnswerRecord:
         shots: As in `Cell`.
         index: Of the episode in its data set.
         text: What the policy wrote, at most `MAX_TEXT` characters of it.
-        error: Why there is no answer, see `focus_agents.types.Completion`.
+        error: Why there is no answer, see `focus_agents.rollout.records.Completion`.
         seconds: What the policy took for the episode's batch, divided by the episodes of the batch.
         answer: How it was scored.
     """

@@ -16,13 +16,14 @@ import gymnasium
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from focus_agents.errors import EvaluationError, RunInterrupted
 from focus_agents.evaluation.results import MAX_TEXT, AnswerRecord, Cell, ResultsFolder
-from focus_agents.interruption import stop_requests
 from focus_agents.policies.registry import PolicySpec
-from focus_agents.rollout import collect_groups
-from focus_agents.types import Generation, Policy, Sampling
+from focus_agents.rollout.collect import collect_groups
+from focus_agents.rollout.records import Generation, Policy, Sampling
+from focus_agents.runs.interruption import stop_requests
 from focus_env.env import ENV_ID
-from focus_env.errors import EvaluationError, FocusError, RunInterrupted
+from focus_env.errors import FocusError
 from focus_env.types import EpisodeDataset
 
 MAX_RESTARTS = 3

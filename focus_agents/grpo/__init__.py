@@ -1,1 +1,1 @@
-"""Group-relative policy optimization on RLlib."""
+"""Stage 2: GRPO. Pure formulas, and RLlib's classes around them."""

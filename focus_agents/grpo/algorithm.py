@@ -20,14 +20,14 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
-from focus_agents.checkpoint import save_policy
 from focus_agents.grpo.batch import GroupTrainingData, TrainingGroup, plan_steps
 from focus_agents.grpo.config import GRPOConfig
 from focus_agents.grpo.runners import Job, Request, Runners
 from focus_agents.grpo.selection import make_training_groups, split_by_signal
 from focus_agents.models.adapters import merge_adapters
-from focus_agents.reporting import rollout_metrics
-from focus_agents.types import RolloutGroup, without_prefix
+from focus_agents.rollout.records import RolloutGroup, without_prefix
+from focus_agents.runs.checkpoint import save_policy
+from focus_agents.runs.metrics import rollout_metrics
 from focus_env.datasets.order import shuffled_indices
 from focus_env.metrics import ScoredAnswer
 from focus_env.prompts import get_template

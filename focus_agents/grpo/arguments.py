@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from focus_agents.arguments import DataArguments, ModelArguments
+from focus_agents.cli.common import DataArguments, ModelArguments
 from focus_agents.grpo.advantage import AdvantageScale
 from focus_agents.grpo.config import GRPOConfig, SharedPrefixMode, Truncated, ZeroVariance
 from focus_agents.grpo.loss import KLEstimator, LossName, RolloutCorrection
 from focus_agents.grpo.train import RunPlan
 from focus_agents.models.loading import Precision
-from focus_env.rewards import WeightedReward
+from focus_env.rewards.weighted import WeightedReward
 from focus_env.types import EpisodeDataset
 
 

@@ -20,9 +20,9 @@ import torch
 from ray.rllib.core.learner.training_data import TrainingData
 
 from focus_agents.grpo.loss import StepTotals
-from focus_agents.processing import EncodedPrompt, PromptBatch, VLMProcessor
-from focus_agents.shared_prefix import Prefix, PrefixRow
-from focus_agents.types import RolloutGroup
+from focus_agents.models.processing import EncodedPrompt, PromptBatch, VLMProcessor
+from focus_agents.models.shared_prefix import Prefix, PrefixRow
+from focus_agents.rollout.records import RolloutGroup
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from focus_agents.grpo.learner import GRPOTorchLearner
 from focus_agents.grpo.learner_group import GRPOLearnerGroup
 from focus_agents.grpo.loss import KLEstimator, LossName, LossSettings, RolloutCorrection
 from focus_agents.grpo.module import MODEL_DEFAULTS, VLMModule
-from focus_agents.schedule import check_schedule, lr_factor
+from focus_agents.runs.schedule import check_schedule, lr_factor
 from focus_env.boxes import CoordinateFrame
 from focus_env.prompts import get_template
 

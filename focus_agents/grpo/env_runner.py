@@ -1,4 +1,4 @@
-"""The EnvRunner: episodes in, scored groups out. A shell around `focus_agents.rollout` and `focus_agents.evaluate`."""
+"""The EnvRunner: episodes in, scored groups out. A shell around `rollout.collect` and `evaluation.evaluate`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED, NUM_ENV_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
 
 import focus_env  # noqa: F401  (registers the environment in this process)
-from focus_agents.evaluate import evaluate
-from focus_agents.rollout import collect_groups
-from focus_agents.types import RolloutGroup, Sampling
+from focus_agents.evaluation.greedy import evaluate
+from focus_agents.rollout.collect import collect_groups
+from focus_agents.rollout.records import RolloutGroup, Sampling
 from focus_env.errors import FocusError
 from focus_env.metrics import ScoredAnswer
 

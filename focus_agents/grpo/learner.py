@@ -15,6 +15,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
+from focus_agents.errors import TrainingError
 from focus_agents.grpo.batch import (
     GroupBatch,
     GroupTrainingData,
@@ -25,7 +26,6 @@ from focus_agents.grpo.batch import (
 )
 from focus_agents.grpo.loss import policy_loss, rollout_weights
 from focus_agents.grpo.module import ENTROPIES, GROUP_BATCH, LOGPROBS, REF_LOGPROBS
-from focus_env.errors import TrainingError
 
 GROUPS, TOTALS = "groups", "totals"
 

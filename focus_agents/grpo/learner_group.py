@@ -15,8 +15,9 @@ from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
+from focus_agents.errors import CheckpointError, TrainingError
 from focus_agents.grpo.batch import GroupTrainingData
-from focus_env.errors import CheckpointError, FocusError, TrainingError
+from focus_env.errors import FocusError
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ import torch
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 
-from focus_agents.grammar import AnswerGrammar
+from focus_agents.engine.grammar import AnswerGrammar
+from focus_agents.engine.scoring import score_completions, shared_prefix_gap
 from focus_agents.grpo.batch import GroupBatch
 from focus_agents.models.loading import Precision, has_frozen_vision, load_processor, load_trainable_model
 from focus_agents.policies.vlm import VLMPolicy
-from focus_agents.scoring import score_completions, shared_prefix_gap
 
 LOGPROBS, REF_LOGPROBS, ENTROPIES = "logprobs", "ref_logprobs", "entropies"
 GROUP_BATCH = "group_batch"

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from focus_agents.grpo.advantage import group_advantages, has_signal
 from focus_agents.grpo.batch import TrainingGroup, training_group
 from focus_agents.grpo.config import GRPOConfig
-from focus_agents.types import RolloutGroup
+from focus_agents.rollout.records import RolloutGroup
 
 
 def learning_rewards(groups: Sequence[RolloutGroup], config: GRPOConfig) -> npt.NDArray[np.float64]:

@@ -19,11 +19,12 @@ from ray.rllib.utils.metrics import (
 )
 from rich.console import Console
 
+from focus_agents.errors import CheckpointError, RunInterrupted
 from focus_agents.grpo.algorithm import GRPO, ROLLOUTS
 from focus_agents.grpo.config import GRPOConfig
-from focus_agents.interruption import stop_requests
-from focus_agents.reporting import RunDirectory, progress_bar
-from focus_env.errors import CheckpointError, RunInterrupted
+from focus_agents.runs.folder import RunDirectory
+from focus_agents.runs.interruption import stop_requests
+from focus_agents.runs.progress import progress_bar
 from focus_env.metrics import ScoredAnswer, summarize
 from focus_env.types import EpisodeDataset
 

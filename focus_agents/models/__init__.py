@@ -1,1 +1,4 @@
-"""Models by name, and the small offline one."""
+"""What a model is: families, loading, adapters, prompts as tokens and pixels, attention.
+
+How a model is run (prefill, sampling, scoring) belongs in `engine`.
+"""

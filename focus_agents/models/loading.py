@@ -17,13 +17,13 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-from focus_agents.attention import set_focus_attention
+from focus_agents.errors import CheckpointError
 from focus_agents.models import small, tiny
 from focus_agents.models.adapters import add_adapters, base_model
+from focus_agents.models.attention import set_focus_attention
+from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.vision import batch_pictures
-from focus_agents.processing import VLMProcessor
 from focus_env.boxes import CoordinateFrame
-from focus_env.errors import CheckpointError
 from focus_env.prompts import PromptTemplate, get_template
 
 Precision = Literal["fp32", "bf16"]

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import torch
 from transformers import AutoConfig
 
+from focus_agents.errors import CheckpointError
 from focus_agents.models.loading import LOADING_ERRORS, model_folder
-from focus_env.errors import CheckpointError
 
 T = TypeVar("T")
 

@@ -1,1 +1,1 @@
-"""What answers prompts."""
+"""Whatever answers prompts, by name. Training and scoring do not belong here."""

@@ -21,10 +21,10 @@ from scipy import ndimage
 from transformers import AutoModel
 from transformers.image_processing_base import ImageProcessingMixin
 
+from focus_agents.errors import CheckpointError
 from focus_agents.models.pretrained import load_part, load_vision_model
 from focus_agents.policies.localizers import picture_wh
 from focus_env.boxes import Coordinates
-from focus_env.errors import CheckpointError
 from focus_env.spaces import Observation
 from focus_env.types import Box, ImageArray
 

@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from focus_agents.attention import SupportProbe, set_focus_attention
-from focus_agents.generation import image_inputs
+from focus_agents.engine.forward import image_inputs
+from focus_agents.models.attention import set_focus_attention
 from focus_agents.models.loading import Precision, check_fit, load_model, load_processor, load_template
+from focus_agents.models.processing import EncodedPrompt, VLMProcessor, box_cells
+from focus_agents.models.support_mass import SupportProbe
 from focus_agents.models.vision import batch_pictures
 from focus_agents.policies.vlm import VLMPolicy
-from focus_agents.processing import EncodedPrompt, VLMProcessor, box_cells
-from focus_agents.types import Generation, Policy, Sampling
+from focus_agents.rollout.records import Generation, Policy, Sampling
 from focus_env.boxes import validate_box
 from focus_env.prompts import PromptTemplate
 from focus_env.spaces import Observation
@@ -38,7 +39,7 @@ class Localization:
             inside the answered box paid to each cell, or all of its tokens where there is no box: the attention that
             stage 1 directs. The query's are what the answer's coordinates paid, as they were about to be written. None
             if it was not asked for.
-        error: Why there is no answer, see `focus_agents.types.Completion`.
+        error: Why there is no answer, see `focus_agents.rollout.records.Completion`.
     """
 
     box: Box | None
@@ -49,7 +50,7 @@ class Localization:
 
 
 class FocusPolicy(VLMPolicy):
-    """A trained policy with the prompt that it was trained on; satisfies `focus_agents.types.Policy`, too.
+    """A trained policy with the prompt that it was trained on; satisfies `focus_agents.rollout.records.Policy`, too.
 
     Args:
         model: A model of the Qwen-VL families.

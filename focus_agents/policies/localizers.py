@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from focus_agents.types import Completion, Generation, Sampling
+from focus_agents.rollout.records import Completion, Generation, Sampling
 from focus_env.boxes import CoordinateFrame, box_to_frame, clip_box, frame_to_box
 from focus_env.prompts import PromptTemplate, read_observation
 from focus_env.spaces import Observation
@@ -25,7 +25,7 @@ object is not there."""
 
 
 class LocalizerPolicy:
-    """A localizer as a policy: its boxes are written into answers; satisfies `focus_agents.types.Policy`.
+    """A localizer as a policy: its boxes are written into answers; satisfies `focus_agents.rollout.records.Policy`.
 
     Args:
         localizer: What finds boxes.

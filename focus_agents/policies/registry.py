@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from focus_agents.models.loading import Precision, load_processor, load_template, weights_digest
 from focus_agents.policies.localizers import FLOORS, LocalizerPolicy
-from focus_agents.types import Policy
+from focus_agents.rollout.records import Policy
 from focus_env.boxes import CoordinateFrame
 from focus_env.importing import import_object
 from focus_env.prompts import PromptTemplate, get_template
@@ -107,7 +107,7 @@ class PolicySpec:
             return found
         if not callable(found):
             raise ValueError(
-                f"policy {self.text!r}: expected an object with a method `generate` (focus_agents.types.Policy) or a "
+                f"policy {self.text!r}: expected an object with a method `generate` (focus_agents.Policy) or a "
                 f"function from an observation and a random generator to a box, got {type(found).__name__}"
             )
         return LocalizerPolicy(found, self.load_template())
@@ -184,7 +184,7 @@ def _vlm(spec: PolicySpec) -> Policy:
 
 
 def _openai_api(spec: PolicySpec) -> Policy:
-    from focus_agents.policies.openai_api import OpenAIPolicy  # here: the package openai is optional
+    from focus_agents.policies.openai.policy import OpenAIPolicy  # here: the package openai is optional
 
     return OpenAIPolicy.from_spec(spec.text, **spec.api)
 

@@ -7,17 +7,18 @@ from typing import Any
 
 import torch
 
-from focus_agents.generation import encode_images, prefill, sample_completions
-from focus_agents.grammar import AnswerGrammar
+from focus_agents.engine.forward import encode_images, prefill
+from focus_agents.engine.generation import sample_completions
+from focus_agents.engine.grammar import AnswerGrammar
 from focus_agents.models.loading import Precision
-from focus_agents.processing import VLMProcessor
-from focus_agents.shared_prefix import PrefixRow
-from focus_agents.types import Completion, Generation, Sampling
+from focus_agents.models.processing import VLMProcessor
+from focus_agents.models.shared_prefix import PrefixRow
+from focus_agents.rollout.records import Completion, Generation, Sampling
 from focus_env.types import Message
 
 
 class VLMPolicy:
-    """Answers prompts with a Qwen2-VL-like model; satisfies `focus_agents.types.Policy`.
+    """Answers prompts with a Qwen2-VL-like model; satisfies `focus_agents.rollout.records.Policy`.
 
     Args:
         model: The model, on any device. It is put into eval mode while it samples.

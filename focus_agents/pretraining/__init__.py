@@ -1,1 +1,1 @@
-"""Pretraining of the small base model: single objects are named and found by name, never matched across pictures."""
+"""Before stage 1: the small base model, which names single objects and finds them by name."""

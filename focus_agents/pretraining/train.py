@@ -14,10 +14,11 @@ import torch
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from focus_agents.checkpoint import load_training_state, save_policy, save_training_state
 from focus_agents.models.loading import SMALL, load_processor, load_trainable_model
 from focus_agents.pretraining.data import DocumentBatch, PretrainingBatches, name_tokens, number_values
-from focus_agents.reporting import RunDirectory, progress_bar
+from focus_agents.runs.checkpoint import load_training_state, save_policy, save_training_state
+from focus_agents.runs.folder import RunDirectory
+from focus_agents.runs.progress import progress_bar
 from focus_agents.sft.loss import IGNORED
 from focus_env.boxes import iou
 from focus_env.datasets.synthetic.paints import Split

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from focus_agents.processing import EncodedPrompt, PromptBatch, PromptSpans, VLMProcessor, box_cells
+from focus_agents.models.processing import EncodedPrompt, PromptBatch, PromptSpans, VLMProcessor, box_cells
 from focus_env.datasets.order import shuffled_indices
 from focus_env.env import observe
 from focus_env.prompts import IPLocTemplate, PromptTemplate

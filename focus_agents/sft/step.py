@@ -14,8 +14,7 @@ import torch
 import torch.distributed
 from torch.nn.functional import pad
 
-from focus_agents.attention import SupportProbe
-from focus_agents.sft.config import Labels, SFTConfig
+from focus_agents.models.support_mass import SupportProbe
 from focus_agents.sft.data import SFTBatch
 from focus_agents.sft.loss import (
     IGNORED,
@@ -25,6 +24,7 @@ from focus_agents.sft.loss import (
     share_past_margin,
     support_delta,
 )
+from focus_agents.sft.settings import Labels, SFTConfig
 
 
 @dataclass(frozen=True, slots=True)

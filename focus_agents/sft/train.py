@@ -15,12 +15,13 @@ import ray.train
 from ray.train.torch import TorchTrainer
 from rich.console import Console
 
-from focus_agents.attention import select_layers
+from focus_agents.errors import CheckpointError, TrainingError
+from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import check_fit, load_config, load_processor
-from focus_agents.reporting import RunDirectory, progress_bar
+from focus_agents.runs.folder import RunDirectory
+from focus_agents.runs.progress import progress_bar
 from focus_agents.sft.data import SFTExamples
 from focus_agents.sft.worker import CHECKPOINT_PREFIX, FAILURE_FILE, SCORE, SFTPlan, train_worker
-from focus_env.errors import CheckpointError, TrainingError
 
 LINE_INTERVAL = 25
 """Steps between lines on the console."""

@@ -24,15 +24,15 @@ import torch
 import torch.distributed
 from safetensors.torch import save_file
 
-from focus_agents.attention import select_layers
-from focus_agents.checkpoint import load_training_state, save_policy, save_training_state
-from focus_agents.evaluate import evaluate
+from focus_agents.evaluation.greedy import evaluate
 from focus_agents.models.adapters import base_model, merge_adapters
+from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import load_processor, load_trainable_model
 from focus_agents.policies.vlm import VLMPolicy
-from focus_agents.reporting import RunDirectory
-from focus_agents.sft.config import SFTConfig, SFTSchedule
+from focus_agents.runs.checkpoint import load_training_state, save_policy, save_training_state
+from focus_agents.runs.folder import RunDirectory
 from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches
+from focus_agents.sft.settings import SFTConfig, SFTSchedule
 from focus_agents.sft.step import accumulate_gradients
 from focus_env.datasets.order import shuffled_indices
 from focus_env.env import ENV_ID

@@ -21,16 +21,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from focus_env.datasets.got10k import Got10kTracks
-from focus_env.datasets.iploc_json import IPLocEpisodes
-from focus_env.datasets.joint import JointEpisodes, parse_weights
-from focus_env.datasets.lasot import LasotTracks
-from focus_env.datasets.perseg import PerSegTracks
+from focus_env.datasets.readers.got10k import Got10kTracks
+from focus_env.datasets.readers.iploc_json import IPLocEpisodes
+from focus_env.datasets.readers.lasot import LasotTracks
+from focus_env.datasets.readers.perseg import PerSegTracks
+from focus_env.datasets.readers.tao import TaoTracks, tao_held_out_lasot_videos
 from focus_env.datasets.sampler import AbsentPolicy, SamplingProtocol, TrackEpisodes
-from focus_env.datasets.shrunk import ShrunkPictures
 from focus_env.datasets.store import StoreEpisodes
 from focus_env.datasets.synthetic import SyntheticDataset
-from focus_env.datasets.tao import TaoTracks, tao_held_out_lasot_videos
+from focus_env.datasets.transforms import JointEpisodes, ShrunkPictures, parse_weights
 from focus_env.types import EpisodeDataset, Track
 
 __all__ = [

@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from focus_env.datasets.files import inside, read_json
+from focus_env.datasets.readers.files import inside, read_json
 from focus_env.errors import DatasetError
 from focus_env.types import Box, Episode, Exemplar, Frame
 

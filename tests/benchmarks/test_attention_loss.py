@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +15,9 @@ import torch
 from rich.console import Console
 
 from benchmarks import attention_loss as benchmark
-from focus_agents import attention
+from focus_agents.models import attention
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 TOKENS = 256
 ROWS = 9
 

@@ -19,8 +19,8 @@ from rich.console import Console
 
 from benchmarks import grpo_on_ray as benchmark
 from benchmarks.measuring import count_flops
-from focus_agents.processing import EncodedPrompt
-from focus_agents.types import Completion, Generation, RolloutGroup
+from focus_agents.models.processing import EncodedPrompt
+from focus_agents.rollout.records import Completion, Generation, RolloutGroup
 from focus_env.types import ParseResult, ParseStatus
 
 pytestmark = pytest.mark.ray

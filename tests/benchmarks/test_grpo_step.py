@@ -17,8 +17,8 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from benchmarks import grpo_step as benchmark
 from benchmarks import measuring
-from focus_agents import generation, scoring
-from focus_agents.generation import prefill
+from focus_agents.engine import generation, scoring
+from focus_agents.engine.forward import prefill
 
 SIZE = benchmark.Size(prompt_tokens=128, group_size=2, answer_tokens=4)
 KEYS = {

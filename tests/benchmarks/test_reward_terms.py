@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from benchmarks import reward_terms as benchmark
-from focus_env.reward_terms import PARAMETRIC_TERMS, REWARD_TERMS
+from focus_env.rewards.terms import PARAMETRIC_TERMS, REWARD_TERMS
 
 
 @pytest.fixture

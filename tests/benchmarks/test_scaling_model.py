@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +12,9 @@ from benchmarks import scaling_model as scaling
 from benchmarks.grpo_step import large_config
 from focus_agents.models.adapters import add_adapters
 from focus_agents.models.loading import TINY, load_processor
+from tests.places import ROOT
 
-DOCUMENT = Path(__file__).parents[2] / "docs/scaling.md"
+DOCUMENT = ROOT / "docs/scaling.md"
 ASSUMED = scaling.Assumptions()
 
 

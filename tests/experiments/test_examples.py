@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from tests.experiments.test_command_lines import load_experiment
+from tests.places import load_experiment
 
 needs_sb3 = pytest.mark.skipif(
     importlib.util.find_spec("stable_baselines3") is None, reason="`pip install stable-baselines3` for its example"

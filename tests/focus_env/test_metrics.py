@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from focus_env import metrics
-from focus_env.answers import AnswerBatch
 from focus_env.metrics import (
     ScoredAnswer,
     bootstrap_interval,
@@ -19,7 +18,8 @@ from focus_env.metrics import (
     summarize,
     summarize_with_intervals,
 )
-from focus_env.reward_terms import iou_reward
+from focus_env.rewards.answers import AnswerBatch
+from focus_env.rewards.terms import iou_reward
 from focus_env.types import Box, ParseResult, ParseStatus
 from tests.fakes import make_episode
 

@@ -1,0 +1,46 @@
+"""Draw the curves of runs side by side.
+
+How to run:
+    python experiments/plot_runs.py runs/plain-0 runs/plain-1 runs/loss-0 runs/loss-1 --metrics lm_loss support_mass
+
+Runs whose names differ only in what follows the last hyphen, such as seeds, share a colour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from focus_agents.cli.common import user_errors
+from focus_agents.reports.plotting import plot_runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Draw the curves of runs side by side."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders."""
+    metrics: tuple[str, ...] = ("lm_loss", "support_mass", "validation_miou")
+    """What to draw; see METRICS in focus_agents/runs/folder.py. A layer is named by a slash: support_mass/0."""
+    output: Path = Path("runs.png")
+    """File of the picture; its ending decides the format."""
+    window: int = 25
+    """Lines of metrics.jsonl that are averaged."""
+    start: int = 0
+    """Steps up to here are not drawn."""
+
+
+def main() -> None:
+    with user_errors():
+        args = tyro.cli(Args, description=__doc__)
+        by_label: dict[str, list[Path]] = {}
+        for run in args.runs:
+            by_label.setdefault(run.name.rpartition("-")[0] or run.name, []).append(run)
+        print(plot_runs(by_label, args.metrics, args.output, window=args.window, start=args.start))
+
+
+if __name__ == "__main__":
+    main()

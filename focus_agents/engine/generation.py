@@ -1,0 +1,138 @@
+"""Sampling of short answers to long prompts: a prompt is encoded once, and its G answers decode from one cache.
+
+    prefill(prompts) -> Prefix -> sample_completions
+
+Keys and values of a prompt are there once, whatever G is: the answers of a prompt are columns of its row (see
+`shared_prefix.py`), one column for each answer and step.
+
+Axis letters: N prompts, G completions per prompt, P prompt tokens, T completion tokens, V vocabulary, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache
+
+from focus_agents.engine.forward import prefill, token_logprobs
+from focus_agents.engine.grammar import AnswerGrammar
+from focus_agents.models.adapters import base_model
+from focus_agents.models.attention import set_focus_attention
+from focus_agents.models.processing import PromptBatch
+from focus_agents.models.shared_prefix import BufferLayer, Prefix, SharedPrefix, additive
+from focus_agents.rollout.records import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class SampledBatch:
+    """G completions of each of N prompts.
+
+    Attributes:
+        token_ids: [N, G, T] int64, the pad token after the end.
+        logprobs: [N, G, T] float32 under the distribution that was sampled from; 0 after the end.
+        lengths: [N, G] int64, tokens up to and including the end token.
+    """
+
+    token_ids: torch.Tensor
+    logprobs: torch.Tensor
+    lengths: torch.Tensor
+
+
+@torch.no_grad()
+def sample_completions(
+    model: Any,
+    prompts: PromptBatch,
+    *,
+    num_completions: int,
+    sampling: Sampling,
+    seeds: Sequence[int],
+    eos_token_id: int,
+    pad_token_id: int,
+    banned_token_ids: Sequence[int] = (),
+    grammar: AnswerGrammar | None = None,
+    prefix: Prefix | None = None,
+) -> SampledBatch:
+    """Sample G completions of each prompt from one encoding of it.
+
+    Args:
+        model: A Qwen2-VL-like model of transformers, in eval mode.
+        prompts: N prompts.
+        num_completions: G.
+        sampling: Temperature and longest completion in tokens. Temperature 0 takes the likeliest token.
+        seeds: [N], one for each prompt: its completions depend on its seed, not on its neighbours in the batch.
+        eos_token_id: Ends a completion.
+        pad_token_id: Fills up after it.
+        banned_token_ids: Never sampled; they have probability 0 in `logprobs` too.
+        grammar: If given, no token is sampled that leaves it.
+        prefix: What `prefill` left of these prompts; it stays as it is. None: they are encoded here.
+    """
+    num_prompts, num_columns = prompts.input_ids.shape
+    if len(seeds) != num_prompts:
+        raise ValueError(f"seeds: expected one for each of the {num_prompts} prompts, got {len(seeds)}")
+    set_focus_attention(model)
+    base, device = base_model(model), prompts.input_ids.device
+    num_steps = sampling.max_completion_tokens
+    generators = [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
+    capacity = num_columns + (num_steps - 1) * num_completions
+    num_layers = base.config.get_text_config().num_hidden_layers
+    cache = Cache(layers=[BufferLayer(capacity) for _ in range(num_layers)])
+    if prefix is None:
+        prefix = prefill(model, prompts, cache)
+    else:
+        for layer, encoded in zip(cache.layers, prefix.cache.layers, strict=True):
+            layer.update(encoded.keys, encoded.values)
+    mask = _decoding_mask(prompts.attention_mask, num_completions, num_steps - 1, prefix.hidden.dtype)
+
+    shape = (num_prompts, num_completions)
+    token_ids = torch.full((*shape, num_steps), pad_token_id, device=device)
+    logprobs = torch.zeros(*shape, num_steps, device=device)
+    lengths = torch.zeros(shape, dtype=torch.long, device=device)
+    is_done = torch.zeros(shape, dtype=torch.bool, device=device)
+    states = torch.zeros(0) if grammar is None else grammar.start(num_prompts * num_completions).to(device)
+    hidden = prefix.hidden.detach()[:, None]
+    for step in range(num_steps):
+        logits = base.lm_head(hidden).expand(-1, num_completions, -1)
+        allowed = None if grammar is None else grammar.allowed(states).view(logits.shape)
+        log_probabilities = token_logprobs(logits, sampling.temperature, banned_token_ids, allowed)
+        tokens = _draw(log_probabilities, generators, greedy=sampling.temperature == 0)
+        tokens = tokens.masked_fill(is_done, pad_token_id)
+        chosen = log_probabilities.gather(2, tokens[..., None])[..., 0]
+        token_ids[:, :, step] = tokens
+        logprobs[:, :, step] = chosen.masked_fill(is_done, 0.0)
+        lengths += ~is_done
+        is_done |= tokens == eos_token_id
+        if step + 1 == num_steps or bool(is_done.all()):
+            break
+        if grammar is not None:
+            states = grammar.advance(states, tokens.flatten())
+        hidden = base.model(
+            input_ids=tokens,
+            attention_mask=mask[..., : num_columns + (step + 1) * num_completions],
+            position_ids=(prefix.next_position[:, None] + step).expand(3, *shape),
+            past_key_values=cache,
+            use_cache=True,
+            shared_prefix=SharedPrefix(0),
+        ).last_hidden_state
+    used = int(lengths.max())
+    return SampledBatch(token_ids[..., :used], logprobs[..., :used], lengths)
+
+
+def _decoding_mask(
+    prompt_attention_mask: torch.Tensor, num_completions: int, num_steps: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """[N, 1, G, P + steps * G] added to scores: completion g sees the prompt and every G-th column from P + g on."""
+    own = torch.eye(num_completions, dtype=torch.bool, device=prompt_attention_mask.device).repeat(1, num_steps)
+    prompt = prompt_attention_mask.bool()[:, None, :].expand(-1, num_completions, -1)
+    return additive(torch.cat([prompt, own.expand(len(prompt), -1, -1)], dim=2)[:, None], dtype)
+
+
+def _draw(log_probabilities: torch.Tensor, generators: Sequence[torch.Generator], *, greedy: bool) -> torch.Tensor:
+    """[N, G] one token each; those of a prompt come from that prompt's generator."""
+    if greedy:
+        return log_probabilities.argmax(-1)
+    probabilities = log_probabilities.exp()
+    drawn = [torch.multinomial(p, 1, generator=g) for p, g in zip(probabilities, generators, strict=True)]
+    return torch.stack(drawn)[..., 0]

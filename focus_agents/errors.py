@@ -1,0 +1,29 @@
+"""Errors of training and evaluation that a caller may want to catch."""
+
+from __future__ import annotations
+
+from focus_env.errors import FocusError
+
+
+class CheckpointError(FocusError):
+    """A checkpoint is missing, incomplete or of another kind."""
+
+
+class TrainingError(FocusError):
+    """A training run gave up; what it had reached is in its folder."""
+
+
+class EvaluationError(FocusError):
+    """An evaluation gave up; what was answered is in its folder."""
+
+
+class RunInterrupted(FocusError):
+    """A run stopped because a signal asked it to; what it had reached is in its folder.
+
+    Attributes:
+        exit_code: What a shell shows for a process that this signal has ended, 128 + its number.
+    """
+
+    def __init__(self, message: str, *, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

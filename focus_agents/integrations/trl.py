@@ -1,0 +1,122 @@
+"""The environment's questions and rewards for TRL's `GRPOTrainer`: a data set, a reward function, a processor.
+
+    env = gymnasium.make(focus_env.ENV_ID, template=template)
+    GRPOTrainer(..., train_dataset=trl_dataset(env, range(1000)), reward_funcs=TRLReward(env))
+
+One environment serves both, so that prompts and rewards are of the same data set and template. TRL itself is not
+imported here. Written for TRL 1.16.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+from PIL import Image
+from transformers import Qwen2VLProcessor
+
+from focus_agents.models.processing import VLMProcessor
+from focus_env.errors import MissingDependencyError
+from focus_env.types import ImagePart, Message
+
+if TYPE_CHECKING:
+    import datasets
+
+Completion = str | list[dict[str, Any]]
+"""A text, or the messages of an answer, as TRL gives them for prompts in messages."""
+
+
+def trl_dataset(env: gymnasium.Env[Any, Any], indices: Sequence[int]) -> datasets.Dataset:
+    """Episodes as rows for TRL, with the columns ``prompt``, ``images`` and ``episode_index``.
+
+    A row is made when it is read. In memory are the indices, and of the pictures those of the batch that was asked for,
+    once for each episode, however often TRL repeats it.
+
+    Args:
+        env: `focus_env/InContextLocalization-v0` with text actions; its template words the prompts.
+        indices: Which episodes.
+
+    Raises:
+        MissingDependencyError: If `datasets` is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingDependencyError("datasets is not installed; pip install 'trl>=1.16,<1.17' brings it") from error
+    rows = datasets.Dataset.from_dict({"episode_index": list(indices)})
+    return rows.with_transform(functools.partial(_ask, env))
+
+
+def _ask(env: gymnasium.Env[Any, Any], batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+    """The columns of a batch of rows, from their indices."""
+    template = env.get_wrapper_attr("template")
+    asked = {
+        index: trl_row(template.render(env.reset(options={"episode_index": index})[0]))
+        for index in dict.fromkeys(batch["episode_index"])
+    }
+    rows = [asked[index] for index in batch["episode_index"]]
+    return {**batch, **{column: [row[column] for row in rows] for column in ("prompt", "images")}}
+
+
+def trl_row(messages: Sequence[Message]) -> dict[str, Any]:
+    """A prompt as TRL wants it: messages with a place for each picture, and the pictures in the order of the places."""
+    parts = [part for message in messages for part in message.content]
+    prompt = [
+        {
+            "role": message.role,
+            "content": [
+                {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
+                for part in message.content
+            ],
+        }
+        for message in messages
+    ]
+    return {"prompt": prompt, "images": [Image.fromarray(part.image) for part in parts if isinstance(part, ImagePart)]}
+
+
+class TRLReward:
+    """A reward function for TRL: what the environment's `step` pays for each answer.
+
+    Args:
+        env: The one that `trl_dataset` was given, or one with the same episodes.
+    """
+
+    __name__ = "focus_reward"  # TRL's name for what it logs
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        self.env = env
+
+    def __call__(self, completions: Sequence[Completion], episode_index: Sequence[int], **_: Any) -> list[float]:
+        """Score a batch of answers.
+
+        Args:
+            completions: The answers.
+            episode_index: The column of `trl_dataset`: what each of them answers.
+        """
+        return [self._score(completion, index) for completion, index in zip(completions, episode_index, strict=True)]
+
+    def _score(self, completion: Completion, index: int) -> float:
+        self.env.reset(options={"episode_index": index})
+        text = completion if isinstance(completion, str) else completion[-1]["content"]
+        return float(self.env.step(text)[1])
+
+
+class TRLProcessor(Qwen2VLProcessor):
+    """One of our processors, for TRL; transformers' own would need torchvision, for videos.
+
+    Args:
+        image_processor: That of a `VLMProcessor`.
+        tokenizer: Likewise.
+        chat_template: That of the tokenizer.
+    """
+
+    # transformers finds out by the names of these arguments that there are no videos.
+    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None) -> None:
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    @classmethod
+    def of(cls, processor: VLMProcessor) -> TRLProcessor:
+        """The same tokenizer and image processor; both are shared with `processor`."""
+        return cls(processor.image_processor, processor.tokenizer, processor.tokenizer.chat_template)

@@ -1,0 +1,167 @@
+"""How much the query picture looks at the support boxes, measured where a language model computes its attention.
+
+    set_focus_attention(model)                      once
+    probe = SupportProbe.build(...)                 per batch: which rows look, and at what
+    model(**inputs, support_probe=probe)
+    probe.masses                                    {layer: [B, Q] share of each row's attention on support tokens}
+
+The keyword travels down transformers' layers, those of PEFT's models and of checkpointed ones included, to the
+attention function that is registered here. That function leaves the layer's output to SDPA and computes the shares
+beside it, for the query picture's rows only; no attention map outlives a block of rows, so memory stays linear in the
+tokens. The same function runs rows that hold a group, under the keyword `shared_prefix` (see `shared_prefix.py`).
+
+Axis letters: B sequences, N tokens, Q query-image tokens (rows), K tokens up to the last row, A heads, H key-value
+heads, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from focus_agents.models.adapters import base_model
+from focus_agents.models.shared_prefix import SharedPrefix, shared_prefix_attention
+from focus_agents.models.support_mass import SupportProbe, attention_maps, support_mass
+
+FOCUS_ATTENTION = "focus_sdpa"
+MOST_WRITTEN_OUT = 1024
+"""Keys up to which scores are written out where that is faster; beyond, their memory is not worth it."""
+HIDDEN = -30_000.0
+"""Added to the scores of keys that are not seen; finite, so that a row of padding, which sees none, is not NaN."""
+
+
+def set_focus_attention(model: Any) -> None:
+    """Let the language model's layers understand `support_probe` and `shared_prefix`; vision towers stay as they are.
+
+    Without these keywords the model computes what it computed before.
+
+    Args:
+        model: A model of transformers, or a PEFT or DDP one around it.
+    """
+    model = base_model(model)
+    if model.config.get_text_config()._attn_implementation != FOCUS_ATTENTION:
+        model.set_attn_implementation({"text_config": FOCUS_ATTENTION})
+
+
+def select_layers(spec: str, num_layers: int) -> frozenset[int]:
+    """Read a choice of layers.
+
+    Args:
+        spec: `"all"`, `"first:5"`, `"last:5"` (all, if there are fewer), or numbers from 0 such as `"3,7"`.
+        num_layers: How many the model has.
+
+    Raises:
+        ValueError: If the spec is none of these, or names a layer that the model does not have.
+
+    >>> sorted(select_layers("last:2", 4))
+    [2, 3]
+    """
+    which, _, count = spec.partition(":")
+    if spec == "all":
+        return frozenset(range(num_layers))
+    if which in ("first", "last") and count.isdecimal() and int(count) > 0:
+        size = min(int(count), num_layers)
+        return frozenset(range(size) if which == "first" else range(num_layers - size, num_layers))
+    names = [name.strip() for name in spec.split(",")]
+    if all(name.isdecimal() for name in names):
+        if too_high := sorted(int(name) for name in names if int(name) >= num_layers):
+            raise ValueError(
+                f"attention layers {spec!r}: expected numbers from 0 to {num_layers - 1}, the model's layers, "
+                f"got {too_high[0]}"
+            )
+        return frozenset(int(name) for name in names)
+    raise ValueError(f"attention layers: expected 'all', 'first:5', 'last:5' or numbers like '3,7', got {spec!r}")
+
+
+def focus_attention_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    support_probe: SupportProbe | None = None,
+    shared_prefix: SharedPrefix | None = None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """SDPA, on rows that hold a group if they do, and beside it the support masses if a probe asks for them.
+
+    The signature is that of transformers' attention functions: `query` [B, A, N, D] and `key` [B, H, N, D] come
+    rotated; the result is ([B, N, A, D], None).
+    """
+    is_measured = support_probe is not None and module.layer_idx in support_probe.layers
+    if (is_measured or shared_prefix is not None) and kwargs.get("sliding_window") is not None:
+        what = "support attention" if is_measured else "shared prefix"
+        raise NotImplementedError(f"{what}: layer {module.layer_idx} has a sliding window")
+    if shared_prefix is not None and attention_mask is not None:
+        grouped = shared_prefix_attention(query, key, value, attention_mask, shared_prefix, scaling=scaling)
+        output = grouped.transpose(1, 2).contiguous()
+    elif _suits_written_out(query, key, attention_mask, kwargs):
+        output = written_out_attention(query, key, value, attention_mask, scaling=scaling)
+    else:
+        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    if support_probe is not None and is_measured:
+        mass = support_mass(query, key, support_probe, scaling=scaling or query.shape[-1] ** -0.5)
+        # The pass that gradient checkpointing repeats in backward must not replace what the loss was made of.
+        support_probe.masses.setdefault(int(module.layer_idx), mass)  # type: ignore[arg-type]
+        if support_probe.keeps_maps:
+            maps = attention_maps(query, key, support_probe, scaling=scaling or query.shape[-1] ** -0.5)
+            support_probe.maps[int(module.layer_idx)] = maps  # type: ignore[arg-type]
+    return output, None
+
+
+def _suits_written_out(
+    query: torch.Tensor, key: torch.Tensor, attention_mask: torch.Tensor | None, kwargs: Mapping[str, Any]
+) -> bool:
+    """Whether a layer is computed under bfloat16 autocast on a CPU, over few enough tokens, and is plain."""
+    if query.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return False
+    is_plain = not kwargs.get("dropout") and kwargs.get("is_causal") is not False
+    is_square = attention_mask is not None or query.shape[2] == key.shape[2]
+    is_small = key.shape[2] <= MOST_WRITTEN_OUT
+    return is_plain and is_square and is_small and torch.get_autocast_dtype("cpu") is torch.bfloat16
+
+
+def written_out_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None,
+) -> torch.Tensor:
+    """softmax(scale * q k^T) v as it is written, in bfloat16: a CPU's matrix units are fast at it, SDPA's are not used.
+
+    Args:
+        query: [B, A, N, D], rotated.
+        key: [B, H, K, D], rotated; A / H query heads share a key head.
+        value: [B, H, K, D].
+        attention_mask: Broadcasts to [B, A, N, K]; bool, true where a key is seen, or added to scores; None: causal.
+        scaling: Multiplies the scores; None: one over the root of D.
+
+    Returns:
+        [B, N, A, D] bfloat16.
+    """
+    query, key, value = (part.to(torch.bfloat16) for part in (query, key, value))
+    num_shared = query.shape[1] // key.shape[1]
+    if num_shared > 1:
+        key, value = key.repeat_interleave(num_shared, 1), value.repeat_interleave(num_shared, 1)
+    scores = (query * (scaling or query.shape[-1] ** -0.5)) @ key.mT
+    if attention_mask is None:
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        attention_mask = torch.zeros(seen.shape, dtype=scores.dtype).masked_fill(~seen, HIDDEN)
+    elif attention_mask.dtype == torch.bool:
+        attention_mask = torch.zeros(attention_mask.shape, dtype=scores.dtype).masked_fill(~attention_mask, HIDDEN)
+    attended = (scores + attention_mask.to(scores.dtype).clamp(min=HIDDEN)).softmax(-1) @ value
+    return attended.transpose(1, 2).contiguous()
+
+
+ALL_ATTENTION_FUNCTIONS.register(FOCUS_ATTENTION, focus_attention_forward)
+# Without a mask function of its own name, transformers makes no mask at all and padding is looked at.
+ALL_MASK_ATTENTION_FUNCTIONS.register(FOCUS_ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

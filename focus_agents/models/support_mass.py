@@ -1,0 +1,188 @@
+"""How much rows of a sequence look at support tokens: measured, with gradient, in memory linear in the tokens.
+
+Axis letters: B sequences, N tokens, Q query-image tokens (rows), K tokens up to the last row, A heads, H key-value
+heads, D head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+ROWS_PER_BLOCK = 64
+"""Rows whose scores are in memory at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowBlock:
+    """Rows whose scores are computed together, in all sequences.
+
+    Attributes:
+        rows: Which of the Q rows.
+        first: The lowest position among them; a key up to here is hidden from none of them by causality.
+        stop: One past their highest position; no key from here on is seen by any of them.
+    """
+
+    rows: slice
+    first: int
+    stop: int
+
+
+@dataclass(slots=True)
+class SupportProbe:
+    """Which tokens look, at which tokens, in which layers; and what was measured.
+
+    Attributes:
+        rows: [B, Q] int64, positions of the query-image tokens in rising order, filled up by repeating the last.
+        row_mask: [B, Q] bool, false where filled up.
+        support: [B, K] bool, the support tokens.
+        padding: [B, K] bool, the padding; None if there is none.
+        blocks: The rows in portions.
+        layers: The layers to measure, from 0.
+        keeps_maps: Whether `maps` is filled, too; for a few rows only, as a row has a number for each key.
+        maps: By layer, [B, Q, K] float32, the attention of each row to each key, averaged over heads. Without gradient.
+        masses: By layer, [B, Q] float32 (float64 in a float64 model) in 0 to 1: the attention that a row pays to all
+            support tokens together, averaged over heads. With gradient. Filled by a forward pass.
+    """
+
+    rows: torch.Tensor
+    row_mask: torch.Tensor
+    support: torch.Tensor
+    padding: torch.Tensor | None
+    blocks: tuple[RowBlock, ...]
+    layers: frozenset[int]
+    keeps_maps: bool = False
+    maps: dict[int, torch.Tensor] = field(default_factory=dict)
+    masses: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def build(
+        cls,
+        query_mask: torch.Tensor,
+        support_mask: torch.Tensor,
+        attention_mask: torch.Tensor,
+        layers: frozenset[int],
+    ) -> SupportProbe:
+        """A probe for one batch.
+
+        Args:
+            query_mask: [B, N] bool, the query image's tokens; at least one in each sequence.
+            support_mask: [B, N] bool, the support tokens.
+            attention_mask: [B, N], 0 at padding, on either side.
+            layers: The layers to measure.
+        """
+        counts = query_mask.sum(1)
+        in_order = torch.argsort((~query_mask).int(), dim=1, stable=True)[:, : int(counts.max())]
+        row_mask = torch.arange(in_order.shape[1], device=counts.device) < counts[:, None]
+        rows = torch.where(row_mask, in_order, in_order.gather(1, counts[:, None] - 1))
+        lowest, highest = rows.amin(0).tolist(), rows.amax(0).tolist()
+        blocks = []
+        for start in range(0, len(lowest), ROWS_PER_BLOCK):
+            stop = min(start + ROWS_PER_BLOCK, len(lowest))
+            blocks.append(RowBlock(slice(start, stop), lowest[start], highest[stop - 1] + 1))
+        num_keys = blocks[-1].stop
+        padding = ~attention_mask.bool()[:, :num_keys]
+        return cls(
+            rows=rows,
+            row_mask=row_mask,
+            support=support_mask[:, :num_keys] & ~padding,
+            padding=padding if bool(padding.any()) else None,
+            blocks=tuple(blocks),
+            layers=layers,
+        )
+
+    def mean_mass(self) -> torch.Tensor:
+        """[B, Q] the masses averaged over the layers, as the paper averages attention maps."""
+        return torch.stack([self.masses[layer] for layer in sorted(self.masses)]).mean(0)
+
+
+def support_mass(query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *, scaling: float) -> torch.Tensor:
+    """[B, Q] the attention that each row pays to the support tokens, averaged over heads.
+
+    Args:
+        query: [B, A, N, D], rotated.
+        key: [B, H, N, D] with N >= K, rotated; A / H query heads share a key head.
+        probe: Rows and support tokens.
+        scaling: Multiplies the scores.
+    """
+    sequences = torch.arange(len(query), device=query.device)[:, None]
+    # Not `gather`, which would keep all of the query for its backward pass.
+    rows = query[sequences, :, probe.rows].transpose(1, 2)
+    grouped = rows.reshape(len(rows), key.shape[1], -1, *rows.shape[2:])
+    mass: torch.Tensor = _SupportMass.apply(grouped, key, probe, scaling)  # type: ignore[no-untyped-call]
+    return mass.flatten(1, 2).mean(1)
+
+
+@torch.no_grad()
+def attention_maps(query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *, scaling: float) -> torch.Tensor:
+    """[B, Q, K] the attention of each row to each key, averaged over heads; arguments as of `support_mass`."""
+    with torch.autocast(query.device.type, enabled=False):
+        sequences = torch.arange(len(query), device=query.device)[:, None]
+        rows = _wide(query[sequences, :, probe.rows].transpose(1, 2)) * scaling
+        grouped = rows.reshape(len(rows), key.shape[1], -1, *rows.shape[2:])
+        keys = _wide(key[:, :, : probe.support.shape[1]])
+        maps = keys.new_zeros(*probe.rows.shape, keys.shape[2])
+        for block in probe.blocks:
+            attention = _attention(grouped[:, :, :, block.rows], keys, probe, block)
+            maps[:, block.rows, : block.stop] = attention.flatten(1, 2).mean(1)
+    return maps
+
+
+class _SupportMass(torch.autograd.Function):
+    """S = softmax(scale * q k^T) m over visible keys, a block of rows at a time.
+
+    With P the softmax, dS/dscore_j = P_j (m_j - S), so that backward needs P again but nothing else, and P is cheaper
+    to compute again than to keep. Scores are float32 whatever the model's precision (float64 in a float64 model): in
+    bfloat16 they would cost S three digits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, scaling: float) -> torch.Tensor:
+        """[B, H, A / H, Q] from query [B, H, A / H, Q, D] and key [B, H, N, D]."""
+        with torch.autocast(query.device.type, enabled=False):
+            keys = _wide(key[:, :, : probe.support.shape[1]])
+            mass = keys.new_empty(query.shape[:-1])
+            targets = probe.support.to(keys.dtype)[:, None, :, None]
+            for block in probe.blocks:
+                attention = _attention(_wide(query[:, :, :, block.rows]) * scaling, keys, probe, block)
+                block_mass = attention.flatten(2, 3) @ targets[:, :, : block.stop]
+                mass[:, :, :, block.rows] = block_mass.view(attention.shape[:-1])
+        ctx.save_for_backward(query, key, mass)
+        ctx.probe, ctx.scaling = probe, scaling
+        return mass
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_mass: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, mass = ctx.saved_tensors
+        probe: SupportProbe = ctx.probe
+        with torch.autocast(query.device.type, enabled=False):
+            keys = _wide(key[:, :, : probe.support.shape[1]])
+            grad_query, grad_key = torch.empty_like(query), torch.zeros_like(key, dtype=keys.dtype)
+            targets = probe.support.to(keys.dtype)[:, None, None, None]
+            for block in probe.blocks:
+                scaled = _wide(query[:, :, :, block.rows]) * ctx.scaling
+                attention = _attention(scaled, keys, probe, block)
+                grad_scores = attention.mul_(targets[..., : block.stop] - mass[:, :, :, block.rows, None])
+                grad_scores = grad_scores.mul_(grad_mass[:, :, :, block.rows, None]).flatten(2, 3)
+                grad_rows = (grad_scores @ keys[:, :, : block.stop]).mul_(ctx.scaling)
+                grad_query[:, :, :, block.rows] = grad_rows.view(scaled.shape)
+                grad_key[:, :, : block.stop] += grad_scores.transpose(2, 3) @ scaled.flatten(2, 3)
+        return grad_query, grad_key.to(key.dtype), None, None
+
+
+def _attention(scaled: torch.Tensor, keys: torch.Tensor, probe: SupportProbe, block: RowBlock) -> torch.Tensor:
+    """[B, H, A / H, q, block.stop] attention of q scaled rows."""
+    scores = (scaled.flatten(2, 3) @ keys[:, :, : block.stop].transpose(2, 3)).view(*scaled.shape[:-1], block.stop)
+    later = torch.arange(block.first + 1, block.stop, device=keys.device)
+    hidden = later > probe.rows[:, block.rows, None]
+    scores[..., block.first + 1 :].masked_fill_(hidden[:, None, None], -torch.inf)
+    if probe.padding is not None:
+        scores.masked_fill_(probe.padding[:, None, None, None, : block.stop], -torch.inf)
+    return scores.softmax(-1)
+
+
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,0 +1,57 @@
+"""Answers on disk, one small file each, so that a run that ended half-way asks only for the rest."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import uuid
+from dataclasses import asdict
+from pathlib import Path
+
+from focus_agents.policies.openai.protocol import Answer
+
+logger = logging.getLogger(__name__)
+
+
+class AnswerCache:
+    """A folder of answers that any number of processes may read and write, and be killed at.
+
+    Each file is complete from the moment that it has its name. A damaged one counts as missing.
+
+    Args:
+        folder: Made when the first answer is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, key: str) -> Answer | None:
+        """The answer of that name, if there is one."""
+        path = self._path(key)
+        try:
+            record = json.loads(path.read_bytes())
+            text, is_finished = record["text"], record["is_finished"]
+            if not isinstance(text, str) or not isinstance(is_finished, bool):
+                raise TypeError(f"expected a text and a truth value, got {text!r:.80} and {is_finished!r:.80}")
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            logger.warning("%s: damaged, the answer is asked for anew (%s: %s)", path, type(error).__name__, error)
+            return None
+        return Answer(text, is_finished)
+
+    def write(self, key: str, answer: Answer) -> None:
+        """Keep an answer.
+
+        Raises:
+            OSError: If the disk does not take it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f"{key}.{uuid.uuid4().hex}.tmp"
+        # In ASCII, since an answer may hold halves of surrogate pairs, which no UTF-8 file can.
+        temporary.write_text(json.dumps(asdict(answer)), encoding="ascii")
+        os.replace(temporary, self._path(key))
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.json"

@@ -1,0 +1,1 @@
+"""Tables, documents and curves for people. The figures are computed where they belong and come here finished."""

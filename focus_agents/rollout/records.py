@@ -1,0 +1,111 @@
+"""The records between a policy, its rollouts and the learner.
+
+Axis letters: G completions per prompt, T completion tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from focus_agents.models.processing import EncodedPrompt
+from focus_agents.models.shared_prefix import PrefixRow
+from focus_env.metrics import ScoredAnswer
+from focus_env.types import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How completions are drawn.
+
+    Attributes:
+        temperature: Divides the logits; 0 takes the likeliest token.
+        max_completion_tokens: Where a completion is cut if it has not ended.
+    """
+
+    temperature: float = 1.0
+    max_completion_tokens: int = 48
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature: expected 0 (greedy) or more, got {self.temperature}")
+        if self.max_completion_tokens < 1:
+            raise ValueError(f"max_completion_tokens: expected 1 or more tokens, got {self.max_completion_tokens}")
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer of a policy.
+
+    Attributes:
+        text: What the environment is given.
+        token_ids: [T] int64 with the end token; empty for policies that do not speak in tokens.
+        logprobs: [T] float32 under the distribution that was sampled from; empty likewise.
+        is_finished: Whether it ended by itself rather than at the limit.
+        error: Why there is no answer, where a policy could not get one; None: there is one.
+    """
+
+    text: str
+    token_ids: npt.NDArray[np.int64]
+    logprobs: npt.NDArray[np.float32]
+    is_finished: bool
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What a policy makes of one prompt.
+
+    Attributes:
+        completions: G answers.
+        prompt: The prompt as the policy encoded it, for a learner; None for policies that do not speak in tokens.
+        prefix: The forward pass over the prompt, with gradient, for a learner in the same process that trains the same
+            weights; None: it runs its own.
+    """
+
+    completions: tuple[Completion, ...]
+    prompt: EncodedPrompt | None = None
+    prefix: PrefixRow | None = None
+
+
+class Policy(Protocol):
+    """Anything that answers prompts."""
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        *,
+        num_completions: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+    ) -> list[Generation]:
+        """`num_completions` answers to each prompt; those of a prompt depend on its seed, not on its neighbours."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutGroup:
+    """One episode with G answers to it and their scores; the unit that a learner gets.
+
+    Attributes:
+        episode_index: Which episode of the data set.
+        generation: The policy's answers, and the prompt as it encoded it.
+        rewards: [G] float64.
+        reward_terms: [G] what each reward is made of.
+        answers: [G] how the environment read and scored each answer.
+    """
+
+    episode_index: int
+    generation: Generation
+    rewards: npt.NDArray[np.float64]
+    reward_terms: tuple[dict[str, float], ...]
+    answers: tuple[ScoredAnswer, ...]
+
+
+def without_prefix(group: RolloutGroup) -> RolloutGroup:
+    """The group without the forward pass that its policy left, and the memory that this holds."""
+    return replace(group, generation=replace(group.generation, prefix=None))

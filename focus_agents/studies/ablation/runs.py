@@ -1,0 +1,265 @@
+"""Training and answering: what has been done already, by these very settings, is not done again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import torch
+import transformers
+
+from focus_agents.errors import TrainingError
+from focus_agents.evaluation.greedy import evaluate
+from focus_agents.models.loading import load_model, load_processor, load_template, model_folder, weights_digest
+from focus_agents.models.vision import batch_pictures
+from focus_agents.policies.vlm import VLMPolicy
+from focus_agents.studies.ablation.arms import ARMS, BASE, COMMON, MAIN_SPLIT, SPLITS, Arm
+from focus_env.datasets import load_dataset
+from focus_env.datasets.transforms import ShuffledSupports
+from focus_env.env import ENV_ID
+from focus_env.prompts import PSEUDO_NAMES, IPLocTemplate
+
+EVALUATION_FILE = "evaluation.json"
+MAX_COMPLETION_TOKENS = 16
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What is run.
+
+    Attributes:
+        folder: Where runs and results go.
+        base: The pretrained model, by name or folder.
+        arms: Names in `ARMS`; those that they start from are run too.
+        seeds: Of training.
+        num_sft_steps: Optimizer steps of stage 1.
+        num_grpo_iterations: Iterations of stage 2.
+        num_episodes: Episodes answered for each split and number of shots; see `cell_episodes`.
+        jobs: Runs at a time.
+        use_gpu: Whether runs train on a GPU.
+    """
+
+    folder: Path
+    base: str
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    num_sft_steps: int
+    num_grpo_iterations: int
+    num_episodes: int
+    jobs: int = 1
+    use_gpu: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One arm with one seed.
+
+    Attributes:
+        arm: Its name.
+        seed: Its seed.
+        folder: Where its model and answers are; the name holds a digest of all that decides them.
+        model: The trained model.
+        command: Arguments of the Python that trains it; empty for the base.
+    """
+
+    arm: str
+    seed: int
+    folder: Path
+    model: str
+    command: tuple[str, ...]
+
+
+def plan_run(study: Study, arm: str, seed: int) -> Run:
+    """What it takes to train an arm with a seed."""
+    if arm == BASE:
+        digest = weights_digest(study.base)
+        if digest is None:
+            raise ValueError(
+                f"base: expected a model with weights, got {study.base!r}; train one by run_pretraining.py"
+            )
+        return Run(arm, seed, study.folder / f"{BASE}-{digest[:8]}", study.base, ())
+    definition = ARMS[arm]
+    parent = plan_run(study, definition.parent, seed)
+    flags = (*_budget(study, definition), *COMMON[definition.stage], *definition.flags, "--seed", str(seed))  # type: ignore[index]
+    digest = hashlib.sha256(json.dumps([definition.stage, flags, parent.folder.name]).encode()).hexdigest()[:8]
+    name = f"{arm}-seed{seed}-{digest}"
+    command = ("-m", f"focus_agents.cli.{definition.stage}")
+    places = ("--init-from", model_folder(parent.model), "--name", name, "--output-dir", str(study.folder))
+    hardware = ("--no-dashboard", *_hardware(study, definition))
+    folder = study.folder / name
+    return Run(arm, seed, folder, str(folder / "checkpoints" / "final"), (*command, *flags, *places, *hardware))
+
+
+def _budget(study: Study, arm: Arm) -> tuple[str, ...]:
+    """How long an arm trains: the same for all arms of a stage."""
+    if arm.stage == "sft":
+        return ("--num-steps", str(study.num_sft_steps))
+    return ("--num-iterations", str(study.num_grpo_iterations))
+
+
+def _hardware(study: Study, arm: Arm) -> tuple[str, ...]:
+    if not study.use_gpu:
+        return ()
+    return ("--use-gpu",) if arm.stage == "sft" else ("--num-gpus-per-learner", "1")
+
+
+def plan_study(study: Study) -> list[Run]:
+    """All runs, each after the one that it starts from, without repetitions."""
+    runs: dict[Path, Run] = {}
+
+    def add(arm: str, seed: int) -> None:
+        if arm != BASE:
+            add(ARMS[arm].parent, seed)
+        run = plan_run(study, arm, seed)
+        runs.setdefault(run.folder, run)
+
+    for seed in study.seeds:
+        for arm in study.arms:
+            add(arm, seed)
+    return list(runs.values())
+
+
+def run_study(study: Study, on_done: Callable[[Run], None]) -> None:
+    """Train and evaluate all runs, `jobs` at a time; one that fails does not stop those that do not need it.
+
+    Args:
+        study: What to run.
+        on_done: Called after each run, for progress.
+
+    Raises:
+        TrainingError: At the end, if runs failed; it names them and their logs.
+    """
+    study.folder.mkdir(parents=True, exist_ok=True)
+    waiting = plan_study(study)
+    done: set[Path] = set()
+    failed: dict[Path, str] = {}
+    running: dict[Future[None], Run] = {}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(study.jobs, mp_context=context) as pool:
+        while waiting or running:
+            for run in list(waiting):
+                parent = None if run.arm == BASE else plan_run(study, ARMS[run.arm].parent, run.seed).folder
+                if parent in failed:
+                    failed[run.folder] = f"{run.folder.name}: what it starts from failed"
+                    waiting.remove(run)
+                elif parent is None or parent in done:
+                    running[pool.submit(complete, study, run)] = run
+                    waiting.remove(run)
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                run = running.pop(future)
+                if error := future.exception():
+                    failed[run.folder] = f"{run.folder.name}: {error}"
+                else:
+                    done.add(run.folder)
+                    on_done(run)
+    if failed:
+        raise TrainingError("\n".join(failed.values()))
+
+
+def complete(study: Study, run: Run) -> None:
+    """Train a run if it is not trained, and answer what is not answered."""
+    num_threads = max(1, (os.cpu_count() or 1) // study.jobs)
+    if run.command and not (run.folder / "summary.json").exists():
+        _train(run, num_threads)
+    torch.set_num_threads(num_threads)
+    transformers.utils.logging.disable_progress_bar()
+    evaluate_run(study, run)
+
+
+def _train(run: Run, num_threads: int) -> None:
+    """Train from the start, or from the checkpoint that a killed run has left."""
+    command: Sequence[str] = run.command
+    if any(run.folder.glob("checkpoints/*")):
+        command = (*run.command[:2], "--resume", str(run.folder), "--no-dashboard")
+    else:
+        shutil.rmtree(run.folder, ignore_errors=True)
+    log = run.folder.with_suffix(".log")
+    environment = os.environ | {"OMP_NUM_THREADS": str(num_threads)}
+    with log.open("a") as file:
+        outcome = subprocess.run(
+            [sys.executable, *command], stdout=file, stderr=subprocess.STDOUT, env=environment, check=False
+        )
+    if outcome.returncode:
+        raise TrainingError(f"exit code {outcome.returncode}, see {log}")
+
+
+def evaluate_run(study: Study, run: Run) -> None:
+    """Answer the splits greedily, and keep the IoU of each answer."""
+    missing = missing_cells(study, run)
+    if not missing:
+        return
+    model = load_model(run.model)
+    batch_pictures(model)
+    policy = VLMPolicy(model.eval(), load_processor(run.model), precision="bf16")
+    template = load_template(run.model)
+    if isinstance(template, IPLocTemplate):  # half of its training had names that say nothing; no category is told here
+        template = dataclasses.replace(template, object_name=PSEUDO_NAMES[0])
+    run.folder.mkdir(exist_ok=True)
+    file = run.folder / EVALUATION_FILE
+    results = read_evaluation(run)
+    for name, shots in missing:
+        num_episodes = cell_episodes(study, name)
+        dataset = split_episodes(name, shots, num_episodes)
+        env = gymnasium.make(ENV_ID, dataset=dataset, template=template)
+        answers = evaluate(
+            env,
+            policy,
+            range(num_episodes),
+            max_completion_tokens=MAX_COMPLETION_TOKENS,
+            batch_size=BATCH_SIZE,
+        )
+        results[cell(name, shots)] = [round(answer.credit, 6) for answer in answers]
+        scratch = file.with_suffix(".tmp")
+        scratch.write_text(json.dumps(results))
+        scratch.replace(file)
+
+
+def missing_cells(study: Study, run: Run) -> list[tuple[str, int]]:
+    """The splits and numbers of shots that a run has not answered, or not often enough."""
+    results = read_evaluation(run)
+    return [
+        (name, shots)
+        for name, split in SPLITS.items()
+        for shots in split.shots
+        if name in (MAIN_SPLIT, "shuffled") or ARMS[run.arm].is_paper
+        if len(results.get(cell(name, shots), ())) < cell_episodes(study, name)
+    ]
+
+
+def cell_episodes(study: Study, name: str) -> int:
+    """How many episodes a cell of a split has: four times as many in the main one, where most claims rest."""
+    return study.num_episodes * (4 if name == MAIN_SPLIT else 1)
+
+
+def split_episodes(name: str, shots: int, num_episodes: int) -> Any:
+    """The episodes of a split of `SPLITS`; with fewer shots, the same queries."""
+    options: dict[str, Any] = {"level": 3, "distractors": "any", "image_size": 64}
+    options |= {**SPLITS[name].options, "num_episodes": num_episodes}
+    dataset = load_dataset("synthetic", shots=shots, **options)
+    return ShuffledSupports(dataset) if SPLITS[name].is_shuffled else dataset
+
+
+def cell(split: str, shots: int) -> str:
+    """The key of a table's cell in `EVALUATION_FILE`."""
+    return f"{split}/{shots}"
+
+
+def read_evaluation(run: Run) -> dict[str, list[float]]:
+    """The IoU of each answer, by cell, as far as there are any."""
+    file = run.folder / EVALUATION_FILE
+    results: dict[str, list[float]] = json.loads(file.read_text()) if file.exists() else {}
+    return results

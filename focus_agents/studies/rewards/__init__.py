@@ -1,0 +1,1 @@
+"""Rewards compared by what they train: one run of GRPO for each reward and seed."""

@@ -1,0 +1,264 @@
+"""What a benchmark of rewards says: curves, scores with intervals, differences, pictures, and a verdict if any.
+
+Axis letters: R seeds, N validation episodes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from focus_agents.reports.documents import Block, Heading, Paragraph, Picture, Table, to_html, to_markdown
+from focus_agents.reports.plotting import Series, plot_bands, read_series
+from focus_agents.reports.tables import figure
+from focus_agents.runs.folder import RunDirectory
+from focus_agents.studies.rewards.runs import Study, plan_run
+from focus_env.metrics import ScoredAnswer, seeds_bootstrap_interval
+from focus_env.rendering import ANSWER_COLOURS, TARGET_COLOUR, render_episode, stack_rows
+
+REPORT_NAME = "rewards_report"
+START = "start"
+NUM_SHOWN_EPISODES = 6
+LAST_SHARE = 0.1
+"""Share of the iterations, at the end, over which what was sampled is averaged."""
+
+ANSWER_METRICS: Mapping[str, tuple[str, Callable[[ScoredAnswer], float]]] = {
+    "miou": ("mIoU", lambda answer: answer.credit),
+    "acc_50": ("acc@0.5", lambda answer: answer.credit >= 0.5),
+    "acc_75": ("acc@0.75", lambda answer: answer.credit >= 0.75),
+    "parse_rate": ("parsed", lambda answer: answer.is_parsed),
+    "whole_image_rate": ("whole image", lambda answer: answer.is_whole_image),
+    "copy_rate": ("copies", lambda answer: answer.is_support_copy),
+}
+"""Of greedy answers to validation episodes: the heading of a column, and the value of an answer."""
+
+SAMPLED_METRICS: Mapping[str, str] = {
+    "miou": "sampled mIoU, at the end",
+    "zero_variance_rate": "groups without variance",
+}
+"""Of sampled answers: names in `reporting.METRICS`, the first one over the last iterations, the other over all."""
+
+COMPARED = ("miou", "acc_75")
+CURVES_CAPTION = "Means over the seeds, with a band from the lowest to the highest"
+SHEET_CAPTION = "The first validation episodes, answered by the model of each reward's first seed"
+SAMPLED_CURVES: Mapping[str, str] = {
+    "miou": "mIoU of sampled answers",
+    "zero_variance_rate": "share of groups without variance",
+}
+VALIDATION_TITLE = "mIoU of greedy answers, validation"
+
+Answers = Mapping[str, Sequence[Sequence[ScoredAnswer]]]
+"""By reward, [R][N] answers; those before training under `START`."""
+
+
+def read_answers(study: Study) -> Answers:
+    """The validation answers of all runs."""
+    folders = {
+        name: [RunDirectory(plan_run(study, name, seed).folder) for seed in study.seeds] for name in study.rewards
+    }
+    first = next(iter(folders.values()))
+    return {START: [run.read_answers("before") for run in first]} | {
+        name: [run.read_answers("after") for run in runs] for name, runs in folders.items()
+    }
+
+
+def summarize_study(study: Study) -> dict[str, Any]:
+    """All figures of the report, shares and means from 0 to 1, with 95% intervals over seeds and episodes.
+
+    The intervals of `differences` hold together: with `n` pairs each has a confidence of 1 - 0.05 / n (Bonferroni).
+    """
+    answers = read_answers(study)
+    values = {
+        name: {metric: _values(runs, value) for metric, (_, value) in ANSWER_METRICS.items()}
+        for name, runs in answers.items()
+    }
+    pairs = list(itertools.combinations(study.rewards, 2))
+    return {
+        "rewards": dict(study.rewards),
+        "seeds": list(study.seeds),
+        "num_iterations": study.settings.num_iterations,
+        "num_validation_episodes": len(next(iter(answers.values()))[0]),
+        "start": study.settings.source,
+        "scores": {
+            name: {metric: _describe(array) for metric, array in metrics.items()} for name, metrics in values.items()
+        },
+        "sampled": {name: _sampled(study, name) for name in study.rewards},
+        "differences": [
+            {
+                "metric": metric,
+                "from": first,
+                "to": second,
+                **_describe(values[second][metric] - values[first][metric], confidence=1 - 0.05 / len(pairs)),
+            }
+            for metric in COMPARED
+            for first, second in pairs
+        ],
+    }
+
+
+def _values(runs: Sequence[Sequence[ScoredAnswer]], value: Callable[[ScoredAnswer], float]) -> npt.NDArray[np.float64]:
+    """[R, N]."""
+    return np.array([[float(value(answer)) for answer in answers] for answers in runs])
+
+
+def _describe(values: npt.NDArray[np.float64], *, confidence: float = 0.95) -> dict[str, Any]:
+    """Mean, interval over seeds and episodes, and each seed's mean."""
+    low, high = seeds_bootstrap_interval(values, confidence=confidence)
+    return {
+        "mean": float(values.mean()),
+        "interval": [low, high],
+        "seeds": [float(mean) for mean in values.mean(axis=1)],
+    }
+
+
+def _sampled(study: Study, name: str) -> dict[str, list[float]]:
+    """Each seed's mean of what was sampled, by `SAMPLED_METRICS`."""
+    found: dict[str, list[float]] = {metric: [] for metric in SAMPLED_METRICS}
+    for seed in study.seeds:
+        lines = RunDirectory(plan_run(study, name, seed).folder).read_metrics()
+        last = lines[-max(1, round(LAST_SHARE * len(lines))) :]
+        found["miou"].append(float(np.mean([line["miou"] for line in last])))
+        found["zero_variance_rate"].append(float(np.mean([line["zero_variance_rate"] for line in lines])))
+    return found
+
+
+def verdict(summary: Mapping[str, Any]) -> str:
+    """What may be said of mIoU, and no more."""
+    differences = [found for found in summary["differences"] if found["metric"] == "miou"]
+    clear = [found for found in differences if found["interval"][0] > 0 or found["interval"][1] < 0]
+    if not clear:
+        widest = max(max(map(abs, found["interval"])) for found in differences)
+        return (
+            f"No verdict: no two of these rewards can be told apart by mIoU; what difference there is, is likely below "
+            f"{100 * widest:.1f} points. More seeds, more iterations or more episodes would narrow this."
+        )
+    sentences = []
+    for found in clear:
+        sign = 1 if found["mean"] > 0 else -1
+        better, worse = (found["to"], found["from"])[::sign]
+        low, high = sorted(sign * bound for bound in found["interval"])
+        sentences.append(
+            f"`{better}` trains better than `{worse}`: +{100 * abs(found['mean']):.1f} mIoU * 100 "
+            f"[{100 * low:+.1f}, {100 * high:+.1f}]."
+        )
+    return " ".join(sentences)
+
+
+def write_report(study: Study, folder: Path, *, command: str) -> Path:
+    """Write the report as Markdown and HTML, its figures as JSON, and its pictures.
+
+    Args:
+        study: All of whose runs are done.
+        folder: Where the files go.
+        command: What made it, for the reader.
+
+    Returns:
+        The Markdown file; the HTML file lies beside it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = summarize_study(study)
+    (folder / f"{REPORT_NAME}.json").write_text(json.dumps(summary, indent=1) + "\n")
+    curves = Picture(folder / f"{REPORT_NAME}_curves.png", CURVES_CAPTION)
+    plot_bands(_curves(study), curves.path)
+    sheet = Picture(folder / f"{REPORT_NAME}_answers.png", SHEET_CAPTION)
+    _draw_answers(study, sheet.path)
+    blocks = report_blocks(summary, curves, sheet, command=command)
+    title = "Rewards, compared by what they train"
+    (folder / f"{REPORT_NAME}.html").write_text(to_html(title, blocks))
+    report = folder / f"{REPORT_NAME}.md"
+    report.write_text(to_markdown(title, blocks))
+    return report
+
+
+def _curves(study: Study) -> dict[str, dict[str, list[Series]]]:
+    """By panel and reward, a series for each seed."""
+    window = max(1, study.settings.num_iterations // 12)
+    panels: dict[str, dict[str, list[Series]]] = {title: {} for title in (*SAMPLED_CURVES.values(), VALIDATION_TITLE)}
+    answers = read_answers(study)
+    for name in study.rewards:
+        for position, seed in enumerate(study.seeds):
+            lines = RunDirectory(plan_run(study, name, seed).folder).read_metrics()
+            for metric, title in SAMPLED_CURVES.items():
+                panels[title].setdefault(name, []).append(read_series(lines, metric, window))
+            found = {0: answers[START][position], study.settings.num_iterations: answers[name][position]}
+            points = {step: float(np.mean([answer.credit for answer in given])) for step, given in found.items()}
+            points |= {line["iteration"]: line["validation_miou"] for line in lines if "validation_miou" in line}
+            steps = np.array(sorted(points), dtype=np.float64)
+            panels[VALIDATION_TITLE].setdefault(name, []).append((steps, np.array([points[step] for step in steps])))
+    return panels
+
+
+def report_blocks(summary: Mapping[str, Any], curves: Picture, sheet: Picture, *, command: str) -> list[Block]:
+    """The report in the order in which it is read."""
+    num_pairs = len(summary["differences"]) // len(COMPARED)
+    return [
+        Paragraph(verdict(summary)),
+        Paragraph(
+            f"Written by `{command}`: {summary['num_iterations']} iterations of GRPO from {summary['start']}, seeds "
+            f"{', '.join(map(str, summary['seeds']))}, one greedy answer to each of "
+            f"{summary['num_validation_episodes']} validation episodes. Intervals are over seeds and episodes; with "
+            "few seeds they say that other seeds would hardly turn the sign, and little more."
+        ),
+        Heading("What was trained on"),
+        Table([["name", "reward"], *([name, spec] for name, spec in summary["rewards"].items())]),
+        Heading("After training"),
+        Table(score_rows(summary)),
+        Paragraph(
+            "All * 100. Whole images and copies of a support's box are what earns some IoU without looking. What was "
+            "sampled has the mean of the seeds, and the lowest and the highest of them."
+        ),
+        Heading("Learning curves"),
+        curves,
+        Heading("Differences, paired by seed and episode"),
+        Table(_difference_rows(summary)),
+        Paragraph(
+            f"In points of 100; the {num_pairs} intervals of a measure hold together with 95% confidence (Bonferroni)."
+        ),
+        Heading("Answers"),
+        sheet,
+    ]  # fmt: skip
+
+
+def score_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """A row for the start and for each reward, the heading first."""
+    heads = [head for head, _ in ANSWER_METRICS.values()]
+    rows = [["", *heads, *SAMPLED_METRICS.values()]]
+    for name, scores in summary["scores"].items():
+        sampled = summary["sampled"].get(name, {})
+        ranges = [_range(sampled[metric]) if metric in sampled else "" for metric in SAMPLED_METRICS]
+        rows.append([name, *(figure(scores[metric]) for metric in ANSWER_METRICS), *ranges])
+    return rows
+
+
+def _difference_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    rows = [["", "measure", "difference", "by seed"]]
+    for found in summary["differences"]:
+        head = ANSWER_METRICS[found["metric"]][0]
+        by_seed = ", ".join(f"{100 * mean:+.1f}" for mean in found["seeds"])
+        rows.append([f"{found['to']} against {found['from']}", head, figure(found, signed=True), by_seed])
+    return rows
+
+
+def _range(values: Sequence[float]) -> str:
+    """A mean over seeds, and the lowest and highest of them."""
+    return f"{100 * np.mean(values):.1f} ({100 * min(values):.1f} to {100 * max(values):.1f})"
+
+
+def _draw_answers(study: Study, path: Path) -> None:
+    """Validation episodes with the truth and an answer of each reward's model."""
+    episodes, answers = study.settings.load_validation(), read_answers(study)
+    colours = dict(zip(study.rewards, itertools.cycle(ANSWER_COLOURS), strict=False))
+    rows = [
+        render_episode(
+            episodes[index], [(name, answers[name][0][index].box, colour) for name, colour in colours.items()]
+        )
+        for index in range(min(NUM_SHOWN_EPISODES, len(answers[START][0])))
+    ]
+    Image.fromarray(stack_rows(rows, legend=[("truth", TARGET_COLOUR), *colours.items()])).save(path)

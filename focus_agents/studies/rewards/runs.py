@@ -1,0 +1,197 @@
+"""One GRPO run for each reward and seed, as trials of Ray Tune; what is done already is not done again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+from rich.console import Console
+
+from focus_agents.errors import TrainingError
+from focus_agents.grpo.arguments import GRPOArguments
+from focus_agents.grpo.train import CHECKPOINT_PREFIX, train_grpo
+from focus_agents.runs.folder import RunDirectory
+from focus_env.rewards.weighted import WeightedReward
+
+STOPPED = "stopped before their end; the same command goes on with them"
+
+FORMAT_WEIGHT = 0.5
+"""What the exact format is worth beside a reward that is given by its name alone, as in FOCUS (arXiv:2605.31145)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What is compared.
+
+    Attributes:
+        folder: Where runs and results go, an absolute path that all nodes share.
+        rewards: What `WeightedReward.from_spec` takes, by the name that the report shows.
+        seeds: Of training.
+        settings: The start and the budget, the same for all.
+        cpus_per_run: CPU cores of a run.
+        gpus_per_run: GPUs of a run, fractions allowed.
+    """
+
+    folder: Path
+    rewards: Mapping[str, str]
+    seeds: tuple[int, ...]
+    settings: GRPOArguments
+    cpus_per_run: int = 1
+    gpus_per_run: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One reward with one seed.
+
+    Attributes:
+        name: Of the reward, in `Study.rewards`.
+        seed: Of training.
+        folder: Where its run is; the name holds a digest of all that decides it.
+    """
+
+    name: str
+    seed: int
+    folder: Path
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has come to its end."""
+        return (self.folder / "summary.json").exists()
+
+
+def reward_of(text: str) -> str:
+    """What is trained on: a spec as it is; the name of a term alone earns beside it what the format is worth.
+
+    >>> reward_of("giou"), reward_of("iou:1,copy:0.5")
+    ('giou:1,format:0.5', 'iou:1,copy:0.5')
+    """
+    is_name_alone = re.fullmatch(r"\w+(\([^()]*\))?", text.strip()) is not None
+    return f"{text.strip()}:1,format:{FORMAT_WEIGHT}" if is_name_alone else text
+
+
+def plan_study(study: Study) -> list[Run]:
+    """All runs, seed by seed, so that an interrupted study has compared something."""
+    return [plan_run(study, name, seed) for seed in study.seeds for name in study.rewards]
+
+
+def plan_run(study: Study, name: str, seed: int) -> Run:
+    """Where a run is."""
+    decides = [study.rewards[name], seed, dataclasses.asdict(study.settings)]
+    digest = hashlib.sha256(json.dumps(decides, default=str).encode()).hexdigest()[:8]
+    slug = re.sub(r"[^\w.]+", "-", name).strip("-")
+    return Run(name, seed, study.folder / f"{slug}-seed{seed}-{digest}")
+
+
+def check_study(study: Study) -> None:
+    """Find what is wrong before anything is trained.
+
+    Raises:
+        ValueError: If a reward, a seed or a setting is wrong.
+        DatasetError: If there are no such episodes.
+        CheckpointError: If there is no such model.
+    """
+    if len(study.rewards) < 2:
+        raise ValueError(f"rewards: expected two or more different ones to compare, got {list(study.rewards)}")
+    if not study.seeds or len(set(study.seeds)) < len(study.seeds) or min(study.seeds) < 0:
+        raise ValueError(f"seeds: expected different numbers, 0 or more, got {study.seeds}")
+    study.settings.plan()
+    training, validation = study.settings.load_training(), study.settings.load_validation()
+    for spec in study.rewards.values():
+        reward = WeightedReward.from_spec(spec)
+        study.settings.grpo_config(training, validation, reward=reward, seed=study.seeds[0]).validate()
+
+
+def run_study(study: Study, on_done: Callable[[Run], None]) -> None:
+    """Train all runs that are not done, as many at once as Ray has room for; Ray runs already.
+
+    A run that fails does not stop the others. One that was interrupted goes on from its checkpoint.
+
+    Args:
+        study: What to run.
+        on_done: Called after each run, for progress.
+
+    Raises:
+        TrainingError: At the end, if runs failed; it names them and the first error.
+    """
+    runs = {str(run.folder): run for run in plan_study(study) if not run.is_done}
+    if not runs:
+        return
+    resources = {"cpu": study.cpus_per_run, "gpu": study.gpus_per_run}
+    trainable = tune.with_resources(tune.with_parameters(train_run, study=study), resources)
+    tuner = tune.Tuner(
+        trainable,
+        param_space={"run": tune.grid_search([[run.name, run.seed] for run in runs.values()])},
+        tune_config=tune.TuneConfig(trial_dirname_creator=lambda trial: trial.trial_id),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(study.folder),
+            failure_config=tune.FailureConfig(max_failures=1),
+            verbose=0,
+            callbacks=[_Progress(study, on_done)],
+        ),
+    )
+    results = tuner.fit()
+    if unfinished := [run for run in runs.values() if not run.is_done]:
+        # An error that has come through Ray ends with the line that counts.
+        reasons = [str(error).strip().splitlines()[-1] for error in results.errors]
+        names = ", ".join(f"{run.name} seed {run.seed}" for run in unfinished)
+        raise TrainingError(
+            f"{len(unfinished)} of {len(runs)} runs did not finish ({names}): {(reasons or [STOPPED])[0]}"
+        )
+
+
+class _Progress(tune.Callback):
+    """Tells of runs that are done."""
+
+    def __init__(self, study: Study, on_done: Callable[[Run], None]) -> None:
+        self._study, self._on_done = study, on_done
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune keeps its callbacks on disk, where a console cannot go, and does not restore this one."""
+        return {}
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called by Tune in the driver."""
+        name, seed = trial.config["run"]
+        self._on_done(plan_run(self._study, name, seed))
+
+
+def train_run(config: dict[str, Any], *, study: Study) -> None:
+    """The work of one trial: a GRPO run in this process, from its start or its newest checkpoint."""
+    name, seed = config["run"]
+    run, settings = plan_run(study, name, seed), study.settings
+    torch.set_num_threads(study.cpus_per_run)
+    training, validation = settings.load_training(), settings.load_validation()
+    reward = WeightedReward.from_spec(study.rewards[name])
+    grpo = settings.grpo_config(training, validation, reward=reward, seed=seed)
+    grpo = grpo.env_runners(num_env_runners=0, create_local_env_runner=True)
+    grpo = grpo.learners(num_learners=0, num_gpus_per_learner=study.gpus_per_run)
+    is_resumed = any((run.folder / "checkpoints").glob(f"{CHECKPOINT_PREFIX}*"))
+    directory = RunDirectory(run.folder) if is_resumed else _new_directory(run, study, reward=study.rewards[name])
+    with (run.folder / "log.txt").open("a") as log:
+        summary = train_grpo(
+            grpo,
+            settings.plan(),
+            directory,
+            validation,
+            is_resumed=is_resumed,
+            console=Console(file=log, width=120),
+        )
+    tune.report({"miou": summary["miou_end"], "miou_gain": summary["miou_gain"]})
+
+
+def _new_directory(run: Run, study: Study, *, reward: str) -> RunDirectory:
+    """The folder of a run that starts; what an earlier one left there before its first checkpoint goes."""
+    (run.folder / "config.json").unlink(missing_ok=True)
+    for name in ("metrics.jsonl", "samples/rollouts.jsonl"):
+        (run.folder / name).unlink(missing_ok=True)
+    return RunDirectory.create(run.folder, dataclasses.asdict(study.settings) | {"reward": reward, "seed": run.seed})

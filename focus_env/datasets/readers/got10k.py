@@ -1,0 +1,83 @@
+"""GOT-10k: from files to tracks (https://got-10k.aitestunion.com, Huang et al., arXiv:1810.11981).
+
+Layout, with one line per frame in the label files:
+
+    <root>/{train,val}/list.txt                       one sequence name per line
+    <root>/{train,val}/<sequence>/%08d.jpg            frames, from 00000001
+    <root>/{train,val}/<sequence>/groundtruth.txt     x_min,y_min,width,height in pixels
+    <root>/{train,val}/<sequence>/absence.label       1 where the object is absent, else 0
+    <root>/{train,val}/<sequence>/meta_info.ini       "key: value" lines, object_class among them
+
+What is made of defects:
+
+    absence flag 1                                    noted; the box stays as it is
+    a width or height <= 0                            no box in that frame, noted
+    a box that reaches beyond the picture             clipped; no box where nothing of it is left, noted
+    object_class missing                              category None
+    a file missing, a line too many or too few,       DatasetError: file, line, what was expected and found
+    anything but numbers, a frame number left out
+
+The size of a sequence's frames is read from the header of its first one: ``resolution`` in meta_info.ini says
+the same, and where it does not, the file is right. No frame is decoded until its picture is asked for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from focus_env.datasets.readers.base import ReadTracks
+from focus_env.datasets.readers.files import as_flags, inside, numbered_frames, placed_box, read_boxes, read_lines
+from focus_env.errors import DatasetError
+from focus_env.types import Track
+
+SPLITS = ("train", "val")
+ADVICE = "pass as root the folder that holds train/list.txt and val/list.txt of GOT-10k"
+
+
+class Got10kTracks(ReadTracks[str]):
+    """The sequences of a split, read from their files each time one is asked for.
+
+    Args:
+        root: The folder that holds ``train`` and ``val``.
+        split: ``"train"`` or ``"val"``.
+
+    Raises:
+        ValueError: If the split does not exist.
+        DatasetError: If the split is not there, or is ``"test"``, whose boxes are not public.
+    """
+
+    def __init__(self, root: str | Path, *, split: str) -> None:
+        if split == "test":
+            raise DatasetError(
+                "GOT-10k publishes only the first box of each test sequence, so no query could be scored; "
+                "use split 'val'"
+            )
+        if split not in SPLITS:
+            raise ValueError(f"GOT-10k split must be one of {SPLITS}, got {split!r}")
+        self._root = Path(root)
+        self._split = split
+        lines = read_lines(self._root / split / "list.txt", advice=ADVICE)
+        self._keys = [line.strip() for line in lines if line.strip()]
+
+    def _read(self, key: str) -> Track:
+        folder = inside(self._root, f"{self._split}/{key}", where=f"{self._root / self._split / 'list.txt'}")
+        corners = read_boxes(folder / "groundtruth.txt", advice=ADVICE)
+        label = folder / "absence.label"
+        flags = as_flags(read_lines(label, advice=ADVICE), expected=len(corners), what="line", path=label)
+        frames = numbered_frames(self._root, folder, prefix=f"{self._split}/{key}", expected=len(corners))
+        boxes, notes = zip(
+            *(
+                placed_box(box, frame.image_wh, is_flagged=is_absent)
+                for box, is_absent, frame in zip(corners, flags, frames, strict=True)
+            ),
+            strict=True,
+        )
+        return Track(identity=key, frames=frames, boxes=boxes, category=_read_category(folder), notes=notes)
+
+
+def _read_category(folder: Path) -> str | None:
+    for line in read_lines(folder / "meta_info.ini", advice=ADVICE):
+        key, _, value = line.partition(":")
+        if key.strip() == "object_class":
+            return value.strip() or None
+    return None

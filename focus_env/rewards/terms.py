@@ -1,0 +1,202 @@
+"""Reward terms: what an answer earns for one property of it.
+
+A term is a pure function of N answers: it takes an `AnswerBatch` and gives [N] float64. One with parameters is a frozen
+dataclass that is called likewise. `docs/rewards.md` has all of them in a table, with how each can be gamed.
+
+What overlaps are worth where there is no overlap to speak of: an answer without a readable box gets the term's minimum.
+Where the object is absent, the answer that it is gets 1, and any other the minimum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from focus_env.boxes import iou
+from focus_env.overlap import ciou, covers_image, diou, giou, repeats_support
+from focus_env.parsing import ANSWER_CLOSE, ANSWER_OPEN
+from focus_env.rewards.answers import AnswerBatch
+
+Values: TypeAlias = npt.NDArray[np.float64]
+"""[N] float64."""
+
+RewardTerm: TypeAlias = Callable[[AnswerBatch], Values]
+"""A pure function of N answers: [N] finite numbers, the more the better. A picklable one (no lambda, no closure) can
+travel between processes."""
+
+CURRICULUM_SWITCH = 0.5
+"""Share of the training after which `piecewise_reward` asks for more."""
+
+
+# ---- overlap with the target
+
+
+def iou_reward(answers: AnswerBatch) -> Values:
+    """IoU with the target, in [0, 1] (arXiv:2605.31145)."""
+    return _settle_absent(iou(answers.boxes, answers.target_boxes), answers)
+
+
+def iou_squared_reward(answers: AnswerBatch) -> Values:
+    """The square of the IoU, in [0, 1]: between good boxes it tells more apart (Perception-R1's code)."""
+    values = iou_reward(answers)
+    return values * values
+
+
+@dataclass(frozen=True)
+class IoUAt:
+    """1 from an IoU of `threshold` on, else 0 (Curr-ReFT, Seg-Zero: above 0.5)."""
+
+    threshold: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"iou_at: expected a threshold above 0 and up to 1, got {self.threshold}")
+
+    def __call__(self, answers: AnswerBatch) -> Values:
+        """[N] in {0, 1}."""
+        return (iou_reward(answers) >= self.threshold).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Piecewise:
+    """1 from an IoU of `high` on, 0 below `low`, and the IoU between (Vision-R1, arXiv:2503.18013)."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= self.high <= 1:
+            raise ValueError(f"piecewise: expected 0 < low <= high <= 1, got {self.low} and {self.high}")
+
+    def __call__(self, answers: AnswerBatch) -> Values:
+        """[N] in [0, 1]."""
+        values = iou_reward(answers)
+        return np.where(values >= self.high, 1.0, np.where(values < self.low, 0.0, values))
+
+
+EARLY_STAGE, LATE_STAGE = Piecewise(0.5, 0.75), Piecewise(0.75, 0.9)
+
+
+def piecewise_reward(answers: AnswerBatch) -> Values:
+    """`Piecewise` with Vision-R1's two stages, in [0, 1]: (0.5, 0.75), and from half of the training on (0.75, 0.9)."""
+    stage = EARLY_STAGE if answers.progress < CURRICULUM_SWITCH else LATE_STAGE
+    return stage(answers)
+
+
+def giou_reward(answers: AnswerBatch) -> Values:
+    """`overlap.giou` with the target, in [-1, 1]: boxes that do not touch it differ by how far they are."""
+    return _settle_absent(giou(answers.boxes, answers.target_boxes), answers)
+
+
+def diou_reward(answers: AnswerBatch) -> Values:
+    """`overlap.diou` with the target, in [-1, 1]: the centres count."""
+    return _settle_absent(diou(answers.boxes, answers.target_boxes), answers)
+
+
+def ciou_reward(answers: AnswerBatch) -> Values:
+    """`overlap.ciou` with the target, in [-1.5, 1]: the centres and the shapes count."""
+    return _settle_absent(ciou(answers.boxes, answers.target_boxes), answers)
+
+
+def l1_reward(answers: AnswerBatch) -> Values:
+    """1 - the mean distance of the four coordinates, as shares of the query's width and height; in [0, 1]."""
+    shares = np.abs(answers.boxes - answers.target_boxes)
+    width, height = answers.image_wh[:, 0], answers.image_wh[:, 1]
+    distance = ((shares[:, 0] + shares[:, 2]) / width + (shares[:, 1] + shares[:, 3]) / height) / 4
+    return _settle_absent(np.where(distance < 1, 1 - distance, 0.0), answers)  # nan < 1 is false
+
+
+def _settle_absent(values: Values, answers: AnswerBatch) -> Values:
+    """1 where an absent object is called absent; elsewhere a box that is nan has got the minimum already."""
+    return np.where(answers.says_absent & ~answers.is_present, 1.0, values)
+
+
+# ---- the answer's form
+
+
+def format_reward(answers: AnswerBatch) -> Values:
+    """1 if the whole text has the answer format, else 0; whatever its numbers."""
+    return answers.is_strict.astype(np.float64)
+
+
+def format_soft_reward(answers: AnswerBatch) -> Values:
+    """1 for the format; else a quarter for each: the opening tag, the closing tag, one readable answer.
+
+    A box action has no text, and so no tags.
+    """
+    num_tags = np.array(
+        [0 if text is None else (ANSWER_OPEN in text) + (ANSWER_CLOSE in text) for text in answers.texts],
+        dtype=np.float64,
+    )
+    is_readable = answers.has_box | answers.says_absent
+    return np.where(answers.is_strict, 1.0, (num_tags + is_readable) / 4)
+
+
+@dataclass(frozen=True)
+class LengthReward:
+    """1 for a text of up to `max_chars` characters, falling linearly to 0 at twice as many; 1 for a box action."""
+
+    max_chars: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_chars < math.inf:
+            raise ValueError(f"length: expected a number of characters above 0, got {self.max_chars}")
+
+    def __call__(self, answers: AnswerBatch) -> Values:
+        """[N] in [0, 1]."""
+        lengths = np.array([0 if text is None else len(text) for text in answers.texts], dtype=np.float64)
+        return np.clip(2 - lengths / self.max_chars, 0.0, 1.0)
+
+
+# ---- presence, and shortcuts
+
+
+def present_reward(answers: AnswerBatch) -> Values:
+    """1 for a box if the object is there, and for saying that it is absent if it is; else 0."""
+    return np.where(answers.is_present, answers.has_box, answers.says_absent).astype(np.float64)
+
+
+def whole_image_penalty(answers: AnswerBatch) -> Values:
+    """-1 for answering the whole image, see `overlap.covers_image`, unless the target is the whole image; else 0."""
+    is_shortcut = covers_image(answers.boxes, answers.image_wh) & ~covers_image(answers.target_boxes, answers.image_wh)
+    return np.where(is_shortcut, -1.0, 0.0)
+
+
+def copy_penalty(answers: AnswerBatch) -> Values:
+    """-1 for repeating a support box, see `overlap.repeats_support`, unless the target is at its place, too; else 0."""
+    is_copy = repeats_support(answers.box_shares, answers.support_boxes)
+    is_still = repeats_support(answers.target_shares, answers.support_boxes)
+    return np.where((is_copy & ~is_still).any(axis=-1), -1.0, 0.0)
+
+
+REWARD_TERMS: Mapping[str, RewardTerm] = MappingProxyType(
+    {
+        "iou": iou_reward,
+        "iou_squared": iou_squared_reward,
+        "piecewise": piecewise_reward,
+        "giou": giou_reward,
+        "diou": diou_reward,
+        "ciou": ciou_reward,
+        "l1": l1_reward,
+        "format": format_reward,
+        "format_soft": format_soft_reward,
+        "present": present_reward,
+        "whole_image": whole_image_penalty,
+        "copy": copy_penalty,
+    }
+)
+"""The terms that `WeightedReward.from_spec` knows by name."""
+
+PARAMETRIC_TERMS: Mapping[str, Callable[..., RewardTerm]] = MappingProxyType(
+    {"iou_at": IoUAt, "piecewise": Piecewise, "length": LengthReward}
+)
+"""Those that it knows with numbers behind the name, as in ``iou_at(0.5)``."""
+
+PENALTIES = frozenset({"whole_image", "copy"})
+"""Terms that are negative themselves, so that their weights are not."""

@@ -1,0 +1,265 @@
+"""Weighted sums of reward terms, in Python and as text.
+
+    WeightedReward.from_spec("iou:1,format:0.5")
+    WeightedReward.from_mapping({"piecewise": 1, "iou_at(0.5)": 0.5, "my_package.rewards:centre_reward": 0.2})
+
+The default is FOCUS's reward, IoU + 0.5 * [the format is right] (arXiv:2605.31145). The terms are in
+`focus_env.rewards.terms`; `docs/rewards.md` says what each is and how to write another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+import reprlib
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from focus_env.errors import RewardError
+from focus_env.importing import import_object
+from focus_env.rewards.answers import AnswerBatch
+from focus_env.rewards.terms import (
+    PARAMETRIC_TERMS,
+    PENALTIES,
+    REWARD_TERMS,
+    RewardTerm,
+    Values,
+    format_reward,
+    iou_reward,
+)
+
+_BUILT_IN = re.compile(r"([^():,\s]+)\s*(?:\((.*)\))?")
+_IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_COMMA = re.compile(r",(?![^()]*\))")
+"""A comma that stands outside of parentheses."""
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 200
+
+
+@dataclass(frozen=True)
+class WeightedReward:
+    """A weighted sum of named terms.
+
+    Attributes:
+        terms: Name -> (function, weight). Weights are finite; those of penalties, whose values are negative, are
+            positive like others.
+
+    Raises:
+        ValueError: If there is no term, or a weight is not finite.
+    """
+
+    terms: Mapping[str, tuple[RewardTerm, float]]
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise ValueError(
+                "WeightedReward needs at least one term, got none; the default is WeightedReward.default()"
+            )
+        for name, (_, weight) in self.terms.items():
+            if not math.isfinite(weight):
+                raise ValueError(f"the weight of reward term {name!r} must be a finite number, got {weight}")
+        object.__setattr__(self, "terms", dict(self.terms))  # a copy: later changes to the caller's dict do not count
+
+    @classmethod
+    def default(cls) -> WeightedReward:
+        """IoU + 0.5 * format (arXiv:2605.31145)."""
+        return cls({"iou": (iou_reward, 1.0), "format": (format_reward, 0.5)})
+
+    @classmethod
+    def from_spec(cls, spec: str) -> WeightedReward:
+        """Build a reward from text such as ``"iou:1,format:0.5"``.
+
+        Args:
+            spec: Terms with commas between them, each `name:weight`; without a weight it is 1. A name is one of
+                `REWARD_TERMS`; one of `PARAMETRIC_TERMS` with numbers, as in ``iou_at(0.5)``; or the import path of a
+                term of one's own, as in ``my_package.rewards:centre_reward``, whose module is imported then.
+
+        Raises:
+            ValueError: If a part is malformed, a name is unknown, cannot be imported or stands twice, or a weight is
+                not finite.
+        """
+        return cls._build((_split_weight(part.strip()) for part in _COMMA.split(spec)), source=f"reward {spec!r}")
+
+    @classmethod
+    def from_mapping(cls, weights: Mapping[str, float | str]) -> WeightedReward:
+        """Build a reward from terms, as `from_spec` names them, and their weights.
+
+        Raises:
+            ValueError: As `from_spec` does.
+        """
+        return cls._build(((str(term).strip(), weight) for term, weight in weights.items()), source="reward")
+
+    @classmethod
+    def _build(cls, parts: Iterable[tuple[str, Any]], *, source: str) -> WeightedReward:
+        terms: dict[str, tuple[RewardTerm, float]] = {}
+        for text, weight in parts:
+            try:
+                name, term = _resolve(text)
+                number = _to_weight(name, weight)
+            except ValueError as error:
+                raise ValueError(f"{source}: {error}") from error
+            if name in terms:
+                raise ValueError(f"{source}: the term {name!r} stands twice; give it one weight")
+            terms[name] = (term, number)
+        return cls(terms)
+
+    @property
+    def spec(self) -> str:
+        """The text that `from_spec` makes this reward of, if its terms have the names by which it knows them."""
+        return ",".join(f"{name}:{_number_text(weight)}" for name, (_, weight) in self.terms.items())
+
+    def __call__(self, answers: AnswerBatch) -> tuple[Values, dict[str, Values]]:
+        """Score answers.
+
+        Returns:
+            [N] weighted sums, and each term's [N] values *before* weighting, so that what is logged under a term's
+            name (the mean IoU, the share of well-formed answers) means the same whatever the weights.
+
+        Raises:
+            RewardError: If a term raises an error, or gives anything but N finite numbers. The message names the term,
+                the episode and the completion.
+        """
+        totals = np.zeros(len(answers))
+        values: dict[str, Values] = {}
+        for name, (term, weight) in self.terms.items():
+            values[name] = _evaluate(name, term, answers)
+            totals += weight * values[name]
+        return totals, values
+
+
+# ---- calling a term
+
+
+def _evaluate(name: str, term: RewardTerm, answers: AnswerBatch) -> Values:
+    """A term's values, if it keeps its contract."""
+    try:
+        values = np.asarray(term(answers), dtype=np.float64)
+    except Exception as error:
+        raise RewardError(
+            f"reward term {name!r} raised {type(error).__name__}: {error}{_place(error)}, "
+            f"for {_describe(answers, _first_failure(term, answers))}"
+        ) from error
+    if values.shape != (len(answers),):
+        raise RewardError(
+            f"reward term {name!r}: expected {len(answers)} numbers, shape [{len(answers)}], one for each answer, got "
+            f"shape {list(values.shape)}, for {_describe(answers, 0)}"
+        )
+    if not np.isfinite(values).all():
+        position = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise RewardError(
+            f"reward term {name!r} must give finite numbers, got {values[position]}, for {_describe(answers, position)}"
+        )
+    return values
+
+
+def _first_failure(term: RewardTerm, answers: AnswerBatch) -> int:
+    """Which answer a term raises for, by asking for each alone; the first if for none."""
+    for position in range(len(answers)):
+        try:
+            term(answers.row(position))
+        except Exception:
+            return position
+    return 0
+
+
+def _place(error: Exception) -> str:
+    """Where in the term's own code it happened: other processes and the command line show no traceback."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    return f" ({frames[0].filename}, line {frames[0].lineno})" if frames else ""
+
+
+def _describe(answers: AnswerBatch, position: int) -> str:
+    if not answers:
+        return "a batch without answers"
+    text = answers.texts[position]
+    what = f"box action {answers.boxes[position].tolist()}" if text is None else f"completion {_SHORT.repr(text)}"
+    return f"episode {answers.episode_ids[position]!r}, {what}"
+
+
+# ---- reading terms and weights
+
+
+def _split_weight(part: str) -> tuple[str, Any]:
+    """``name:weight``; a colon may belong to an import path."""
+    head, colon, tail = part.rpartition(":")
+    if colon and _is_number(tail):
+        return head.strip(), tail
+    name = part.split(":")[0].split("(")[0].strip()
+    if colon and name in {*REWARD_TERMS, *PARAMETRIC_TERMS}:
+        return head.strip(), tail
+    return part, 1.0
+
+
+def _to_weight(name: str, weight: Any) -> float:
+    if isinstance(weight, bool) or not _is_number(weight):
+        raise ValueError(f"the weight of {name!r} must be a number, as in '{name}:0.5', got {weight!r}")
+    if name in PENALTIES and float(weight) < 0:
+        raise ValueError(f"{name!r} is a penalty, negative itself, and a weight of {weight} would reward what it names")
+    return float(weight)
+
+
+def _resolve(text: str) -> tuple[str, RewardTerm]:
+    """The canonical name of a term, and the term."""
+    if _IMPORT_PATH.fullmatch(text):
+        return text, _import_term(text)
+    built_in = _BUILT_IN.fullmatch(text)
+    if built_in is None:
+        raise ValueError(f"expected terms such as 'iou', 'iou:1', 'iou_at(0.5):1' or 'module:function:1', got {text!r}")
+    name, arguments = built_in.groups()
+    if name not in {*REWARD_TERMS, *PARAMETRIC_TERMS}:
+        known = [*REWARD_TERMS, *(_signature(other) for other in PARAMETRIC_TERMS)]
+        raise ValueError(
+            f"unknown term {name!r}{_nearest(name)}; known are {', '.join(known)}, and your own as module:function"
+        )
+    if arguments is None:
+        if name not in REWARD_TERMS:
+            raise ValueError(f"{name!r} needs numbers: {_signature(name)}")
+        return name, REWARD_TERMS[name]
+    if name not in PARAMETRIC_TERMS:
+        raise ValueError(f"{name!r} takes no numbers, got {text!r}")
+    numbers = [number.strip() for number in arguments.split(",")]
+    if len(numbers) != len(_parameters(name)) or not all(map(_is_number, numbers)):
+        raise ValueError(f"expected numbers as in {_signature(name)}, got {text!r}")
+    values = [float(number) for number in numbers]
+    return f"{name}({', '.join(map(_number_text, values))})", PARAMETRIC_TERMS[name](*values)
+
+
+def _import_term(path: str) -> RewardTerm:
+    term = import_object(path)
+    if isinstance(term, type) or not callable(term):
+        kind = "a class" if isinstance(term, type) else f"of type {type(term).__name__}"
+        raise ValueError(f"term {path!r}: expected a function of an AnswerBatch, or an instance of a class, got {kind}")
+    found: RewardTerm = term
+    return found
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name.lower(), {*REWARD_TERMS, *PARAMETRIC_TERMS}, n=1, cutoff=0.4)
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+def _parameters(name: str) -> list[str]:
+    return [field.name for field in dataclasses.fields(PARAMETRIC_TERMS[name])]  # type: ignore[arg-type]
+
+
+def _signature(name: str) -> str:
+    return f"{name}({', '.join(_parameters(name))})"
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _number_text(value: float) -> str:
+    return repr(value).removesuffix(".0")

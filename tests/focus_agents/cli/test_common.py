@@ -1,0 +1,79 @@
+"""Arguments that experiments share: rewards as text and as files."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from focus_agents.cli.common import load_reward
+from focus_env.rewards.answers import AnswerBatch
+from focus_env.rewards.weighted import WeightedReward
+from focus_env.types import Box, ParseResult, ParseStatus
+from tests.fakes import DEFAULT_TARGET, make_episode
+from tests.places import ROOT
+
+
+def test_a_reward_as_text() -> None:
+    assert load_reward("iou:1,iou_at(0.5):0.5") == WeightedReward.from_spec("iou:1,iou_at(0.5):0.5")
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".yml"])
+def test_a_reward_in_a_file(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"rewards{suffix}"
+    file.write_text(
+        "# what counts\niou: 1\n'piecewise(0.5, 0.75)': 2\niou_at(0.75): 1e-1\n"
+        "focus_env.rewards.terms:iou_reward: 0.5\n"
+    )
+    expected = "iou:1,piecewise(0.5, 0.75):2,iou_at(0.75):0.1,focus_env.rewards.terms:iou_reward:0.5"
+    assert load_reward(str(file)) == WeightedReward.from_spec(expected)
+    file.write_text("{iou: 1.0, format: 0.5}")
+    assert load_reward(str(file)) == WeightedReward.default()
+
+
+def test_the_example_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its module and its file: gold earns the most, and a box as large a little further on nearly as much."""
+    page = (ROOT / "docs/rewards.md").read_text(encoding="utf-8")
+    (code,), (rewards,) = (re.findall(rf"^```{kind}\n(.*?)^```$", page, re.M | re.S) for kind in ("python", "yaml"))
+    assert code.startswith("# my_rewards.py\n")
+    (tmp_path / "my_rewards.py").write_text(code)
+    (tmp_path / "rewards.yaml").write_text(rewards)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
+    reward = load_reward(str(tmp_path / "rewards.yaml"))
+    boxes = [DEFAULT_TARGET, Box(24, 10, 64, 40), Box(0, 0, 80, 60), None]
+    parses = [ParseResult(ParseStatus.OK if box else ParseStatus.NO_BOX, box, is_strict=True) for box in boxes]
+    totals, values = reward(AnswerBatch.from_parses([make_episode()] * 4, parses))
+    assert values["my_rewards:centre_reward"].tolist() == pytest.approx([1, 0.95, 1 - 5 / 60, 0])
+    assert totals.tolist() == pytest.approx([1.7, 36 / 44 + 0.5 + 0.19, 0.25 + 0.2 * 55 / 60 - 0.5, 0])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("", "expected lines such as 'iou: 1'", id="empty"),
+        pytest.param("iou:1\nformat:0.5\n", "expected lines such as 'iou: 1'", id="no blank after the colon"),
+        pytest.param("- iou\n- format\n", "expected lines such as 'iou: 1'", id="a list"),
+        pytest.param("iou:\n  weight: 1\n", "expected lines such as 'iou: 1'", id="nested"),
+        pytest.param("iou: [1\n", "expected YAML, got", id="not YAML"),
+        pytest.param("iou:\n", "the weight of 'iou' must be a number, as in 'iou:0.5', got ''", id="no weight"),
+        pytest.param("iou: true\n", "the weight of 'iou' must be a number, as in 'iou:0.5', got 'true'", id="a truth"),
+        pytest.param("iou: 1\nformat: 1\niou: 2\n", "the term 'iou' stands twice; give it one weight", id="twice"),
+        pytest.param("iuo: 1\n", "unknown term 'iuo', did you mean 'iou'", id="unknown"),
+        pytest.param("!!python/name:os.abort {}: 1\n", "expected lines such as 'iou: 1'", id="an object"),
+    ],
+)
+def test_files_that_hold_no_reward(tmp_path: Path, text: str, message: str) -> None:
+    """The file is named, and nothing in it is run."""
+    file = tmp_path / "rewards.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        load_reward(str(file))
+    assert str(file) in str(caught.value)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"rewards\.yaml"):
+        load_reward(str(tmp_path / "rewards.yaml"))

@@ -1,0 +1,422 @@
+"""Evaluations: each episode is answered once, whoever answers it and whatever comes in between."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from focus_agents.errors import CheckpointError, EvaluationError, RunInterrupted
+from focus_agents.evaluation.greedy import evaluate
+from focus_agents.evaluation.results import MAX_TEXT, AnswerRecord, Cell, ResultsFolder
+from focus_agents.evaluation.run import EvaluationPlan, pending_chunks, run_chunks
+from focus_agents.models.loading import model_folder
+from focus_agents.policies.registry import PolicySpec
+from focus_agents.rollout.records import Completion, Generation, Sampling
+from focus_env.datasets import SyntheticDataset
+from focus_env.errors import DatasetError
+from focus_env.types import Box, Episode, Message, ParseStatus
+from tests.fakes import FakeDataset
+from tests.focus_agents.rollout.test_collect import GOLD, ScriptedPolicy, make_env
+
+NUM_EPISODES = 7
+WHOLE = "<answer>[0, 0, 1000, 1000]</answer>"
+ASKED: list[tuple[int, ...]] = []
+"""Which episodes the policies here were asked, in this process."""
+
+
+class Scripted:
+    """Knows an episode by its seed: the first is answered right, the third not at all, the others by the whole image.
+
+    Args:
+        argument: Which episode it raises at, or dies at; or where the marker of its only death is; or empty.
+    """
+
+    def __init__(self, argument: str = "") -> None:
+        self.kind, _, self.place = argument.partition("=")
+
+    def generate(
+        self, prompts: Sequence[Sequence[Message]], *, num_completions: int, sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Generation]:
+        assert (num_completions, sampling) == (1, Sampling(temperature=0.0, max_completion_tokens=9))
+        ASKED.append(tuple(seeds))
+        if self.kind == "raises" and int(self.place) in seeds:
+            raise RuntimeError("the camera is broken")
+        if self.kind == "dies" and int(self.place) in seeds:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.kind == "dies_once" and 4 in seeds and not Path(self.place).exists():
+            Path(self.place).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.kind == "silent":
+            return []
+        return [self.answer(seed) for seed in seeds]
+
+    def answer(self, seed: int) -> Generation:
+        text = {0: GOLD, 2: ""}.get(seed, WHOLE)
+        error = "no answer within 3 s" if seed == 2 and self.kind != "mended" else None
+        text = WHOLE if self.kind == "mended" and seed == 2 else text
+        return Generation((Completion(text, np.empty(0, np.int64), np.empty(0, np.float32), True, error),))
+
+
+class Renamed(FakeDataset):
+    """Other episodes under the same numbers."""
+
+    def __getitem__(self, index: int) -> Episode:
+        return dataclasses.replace(super().__getitem__(index), episode_id=f"other/{index}")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_asked() -> None:
+    ASKED.clear()
+
+
+def scripted(argument: str = "") -> dict[str, PolicySpec]:
+    text = f"{__name__}:Scripted"
+    return {"scripted": PolicySpec(text=f"{text}:{argument}" if argument else text)}
+
+
+def make_plan(**changes: Any) -> EvaluationPlan:
+    given: dict[str, Any] = {
+        "policies": scripted(),
+        "dataset": "fake",
+        "episodes": {2: FakeDataset(NUM_EPISODES)},
+        "num_episodes": NUM_EPISODES,
+        "max_completion_tokens": 9,
+        "batch_size": 3,
+    }
+    return EvaluationPlan(**(given | changes))
+
+
+def open_results(path: Path, plan: EvaluationPlan, **settings: Any) -> ResultsFolder:
+    data = {plan.dataset: {"level": 3, "data_root": Path("/data"), **settings}}
+    return ResultsFolder.open(path, data=data, policies=plan.policy_settings(), cells=plan.cells())
+
+
+def run(path: Path, plan: EvaluationPlan, **options: Any) -> ResultsFolder:
+    results = open_results(path, plan)
+    chunks = pending_chunks(plan, results, **options)
+    run_chunks(plan, results, chunks, on_done=lambda num_done: None)
+    return results
+
+
+def records_of(results: ResultsFolder, position: int = 0) -> list[AnswerRecord]:
+    """Without what a clock decides."""
+    records = results.read(results.cells()[position])
+    return [dataclasses.replace(record, seconds=0.0) for record in records]
+
+
+def answers_file(results: ResultsFolder) -> Path:
+    (file,) = (results.path / "answers").iterdir()
+    return file
+
+
+def test_answers_of_other_weights_in_the_same_place_are_not_mixed(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder("focus-small-base"), folder)
+    plan = make_plan(policies={"vlm": PolicySpec(text=f"vlm:{folder}")})
+    open_results(tmp_path / "table", plan)
+    open_results(tmp_path / "table", plan)
+    shutil.copy(Path(model_folder("focus-small-sft"), "model.safetensors"), folder)
+    with pytest.raises(
+        ValueError, match=r"policies 'vlm' was answered with other settings: weights is '\w{12}' here and"
+    ):
+        open_results(tmp_path / "table", plan)
+
+
+class TestAnswering:
+    """What is asked, and what is kept of it."""
+
+    def test_each_episode_is_asked_once_in_batches_with_a_seed_of_its_own(self, tmp_path: Path) -> None:
+        results = run(tmp_path, make_plan())
+        assert ASKED == [(0, 1, 2), (3, 4, 5), (6,)]
+        records = results.read(results.cells()[0])
+        assert [record.index for record in records] == list(range(NUM_EPISODES))
+        expected = evaluate(
+            make_env(FakeDataset(NUM_EPISODES)),
+            ScriptedPolicy(by_prompt=[[GOLD], [WHOLE], [""], *[[WHOLE]] * 4]),
+            range(NUM_EPISODES),
+            max_completion_tokens=9,
+        )
+        assert [record.answer for record in records] == expected
+        assert expected[0].iou > 0.99
+        assert [record.error for record in records] == [None, None, "no answer within 3 s", *[None] * 4]
+        assert len({record.seconds for record in records[:3]}) == 1
+        assert all(0 < record.seconds < 60 for record in records)
+
+    def test_a_line_has_everything(self, tmp_path: Path) -> None:
+        results = run(tmp_path, make_plan())
+        assert answers_file(results).name.endswith("__fake__2-shot.jsonl")
+        line = json.loads(answers_file(results).read_text().splitlines()[1])
+        assert line.pop("seconds") > 0
+        assert line == {
+            "policy": "scripted",
+            "dataset": "fake",
+            "shots": 2,
+            "index": 1,
+            "episode_id": "fake/1",
+            "text": WHOLE,
+            "error": None,
+            "status": "ok",
+            "is_strict": True,
+            "box": [0.0, 0.0, 80.0, 60.0],
+            "target_box": [21.0, 10.0, 60.0, 40.0],
+            "iou": 39 * 30 / 4800,
+            "is_whole_image": True,
+            "is_support_copy": False,
+        }
+
+    def test_long_answers_are_cut(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        text = GOLD + "\ud800\n" * 2000
+        monkeypatch.setattr(
+            Scripted, "answer", lambda self, seed: Generation((Completion(text, np.empty(0), np.empty(0), False),))
+        )
+        record = records_of(run(tmp_path, make_plan(num_episodes=1)))[0]
+        assert record.text == text[:MAX_TEXT]
+        assert record.answer.iou > 0.99, "what is scored is the whole text"
+
+    def test_chance_depends_on_the_episode_and_not_on_its_supports(self, tmp_path: Path) -> None:
+        datasets = {shots: SyntheticDataset(split="test", level=1, shots=shots, image_size=56) for shots in (1, 2)}
+        policies = {"random": PolicySpec(text="random"), "center": PolicySpec(text="center")}
+        results = run(tmp_path, make_plan(policies=policies, episodes=datasets, num_episodes=4))
+        one, two, center, _ = (records_of(results, position) for position in range(4))
+        assert [record.text for record in one] == [record.text for record in two]
+        assert len({record.text for record in one}) == 4
+        assert one[0].text != center[0].text
+        assert [(cell.policy, cell.shots) for cell in results.cells()] == [
+            ("random", 1), ("random", 2), ("center", 1), ("center", 2),
+        ]  # fmt: skip
+
+    def test_fewer_episodes_than_asked_for(self, tmp_path: Path) -> None:
+        results = run(tmp_path, make_plan(num_episodes=100))
+        assert len(records_of(results)) == results.cells()[0].num_episodes == NUM_EPISODES
+
+    def test_absent_targets(self, tmp_path: Path) -> None:
+        dataset = FakeDataset(NUM_EPISODES, with_absent=True)
+        record = records_of(run(tmp_path, make_plan(episodes={2: dataset})))[-1]
+        assert record.answer.is_absent_target
+        assert (record.answer.status, record.answer.box, record.answer.credit) == (ParseStatus.OK, Box(0, 0, 80, 60), 0)
+
+
+class TestResuming:
+    """What is there is not asked again, and what is missing is."""
+
+    @pytest.mark.parametrize(
+        ("num_bytes", "num_left"),
+        [(0, 0), (5, 0), (-1, 6), (-40, 6), (-400, 5)],
+        ids=["empty", "cut in the first line", "without the last byte", "cut in the last line", "in the last but one"],
+    )
+    def test_a_cut_file_is_gone_on_with(self, tmp_path: Path, num_bytes: int, num_left: int) -> None:
+        straight = records_of(run(tmp_path / "straight", make_plan()))
+        results = run(tmp_path / "cut", make_plan())
+        file = answers_file(results)
+        file.write_bytes(file.read_bytes()[:num_bytes])
+        assert len(results.read(results.cells()[0])) == num_left
+        ASKED.clear()
+        again = run(tmp_path / "cut", make_plan())
+        assert [index for chunk in ASKED for index in chunk] == list(range(num_left, NUM_EPISODES))
+        assert records_of(again) == straight
+        assert sorted(json.loads(line)["index"] for line in file.read_text().splitlines()) == list(range(NUM_EPISODES))
+
+    def test_what_is_complete_is_not_asked_again(self, tmp_path: Path) -> None:
+        before = answers_file(run(tmp_path, make_plan())).read_bytes()
+        plan = make_plan(batch_size=2)
+        assert pending_chunks(plan, open_results(tmp_path, plan)) == []
+        assert answers_file(ResultsFolder(tmp_path)).read_bytes() == before
+
+    def test_a_folder_grows_by_episodes_shots_policies_and_data_sets(self, tmp_path: Path) -> None:
+        run(tmp_path, make_plan(num_episodes=4))
+        more = make_plan(episodes={2: FakeDataset(NUM_EPISODES), 1: FakeDataset(NUM_EPISODES, shots=1)})
+        run(tmp_path, more)
+        assert ASKED[2:] == [(4, 5), (6,), (0, 1, 2), (3, 4, 5), (6,)]
+        run(tmp_path, make_plan(policies={"center": PolicySpec(text="center")}, num_episodes=2))
+        results = run(tmp_path, make_plan(dataset="other", num_episodes=3))
+        cells = [(cell.policy, cell.dataset, cell.shots, cell.num_episodes) for cell in results.cells()]
+        assert cells == [
+            ("scripted", "fake", 2, 7),
+            ("scripted", "fake", 1, 7),
+            ("center", "fake", 2, 2),
+            ("scripted", "other", 2, 3),
+        ]
+        fewer = make_plan(num_episodes=2)
+        assert pending_chunks(fewer, open_results(tmp_path, fewer)) == []
+        assert [len(results.read(cell)) for cell in results.cells()] == [7, 7, 2, 3]
+        assert [cell.num_episodes for cell in results.cells()] == [7, 7, 2, 3]
+
+    def test_failed_ones_are_asked_again_where_that_is_wanted(self, tmp_path: Path) -> None:
+        before = records_of(run(tmp_path, make_plan()))
+        assert len(ASKED) == 3
+        run(tmp_path, make_plan())
+        assert len(ASKED) == 3
+        ASKED.clear()
+        plan = make_plan(policies=scripted("mended"))
+        results = ResultsFolder(tmp_path)
+        run_chunks(plan, results, pending_chunks(plan, results, retry_failed=True), on_done=lambda num_done: None)
+        assert ASKED == [(2,)]
+        after = records_of(results)
+        assert (after[2].error, after[2].text) == (None, WHOLE)
+        assert after[:2] + after[3:] == before[:2] + before[3:]
+
+    def test_a_signal_stops_after_a_chunk(self, tmp_path: Path) -> None:
+        plan = make_plan()
+        results = open_results(tmp_path, plan)
+        done: list[int] = []
+
+        def stop(num_done: int) -> None:
+            done.append(num_done)
+            if num_done == 6:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        with pytest.raises(RunInterrupted, match=f"SIGTERM after 6 episodes.*--output-dir {tmp_path}") as info:
+            run_chunks(plan, results, pending_chunks(plan, results), on_done=stop)
+        assert info.value.exit_code == 143
+        assert done == [3, 6]
+        assert len(records_of(run(tmp_path, plan))) == NUM_EPISODES
+        assert ASKED == [(0, 1, 2), (3, 4, 5), (6,)]
+
+
+class TestRefusals:
+    """Answers to different questions are not mixed."""
+
+    def test_other_settings_are_named(self, tmp_path: Path) -> None:
+        run(tmp_path, make_plan())
+        with pytest.raises(
+            ValueError, match=r"data 'fake' .*: level is 5 here and 3 there\. Choose another --output-d"
+        ):
+            open_results(tmp_path, make_plan(), level=5)
+        with pytest.raises(ValueError, match="split is 'val' here and None there"):
+            open_results(tmp_path, make_plan(), split="val")
+        policies = {"scripted": dataclasses.replace(scripted()["scripted"], frame="pixel", device="cuda")}
+        message = "policies 'scripted' .*: frame is 'pixel' here and 'norm_1000' there; max_completion_tokens is 8 here"
+        with pytest.raises(ValueError, match=message):
+            open_results(tmp_path, make_plan(policies=policies, max_completion_tokens=8))
+
+    def test_where_it_computes_may_change(self, tmp_path: Path) -> None:
+        run(tmp_path, make_plan())
+        spec = dataclasses.replace(scripted()["scripted"], device="cuda", api={"token_budget": 9})
+        open_results(tmp_path, make_plan(policies={"scripted": spec}, batch_size=1, num_workers=2))
+
+    def test_other_episodes(self, tmp_path: Path) -> None:
+        run(tmp_path, make_plan())
+        for dataset, found in ((Renamed(NUM_EPISODES), "other/6"), (FakeDataset(2), "none")):
+            plan = make_plan(episodes={2: dataset})
+            with pytest.raises(ValueError, match=f"episode 6 was 'fake/6' when it was answered, and is '{found}' now"):
+                pending_chunks(plan, open_results(tmp_path, plan))
+
+    @pytest.mark.parametrize(
+        ("text", "message"), [("{", "expected JSON"), ('{"name": "sft"}', "holds something else than an evaluation")]
+    )
+    def test_another_folder(self, tmp_path: Path, text: str, message: str) -> None:
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(CheckpointError, match=message):
+            open_results(tmp_path, make_plan())
+        assert (tmp_path / "config.json").read_text() == text
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda lines: [lines[0], "{}\n", *lines[2:]], "line 2: expected an answer in JSON .*'policy'"),
+            (lambda lines: [lines[0], "nonsense\n", *lines[2:]], "line 2: expected an answer in JSON"),
+            (lambda lines: [*lines, lines[3]], "line 8: episode 3 is there twice"),
+        ],
+    )
+    def test_a_damaged_file(self, tmp_path: Path, change: Any, message: str) -> None:
+        plan = make_plan()
+        file = answers_file(run(tmp_path, plan))
+        file.write_text("".join(change(file.read_text().splitlines(keepends=True))))
+        before = file.read_text()
+        with pytest.raises(CheckpointError, match=message):
+            pending_chunks(plan, open_results(tmp_path, plan), retry_failed=True)
+        assert file.read_text() == before
+
+    @pytest.mark.parametrize(
+        ("argument", "message"),
+        [
+            (
+                "raises=4",
+                "policy 'scripted' on episodes 3 to 5 of 'fake' with 2 shots: RuntimeError: the camera is bro",
+            ),
+            ("silent", "policy 'scripted' on episodes 0 to 2 of 'fake' with 2 shots: ValueError: zip"),
+        ],
+    )
+    def test_a_policy_that_raises_is_named(self, tmp_path: Path, argument: str, message: str) -> None:
+        with pytest.raises(EvaluationError, match=message) as info:
+            run(tmp_path, make_plan(policies=scripted(argument)))
+        assert info.value.__cause__ is not None
+        assert len(records_of(ResultsFolder(tmp_path))) == (3 if "raises" in argument else 0)
+
+    def test_a_picture_that_cannot_be_read_is_no_fault_of_the_policy(self, tmp_path: Path) -> None:
+        class Damaged(FakeDataset):
+            def __getitem__(self, index: int) -> Episode:
+                raise DatasetError("frame 3 is damaged")
+
+        with pytest.raises(DatasetError, match="frame 3 is damaged"):
+            run(tmp_path, make_plan(episodes={2: Damaged()}))
+
+
+def test_names_of_files_are_readable_and_never_the_same() -> None:
+    def name(policy: str) -> str:
+        return Cell(policy=policy, dataset="got10k", shots=4, num_episodes=1).name
+
+    assert name("vlm:focus-small") == "vlm-focus-small__got10k__4-shot"
+    texts = ["vlm:a/b", "vlm:a-b", "vlm:a b", "vlm:a//b", f"vlm:{'x' * 200}/1", f"vlm:{'x' * 200}/2", "own.module:Ä"]
+    names = {name(text) for text in texts}
+    assert len(names) == len(texts)
+    assert all(len(text) < 200 and "/" not in text and text.isascii() for text in names)
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.ray
+class TestWorkers:
+    """Ray's processes answer what this one would."""
+
+    def test_answers_do_not_depend_on_the_number_of_workers(self, ray_here: None, tmp_path: Path) -> None:
+        datasets = {shots: SyntheticDataset(split="test", level=3, shots=shots, image_size=64) for shots in (1, 2)}
+        policies = {text: PolicySpec(text=text) for text in ("random", "vlm:focus-small")}
+        plan = make_plan(policies=policies, episodes=datasets, num_episodes=8, max_completion_tokens=20)
+        outcomes = []
+        for num_workers in (0, 1, 2):
+            results = run(tmp_path / str(num_workers), dataclasses.replace(plan, num_workers=num_workers))
+            outcomes.append([records_of(results, position) for position in range(4)])
+        assert outcomes[0] == outcomes[1] == outcomes[2]
+        assert [len(records) for records in outcomes[0]] == [8] * 4
+        ious = [record.answer.iou for record in outcomes[0][3]]
+        assert np.mean(ious) > 0.4
+        assert len(set(ious)) > 4
+
+    def test_a_worker_that_dies_is_replaced_and_its_chunk_asked_again(self, ray_here: None, tmp_path: Path) -> None:
+        expected = records_of(run(tmp_path / "here", make_plan()))
+        plan = make_plan(policies=scripted(f"dies_once={tmp_path / 'dead'}"), num_workers=2)
+        assert records_of(run(tmp_path / "ray", plan)) == expected
+        assert (tmp_path / "dead").exists()
+
+    def test_one_that_always_dies_ends_the_run_and_loses_nothing(self, ray_here: None, tmp_path: Path) -> None:
+        plan = make_plan(policies=scripted("dies=4"), num_workers=1)
+        with pytest.raises(
+            EvaluationError, match=r"'scripted' on episodes 3 to 5 .*: its worker died 4 times .*repeat"
+        ):
+            run(tmp_path, plan)
+        assert [record.index for record in records_of(ResultsFolder(tmp_path))] == [0, 1, 2]
+
+    def test_errors_come_back(self, ray_here: None, tmp_path: Path) -> None:
+        plan = make_plan(policies=scripted("raises=0"), num_workers=1)
+        with pytest.raises(EvaluationError, match=r"policy 'scripted' on episodes 0 to 2 .*the camera is broken"):
+            run(tmp_path / "raises", plan)
+        wrong = make_plan(policies={"wrong": PolicySpec(text="vlm:runs/nothing/here")}, num_workers=1)
+        results = ResultsFolder.open(tmp_path / "wrong", data={}, policies={}, cells=wrong.cells())
+        with pytest.raises(CheckpointError, match="runs/nothing/here"):
+            run_chunks(wrong, results, pending_chunks(wrong, results), on_done=lambda num_done: None)

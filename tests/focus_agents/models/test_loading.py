@@ -1,0 +1,338 @@
+"""Models by name or folder, and what is said about folders that hold no whole model."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from focus_agents.engine.forward import prefill
+from focus_agents.errors import CheckpointError
+from focus_agents.models.loading import (
+    POLICY_FILE,
+    SHIPPED_MODELS,
+    load_config,
+    load_model,
+    load_processor,
+    load_template,
+    load_trainable_model,
+    model_folder,
+    weights_digest,
+)
+from focus_agents.models.loading import (
+    WEIGHTS as SHIPPED_WEIGHTS,
+)
+from focus_agents.models.processing import EncodedPrompt, VLMProcessor
+from focus_agents.runs.checkpoint import save_policy
+from focus_env.boxes import CoordinateFrame
+from focus_env.env import observe
+from focus_env.prompts import get_template
+from tests.fakes import make_episode
+
+WEIGHTS = "model.safetensors"
+LOADERS = [load_model, load_processor]
+BUILT_IN = "focus-small, focus-small-grpo, focus-small-sft, focus-small-base, tiny, small"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, model: Any, processor: VLMProcessor) -> Path:
+    return save_policy(tmp_path_factory.mktemp("loading") / "policy", model, processor)
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    weights = load_file(folder / WEIGHTS)
+    change(weights)
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def drop_a_weight(folder: Path) -> None:
+    def drop(weights: dict[str, torch.Tensor]) -> None:
+        del weights[next(n for n in weights if n.endswith("q_proj.weight"))]
+
+    change_weights(folder, drop)
+
+
+def cut_a_weight(folder: Path) -> None:
+    def cut(weights: dict[str, torch.Tensor]) -> None:
+        name = next(n for n in weights if n.endswith("q_proj.weight"))
+        weights[name] = weights[name][:4].clone()
+
+    change_weights(folder, cut)
+
+
+class TestFolders:
+    """What `save_policy` wrote, whole and damaged."""
+
+    def test_a_saved_policy_comes_back(
+        self, saved: Path, model: Any, processor: VLMProcessor, prompts: list[EncodedPrompt]
+    ) -> None:
+        loaded, twin = load_model(str(saved)).eval(), load_processor(str(saved))
+        batch = processor.collate(prompts)
+        with torch.no_grad():
+            torch.testing.assert_close(prefill(loaded, batch).hidden, prefill(model, batch).hidden, rtol=0, atol=0)
+        messages = get_template("default").render(observe(make_episode()))
+        np.testing.assert_array_equal(twin.encode(messages).input_ids, processor.encode(messages).input_ids)
+        np.testing.assert_array_equal(twin.encode(messages).pixel_values, processor.encode(messages).pixel_values)
+        assert twin.encode_answer("[1, 2]") == processor.encode_answer("[1, 2]")
+        assert twin.banned_token_ids == processor.banned_token_ids
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+    @pytest.mark.parametrize("is_folder", [False, True])
+    def test_dtype(self, saved: Path, dtype: torch.dtype, is_folder: bool) -> None:
+        loaded = load_model(str(saved) if is_folder else "tiny", dtype=dtype)
+        assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
+
+    @pytest.mark.parametrize(
+        ("damage", "loader"),
+        [
+            pytest.param(lambda f: [p.unlink() for p in f.iterdir()], load_model, id="empty, model"),
+            pytest.param(lambda f: [p.unlink() for p in f.iterdir()], load_processor, id="empty, processor"),
+            pytest.param(lambda f: (f / WEIGHTS).unlink(), load_model, id="no weights"),
+            pytest.param(
+                lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:5000]), load_model, id="cut weights"
+            ),
+            pytest.param(lambda f: (f / WEIGHTS).write_bytes(b"no model"), load_model, id="no weights inside"),
+            pytest.param(drop_a_weight, load_model, id="a weight is missing"),
+            pytest.param(cut_a_weight, load_model, id="a weight has another shape"),
+            pytest.param(lambda f: (f / "config.json").unlink(), load_model, id="no config"),
+            pytest.param(lambda f: (f / "config.json").write_text("{"), load_model, id="broken config"),
+            pytest.param(
+                lambda f: (f / "config.json").write_text(json.dumps({"model_type": "qwen2"})),
+                load_model,
+                id="a model without eyes",
+            ),
+            pytest.param(
+                lambda f: (f / "config.json").write_text(json.dumps({"model_type": "no such type"})),
+                load_model,
+                id="unknown model",
+            ),
+            pytest.param(lambda f: (f / "tokenizer.json").unlink(), load_processor, id="no tokenizer"),
+            pytest.param(lambda f: (f / "tokenizer.json").write_text("{}"), load_processor, id="empty tokenizer"),
+            pytest.param(lambda f: (f / "preprocessor_config.json").unlink(), load_processor, id="no image processor"),
+        ],
+    )
+    def test_a_damaged_folder_is_named(
+        self, saved: Path, tmp_path: Path, damage: Callable[[Path], object], loader: Callable[[str], object]
+    ) -> None:
+        folder = tmp_path / "damaged"
+        shutil.copytree(saved, folder)
+        damage(folder)
+        with pytest.raises(
+            CheckpointError, match=r"model '.*damaged' could not be loaded; expected a built-in model, a saved"
+        ):
+            loader(str(folder))
+
+
+class TestNames:
+    """Names that are neither a folder nor known."""
+
+    @pytest.mark.parametrize(
+        "name", ["/no/such/folder", "~/no/such", "./no", "../no/such", "a/b/c", "no-such-name", "TINY", "tiny "]
+    )
+    @pytest.mark.parametrize("loader", LOADERS)
+    def test_what_looks_like_a_path_is_not_asked_of_the_hub(
+        self, name: str, loader: Callable[[str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        message = rf"model '{name}': expected one of {BUILT_IN}, a folder with a saved model, or a hub .*no such folder"
+        with pytest.raises(CheckpointError, match=message):
+            loader(name)
+
+    def test_a_file_is_no_folder(self, saved: Path) -> None:
+        with pytest.raises(
+            CheckpointError, match=rf"config\.json': expected one of {BUILT_IN}, a folder with a saved model"
+        ):
+            load_model(str(saved / "config.json"))
+
+    @pytest.mark.parametrize("loader", LOADERS)
+    def test_a_hub_name_without_a_network(self, loader: Callable[[str], object]) -> None:
+        with pytest.raises(
+            CheckpointError, match="model 'nobody/no-such-model' could not be loaded; expected a built-in"
+        ):
+            loader("nobody/no-such-model")
+
+    @pytest.mark.parametrize("limit", [3, 0, -1])
+    def test_too_few_image_tokens_are_refused(self, limit: int) -> None:
+        with pytest.raises(ValueError, match=f"max_image_tokens: expected at least 4, got {limit}"):
+            load_processor("tiny", max_image_tokens=limit)
+
+    @pytest.mark.parametrize("name", ["tiny", "small"])
+    def test_models_that_are_built_here(self, name: str) -> None:
+        model, processor = load_model(name, seed=2), load_processor(name)
+        assert model.config.to_dict() == load_config(name).to_dict()
+        assert processor.image_token_id == model.config.image_token_id
+        other = load_model(name, seed=3)
+        assert not torch.equal(model.lm_head.weight, other.lm_head.weight)
+
+
+class TestFolderOfAModel:
+    """Where a model lies."""
+
+    @pytest.mark.parametrize("name", SHIPPED_MODELS)
+    def test_shipped_models_lie_with_the_package(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A folder of the same name beside the caller does not stand in for them."""
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / name).mkdir()
+        assert model_folder(name) == str(SHIPPED_WEIGHTS / name)
+
+    def test_folders_and_names(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / "mine/final").mkdir(parents=True)
+        (tmp_path / "file").touch()
+        assert model_folder("mine/final") == "mine/final"
+        assert model_folder("~/mine") == str(tmp_path / "mine")
+        for name in ("tiny", "Qwen/Qwen2-VL-7B-Instruct", "no/such", "~/other", "file"):
+            assert model_folder(name) == name
+
+
+class TestTemplates:
+    """The prompt that a model was trained on."""
+
+    @pytest.fixture
+    def policy(self, tmp_path: Path) -> Callable[[str | bytes | None], str]:
+        """A folder with this description of a policy, or with none."""
+
+        def write(content: str | bytes | None) -> str:
+            folder = tmp_path / "policy"
+            folder.mkdir()
+            if content is not None:
+                (folder / POLICY_FILE).write_bytes(content if isinstance(content, bytes) else content.encode())
+            return str(folder)
+
+        return write
+
+    @pytest.mark.parametrize(
+        ("name", "template", "frame"),
+        [
+            ("tiny", "compact", CoordinateFrame.NORM_1000),
+            ("small", "questions", CoordinateFrame.NORM_100),
+            ("Qwen/Qwen2-VL-7B-Instruct", "default", CoordinateFrame.NORM_1000),
+        ],
+    )
+    def test_of_models_without_a_description(self, name: str, template: str, frame: CoordinateFrame) -> None:
+        expected = dataclasses.replace(get_template(template), frame=frame)
+        assert load_template(name) == expected
+
+    @pytest.mark.parametrize("content", [None, "{}", '{"versions": {"focus": "0.1.0"}}', '{"prompt": {}}'])
+    def test_a_folder_that_says_nothing_is_asked_in_full_sentences(
+        self, policy: Callable[..., str], content: str | None
+    ) -> None:
+        assert load_template(policy(content)) == get_template("default")
+
+    @pytest.mark.parametrize("name", ["default", "compact", "iploc"])
+    @pytest.mark.parametrize("frame", list(CoordinateFrame))
+    def test_a_saved_policys_own(
+        self, tmp_path: Path, model: Any, processor: VLMProcessor, name: str, frame: CoordinateFrame
+    ) -> None:
+        template = dataclasses.replace(get_template(name), frame=frame)
+        folder = save_policy(tmp_path / "policy", _Weightless(), processor, template=template)
+        assert load_template(str(folder)) == template
+        assert type(load_template(str(folder)).frame) is CoordinateFrame
+
+    def test_a_folder_that_is_called_like_a_model_is_not_read(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "small").mkdir()
+        (tmp_path / "small" / POLICY_FILE).write_text('{"prompt": {"template": "iploc"}}')
+        monkeypatch.chdir(tmp_path)
+        assert load_template("small").name == "questions"
+        assert load_template("./small").name == "iploc"
+
+    def test_what_is_given_stands_in_for_the_models_own(self, policy: Callable[..., str]) -> None:
+        folder = policy('{"prompt": {"template": "questions", "frame": "norm_100"}}')
+        for place in (folder, "small"):
+            other = load_template(place, name="default")
+            assert other == dataclasses.replace(get_template("default"), frame=CoordinateFrame.NORM_100)
+            other = load_template(place, frame=CoordinateFrame.PIXEL)
+            assert other == dataclasses.replace(get_template("questions"), frame=CoordinateFrame.PIXEL)
+            other = load_template(place, name="iploc", frame=CoordinateFrame.NORM_1000)
+            assert other == get_template("iploc")
+        # A resumed run has it from JSON.
+        stored: Any = "norm_1"
+        assert load_template("tiny", frame=stored).frame is CoordinateFrame.NORM_1
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "",
+            "{",
+            "[1]",
+            "3",
+            "null",
+            '"compact"',
+            b"\xff\xfe{",
+            '{"prompt": 3}',
+            '{"prompt": null}',
+            '{"prompt": "compact"}',
+            '{"prompt": ["compact", "norm_100"]}',
+            '{"prompt": {"template": "sonnet"}}',
+            '{"prompt": {"template": null}}',
+            '{"prompt": {"template": ["compact"]}}',
+            '{"prompt": {"template": "compact", "frame": "inches"}}',
+            '{"prompt": {"frame": null}}',
+            '{"prompt": {"frame": ["norm_100"]}}',
+        ],
+    )
+    def test_a_damaged_description_is_named(self, policy: Callable[..., str], content: str | bytes) -> None:
+        folder = policy(content)
+        with pytest.raises(CheckpointError, match=rf"policy/{POLICY_FILE}: expected a saved policy's description"):
+            load_template(folder)
+
+    def test_what_is_given_is_not_asked_of_the_description(self, policy: Callable[..., str]) -> None:
+        """A policy of a prompt that this version does not know can be asked in one that it does."""
+        folder = policy('{"prompt": {"template": "sonnet", "frame": "inches"}}')
+        assert load_template(folder, name="compact", frame=CoordinateFrame.NORM_1000) == get_template("compact")
+
+    @pytest.mark.parametrize("name", ["sonnet", ""])
+    def test_an_unknown_template_is_the_callers_fault(self, policy: Callable[..., str], name: str) -> None:
+        folder = policy('{"prompt": {"template": "compact"}}')
+        for place in (folder, "small"):
+            with pytest.raises(ValueError, match=f"unknown prompt template '{name}'; known are default, compact"):
+                load_template(place, name=name)
+
+    def test_an_unknown_frame_is_the_callers_fault(self) -> None:
+        inches: Any = "inches"
+        with pytest.raises(ValueError, match="'inches' is not a valid CoordinateFrame"):
+            load_template("small", frame=inches)
+
+
+def test_weights_are_known_by_what_all_their_files_hold(tmp_path: Path) -> None:
+    (tmp_path / "b.safetensors").write_bytes(b"wei")
+    (tmp_path / "c.safetensors").write_bytes(b"ghts")
+    assert weights_digest(str(tmp_path)) == hashlib.sha256(b"weights").hexdigest()
+    (tmp_path / "c.safetensors").rename(tmp_path / "a.safetensors")
+    assert weights_digest(str(tmp_path)) == hashlib.sha256(b"ghtswei").hexdigest()
+    assert weights_digest("focus-small") == weights_digest("focus-small-grpo") != weights_digest("focus-small-sft")
+    assert weights_digest("tiny") is weights_digest("somebody/somewhere") is None
+
+
+class _Weightless:
+    """In the role of a model."""
+
+    def save_pretrained(self, directory: Path) -> None:
+        directory.mkdir()
+
+
+class TestTrainableModels:
+    """What is trained."""
+
+    @pytest.mark.parametrize("name", ["tiny", "small"])
+    def test_a_frozen_tower(self, name: str) -> None:
+        frozen = {
+            n for n, p in load_trainable_model(name, freeze_vision=True).named_parameters() if not p.requires_grad
+        }
+        whole = load_trainable_model(name)
+        assert frozen == {n for n, _ in whole.named_parameters() if ".visual." in n} != set()
+        assert all(parameter.requires_grad for parameter in whole.parameters())

@@ -1,0 +1,88 @@
+"""Curves of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from focus_agents.errors import CheckpointError
+from focus_agents.reports.plotting import plot_bands, plot_runs, read_series
+from focus_agents.runs.folder import RunDirectory
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> dict[str, list[Path]]:
+    """Two seeds of one arm and one of another; every fifth step has a validation."""
+    by_label: dict[str, list[Path]] = {}
+    for label, seed, level in (("plain", 0, 1.0), ("plain", 1, 1.1), ("loss", 0, 0.5)):
+        run = RunDirectory.create(tmp_path / f"{label}-{seed}", {})
+        for step in range(1, 21):
+            validation = {"validation_miou": level * step / 40} if step % 5 == 0 else {}
+            run.log({"step": step, "lm_loss": None if step == 3 else level / step, **validation})
+        by_label.setdefault(label, []).append(run.path)
+    return by_label
+
+
+def test_the_picture_shows_each_label_in_its_colour(runs: dict[str, list[Path]], tmp_path: Path) -> None:
+    path = plot_runs(runs, ("lm_loss", "validation_miou"), tmp_path / "curves.png")
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    assert pixels.shape[1] > 2 * pixels.shape[0]
+    half = pixels.shape[1] // 2
+    for colour in ((31, 119, 180), (255, 127, 14)):  # the first two of matplotlib's cycle
+        for panel in (pixels[:, :half], pixels[:, half:]):
+            assert (np.abs(panel - colour).sum(-1) < 30).sum() > 20
+    one = plot_runs({"plain": runs["plain"]}, ("lm_loss",), tmp_path / "one.png")
+    with Image.open(one) as picture:
+        assert not (np.abs(np.asarray(picture.convert("RGB")).astype(int) - (255, 127, 14)).sum(-1) < 30).any()
+
+
+def test_values_are_averaged_to_the_left_where_most_lines_have_them() -> None:
+    lines = [{"step": step, "loss": value} for step, value in ((1, 4.0), (2, 2.0), (3, None), (4, 6.0))]
+    steps, values = read_series(lines, "loss", 2)
+    assert steps.tolist() == [1, 2, 4]
+    assert values.tolist() == [4.0, 3.0, 4.0]
+
+
+def test_rare_values_are_left_as_they_are() -> None:
+    lines = [{"iteration": i, **({"validation_miou": i / 10} if i in (2, 6) else {})} for i in range(1, 7)]
+    steps, values = read_series(lines, "validation_miou", 25)
+    assert (steps.tolist(), values.tolist()) == ([2, 6], [0.2, 0.6])
+
+
+def test_the_start_can_be_left_out(runs: dict[str, list[Path]], tmp_path: Path) -> None:
+    """The later values are a tenth of the first one, and without it they fill the panel."""
+    spreads = []
+    for start in (0, 10):
+        path = plot_runs({"loss": runs["loss"]}, ("lm_loss",), tmp_path / "curve.png", window=1, start=start)
+        with Image.open(path) as picture:
+            curve = np.abs(np.asarray(picture.convert("RGB")).astype(int) - (31, 119, 180)).sum(-1) < 30
+        heights = [np.flatnonzero(column).mean() for column in curve.T if column.any()]
+        spreads.append(np.ptp(heights[len(heights) // 2 :]))
+    assert spreads[0] < 20 < 60 < spreads[1]
+
+
+def test_wrong_names_are_said(runs: dict[str, list[Path]], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"metrics: expected names from iteration, .* got \['beauty'\]"):
+        plot_runs(runs, ("lm_loss", "beauty"), tmp_path / "curves.png")
+    with pytest.raises(ValueError, match="expected one that some run has logged, got 'kl'"):
+        plot_runs(runs, ("kl",), tmp_path / "curves.png")
+    with pytest.raises(CheckpointError, match=r"expected folders with metrics\.jsonl, got .*nothing"):
+        plot_runs({"a": [tmp_path / "nothing"]}, ("kl",), tmp_path / "curves.png")
+
+
+def test_bands_reach_from_the_lowest_to_the_highest_run(tmp_path: Path) -> None:
+    steps = np.arange(50.0)
+    runs = [(steps, np.full(50, height)) for height in (0.0, 1.0, 0.8)]
+    path = plot_bands({"panel": {"three": runs, "one": [(steps, np.full(50, 2.0))]}}, tmp_path / "bands.png")
+    with Image.open(path) as picture:
+        column = np.asarray(picture.convert("RGB")).astype(int)[:, 300]
+    is_line = [(np.abs(column - colour).sum(-1) < 90).nonzero()[0] for colour in ((31, 119, 180), (255, 127, 14))]
+    is_band = (np.abs(column - (210, 228, 240)).sum(-1) < 15).nonzero()[0]
+    two, mean = is_line[1].mean(), is_line[0].mean()  # at 2 and at 0.6
+    per_unit = (mean - two) / 1.4
+    assert is_band.min() == pytest.approx(mean - 0.4 * per_unit, abs=2)
+    assert is_band.max() == pytest.approx(mean + 0.6 * per_unit, abs=2)

@@ -1,0 +1,282 @@
+"""The run folder: what is refused, what comes back, and the numbers in the summary."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from focus_agents.rollout.records import Completion, Generation, RolloutGroup
+from focus_agents.runs.folder import AFTER_COLOUR, BEFORE_COLOUR, NUM_SHEET_EPISODES, RunDirectory
+from focus_agents.runs.metrics import METRICS, compare_validation, rollout_metrics
+from focus_agents.runs.progress import progress_bar
+from focus_env.metrics import ScoredAnswer
+from focus_env.types import Box, ParseStatus
+from tests.fakes import FakeDataset
+
+SUMMARY_KEYS = [
+    "miou_start", "miou_start_interval", "miou_end", "miou_end_interval", "miou_gain", "miou_gain_interval",
+    "parse_rate_start", "parse_rate_end", "num_validation_episodes", "checkpoint", "sheet",
+]  # fmt: skip
+
+
+def scored(iou: float, *, status: ParseStatus = ParseStatus.OK, index: int = 0, **fields: Any) -> ScoredAnswer:
+    """An answer with a given IoU; the box is there for pictures only."""
+    box = Box(1.5, 2.0, 30.0, 41.25) if status is ParseStatus.OK else None
+    given: dict[str, Any] = {
+        "episode_id": f"fake/{index}",
+        "status": status,
+        "is_strict": status is ParseStatus.OK,
+        "box": box,
+        "target_box": Box(20.0, 10.0, 60.0, 40.0),
+        "iou": iou,
+        "is_whole_image": False,
+        "is_support_copy": False,
+    }
+    return ScoredAnswer(**(given | fields))
+
+
+UNREADABLE = scored(0.0, status=ParseStatus.NO_BOX)
+
+
+def group(rewards: Sequence[float], answers: Sequence[ScoredAnswer], lengths: Sequence[int]) -> RolloutGroup:
+    """Completions of given lengths; one of three tokens or more was cut."""
+    completions = tuple(
+        Completion(f"text {n}", np.zeros(length, dtype=np.int64), np.zeros(length, dtype=np.float32), length < 3)
+        for n, length in enumerate(lengths)
+    )
+    return RolloutGroup(0, Generation(completions), np.array(rewards), tuple({} for _ in rewards), tuple(answers))
+
+
+def lines_of(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    return RunDirectory.create(tmp_path / "runs" / "one", {"seed": 3})
+
+
+class TestFolder:
+    """Starting a run, and never over another one."""
+
+    def test_an_existing_run_is_refused_and_left_alone(self, run: RunDirectory) -> None:
+        run.log({"iteration": 1})
+        with pytest.raises(FileExistsError, match=r"run folder .*one holds a run already; choose another --name, or"):
+            RunDirectory.create(run.path, {"seed": 4})
+        assert run.config() == {"seed": 3}
+        assert (run.path / "metrics.jsonl").exists()
+
+    def test_an_empty_folder_may_become_a_run(self, tmp_path: Path) -> None:
+        assert RunDirectory.create(tmp_path, {"seed": 1}).config() == {"seed": 1}
+
+    def test_the_layout(self, run: RunDirectory) -> None:
+        assert sorted(path.name for path in run.path.iterdir()) == [
+            "checkpoints",
+            "config.json",
+            "samples",
+            "validation",
+        ]
+        assert run.checkpoints == run.path / "checkpoints"
+
+    def test_paths_in_the_config_become_text(self, tmp_path: Path) -> None:
+        run = RunDirectory.create(tmp_path, {"data_root": Path("some/where"), "init_from": None, "shots": 2})
+        assert run.config() == {"data_root": "some/where", "init_from": None, "shots": 2}
+
+
+class TestMetrics:
+    """`metrics.jsonl`: declared names, one line per iteration."""
+
+    @pytest.mark.parametrize(
+        ("metrics", "unknown"),
+        [
+            ({"reword": 1.0}, r"\['reword'\]"),
+            ({"reward": 1.0, "z": 0.0, "a": 0.0}, r"\['a', 'z'\]"),
+            ({"": 0.0}, r"\[''\]"),
+        ],
+    )
+    def test_a_name_that_is_not_declared_is_refused(
+        self, run: RunDirectory, metrics: dict[str, float], unknown: str
+    ) -> None:
+        with pytest.raises(ValueError, match=rf"expected names from reporting\.METRICS, got {unknown}; declare them"):
+            run.log(metrics)
+        assert not (run.path / "metrics.jsonl").exists()
+
+    def test_lines_are_appended(self, run: RunDirectory) -> None:
+        run.log({"iteration": 1, "reward": 0.1})
+        run.log({"iteration": 2})
+        assert lines_of(run.path / "metrics.jsonl") == [{"iteration": 1, "reward": 0.1}, {"iteration": 2}]
+
+    @pytest.mark.parametrize(("kept", "expected"), [(0, []), (2, [1, 2]), (3, [1, 2, 3]), (9, [1, 2, 3])])
+    def test_what_came_after_a_checkpoint_is_dropped(self, run: RunDirectory, kept: int, expected: list[int]) -> None:
+        for iteration in (1, 2, 3):
+            run.log({"iteration": iteration})
+            run.write_samples(iteration, [group([1.0, 0.0], [scored(1.0), UNREADABLE], [1, 2])])
+        run.rewind(kept, counter="iteration")
+        assert [line["iteration"] for line in lines_of(run.path / "metrics.jsonl")] == expected
+        samples = lines_of(run.path / "samples" / "rollouts.jsonl")
+        assert [line["iteration"] for line in samples] == [i for i in expected for _ in ("best", "worst")]
+        run.log({"iteration": 7})
+        assert lines_of(run.path / "metrics.jsonl")[-1] == {"iteration": 7}
+
+    def test_a_run_without_metrics_can_be_rewound(self, run: RunDirectory) -> None:
+        run.rewind(5, counter="step")
+        assert run.read_metrics() == []
+
+    def test_steps_are_rewound_by_their_own_counter(self, run: RunDirectory) -> None:
+        for step in (1, 2, 3):
+            run.log({"step": step, "support_mass/4": 0.5, "grad_norm": None})
+        with (run.path / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 4, "lo')  # cut by a kill
+        assert [line["step"] for line in run.read_metrics()] == [1, 2, 3]
+        run.rewind(2, counter="step")
+        assert [line["step"] for line in run.read_metrics()] == [1, 2]
+        assert (run.path / "metrics.jsonl").read_text().endswith("}\n")
+
+    def test_of_a_rollout_by_hand(self) -> None:
+        absent = scored(0.0, status=ParseStatus.ABSENT, is_strict=True)
+        groups = [
+            group([1.5, 0.0], [scored(1.0), UNREADABLE], [1, 2]),
+            group([0.5, 0.5], [scored(0.5, is_strict=False), absent], [3, 6]),
+        ]
+        assert rollout_metrics(groups) == pytest.approx(
+            {
+                "reward": 2.5 / 4,
+                "miou": 1.5 / 4,
+                "parse_rate": 3 / 4,
+                "format_rate": 2 / 4,
+                "zero_variance_rate": 1 / 2,
+                "completion_tokens": 12 / 4,
+                "truncated_rate": 2 / 4,
+            }
+        )
+        assert set(rollout_metrics(groups)) <= set(METRICS)
+
+    def test_what_metrics_mean_is_said(self) -> None:
+        assert all(text and name == name.strip() for name, text in METRICS.items())
+
+
+class TestAnswers:
+    """Validation answers in, the same out."""
+
+    def test_round_trip(self, run: RunDirectory) -> None:
+        answers = [
+            *(
+                scored(0.0, status=status, index=n)
+                for n, status in enumerate(ParseStatus)
+                if status is not ParseStatus.OK
+            ),
+            scored(1 / 3, index=50, is_whole_image=True),
+            scored(0.1 + 0.2, index=51, is_support_copy=True, is_strict=False),
+            scored(0.0, target_box=None, episode_id='quote " and\nline \N{GREEK SMALL LETTER MU}'),
+            scored(0.0, target_box=None, status=ParseStatus.ABSENT),
+        ]
+        run.write_answers("before", answers)
+        back = run.read_answers("before")
+        assert back == answers
+        assert [type(a.box) for a in back] == [type(a.box) for a in answers]
+        assert all(isinstance(a.status, ParseStatus) for a in back)
+        assert [a.credit for a in back] == [a.credit for a in answers]
+
+    def test_written_anew_not_appended(self, run: RunDirectory) -> None:
+        run.write_answers("after", [UNREADABLE] * 3)
+        run.write_answers("after", [scored(0.5)])
+        assert run.read_answers("after") == [scored(0.5)]
+        run.write_answers("after", [])
+        assert run.read_answers("after") == []
+
+    def test_the_best_and_the_worst_of_each_group(self, run: RunDirectory) -> None:
+        answers = [scored(0.2), UNREADABLE, scored(0.9, index=1)]
+        run.write_samples(4, [group([0.7, 0.0, 1.4], answers, [1, 2, 4])])
+        run.write_samples(5, [group([0.5, 0.5], answers[:2], [1, 1])])
+        best, worst, *rest = lines_of(run.path / "samples" / "rollouts.jsonl")
+        assert best == {
+            "iteration": 4, "episode": "fake/1", "which": "best", "reward": 1.4, "iou": 0.9, "status": "ok",
+            "text": "text 2",
+        }  # fmt: skip
+        assert worst == best | {
+            "episode": "fake/0", "which": "worst", "reward": 0.0, "iou": 0.0, "status": "no_box", "text": "text 1",
+        }  # fmt: skip
+        assert [(line["iteration"], line["which"]) for line in rest] == [(5, "best"), (5, "worst")]
+
+
+class TestComparison:
+    """Before and after by hand."""
+
+    def test_a_steady_gain(self) -> None:
+        before = [scored(0.25), UNREADABLE, scored(0.5), scored(0.25)]
+        after = [scored(0.5), scored(0.25), scored(0.75), scored(0.5)]
+        result = compare_validation(before, after)
+        assert list(result) == SUMMARY_KEYS[:9]
+        assert (result["miou_start"], result["miou_end"], result["miou_gain"]) == (0.25, 0.5, 0.25)
+        assert result["miou_gain_interval"] == (0.25, 0.25), "every pair gains the same, so there is no doubt"
+        assert (result["parse_rate_start"], result["parse_rate_end"]) == (0.75, 1.0)
+        assert result["num_validation_episodes"] == 4
+        for name in ("start", "end"):
+            low, high = result[f"miou_{name}_interval"]
+            assert 0 <= low < result[f"miou_{name}"] < high <= 1
+
+    def test_absent_targets_count_by_saying_so(self) -> None:
+        gone: dict[str, Any] = {"target_box": None}
+        before = [scored(0.0, **gone), scored(1.0)]
+        after = [scored(0.0, status=ParseStatus.ABSENT, **gone), UNREADABLE]
+        result = compare_validation(before, after)
+        assert (result["miou_start"], result["miou_end"], result["miou_gain"]) == (0.5, 0.5, 0.0)
+        assert result["miou_gain_interval"] == (-1.0, 1.0)
+
+    def test_it_is_the_same_each_time(self) -> None:
+        before, after = [scored(n / 10) for n in range(6)], [scored(n / 7) for n in range(6)]
+        assert compare_validation(before, after) == compare_validation(before, after)
+
+    @pytest.mark.parametrize("num_before", [1, 2])
+    def test_other_episodes_are_refused(self, num_before: int) -> None:
+        with pytest.raises(ValueError, match=r"must score the same episodes|shapes"):
+            compare_validation([UNREADABLE] * num_before, [UNREADABLE] * 3)
+
+
+class TestFinish:
+    """Everything that the module's docstring promises at the end of a run."""
+
+    def test_writes_all_files_and_the_documented_keys(self, run: RunDirectory) -> None:
+        before = [UNREADABLE, scored(0.25, index=1), scored(0.0, index=2, status=ParseStatus.ABSENT)]
+        after = [scored(0.5, index=index) for index in range(3)]
+        summary = run.finish(FakeDataset(), range(3), before, after, num_iterations=7, note="kept")
+        assert list(summary) == [*SUMMARY_KEYS, "num_iterations", "note"]
+        assert json.loads((run.path / "summary.json").read_text()) == json.loads(json.dumps(summary))
+        assert run.read_answers("before") == before
+        assert run.read_answers("after") == after
+        assert summary["checkpoint"] == str(run.path / "checkpoints" / "final")
+        assert summary["sheet"] == str(run.path / "samples" / "validation.png")
+        assert not list(run.path.rglob("*.tmp"))
+
+    def test_the_sheet_shows_both_answers(self, run: RunDirectory) -> None:
+        summary = run.finish(FakeDataset(), [2, 0], [scored(0.2)] * 2, [scored(0.4, box=Box(40, 20, 70, 55))] * 2)
+        pixels = np.array(Image.open(summary["sheet"]))
+        for colour in (BEFORE_COLOUR, AFTER_COLOUR):
+            assert (pixels == colour).all(axis=-1).sum() > 50
+
+    def test_the_sheet_stays_small(self, run: RunDirectory) -> None:
+        heights = []
+        for count in (NUM_SHEET_EPISODES - 1, NUM_SHEET_EPISODES, NUM_SHEET_EPISODES + 4):
+            answers = [UNREADABLE] * count
+            summary = run.finish(FakeDataset(count), range(count), answers, answers)
+            heights.append(Image.open(summary["sheet"]).height)
+        assert heights[0] < heights[1] == heights[2]
+
+
+def test_the_progress_bar_counts_and_lets_lines_through() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with progress_bar("SFT", 5, console) as move_to:
+        console.print("a line above")
+        move_to(3)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "3/5" in shown
+    assert "a line above" in shown

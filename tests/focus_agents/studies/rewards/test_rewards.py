@@ -1,0 +1,223 @@
+"""The benchmark of rewards: what is run, what its report says, and that nothing is run twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from focus_agents.errors import TrainingError
+from focus_agents.grpo.arguments import GRPOArguments
+from focus_agents.runs.folder import RunDirectory
+from focus_agents.studies.rewards import report
+from focus_agents.studies.rewards.runs import Run, Study, check_study, plan_run, plan_study, reward_of, run_study
+from focus_env.metrics import ScoredAnswer
+from focus_env.types import Box, ParseStatus
+
+SETTINGS = GRPOArguments(
+    num_iterations=2, groups_per_iteration=2, rollout_batch_groups=2, group_size=2, level=1, shots=1,
+    num_validation_episodes=4, checkpoint_interval=1, max_completion_tokens=16,
+)  # fmt: skip
+REWARDS = {"iou": "iou:1,format:0.5", "giou": "giou:1,format:0.5"}
+
+
+def make_study(folder: Path, **changes: Any) -> Study:
+    return Study(**({"folder": folder, "rewards": REWARDS, "seeds": (0, 1), "settings": SETTINGS} | changes))
+
+
+@pytest.mark.parametrize(
+    ("text", "reward"),
+    [
+        ("giou", "giou:1,format:0.5"),
+        (" iou_at(0.5) ", "iou_at(0.5):1,format:0.5"),
+        ("giou:1", "giou:1"),
+        ("iou,copy", "iou,copy"),
+        ("my_module:my_term", "my_module:my_term"),
+        ("rewards.yaml", "rewards.yaml"),
+    ],
+)
+def test_a_name_alone_comes_with_the_format(text: str, reward: str) -> None:
+    assert reward_of(text) == reward
+
+
+def test_a_run_has_a_folder_for_all_that_decides_it(tmp_path: Path) -> None:
+    study = make_study(tmp_path)
+    runs = plan_study(study)
+    assert [(run.name, run.seed) for run in runs] == [("iou", 0), ("giou", 0), ("iou", 1), ("giou", 1)]
+    assert len({run.folder for run in runs}) == 4
+    assert runs == plan_study(make_study(tmp_path, cpus_per_run=2))
+    longer = dataclasses.replace(SETTINGS, num_iterations=3)
+    others = [make_study(tmp_path, settings=longer), make_study(tmp_path, rewards={**REWARDS, "iou": "iou:2"})]
+    assert all(plan_run(other, "iou", 0).folder != runs[0].folder for other in others)
+    odd = plan_run(make_study(tmp_path, rewards={"../iou at": "iou:1", "b": "iou:1"}), "../iou at", 0)
+    assert odd.folder.parent == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rewards": {"iou": "iou:1"}}, "rewards: expected two or more different ones to compare, got \\['iou'\\]"),
+        ({"rewards": {**REWARDS, "x": "iuo:1"}}, "unknown term 'iuo'"),
+        ({"seeds": ()}, "seeds: expected different numbers"),
+        ({"seeds": (1, 1)}, "seeds: expected different numbers"),
+        ({"seeds": (-1,)}, "seeds: expected different numbers"),
+        ({"settings": dataclasses.replace(SETTINGS, num_iterations=0)}, "num_iterations: expected 1 or more, got 0"),
+        ({"settings": dataclasses.replace(SETTINGS, group_size=1)}, "group_size: expected 2 or more, got 1"),
+        ({"settings": dataclasses.replace(SETTINGS, split="trian")}, "split must be one of"),
+    ],
+)
+def test_what_is_wrong_is_found_before_training(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_study(make_study(tmp_path, **changes))
+    assert not list(tmp_path.iterdir())
+
+
+# ---- the report, of runs that were not run
+
+
+def make_answers(ious: list[float]) -> list[ScoredAnswer]:
+    return [
+        ScoredAnswer(
+            episode_id=f"e/{index}",
+            status=ParseStatus.OK if iou else ParseStatus.NO_BOX,
+            is_strict=True,
+            box=Box(0, 0, 10, 10) if iou else None,
+            target_box=Box(0, 0, 10, 10),
+            iou=iou,
+            is_whole_image=iou == 0.6,
+            is_support_copy=False,
+        )
+        for index, iou in enumerate(ious)
+    ]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """Two seeds, four episodes: giou answers each by 0.2 more."""
+    study = make_study(tmp_path)
+    after = {"iou": [0.4, 0.6, 0.0, 0.5], "giou": [0.6, 0.8, 0.2, 0.7]}
+    for run in plan_study(study):
+        directory = RunDirectory.create(run.folder, {})
+        directory.write_answers("before", make_answers([0.1, 0.2, 0.3, 0.4]))
+        directory.write_answers("after", make_answers(after[run.name]))
+        for iteration in range(1, 21):
+            directory.log(
+                {"iteration": iteration, "miou": iteration / 100 + run.seed, "zero_variance_rate": iteration / 100}
+            )
+        (run.folder / "summary.json").write_text("{}")
+    return study
+
+
+def test_the_figures(study: Study) -> None:
+    summary = report.summarize_study(study)
+    scores = {name: {metric: found["mean"] for metric, found in row.items()} for name, row in summary["scores"].items()}
+    assert list(scores) == ["start", "iou", "giou"]
+    assert scores["start"]["miou"] == pytest.approx(0.25)
+    expected = {"miou": 0.375, "acc_50": 0.5, "acc_75": 0.0, "parse_rate": 0.75, "whole_image_rate": 0.25}
+    assert scores["iou"] == pytest.approx({**expected, "copy_rate": 0.0})
+    assert scores["giou"]["acc_75"] == pytest.approx(0.25)
+    # The last two of twenty iterations; all twenty.
+    assert summary["sampled"]["iou"]["miou"] == pytest.approx([0.195, 1.195])
+    assert summary["sampled"]["iou"]["zero_variance_rate"] == pytest.approx([0.105, 0.105])
+    (miou, acc) = summary["differences"]
+    assert (miou["metric"], miou["from"], miou["to"]) == ("miou", "iou", "giou")
+    assert miou["mean"] == pytest.approx(0.2)
+    assert miou["interval"] == pytest.approx([0.2, 0.2])
+    assert acc["interval"][0] == 0.0
+
+
+def test_intervals_of_several_differences_hold_together(study: Study) -> None:
+    """With three rewards each of three intervals is wider than it is alone."""
+    values = np.random.default_rng(0).normal(size=(2, 50))
+    alone, together = (report._describe(values, confidence=c)["interval"] for c in (0.95, 1 - 0.05 / 3))
+    assert together[0] < alone[0] < alone[1] < together[1]
+    more = dataclasses.replace(study, rewards={**REWARDS, "copy": REWARDS["iou"]})
+    for seed in study.seeds:
+        (plan_run(study, "iou", seed).folder).rename(plan_run(more, "copy", seed).folder)
+        (plan_run(more, "iou", seed).folder).symlink_to(plan_run(more, "copy", seed).folder)
+    pairs = [(found["from"], found["to"]) for found in report.summarize_study(more)["differences"]]
+    assert pairs == 2 * [("iou", "giou"), ("iou", "copy"), ("giou", "copy")]
+
+
+def difference(low: float, high: float) -> dict[str, Any]:
+    return {"metric": "miou", "from": "iou", "to": "giou", "mean": (low + high) / 2, "interval": [low, high]}
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (difference(-0.01, 0.03), "No verdict: .*likely below 3.0 points"),
+        (difference(0.0, 0.03), "No verdict"),
+        (difference(0.01, 0.03), r"^`giou` trains better than `iou`: \+2.0 mIoU \* 100 \[\+1.0, \+3.0\].$"),
+        (difference(-0.03, -0.01), r"^`iou` trains better than `giou`: \+2.0 mIoU \* 100 \[\+1.0, \+3.0\].$"),
+    ],
+)
+def test_a_verdict_needs_an_interval_clear_of_zero(found: dict[str, Any], said: str) -> None:
+    other = {**difference(0.5, 0.6), "metric": "acc_75"}
+    assert re.search(said, report.verdict({"differences": [found, other]}))
+
+
+def test_the_files(study: Study, tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    path = report.write_report(study, folder, command="python here.py")
+    text = path.read_text()
+    assert "Written by `python here.py`: 2 iterations of GRPO from focus-small-sft, seeds 0, 1" in text
+    assert "| giou against iou | mIoU | +20.0 [+20.0, +20.0] | +20.0, +20.0 |" in text
+    assert "| iou | 37.5 [" in text
+    assert "![Means over the seeds" in text
+    names = {file.name for file in folder.iterdir()}
+    assert names == {f"rewards_report{end}" for end in (".md", ".html", ".json", "_curves.png", "_answers.png")}
+    assert json.loads((folder / "rewards_report.json").read_text())["rewards"] == REWARDS
+    assert (folder / "rewards_report.html").read_text().count("data:image/png") == 2
+
+
+# ---- runs
+
+
+@pytest.fixture
+def local_ray() -> Iterator[None]:
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.ray
+def test_a_study_goes_on_where_it_was(tmp_path: Path, local_ray: None) -> None:
+    study = make_study(tmp_path, seeds=(0,))
+    done: list[Run] = []
+    run_study(study, done.append)
+    assert {run.name for run in done} == {"iou", "giou"}
+    first, second = plan_study(study)
+    straight = RunDirectory(first.folder).read_answers("after")
+
+    # As a kill after the first of the two iterations leaves it: with a checkpoint, and a line too many.
+    (first.folder / "summary.json").unlink()
+    (first.folder / "checkpoints" / "iteration_000002").rename(first.folder / "checkpoints" / "iteration_000001")
+    seen = (second.folder / "summary.json").stat().st_mtime_ns
+    done.clear()
+    run_study(study, done.append)
+    assert done == [first]
+    assert (second.folder / "summary.json").stat().st_mtime_ns == seen
+    assert [line["iteration"] for line in RunDirectory(first.folder).read_metrics()] == [1, 2]
+    assert len(straight) == len(RunDirectory(first.folder).read_answers("after")) == 4
+
+    done.clear()
+    run_study(study, done.append)
+    assert done == []
+    report.write_report(study, tmp_path / "report", command="test")
+
+
+@pytest.mark.ray
+def test_a_run_that_fails_is_named_and_the_others_finish(tmp_path: Path, local_ray: None) -> None:
+    study = make_study(tmp_path, seeds=(0,), rewards={"iou": "iou:1", "broken": "no_such_term:1"})
+    done: list[Run] = []
+    with pytest.raises(TrainingError, match=r"1 of 2 runs did not finish \(broken seed 0\): .*no_such_term"):
+        run_study(study, done.append)
+    assert [run.name for run in done] == ["iou"]
