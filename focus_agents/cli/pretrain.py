@@ -1,10 +1,10 @@
 """Before stage 1: pretrain the small base model, which names single objects and finds them by name.
 
 How to run (about 25 minutes on one CPU core):
-    python experiments/run_pretraining.py --name my-base
+    focus pretrain --name my-base
 
 It has a prior of what objects are, as a model of the hub has, and has never seen an in-context episode. Results:
-runs/<name>/ with metrics.jsonl, summary.json and checkpoints/final, a model that run_sft.py takes as --init-from.
+runs/<name>/ with metrics.jsonl, summary.json and checkpoints/final, a model that `focus sft` takes as --init-from.
 `--resume runs/<name>` goes on after an interruption.
 """
 
@@ -38,7 +38,7 @@ class Args(PretrainingConfig):
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
         if args.resume is not None:
             run = RunDirectory(args.resume)
             args = restore_arguments(args, run, keep=("resume",))
