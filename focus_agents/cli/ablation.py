@@ -18,7 +18,8 @@ import torch
 import tyro
 from rich.console import Console
 
-from focus_agents.cli.common import as_flags, quiet_libraries, user_errors
+from focus_agents.cli.common import quiet_libraries
+from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import TrainingError
 from focus_agents.models.loading import load_config
 from focus_agents.runs.progress import runs_progress

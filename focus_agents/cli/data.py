@@ -25,7 +25,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from focus_agents.cli.common import DataArguments, user_errors
+from focus_agents.cli.common import DataArguments
+from focus_agents.cli.errors import user_errors
 from focus_agents.runs.progress import progress_bar
 from focus_env.datasets.describe import Description, describe, picture_sheet
 from focus_env.datasets.store import StoreEpisodes, verify_store

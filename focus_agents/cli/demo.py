@@ -22,7 +22,8 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from focus_agents.cli.common import PolicyArguments, quiet_libraries, user_errors
+from focus_agents.cli.common import PolicyArguments, quiet_libraries
+from focus_agents.cli.errors import user_errors
 from focus_agents.policies.focus import FocusPolicy, locate
 from focus_env.boxes import validate_box
 from focus_env.datasets import SyntheticDataset

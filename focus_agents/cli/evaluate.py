@@ -26,16 +26,8 @@ import torch
 import tyro
 from rich.console import Console
 
-from focus_agents.cli.common import (
-    DataArguments,
-    PolicyArguments,
-    RayArguments,
-    as_flags,
-    part_of,
-    quiet_libraries,
-    run_path,
-    user_errors,
-)
+from focus_agents.cli.common import DataArguments, PolicyArguments, RayArguments, part_of, quiet_libraries, run_path
+from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import CheckpointError, RunInterrupted
 from focus_agents.evaluation.report import report_notes, report_tables, write_report
 from focus_agents.evaluation.results import ResultsFolder

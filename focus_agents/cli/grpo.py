@@ -28,15 +28,8 @@ import ray
 import tyro
 from rich.console import Console
 
-from focus_agents.cli.common import (
-    RayArguments,
-    as_flags,
-    load_reward,
-    quiet_libraries,
-    restore_arguments,
-    run_path,
-    user_errors,
-)
+from focus_agents.cli.common import RayArguments, load_reward, quiet_libraries, restore_arguments, run_path
+from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import RunInterrupted
 from focus_agents.grpo.arguments import GRPOArguments
 from focus_agents.grpo.config import GRPOConfig

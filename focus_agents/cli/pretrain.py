@@ -17,7 +17,8 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from focus_agents.cli.common import part_of, quiet_libraries, restore_arguments, run_path, user_errors
+from focus_agents.cli.common import part_of, quiet_libraries, restore_arguments, run_path
+from focus_agents.cli.errors import user_errors
 from focus_agents.models.loading import SMALL, load_template
 from focus_agents.pretraining.train import Pretraining, PretrainingConfig
 from focus_agents.runs.folder import RunDirectory

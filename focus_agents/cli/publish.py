@@ -17,7 +17,8 @@ import gymnasium
 import torch
 import tyro
 
-from focus_agents.cli.common import quiet_libraries, user_errors
+from focus_agents.cli.common import quiet_libraries
+from focus_agents.cli.errors import user_errors
 from focus_agents.evaluation.greedy import evaluate
 from focus_agents.models.loading import SHIPPED_MODELS, WEIGHTS, load_model, load_processor, load_template
 from focus_agents.policies.focus import FocusPolicy

@@ -20,7 +20,8 @@ import ray
 import tyro
 from rich.console import Console
 
-from focus_agents.cli.common import RayArguments, as_flags, load_reward, part_of, quiet_libraries, user_errors
+from focus_agents.cli.common import RayArguments, load_reward, part_of, quiet_libraries
+from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import TrainingError
 from focus_agents.grpo.arguments import GRPOArguments
 from focus_agents.models.loading import Precision

@@ -34,13 +34,12 @@ from focus_agents.cli.common import (
     DataArguments,
     ModelArguments,
     RayArguments,
-    as_flags,
     part_of,
     quiet_libraries,
     restore_arguments,
     run_path,
-    user_errors,
 )
+from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import TrainingError
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.sft.settings import SFTConfig, SFTSchedule

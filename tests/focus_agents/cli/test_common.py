@@ -1,16 +1,14 @@
-"""Arguments that commands share: rewards as text and as files; the words of their errors."""
+"""Arguments that commands share: rewards as text and as files."""
 
 from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from focus_agents.cli.common import as_flags, load_reward, user_errors
-from focus_env.errors import FocusError, RewardError
+from focus_agents.cli.common import load_reward
 from focus_env.rewards.answers import AnswerBatch
 from focus_env.rewards.weighted import WeightedReward
 from focus_env.types import Box, ParseResult, ParseStatus
@@ -79,49 +77,3 @@ def test_files_that_hold_no_reward(tmp_path: Path, text: str, message: str) -> N
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"rewards\.yaml"):
         load_reward(str(tmp_path / "rewards.yaml"))
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A box of settings."""
-
-    lr: float = 0.1
-    gradient_checkpointing: bool = False
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """A command's arguments, with a box."""
-
-    output_dir: Path = Path("runs")
-    resume: Path | None = None
-    loss: Loss = field(default_factory=Loss)
-
-
-@pytest.mark.parametrize(
-    ("message", "shown"),
-    [
-        ("", ""),
-        ("lower `lr`", "lower --lr"),
-        ("`lr`, or set `gradient_checkpointing`", "--lr, or set --gradient-checkpointing"),
-        ("go on by `resume` /runs/`resume`", "go on by --resume /runs/--resume"),
-        ("`loss` is a box, `load_model` a function", "--loss is a box, `load_model` a function"),
-        ("lr: expected more than 0, got -1", "lr: expected more than 0, got -1"),
-        ("`lr`` and `output_dir=runs` and ``output_dir``", "--lr` and `output_dir=runs` and `--output-dir`"),
-    ],
-)
-def test_settings_become_flags(message: str, shown: str) -> None:
-    """Those of the command, and no other word in backticks."""
-    assert as_flags(message, Arguments) == shown
-
-
-@pytest.mark.parametrize("error", [ValueError, OSError, FocusError, RewardError])
-def test_a_wrong_argument_ends_a_command(error: type[Exception], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"), user_errors(Arguments):
-        raise error("choose another `output_dir`")
-    assert capsys.readouterr().err == "error: choose another --output-dir\n"
-
-
-def test_a_bug_does_not_pass_for_a_wrong_argument() -> None:
-    with pytest.raises(ZeroDivisionError), user_errors(Arguments):
-        _ = 1 / 0
