@@ -1,10 +1,10 @@
 """The paper's ablation on synthetic scenes: what do the attention loss and GRPO add to plain fine-tuning?
 
 How to run (what is done already is not done again, so an interrupted call is repeated as it was):
-    python experiments/ablation.py --jobs 2
-    python experiments/ablation.py --quick
+    focus ablation --jobs 2
+    focus ablation --quick
 
-Each arm is a call of run_sft.py or run_grpo.py from the model of another arm; the arms are listed in
+Each arm is a call of focus sft or focus grpo from the model of another arm; the arms are listed in
 focus_agents/studies/ablation/arms.py. Results: runs/ablation/ with a folder for each run, and in --report-dir the table
 (ablation.md, ablation.json) and its pictures.
 """
@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from rich.console import Console
 
-from focus_agents.cli.common import quiet_libraries, user_errors
+from focus_agents.cli.common import parse, quiet_libraries, user_errors
 from focus_agents.errors import TrainingError
 from focus_agents.models.loading import load_config
 from focus_agents.runs.progress import runs_progress
@@ -59,9 +58,9 @@ class Args:
 
 
 def main() -> None:
-    args = tyro.cli(Args, description=__doc__)
     quiet_libraries()
     with user_errors():
+        args = parse(Args, __doc__)
         study = check_arguments(args)
     console = Console()
     console.print(f"runs: {study.folder}", highlight=False)

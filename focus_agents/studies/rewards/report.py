@@ -83,9 +83,9 @@ def summarize_study(study: Study) -> dict[str, Any]:
     return {
         "rewards": dict(study.rewards),
         "seeds": list(study.seeds),
-        "num_iterations": study.settings.num_iterations,
+        "num_iterations": study.plan.settings.num_iterations,
         "num_validation_episodes": len(next(iter(answers.values()))[0]),
-        "start": study.settings.source,
+        "start": study.plan.model.model,
         "scores": {
             name: {metric: _describe(array) for metric, array in metrics.items()} for name, metrics in values.items()
         },
@@ -179,7 +179,7 @@ def write_report(study: Study, folder: Path, *, command: str) -> Path:
 
 def _curves(study: Study) -> dict[str, dict[str, list[Series]]]:
     """By panel and reward, a series for each seed."""
-    window = max(1, study.settings.num_iterations // 12)
+    window = max(1, study.plan.settings.num_iterations // 12)
     panels: dict[str, dict[str, list[Series]]] = {title: {} for title in (*SAMPLED_CURVES.values(), VALIDATION_TITLE)}
     answers = read_answers(study)
     for name in study.rewards:
@@ -187,7 +187,7 @@ def _curves(study: Study) -> dict[str, dict[str, list[Series]]]:
             lines = RunDirectory(plan_run(study, name, seed).folder).read_metrics()
             for metric, title in SAMPLED_CURVES.items():
                 panels[title].setdefault(name, []).append(read_series(lines, metric, window))
-            found = {0: answers[START][position], study.settings.num_iterations: answers[name][position]}
+            found = {0: answers[START][position], study.plan.settings.num_iterations: answers[name][position]}
             points = {step: float(np.mean([answer.credit for answer in given])) for step, given in found.items()}
             points |= {line["iteration"]: line["validation_miou"] for line in lines if "validation_miou" in line}
             steps = np.array(sorted(points), dtype=np.float64)
@@ -253,7 +253,7 @@ def _range(values: Sequence[float]) -> str:
 
 def _draw_answers(study: Study, path: Path) -> None:
     """Validation episodes with the truth and an answer of each reward's model."""
-    episodes, answers = study.settings.load_validation(), read_answers(study)
+    episodes, answers = study.plan.validation_episodes, read_answers(study)
     colours = dict(zip(study.rewards, itertools.cycle(ANSWER_COLOURS), strict=False))
     rows = [
         render_episode(

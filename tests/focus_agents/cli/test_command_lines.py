@@ -24,7 +24,7 @@ from focus_agents.cli.common import restore_arguments
 from focus_agents.errors import EvaluationError
 from focus_agents.models.loading import load_model, load_processor, load_template
 from focus_agents.policies.focus import FocusPolicy, Localization
-from focus_agents.pretraining.train import PretrainingConfig
+from focus_agents.pretraining.settings import PretrainingConfig
 from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.studies.ablation.arms import ARMS

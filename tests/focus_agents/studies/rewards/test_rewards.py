@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from focus_agents.grpo.arguments import GRPOArguments
 
 from focus_agents.errors import TrainingError
-from focus_agents.grpo.arguments import GRPOArguments
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.studies.rewards import report
 from focus_agents.studies.rewards.runs import Run, Study, check_study, plan_run, plan_study, reward_of, run_study
