@@ -346,6 +346,7 @@ def parse(
         SystemExit: If a flag is unknown or a value cannot be read (exit code 2), or after the help (0).
         ValueError: If a value is out of its range.
     """
+    words = _renew(sys.argv[1:] if words is None else words, old_flags)
     options: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(
         arguments,

@@ -139,7 +139,7 @@ def check_arguments(args: Args) -> tuple[EvaluationPlan, ResultsFolder, list[Chu
 
 def check_devices(args: Args) -> None:
     """See that policies can compute where they are asked to."""
-    device, workers = args.policies.device, args.workers
+    device, workers = args.policies.device, args.cluster
     num_gpus = workers.num_workers * workers.num_gpus_per_worker
     if workers.num_workers == 0:
         args.policies.check_device()
