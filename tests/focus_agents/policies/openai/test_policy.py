@@ -39,7 +39,7 @@ from tests.focus_agents.policies.openai.chat_server import (
     question_of,
     says,
 )
-from tests.focus_agents.rollout.test_collect import GOLD, GOLD_IOU, make_env
+from tests.focus_agents.rollout.fakes import GOLD, GOLD_IOU, make_env
 
 KEY = "sk-secret-0123456789"
 
@@ -523,7 +523,7 @@ def test_no_file_has_its_name_before_it_is_whole(tmp_path: Path, monkeypatch: py
 
 RUN = """
 import sys
-from focus_agents.policies.openai_api import OpenAIPolicy
+from focus_agents.policies.openai.policy import OpenAIPolicy
 from focus_agents.rollout.records import Sampling
 from focus_env.types import Message, TextPart
 policy = OpenAIPolicy(model="a-model", base_url=sys.argv[1], cache_dir=sys.argv[2], num_concurrent=1)
