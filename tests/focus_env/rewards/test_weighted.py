@@ -264,7 +264,7 @@ def writes(answers: AnswerBatch) -> Values:
         (one_number, "expected 3 numbers, shape [3], one for each answer, got shape []"),
         (nothing, "expected 3 numbers, shape [3], one for each answer, got shape []"),
         (fails_on_words, "raised ValueError: could not convert string to float: 'two' ("),
-        (fails_on_words, "test_rewards.py, line "),
+        (fails_on_words, "test_weighted.py, line "),
         (fails_on_words, "for episode 'fake/1', completion 'two'"),
         (fails_on_many, "raised KeyError: 'one at a time' ("),
         (fails_on_many, "for episode 'fake/0', completion '1'"),

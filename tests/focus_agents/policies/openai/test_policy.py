@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from focus_agents.evaluation.greedy import evaluate
+from focus_agents.evaluation import evaluate
 from focus_agents.policies.openai import protocol as chat_protocol
 from focus_agents.policies.openai.cache import AnswerCache
 from focus_agents.policies.openai.policy import DEFAULT_BASE_URL, OpenAIPolicy
@@ -522,7 +522,7 @@ def test_no_file_has_its_name_before_it_is_whole(tmp_path: Path, monkeypatch: py
 
 RUN = """
 import sys
-from focus_agents.policies.openai_api import OpenAIPolicy
+from focus_agents.policies.openai.policy import OpenAIPolicy
 from focus_agents.rollout.records import Sampling
 from focus_env.types import Message, TextPart
 policy = OpenAIPolicy(model="a-model", base_url=sys.argv[1], cache_dir=sys.argv[2], num_concurrent=1)
