@@ -22,8 +22,8 @@ from focus_agents.models.processing import EncodedPrompt, PromptBatch, VLMProces
 from focus_agents.rollout.records import Sampling
 from focus_env.boxes import CoordinateFrame
 from focus_env.parsing import parse_answer
-from tests.focus_agents.engine.test_scoring import score_by_repetition
-from tests.focus_agents.models.test_attention import FAMILIES, make_model
+from tests.focus_agents.engine.oracle import score_by_repetition
+from tests.focus_agents.models.families import FAMILIES, make_model
 
 NO_END = -1  # an end token that no model samples: every completion runs to the limit
 

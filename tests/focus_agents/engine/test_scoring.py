@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import torch
 
@@ -31,7 +30,8 @@ from focus_agents.models.shared_prefix import PackedAnswers, answer_mask, pack_a
 from focus_env.env import observe
 from focus_env.prompts import get_template
 from tests.fakes import make_episode
-from tests.focus_agents.models.test_attention import EXACT_EAGER, FAMILIES, NUM_LAYERS, enable_checkpointing, make_model
+from tests.focus_agents.engine.oracle import score_by_repetition
+from tests.focus_agents.models.families import EXACT_EAGER, FAMILIES, NUM_LAYERS, enable_checkpointing, make_model
 
 CASES: dict[str, tuple[list[int], list[list[int]]]] = {
     "one answer": ([0, 3], [[5], [2]]),
@@ -76,38 +76,6 @@ class Pair(NamedTuple):
 
     model: Any
     reference: Any
-
-
-def score_by_repetition(
-    model: Any,
-    prompts: Sequence[EncodedPrompt],
-    token_ids: torch.Tensor,
-    *,
-    temperature: float = 1.0,
-    banned_token_ids: Sequence[int] = (),
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The oracle: each completion behind its own copy of prompt and pictures, no cache, no padding, own positions.
-
-    Returns:
-        ([N, G, T] log-probabilities with gradient, [N, G, T, V] all of them).
-    """
-    chosen, everything = [], []
-    for prompt, completions in zip(prompts, token_ids, strict=True):
-        num_completions, num_prompt_tokens = len(completions), len(prompt.input_ids)
-        ids = torch.cat([torch.tensor(prompt.input_ids).expand(num_completions, -1), completions], dim=1)
-        logits = model(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            mm_token_type_ids=(ids == model.config.image_token_id).int(),
-            pixel_values=torch.tensor(np.concatenate([prompt.pixel_values] * num_completions)),
-            image_grid_thw=torch.tensor(np.concatenate([prompt.image_grid_thw] * num_completions)),
-            use_cache=False,
-        ).logits[:, num_prompt_tokens - 1 : -1]
-        logits = logits / temperature
-        logits[..., list(banned_token_ids)] = -torch.inf
-        everything.append(logits.log_softmax(-1))
-        chosen.append(everything[-1].gather(-1, completions[..., None])[..., 0])
-    return torch.stack(chosen), torch.stack(everything)
 
 
 def shared(model: Any, group: Group, **options: Any) -> torch.Tensor:

@@ -12,7 +12,7 @@ from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.rollout.records import Generation, Sampling
 from focus_env.types import ParseStatus
 from tests.fakes import FakeDataset
-from tests.focus_agents.rollout.test_collect import GOLD, ScriptedPolicy, make_env
+from tests.focus_agents.rollout.fakes import GOLD, ScriptedPolicy, make_env
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 100])

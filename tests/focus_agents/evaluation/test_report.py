@@ -31,8 +31,8 @@ from focus_agents.reports.tables import text_table
 from focus_env.metrics import ScoredAnswer
 from focus_env.rendering import ANSWER_COLOUR, render_episode, stack_rows
 from focus_env.types import Box, ParseStatus
+from tests.answers import UNREADABLE, scored
 from tests.fakes import FakeDataset
-from tests.focus_agents.runs.test_folder import UNREADABLE, scored
 
 PUBLISHED = """
 Idefics3      | 6.8 15.0 25.5  | 9.3 21.2 32.3  | 3.6 8.7 14.7   | 15.2

@@ -26,7 +26,7 @@ from focus_env.datasets import SyntheticDataset
 from focus_env.errors import DatasetError
 from focus_env.types import Box, Episode, Message, ParseStatus
 from tests.fakes import FakeDataset
-from tests.focus_agents.rollout.test_collect import GOLD, ScriptedPolicy, make_env
+from tests.focus_agents.rollout.fakes import GOLD, ScriptedPolicy, make_env
 
 NUM_EPISODES = 7
 WHOLE = "<answer>[0, 0, 1000, 1000]</answer>"

@@ -38,7 +38,7 @@ from tests.focus_agents.policies.openai.chat_server import (
     question_of,
     says,
 )
-from tests.focus_agents.rollout.test_collect import GOLD, GOLD_IOU, make_env
+from tests.focus_agents.rollout.fakes import GOLD, GOLD_IOU, make_env
 
 KEY = "sk-secret-0123456789"
 
