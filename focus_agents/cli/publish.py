@@ -19,7 +19,7 @@ import tyro
 
 from focus_agents.cli.common import quiet_libraries
 from focus_agents.cli.errors import user_errors
-from focus_agents.evaluation.greedy import evaluate
+from focus_agents.evaluation import evaluate
 from focus_agents.models.loading import SHIPPED_MODELS, WEIGHTS, load_model, load_processor, load_template
 from focus_agents.policies.focus import FocusPolicy
 from focus_agents.runs.checkpoint import save_policy

@@ -16,7 +16,7 @@ import pytest
 import ray
 
 from focus_agents.errors import CheckpointError, EvaluationError, RunInterrupted
-from focus_agents.evaluation.greedy import evaluate
+from focus_agents.evaluation import evaluate
 from focus_agents.evaluation.results import MAX_TEXT, AnswerRecord, Cell, ResultsFolder
 from focus_agents.evaluation.run import EvaluationPlan, pending_chunks, run_chunks
 from focus_agents.models.loading import model_folder
