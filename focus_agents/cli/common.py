@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,26 +23,27 @@ from rich.console import Console
 
 from focus_agents.models.loading import Precision, load_processor, load_template
 from focus_agents.models.processing import VLMProcessor
-from focus_agents.policies.registry import DEFAULT_MODELS, PolicySpec
+from focus_agents.policies.registry import PolicySpec, policies_help
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.settings import Settings
 from focus_env.boxes import CoordinateFrame
-from focus_env.datasets import load_dataset
+from focus_env.datasets import datasets_help, load_dataset
 from focus_env.datasets.sampler import AbsentPolicy, BadPolicy, SamplingProtocol
 from focus_env.datasets.transforms import ShuffledSupports
-from focus_env.errors import FocusError
 from focus_env.prompts import PromptTemplate
 from focus_env.rewards.weighted import WeightedReward
 from focus_env.types import EpisodeDataset
+
+DatasetName = Annotated[str, tyro.conf.arg(help=datasets_help())]
+PolicyName = Annotated[str, tyro.conf.arg(help=policies_help())]
+PolicyNames = Annotated[tuple[str, ...], tyro.conf.arg(help=policies_help())]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataArguments(Settings):
     """Which episodes."""
 
-    dataset: str = "synthetic"
-    """Data set: synthetic (drawn on the fly); got10k, lasot, tao, perseg, iploc_json or store (they need --data-root);
-    or several with weights, e.g. tao:0.5,got10k:0.5."""
+    dataset: DatasetName = "synthetic"
     data_root: Path | None = None
     """Folder of a data set on disk, the one that holds its splits; iploc_json: the file; several data sets: a folder
     with one for each, by its name."""
@@ -207,9 +207,6 @@ class PolicyArguments(Settings):
             ValueError: If there is no such policy, or an option is wrong.
             FocusError: If its model or a package is missing.
         """
-        name, _, argument = text.partition(":")
-        if name in DEFAULT_MODELS and "/" in argument and Path(argument).expanduser().is_dir():
-            text = f"{name}:{Path(argument).expanduser().resolve()}"
         api = {
             "num_concurrent": self.api_concurrency,
             "timeout_s": self.api_timeout,
@@ -224,8 +221,8 @@ class PolicyArguments(Settings):
             max_image_tokens=self.max_image_tokens,
             device=self.device,
             precision=self.precision,
-            api=api if name == "openai_api" else {},
-        )
+            api=api,
+        ).with_absolute_path()
         spec.check()
         return spec
 
@@ -419,16 +416,6 @@ def quiet_libraries() -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's other output prints a table even where it is told not to
     for name in ("ray.rllib", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-@contextlib.contextmanager
-def user_errors() -> Iterator[None]:
-    """Around the checks of an experiment: a wrong argument ends it with its message and exit code 2, no traceback."""
-    try:
-        yield
-    except (ValueError, OSError, FocusError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
 
 
 def _not_empty(episodes: EpisodeDataset, split: str) -> EpisodeDataset:

@@ -23,7 +23,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from focus_agents.cli.common import DataArguments, flat, parse, user_errors
+from focus_agents.cli.common import DataArguments, flat, parse
+from focus_agents.cli.errors import user_errors
 from focus_agents.runs.progress import progress_bar
 from focus_env.datasets.describe import Description, describe, picture_sheet
 from focus_env.datasets.store import StoreEpisodes, verify_store
@@ -54,7 +55,7 @@ class Args:
 
 def main() -> None:
     console = Console()
-    with user_errors():
+    with user_errors(Args):
         args = parse(Args, __doc__, old_flags=OLD_FLAGS)
         episodes = args.data.load(shots=args.shots)
         if args.output is None and not args.inspect and not args.verify:

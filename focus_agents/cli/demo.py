@@ -3,7 +3,7 @@
 How to run (a box is x1,y1,x2,y2 in pixels):
     focus demo --support a.jpg 10,20,80,120 --support b.jpg 5,5,60,90 --query c.jpg --out answer.png
 
-Without any picture it draws an episode of its own; another policy by its name, as in focus evaluate:
+Without any picture it draws an episode of its own; another policy by its name, as for `focus evaluate`:
     focus demo
     focus demo --policy copy_support
 
@@ -22,7 +22,8 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from focus_agents.cli.common import PolicyArguments, parse, quiet_libraries, user_errors
+from focus_agents.cli.common import PolicyArguments, PolicyName, parse, quiet_libraries
+from focus_agents.cli.errors import user_errors
 from focus_agents.policies.focus import FocusPolicy, locate
 from focus_env.boxes import validate_box
 from focus_env.datasets import SyntheticDataset
@@ -42,16 +43,13 @@ class Args:
     """The picture to answer for."""
     out: Path = Path("answer.png")
     """Where the picture of the answer goes."""
-    policy: str = "vlm:focus-small"
-    """random, center, copy_support[:last|nearest], template_match, dino_match[:MODEL], owlv2[:MODEL], vlm[:MODEL],
-    openai_api:MODEL@URL, or your own as package.module:Name. MODEL is one that comes with the package, a saved policy's
-    folder, or a name on the hub."""
+    policy: PolicyName = "vlm:focus-small"
     policies: PolicyArguments = PolicyArguments()
 
 
 def main() -> None:
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
         args = parse(Args, __doc__)
         supports, query = read_pictures(args)
         spec = args.policies.spec(args.policy)

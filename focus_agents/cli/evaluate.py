@@ -29,12 +29,13 @@ from rich.console import Console
 from focus_agents.cli.common import (
     DataArguments,
     PolicyArguments,
+    PolicyNames,
     RayArguments,
     parse,
     quiet_libraries,
     run_path,
-    user_errors,
 )
+from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import CheckpointError, RunInterrupted
 from focus_agents.evaluation.report import report_notes, report_tables, write_report
 from focus_agents.evaluation.results import ResultsFolder
@@ -63,10 +64,7 @@ class WorkerArguments(RayArguments):
 class Args(Settings):
     """How well policies localize."""
 
-    policy: tuple[str, ...] = ("vlm:focus-small",)
-    """One or several of: random, center, copy_support[:last|nearest], template_match, dino_match[:MODEL],
-    owlv2[:MODEL], vlm[:MODEL], openai_api:MODEL@URL, or your own as package.module:Name. MODEL is one that comes with
-    the package, a saved policy's folder, or a name on the hub."""
+    policy: PolicyNames = ("vlm:focus-small",)
     shots: tuple[int, ...] = (1, 2, 4)
     """Support pictures per episode; each number in turn, on the same queries."""
     num_episodes: Annotated[int, Ge(1)] = 512
@@ -95,7 +93,7 @@ def main() -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=PIPED_WIDTH)
-    with user_errors():
+    with user_errors(Args):
         args = parse(Args, __doc__, old_flags=OLD_FLAGS)
         plan, results, chunks = check_arguments(args)
     console.print(f"results: {results.path}", highlight=False)
@@ -108,7 +106,7 @@ def main() -> None:
     for title, rows in report_tables(summary).items():
         console.print(text_table(rows, title))
     for note in report_notes(summary):
-        console.print(note, highlight=False)
+        console.print(as_flags(note, Args), highlight=False)
     console.print(f"report: {results.path / 'report.md'}\npictures: {results.path / 'sheets'}", highlight=False)
 
 
@@ -163,10 +161,10 @@ def answer(args: Args, plan: EvaluationPlan, results: ResultsFolder, chunks: lis
         with progress_bar("episodes", num_episodes, console) as move_to:
             run_chunks(plan, results, chunks, on_done=move_to)
     except (CheckpointError, DatasetError, MissingDependencyError) as error:
-        console.print(f"error: {error}", style="red", highlight=False)
+        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False)
         raise SystemExit(1) from None
     except RunInterrupted as interruption:
-        console.print(str(interruption), style="yellow", highlight=False, soft_wrap=True)
+        console.print(as_flags(str(interruption), Args), style="yellow", highlight=False, soft_wrap=True)
         raise SystemExit(interruption.exit_code) from None
     finally:
         ray.shutdown()

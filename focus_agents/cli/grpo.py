@@ -1,7 +1,7 @@
 r"""Stage 2: GRPO of a localization policy, on this machine or on a Ray cluster.
 
 How to run, from the small model that comes with the package, after its stage 1; and from a policy of your own that
-answers in the format already, e.g. one trained by focus sft:
+answers in the format already, e.g. one trained by `focus sft`:
     focus grpo
     focus grpo --init-from runs/my-sft/checkpoints/final
 
@@ -37,8 +37,8 @@ from focus_agents.cli.common import (
     parse,
     quiet_libraries,
     restore_arguments,
-    user_errors,
 )
+from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import RunInterrupted
 from focus_agents.grpo.config import GRPOConfig
 from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings, LearningSettings, LossSettings, SamplingSettings
@@ -117,7 +117,7 @@ class Args(TrainingArguments):
 
 def main() -> None:
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
         args = parse(Args, __doc__)
         if args.run.resume is not None:
             run = RunDirectory(args.run.resume)
@@ -130,7 +130,7 @@ def main() -> None:
     if args.model.source == "tiny" and args.run.resume is None:
         console.print(
             "warning: the tiny model starts from random weights, which never answer in the format, so GRPO has "
-            "nothing to learn from; train it by focus sft first and pass --init-from",
+            "nothing to learn from; train it by `focus sft` first and pass --init-from",
             style="yellow",
         )
     num_processes = args.cluster.num_env_runners + args.cluster.num_learners
@@ -145,10 +145,10 @@ def main() -> None:
             console=console,
         )
     except RunInterrupted as interruption:
-        console.print(str(interruption), style="yellow", highlight=False, soft_wrap=True)
+        console.print(as_flags(str(interruption), Args), style="yellow", highlight=False, soft_wrap=True)
         raise SystemExit(interruption.exit_code) from None
     except FocusError as error:
-        console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False, markup=False, soft_wrap=True)
         raise SystemExit(1) from None
     finally:
         ray.shutdown()

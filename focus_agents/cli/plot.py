@@ -13,7 +13,8 @@ from pathlib import Path
 
 import tyro
 
-from focus_agents.cli.common import parse, user_errors
+from focus_agents.cli.common import parse
+from focus_agents.cli.errors import user_errors
 from focus_agents.reports.plotting import plot_runs
 
 
@@ -34,7 +35,7 @@ class Args:
 
 
 def main() -> None:
-    with user_errors():
+    with user_errors(Args):
         args = parse(Args, __doc__)
         by_label: dict[str, list[Path]] = {}
         for run in args.runs:

@@ -4,7 +4,7 @@ How to run (about 25 minutes on one CPU core):
     focus pretrain --name my-base
 
 It has a prior of what objects are, as a model of the hub has, and has never seen an in-context episode. Results:
-runs/<name>/ with metrics.jsonl, summary.json and checkpoints/final, a model that focus sft takes as --init-from.
+runs/<name>/ with metrics.jsonl, summary.json and checkpoints/final, a model that `focus sft` takes as --init-from.
 `--resume runs/<name>` goes on after an interruption.
 """
 
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from focus_agents.cli.common import RunArguments, flat, parse, quiet_libraries, restore_arguments, user_errors
+from focus_agents.cli.common import RunArguments, flat, parse, quiet_libraries, restore_arguments
+from focus_agents.cli.errors import user_errors
 from focus_agents.models.loading import SMALL, load_template
 from focus_agents.pretraining.settings import PretrainingConfig
 from focus_agents.pretraining.train import Pretraining
@@ -31,7 +32,7 @@ class Args:
 
 def main() -> None:
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
         args = parse(Args, __doc__)
         if args.run.resume is not None:
             args = restore_arguments(args, RunDirectory(args.run.resume).config(), keep=("run",))

@@ -16,8 +16,9 @@ from typing import Any
 import gymnasium
 import torch
 
-from focus_agents.cli.common import parse, quiet_libraries, user_errors
-from focus_agents.evaluation.greedy import evaluate
+from focus_agents.cli.common import parse, quiet_libraries
+from focus_agents.cli.errors import user_errors
+from focus_agents.evaluation import evaluate
 from focus_agents.models.loading import SHIPPED_MODELS, WEIGHTS, load_model, load_processor, load_template
 from focus_agents.policies.focus import FocusPolicy
 from focus_agents.runs.checkpoint import save_policy
@@ -56,7 +57,7 @@ class Args:
 
 def main() -> None:
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
         args = parse(Args, __doc__)
         if args.name not in SHIPPED_MODELS:
             raise ValueError(f"name: expected one of {', '.join(SHIPPED_MODELS)}, got {args.name!r}")

@@ -4,7 +4,7 @@ How to run (30 to 40 minutes on 2 cores; what is done already is not done again,
     focus rewards
     focus rewards --rewards iou giou "iou:1,format:0.5,copy:0.5" --seeds 0 1 2
 
-A reward is a spec as for focus grpo, or the name of a term, which then comes with format:0.5. Each run of GRPO is a
+A reward is a spec as for `focus grpo`, or the name of a term, which then comes with format:0.5. Each run of GRPO is a
 trial of Ray Tune; as many go at once as there are cores or GPUs. Results: --output-dir with a folder for each run, and
 in --report-dir rewards_report.md, .html (one file with its pictures) and .json.
 """
@@ -21,7 +21,8 @@ import ray
 from annotated_types import Ge
 from rich.console import Console
 
-from focus_agents.cli.common import RayArguments, flat, load_reward, parse, quiet_libraries, user_errors
+from focus_agents.cli.common import RayArguments, flat, load_reward, parse, quiet_libraries
+from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.cli.grpo import TrainingArguments
 from focus_agents.errors import TrainingError
 from focus_agents.grpo.settings import GRPOSchedule, LearningSettings, SamplingSettings
@@ -60,7 +61,7 @@ class Args(TrainingArguments):
 
 def main() -> None:
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
         args = parse(Args, __doc__)
         study = check_arguments(args)
     console = Console()
@@ -72,7 +73,7 @@ def main() -> None:
         with runs_progress(len(runs), num_done, console) as on_done:
             run_study(study, lambda run: on_done(run.folder))
     except TrainingError as error:
-        console.print(f"error: {error}", style="red", highlight=False)
+        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False)
         raise SystemExit(1) from None
     finally:
         ray.shutdown()

@@ -12,7 +12,7 @@ The paper's settings, on a cluster:
         --data-root /data/got10k
 
 Results: runs/<name>/ with metrics.jsonl, summary.json, samples/validation.png and checkpoints/final, a policy in
-transformers' format, which focus grpo takes as --init-from. `--resume runs/<name>` goes on after an interruption.
+transformers' format, which `focus grpo` takes as --init-from. `--resume runs/<name>` goes on after an interruption.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from focus_agents.cli.common import (
     parse,
     quiet_libraries,
     restore_arguments,
-    user_errors,
 )
+from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import TrainingError
 from focus_agents.models.settings import FinetuningSettings
 from focus_agents.runs.folder import RunDirectory
@@ -130,7 +130,7 @@ PRESETS: Mapping[str, Args] = {
 
 def main() -> None:
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
         args = parse_arguments(sys.argv[1:])
         if args.run.resume is not None:
             run = RunDirectory(args.run.resume)
@@ -147,7 +147,7 @@ def main() -> None:
     try:
         summary = train_sft(plan, workers, console=console)
     except TrainingError as error:
-        console.print(f"error: {error}", style="red", highlight=False)
+        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False)
         raise SystemExit(1) from None
     finally:
         ray.shutdown()

@@ -21,7 +21,7 @@ import torch
 import transformers
 
 from focus_agents.errors import TrainingError
-from focus_agents.evaluation.greedy import evaluate
+from focus_agents.evaluation import evaluate
 from focus_agents.models.loading import load_model, load_processor, load_template, model_folder, weights_digest
 from focus_agents.models.vision import batch_pictures
 from focus_agents.policies.vlm import VLMPolicy
@@ -87,9 +87,7 @@ def plan_run(study: Study, arm: str, seed: int) -> Run:
     if arm == BASE:
         digest = weights_digest(study.base)
         if digest is None:
-            raise ValueError(
-                f"base: expected a model with weights, got {study.base!r}; train one by run_pretraining.py"
-            )
+            raise ValueError(f"base: expected a model with weights, got {study.base!r}; train one by `focus pretrain`")
         return Run(arm, seed, study.folder / f"{BASE}-{digest[:8]}", study.base, ())
     definition = ARMS[arm]
     parent = plan_run(study, definition.parent, seed)

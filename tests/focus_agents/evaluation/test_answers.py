@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from focus_agents.evaluation.greedy import evaluate
+from focus_agents.evaluation import evaluate
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.rollout.records import Generation, Sampling
