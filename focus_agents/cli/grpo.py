@@ -45,7 +45,7 @@ from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings, LearningSetti
 from focus_agents.grpo.train import GRPOPlan, newest_checkpoint, train_grpo
 from focus_agents.models.settings import FinetuningSettings, ModelSettings
 from focus_agents.runs.folder import RunDirectory
-from focus_agents.settings import as_dict, join
+from focus_agents.settings import Settings, as_dict, join
 from focus_env.errors import FocusError
 
 
@@ -64,7 +64,7 @@ class ClusterArguments(RayArguments):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingArguments:
+class TrainingArguments(Settings):
     """All that decides a training by GRPO, but for the reward, the seed and the processes that share the work."""
 
     data: TrainingDataArguments = TrainingDataArguments()

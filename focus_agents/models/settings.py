@@ -7,7 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt
 
-from focus_agents.models.loading import MIN_IMAGE_TOKENS, Precision
+from focus_agents.models.loading import Precision
 from focus_agents.settings import Settings
 
 
@@ -34,5 +34,5 @@ class ModelSettings(FinetuningSettings):
 
     model: str = "focus-small-sft"
     """Name or folder, as `focus_agents.models.loading.load_model` takes it."""
-    max_image_tokens: Annotated[int, Ge(MIN_IMAGE_TOKENS)] | None = None
+    max_image_tokens: int | None = None
     """Most tokens of a picture, larger ones are scaled down; default: the limit of the model's image processor."""
