@@ -1,10 +1,10 @@
 """The paper's ablation on synthetic scenes: what do the attention loss and GRPO add to plain fine-tuning?
 
 How to run (what is done already is not done again, so an interrupted call is repeated as it was):
-    python experiments/ablation.py --jobs 2
-    python experiments/ablation.py --quick
+    focus ablation --jobs 2
+    focus ablation --quick
 
-Each arm is a call of run_sft.py or run_grpo.py from the model of another arm; the arms are listed in
+Each arm is a call of `focus sft` or `focus grpo` from the model of another arm; the arms are listed in
 focus_agents/studies/ablation/arms.py. Results: runs/ablation/ with a folder for each run, and in --report-dir the table
 (ablation.md, ablation.json) and its pictures.
 """
@@ -18,7 +18,8 @@ import torch
 import tyro
 from rich.console import Console
 
-from focus_agents.cli.common import quiet_libraries, user_errors
+from focus_agents.cli.common import quiet_libraries
+from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import TrainingError
 from focus_agents.models.loading import load_config
 from focus_agents.runs.progress import runs_progress
@@ -61,12 +62,12 @@ class Args:
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
         study = check_arguments(args)
     console = Console()
     console.print(f"runs: {study.folder}", highlight=False)
     succeeded = args.report_only or run_with_progress(study, console)
-    with user_errors():
+    with user_errors(Args):
         report = write_report(study, args.report_dir or study.folder)
     console.print(report.read_text(), highlight=False, soft_wrap=True)
     if not succeeded:
@@ -79,7 +80,7 @@ def run_with_progress(study: Study, console: Console) -> bool:
         try:
             run_study(study, lambda run: on_done(run.folder))
         except TrainingError as error:
-            console.print(f"error: {error}", style="red", highlight=False)
+            console.print(as_flags(f"error: {error}", Args), style="red", highlight=False)
             return False
     return True
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -27,7 +26,6 @@ from focus_env.boxes import CoordinateFrame
 from focus_env.datasets import load_dataset
 from focus_env.datasets.sampler import AbsentPolicy, BadPolicy, SamplingProtocol
 from focus_env.datasets.transforms import ShuffledSupports
-from focus_env.errors import FocusError
 from focus_env.prompts import PromptTemplate
 from focus_env.rewards.weighted import WeightedReward
 from focus_env.types import EpisodeDataset
@@ -321,16 +319,6 @@ def quiet_libraries() -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's other output prints a table even where it is told not to
     for name in ("ray.rllib", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-@contextlib.contextmanager
-def user_errors() -> Iterator[None]:
-    """Around the checks of an experiment: a wrong argument ends it with its message and exit code 2, no traceback."""
-    try:
-        yield
-    except (ValueError, OSError, FocusError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
 
 
 def _not_empty(episodes: EpisodeDataset, split: str) -> EpisodeDataset:

@@ -1,13 +1,13 @@
-"""Episodes of any data set as a store: Parquet files that are quick to open and to read at random.
+r"""Episodes of any data set as a store: Parquet files that are quick to open and to read at random.
 
 How to run (a call that was interrupted is repeated as it was, and goes on):
-    python experiments/prepare_data.py --dataset got10k --data-root /data/got10k --output stores/got10k-train
-    python experiments/prepare_data.py --dataset lasot --data-root /data/lasot --split iploc_test --protocol iploc \
+    focus data --dataset got10k --data-root /data/got10k --output stores/got10k-train
+    focus data --dataset lasot --data-root /data/lasot --split iploc_test --protocol iploc \
         --absent keep --output stores/icl-lasot
 
 What is in a data set, or in a store, as a table and a sheet of pictures:
-    python experiments/prepare_data.py --dataset got10k --data-root /data/got10k --inspect
-    python experiments/prepare_data.py --dataset store --data-root stores/got10k-train --inspect
+    focus data --dataset got10k --data-root /data/got10k --inspect
+    focus data --dataset store --data-root stores/got10k-train --inspect
 
 To train on it: --dataset store --data-root stores/got10k-train.
 """
@@ -25,7 +25,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from focus_agents.cli.common import DataArguments, user_errors
+from focus_agents.cli.common import DataArguments
+from focus_agents.cli.errors import user_errors
 from focus_agents.runs.progress import progress_bar
 from focus_env.datasets.describe import Description, describe, picture_sheet
 from focus_env.datasets.store import StoreEpisodes, verify_store
@@ -53,7 +54,7 @@ class Args(DataArguments):
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     console = Console()
-    with user_errors():
+    with user_errors(Args):
         episodes: EpisodeDataset = args.load_training()
         if args.output is None and not args.inspect and not args.verify:
             raise ValueError("expected --output to write a store, or --inspect or --verify to look at one; got none")

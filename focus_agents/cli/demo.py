@@ -1,11 +1,11 @@
 """From pictures to a box: show a policy pictures with a box around some object; it finds that object in another one.
 
 How to run (a box is x1,y1,x2,y2 in pixels):
-    python experiments/demo.py --support a.jpg 10,20,80,120 --support b.jpg 5,5,60,90 --query c.jpg --out answer.png
+    focus demo --support a.jpg 10,20,80,120 --support b.jpg 5,5,60,90 --query c.jpg --out answer.png
 
-Without any picture it draws an episode of its own; another policy by its name, as in evaluate.py:
-    python experiments/demo.py
-    python experiments/demo.py --policy copy_support
+Without any picture it draws an episode of its own; another policy by its name, as for `focus evaluate`:
+    focus demo
+    focus demo --policy copy_support
 
 It prints the box, and writes a picture: supports and query with their boxes; with a vlm, below that the
 supports lit where the answered place of the query looked, and the query where the answer's coordinates looked.
@@ -22,7 +22,8 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from focus_agents.cli.common import PolicyArguments, quiet_libraries, user_errors
+from focus_agents.cli.common import PolicyArguments, quiet_libraries
+from focus_agents.cli.errors import user_errors
 from focus_agents.policies.focus import FocusPolicy, locate
 from focus_env.boxes import validate_box
 from focus_env.datasets import SyntheticDataset
@@ -47,7 +48,7 @@ class Args(PolicyArguments):
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
         supports, query = read_pictures(args)
         spec = args.spec(args.policy)
         policy = spec.build()

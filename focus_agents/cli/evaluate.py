@@ -1,15 +1,15 @@
-"""How well policies localize: greedy answers to episodes that they have not seen, scored by IoU.
+r"""How well policies localize: greedy answers to episodes that they have not seen, scored by IoU.
 
 How to run (the model that comes with the package, on identities that it was not trained on):
-    python experiments/evaluate.py
+    focus evaluate
 
 Several policies, and a data set on disk; answers of several calls in one folder make one table:
-    python experiments/evaluate.py --policy random center copy_support vlm:focus-small --output-dir runs/table
-    python experiments/evaluate.py --policy random center copy_support --dataset got10k --data-root /data/got10k \
+    focus evaluate --policy random center copy_support vlm:focus-small --output-dir runs/table
+    focus evaluate --policy random center copy_support --dataset got10k --data-root /data/got10k \
         --split val --output-dir runs/table --paper-table
 
 The control in which the supports are those of other episodes:
-    python experiments/evaluate.py --shuffle-supports
+    focus evaluate --shuffle-supports
 
 Results: report.md and summary.json, a line for each episode in answers/, and pictures in sheets/. After an
 interruption, the same command with the same --output-dir answers what is missing.
@@ -26,15 +26,8 @@ import torch
 import tyro
 from rich.console import Console
 
-from focus_agents.cli.common import (
-    DataArguments,
-    PolicyArguments,
-    RayArguments,
-    part_of,
-    quiet_libraries,
-    run_path,
-    user_errors,
-)
+from focus_agents.cli.common import DataArguments, PolicyArguments, RayArguments, part_of, quiet_libraries, run_path
+from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import CheckpointError, RunInterrupted
 from focus_agents.evaluation.report import report_notes, report_tables, write_report
 from focus_agents.evaluation.results import ResultsFolder
@@ -95,7 +88,7 @@ def main() -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=PIPED_WIDTH)
-    with user_errors():
+    with user_errors(Args):
         plan, results, chunks = check_arguments(args)
     console.print(f"results: {results.path}", highlight=False)
     answer_chunks(args, plan, results, chunks, console)
@@ -107,7 +100,7 @@ def main() -> None:
     for title, rows in report_tables(summary).items():
         console.print(text_table(rows, title))
     for note in report_notes(summary):
-        console.print(note, highlight=False)
+        console.print(as_flags(note, Args), highlight=False)
     console.print(f"report: {results.path / 'report.md'}\npictures: {results.path / 'sheets'}", highlight=False)
 
 
@@ -167,10 +160,10 @@ def answer_chunks(
         with progress_bar("episodes", num_episodes, console) as move_to:
             run_chunks(plan, results, chunks, on_done=move_to)
     except (CheckpointError, DatasetError, MissingDependencyError) as error:
-        console.print(f"error: {error}", style="red", highlight=False)
+        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False)
         raise SystemExit(1) from None
     except RunInterrupted as interruption:
-        console.print(str(interruption), style="yellow", highlight=False, soft_wrap=True)
+        console.print(as_flags(str(interruption), Args), style="yellow", highlight=False, soft_wrap=True)
         raise SystemExit(interruption.exit_code) from None
     finally:
         ray.shutdown()

@@ -1,15 +1,15 @@
-"""Stage 2: GRPO of a localization policy, on this machine or on a Ray cluster.
+r"""Stage 2: GRPO of a localization policy, on this machine or on a Ray cluster.
 
 How to run, from the small model that comes with the package, after its stage 1; and from a policy of your own that
-answers in the format already, e.g. one trained by run_sft.py:
-    python experiments/run_grpo.py
-    python experiments/run_grpo.py --init-from runs/my-sft/checkpoints/final
+answers in the format already, e.g. one trained by `focus sft`:
+    focus grpo
+    focus grpo --init-from runs/my-sft/checkpoints/final
 
 On real frames in GOT-10k's layout:
-    python experiments/run_grpo.py --dataset got10k --data-root /data/got10k --init-from ...
+    focus grpo --dataset got10k --data-root /data/got10k --init-from ...
 
 On a cluster:
-    python experiments/run_grpo.py --ray-address auto --num-env-runners 8 --num-gpus-per-env-runner 1 \
+    focus grpo --ray-address auto --num-env-runners 8 --num-gpus-per-env-runner 1 \
         --num-learners 8 --num-gpus-per-learner 1 --rollout-batch-groups 4 --model Qwen/Qwen2-VL-7B-Instruct \
         --template default --lora-rank 8 --precision bf16
 
@@ -28,7 +28,8 @@ import ray
 import tyro
 from rich.console import Console
 
-from focus_agents.cli.common import RayArguments, load_reward, quiet_libraries, restore_arguments, run_path, user_errors
+from focus_agents.cli.common import RayArguments, load_reward, quiet_libraries, restore_arguments, run_path
+from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import RunInterrupted
 from focus_agents.grpo.arguments import GRPOArguments
 from focus_agents.grpo.config import GRPOConfig
@@ -74,7 +75,7 @@ RAY_ARGUMENTS = (
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
         if args.resume is not None:
             run = RunDirectory(args.resume)
             newest_checkpoint(run)
@@ -86,17 +87,17 @@ def main() -> None:
     if args.source == "tiny" and args.resume is None:
         console.print(
             "warning: the tiny model starts from random weights, which never answer in the format, so GRPO has "
-            "nothing to learn from; train it by run_sft.py first and pass --init-from",
+            "nothing to learn from; train it by `focus sft` first and pass --init-from",
             style="yellow",
         )
     args.start_ray(num_processes=args.num_env_runners + args.num_learners, console=console)
     try:
         summary = train_grpo(config, plan, run, validation, is_resumed=args.resume is not None, console=console)
     except RunInterrupted as interruption:
-        console.print(str(interruption), style="yellow", highlight=False, soft_wrap=True)
+        console.print(as_flags(str(interruption), Args), style="yellow", highlight=False, soft_wrap=True)
         raise SystemExit(interruption.exit_code) from None
     except FocusError as error:
-        console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False, markup=False, soft_wrap=True)
         raise SystemExit(1) from None
     finally:
         ray.shutdown()

@@ -1,7 +1,7 @@
 """Draw the curves of runs side by side.
 
 How to run:
-    python experiments/plot_runs.py runs/plain-0 runs/plain-1 runs/loss-0 runs/loss-1 --metrics lm_loss support_mass
+    focus plot runs/plain-0 runs/plain-1 runs/loss-0 runs/loss-1 --metrics lm_loss support_mass
 
 Runs whose names differ only in what follows the last hyphen, such as seeds, share a colour.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tyro
 
-from focus_agents.cli.common import user_errors
+from focus_agents.cli.errors import user_errors
 from focus_agents.reports.plotting import plot_runs
 
 
@@ -34,7 +34,7 @@ class Args:
 
 
 def main() -> None:
-    with user_errors():
+    with user_errors(Args):
         args = tyro.cli(Args, description=__doc__)
         by_label: dict[str, list[Path]] = {}
         for run in args.runs:

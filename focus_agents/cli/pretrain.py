@@ -1,10 +1,10 @@
 """Before stage 1: pretrain the small base model, which names single objects and finds them by name.
 
 How to run (about 25 minutes on one CPU core):
-    python experiments/run_pretraining.py --name my-base
+    focus pretrain --name my-base
 
 It has a prior of what objects are, as a model of the hub has, and has never seen an in-context episode. Results:
-runs/<name>/ with metrics.jsonl, summary.json and checkpoints/final, a model that run_sft.py takes as --init-from.
+runs/<name>/ with metrics.jsonl, summary.json and checkpoints/final, a model that `focus sft` takes as --init-from.
 `--resume runs/<name>` goes on after an interruption.
 """
 
@@ -17,7 +17,8 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from focus_agents.cli.common import part_of, quiet_libraries, restore_arguments, run_path, user_errors
+from focus_agents.cli.common import part_of, quiet_libraries, restore_arguments, run_path
+from focus_agents.cli.errors import user_errors
 from focus_agents.models.loading import SMALL, load_template
 from focus_agents.pretraining.train import Pretraining, PretrainingConfig
 from focus_agents.runs.folder import RunDirectory
@@ -38,7 +39,7 @@ class Args(PretrainingConfig):
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
         if args.resume is not None:
             run = RunDirectory(args.resume)
             args = restore_arguments(args, run, keep=("resume",))

@@ -1,7 +1,7 @@
 """Make a run's model one of those that come with the package: weights in bfloat16, and a card.
 
 How to run:
-    python experiments/publish_weights.py --run runs/base --name focus-small-base --commit 1234abc
+    focus publish --run runs/base --name focus-small-base --commit 1234abc
 
 The card holds the run's settings as they were, the scores of the very weights that are published, and their limits.
 """
@@ -17,7 +17,8 @@ import gymnasium
 import torch
 import tyro
 
-from focus_agents.cli.common import quiet_libraries, user_errors
+from focus_agents.cli.common import quiet_libraries
+from focus_agents.cli.errors import user_errors
 from focus_agents.evaluation import evaluate
 from focus_agents.models.loading import SHIPPED_MODELS, WEIGHTS, load_model, load_processor, load_template
 from focus_agents.policies.focus import FocusPolicy
@@ -58,7 +59,7 @@ class Args:
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
         if args.name not in SHIPPED_MODELS:
             raise ValueError(f"name: expected one of {', '.join(SHIPPED_MODELS)}, got {args.name!r}")
         run = RunDirectory(args.run)

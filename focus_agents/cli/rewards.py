@@ -1,10 +1,10 @@
 """Which reward trains best? The same start and budget for each, several seeds, one report.
 
 How to run (30 to 40 minutes on 2 cores; what is done already is not done again, so an interrupted call is repeated):
-    python experiments/benchmark_rewards.py
-    python experiments/benchmark_rewards.py --rewards iou giou "iou:1,format:0.5,copy:0.5" --seeds 0 1 2
+    focus rewards
+    focus rewards --rewards iou giou "iou:1,format:0.5,copy:0.5" --seeds 0 1 2
 
-A reward is a spec as for run_grpo.py, or the name of a term, which then comes with format:0.5. Each run of GRPO is a
+A reward is a spec as for `focus grpo`, or the name of a term, which then comes with format:0.5. Each run of GRPO is a
 trial of Ray Tune; as many go at once as there are cores or GPUs. Results: --output-dir with a folder for each run, and
 in --report-dir rewards_report.md, .html (one file with its pictures) and .json.
 """
@@ -20,7 +20,8 @@ import ray
 import tyro
 from rich.console import Console
 
-from focus_agents.cli.common import RayArguments, load_reward, part_of, quiet_libraries, user_errors
+from focus_agents.cli.common import RayArguments, load_reward, part_of, quiet_libraries
+from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import TrainingError
 from focus_agents.grpo.arguments import GRPOArguments
 from focus_agents.models.loading import Precision
@@ -58,7 +59,7 @@ class Args(GRPOArguments, RayArguments):
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
         study = check_arguments(args)
     console = Console()
     console.print(f"runs: {study.folder}", highlight=False)
@@ -69,11 +70,11 @@ def main() -> None:
         with runs_progress(len(runs), num_done, console) as on_done:
             run_study(study, lambda run: on_done(run.folder))
     except TrainingError as error:
-        console.print(f"error: {error}", style="red", highlight=False)
+        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False)
         raise SystemExit(1) from None
     finally:
         ray.shutdown()
-    command = shlex.join(["python", "experiments/benchmark_rewards.py", *sys.argv[1:]])
+    command = shlex.join(["focus", "rewards", *sys.argv[1:]])
     report = write_report(study, args.report_dir or study.folder, command=command)
     console.print(report.read_text(), highlight=False, soft_wrap=True, markup=False)
     console.print(f"with pictures: {report.with_suffix('.html')}", highlight=False)

@@ -1,18 +1,18 @@
-"""Stage 1: supervised fine-tuning with attention loss, on this machine or on a Ray cluster.
+r"""Stage 1: supervised fine-tuning with attention loss, on this machine or on a Ray cluster.
 
 How to run:
-    python experiments/run_sft.py --name my-sft
+    focus sft --name my-sft
 
 Without the attention loss, or as the baseline that names the object (IPLoc):
-    python experiments/run_sft.py --beta 0
-    python experiments/run_sft.py --beta 0 --template iploc
+    focus sft --beta 0
+    focus sft --beta 0 --template iploc
 
 The paper's settings, on a cluster:
-    python experiments/run_sft.py --preset paper --ray-address auto --num-workers 8 --use-gpu --dataset got10k \
+    focus sft --preset paper --ray-address auto --num-workers 8 --use-gpu --dataset got10k \
         --data-root /data/got10k
 
 Results: runs/<name>/ with metrics.jsonl, summary.json, samples/validation.png and checkpoints/final, a policy in
-transformers' format, which run_grpo.py takes as --init-from. `--resume runs/<name>` goes on after an interruption.
+transformers' format, which `focus grpo` takes as --init-from. `--resume runs/<name>` goes on after an interruption.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from focus_agents.cli.common import (
     quiet_libraries,
     restore_arguments,
     run_path,
-    user_errors,
 )
+from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import TrainingError
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.sft.settings import SFTConfig, SFTSchedule
@@ -114,7 +114,7 @@ PRESETS: Mapping[str, Args] = {
 
 def main() -> None:
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
         args = parse_arguments(sys.argv[1:])
         if args.resume is not None:
             run = RunDirectory(args.resume)
@@ -131,7 +131,7 @@ def main() -> None:
     try:
         summary = train_sft(plan, workers, console=console)
     except TrainingError as error:
-        console.print(f"error: {error}", style="red", highlight=False)
+        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False)
         raise SystemExit(1) from None
     finally:
         ray.shutdown()

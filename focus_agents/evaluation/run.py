@@ -127,7 +127,7 @@ def _check_episodes(cell: Cell, answered: Sequence[AnswerRecord], episodes: Epis
     if found != last.answer.episode_id:
         raise ValueError(
             f"data set {cell.dataset!r}, {cell.shots} shots: episode {last.index} was {last.answer.episode_id!r} when "
-            f"it was answered, and is {found!r} now; choose another --output-dir"
+            f"it was answered, and is {found!r} now; choose another `output_dir`"
         )
 
 
@@ -171,7 +171,7 @@ class Answerer:
         except Exception as error:
             raise EvaluationError(
                 f"{chunk}: {type(error).__name__}: {error}. The answers so far are kept: mend it, and repeat the "
-                "command with their folder as --output-dir"
+                "command with their folder as `output_dir`"
             ) from error
         records = []
         for group in groups:
@@ -249,7 +249,7 @@ def run_chunks(
             if stop.received is not None:
                 raise RunInterrupted(
                     f"stopped by {stop.received.name} after {num_done} episodes, which are kept; to go on, repeat the "
-                    f"command with --output-dir {results.path}",
+                    f"command with `output_dir` {results.path}",
                     signal_number=stop.received,
                 )
 
@@ -297,7 +297,7 @@ def _result(call: Any, chunk: Chunk) -> list[AnswerRecord]:
     except RayError as error:
         raise EvaluationError(
             f"{chunk}: its worker died {MAX_RESTARTS + 1} times ({type(error).__name__}), often for want of memory. "
-            "The answers so far are kept: repeat the command with their folder as --output-dir, perhaps with fewer "
-            "--num-workers or a smaller --batch-size"
+            "The answers so far are kept: repeat the command with their folder as `output_dir`, perhaps with fewer "
+            "`num_workers` or a smaller `batch_size`"
         ) from error
     return records

@@ -86,7 +86,7 @@ class GRPO(Algorithm):
         return self._runners.run(list(enumerate(episode_indices)), answer, batch_size=self.config.validation_batch_size)
 
     def save_policy(self, directory: Path) -> Path:
-        """Write the policy in transformers' format; `load_model` and `--init-from` read it."""
+        """Write the policy in transformers' format; `load_model` reads it."""
         with torch.no_grad():
             module = self.config.get_rl_module_spec(spaces=self.spaces, inference_only=True).build()
             module.set_state(self.learner_group.get_weights()[DEFAULT_MODULE_ID])

@@ -140,7 +140,7 @@ def _iterate(
             if stop.received is not None:
                 raise RunInterrupted(
                     f"stopped by {stop.received.name} after iteration {iteration} of {plan.num_iterations}; "
-                    f"go on with it by --resume {run.path}",
+                    f"go on with it by `resume` {run.path}",
                     signal_number=stop.received,
                 )
 

@@ -144,7 +144,7 @@ def _describe(error: Exception, run: RunDirectory) -> str:
     failures = getattr(error, "worker_failures", {})
     cause = next(iter(failures.items()), (None, error))
     who = "Ray Train" if cause[0] is None else f"worker {cause[0]}"
-    return f"{who} failed: {type(cause[1]).__name__}: {cause[1]}\ngo on from the last checkpoint by --resume {run.path}"
+    return f"{who} failed: {type(cause[1]).__name__}: {cause[1]}\ngo on from the last checkpoint by `resume` {run.path}"
 
 
 @contextlib.contextmanager

@@ -179,7 +179,7 @@ def render_report(summary: Mapping[str, Any]) -> str:
     grpo = f", {study['num_grpo_iterations']} iterations of stage 2" if has_grpo else ""
     parts = [
         "# The paper's ablation on synthetic scenes",
-        f"Written by `experiments/ablation.py`: seeds {', '.join(map(str, study['seeds']))}; {study['num_sft_steps']} "
+        f"Written by `focus ablation`: seeds {', '.join(map(str, study['seeds']))}; {study['num_sft_steps']} "
         f"steps of stage 1{grpo}; {study['num_episodes']} episodes a cell, four times as many for "
         f"{SPLITS[MAIN_SPLIT].title}. mIoU * 100, where unreadable answers count 0, with 95% "
         "intervals over seeds and episodes, or over the episodes alone where there is one seed. A run that is not done "

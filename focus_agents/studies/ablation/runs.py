@@ -87,9 +87,7 @@ def plan_run(study: Study, arm: str, seed: int) -> Run:
     if arm == BASE:
         digest = weights_digest(study.base)
         if digest is None:
-            raise ValueError(
-                f"base: expected a model with weights, got {study.base!r}; train one by run_pretraining.py"
-            )
+            raise ValueError(f"base: expected a model with weights, got {study.base!r}; train one by `focus pretrain`")
         return Run(arm, seed, study.folder / f"{BASE}-{digest[:8]}", study.base, ())
     definition = ARMS[arm]
     parent = plan_run(study, definition.parent, seed)

@@ -683,6 +683,7 @@ def test_evaluations_of_several_calls_make_one_table(
         assert sheet.height > 4 * 160
     error = main_error("evaluate", [*common, "--policy", "random", "--level", "5"], capsys)
     assert "data 'synthetic' was answered with other settings: level is 5 here and 3 there" in error
+    assert "Choose another --output-dir, or for a data set another --label" in error
 
 
 def test_a_bug_in_a_policy_is_shown_with_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

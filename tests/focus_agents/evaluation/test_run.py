@@ -288,7 +288,7 @@ class TestResuming:
             if num_done == 6:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        with pytest.raises(RunInterrupted, match=f"SIGTERM after 6 episodes.*--output-dir {tmp_path}") as info:
+        with pytest.raises(RunInterrupted, match=f"SIGTERM after 6 episodes.*`output_dir` {tmp_path}") as info:
             run_chunks(plan, results, pending_chunks(plan, results), on_done=stop)
         assert info.value.exit_code == 143
         assert done == [3, 6]
@@ -302,7 +302,7 @@ class TestRefusals:
     def test_other_settings_are_named(self, tmp_path: Path) -> None:
         run(tmp_path, make_plan())
         with pytest.raises(
-            ValueError, match=r"data 'fake' .*: level is 5 here and 3 there\. Choose another --output-d"
+            ValueError, match=r"data 'fake' .*: level is 5 here and 3 there\. Choose another `output_dir`"
         ):
             open_results(tmp_path, make_plan(), level=5)
         with pytest.raises(ValueError, match="split is 'val' here and None there"):
