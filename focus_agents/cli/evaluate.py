@@ -42,6 +42,7 @@ from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.evaluation.run import Chunk, EvaluationPlan, pending_chunks, run_chunks
 from focus_agents.evaluation.sheets import write_sheet
 from focus_agents.reports.tables import text_table
+from focus_agents.rollout.records import MAX_COMPLETION_TOKENS
 from focus_agents.runs.progress import progress_bar
 from focus_agents.settings import Settings, as_dict
 from focus_env.errors import DatasetError, MissingDependencyError
@@ -71,7 +72,7 @@ class Args(Settings):
     """Episodes, from the split's front; fewer if it has fewer."""
     batch_size: Annotated[int, Ge(1)] = 32
     """Episodes answered together."""
-    max_completion_tokens: Annotated[int, Ge(1)] = 50
+    max_completion_tokens: Annotated[int, Ge(1)] = MAX_COMPLETION_TOKENS
     """Tokens at which an answer is cut."""
     output_dir: Path | None = None
     """Folder of the results; one that is there already is gone on with, and may get further policies, data sets and
@@ -97,7 +98,7 @@ def main() -> None:
         args = parse(Args, __doc__, old_flags=OLD_FLAGS)
         plan, results, chunks = check_arguments(args)
     console.print(f"results: {results.path}", highlight=False)
-    answer(args, plan, results, chunks, console)
+    answer_chunks(args, plan, results, chunks, console)
     answered = {chunk.cell for chunk in chunks}
     for cell in plan.cells():
         if cell in answered or not results.sheet(cell).exists():
@@ -150,7 +151,9 @@ def check_devices(args: Args) -> None:
         )
 
 
-def answer(args: Args, plan: EvaluationPlan, results: ResultsFolder, chunks: list[Chunk], console: Console) -> None:
+def answer_chunks(
+    args: Args, plan: EvaluationPlan, results: ResultsFolder, chunks: list[Chunk], console: Console
+) -> None:
     """Answer what is missing. A policy that raises ends the run with its traceback."""
     if not chunks:
         return

@@ -79,7 +79,7 @@ def score(name: str, num_episodes: int) -> dict[str, tuple[float, float, float]]
     for split_name, shots in [*((MAIN_SPLIT, shots) for shots in SPLITS[MAIN_SPLIT].shots), ("shuffled", 4)]:
         dataset = split_episodes(split_name, shots, num_episodes)
         env = gymnasium.make(ENV_ID, dataset=dataset, template=policy.template)
-        answers = evaluate(env, policy, range(num_episodes), max_completion_tokens=16, batch_size=64)
+        answers = evaluate(env, policy, range(num_episodes), batch_size=64)
         credits = [answer.credit for answer in answers]
         label = f"{SPLITS[split_name].title}, {shots} shot{'s' * (shots > 1)}"
         scores[label] = (sum(credits) / len(credits), *bootstrap_interval(credits))

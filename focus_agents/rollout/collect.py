@@ -37,6 +37,7 @@ def collect_groups(
     Raises:
         ValueError: If an index is outside of the data set, or a wrapper changes actions or rewards.
     """
+    _check_wrappers(env)  # before an answer is paid for
     template = env.get_wrapper_attr("template")
     prompts: list[list[Message]] = []
     episodes: list[Episode] = []

@@ -791,7 +791,8 @@ def test_ablation_trains_answers_reports_and_does_nothing_twice(tmp_path: Path) 
     report = json.loads((tmp_path / "report/ablation.json").read_text())
     assert list(report["arms"]) == ["base", "attention", "attention-grpo"]
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
-        "ablation.json", "ablation.md", "ablation_sft.png", "ablation_grpo.png", "ablation_answers.png",
+        "ablation.json", "ablation.md", "ablation.html",
+        "ablation_sft.png", "ablation_grpo.png", "ablation_answers.png",
     }  # fmt: skip
     weights = sorted((tmp_path / "runs").glob("*/checkpoints/final/model.safetensors"))
     assert len(weights) == 2

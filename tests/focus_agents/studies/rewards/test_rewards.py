@@ -17,6 +17,7 @@ from focus_agents.cli.common import TrainingDataArguments, flat
 from focus_agents.cli.grpo import TrainingArguments
 from focus_agents.errors import TrainingError
 from focus_agents.grpo.settings import GRPOSchedule, LearningSettings, SamplingSettings
+from focus_agents.reports.documents import to_html
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.studies.rewards import report
 from focus_agents.studies.rewards.runs import Run, Study, check_study, plan_run, plan_study, reward_of, run_study
@@ -183,6 +184,25 @@ def test_the_files(study: Study, tmp_path: Path) -> None:
     assert names == {f"rewards_report{end}" for end in (".md", ".html", ".json", "_curves.png", "_answers.png")}
     assert json.loads((folder / "rewards_report.json").read_text())["rewards"] == REWARDS
     assert (folder / "rewards_report.html").read_text().count("data:image/png") == 2
+
+
+def test_names_are_shown_as_they_are(study: Study, tmp_path: Path) -> None:
+    summary = report.summarize_study(study)
+    text = json.dumps({**summary, "start": "runs/<i>_a_"}).replace("giou", "<b>|`x")
+    pictures = (tmp_path / "curves.png", tmp_path / "sheet.png")
+    for picture in pictures:
+        picture.write_bytes(b"PNG")
+    found = report.render_report(json.loads(text), *pictures, command="python `here`.py --rewards '<b>|x'")
+    assert "Written by `` python `here`.py --rewards '<b>|x' ``: 2 iterations of GRPO from runs/\\<i>\\_a\\_, " in found
+    assert "\n| \\<b>\\|\\`x | \\<b>\\|\\`x:1,format:0.5 |\n" in found
+    assert "`` <b>|`x `` trains better than `iou`: +20.0" in found
+    page = to_html(found, tmp_path)
+    assert (
+        "<code>python `here`.py --rewards '&lt;b&gt;|x'</code>: 2 iterations of GRPO from runs/&lt;i&gt;_a_, " in page
+    )
+    assert "<td>&lt;b&gt;|`x</td>\n<td>&lt;b&gt;|`x:1,format:0.5</td>" in page
+    assert "<code>&lt;b&gt;|`x</code> trains better than <code>iou</code>: +20.0" in page
+    assert not re.search("<[bi]>", page)
 
 
 # ---- runs
