@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import tyro
 
+from focus_agents.cli.common import parse
 from focus_agents.cli.main import COMMANDS as PROGRAM
 from focus_agents.evaluation import report as evaluation_report
 from focus_agents.reports.tables import figure, markdown_table
@@ -96,7 +96,7 @@ def run_tyro(arguments: type, words: list[str]) -> tuple[int, str]:
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
-            tyro.cli(arguments, args=words)
+            parse(arguments, None, words=words)
         except SystemExit as stop:
             return int(stop.code or 0), output.getvalue()
     return 0, output.getvalue()

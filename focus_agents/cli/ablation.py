@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from rich.console import Console
 
-from focus_agents.cli.common import quiet_libraries
+from focus_agents.cli.common import parse, quiet_libraries
 from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import TrainingError
 from focus_agents.models.loading import load_config
@@ -60,9 +59,9 @@ class Args:
 
 
 def main() -> None:
-    args = tyro.cli(Args, description=__doc__)
     quiet_libraries()
     with user_errors(Args):
+        args = parse(Args, __doc__)
         study = check_arguments(args)
     console = Console()
     console.print(f"runs: {study.folder}", highlight=False)

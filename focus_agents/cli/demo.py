@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from focus_agents.cli.common import PolicyArguments, quiet_libraries
+from focus_agents.cli.common import PolicyArguments, PolicyName, parse, quiet_libraries
 from focus_agents.cli.errors import user_errors
 from focus_agents.policies.focus import FocusPolicy, locate
 from focus_env.boxes import validate_box
@@ -34,7 +34,7 @@ DRAWN: Mapping[str, Any] = {"split": "test", "level": 3, "distractors": "any", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(PolicyArguments):
+class Args:
     """From pictures to a box."""
 
     support: Annotated[tuple[tuple[Path, str], ...], tyro.conf.UseAppendAction] = ()
@@ -43,14 +43,16 @@ class Args(PolicyArguments):
     """The picture to answer for."""
     out: Path = Path("answer.png")
     """Where the picture of the answer goes."""
+    policy: PolicyName = "vlm:focus-small"
+    policies: PolicyArguments = PolicyArguments()
 
 
 def main() -> None:
-    args = tyro.cli(Args, description=__doc__)
     quiet_libraries()
     with user_errors(Args):
+        args = parse(Args, __doc__)
         supports, query = read_pictures(args)
-        spec = args.spec(args.policy)
+        spec = args.policies.spec(args.policy)
         policy = spec.build()
     if isinstance(policy, FocusPolicy):
         found = policy.locate(supports, query, with_attention=True)
@@ -70,7 +72,7 @@ def read_pictures(args: Args) -> tuple[list[tuple[ImageArray, Box]], ImageArray]
     """Supports and query, checked."""
     if args.out.suffix.lower() not in Image.registered_extensions() or not args.out.absolute().parent.is_dir():
         raise ValueError(f"--out {args.out}: expected a file such as answer.png in a folder that exists")
-    args.check_device()
+    args.policies.check_device()
     if bool(args.support) != (args.query is not None):
         raise ValueError("--support and --query: expected both, or neither for an episode that is drawn")
     if args.query is None:

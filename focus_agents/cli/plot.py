@@ -13,6 +13,7 @@ from pathlib import Path
 
 import tyro
 
+from focus_agents.cli.common import parse
 from focus_agents.cli.errors import user_errors
 from focus_agents.reports.plotting import plot_runs
 
@@ -24,7 +25,7 @@ class Args:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders."""
     metrics: tuple[str, ...] = ("lm_loss", "support_mass", "validation_miou")
-    """What to draw; see METRICS in focus_agents/runs/folder.py. A layer is named by a slash: support_mass/0."""
+    """What to draw; see METRICS in focus_agents/runs/metrics.py. A layer is named by a slash: support_mass/0."""
     output: Path = Path("runs.png")
     """File of the picture; its ending decides the format."""
     window: int = 25
@@ -35,7 +36,7 @@ class Args:
 
 def main() -> None:
     with user_errors(Args):
-        args = tyro.cli(Args, description=__doc__)
+        args = parse(Args, __doc__)
         by_label: dict[str, list[Path]] = {}
         for run in args.runs:
             by_label.setdefault(run.name.rpartition("-")[0] or run.name, []).append(run)

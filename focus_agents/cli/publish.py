@@ -15,11 +15,10 @@ from typing import Any
 
 import gymnasium
 import torch
-import tyro
 
-from focus_agents.cli.common import quiet_libraries
+from focus_agents.cli.common import parse, quiet_libraries
 from focus_agents.cli.errors import user_errors
-from focus_agents.evaluation.greedy import evaluate
+from focus_agents.evaluation import evaluate
 from focus_agents.models.loading import SHIPPED_MODELS, WEIGHTS, load_model, load_processor, load_template
 from focus_agents.policies.focus import FocusPolicy
 from focus_agents.runs.checkpoint import save_policy
@@ -57,9 +56,9 @@ class Args:
 
 
 def main() -> None:
-    args = tyro.cli(Args, description=__doc__)
     quiet_libraries()
     with user_errors(Args):
+        args = parse(Args, __doc__)
         if args.name not in SHIPPED_MODELS:
             raise ValueError(f"name: expected one of {', '.join(SHIPPED_MODELS)}, got {args.name!r}")
         run = RunDirectory(args.run)
@@ -80,7 +79,7 @@ def score(name: str, num_episodes: int) -> dict[str, tuple[float, float, float]]
     for split_name, shots in [*((MAIN_SPLIT, shots) for shots in SPLITS[MAIN_SPLIT].shots), ("shuffled", 4)]:
         dataset = split_episodes(split_name, shots, num_episodes)
         env = gymnasium.make(ENV_ID, dataset=dataset, template=policy.template)
-        answers = evaluate(env, policy, range(num_episodes), max_completion_tokens=16, batch_size=64)
+        answers = evaluate(env, policy, range(num_episodes), batch_size=64)
         credits = [answer.credit for answer in answers]
         label = f"{SPLITS[split_name].title}, {shots} shot{'s' * (shots > 1)}"
         scores[label] = (sum(credits) / len(credits), *bootstrap_interval(credits))

@@ -3,6 +3,6 @@
 Training does not belong here; the stages call `evaluate` to validate.
 """
 
-from focus_agents.evaluation.greedy import evaluate
+from focus_agents.evaluation.answers import evaluate
 
 __all__ = ["evaluate"]

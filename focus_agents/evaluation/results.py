@@ -4,7 +4,8 @@ runs/<evaluation>/
   config.json               what was asked: data sets, policies, and the cells of the table
   answers/<cell>.jsonl      one line per answered episode, in the order in which they were answered
   sheets/<cell>.png         the best, the worst and some other episodes
-  summary.json, report.md   every figure, and the tables
+  summary.json              every figure
+  report.md, report.html    the tables
 """
 
 from __future__ import annotations

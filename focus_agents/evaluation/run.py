@@ -17,10 +17,10 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from focus_agents.errors import EvaluationError, RunInterrupted
+from focus_agents.evaluation.answers import answer_episodes
 from focus_agents.evaluation.results import MAX_TEXT, AnswerRecord, Cell, ResultsFolder
 from focus_agents.policies.registry import PolicySpec
-from focus_agents.rollout.collect import collect_groups
-from focus_agents.rollout.records import Generation, Policy, Sampling
+from focus_agents.rollout.records import Generation, Policy
 from focus_agents.runs.interruption import stop_requests
 from focus_env.env import ENV_ID
 from focus_env.errors import FocusError
@@ -141,12 +141,12 @@ class Answerer:
 
     def __init__(self, episodes: Mapping[int, EpisodeDataset], max_completion_tokens: int) -> None:
         self._episodes = episodes
-        self._sampling = Sampling(temperature=0.0, max_completion_tokens=max_completion_tokens)
+        self._max_completion_tokens = max_completion_tokens
         self._spec: PolicySpec | None = None
         self._policy: _Timed | None = None
 
     def answer(self, chunk: Chunk) -> list[AnswerRecord]:
-        """Answer the episodes of a chunk, greedily; whatever a policy draws depends on the episode alone.
+        """Answer the episodes of a chunk.
 
         Raises:
             EvaluationError: If the policy raises; the message names it and the episodes.
@@ -159,8 +159,12 @@ class Answerer:
         dataset, template = self._episodes[chunk.cell.shots], chunk.spec.load_template()
         env = gymnasium.make(ENV_ID, dataset=dataset, template=template)
         try:
-            groups = collect_groups(
-                env, self._policy, chunk.indices, group_size=1, sampling=self._sampling, seeds=chunk.indices
+            (groups,) = answer_episodes(
+                env,
+                self._policy,
+                chunk.indices,
+                max_completion_tokens=self._max_completion_tokens,
+                batch_size=len(chunk.indices),
             )
         except FocusError:
             raise

@@ -24,7 +24,7 @@ import torch
 import torch.distributed
 from safetensors.torch import save_file
 
-from focus_agents.evaluation.greedy import evaluate
+from focus_agents.evaluation import evaluate
 from focus_agents.models.adapters import base_model, merge_adapters
 from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import load_processor, load_trainable_model

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from focus_agents.policies.focus import FocusPolicy
+from focus_agents.reports.documents import to_markdown, write_document
 from focus_agents.reports.plotting import plot_runs
 from focus_agents.reports.tables import figure, markdown_table
 from focus_agents.runs.folder import RunDirectory
@@ -116,10 +117,10 @@ def _difference(scores: Scores, before: tuple[str, str], after: tuple[str, str])
 
 
 def write_report(study: Study, folder: Path) -> Path:
-    """Write `ablation.json`, `ablation.md` and its pictures, of the runs that were answered to the end.
+    """Write `ablation.json`, `ablation.md`, `ablation.html` and pictures, of the runs that were answered to the end.
 
     Returns:
-        The Markdown file.
+        The Markdown file; the HTML file lies beside it.
 
     Raises:
         ValueError: If there is no such run.
@@ -133,7 +134,7 @@ def write_report(study: Study, folder: Path) -> Path:
     _draw_curves(study, summary, folder)
     _draw_answers(study, summary, folder)
     report = folder / f"{REPORT_NAME}.md"
-    report.write_text(render_report(summary))
+    write_document(report, render_report(summary))
     return report
 
 
@@ -192,7 +193,7 @@ def render_report(summary: Mapping[str, Any]) -> str:
         "## Settings of stage 1",
         settings_table(summary),
     ]
-    return "\n\n".join(parts) + "\n"
+    return to_markdown(parts)
 
 
 def main_table(summary: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ import torch
 import transformers
 
 from focus_agents.errors import TrainingError
-from focus_agents.evaluation.greedy import evaluate
+from focus_agents.evaluation import evaluate
 from focus_agents.models.loading import load_model, load_processor, load_template, model_folder, weights_digest
 from focus_agents.models.vision import batch_pictures
 from focus_agents.policies.vlm import VLMPolicy

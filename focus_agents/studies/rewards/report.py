@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from focus_agents.reports.documents import Block, Heading, Paragraph, Picture, Table, to_html, to_markdown
+from focus_agents.reports.documents import code, picture, plain, to_markdown, write_document
 from focus_agents.reports.plotting import Series, plot_bands, read_series
-from focus_agents.reports.tables import figure
+from focus_agents.reports.tables import figure, markdown_table
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.studies.rewards.runs import Study, plan_run
 from focus_env.metrics import ScoredAnswer, seeds_bootstrap_interval
@@ -83,9 +83,9 @@ def summarize_study(study: Study) -> dict[str, Any]:
     return {
         "rewards": dict(study.rewards),
         "seeds": list(study.seeds),
-        "num_iterations": study.settings.num_iterations,
+        "num_iterations": study.plan.settings.num_iterations,
         "num_validation_episodes": len(next(iter(answers.values()))[0]),
-        "start": study.settings.source,
+        "start": study.plan.model.model,
         "scores": {
             name: {metric: _describe(array) for metric, array in metrics.items()} for name, metrics in values.items()
         },
@@ -145,7 +145,7 @@ def verdict(summary: Mapping[str, Any]) -> str:
         better, worse = (found["to"], found["from"])[::sign]
         low, high = sorted(sign * bound for bound in found["interval"])
         sentences.append(
-            f"`{better}` trains better than `{worse}`: +{100 * abs(found['mean']):.1f} mIoU * 100 "
+            f"{code(better)} trains better than {code(worse)}: +{100 * abs(found['mean']):.1f} mIoU * 100 "
             f"[{100 * low:+.1f}, {100 * high:+.1f}]."
         )
     return " ".join(sentences)
@@ -165,21 +165,17 @@ def write_report(study: Study, folder: Path, *, command: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     summary = summarize_study(study)
     (folder / f"{REPORT_NAME}.json").write_text(json.dumps(summary, indent=1) + "\n")
-    curves = Picture(folder / f"{REPORT_NAME}_curves.png", CURVES_CAPTION)
-    plot_bands(_curves(study), curves.path)
-    sheet = Picture(folder / f"{REPORT_NAME}_answers.png", SHEET_CAPTION)
-    _draw_answers(study, sheet.path)
-    blocks = report_blocks(summary, curves, sheet, command=command)
-    title = "Rewards, compared by what they train"
-    (folder / f"{REPORT_NAME}.html").write_text(to_html(title, blocks))
+    curves, sheet = (folder / f"{REPORT_NAME}_{name}.png" for name in ("curves", "answers"))
+    plot_bands(_curves(study), curves)
+    _draw_answers(study, sheet)
     report = folder / f"{REPORT_NAME}.md"
-    report.write_text(to_markdown(title, blocks))
+    write_document(report, render_report(summary, curves, sheet, command=command))
     return report
 
 
 def _curves(study: Study) -> dict[str, dict[str, list[Series]]]:
     """By panel and reward, a series for each seed."""
-    window = max(1, study.settings.num_iterations // 12)
+    window = max(1, study.plan.settings.num_iterations // 12)
     panels: dict[str, dict[str, list[Series]]] = {title: {} for title in (*SAMPLED_CURVES.values(), VALIDATION_TITLE)}
     answers = read_answers(study)
     for name in study.rewards:
@@ -187,7 +183,7 @@ def _curves(study: Study) -> dict[str, dict[str, list[Series]]]:
             lines = RunDirectory(plan_run(study, name, seed).folder).read_metrics()
             for metric, title in SAMPLED_CURVES.items():
                 panels[title].setdefault(name, []).append(read_series(lines, metric, window))
-            found = {0: answers[START][position], study.settings.num_iterations: answers[name][position]}
+            found = {0: answers[START][position], study.plan.settings.num_iterations: answers[name][position]}
             points = {step: float(np.mean([answer.credit for answer in given])) for step, given in found.items()}
             points |= {line["iteration"]: line["validation_miou"] for line in lines if "validation_miou" in line}
             steps = np.array(sorted(points), dtype=np.float64)
@@ -195,35 +191,31 @@ def _curves(study: Study) -> dict[str, dict[str, list[Series]]]:
     return panels
 
 
-def report_blocks(summary: Mapping[str, Any], curves: Picture, sheet: Picture, *, command: str) -> list[Block]:
-    """The report in the order in which it is read."""
+def render_report(summary: Mapping[str, Any], curves: Path, sheet: Path, *, command: str) -> str:
+    """The report in Markdown, in the order in which it is read."""
     num_pairs = len(summary["differences"]) // len(COMPARED)
-    return [
-        Paragraph(verdict(summary)),
-        Paragraph(
-            f"Written by `{command}`: {summary['num_iterations']} iterations of GRPO from {summary['start']}, seeds "
-            f"{', '.join(map(str, summary['seeds']))}, one greedy answer to each of "
-            f"{summary['num_validation_episodes']} validation episodes. Intervals are over seeds and episodes; with "
-            "few seeds they say that other seeds would hardly turn the sign, and little more."
-        ),
-        Heading("What was trained on"),
-        Table([["name", "reward"], *([name, spec] for name, spec in summary["rewards"].items())]),
-        Heading("After training"),
-        Table(score_rows(summary)),
-        Paragraph(
-            "All * 100. Whole images and copies of a support's box are what earns some IoU without looking. What was "
-            "sampled has the mean of the seeds, and the lowest and the highest of them."
-        ),
-        Heading("Learning curves"),
-        curves,
-        Heading("Differences, paired by seed and episode"),
-        Table(_difference_rows(summary)),
-        Paragraph(
-            f"In points of 100; the {num_pairs} intervals of a measure hold together with 95% confidence (Bonferroni)."
-        ),
-        Heading("Answers"),
-        sheet,
-    ]  # fmt: skip
+    parts = [
+        "# Rewards, compared by what they train",
+        verdict(summary),
+        f"Written by {code(command)}: {summary['num_iterations']} iterations of GRPO from {plain(summary['start'])}, "
+        f"seeds {', '.join(map(str, summary['seeds']))}, one greedy answer to each of "
+        f"{summary['num_validation_episodes']} validation episodes. Intervals are over seeds and episodes; with "
+        "few seeds they say that other seeds would hardly turn the sign, and little more.",
+        "## What was trained on",
+        markdown_table([["name", "reward"], *([name, spec] for name, spec in summary["rewards"].items())]),
+        "## After training",
+        markdown_table(score_rows(summary)),
+        "All * 100. Whole images and copies of a support's box are what earns some IoU without looking. What was "
+        "sampled has the mean of the seeds, and the lowest and the highest of them.",
+        "## Learning curves",
+        picture(curves, CURVES_CAPTION),
+        "## Differences, paired by seed and episode",
+        markdown_table(_difference_rows(summary)),
+        f"In points of 100; the {num_pairs} intervals of a measure hold together with 95% confidence (Bonferroni).",
+        "## Answers",
+        picture(sheet, SHEET_CAPTION),
+    ]
+    return to_markdown(parts)
 
 
 def score_rows(summary: Mapping[str, Any]) -> list[list[str]]:
@@ -253,7 +245,7 @@ def _range(values: Sequence[float]) -> str:
 
 def _draw_answers(study: Study, path: Path) -> None:
     """Validation episodes with the truth and an answer of each reward's model."""
-    episodes, answers = study.settings.load_validation(), read_answers(study)
+    episodes, answers = study.plan.validation_episodes, read_answers(study)
     colours = dict(zip(study.rewards, itertools.cycle(ANSWER_COLOURS), strict=False))
     rows = [
         render_episode(

@@ -16,8 +16,7 @@ from ray import tune
 from rich.console import Console
 
 from focus_agents.errors import TrainingError
-from focus_agents.grpo.arguments import GRPOArguments
-from focus_agents.grpo.train import CHECKPOINT_PREFIX, train_grpo
+from focus_agents.grpo.train import CHECKPOINT_PREFIX, GRPOPlan, train_grpo
 from focus_agents.runs.folder import RunDirectory
 from focus_env.rewards.weighted import WeightedReward
 
@@ -35,7 +34,8 @@ class Study:
         folder: Where runs and results go, an absolute path that all nodes share.
         rewards: What `WeightedReward.from_spec` takes, by the name that the report shows.
         seeds: Of training.
-        settings: The start and the budget, the same for all.
+        plan: The start and the budget, the same for all but the reward and the seed.
+        arguments: The same as plain values by name, for the digest of a run and for its config.json.
         cpus_per_run: CPU cores of a run.
         gpus_per_run: GPUs of a run, fractions allowed.
     """
@@ -43,7 +43,8 @@ class Study:
     folder: Path
     rewards: Mapping[str, str]
     seeds: tuple[int, ...]
-    settings: GRPOArguments
+    plan: GRPOPlan
+    arguments: Mapping[str, Any]
     cpus_per_run: int = 1
     gpus_per_run: float = 0.0
 
@@ -85,7 +86,7 @@ def plan_study(study: Study) -> list[Run]:
 
 def plan_run(study: Study, name: str, seed: int) -> Run:
     """Where a run is."""
-    decides = [study.rewards[name], seed, dataclasses.asdict(study.settings)]
+    decides = [study.rewards[name], seed, dict(study.arguments)]
     digest = hashlib.sha256(json.dumps(decides, default=str).encode()).hexdigest()[:8]
     slug = re.sub(r"[^\w.]+", "-", name).strip("-")
     return Run(name, seed, study.folder / f"{slug}-seed{seed}-{digest}")
@@ -96,18 +97,14 @@ def check_study(study: Study) -> None:
 
     Raises:
         ValueError: If a reward, a seed or a setting is wrong.
-        DatasetError: If there are no such episodes.
         CheckpointError: If there is no such model.
     """
     if len(study.rewards) < 2:
         raise ValueError(f"rewards: expected two or more different ones to compare, got {list(study.rewards)}")
     if not study.seeds or len(set(study.seeds)) < len(study.seeds) or min(study.seeds) < 0:
         raise ValueError(f"seeds: expected different numbers, 0 or more, got {study.seeds}")
-    study.settings.plan()
-    training, validation = study.settings.load_training(), study.settings.load_validation()
     for spec in study.rewards.values():
-        reward = WeightedReward.from_spec(spec)
-        study.settings.grpo_config(training, validation, reward=reward, seed=study.seeds[0]).validate()
+        dataclasses.replace(study.plan, reward=WeightedReward.from_spec(spec)).config().validate()
 
 
 def run_study(study: Study, on_done: Callable[[Run], None]) -> None:
@@ -168,21 +165,22 @@ class _Progress(tune.Callback):
 def train_run(config: dict[str, Any], *, study: Study) -> None:
     """The work of one trial: a GRPO run in this process, from its start or its newest checkpoint."""
     name, seed = config["run"]
-    run, settings = plan_run(study, name, seed), study.settings
+    run = plan_run(study, name, seed)
     torch.set_num_threads(study.cpus_per_run)
-    training, validation = settings.load_training(), settings.load_validation()
-    reward = WeightedReward.from_spec(study.rewards[name])
-    grpo = settings.grpo_config(training, validation, reward=reward, seed=seed)
-    grpo = grpo.env_runners(num_env_runners=0, create_local_env_runner=True)
-    grpo = grpo.learners(num_learners=0, num_gpus_per_learner=study.gpus_per_run)
+    plan = dataclasses.replace(study.plan, reward=WeightedReward.from_spec(study.rewards[name]), seed=seed)
+    grpo = (
+        plan.config()
+        .env_runners(num_env_runners=0, create_local_env_runner=True)
+        .learners(num_learners=0, num_gpus_per_learner=study.gpus_per_run)
+    )
     is_resumed = any((run.folder / "checkpoints").glob(f"{CHECKPOINT_PREFIX}*"))
     directory = RunDirectory(run.folder) if is_resumed else _new_directory(run, study, reward=study.rewards[name])
     with (run.folder / "log.txt").open("a") as log:
         summary = train_grpo(
             grpo,
-            settings.plan(),
+            plan.schedule,
             directory,
-            validation,
+            plan.validation_episodes,
             is_resumed=is_resumed,
             console=Console(file=log, width=120),
         )
@@ -194,4 +192,4 @@ def _new_directory(run: Run, study: Study, *, reward: str) -> RunDirectory:
     (run.folder / "config.json").unlink(missing_ok=True)
     for name in ("metrics.jsonl", "samples/rollouts.jsonl"):
         (run.folder / name).unlink(missing_ok=True)
-    return RunDirectory.create(run.folder, dataclasses.asdict(study.settings) | {"reward": reward, "seed": run.seed})
+    return RunDirectory.create(run.folder, dict(study.arguments) | {"reward": reward, "seed": run.seed})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from focus_agents.cli.common import flat, parse
 from focus_agents.errors import TrainingError
 from focus_agents.models.loading import load_model, load_processor, load_template
 from focus_agents.runs.checkpoint import save_policy
@@ -61,19 +63,15 @@ def test_every_run_comes_after_the_one_that_it_starts_from_and_once(study: Study
 
 
 def test_every_arm_is_a_command_that_its_experiment_understands(study: Study) -> None:
-    import importlib
-
-    import tyro
-
     for arm in ARMS:
         command = plan_run(study, arm, seed=1).command
         if not command:
             continue
         module = importlib.import_module(command[1])
-        args = tyro.cli(module.Args, args=list(command[2:]))
-        assert (args.seed, args.shots, args.level, args.distractors) == (1, 4, 3, "any")
-        assert args.freeze_vision
-        assert args.num_steps == 2 if ARMS[arm].stage == "sft" else args.num_iterations == 1
+        args = flat(parse(module.Args, None, words=command[2:]))
+        assert (args["seed"], args["shots"], args["level"], args["distractors"]) == (1, 4, 3, "any")
+        assert args["freeze_vision"]
+        assert args["num_steps"] == 2 if ARMS[arm].stage == "sft" else args["num_iterations"] == 1
 
 
 def test_a_run_is_kept_under_all_that_decides_it(study: Study, base: Path, tmp_path: Path) -> None:

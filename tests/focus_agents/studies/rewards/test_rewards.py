@@ -13,23 +13,30 @@ import numpy as np
 import pytest
 import ray
 
+from focus_agents.cli.common import TrainingDataArguments, flat
+from focus_agents.cli.grpo import TrainingArguments
 from focus_agents.errors import TrainingError
-from focus_agents.grpo.arguments import GRPOArguments
+from focus_agents.grpo.settings import GRPOSchedule, LearningSettings, SamplingSettings
+from focus_agents.reports.documents import to_html
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.studies.rewards import report
 from focus_agents.studies.rewards.runs import Run, Study, check_study, plan_run, plan_study, reward_of, run_study
 from focus_env.metrics import ScoredAnswer
 from focus_env.types import Box, ParseStatus
 
-SETTINGS = GRPOArguments(
-    num_iterations=2, groups_per_iteration=2, rollout_batch_groups=2, group_size=2, level=1, shots=1,
-    num_validation_episodes=4, checkpoint_interval=1, max_completion_tokens=16,
-)  # fmt: skip
+ARGUMENTS = TrainingArguments(
+    data=TrainingDataArguments(level=1, shots=1),
+    sampling=SamplingSettings(groups_per_iteration=2, rollout_batch_groups=2, group_size=2, max_completion_tokens=16),
+    learning=LearningSettings(num_iterations=2),
+    validation=GRPOSchedule(num_validation_episodes=4, checkpoint_interval=1),
+)
 REWARDS = {"iou": "iou:1,format:0.5", "giou": "giou:1,format:0.5"}
 
 
-def make_study(folder: Path, **changes: Any) -> Study:
-    return Study(**({"folder": folder, "rewards": REWARDS, "seeds": (0, 1), "settings": SETTINGS} | changes))
+def make_study(folder: Path, *, arguments: TrainingArguments = ARGUMENTS, **changes: Any) -> Study:
+    plan = arguments.plan(reward="iou", seed=0)
+    study = {"folder": folder, "rewards": REWARDS, "seeds": (0, 1), "plan": plan, "arguments": flat(arguments)}
+    return Study(**(study | changes))
 
 
 @pytest.mark.parametrize(
@@ -53,8 +60,8 @@ def test_a_run_has_a_folder_for_all_that_decides_it(tmp_path: Path) -> None:
     assert [(run.name, run.seed) for run in runs] == [("iou", 0), ("giou", 0), ("iou", 1), ("giou", 1)]
     assert len({run.folder for run in runs}) == 4
     assert runs == plan_study(make_study(tmp_path, cpus_per_run=2))
-    longer = dataclasses.replace(SETTINGS, num_iterations=3)
-    others = [make_study(tmp_path, settings=longer), make_study(tmp_path, rewards={**REWARDS, "iou": "iou:2"})]
+    longer = dataclasses.replace(ARGUMENTS, learning=LearningSettings(num_iterations=3))
+    others = [make_study(tmp_path, arguments=longer), make_study(tmp_path, rewards={**REWARDS, "iou": "iou:2"})]
     assert all(plan_run(other, "iou", 0).folder != runs[0].folder for other in others)
     odd = plan_run(make_study(tmp_path, rewards={"../iou at": "iou:1", "b": "iou:1"}), "../iou at", 0)
     assert odd.folder.parent == tmp_path
@@ -68,9 +75,10 @@ def test_a_run_has_a_folder_for_all_that_decides_it(tmp_path: Path) -> None:
         ({"seeds": ()}, "seeds: expected different numbers"),
         ({"seeds": (1, 1)}, "seeds: expected different numbers"),
         ({"seeds": (-1,)}, "seeds: expected different numbers"),
-        ({"settings": dataclasses.replace(SETTINGS, num_iterations=0)}, "num_iterations: expected 1 or more, got 0"),
-        ({"settings": dataclasses.replace(SETTINGS, group_size=1)}, "group_size: expected 2 or more, got 1"),
-        ({"settings": dataclasses.replace(SETTINGS, split="trian")}, "split must be one of"),
+        (
+            {"arguments": dataclasses.replace(ARGUMENTS, data=TrainingDataArguments(split="trian"))},
+            "split must be one of",
+        ),
     ],
 )
 def test_what_is_wrong_is_found_before_training(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -176,6 +184,25 @@ def test_the_files(study: Study, tmp_path: Path) -> None:
     assert names == {f"rewards_report{end}" for end in (".md", ".html", ".json", "_curves.png", "_answers.png")}
     assert json.loads((folder / "rewards_report.json").read_text())["rewards"] == REWARDS
     assert (folder / "rewards_report.html").read_text().count("data:image/png") == 2
+
+
+def test_names_are_shown_as_they_are(study: Study, tmp_path: Path) -> None:
+    summary = report.summarize_study(study)
+    text = json.dumps({**summary, "start": "runs/<i>_a_"}).replace("giou", "<b>|`x")
+    pictures = (tmp_path / "curves.png", tmp_path / "sheet.png")
+    for picture in pictures:
+        picture.write_bytes(b"PNG")
+    found = report.render_report(json.loads(text), *pictures, command="python `here`.py --rewards '<b>|x'")
+    assert "Written by `` python `here`.py --rewards '<b>|x' ``: 2 iterations of GRPO from runs/\\<i>\\_a\\_, " in found
+    assert "\n| \\<b>\\|\\`x | \\<b>\\|\\`x:1,format:0.5 |\n" in found
+    assert "`` <b>|`x `` trains better than `iou`: +20.0" in found
+    page = to_html(found, tmp_path)
+    assert (
+        "<code>python `here`.py --rewards '&lt;b&gt;|x'</code>: 2 iterations of GRPO from runs/&lt;i&gt;_a_, " in page
+    )
+    assert "<td>&lt;b&gt;|`x</td>\n<td>&lt;b&gt;|`x:1,format:0.5</td>" in page
+    assert "<code>&lt;b&gt;|`x</code> trains better than <code>iou</code>: +20.0" in page
+    assert not re.search("<[bi]>", page)
 
 
 # ---- runs
