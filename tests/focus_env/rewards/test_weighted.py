@@ -256,7 +256,8 @@ class TestTermsOfInstalledPackages:
             (
                 "torn",
                 r"unknown term 'torn'.*; known are iou, .*, narrower\(width\), wide, widths_of_test; "
-                "reward term 'torn' of width-rewards 1.0 cannot be used: importing 'no_such_module:X' raised ModuleNotFoundError",
+                "reward term 'torn' of width-rewards 1.0 cannot be used: importing 'no_such_module:X' raised "
+                "ModuleNotFoundError",
             ),
         ],
     )
