@@ -25,7 +25,7 @@ from focus_agents.models.loading import Precision, load_processor, load_template
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.policies.registry import PolicySpec, policies_help
 from focus_agents.runs.folder import RunDirectory
-from focus_agents.settings import Settings
+from focus_agents.settings import Settings, deferred_checks
 from focus_env.boxes import CoordinateFrame
 from focus_env.datasets import datasets_help, load_dataset
 from focus_env.datasets.sampler import AbsentPolicy, BadPolicy, SamplingProtocol
@@ -318,7 +318,7 @@ def load_reward(text: str) -> WeightedReward:
         raise ValueError(f"{text}: {error}") from error
 
 
-A = TypeVar("A")
+A = TypeVar("A", bound=Settings)
 
 
 def parse(
@@ -345,13 +345,16 @@ def parse(
     """
     words = _renew(sys.argv[1:] if words is None else words, old_flags)
     options: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(
-        arguments,
-        description=description,
-        args=words,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.EnumChoicesFromValues),
-        **options,
-    )
+    with deferred_checks():  # inside, tyro would show a value that is out of its range in a way of its own
+        args = tyro.cli(
+            arguments,
+            description=description,
+            args=words,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.EnumChoicesFromValues),
+            **options,
+        )
+    args.check()
+    return args
 
 
 def _renew(words: Sequence[str], old_flags: Mapping[str, str | None]) -> list[str]:
@@ -395,7 +398,7 @@ def restore_arguments(args: A, stored: Mapping[str, Any], *, keep: Sequence[str]
         value = getattr(args, field.name)
         if field.name in keep:
             continue
-        if dataclasses.is_dataclass(value):
+        if isinstance(value, Settings):
             changes[field.name] = restore_arguments(value, stored, keep=keep)
         elif field.name in stored:
             found = stored[field.name]

@@ -20,10 +20,11 @@ from focus_agents.models.loading import SMALL, load_template
 from focus_agents.pretraining.settings import PretrainingConfig
 from focus_agents.pretraining.train import Pretraining
 from focus_agents.runs.folder import RunDirectory
+from focus_agents.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(Settings):
     """Pretraining of the small base model."""
 
     learning: PretrainingConfig = PretrainingConfig()

@@ -42,7 +42,7 @@ from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import TrainingError
 from focus_agents.models.settings import FinetuningSettings
 from focus_agents.runs.folder import RunDirectory
-from focus_agents.settings import join
+from focus_agents.settings import Settings, join
 from focus_agents.sft.settings import SFTConfig, SFTLearningSettings, SFTLossSettings, SFTSchedule
 from focus_agents.sft.train import Workers, check_plan, check_resumable, train_sft
 from focus_agents.sft.worker import SFTPlan
@@ -69,7 +69,7 @@ class ClusterArguments(RayArguments):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(Settings):
     """Stage 1: supervised fine-tuning of a localization policy."""
 
     preset: Literal["default", "paper"] = "default"
