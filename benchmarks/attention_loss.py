@@ -53,7 +53,7 @@ from benchmarks.measuring import (
     run_quietly_on_one_thread,
     take_turns,
 )
-from focus_agents.cli.common import quiet_libraries
+from focus_agents.cli.command_line import quiet_libraries
 from focus_agents.cli.errors import user_errors
 
 VARIANTS = ("plain", "ours", "eager")

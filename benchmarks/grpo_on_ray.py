@@ -47,7 +47,7 @@ from benchmarks.measuring import command, machine, print_line, run_quietly_on_on
 from benchmarks.on_ray.report import Line, build_tables, compare
 from benchmarks.on_ray.setup import CONTESTS, Args
 from benchmarks.on_ray.turns import measure
-from focus_agents.cli.common import quiet_libraries
+from focus_agents.cli.command_line import quiet_libraries
 from focus_agents.cli.errors import user_errors
 
 NUM_CPUS = 8
