@@ -164,7 +164,7 @@ def report_notes(summary: Mapping[str, Any]) -> list[str]:
         notes.append(f"{name}: {', '.join(told)}.")
     if any(cell["num_failed"] for cell in summary["cells"]):
         notes.append(
-            "failed: answers that a policy could not get; they count as unreadable. --retry-failed asks them again."
+            "failed: answers that a policy could not get; they count as unreadable. `retry_failed` asks them again."
         )
     if "published" in summary:
         notes.append(

@@ -17,13 +17,11 @@ from focus_agents.models.processing import EncodedPrompt, VLMProcessor, box_cell
 from focus_agents.models.support_mass import SupportProbe
 from focus_agents.models.vision import batch_pictures
 from focus_agents.policies.vlm import VLMPolicy
-from focus_agents.rollout.records import Generation, Policy, Sampling
+from focus_agents.rollout.records import MAX_COMPLETION_TOKENS, Generation, Policy, Sampling
 from focus_env.boxes import validate_box
 from focus_env.prompts import PromptTemplate
 from focus_env.spaces import Observation
 from focus_env.types import Box, ImageArray, ParseStatus
-
-MAX_COMPLETION_TOKENS = 50
 
 
 @dataclass(frozen=True, slots=True)

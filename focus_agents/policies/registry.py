@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from focus_agents.models.loading import Precision, load_processor, load_template, weights_digest
 from focus_agents.policies.localizers import FLOORS, Localizer, LocalizerPolicy
@@ -37,7 +37,7 @@ class PolicySpec:
 
     text: str
     template: str | None = None
-    frame: Literal["pixel", "norm_1", "norm_100", "norm_1000"] | None = None
+    frame: CoordinateFrame | None = None
     max_image_tokens: int | None = None
     device: str = "cpu"
     precision: Precision = "fp32"

@@ -19,7 +19,6 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from focus_env.boxes import iou
 from focus_env.overlap import ciou, covers_image, diou, giou, repeats_support
 from focus_env.parsing import ANSWER_CLOSE, ANSWER_OPEN
 from focus_env.registry import Registry
@@ -41,7 +40,7 @@ CURRICULUM_SWITCH = 0.5
 
 def iou_reward(answers: AnswerBatch) -> Values:
     """IoU with the target, in [0, 1] (arXiv:2605.31145)."""
-    return _settle_absent(iou(answers.boxes, answers.target_boxes), answers)
+    return _settle_absent(answers.ious, answers)
 
 
 def iou_squared_reward(answers: AnswerBatch) -> Values:
@@ -166,15 +165,14 @@ def present_reward(answers: AnswerBatch) -> Values:
 
 def whole_image_penalty(answers: AnswerBatch) -> Values:
     """-1 for answering the whole image, see `overlap.covers_image`, unless the target is the whole image; else 0."""
-    is_shortcut = covers_image(answers.boxes, answers.image_wh) & ~covers_image(answers.target_boxes, answers.image_wh)
-    return np.where(is_shortcut, -1.0, 0.0)
+    is_right = covers_image(answers.target_boxes, answers.image_wh)
+    return np.where(answers.is_whole_image & ~is_right, -1.0, 0.0)
 
 
 def copy_penalty(answers: AnswerBatch) -> Values:
     """-1 for repeating a support box, see `overlap.repeats_support`, unless the target is at its place, too; else 0."""
-    is_copy = repeats_support(answers.box_shares, answers.support_boxes)
     is_still = repeats_support(answers.target_shares, answers.support_boxes)
-    return np.where((is_copy & ~is_still).any(axis=-1), -1.0, 0.0)
+    return np.where((answers.copies_support & ~is_still).any(axis=-1), -1.0, 0.0)
 
 
 # ---- by name

@@ -17,8 +17,8 @@ from focus_agents.engine.forward import image_inputs
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading import load_model, load_processor, load_template
 from focus_agents.models.processing import EncodedPrompt
-from focus_agents.policies.focus import MAX_COMPLETION_TOKENS, FocusPolicy, Localization
-from focus_agents.rollout.records import Completion, Generation, Policy, Sampling
+from focus_agents.policies.focus import FocusPolicy, Localization
+from focus_agents.rollout.records import MAX_COMPLETION_TOKENS, Completion, Generation, Policy, Sampling
 from focus_agents.runs.checkpoint import save_policy
 from focus_env.boxes import CoordinateFrame
 from focus_env.env import observe

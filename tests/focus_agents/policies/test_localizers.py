@@ -40,7 +40,7 @@ def answer(locate: Any, *, num_completions: int = 1, seed: int = 0, shots: int =
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_an_observation_comes_back_from_its_prompt(name: str) -> None:
     seen = question()
-    seen["support_boxes"] += 1 / 3  # what no text in thousandths can hold
+    seen["support_boxes"] = seen["support_boxes"] + 1 / 3  # what no text in thousandths can hold
     back = read_observation(TEMPLATES[name].render(seen))
     np.testing.assert_array_equal(back["support_boxes"], seen["support_boxes"])
     np.testing.assert_array_equal(back["query_image"], seen["query_image"])

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from focus_agents.evaluation.greedy import evaluate
+from focus_agents.evaluation import evaluate
 from focus_agents.policies.openai import protocol as chat_protocol
 from focus_agents.policies.openai.cache import AnswerCache
 from focus_agents.policies.openai.policy import DEFAULT_BASE_URL, OpenAIPolicy
