@@ -16,6 +16,7 @@ Prints one JSON line per case, then a table.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import math
@@ -24,7 +25,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -214,6 +215,11 @@ def shaken(box: Box, rng: np.random.Generator) -> Box:
 # ---- measuring
 
 
+def score_one_by_one(peer: Callable[[Answer], float], answers: Sequence[Answer]) -> list[float]:
+    """The peer's turn."""
+    return [peer(answer) for answer in answers]
+
+
 def rate(action: Callable[[], object], count: int) -> float:
     """Boxes per second of CPU time, over as many calls as fill a turn."""
     calls, start = 0, time.thread_time()
@@ -259,16 +265,16 @@ def main() -> None:
     actions: dict[str, dict[str, Callable[[], object]]] = {}
     for name, term in TERMS.items():
         peer = PEERS[name]
-        np.testing.assert_allclose(term(batch), [peer(answer) for answer in answers], atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(term(batch), score_one_by_one(peer, answers), atol=1e-9, err_msg=name)
         actions[name] = {
-            "ours": lambda term=term: term(batch),
-            "peer": lambda peer=peer: [peer(answer) for answer in answers],
+            "ours": functools.partial(term, batch),
+            "peer": functools.partial(score_one_by_one, peer, answers),
         }
     actions["AnswerBatch.from_parses"] = {"ours": lambda: AnswerBatch.from_parses(episodes, parses, texts)}
 
     table = Table("case", "ours", "peer", "ratio", title="boxes per second and core")
     for name, sides in actions.items():
-        turns = {side: [] for side in sides}
+        turns: dict[str, list[float]] = {side: [] for side in sides}
         for _ in range(arguments.repetitions):
             for side, action in sides.items():
                 turns[side].append(rate(action, count))
