@@ -57,12 +57,14 @@ from benchmarks.measuring import (
     take_turns,
 )
 from focus_agents.cli.common import quiet_libraries, user_errors
+from focus_agents.engine.forward import image_inputs
 from focus_agents.models.attention import select_layers, set_focus_attention
+from focus_agents.models.inputs import IGNORED, PromptBatch
 from focus_agents.models.loading import TINY, load_processor
-from focus_agents.models.processing import PromptBatch, box_cells
+from focus_agents.models.processing import box_cells
 from focus_agents.models.tiny import MERGE_SIZE
 from focus_agents.sft.data import SFTBatch
-from focus_agents.sft.loss import IGNORED, attention_loss, lm_loss, margin_unit, support_delta
+from focus_agents.sft.loss import attention_loss, lm_loss, margin_unit, support_delta
 from focus_agents.sft.settings import SFTConfig
 from focus_agents.sft.step import accumulate_gradients, token_labels
 from focus_env.types import Box
@@ -197,13 +199,15 @@ def build_batch(num_tokens: int, model_config: Any) -> SFTBatch:
         support[0, start + torch.from_numpy(cells)] = True
     vision = model_config.vision_config
     patch_values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    patches = torch.randn(NUM_PICTURES * num_cells * MERGE_SIZE**2, patch_values, generator=generator)
     prompts = PromptBatch(
         prompt,
         torch.ones_like(prompt),
-        (prompt == model_config.image_token_id).int(),
-        torch.randn(NUM_PICTURES * num_cells * MERGE_SIZE**2, patch_values, generator=generator),
-        torch.tensor([[1, MERGE_SIZE * side, MERGE_SIZE * side]] * NUM_PICTURES),
+        prompt == model_config.image_token_id,
+        torch.tensor([[side, side]] * NUM_PICTURES),
         num_images=(NUM_PICTURES,),
+        images={"pixel_values": patches},
+        image_rows={"pixel_values": (len(patches),)},
     )
     answer = torch.tensor([text[-ANSWER_TOKENS:]])
     return SFTBatch(prompts, answer, torch.ones_like(answer, dtype=torch.bool), query, support)
@@ -224,9 +228,7 @@ def take_eager_step(
         output = model(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            mm_token_type_ids=torch.nn.functional.pad(prompts.mm_token_type_ids, (0, num_answer)),
-            pixel_values=prompts.pixel_values,
-            image_grid_thw=prompts.image_grid_thw,
+            **image_inputs(model, prompts, num_answer),
             use_cache=False,
             logits_to_keep=num_answer + 1,
             output_attentions=True,

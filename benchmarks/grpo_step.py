@@ -86,16 +86,17 @@ from benchmarks.measuring import (
     take_turns,
 )
 from focus_agents.cli.common import quiet_libraries, user_errors
-from focus_agents.engine.forward import prefill
+from focus_agents.engine.forward import image_inputs, prefill
 from focus_agents.engine.generation import Prefix, sample_completions
 from focus_agents.engine.scoring import score_completions
 from focus_agents.grpo.advantage import group_advantages, has_signal
 from focus_agents.grpo.loss import LossSettings, StepTotals, policy_loss
-from focus_agents.integrations.trl import TRLProcessor, trl_row
+from focus_agents.integrations.trl import trl_processor, trl_row
 from focus_agents.models.adapters import add_adapters, base_model
 from focus_agents.models.attention import set_focus_attention
+from focus_agents.models.inputs import EncodedPrompt, PromptBatch
 from focus_agents.models.loading import TINY, load_processor
-from focus_agents.models.processing import EncodedPrompt, PromptBatch, VLMProcessor
+from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.tiny import MERGE_SIZE, build_config
 from focus_agents.rollout.records import Sampling
 from focus_env.prompts import TEMPLATES
@@ -358,9 +359,7 @@ def generate(setup: Setup, prompts: PromptBatch, *, is_greedy: bool = False) -> 
     tokens = base_model(setup.model).generate(
         input_ids=prompts.input_ids,
         attention_mask=prompts.attention_mask,
-        mm_token_type_ids=prompts.mm_token_type_ids,
-        pixel_values=prompts.pixel_values,
-        image_grid_thw=prompts.image_grid_thw,
+        **image_inputs(setup.model, prompts),
         num_return_sequences=1 if is_greedy else setup.size.group_size,
         max_new_tokens=setup.size.answer_tokens,
         suppress_tokens=setup.banned_token_ids,
@@ -499,7 +498,7 @@ def trl_trainer(
             reward_funcs=reward,
             args=config,
             train_dataset=Dataset.from_list([trl_row(messages) for messages in setup.messages]),
-            processing_class=TRLProcessor.of(processor),
+            processing_class=trl_processor(processor),
             callbacks=[callback],
         )
         trainer.remove_callback(PrinterCallback)
@@ -616,7 +615,7 @@ def check_same_as_trl(setup: Setup) -> float:
     inputs = spy.call_args.args[1]
     prompts = setup.collate(setup.encode())
     repeated = prompts.repeat(setup.size.group_size)
-    for name, ours in (("prompt_ids", repeated.input_ids), ("pixel_values", repeated.pixel_values)):
+    for name, ours in (("prompt_ids", repeated.input_ids), ("pixel_values", repeated.images["pixel_values"])):
         assert torch.equal(ours, inputs[name].to(ours)), f"{name}: TRL has others"
     shape = len(setup.messages), setup.size.group_size, setup.size.answer_tokens
     assert bool(inputs["completion_mask"].all()), "completions: expected none of TRL's to end before the limit"

@@ -84,7 +84,7 @@ class PolicySpec:
         """
         frame = None if self.frame is None else CoordinateFrame(self.frame)
         if self.name == "vlm":
-            return load_template(self.argument, name=self.template, frame=frame)
+            return load_template(self.argument, name=self.template, frame=frame, max_image_tokens=self.max_image_tokens)
         template = get_template(self.template or "default")
         return template if frame is None else dataclasses.replace(template, frame=frame)
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import torch
 
@@ -25,13 +24,22 @@ from focus_agents.engine.grammar import AnswerGrammar
 from focus_agents.engine.scoring import score_completions, shared_prefix_gap
 from focus_agents.models import attention
 from focus_agents.models.adapters import add_adapters, base_model
+from focus_agents.models.inputs import EncodedPrompt, PromptBatch
 from focus_agents.models.loading import load_trainable_model
-from focus_agents.models.processing import EncodedPrompt, PromptBatch, VLMProcessor
+from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.shared_prefix import PackedAnswers, answer_mask, pack_answers
 from focus_env.env import observe
 from focus_env.prompts import get_template
 from tests.fakes import make_episode
-from tests.focus_agents.models.test_attention import EXACT_EAGER, FAMILIES, NUM_LAYERS, enable_checkpointing, make_model
+from tests.families import (
+    EXACT_EAGER,
+    FAMILIES,
+    NUM_LAYERS,
+    enable_checkpointing,
+    make_model,
+    patch_grid,
+    score_by_repetition,
+)
 
 CASES: dict[str, tuple[list[int], list[list[int]]]] = {
     "one answer": ([0, 3], [[5], [2]]),
@@ -76,38 +84,6 @@ class Pair(NamedTuple):
 
     model: Any
     reference: Any
-
-
-def score_by_repetition(
-    model: Any,
-    prompts: Sequence[EncodedPrompt],
-    token_ids: torch.Tensor,
-    *,
-    temperature: float = 1.0,
-    banned_token_ids: Sequence[int] = (),
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The oracle: each completion behind its own copy of prompt and pictures, no cache, no padding, own positions.
-
-    Returns:
-        ([N, G, T] log-probabilities with gradient, [N, G, T, V] all of them).
-    """
-    chosen, everything = [], []
-    for prompt, completions in zip(prompts, token_ids, strict=True):
-        num_completions, num_prompt_tokens = len(completions), len(prompt.input_ids)
-        ids = torch.cat([torch.tensor(prompt.input_ids).expand(num_completions, -1), completions], dim=1)
-        logits = model(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            mm_token_type_ids=(ids == model.config.image_token_id).int(),
-            pixel_values=torch.tensor(np.concatenate([prompt.pixel_values] * num_completions)),
-            image_grid_thw=torch.tensor(np.concatenate([prompt.image_grid_thw] * num_completions)),
-            use_cache=False,
-        ).logits[:, num_prompt_tokens - 1 : -1]
-        logits = logits / temperature
-        logits[..., list(banned_token_ids)] = -torch.inf
-        everything.append(logits.log_softmax(-1))
-        chosen.append(everything[-1].gather(-1, completions[..., None])[..., 0])
-    return torch.stack(chosen), torch.stack(everything)
 
 
 def shared(model: Any, group: Group, **options: Any) -> torch.Tensor:
@@ -424,10 +400,8 @@ class TestTraining:
         expected = learn(pair.reference, five, oracle)
         features = encode_images(model, five.batch)
         assert all(not part.requires_grad for part in features)
-        assert {part.shape for part in features} == {(int(five.batch.mm_token_type_ids.sum()), 64)}
-        batch = dataclasses.replace(
-            five.batch, pixel_values=five.batch.pixel_values[:0], image_features=tuple(features)
-        )
+        assert {part.shape for part in features} == {(int(five.batch.image_mask.sum()), 64)}
+        batch = dataclasses.replace(five.batch, images={}, image_rows={}, image_features=tuple(features))
         group = five._replace(batch=batch)
         visual = set(model.model.visual.parameters())
         with recorded(model.model.visual, lambda *_: None) as calls:
@@ -511,7 +485,7 @@ class TestTheRow:
 
     def test_a_prompt_is_there_once(self, pair: Pair, five: Group) -> None:
         num_columns = five.batch.input_ids.shape[1]
-        num_patches = len(five.batch.pixel_values)
+        num_patches = len(five.batch.images["pixel_values"])
         model = pair.model
         for score, shapes, times in (
             (shared, [(3, num_columns + 15)], 1),
@@ -547,7 +521,7 @@ class TestTheRow:
             expected = pair.reference.model.get_rope_index(
                 ids,
                 mm_token_type_ids=(ids == pair.model.config.image_token_id).int(),
-                image_grid_thw=torch.tensor(prompt.image_grid_thw),
+                image_grid_thw=patch_grid(prompt.grids),
             )[0][:, 0]
             ours = by_score[shared][:, n]
             num_prompt = len(prompt.input_ids)
