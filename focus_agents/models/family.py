@@ -164,7 +164,7 @@ class ModelFamily(abc.ABC):
 
     # ---- what a family may do better
 
-    def batch_pictures(self, model: Any) -> None:
+    def batch_pictures(self, model: Any) -> None:  # noqa: B027 - most families have nothing to do
         """Let the vision tower run many pictures at once where that is faster. Results stay the same but for rounding.
 
         By default nothing changes.

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy.typing as npt
 import torch
 from transformers import Qwen2VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
+from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from focus_agents.models.family import ImageSize, ModelFamily, ModelParts, PreprocessedImages
 from focus_agents.models.inputs import PromptBatch
@@ -111,7 +111,9 @@ class QwenVL(ModelFamily):
             return {PIXELS: prompts.images[PIXELS], **shared}
         embeddings, *deepstack = prompts.image_features
         # In the shape of the tower's own output. Qwen2-VL and Qwen2.5-VL have no deepstack features, and read none.
-        features = SimpleNamespace(pooler_output=[embeddings], deepstack_features=[[layer] for layer in deepstack])
+        features = BaseModelOutputWithDeepstackFeatures(
+            pooler_output=[embeddings], deepstack_features=[[layer] for layer in deepstack]
+        )
         return {"mm_encoder_outputs": {"image": features}, **shared}
 
     def image_features(self, model: Any, prompts: PromptBatch) -> tuple[torch.Tensor, ...]:
