@@ -87,8 +87,8 @@ def load_processor(name_or_path: str, *, max_image_tokens: int | None = None) ->
             long as wide); None keeps the model's own limit.
 
     Raises:
-        ValueError: If `max_image_tokens` is less than 4, the fewest that the model sees anything in.
-        CheckpointError: If it is none of these.
+        ValueError: If the model sees nothing in `max_image_tokens`.
+        CheckpointError: If there is no such model, or no family has its model type.
     """
     family = load_family(name_or_path)
     tokenizer = load_part(AutoTokenizer.from_pretrained, _assets(name_or_path))
@@ -292,8 +292,8 @@ def _load_whole(model_class: Any, name_or_path: str, *, expected: str = LANGUAGE
     options["output_loading_info"] = True
     model, info = load_part(model_class.from_pretrained, name_or_path, expected=expected, **options)
     if missing := sorted(info["missing_keys"]):
-        reason = f"{len(missing)} weights are missing, e.g. {missing[0]}"
-        raise CheckpointError(_not_loaded(name_or_path, reason, expected))
+        lack = f"{len(missing)} weights are missing, e.g. {missing[0]}"
+        raise CheckpointError(_not_loaded(name_or_path, lack, expected))
     return model
 
 
@@ -342,8 +342,7 @@ def weights_digest(name_or_path: str) -> str | None:
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
-            while block := stream.read(2**20):
-                digest.update(block)
+            hashlib.file_digest(stream, lambda: digest)
     return digest.hexdigest()
 
 
