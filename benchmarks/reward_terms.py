@@ -16,21 +16,18 @@ Prints one JSON line per case, then a table.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
 import math
-import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.measuring import command, machine, print_line
 from focus_env.overlap import COPY_IOU, WHOLE_IMAGE_SHARE
 from focus_env.parsing import ANSWER_CLOSE, ANSWER_OPEN
 from focus_env.rewards.answers import AnswerBatch
@@ -223,14 +220,14 @@ def rate(action: Callable[[], object], count: int) -> float:
     return calls * count / elapsed
 
 
-def machine() -> dict[str, str | int | None]:
-    """What the figures depend on."""
-    return {
-        "cpu": platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "numpy": importlib.metadata.version("numpy"),
-    }
+KEPT = [name for name, value in vars(AnswerBatch).items() if isinstance(value, cached_property)]
+
+
+def forget(batch: AnswerBatch) -> AnswerBatch:
+    """The batch without the overlaps that it keeps once a term has asked, so that each call computes its own."""
+    for name in KEPT:
+        vars(batch).pop(name, None)
+    return batch
 
 
 def main() -> None:
@@ -261,7 +258,7 @@ def main() -> None:
         peer = PEERS[name]
         np.testing.assert_allclose(term(batch), [peer(answer) for answer in answers], atol=1e-9, err_msg=name)
         actions[name] = {
-            "ours": lambda term=term: term(batch),
+            "ours": lambda term=term: term(forget(batch)),
             "peer": lambda peer=peer: [peer(answer) for answer in answers],
         }
     actions["AnswerBatch.from_parses"] = {"ours": lambda: AnswerBatch.from_parses(episodes, parses, texts)}
@@ -284,10 +281,10 @@ def main() -> None:
             "slowest_turn": round(min(turns["ours"])),
             "batch_size": count,
             "shots": arguments.shots,
-            "machine": machine(),
-            "command": " ".join(["python", *sys.argv]),
+            "machine": machine("cpu", ("numpy",)),
+            "command": command(),
         }
-        print(json.dumps(result), flush=True)
+        print_line(result)
         table.add_row(name, *("" if result[key] is None else f"{result[key]:,}" for key in ("ours", "peer", "ratio")))
     Console().print(table)
 

@@ -30,7 +30,6 @@ from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.metrics import rollout_metrics
 from focus_env.datasets.order import shuffled_indices
 from focus_env.metrics import ScoredAnswer
-from focus_env.prompts import get_template
 
 ROLLOUTS = "rollouts"
 
@@ -69,7 +68,7 @@ class GRPO(Algorithm):
         if self.config.async_steps:
             self._ahead = self._request_groups(self._num_iterations_done + 1, self.config.groups_per_iteration)
         with self._time(LEARNER_UPDATE_TIMER):
-            self._update(make_training_groups(groups, self.config))
+            self._update(make_training_groups(groups, self.config.settings, num_learners=self.config.num_learners))
         self._num_iterations_done += 1
         with self._time(SYNCH_WORKER_WEIGHTS_TIMER):
             self._sync_weights()
@@ -86,11 +85,11 @@ class GRPO(Algorithm):
         return self._runners.run(list(enumerate(episode_indices)), answer, batch_size=self.config.validation_batch_size)
 
     def save_policy(self, directory: Path) -> Path:
-        """Write the policy in transformers' format; `load_model` and `--init-from` read it."""
+        """Write the policy in transformers' format; `load_model` reads it."""
         with torch.no_grad():
             module = self.config.get_rl_module_spec(spaces=self.spaces, inference_only=True).build()
             module.set_state(self.learner_group.get_weights()[DEFAULT_MODULE_ID])
-            template = get_template(self.config.env_config.get("template", "default"))
+            template = self.config.template
             return save_policy(directory, merge_adapters(module.policy), module.processor, template=template)
 
     def _time(self, timer: str) -> Any:
@@ -131,14 +130,14 @@ class GRPO(Algorithm):
         if self.config.zero_variance != "refill":
             return sampled
         count = len(sampled)
-        chosen, silent = split_by_signal(sampled, self.config)
+        chosen, silent = split_by_signal(sampled, self.config.settings)
         for _ in range(self.config.max_refills):
             if len(chosen) == count:
                 break
             request = self._request_groups(self._num_iterations_done, count - len(chosen), first=len(sampled))
             more = self._runners.collect(request)
             sampled += more
-            others, still_silent = split_by_signal(more, self.config)
+            others, still_silent = split_by_signal(more, self.config.settings)
             chosen, silent = chosen + others, silent + still_silent
         return (chosen + silent)[:count]
 
@@ -154,7 +153,7 @@ class GRPO(Algorithm):
             num_learners=self.config.num_learners,
             groups_per_step=self.config.groups_per_step,
             micro_batch_groups=self.config.micro_batch_groups,
-            num_iterations=self.config.num_iterations,
+            num_passes=self.config.num_passes,
             # bnpo divides by what a micro-batch holds, so there a silent group changes the weight of others.
             skip_silent=self.config.kl_coeff == 0 and self.config.loss != "bnpo",
             seed=(self.config.seed or 0, self._num_iterations_done),

@@ -16,7 +16,7 @@ from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED, NUM_ENV_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
 
 import focus_env  # noqa: F401  (registers the environment in this process)
-from focus_agents.evaluation.greedy import evaluate
+from focus_agents.evaluation import evaluate
 from focus_agents.rollout.collect import collect_groups
 from focus_agents.rollout.records import RolloutGroup, Sampling
 from focus_env.errors import FocusError
@@ -41,9 +41,11 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
 
     def make_env(self) -> None:
         """Build the training environment, and the one for validation if the config has it."""
-        self.env = gymnasium.make(self.config.env, **self.config.env_config)
+        self.env = gymnasium.make(self.config.env, **{"template": self.config.template, **self.config.env_config})
         validation = self.config.validation_env_config
-        self.validation_env = None if validation is None else gymnasium.make(self.config.env, **validation)
+        self.validation_env = None
+        if validation is not None:
+            self.validation_env = gymnasium.make(self.config.env, **{"template": self.config.template, **validation})
 
     def make_module(self) -> None:
         """Build the policy; its weights arrive by `set_state`."""
@@ -104,7 +106,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
                 group_size=self.config.group_size,
                 sampling=Sampling(self.config.temperature, self.config.max_completion_tokens),
                 seeds=[_group_seed(self.config.seed, iteration, position) for position, _ in batch],
-                progress=self.config.progress_at(iteration),
+                progress=self.config.settings.progress_at(iteration),
             )
         num_steps = sum(len(group.rewards) for group in groups)
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, num_steps, reduce="sum")

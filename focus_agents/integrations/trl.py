@@ -10,13 +10,16 @@ imported here. Written for TRL 1.16.
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
+import numpy as np
 from PIL import Image
 
 from focus_agents.models.processing import VLMProcessor
+from focus_agents.rollout.collect import score_texts
 from focus_env.errors import MissingDependencyError
 from focus_env.types import ImagePart, Message
 
@@ -76,7 +79,10 @@ def trl_row(messages: Sequence[Message]) -> dict[str, Any]:
 
 
 class TRLReward:
-    """A reward function for TRL: what the environment's `step` pays for each answer.
+    """A reward function for TRL: what the environment's `step` would pay for each answer.
+
+    The answers to one episode are scored in one call. The episode comes from the data set, and none of its pictures is
+    decoded.
 
     Args:
         env: The one that `trl_dataset` was given, or one with the same episodes.
@@ -94,12 +100,17 @@ class TRLReward:
             completions: The answers.
             episode_index: The column of `trl_dataset`: what each of them answers.
         """
-        return [self._score(completion, index) for completion, index in zip(completions, episode_index, strict=True)]
-
-    def _score(self, completion: Completion, index: int) -> float:
-        self.env.reset(options={"episode_index": index})
-        text = completion if isinstance(completion, str) else completion[-1]["content"]
-        return float(self.env.step(text)[1])
+        places: dict[int, list[int]] = defaultdict(list)
+        texts: list[str] = []
+        for completion, index in zip(completions, episode_index, strict=True):
+            places[index].append(len(texts))
+            texts.append(completion if isinstance(completion, str) else completion[-1]["content"])
+        rewards = np.empty(len(texts))
+        dataset = self.env.get_wrapper_attr("dataset")
+        for index, group in places.items():
+            scores = score_texts(self.env, dataset[index], [texts[place] for place in group])
+            rewards[group] = scores.rewards
+        return [float(reward) for reward in rewards]
 
 
 def trl_processor(processor: VLMProcessor) -> Any:

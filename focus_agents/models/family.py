@@ -6,10 +6,9 @@
     family.parts(model).backbone(..., position_ids=positions, **family.image_inputs(model, prompts))
 
 Nothing outside `focus_agents.models` names a token, a field or a module of a family. To add one, subclass
-`ModelFamily` and either name an object of the class in the entry-point group `focus_agents.families` of a package,
-which every process finds, or pass it to `focus_agents.models.registry.register`, which this process finds. The model's
-class, configuration, tokenizer and image processor must be known to transformers' Auto classes; its layers must use
-transformers' attention interface, so that `focus_agents.models.attention` can stand in, and hand keywords down to it.
+`ModelFamily` and make an object of the class known, by an entry point or by `register` (see `registry.py`). The model's
+class, configuration, tokenizer and image processor must be known to transformers' Auto classes. Its layers must use
+transformers' attention interface, so that `attention.py` can stand in, and hand keywords down to it.
 
 Axis letters: N prompts, P prompt tokens, C answer columns, K pictures of all prompts together.
 """
@@ -68,6 +67,7 @@ class ModelFamily(abc.ABC):
     Methods that take a model want the transformers model itself, out of PEFT and DDP (`adapters.base_model`).
 
     Attributes:
+        name: Names the family in messages and entry points.
         model_types: The `model_type` of the configurations of its models.
         frame: The unit in which its models were trained to write coordinates, unless they were trained on here.
         image_token: Stands for a picture in the chat template's text, and repeated for each of its tokens in a prompt.
@@ -77,12 +77,23 @@ class ModelFamily(abc.ABC):
         end_token: Ends an answer; None: the tokenizer's own.
     """
 
+    name: str
     model_types: tuple[str, ...]
     frame: CoordinateFrame
     image_token: str
     never_sampled: tuple[str, ...]
     lora_targets: str
     end_token: str | None = None
+
+    @property
+    def usage(self) -> str:
+        """The name; a family takes no arguments."""
+        return self.name
+
+    @property
+    def summary(self) -> str:
+        """Which models belong to the family."""
+        return f"models of type {', '.join(self.model_types)}"
 
     # ---- pictures, by the image processor
 
@@ -176,4 +187,4 @@ class ModelFamily(abc.ABC):
         Raises:
             NotImplementedError: If the family has none.
         """
-        raise NotImplementedError(f"{type(self).__name__}: no processor of transformers for {self.model_types[0]}")
+        raise NotImplementedError(f"model family {self.name!r}: expected a processor of transformers, got none")

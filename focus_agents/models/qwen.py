@@ -192,8 +192,9 @@ LANGUAGE_MODEL_PROJECTIONS = r".*\blanguage_model\b.*\.(q|k|v|o|gate|up|down)_pr
 experts of a mixture are no modules of their own, so of these layers the attention's four get adapters."""
 
 
-def _family(*model_types: str, frame: CoordinateFrame) -> QwenVL:
+def _family(name: str, *model_types: str, frame: CoordinateFrame) -> QwenVL:
     return QwenVL(
+        name=name,
         model_types=model_types,
         frame=frame,
         image_token="<|image_pad|>",
@@ -202,6 +203,6 @@ def _family(*model_types: str, frame: CoordinateFrame) -> QwenVL:
     )
 
 
-QWEN2_VL = _family("qwen2_vl", frame=CoordinateFrame.NORM_1000)
-QWEN2_5_VL = _family("qwen2_5_vl", frame=CoordinateFrame.RESIZED_PIXEL)
-QWEN3_VL = _family("qwen3_vl", "qwen3_vl_moe", frame=CoordinateFrame.NORM_1000)
+QWEN2_VL = _family("qwen2_vl", "qwen2_vl", frame=CoordinateFrame.NORM_1000)
+QWEN2_5_VL = _family("qwen2_5_vl", "qwen2_5_vl", frame=CoordinateFrame.RESIZED_PIXEL)
+QWEN3_VL = _family("qwen3_vl", "qwen3_vl", "qwen3_vl_moe", frame=CoordinateFrame.NORM_1000)

@@ -18,13 +18,11 @@ from focus_agents.models.loading import Precision, check_fit, load_model, load_p
 from focus_agents.models.processing import VLMProcessor, box_cells
 from focus_agents.models.support_mass import SupportProbe
 from focus_agents.policies.vlm import VLMPolicy
-from focus_agents.rollout.records import Generation, Policy, Sampling
+from focus_agents.rollout.records import MAX_COMPLETION_TOKENS, Generation, Policy, Sampling
 from focus_env.boxes import validate_box
 from focus_env.prompts import PromptTemplate
 from focus_env.spaces import Observation
 from focus_env.types import Box, ImageArray, ParseStatus
-
-MAX_COMPLETION_TOKENS = 50
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,7 @@ class SFTExamples(Dataset[SFTExample]):
         if self.max_tokens is not None and num_tokens > self.max_tokens:
             raise ValueError(
                 f"episode {episode.episode_id!r}: expected at most {self.max_tokens} tokens, the model's context, got "
-                f"{num_tokens} with {len(spans.images)} pictures; lower --max-image-tokens or --shots"
+                f"{num_tokens} with {len(spans.images)} pictures; lower `max_image_tokens` or `shots`"
             )
         return SFTExample(prompt, answer, spans.images[-1], support_tokens(spans, episode, self.target))
 

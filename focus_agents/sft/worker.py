@@ -24,7 +24,7 @@ import torch
 import torch.distributed
 from safetensors.torch import save_file
 
-from focus_agents.evaluation.greedy import evaluate
+from focus_agents.evaluation import evaluate
 from focus_agents.models.adapters import base_model, merge_adapters, model_parts
 from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import load_processor, load_trainable_model
@@ -249,7 +249,7 @@ class SFTWorker:
             message = (
                 f"training stopped at step {step + 1}: expected a finite loss and gradient, got none in "
                 f"{self.progress.num_bad_in_a_row} steps in a row; the last batch is in {folder} (episodes {indices}). "
-                "Lower --lr or --grad-clip, or try --precision fp32; the last checkpoint is whole"
+                "Lower `lr` or `grad_clip`, or try `precision` fp32; the last checkpoint is whole"
             )
             (self.plan.run_path / FAILURE_FILE).write_text(json.dumps({"message": message}) + "\n")
 
@@ -342,7 +342,7 @@ def build_model(name: str, config: SFTConfig) -> Any:
 
 @contextlib.contextmanager
 def memory_advice() -> Iterator[None]:
-    """Name the flags that help where memory runs out."""
+    """Name the settings that help where memory runs out."""
     try:
         yield
     except RuntimeError as error:
@@ -350,6 +350,6 @@ def memory_advice() -> Iterator[None]:
         if not (isinstance(error, torch.OutOfMemoryError) or is_cpu_allocator):
             raise
         raise MemoryError(
-            f"out of memory: {error}. Lower --micro-batch-size or --max-image-tokens, or set --gradient-checkpointing, "
-            "--lora-rank 8 or --precision bf16"
+            f"out of memory: {error}. Lower `micro_batch_size` or `max_image_tokens`, or set `gradient_checkpointing`, "
+            "`lora_rank` 8 or `precision` bf16"
         ) from error

@@ -23,7 +23,8 @@ from focus_agents.models.processing import VLMProcessor
 from focus_agents.rollout.records import Sampling
 from focus_env.boxes import CoordinateFrame
 from focus_env.parsing import parse_answer
-from tests.families import FAMILIES, make_model, patch_grid, picture_inputs, score_by_repetition
+from tests.focus_agents.engine.oracle import score_by_repetition
+from tests.focus_agents.models.families import FAMILIES, make_model, patch_grid, picture_inputs
 
 NO_END = -1  # an end token that no model samples: every completion runs to the limit
 

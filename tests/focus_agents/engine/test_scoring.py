@@ -31,14 +31,14 @@ from focus_agents.models.shared_prefix import PackedAnswers, answer_mask, pack_a
 from focus_env.env import observe
 from focus_env.prompts import get_template
 from tests.fakes import make_episode
-from tests.families import (
+from tests.focus_agents.engine.oracle import score_by_repetition
+from tests.focus_agents.models.families import (
     EXACT_EAGER,
     FAMILIES,
     NUM_LAYERS,
     enable_checkpointing,
     make_model,
     patch_grid,
-    score_by_repetition,
 )
 
 CASES: dict[str, tuple[list[int], list[list[int]]]] = {

@@ -56,7 +56,7 @@ class Plan:
     num_tokens: list[int]
     num_learners: int
     groups_per_step: int | None
-    num_iterations: int
+    num_passes: int
     seed: tuple[int, int]
     silent: frozenset[int] = frozenset()
     skip_silent: bool = False
@@ -67,7 +67,7 @@ class Plan:
             num_learners=self.num_learners,
             groups_per_step=self.groups_per_step,
             micro_batch_groups=2,
-            num_iterations=self.num_iterations,
+            num_passes=self.num_passes,
             skip_silent=self.skip_silent,
             seed=self.seed,
         )
@@ -87,8 +87,8 @@ class TestPlan:
     @given(plans())
     def test_each_pass_uses_every_group_exactly_once(self, plan: Plan) -> None:
         steps = plan.steps()
-        assert len(steps) % plan.num_iterations == 0
-        per_pass = len(steps) // plan.num_iterations
+        assert len(steps) % plan.num_passes == 0
+        per_pass = len(steps) // plan.num_passes
         for start in range(0, len(steps), per_pass):
             used = [p for step in steps[start : start + per_pass] for shard in step.shards for p in shard]
             assert sorted(used) == list(range(len(plan.num_tokens)))
@@ -173,7 +173,7 @@ class TestPlan:
 
     def test_passes_and_seeds_shuffle_anew(self) -> None:
         def order(seed: tuple[int, ...]) -> list[list[tuple[int, ...]]]:
-            steps = plan_steps(sized_groups([1] * 12), num_learners=1, groups_per_step=2, num_iterations=2, seed=seed)
+            steps = plan_steps(sized_groups([1] * 12), num_learners=1, groups_per_step=2, num_passes=2, seed=seed)
             return [[step.shards[0] for step in half] for half in (steps[:6], steps[6:])]
 
         first, second = order((0, 1))
@@ -192,7 +192,7 @@ class TestTrainingData:
 
     def parcel(self, prompt: EncodedPrompt) -> GroupTrainingData:
         groups = {p: make_group(prompt, [p + 1, 2], first_id=10 + p) for p in range(7)}
-        steps = plan_steps(list(groups.values()), num_learners=3, groups_per_step=3, num_iterations=2)
+        steps = plan_steps(list(groups.values()), num_learners=3, groups_per_step=3, num_passes=2)
         return GroupTrainingData(groups=groups, steps=steps)
 
     def test_shards_are_disjoint_in_each_step_and_hold_all_of_it(self, prompts: list[EncodedPrompt]) -> None:

@@ -17,9 +17,11 @@ from focus_agents.models.loading import load_model, load_processor, load_templat
 from focus_agents.models.processing import VLMProcessor
 from focus_env.env import observe
 from focus_env.errors import MissingDependencyError
-from focus_env.types import ImagePart, Message
+from focus_env.rewards.answers import AnswerBatch
+from focus_env.rewards.weighted import WeightedReward
+from focus_env.types import Frame, ImagePart, Message
 from tests.fakes import FakeDataset, make_episode
-from tests.families import patch_grid
+from tests.focus_agents.models.families import patch_grid
 
 pytest.importorskip("trl", minversion="1.16", reason="TRL is not installed; `pip install trl` for its adapters")
 
@@ -128,6 +130,22 @@ def test_rewards_are_the_environments(options: dict[str, Any], as_messages: bool
     )
     assert found == expected
     assert {type(reward) for reward in found} == {float}
+
+
+def test_answers_to_an_episode_are_scored_together_without_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    monkeypatch.setattr(Frame, "image", lambda frame: decoded.append(frame.name))
+    seen: list[tuple[str | None, ...]] = []
+
+    def term(answers: AnswerBatch) -> np.ndarray[Any, Any]:
+        seen.append(answers.texts)
+        return np.array([float(text or 0) for text in answers.texts])
+
+    dataset = FakeDataset()
+    env = make_env(dataset=dataset, reward=WeightedReward({"mine": (term, 1.0)}))
+    assert TRLReward(env)(["1", "2", "3", "4", "5"], [3, 0, 3, 1, 0]) == [1, 2, 3, 4, 5]
+    assert seen == [("1", "3"), ("2", "5"), ("4",)]
+    assert (dataset.num_loads, decoded) == (3, [])
 
 
 def test_an_answer_for_each_episode() -> None:

@@ -33,7 +33,8 @@ from focus_agents.models.support_mass import ROWS_PER_BLOCK, SupportProbe, atten
 from focus_agents.sft.data import AttentionTarget, SFTBatch
 from focus_agents.sft.settings import Labels, MarginUnit, SFTConfig
 from focus_agents.sft.step import accumulate_gradients, measure_losses
-from tests.families import (
+from tests.focus_agents.models.families import (
+    ALL_LAYERS,
     EXACT_EAGER,
     FAMILIES,
     NUM_LAYERS,
@@ -45,8 +46,6 @@ from tests.families import (
     make_model,
     model_inputs,
 )
-
-ALL_LAYERS = frozenset(range(NUM_LAYERS))
 
 
 class Measurement(NamedTuple):

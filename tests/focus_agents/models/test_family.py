@@ -12,7 +12,6 @@ import json
 import pickle
 import re
 from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,9 +46,10 @@ from focus_env.boxes import CoordinateFrame
 from focus_env.env import observe
 from focus_env.prompts import get_template
 from focus_env.types import Box
-from tests import llava_family
 from tests.fakes import make_episode
-from tests.families import FAMILIES, make_model
+from tests.focus_agents.models import llava_family
+from tests.focus_agents.models.families import FAMILIES, make_model
+from tests.packages import install_package
 
 PACKAGE = Path(focus_agents.__file__).parent
 MODELS = PACKAGE / "models"
@@ -85,11 +85,9 @@ class Case(NamedTuple):
 @pytest.fixture(scope="module")
 def with_llava() -> Iterator[None]:
     """LLaVA's family is known, as after its package has registered it."""
-    before = dict(registry._families)
     registry.register(llava_family.LLAVA)
     yield
-    registry._families.clear()
-    registry._families.update(before)
+    del registry._registered["llava"]
 
 
 @pytest.fixture(scope="module", params=MODEL_TYPES)
@@ -341,18 +339,18 @@ class TestNativeFrame:
 class TestRegistry:
     """Families by model type."""
 
+    @pytest.fixture(autouse=True)
+    def registered(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, ModelFamily]:
+        """What `register` is given by a test; nothing at first."""
+        registered: dict[str, ModelFamily] = {}
+        monkeypatch.setattr(registry, "_registered", registered)
+        return registered
+
     def test_qwens(self) -> None:
         expected = {"qwen2_vl": QWEN2_VL, "qwen2_5_vl": QWEN2_5_VL, "qwen3_vl": QWEN3_VL, "qwen3_vl_moe": QWEN3_VL}
         assert {name: registry.find_family(name) for name in expected} == expected
+        assert "- qwen3_vl: models of type qwen3_vl, qwen3_vl_moe" in registry.FAMILIES.help()
 
-    @pytest.fixture
-    def known(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, ModelFamily]:
-        """The families, for a test to add to; Qwen's at first."""
-        families = {name: family for name, family in registry._families.items() if name != "llava"}
-        monkeypatch.setattr(registry, "_families", families)
-        return families
-
-    @pytest.mark.usefixtures("known")
     @pytest.mark.parametrize("load", [load_model, load_processor, load_template, load_family])
     def test_an_unknown_model_type_is_refused(self, load: Callable[[str], Any], tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text('{"model_type": "idefics3"}')
@@ -361,58 +359,45 @@ class TestRegistry:
         message = str(caught.value)
         assert message.startswith(f"model {str(tmp_path)!r} could not be loaded; expected one of focus-small, ")
         assert message.endswith(
-            ": model type 'idefics3': expected one of qwen2_5_vl, qwen2_vl, qwen3_vl, qwen3_vl_moe; add its family by "
-            "the entry-point group 'focus_agents.families' of a package, or with focus_agents.models.registry.register"
+            ": model type 'idefics3': expected qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe; add a family by the "
+            "entry-point group 'focus_agents.families' of a package, or with focus_agents.models.registry.register"
         )
 
     def test_what_is_told_needs_no_family(self, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text('{"model_type": "idefics3"}')
         assert load_template(str(tmp_path), frame=CoordinateFrame.NORM_1000) == get_template("default")
 
-    @pytest.fixture
-    def installed(self, known: dict[str, ModelFamily], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-        """A package is installed that names this object."""
+    def test_a_family_that_is_registered(self, registered: dict[str, ModelFamily]) -> None:
+        registry.register(llava_family.LLAVA)
+        registry.register(dataclasses.replace(llava_family.LLAVA))
+        assert registry.find_family("llava") == llava_family.LLAVA
+        greedy = dataclasses.replace(llava_family.LLAVA, name="greedy", model_types=("greedy", "qwen3_vl_moe"))
+        message = "model family 'greedy': expected model types without .* 'qwen3_vl_moe', which belongs to 'qwen3_vl';"
+        with pytest.raises(ValueError, match=message):
+            registry.register(greedy)
+        assert list(registered) == ["llava"]
 
-        def install(value: str) -> None:
-            entry = EntryPoint("llava", value, registry.ENTRY_POINT_GROUP)
-            monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group == entry.group else [])
-
-        return install
-
-    def test_another_packages_family(self, installed: Callable[[str], None]) -> None:
-        installed("tests.llava_family:LLAVA")
+    def test_a_family_of_another_package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        entries = {
+            "llava": "tests.focus_agents.models.llava_family:LLAVA",
+            "torn": "tests.focus_agents.models.llava_family:TORN",
+            "kind": "tests.focus_agents.models.llava_family:LlavaFamily",
+        }
+        install_package(monkeypatch, tmp_path, "my-families", registry.ENTRY_POINT_GROUP, entries)
         assert registry.find_family("llava") is llava_family.LLAVA
         assert registry.find_family("qwen2_vl") is QWEN2_VL
-        with pytest.raises(CheckpointError, match="model type 'idefics3': expected one of llava, qwen2_5_vl"):
+        with pytest.raises(CheckpointError) as caught:
             registry.find_family("idefics3")
+        for part in (
+            "expected qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, llava; ",
+            "model family 'torn' of my-families 1.0 cannot be used: importing",
+            "model family 'kind' of my-families 1.0 cannot be used: expected a ModelFamily, got ABCMeta",
+        ):
+            assert part in str(caught.value)
 
-    @pytest.mark.parametrize(
-        ("value", "message"),
-        [
-            ("tests.nowhere:LLAVA", r"model family 'llava': tests\.nowhere:LLAVA could not be loaded: No module named"),
-            ("tests.llava_family:BLAVA", r"model family 'llava': .* could not be loaded: .*BLAVA"),
-            ("tests.llava_family:SIDE", r"model family 'llava': expected an object of a class derived .* got int"),
-            ("tests.llava_family:LlavaFamily", r"model family 'llava': expected an object of a class .* got ABCMeta"),
-        ],
-    )
-    def test_another_packages_mistakes_are_named(
-        self, installed: Callable[[str], None], value: str, message: str
-    ) -> None:
-        installed(value)
-        assert registry.find_family("qwen2_vl") is QWEN2_VL, "known families do not suffer"
-        with pytest.raises(CheckpointError, match=message):
-            registry.find_family("llava")
-
-    def test_a_type_has_one_family(self, known: dict[str, ModelFamily]) -> None:
-        registry.register(dataclasses.replace(QWEN2_VL))
-        greedy = dataclasses.replace(llava_family.LLAVA, model_types=("llava", "qwen2_vl"))
-        with pytest.raises(ValueError, match=r"model type 'qwen2_vl': expected a type without .* QwenVL;"):
-            registry.register(greedy)
-        assert "llava" not in known
-
-    def test_no_processor_for_other_trainers(self, with_llava: None, processor: VLMProcessor) -> None:
+    def test_no_processor_for_other_trainers(self, processor: VLMProcessor) -> None:
         other = VLMProcessor(processor.tokenizer, llava_family.build_image_processor(), llava_family.LLAVA)
-        with pytest.raises(NotImplementedError, match="LlavaFamily: no processor of transformers for llava"):
+        with pytest.raises(NotImplementedError, match="model family 'llava': expected a processor of transformers"):
             trl_processor(other)
 
 

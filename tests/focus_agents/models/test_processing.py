@@ -19,7 +19,7 @@ from focus_env.parsing import write_answer
 from focus_env.prompts import TEMPLATES, get_template
 from focus_env.types import Box, ImageArray, ImagePart, Message, TextPart
 from tests.fakes import make_episode
-from tests.families import patch_grid, picture_inputs
+from tests.focus_agents.models.families import patch_grid, picture_inputs
 
 GREYS = (0, 90, 200)
 

@@ -13,7 +13,7 @@ from focus_agents.models.inputs import EncodedPrompt
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.tiny import SPECIAL_TOKENS, VOCAB_SIZE, build_config, build_image_processor, build_tokenizer
 from focus_agents.rollout.records import Sampling
-from tests.families import picture_inputs
+from tests.focus_agents.models.families import picture_inputs
 
 
 def test_the_files_are_what_the_module_builds(tmp_path: Path) -> None:

@@ -16,15 +16,15 @@ from transformers import AutoModelForImageTextToText
 from focus_agents.errors import CheckpointError
 from focus_agents.models.inputs import EncodedPrompt
 from focus_agents.models.loading import load_model, load_processor, load_template
-from focus_agents.policies.focus import MAX_COMPLETION_TOKENS, FocusPolicy, Localization
-from focus_agents.rollout.records import Completion, Generation, Policy, Sampling
+from focus_agents.policies.focus import FocusPolicy, Localization
+from focus_agents.rollout.records import MAX_COMPLETION_TOKENS, Completion, Generation, Policy, Sampling
 from focus_agents.runs.checkpoint import save_policy
 from focus_env.boxes import CoordinateFrame
 from focus_env.env import observe
 from focus_env.prompts import PromptTemplate, get_template
 from focus_env.types import Box, ImageArray, ImagePart, Message, ParseStatus, TextPart
 from tests.fakes import make_episode
-from tests.families import picture_inputs
+from tests.focus_agents.models.families import picture_inputs
 
 QUERY_WH = (80, 48)
 ANSWER = Box(8.0, 12.0, 40.0, 36.0)

@@ -25,7 +25,7 @@ from focus_env.env import observe
 from focus_env.prompts import TEMPLATES, get_template
 from focus_env.types import Box, Episode, Exemplar, Frame, Message, TextPart
 from tests.fakes import FakeDataset, make_episode
-from tests.families import patch_grid
+from tests.focus_agents.models.families import patch_grid
 
 TEMPLATE = get_template("compact")
 
@@ -160,7 +160,7 @@ class TestExamples:
     def test_a_prompt_beyond_the_context_is_refused(self, processor: VLMProcessor) -> None:
         num_tokens = len(SFTExamples([make_episode()], TEMPLATE, processor)[0].prompt.input_ids) + 25
         SFTExamples([make_episode()], TEMPLATE, processor, max_tokens=num_tokens)[0]
-        with pytest.raises(ValueError, match=r"'fake/0': expected at most 50 tokens, .* lower --max-image-tokens"):
+        with pytest.raises(ValueError, match=r"'fake/0': expected at most 50 tokens, .* lower `max_image_tokens`"):
             SFTExamples([make_episode()], TEMPLATE, processor, max_tokens=50)[0]
 
     def test_iploc_names_the_object_and_nothing_else_does(self, processor: VLMProcessor) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import os
 import subprocess
@@ -57,21 +56,14 @@ from focus_env.datasets.synthetic.shapes import (
     outline,
     outline_area,
 )
-from focus_env.types import Box, Episode
+from focus_env.types import Box
 from tests.contracts import assert_dataset_contract, assert_same_episode
+from tests.focus_env.datasets.synthetic.digests import digest
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 SHAPES = [(family, variant) for family in (*COMMON_FAMILIES, *HELD_OUT_FAMILIES) for variant in range(NUM_VARIANTS)]
 TEXTURES = [texture for group in TEXTURE_GROUPS for texture in group]
 SQUARE = Identity("rectangle", 0, "solid", 0, ("red",))
-
-
-def _digest(episode: Episode) -> str:
-    """A hash of all that an episode holds."""
-    frames = [*(exemplar.frame for exemplar in episode.support), episode.query_frame]
-    boxes = [*(exemplar.box for exemplar in episode.support), episode.target_box]
-    text = repr((episode.episode_id, episode.identity, boxes, [frame.name for frame in frames]))
-    return hashlib.sha256(text.encode() + b"".join(frame.image().tobytes() for frame in frames)).hexdigest()
 
 
 # arguments
@@ -123,10 +115,10 @@ def test_contract(level: int, shots: int) -> None:
 def test_items_are_byte_identical_in_another_process() -> None:
     script = (
         "from focus_env.datasets import SyntheticDataset\n"
-        "from tests.focus_env.datasets.synthetic.test_synthetic import _digest\n"
+        "from tests.focus_env.datasets.synthetic.digests import digest\n"
         "for level in (1, 5):\n"
         "    dataset = SyntheticDataset(level=level, seed=7, absent_fraction=0.5)\n"
-        "    print(*(_digest(dataset[index]) for index in (4, 999_999, 0)))\n"
+        "    print(*(digest(dataset[index]) for index in (4, 999_999, 0)))\n"
     )
     # Another hash seed, and another order of items, so that neither can matter.
     environment = os.environ | {"PYTHONHASHSEED": "12345"}
@@ -141,7 +133,7 @@ def test_items_are_byte_identical_in_another_process() -> None:
     theirs = [line.split() for line in result.stdout.splitlines()]
     for level, digests in zip((1, 5), theirs, strict=True):
         dataset = SyntheticDataset(level=level, seed=7, absent_fraction=0.5)
-        assert [_digest(dataset[index]) for index in (0, 4, 999_999)] == [digests[2], digests[0], digests[1]]
+        assert [digest(dataset[index]) for index in (0, 4, 999_999)] == [digests[2], digests[0], digests[1]]
 
 
 @pytest.mark.parametrize(
@@ -384,8 +376,8 @@ def test_eight_objects_of_a_small_split(
 def test_load_dataset_takes_a_number_of_objects() -> None:
     options: dict[str, Any] = {"shots": 1, "seed": 3, "level": 3, "num_objects": 5, "image_size": 56}
     loaded = load_dataset("synthetic", split="val", **options)
-    assert _digest(loaded[2]) == _digest(SyntheticDataset(split="val", **options)[2])
-    assert _digest(loaded[2]) != _digest(SyntheticDataset(split="val", **(options | {"num_objects": 4}))[2])
+    assert digest(loaded[2]) == digest(SyntheticDataset(split="val", **options)[2])
+    assert digest(loaded[2]) != digest(SyntheticDataset(split="val", **(options | {"num_objects": 4}))[2])
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -420,7 +412,7 @@ def test_kinds_of_distractors_share_their_targets() -> None:
     kinds: tuple[Distractors, ...] = get_args(Distractors)
     targets = [SyntheticDataset(level=3, distractors=kind)[5] for kind in kinds]
     assert len({episode.identity for episode in targets}) == 1
-    assert len({_digest(episode) for episode in targets}) == len(kinds)
+    assert len({digest(episode) for episode in targets}) == len(kinds)
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -1,16 +1,10 @@
-"""Tiny models of the families, and what transformers itself makes of them: the oracles of the parity tests.
-
-Keyword arguments are written out by hand here, not asked of the code that is tested.
-
-Axis letters: N prompts, G completions per prompt, T completion tokens, V vocabulary.
-"""
+"""Small random models of three families, a ragged batch for them, and what their gradients are compared by."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import (
     Qwen2_5_VLConfig,
@@ -25,7 +19,7 @@ from transformers import (
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from focus_agents.models.inputs import EncodedPrompt, PromptBatch
+from focus_agents.models.inputs import PromptBatch
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.sft.data import AttentionTarget, SFTBatch, SFTExamples
 from focus_env.prompts import get_template
@@ -36,6 +30,7 @@ FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 NUM_LAYERS = 3
 MERGE_SIZE = 2
 """Patches of the tiny models' pictures along a side of what becomes a token."""
+ALL_LAYERS = frozenset(range(NUM_LAYERS))
 EXACT_EAGER = "eager_with_softmax_in_the_dtype_of_its_input"
 Gradients = Mapping[str, torch.Tensor | None]
 
@@ -168,38 +163,6 @@ def model_inputs(batch: SFTBatch) -> dict[str, Any]:
         **picture_inputs(prompts, num_answer),
         "use_cache": False,
     }
-
-
-def score_by_repetition(
-    model: Any,
-    prompts: Sequence[EncodedPrompt],
-    token_ids: torch.Tensor,
-    *,
-    temperature: float = 1.0,
-    banned_token_ids: Sequence[int] = (),
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The oracle: each completion behind its own copy of prompt and pictures, no cache, no padding, own positions.
-
-    Returns:
-        ([N, G, T] log-probabilities with gradient, [N, G, T, V] all of them).
-    """
-    chosen, everything = [], []
-    for prompt, completions in zip(prompts, token_ids, strict=True):
-        num_completions, num_prompt_tokens = len(completions), len(prompt.input_ids)
-        ids = torch.cat([torch.tensor(prompt.input_ids).expand(num_completions, -1), completions], dim=1)
-        logits = model(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            mm_token_type_ids=(ids == model.config.image_token_id).int(),
-            pixel_values=torch.tensor(np.concatenate([prompt.images["pixel_values"]] * num_completions)),
-            image_grid_thw=patch_grid(prompt.grids).repeat(num_completions, 1),
-            use_cache=False,
-        ).logits[:, num_prompt_tokens - 1 : -1]
-        logits = logits / temperature
-        logits[..., list(banned_token_ids)] = -torch.inf
-        everything.append(logits.log_softmax(-1))
-        chosen.append(everything[-1].gather(-1, completions[..., None])[..., 0])
-    return torch.stack(chosen), torch.stack(everything)
 
 
 def assert_same_gradients(ours: Gradients, expected: Gradients, tolerance: float) -> None:

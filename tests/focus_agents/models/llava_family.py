@@ -62,6 +62,7 @@ def square(image_wh: ImageSize) -> ImageSize:
 
 
 LLAVA = LlavaFamily(
+    name="llava",
     model_types=("llava",),
     frame=CoordinateFrame.NORM_1,
     image_token="<|image_pad|>",
