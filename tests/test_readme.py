@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from focus_agents.cli.common import parse
+from focus_agents.cli.command_line import parse
 from focus_agents.cli.main import COMMANDS as PROGRAM
 from focus_agents.evaluation import report as evaluation_report
 from focus_agents.reports.tables import figure, markdown_table

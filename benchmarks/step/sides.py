@@ -11,7 +11,8 @@ from focus_agents.engine.forward import image_inputs, prefill
 from focus_agents.engine.generation import Prefix, sample_completions
 from focus_agents.engine.scoring import score_completions
 from focus_agents.grpo.advantage import group_advantages, has_signal
-from focus_agents.grpo.loss import LossSettings, StepTotals, policy_loss
+from focus_agents.grpo.loss import StepTotals, policy_loss
+from focus_agents.grpo.settings import GRPOSettings
 from focus_agents.models.adapters import base_model
 from focus_agents.models.attention import set_focus_attention
 from focus_agents.models.inputs import PromptBatch
@@ -96,7 +97,7 @@ def learn(
         flat.detach(),
         advantages.flatten().to(flat),
         torch.ones_like(flat),
-        settings=LossSettings(name="grpo", max_completion_tokens=num_tokens),
+        settings=GRPOSettings(loss="grpo", max_completion_tokens=num_tokens),
         totals=StepTotals(num_completions * num_tokens, num_completions, num_micro_batches=1),
     )
     loss.backward()

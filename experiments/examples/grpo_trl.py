@@ -19,7 +19,7 @@ import tyro
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from focus_agents.cli.common import quiet_libraries
+from focus_agents.cli.command_line import quiet_libraries
 from focus_agents.integrations.trl import TRLReward, trl_dataset, trl_processor
 from focus_agents.models.loading import load_model, load_processor, load_template
 from focus_env import ENV_ID

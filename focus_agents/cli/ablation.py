@@ -19,7 +19,7 @@ import torch
 from annotated_types import Ge
 from rich.console import Console
 
-from focus_agents.cli.common import parse, quiet_libraries
+from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import TrainingError
 from focus_agents.models.loading import load_config

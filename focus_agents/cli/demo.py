@@ -22,7 +22,8 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from focus_agents.cli.common import PolicyArguments, PolicyName, parse, quiet_libraries
+from focus_agents.cli.command_line import parse, quiet_libraries
+from focus_agents.cli.common import PolicyArguments, PolicyName
 from focus_agents.cli.errors import user_errors
 from focus_agents.policies.focus import FocusPolicy, locate
 from focus_agents.settings import Settings

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tyro
 
-from focus_agents.cli.common import parse
+from focus_agents.cli.command_line import parse
 from focus_agents.cli.errors import user_errors
 from focus_agents.reports.plotting import plot_runs
 from focus_agents.settings import Settings

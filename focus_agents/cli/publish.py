@@ -16,7 +16,7 @@ from typing import Any
 import gymnasium
 import torch
 
-from focus_agents.cli.common import parse, quiet_libraries
+from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.errors import user_errors
 from focus_agents.evaluation import evaluate
 from focus_agents.models.loading import SHIPPED_MODELS, WEIGHTS, load_model, load_processor, load_template

@@ -21,7 +21,8 @@ import ray
 from annotated_types import Ge
 from rich.console import Console
 
-from focus_agents.cli.common import RayArguments, flat, load_reward, parse, quiet_libraries
+from focus_agents.cli.command_line import flat, parse, quiet_libraries
+from focus_agents.cli.common import RayArguments, load_reward
 from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.cli.grpo import TrainingArguments
 from focus_agents.errors import TrainingError

@@ -28,16 +28,8 @@ import torch
 from annotated_types import Ge
 from rich.console import Console
 
-from focus_agents.cli.common import (
-    ModelArguments,
-    RayArguments,
-    RunArguments,
-    TrainingDataArguments,
-    flat,
-    parse,
-    quiet_libraries,
-    restore_arguments,
-)
+from focus_agents.cli.command_line import flat, parse, quiet_libraries, restore_arguments
+from focus_agents.cli.common import ModelArguments, RayArguments, RunArguments, TrainingDataArguments
 from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import TrainingError
 from focus_agents.models.settings import FinetuningSettings

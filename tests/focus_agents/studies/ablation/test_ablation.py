@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from focus_agents.cli.common import flat, parse
+from focus_agents.cli.command_line import flat, parse
 from focus_agents.errors import TrainingError
 from focus_agents.models.loading import load_model, load_processor, load_template
 from focus_agents.runs.checkpoint import save_policy

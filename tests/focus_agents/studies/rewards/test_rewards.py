@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import ray
 
-from focus_agents.cli.common import TrainingDataArguments, flat
+from focus_agents.cli.command_line import flat
+from focus_agents.cli.common import TrainingDataArguments
 from focus_agents.cli.grpo import TrainingArguments
 from focus_agents.errors import TrainingError
 from focus_agents.grpo.settings import GRPOSchedule, LearningSettings, SamplingSettings
