@@ -244,7 +244,7 @@ def test_a_frozen_vision_tower_sees_a_picture_once() -> None:
     frozen = {"freeze_vision": True}
     learner = build_learner(model_config=frozen, kl_coeff=0.1, num_passes=2)
     groups = sample_groups(learner)
-    assert all(group.prompt.image_features is not None and len(group.prompt.pixel_values) == 0 for group in groups)
+    assert all(group.prompt.image_features is not None and not group.prompt.images for group in groups)
     seen: list[int] = []
     for model in (module_of(learner).policy, module_of(learner).reference):
         model.model.visual.register_forward_hook(lambda *_: seen.append(1))
