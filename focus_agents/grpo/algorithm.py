@@ -22,6 +22,7 @@ from ray.rllib.utils.metrics import (
 
 from focus_agents.grpo.batch import GroupTrainingData, TrainingGroup, plan_steps
 from focus_agents.grpo.config import GRPOConfig
+from focus_agents.grpo.rllib_compat import local_learner, weights_number
 from focus_agents.grpo.runners import Job, Request, Runners
 from focus_agents.grpo.selection import make_training_groups, split_by_signal
 from focus_agents.models.adapters import merge_adapters
@@ -55,7 +56,7 @@ class GRPO(Algorithm):
         self._ahead: Request[RolloutGroup] | None = None
         self._runners = Runners(self, self._log_runners)
         if self._is_one_process:
-            module = self.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
+            module = local_learner(self.learner_group).module[DEFAULT_MODULE_ID].unwrapped()
             self.env_runner_group.local_env_runner.share_module(module, reuses_prefill=self.config.can_reuse_prefill)
         self._num_episodes: int = self._runners.ask_one("num_episodes")
         self.last_groups: list[RolloutGroup] = []
@@ -181,7 +182,7 @@ class GRPO(Algorithm):
     def _inference_state(self) -> dict[str, Any]:
         """What a runner needs: the weights or a reference to them, and their number."""
         if self._is_one_process:  # and one model
-            return {COMPONENT_RL_MODULE: {}, WEIGHTS_SEQ_NO: self.learner_group._learner._weights_seq_no}
+            return {COMPONENT_RL_MODULE: {}, WEIGHTS_SEQ_NO: weights_number(local_learner(self.learner_group))}
         state = self.learner_group.get_state(
             components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
         )[COMPONENT_LEARNER]

@@ -17,6 +17,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED, NUM_ENV_STEPS_SAMPLED
 
 import focus_env  # noqa: F401  (registers the environment in this process)
 from focus_agents.evaluation.greedy import evaluate
+from focus_agents.grpo.rllib_compat import wants_component
 from focus_agents.rollout.collect import collect_groups
 from focus_agents.rollout.records import RolloutGroup, Sampling
 from focus_env.errors import FocusError
@@ -149,7 +150,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         """The weights and their number."""
-        if not self._check_component(COMPONENT_RL_MODULE, components, not_components):
+        if not wants_component(self, COMPONENT_RL_MODULE, components, not_components):
             return {}
         return {COMPONENT_RL_MODULE: self.module.get_state(**kwargs), WEIGHTS_SEQ_NO: self._weights_seq_no}
 

@@ -42,7 +42,7 @@ class GRPOTorchLearner(TorchLearner):
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """AdamW over the trained parameters; RLlib sets its learning rate by `config.lr`, `_set_lr` by the schedule."""
-        parameters = self.get_parameters(self._module[module_id])
+        parameters = self.get_parameters(self.module[module_id])
         optimizer = torch.optim.AdamW(parameters, weight_decay=config.weight_decay)
         self.register_optimizer(
             module_id=module_id, optimizer=optimizer, params=parameters, lr_or_lr_schedule=config.lr
@@ -85,20 +85,29 @@ class GRPOTorchLearner(TorchLearner):
             )
 
     def _get_optimizer_state(self) -> dict[str, Any]:
-        """Copies on the CPU, each in its dtype; RLlib's own version takes NumPy arrays, which know no bfloat16."""
+        """Return copies on the CPU, each in its dtype."""
+        # RLlib's own version takes NumPy arrays, which know no bfloat16.
         return {
-            name: {"module_id": self._optimizer_name_to_module[name], "state": _copy_state(optimizer.state_dict())}
-            for name, optimizer in self._named_optimizers.items()
+            name: {"module_id": module_id, "state": _copy_state(optimizer.state_dict())}
+            for name, (module_id, optimizer) in self._optimizers_by_name().items()
         }
 
     def _set_optimizer_state(self, state: Mapping[str, Any]) -> None:
-        """Take what `_get_optimizer_state` gave.
-
-        The optimizer gets its own copy, since PyTorch keeps the tensors that it is given: learners that read one object
-        of the object store would all write their moments into the same memory.
-        """
+        """Take what `_get_optimizer_state` gave."""
+        optimizers = self._optimizers_by_name()
         for name, entry in state.items():
-            self._named_optimizers[name].load_state_dict(_copy_state(entry["state"]))
+            _, optimizer = optimizers[name]
+            # A copy, since PyTorch keeps the tensors that it is given: learners on one machine read the same object of
+            # the object store, and would all write their moments into its memory.
+            optimizer.load_state_dict(_copy_state(entry["state"]))
+
+    def _optimizers_by_name(self) -> dict[str, tuple[str, torch.optim.Optimizer]]:
+        """(module's id, optimizer) under the names that RLlib gives to optimizers in a state."""
+        return {
+            f"{module_id}_{name}": (module_id, optimizer)
+            for module_id, _ in self.module.items()
+            for name, optimizer in self.get_optimizers_for_module(module_id)
+        }
 
     def _create_iterator_if_necessary(self, *, training_data: GroupTrainingData, **kwargs: Any) -> Iterator[Any]:
         """One RLlib batch per optimizer step of the plan; RLlib would cut the data by rows instead."""
@@ -156,8 +165,7 @@ class GRPOTorchLearner(TorchLearner):
         config = self.config.get_config_for_module(module_id)
         groups, totals = list(rows[GROUPS]), rows[TOTALS][0]
         portions = micro_batches(groups, config.micro_batch_groups)
-        for optimizer in self._optimizer_parameters:
-            optimizer.zero_grad(set_to_none=True)
+        self.get_optimizer(module_id).zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         for portion in portions:
             is_last = portion is portions[-1]
@@ -167,7 +175,8 @@ class GRPOTorchLearner(TorchLearner):
                 losses = self.compute_losses(fwd_out=self.module.forward_train(micro_batch), batch=micro_batch)
                 losses[module_id].backward()
             total += losses[module_id].detach()
-        gradients = {key: parameter.grad for key, parameter in self._params.items()}
+        parameters = self.get_parameters(self.module[module_id])
+        gradients = {self.get_param_ref(parameter): parameter.grad for parameter in parameters}
         self.metrics.log_value((module_id, "lr"), self._set_lr(), window=1)
         self.apply_gradients(self.postprocess_gradients(gradients))
         return {}, {module_id: total}, {}
@@ -178,7 +187,7 @@ class GRPOTorchLearner(TorchLearner):
         How many steps there were is part of the optimizer's state, so a run that goes on goes on here. After the step
         RLlib sets its own again.
         """
-        (optimizer,) = self._optimizer_parameters
+        optimizer = self.get_optimizer()
         if self.config.num_lr_steps is not None:
             num_done = max((int(state["step"]) for state in optimizer.state.values()), default=0)
             for group in optimizer.param_groups:

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray.exceptions import RayError
 
+from focus_agents.grpo.rllib_compat import mark_lost, runner_actors
 from focus_env.errors import FocusError
 
 logger = logging.getLogger(__name__)
@@ -142,16 +143,12 @@ class Runners:
         """Call a method of one runner; they are all alike."""
         if self.local is not None:
             return getattr(self.local, method)()
-        return ray.get(getattr(self._actors()[self._await_ids()[0]], method).remote())
-
-    def _actors(self) -> dict[int, Any]:
-        actors: dict[int, Any] = self._group._worker_manager.actors()
-        return actors
+        return ray.get(getattr(runner_actors(self._group)[self._await_ids()[0]], method).remote())
 
     def _spread(self, request: Request[Any]) -> None:
         """Send what is missing to the runners that there are."""
         ids = self._await_ids()
-        batches, actors = request.missing(), self._actors()
+        batches, actors = request.missing(), runner_actors(self._group)
         request.calls = [
             (runner_id, actors[runner_id].apply.remote(request.work, [job for batch in share for job in batch]))
             for k, runner_id in enumerate(ids)
@@ -169,7 +166,7 @@ class Runners:
                 if isinstance(cause, FocusError):  # any other runner would raise it, too
                     raise cause from error
                 logger.warning("runner %d is lost with its share: %s", runner_id, type(error).__name__)
-                self._group._worker_manager.set_actor_state(runner_id, False)
+                mark_lost(self._group, runner_id)
             else:
                 request.results.update(results)
                 self._log_metrics([metrics])
@@ -178,7 +175,7 @@ class Runners:
     def _push(self, state: ray.ObjectRef) -> None:
         """Without waiting: a runner answers its calls in their order, so what follows is done with these weights."""
         for runner_id in self._group.healthy_env_runner_ids():
-            self._actors()[runner_id].set_state.remote(state)
+            runner_actors(self._group)[runner_id].set_state.remote(state)
 
     def _await_ids(self) -> list[int]:
         """The runners that can work. If there is none, it waits for one: a call to one that restarts fails at once."""
