@@ -28,13 +28,15 @@ from focus_agents.grpo.loss import policy_loss, rollout_weights
 from focus_agents.grpo.module import ENTROPIES, GROUP_BATCH, LOGPROBS, REF_LOGPROBS
 
 GROUPS, TOTALS = "groups", "totals"
+SHARED_PREFIX = "shared_prefix"
 
 
 class GRPOTorchLearner(TorchLearner):
     """Trains a `VLMModule` on the groups of a `GroupTrainingData`."""
 
     _gradients_are_checked = False
-    _has_chosen_path = False
+    _shares_prefixes: bool | None = None
+    """What `shared_prefix="auto"` came to; None: not known yet."""
 
     def get_parameters(self, module: Any) -> list[torch.nn.Parameter]:
         """What is trained: not the reference, nor the base under adapters."""
@@ -84,6 +86,17 @@ class GRPOTorchLearner(TorchLearner):
                 "module through RLlib's data-parallel wrapper, and leave its no_sync for the last micro-batch"
             )
 
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return RLlib's state, and what `shared_prefix="auto"` came to."""
+        return super().get_state(*args, **kwargs) | {SHARED_PREFIX: self._shares_prefixes}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take what `get_state` gave."""
+        super().set_state(state)
+        # A learner that goes on does not look again: on another group the answer may be another, and so its numerics.
+        if (shares_prefixes := state.get(SHARED_PREFIX)) is not None:
+            self._share_prefixes(shares_prefixes)
+
     def _get_optimizer_state(self) -> dict[str, Any]:
         """Return copies on the CPU, each in its dtype."""
         # RLlib's own version takes NumPy arrays, which know no bfloat16.
@@ -121,22 +134,24 @@ class GRPOTorchLearner(TorchLearner):
 
     def _choose_path(self, group: TrainingGroup) -> None:
         """At the first update, find out whether this model computes shared rows as it should; all learners agree."""
-        if self.config.shared_prefix != "auto" or self._has_chosen_path:
+        if self.config.shared_prefix != "auto" or self._shares_prefixes is not None:
             return
-        self._has_chosen_path = True
         module = self.module[DEFAULT_MODULE_ID].unwrapped()
         gap = torch.tensor(module.shared_prefix_gap(collate_groups([group], module.processor, device=self.device)))
         if torch.distributed.is_initialized():
             gap = gap.to(self.device)
             torch.distributed.all_reduce(gap, torch.distributed.ReduceOp.MAX)
-        module.uses_shared_prefix = bool(gap <= 1)
-        if not module.uses_shared_prefix:
+        self._share_prefixes(bool(gap <= 1))
+        if not self._shares_prefixes:
             warnings.warn(
                 f"shared prefix: log-probabilities differ from those of repeated prompts by {float(gap):.1f} times "
                 "what rounding explains, so prompts are repeated for each answer, which is slower by about the "
                 "group size; please report the model",
                 stacklevel=2,
             )
+
+    def _share_prefixes(self, shares_prefixes: bool) -> None:
+        self._shares_prefixes = self.module[DEFAULT_MODULE_ID].unwrapped().uses_shared_prefix = shares_prefixes
 
     def _add_logprobs(self, data: GroupTrainingData) -> GroupTrainingData:
         """What several optimizer steps need of the policy and the reference as they are before the first."""
