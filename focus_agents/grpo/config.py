@@ -11,10 +11,12 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 import focus_env
 from focus_agents.grpo.advantage import AdvantageScale
 from focus_agents.grpo.env_runner import GRPOEnvRunner
+from focus_agents.grpo.evaluation import evaluate_greedily
 from focus_agents.grpo.learner import GRPOTorchLearner
 from focus_agents.grpo.learner_group import GRPOLearnerGroup
 from focus_agents.grpo.loss import KLEstimator, LossName, LossSettings, RolloutCorrection
 from focus_agents.grpo.module import MODEL_DEFAULTS, VLMModule
+from focus_agents.grpo.rllib_checks import check_rllib_settings
 from focus_agents.runs.schedule import check_schedule, lr_factor
 from focus_env.boxes import CoordinateFrame
 from focus_env.prompts import get_template
@@ -89,7 +91,9 @@ class GRPOConfig(AlgorithmConfig):
         self.env = focus_env.ENV_ID
         self.env_runner_cls = GRPOEnvRunner
         self.num_env_runners = 0
-        self.sample_timeout_s = 1800.0
+        self.sample_timeout_s = self.evaluation_sample_timeout_s = 1800.0
+        self.custom_evaluation_function = evaluate_greedily
+        self.log_gradients = True  # their norm is a metric, also where nothing is clipped by it
         # A runner that raises sleeps this long before it exits; RLlib's 60 s make a bug look like a hang.
         self.delay_between_env_runner_restarts_s = 2.0
         # Runners return whole groups and the learner makes its own tensors: no connector has anything to do.
@@ -192,12 +196,30 @@ class GRPOConfig(AlgorithmConfig):
         self.validation_env_config = env_config
         return self
 
+    def get_evaluation_config_object(self) -> GRPOConfig | None:
+        """Return the settings of RLlib's evaluation; None: these are already.
+
+        Its episodes are those of `evaluation_config`'s `env_config`, else those of `validation`, else those that are
+        trained on.
+        """
+        config = super().get_evaluation_config_object()
+        if config is None:
+            return None
+        if self.validation_env_config is not None and "env_config" not in (self.evaluation_config or {}):
+            config.env_config = dict(self.validation_env_config)
+        config.validation_env_config = None  # one environment is enough
+        config.sample_timeout_s = self.evaluation_sample_timeout_s
+        # Beside runners of its own, one in this process would only be a model more.
+        config.create_local_env_runner = config.num_env_runners == 0
+        return config
+
     def validate(self) -> None:
         """Check the settings before anything is built.
 
         Raises:
             ValueError: If a setting is out of its range.
         """
+        check_rllib_settings(self)
         super().validate()
         at_least = {
             "group_size": 2, "groups_per_iteration": max(1, self.num_learners), "num_iterations": 1,
@@ -234,7 +256,7 @@ class GRPOConfig(AlgorithmConfig):
         if self.temperature <= 0:
             raise ValueError(f"temperature: expected more than 0 so that answers differ, got {self.temperature}")
         num_batches = -(-self.groups_per_iteration // self.rollout_batch_groups)
-        if self.num_env_runners > num_batches:
+        if self.num_env_runners > num_batches and not self.in_evaluation:
             raise ValueError(
                 f"rollout_batch_groups: expected a batch for each of {self.num_env_runners} EnvRunners, got "
                 f"{self.rollout_batch_groups}, which makes {num_batches} of {self.groups_per_iteration} groups; set at "

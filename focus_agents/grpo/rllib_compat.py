@@ -79,6 +79,11 @@ READS = (
         "_model_config",
         "What the user gave to rl_module(model_config=...); the public model_config adds GRPO's own keys to it.",
     ),
+    PrivateName(
+        AlgorithmConfig,
+        "_validate_config",
+        "RLlib's switch for all checks of settings, experimental(_validate_config=False).",
+    ),
 )
 """What is read, by the functions below."""
 
@@ -171,3 +176,8 @@ def wants_component(owner: Checkpointable, name: str, components: Any, not_compo
 def given_model_config(config: AlgorithmConfig) -> Any:
     """Return what the user gave to ``rl_module(model_config=...)``."""
     return config._model_config
+
+
+def is_checked(config: AlgorithmConfig) -> bool:
+    """Tell whether the user wants settings to be checked."""
+    return bool(config._validate_config)

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import ray
 from ray.exceptions import RayError
+from ray.rllib.callbacks.utils import make_callback
 
 from focus_agents.grpo.rllib_compat import mark_lost, runner_actors
 from focus_env.errors import FocusError
@@ -69,13 +70,21 @@ class Runners:
 
     Args:
         algorithm: Owns the runners.
+        group: RLlib's group of them.
+        config: The settings that they were built with.
         log_metrics: Takes what runners report.
     """
 
-    def __init__(self, algorithm: Any, log_metrics: Callable[[Sequence[Any]], None]) -> None:
+    def __init__(
+        self,
+        algorithm: Any,
+        group: Any,
+        config: Any,
+        log_metrics: Callable[[Sequence[Any]], None] = lambda metrics: None,
+    ) -> None:
         self._algorithm = algorithm
-        self._config = algorithm.config
-        self._group = algorithm.env_runner_group
+        self._config = config
+        self._group = group
         self._log_metrics = log_metrics
         self._state: Any = None
 
@@ -192,6 +201,21 @@ class Runners:
     def _restore(self) -> None:
         """Take restarted runners back into service, if there are any yet."""
         time.sleep(self._config.delay_between_env_runner_restarts_s)
-        self._algorithm.restore_env_runners(self._group)
+        if restored := self._algorithm.restore_env_runners(self._group):
+            self._announce(restored)
         if self._state is not None:
             self._push(self._state)
+
+    def _announce(self, restored: Sequence[int]) -> None:
+        """Run the callbacks that RLlib runs for runners that it restores itself."""
+        make_callback(
+            "on_env_runners_recreated",
+            callbacks_objects=self._algorithm.callbacks,
+            callbacks_functions=self._config.callbacks_on_env_runners_recreated,
+            kwargs={
+                "algorithm": self._algorithm,
+                "env_runner_group": self._group,
+                "env_runner_indices": restored,
+                "is_evaluation": self._config.in_evaluation,
+            },
+        )
