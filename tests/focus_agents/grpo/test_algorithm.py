@@ -1,82 +1,25 @@
-"""The RLlib side: one Ray for the whole file, a small policy that has learned to answer in the format."""
+"""The RLlib side: updates in one process and in several, what is sampled, what is refused."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import torch
-from rich.console import Console
 
 from focus_agents.grpo.config import GRPOConfig
 from focus_agents.models.loading import load_model
-from focus_agents.runs.folder import RunDirectory
-from focus_agents.sft.settings import SFTConfig, SFTSchedule
-from focus_agents.sft.train import Workers, train_sft
-from focus_agents.sft.worker import SFTPlan
-from focus_env.datasets import SyntheticDataset
 from focus_env.errors import DatasetError, RewardError
-from focus_env.prompts import get_template
 from focus_env.rewards.answers import AnswerBatch
 from focus_env.rewards.weighted import WeightedReward
 from focus_env.types import Episode
+from tests.focus_agents.grpo.runs import MODULE, make_config, weights
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
-TEMPLATE = get_template("compact")
-MODULE = "default_policy"
 # Learners add up gradients in another order than one process does, and Adam's first step divides by their size.
 TOPOLOGY_TOLERANCE = 2e-5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray():
-    ray.init(address="local", num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A policy that mostly answers in the format; with random weights every reward is 0 and nothing is learned."""
-    plan = SFTPlan(
-        model="tiny",
-        template=TEMPLATE,
-        training_episodes=episodes("train"),
-        validation_episodes=episodes("val"),
-        config=SFTConfig(num_steps=70, batch_size=12, lr=3e-3, beta=0.0, freeze_vision=False),
-        schedule=SFTSchedule(num_validation_episodes=1, num_data_workers=0),
-        run_path=RunDirectory.create(tmp_path_factory.mktemp("runs") / "warm", {}).path,
-    )
-    summary = train_sft(plan, Workers(num_workers=0), console=Console(file=io.StringIO()))
-    return Path(summary["checkpoint"])
-
-
-def episodes(split: str) -> SyntheticDataset:
-    return SyntheticDataset(split=split, shots=1, level=1, image_size=56, num_episodes=500)
-
-
-def make_config(policy: Path, *, num_env_runners: int = 0, num_learners: int = 0, **training) -> GRPOConfig:
-    lora_rank = training.pop("lora_rank", None)
-    settings = {"group_size": 3, "groups_per_iteration": 5, "max_completion_tokens": 26, "lr": 1e-3}
-    settings |= {"rollout_batch_groups": 2, **training}
-    return (
-        GRPOConfig()
-        .environment(env_config={"dataset": episodes("train"), "template": TEMPLATE})
-        .validation(env_config={"dataset": episodes("val"), "template": TEMPLATE})
-        .env_runners(num_env_runners=num_env_runners, create_local_env_runner=num_env_runners == 0)
-        .learners(num_learners=num_learners)
-        .training(**settings)
-        .rl_module(model_config={"model": str(policy), "lora_rank": lora_rank})
-        .debugging(seed=0, log_level="ERROR")
-    )
-
-
-def weights(algorithm) -> dict[str, np.ndarray]:
-    return algorithm.learner_group.get_weights()[MODULE]
 
 
 def largest_difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
@@ -319,7 +262,7 @@ def test_an_error_of_a_reward_reaches_the_driver_at_once(num_env_runners: int) -
     """Whole, and nobody is started again for it."""
     config = make_config(Path("tiny"), num_env_runners=num_env_runners)
     algorithm = with_reward(config, WeightedReward({"mine": (fails, 1.0)})).build_algo()
-    message = r"^reward term 'mine' raised KeyError: 'what I looked for' \(.*test_grpo_ray.py, line \d+\), for episode"
+    message = r"^reward term 'mine' raised KeyError: 'what I looked for' \(.*test_algorithm.py, line \d+\), for episode"
     for call in (algorithm.train, lambda: algorithm.validate(range(3))):
         with pytest.raises(RewardError, match=message) as caught:
             call()

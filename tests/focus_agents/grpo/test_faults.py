@@ -22,11 +22,9 @@ from focus_agents.grpo.algorithm import GRPO
 from focus_agents.grpo.env_runner import GRPOEnvRunner
 from focus_agents.grpo.learner import GRPOTorchLearner
 from focus_agents.grpo.learner_group import GRPOLearnerGroup
-from tests.focus_agents.grpo import test_algorithm as grpo
+from tests.focus_agents.grpo import runs as grpo
 
-_ray, policy_folder = grpo._ray, grpo.policy_folder  # shared fixtures
-
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
 @dataclass(frozen=True)

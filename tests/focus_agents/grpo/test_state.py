@@ -18,11 +18,9 @@ import focus_env
 from focus_agents.grpo.algorithm import GRPO
 from focus_agents.grpo.config import GRPOConfig
 from focus_agents.grpo.module import VLMModule
-from tests.focus_agents.grpo import test_algorithm as grpo
+from tests.focus_agents.grpo import runs as grpo
 
-_ray, policy_folder = grpo._ray, grpo.policy_folder  # shared fixtures
-
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 TINY = Path("tiny")
 

@@ -10,11 +10,9 @@ import torch
 from ray import tune
 
 from focus_agents.grpo.algorithm import GRPO
-from tests.focus_agents.grpo import test_algorithm as grpo
+from tests.focus_agents.grpo import runs as grpo
 
-_ray, policy_folder = grpo._ray, grpo.policy_folder  # shared fixtures
-
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
 def note(*, algorithm: GRPO, result: dict[str, Any], **kwargs: Any) -> None:
