@@ -11,31 +11,56 @@ it: none of them repeats a name, a default or a range.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
 import numbers
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from annotated_types import Ge, Gt, Le
 
+_is_deferred: ContextVar[bool] = ContextVar("is_deferred", default=False)
+
 
 class Settings:
-    """Base of all settings records; a subclass is a frozen dataclass.
-
-    A check that looks at several fields goes into the subclass's `__post_init__`, after `super().__post_init__()`.
+    """Base of all settings records, which are frozen dataclasses and check themselves when they are made.
 
     Raises:
         ValueError: If a field is out of its range.
     """
 
     def __post_init__(self) -> None:
+        if not _is_deferred.get():
+            self.check()
+
+    def check(self) -> None:
+        """Check each field; a subclass adds what concerns several fields, after `super().check()`.
+
+        Raises:
+            ValueError: If a field is out of its range.
+        """
         record: Any = type(self)
         for name, annotation in _annotations(record).items():
-            check_value(name, getattr(self, name), annotation)
+            value = getattr(self, name)
+            if isinstance(value, Settings):
+                value.check()
+            else:
+                check_value(name, value, annotation)
+
+
+@contextlib.contextmanager
+def deferred_checks() -> Iterator[None]:
+    """Let records be made without a check, for who has several to make first and then calls `check`."""
+    token = _is_deferred.set(True)
+    try:
+        yield
+    finally:
+        _is_deferred.reset(token)
 
 
 S = TypeVar("S", bound=Settings)

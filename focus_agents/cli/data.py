@@ -23,9 +23,11 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from focus_agents.cli.common import DataArguments, flat, parse
+from focus_agents.cli.command_line import flat, parse
+from focus_agents.cli.common import DataArguments
 from focus_agents.cli.errors import user_errors
 from focus_agents.runs.progress import progress_bar
+from focus_agents.settings import Settings
 from focus_env.datasets.describe import Description, describe, picture_sheet
 from focus_env.datasets.store import StoreEpisodes, verify_store
 from focus_env.datasets.store_writer import write_store
@@ -37,7 +39,7 @@ OLD_FLAGS = {"--validation-root": None, "--validation-split": None}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(Settings):
     """Episodes of any data set as a store."""
 
     data: DataArguments = DataArguments()

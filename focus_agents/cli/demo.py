@@ -22,9 +22,11 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from focus_agents.cli.common import PolicyArguments, PolicyName, parse, quiet_libraries
+from focus_agents.cli.command_line import parse, quiet_libraries
+from focus_agents.cli.common import PolicyArguments, PolicyName
 from focus_agents.cli.errors import user_errors
 from focus_agents.policies.focus import FocusPolicy, locate
+from focus_agents.settings import Settings
 from focus_env.boxes import validate_box
 from focus_env.datasets import SyntheticDataset
 from focus_env.rendering import render_localization
@@ -34,7 +36,7 @@ DRAWN: Mapping[str, Any] = {"split": "test", "level": 3, "distractors": "any", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(Settings):
     """From pictures to a box."""
 
     support: Annotated[tuple[tuple[Path, str], ...], tyro.conf.UseAppendAction] = ()

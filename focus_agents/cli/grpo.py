@@ -27,17 +27,8 @@ import ray
 from annotated_types import Ge
 from rich.console import Console
 
-from focus_agents.cli.common import (
-    ModelArguments,
-    RayArguments,
-    RunArguments,
-    TrainingDataArguments,
-    flat,
-    load_reward,
-    parse,
-    quiet_libraries,
-    restore_arguments,
-)
+from focus_agents.cli.command_line import flat, parse, quiet_libraries, restore_arguments
+from focus_agents.cli.common import ModelArguments, RayArguments, RunArguments, TrainingDataArguments, load_reward
 from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import RunInterrupted
 from focus_agents.grpo.config import GRPOConfig

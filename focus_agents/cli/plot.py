@@ -13,13 +13,14 @@ from pathlib import Path
 
 import tyro
 
-from focus_agents.cli.common import parse
+from focus_agents.cli.command_line import parse
 from focus_agents.cli.errors import user_errors
 from focus_agents.reports.plotting import plot_runs
+from focus_agents.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(Settings):
     """Draw the curves of runs side by side."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]

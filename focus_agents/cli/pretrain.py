@@ -14,16 +14,18 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from focus_agents.cli.common import RunArguments, flat, parse, quiet_libraries, restore_arguments
+from focus_agents.cli.command_line import flat, parse, quiet_libraries, restore_arguments
+from focus_agents.cli.common import RunArguments
 from focus_agents.cli.errors import user_errors
 from focus_agents.models.loading import SMALL, load_template
 from focus_agents.pretraining.settings import PretrainingConfig
 from focus_agents.pretraining.train import Pretraining
 from focus_agents.runs.folder import RunDirectory
+from focus_agents.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(Settings):
     """Pretraining of the small base model."""
 
     learning: PretrainingConfig = PretrainingConfig()

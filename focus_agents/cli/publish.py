@@ -16,13 +16,14 @@ from typing import Any
 import gymnasium
 import torch
 
-from focus_agents.cli.common import parse, quiet_libraries
+from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.errors import user_errors
 from focus_agents.evaluation import evaluate
 from focus_agents.models.loading import SHIPPED_MODELS, WEIGHTS, load_model, load_processor, load_template
 from focus_agents.policies.focus import FocusPolicy
 from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.folder import RunDirectory
+from focus_agents.settings import Settings
 from focus_agents.studies.ablation.arms import MAIN_SPLIT, SPLITS
 from focus_agents.studies.ablation.runs import split_episodes
 from focus_env.env import ENV_ID
@@ -42,7 +43,7 @@ so an edge is off by up to half a hundredth even where it is right."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(Settings):
     """Make a run's model one of those that come with the package."""
 
     run: Path

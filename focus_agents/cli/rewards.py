@@ -21,7 +21,8 @@ import ray
 from annotated_types import Ge
 from rich.console import Console
 
-from focus_agents.cli.common import RayArguments, flat, load_reward, parse, quiet_libraries
+from focus_agents.cli.command_line import flat, parse, quiet_libraries
+from focus_agents.cli.common import RayArguments, load_reward
 from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.cli.grpo import TrainingArguments
 from focus_agents.errors import TrainingError
@@ -30,7 +31,7 @@ from focus_agents.models.settings import FinetuningSettings
 from focus_agents.runs.progress import runs_progress
 from focus_agents.settings import names_of
 from focus_agents.studies.rewards.report import write_report
-from focus_agents.studies.rewards.runs import Study, check_study, plan_study, reward_of, run_study
+from focus_agents.studies.rewards.runs import RewardStudy, check_rewards, reward_of, run_trials
 
 SHORT = 16
 """Tokens at which an answer is cut."""
@@ -67,11 +68,11 @@ def main() -> None:
     console = Console()
     console.print(f"runs: {study.folder}", highlight=False)
     args.cluster.start_ray(num_processes=0, console=console)
-    runs = plan_study(study)
+    runs = study.runs()
     num_done = sum(run.is_done for run in runs)
     try:
         with runs_progress(len(runs), num_done, console) as on_done:
-            run_study(study, lambda run: on_done(run.folder))
+            run_trials(study, lambda run: on_done(run.folder))
     except TrainingError as error:
         console.print(as_flags(f"error: {error}", Args), style="red", highlight=False)
         raise SystemExit(1) from None
@@ -83,10 +84,10 @@ def main() -> None:
     console.print(f"with pictures: {report.with_suffix('.html')}", highlight=False)
 
 
-def check_arguments(args: Args) -> Study:
+def check_arguments(args: Args) -> RewardStudy:
     """Find all that can be wrong, before anything is trained."""
     rewards = {name: load_reward(reward_of(name)) for name in args.rewards}
-    study = Study(
+    study = RewardStudy(
         folder=args.output_dir.absolute(),
         rewards={name: reward.spec for name, reward in rewards.items()},
         seeds=args.seeds,
@@ -95,7 +96,7 @@ def check_arguments(args: Args) -> Study:
         cpus_per_run=args.cpus_per_run,
         gpus_per_run=args.gpus_per_run,
     )
-    check_study(study)
+    check_rewards(study)
     return study
 
 

@@ -28,21 +28,13 @@ import torch
 from annotated_types import Ge
 from rich.console import Console
 
-from focus_agents.cli.common import (
-    ModelArguments,
-    RayArguments,
-    RunArguments,
-    TrainingDataArguments,
-    flat,
-    parse,
-    quiet_libraries,
-    restore_arguments,
-)
+from focus_agents.cli.command_line import flat, parse, quiet_libraries, restore_arguments
+from focus_agents.cli.common import ModelArguments, RayArguments, RunArguments, TrainingDataArguments
 from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import TrainingError
 from focus_agents.models.settings import FinetuningSettings
 from focus_agents.runs.folder import RunDirectory
-from focus_agents.settings import join
+from focus_agents.settings import Settings, join
 from focus_agents.sft.settings import SFTConfig, SFTLearningSettings, SFTLossSettings, SFTSchedule
 from focus_agents.sft.train import Workers, check_plan, check_resumable, train_sft
 from focus_agents.sft.worker import SFTPlan
@@ -69,7 +61,7 @@ class ClusterArguments(RayArguments):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(Settings):
     """Stage 1: supervised fine-tuning of a localization policy."""
 
     preset: Literal["default", "paper"] = "default"

@@ -53,8 +53,9 @@ class SamplingSettings(Settings):
     """1 samples an iteration's groups while those before it are learned from, by weights one update old; needs sampling
     processes, and wants rollout_correction token_tis."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        """Check the fields, alone and together."""
+        super().check()
         if self.async_steps and self.zero_variance == "refill":
             raise ValueError("async_steps: expected 0 with zero_variance='refill', which samples until it has enough")
 
@@ -90,8 +91,9 @@ class LossSettings(Settings):
     correction_cap: Annotated[float, Gt(0)] = 2.0
     """The largest such weight."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        """Check the fields, alone and together."""
+        super().check()
         if self.delta is None:
             return
         if self.loss in UNBOUNDED:
@@ -134,8 +136,9 @@ class LearningSettings(Settings):
     max_update_attempts: Annotated[int, Ge(1)] = 3
     """How often these steps are tried, from the second time on by new learners."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        """Check the fields, alone and together."""
+        super().check()
         check_schedule(self.warmup, self.cooldown, self.lr_end)
 
 

@@ -35,8 +35,9 @@ class PretrainingConfig(Settings):
     seed: Annotated[int, Ge(0)] = 0
     """Of the new weights and of all pictures."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        """Check the fields, alone and together."""
+        super().check()
         if self.warmup > 1:  # as in the last release
             warnings.warn(
                 "warmup: a number of steps goes for one release more; give a fraction", FutureWarning, stacklevel=3

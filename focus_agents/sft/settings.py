@@ -74,8 +74,9 @@ class SFTLearningSettings(Settings):
     max_bad_steps: Annotated[int, Ge(1)] = 5
     """So many steps in a row whose loss or gradient is not finite end the run; fewer are skipped."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        """Check the fields, alone and together."""
+        super().check()
         if not self.adam_beta2 < 1:
             raise ValueError(f"adam_beta2: expected 0 or more and less than 1, got {self.adam_beta2}")
         check_schedule(self.warmup, self.cooldown, self.lr_end)
@@ -109,7 +110,8 @@ class SFTSchedule(Settings):
     num_data_workers: Annotated[int, Ge(0)] = 1
     """Processes of each worker that draw episodes ahead of the training; 0 draws them in the worker."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        """Check the fields, alone and together."""
+        super().check()
         if self.patience and not self.validation_interval:
             raise ValueError("patience: early stopping needs validations; set validation_interval above 0")

@@ -19,7 +19,7 @@ from focus_agents.reports.documents import code, picture, plain, to_markdown, wr
 from focus_agents.reports.plotting import Series, plot_bands, read_series
 from focus_agents.reports.tables import figure, markdown_table
 from focus_agents.runs.folder import RunDirectory
-from focus_agents.studies.rewards.runs import Study, plan_run
+from focus_agents.studies.rewards.runs import RewardStudy
 from focus_env.metrics import ScoredAnswer, seeds_bootstrap_interval
 from focus_env.rendering import ANSWER_COLOURS, TARGET_COLOUR, render_episode, stack_rows
 
@@ -58,18 +58,16 @@ Answers = Mapping[str, Sequence[Sequence[ScoredAnswer]]]
 """By reward, [R][N] answers; those before training under `START`."""
 
 
-def read_answers(study: Study) -> Answers:
+def read_answers(study: RewardStudy) -> Answers:
     """The validation answers of all runs."""
-    folders = {
-        name: [RunDirectory(plan_run(study, name, seed).folder) for seed in study.seeds] for name in study.rewards
-    }
+    folders = {name: [RunDirectory(study.run(name, seed).folder) for seed in study.seeds] for name in study.rewards}
     first = next(iter(folders.values()))
     return {START: [run.read_answers("before") for run in first]} | {
         name: [run.read_answers("after") for run in runs] for name, runs in folders.items()
     }
 
 
-def summarize_study(study: Study) -> dict[str, Any]:
+def summarize_study(study: RewardStudy) -> dict[str, Any]:
     """All figures of the report, shares and means from 0 to 1, with 95% intervals over seeds and episodes.
 
     The intervals of `differences` hold together: with `n` pairs each has a confidence of 1 - 0.05 / n (Bonferroni).
@@ -118,11 +116,11 @@ def _describe(values: npt.NDArray[np.float64], *, confidence: float = 0.95) -> d
     }
 
 
-def _sampled(study: Study, name: str) -> dict[str, list[float]]:
+def _sampled(study: RewardStudy, name: str) -> dict[str, list[float]]:
     """Each seed's mean of what was sampled, by `SAMPLED_METRICS`."""
     found: dict[str, list[float]] = {metric: [] for metric in SAMPLED_METRICS}
     for seed in study.seeds:
-        lines = RunDirectory(plan_run(study, name, seed).folder).read_metrics()
+        lines = RunDirectory(study.run(name, seed).folder).read_metrics()
         last = lines[-max(1, round(LAST_SHARE * len(lines))) :]
         found["miou"].append(float(np.mean([line["miou"] for line in last])))
         found["zero_variance_rate"].append(float(np.mean([line["zero_variance_rate"] for line in lines])))
@@ -151,7 +149,7 @@ def verdict(summary: Mapping[str, Any]) -> str:
     return " ".join(sentences)
 
 
-def write_report(study: Study, folder: Path, *, command: str) -> Path:
+def write_report(study: RewardStudy, folder: Path, *, command: str) -> Path:
     """Write the report as Markdown and HTML, its figures as JSON, and its pictures.
 
     Args:
@@ -173,14 +171,14 @@ def write_report(study: Study, folder: Path, *, command: str) -> Path:
     return report
 
 
-def _curves(study: Study) -> dict[str, dict[str, list[Series]]]:
+def _curves(study: RewardStudy) -> dict[str, dict[str, list[Series]]]:
     """By panel and reward, a series for each seed."""
     window = max(1, study.plan.settings.num_iterations // 12)
     panels: dict[str, dict[str, list[Series]]] = {title: {} for title in (*SAMPLED_CURVES.values(), VALIDATION_TITLE)}
     answers = read_answers(study)
     for name in study.rewards:
         for position, seed in enumerate(study.seeds):
-            lines = RunDirectory(plan_run(study, name, seed).folder).read_metrics()
+            lines = RunDirectory(study.run(name, seed).folder).read_metrics()
             for metric, title in SAMPLED_CURVES.items():
                 panels[title].setdefault(name, []).append(read_series(lines, metric, window))
             found = {0: answers[START][position], study.plan.settings.num_iterations: answers[name][position]}
@@ -243,7 +241,7 @@ def _range(values: Sequence[float]) -> str:
     return f"{100 * np.mean(values):.1f} ({100 * min(values):.1f} to {100 * max(values):.1f})"
 
 
-def _draw_answers(study: Study, path: Path) -> None:
+def _draw_answers(study: RewardStudy, path: Path) -> None:
     """Validation episodes with the truth and an answer of each reward's model."""
     episodes, answers = study.plan.validation_episodes, read_answers(study)
     colours = dict(zip(study.rewards, itertools.cycle(ANSWER_COLOURS), strict=False))

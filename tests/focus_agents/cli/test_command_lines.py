@@ -19,7 +19,8 @@ import pytest
 import torch
 from PIL import Image
 
-from focus_agents.cli.common import RunArguments, flat, parse, restore_arguments
+from focus_agents.cli.command_line import flat, parse, restore_arguments
+from focus_agents.cli.common import RunArguments
 from focus_agents.errors import EvaluationError
 from focus_agents.models.loading import load_model, load_processor, load_template
 from focus_agents.policies.focus import FocusPolicy, Localization
