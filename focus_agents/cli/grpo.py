@@ -31,7 +31,7 @@ from focus_agents.cli.command_line import flat, parse, quiet_libraries, restore_
 from focus_agents.cli.common import ModelArguments, RayArguments, RunArguments, TrainingDataArguments, load_reward
 from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import RunInterrupted
-from focus_agents.grpo.config import GRPOConfig
+from focus_agents.grpo.algorithm import GRPOConfig
 from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings, LearningSettings, LossSettings, SamplingSettings
 from focus_agents.grpo.train import GRPOPlan, newest_checkpoint, train_grpo
 from focus_agents.models.settings import FinetuningSettings, ModelSettings
