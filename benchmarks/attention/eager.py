@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from transformers import Qwen2VLForConditionalGeneration
 
+from focus_agents.engine.forward import image_inputs
+from focus_agents.models.inputs import IGNORED
 from focus_agents.sft.data import SFTBatch
-from focus_agents.sft.loss import IGNORED, attention_loss, lm_loss, margin_unit, support_delta
+from focus_agents.sft.loss import attention_loss, lm_loss, margin_unit, support_delta
 from focus_agents.sft.settings import SFTConfig
 from focus_agents.sft.step import token_labels
 
@@ -26,9 +28,7 @@ def take_eager_step(
         output = model(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            mm_token_type_ids=torch.nn.functional.pad(prompts.mm_token_type_ids, (0, num_answer)),
-            pixel_values=prompts.pixel_values,
-            image_grid_thw=prompts.image_grid_thw,
+            **image_inputs(model, prompts, num_answer),
             use_cache=False,
             logits_to_keep=num_answer + 1,
             output_attentions=True,
@@ -43,6 +43,6 @@ def take_eager_step(
     delta = support_delta(torch.stack(masses).mean(0), num_support, torch.full_like(num_support, ids.shape[1]))
     unit = margin_unit(num_support, is_relative=config.margin_unit == "reachable")
     attention = attention_loss(delta, torch.ones_like(delta, dtype=torch.bool), config.margin, unit).sum()
-    (lm + config.beta * attention).backward()
+    (lm + config.beta * attention).backward()  # type: ignore[no-untyped-call]
     del kept
     return {"lm_loss": lm.item(), "attention_loss": attention.item()}

@@ -39,7 +39,7 @@ def check_same_answers(setup: Setup) -> None:
         same = peer.expand(-1, ours.shape[1], -1)
         assert ours.tolist() == same.tolist(), f"{how} answers: {ours.tolist()}, generate {peer.tolist()}"
         answers[how] = ours
-    assert len(answers["sampled"].unique(dim=1)[0]) > 1, "sampled answers: all the same, which shows nothing"
+    assert len(torch.unique(answers["sampled"], dim=1)[0]) > 1, "sampled answers: all the same, which shows nothing"
 
 
 def random_answers(setup: Setup) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,7 +96,7 @@ def check_same_as_trl(setup: Setup) -> float:
     inputs = spy.call_args.args[1]
     prompts = setup.collate(setup.encode())
     repeated = prompts.repeat(setup.size.group_size)
-    for name, ours in (("prompt_ids", repeated.input_ids), ("pixel_values", repeated.pixel_values)):
+    for name, ours in (("prompt_ids", repeated.input_ids), ("pixel_values", repeated.images["pixel_values"])):
         assert torch.equal(ours, inputs[name].to(ours)), f"{name}: TRL has others"
     shape = len(setup.messages), setup.size.group_size, setup.size.answer_tokens
     assert bool(inputs["completion_mask"].all()), "completions: expected none of TRL's to end before the limit"

@@ -163,7 +163,10 @@ class ModelArguments(Settings):
     def load_template(self) -> PromptTemplate:
         """Load the prompt template."""
         return load_template(
-            self.source, name=self.template, frame=None if self.frame is None else CoordinateFrame(self.frame)
+            self.source,
+            name=self.template,
+            frame=None if self.frame is None else CoordinateFrame(self.frame),
+            max_image_tokens=self.max_image_tokens,
         )
 
     def load_processor(self) -> VLMProcessor:

@@ -20,7 +20,8 @@ import torch
 from ray.rllib.core.learner.training_data import TrainingData
 
 from focus_agents.grpo.loss import StepTotals
-from focus_agents.models.processing import EncodedPrompt, PromptBatch, VLMProcessor
+from focus_agents.models.inputs import EncodedPrompt, PromptBatch
+from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.shared_prefix import Prefix, PrefixRow
 from focus_agents.rollout.records import RolloutGroup
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +11,12 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 import focus_env
 from focus_agents.engine.grammar import largest_coordinate
 from focus_agents.grpo.env_runner import GRPOEnvRunner
+from focus_agents.grpo.evaluation import evaluate_greedily
 from focus_agents.grpo.learner import GRPOTorchLearner
 from focus_agents.grpo.learner_group import GRPOLearnerGroup
 from focus_agents.grpo.module import VLMModule
+from focus_agents.grpo.rllib_checks import check_rllib_settings
+from focus_agents.grpo.rllib_compat import given_model_config
 from focus_agents.grpo.settings import GRPOSettings
 from focus_agents.models.loading import load_template
 from focus_agents.models.settings import ModelSettings
@@ -54,7 +56,9 @@ class GRPOConfig(AlgorithmConfig):
         self.env = focus_env.ENV_ID
         self.env_runner_cls = GRPOEnvRunner
         self.num_env_runners = 0
-        self.sample_timeout_s = 1800.0
+        self.sample_timeout_s = self.evaluation_sample_timeout_s = 1800.0
+        self.custom_evaluation_function = evaluate_greedily
+        self.log_gradients = True  # their norm is a metric, also where nothing is clipped by it
         # A runner that raises sleeps this long before it exits; RLlib's 60 s make a bug look like a hang.
         self.delay_between_env_runner_restarts_s = 2.0
         # Runners return whole groups and the learner makes its own tensors: no connector has anything to do.
@@ -99,8 +103,7 @@ class GRPOConfig(AlgorithmConfig):
             ValueError: If one is out of its range.
         """
         # Not `model_config`, which RLlib joins with what is made of this.
-        given = self._model_config
-        given = dict(given) if isinstance(given, Mapping) else dataclasses.asdict(given)
+        given = given_model_config(self)
         return ModelSettings(**{name: given[name] for name in names_of(ModelSettings) if name in given})
 
     @property
@@ -109,12 +112,30 @@ class GRPOConfig(AlgorithmConfig):
         given = self.env_config.get("template")
         return load_template(self.model_settings.model) if given is None else get_template(given)
 
+    def get_evaluation_config_object(self) -> GRPOConfig | None:
+        """Return the settings of RLlib's evaluation; None: these are already.
+
+        Its episodes are those of `evaluation_config`'s `env_config`, else those of `validation`, else those that are
+        trained on.
+        """
+        config = super().get_evaluation_config_object()
+        if config is None:
+            return None
+        if self.validation_env_config is not None and "env_config" not in (self.evaluation_config or {}):
+            config.env_config = dict(self.validation_env_config)
+        config.validation_env_config = None  # one environment is enough
+        config.sample_timeout_s = self.evaluation_sample_timeout_s
+        # Beside runners of its own, one in this process would only be a model more.
+        config.create_local_env_runner = config.num_env_runners == 0
+        return config
+
     def validate(self) -> None:
         """Check the settings before anything is built.
 
         Raises:
             ValueError: If a setting is out of its range.
         """
+        check_rllib_settings(self)
         super().validate()
         settings, num_learners = self.settings, max(1, self.num_learners)
         _ = self.model_settings
@@ -131,7 +152,7 @@ class GRPOConfig(AlgorithmConfig):
         if settings.async_steps and self.num_env_runners == 0 and not self.in_evaluation:
             raise ValueError("async_steps: expected 0 where sampling has no process of its own; set num_env_runners")
         num_batches = -(-settings.groups_per_iteration // settings.rollout_batch_groups)
-        if self.num_env_runners > num_batches:
+        if self.num_env_runners > num_batches and not self.in_evaluation:
             raise ValueError(
                 f"rollout_batch_groups: expected a batch for each of {self.num_env_runners} EnvRunners, got "
                 f"{settings.rollout_batch_groups}, which makes {num_batches} of {settings.groups_per_iteration} "

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 import numpy as np
 from PIL import Image
-from transformers import Qwen2VLProcessor
 
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.rollout.collect import score_texts
@@ -114,20 +113,10 @@ class TRLReward:
         return [float(reward) for reward in rewards]
 
 
-class TRLProcessor(Qwen2VLProcessor):
-    """One of our processors, for TRL; transformers' own would need torchvision, for videos.
+def trl_processor(processor: VLMProcessor) -> Any:
+    """A processor of transformers for TRL; tokenizer and image processor are shared with `processor`.
 
-    Args:
-        image_processor: That of a `VLMProcessor`.
-        tokenizer: Likewise.
-        chat_template: That of the tokenizer.
+    Raises:
+        NotImplementedError: If the model's family has none.
     """
-
-    # transformers finds out by the names of these arguments that there are no videos.
-    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None) -> None:
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
-
-    @classmethod
-    def of(cls, processor: VLMProcessor) -> TRLProcessor:
-        """The same tokenizer and image processor; both are shared with `processor`."""
-        return cls(processor.image_processor, processor.tokenizer, processor.tokenizer.chat_template)
+    return processor.family.transformers_processor(processor.tokenizer, processor.image_processor)

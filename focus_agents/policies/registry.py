@@ -232,7 +232,7 @@ def _vlm(spec: PolicySpec) -> Policy:
 
 def _template_of_model(spec: PolicySpec) -> PromptTemplate:
     frame = None if spec.frame is None else CoordinateFrame(spec.frame)
-    return load_template(spec.argument, name=spec.template, frame=frame)
+    return load_template(spec.argument, name=spec.template, frame=frame, max_image_tokens=spec.max_image_tokens)
 
 
 def _openai_api(spec: PolicySpec) -> Policy:

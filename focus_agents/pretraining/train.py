@@ -13,13 +13,15 @@ import torch
 from rich.console import Console
 from torch.utils.data import DataLoader
 
+from focus_agents.engine.forward import image_inputs
+from focus_agents.models.adapters import model_parts
+from focus_agents.models.inputs import IGNORED
 from focus_agents.models.loading import SMALL, load_processor, load_trainable_model
 from focus_agents.pretraining.data import DocumentBatch, PretrainingBatches, name_tokens, number_values
 from focus_agents.pretraining.settings import PretrainingConfig
 from focus_agents.runs.checkpoint import load_training_state, save_policy, save_training_state
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.progress import progress_bar
-from focus_agents.sft.loss import IGNORED
 from focus_env.boxes import iou
 from focus_env.datasets.synthetic.paints import Split
 from focus_env.prompts import PromptTemplate
@@ -109,16 +111,15 @@ class Pretraining:
     def _answer(self, batch: DocumentBatch) -> tuple[torch.Tensor, dict[str, float]]:
         """The loss, with gradient, and what the likeliest answers are worth with the truth before each token."""
         prompts, labels = batch.prompts.to(self.device), batch.labels[:, 1:].to(self.device)
+        parts = model_parts(self.model)
         with torch.autocast(self.device.type, torch.bfloat16):
-            hidden = self.model.model(
+            hidden = parts.backbone(
                 input_ids=prompts.input_ids,
                 attention_mask=prompts.attention_mask,
-                mm_token_type_ids=prompts.mm_token_type_ids,
-                pixel_values=prompts.pixel_values,
-                image_grid_thw=prompts.image_grid_thw,
                 use_cache=False,
+                **image_inputs(self.model, prompts),
             ).last_hidden_state
-            logits = self.model.lm_head(hidden[:, :-1][labels != IGNORED]).float()
+            logits = parts.head(hidden[:, :-1][labels != IGNORED]).float()
         targets = labels[labels != IGNORED]
         loss = torch.nn.functional.cross_entropy(logits, targets)
         guesses = logits.detach().argmax(-1)

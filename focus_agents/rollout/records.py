@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from focus_agents.models.processing import EncodedPrompt
+from focus_agents.models.inputs import EncodedPrompt
 from focus_agents.models.shared_prefix import PrefixRow
 from focus_env.metrics import ScoredAnswer
 from focus_env.types import Message

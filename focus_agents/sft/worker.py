@@ -25,7 +25,7 @@ import torch.distributed
 from safetensors.torch import save_file
 
 from focus_agents.evaluation import evaluate
-from focus_agents.models.adapters import base_model, merge_adapters
+from focus_agents.models.adapters import base_model, merge_adapters, model_parts
 from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import load_processor, load_trainable_model
 from focus_agents.policies.vlm import VLMPolicy
@@ -268,7 +268,8 @@ class SFTWorker:
         processor = self.processor
         if plan.validation_max_image_tokens is not None:
             processor = load_processor(plan.model, max_image_tokens=plan.validation_max_image_tokens)
-        env = gymnasium.make(ENV_ID, dataset=plan.validation_episodes, template=plan.template)
+        template = processor.fit_template(plan.template)
+        env = gymnasium.make(ENV_ID, dataset=plan.validation_episodes, template=template)
         indices = range(min(plan.schedule.num_validation_episodes, len(plan.validation_episodes)))
         with torch.compiler.set_stance("force_eager"):  # each token of an answer has another shape
             mine = evaluate(
@@ -334,7 +335,7 @@ def build_model(name: str, config: SFTConfig) -> Any:
     )
     if config.compile:
         # Layer by layer, since the whole model breaks into parts that are compiled anew for each shape of a batch.
-        for layer in base_model(model).model.language_model.layers:
+        for layer in model_parts(model).layers:
             layer.compile(dynamic=True)
     return model
 

@@ -21,8 +21,8 @@ import transformers
 
 from focus_agents.errors import TrainingError
 from focus_agents.evaluation import evaluate
+from focus_agents.models.adapters import family_of
 from focus_agents.models.loading import load_model, load_processor, load_template, model_folder, weights_digest
-from focus_agents.models.vision import batch_pictures
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.runs.files import write_text
 from focus_agents.studies.ablation.arms import ARMS, BASE, COMMON, MAIN_SPLIT, SPLITS, Stage
@@ -192,7 +192,7 @@ def evaluate_run(study: AblationStudy, run: ArmRun) -> None:
     if not missing:
         return
     model = load_model(run.model)
-    batch_pictures(model)
+    family_of(model).batch_pictures(model)
     policy = VLMPolicy(model.eval(), load_processor(run.model), precision="bf16")
     template = load_template(run.model)
     if isinstance(template, IPLocTemplate):  # half of its training had names that say nothing; no category is told here

@@ -23,7 +23,8 @@ from focus_agents.grpo.batch import (
     training_group,
 )
 from focus_agents.grpo.loss import StepTotals
-from focus_agents.models.processing import EncodedPrompt, VLMProcessor
+from focus_agents.models.inputs import EncodedPrompt
+from focus_agents.models.processing import VLMProcessor
 from focus_agents.rollout.records import Completion, Generation, RolloutGroup
 
 
@@ -41,7 +42,7 @@ def make_group(prompt: EncodedPrompt, lengths: list[int], *, first_id: int = 10)
 
 def sized_groups(num_tokens: Sequence[int], *, silent: Sequence[int] = ()) -> list[TrainingGroup]:
     """Groups of one completion each, of which a plan looks at sizes and advantages only."""
-    prompt = EncodedPrompt(np.arange(5), np.zeros((0, 1), dtype=np.float32), np.zeros((0, 3), dtype=np.int64))
+    prompt = EncodedPrompt(np.arange(5), np.zeros((0, 2), dtype=np.int64), {})
     groups = [make_group(prompt, [count]) for count in num_tokens]
     return [
         dataclasses.replace(group, advantages=np.zeros(1)) if n in silent else group for n, group in enumerate(groups)
@@ -228,7 +229,9 @@ class TestTrainingData:
         assert copy.steps == data.steps
         for position, group in data.groups.items():
             np.testing.assert_array_equal(copy.groups[position].token_ids[0], group.token_ids[0])
-            np.testing.assert_array_equal(copy.groups[position].prompt.pixel_values, group.prompt.pixel_values)
+            np.testing.assert_array_equal(
+                copy.groups[position].prompt.images["pixel_values"], group.prompt.images["pixel_values"]
+            )
 
     def test_an_empty_plan_is_refused(self) -> None:
         with pytest.raises(ValueError, match="steps: expected a plan of at least one optimizer step, got none"):
@@ -260,8 +263,9 @@ class TestCollate:
                 assert batch.sampler_logprobs[n, g, : len(ids)].tolist() == group.sampler_logprobs[g].tolist()
         np.testing.assert_allclose(batch.advantages, np.stack([group.advantages for group in groups]), rtol=1e-6)
         expected = processor.collate(prompts)
-        for name in ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"):
-            assert torch.equal(getattr(batch.prompts, name), getattr(expected, name)), name
+        assert batch.prompts.num_images == expected.num_images
+        for name in ("input_ids", "attention_mask", "image_mask", "grids", "pixel_values"):
+            assert torch.equal(batch.prompts.tensors()[name], expected.tensors()[name]), name
 
     def test_computed_logprobs_come_back_as_they_were(
         self, prompts: list[EncodedPrompt], processor: VLMProcessor

@@ -203,8 +203,7 @@ def test_the_samplers_pass_over_the_prompts_serves_the_learner(
         for one, another in zip(ours.token_ids, other.token_ids, strict=True):
             assert one.tolist() == another.tolist()
     num_pictures: list[int] = []
-    module_of(learner).uses_shared_prefix = True
-    learner._has_chosen_path = True  # which would run the vision tower, too
+    learner._share_prefixes(True)  # the comparison would run the vision tower, too
     with module_of(learner).policy.model.visual.register_forward_hook(lambda *_: num_pictures.append(1)):
         update(learner, kept)
     assert num_pictures == []
@@ -226,7 +225,7 @@ def test_silent_groups_cost_nothing_and_change_nothing(groups: list[TrainingGrou
         dataclasses.replace(g, advantages=np.zeros(GROUP_SIZE)) if n in (0, 2) else g for n, g in enumerate(groups)
     ]
     learner = build_learner()
-    learner._has_chosen_path = True
+    learner._share_prefixes(True)
     rows: list[int] = []
     with module_of(learner).policy.model.language_model.register_forward_hook(
         lambda _, __, output: rows.append(len(output.last_hidden_state))
@@ -244,7 +243,7 @@ def test_a_frozen_vision_tower_sees_a_picture_once() -> None:
     frozen = {"freeze_vision": True}
     learner = build_learner(model_config=frozen, kl_coeff=0.1, num_passes=2)
     groups = sample_groups(learner)
-    assert all(group.prompt.image_features is not None and len(group.prompt.pixel_values) == 0 for group in groups)
+    assert all(group.prompt.image_features is not None and not group.prompt.images for group in groups)
     seen: list[int] = []
     for model in (module_of(learner).policy, module_of(learner).reference):
         model.model.visual.register_forward_hook(lambda *_: seen.append(1))

@@ -7,10 +7,10 @@ import pytest
 
 from focus_agents.grpo.selection import learning_rewards, make_training_groups, split_by_signal
 from focus_agents.grpo.settings import GRPOSettings
-from focus_agents.models.processing import EncodedPrompt
+from focus_agents.models.inputs import EncodedPrompt
 from focus_agents.rollout.records import Completion, Generation, RolloutGroup
 
-PROMPT = EncodedPrompt(np.arange(5), np.zeros((0, 1), dtype=np.float32), np.zeros((0, 3), dtype=np.int64))
+PROMPT = EncodedPrompt(np.arange(5), np.zeros((0, 2), dtype=np.int64), {})
 
 
 def group(rewards: list[float], *, cut: tuple[int, ...] = (), index: int = 0) -> RolloutGroup:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import focus_env
-from focus_agents.integrations.trl import TRLProcessor, TRLReward, trl_dataset, trl_row
+from focus_agents.integrations.trl import TRLReward, trl_dataset, trl_processor, trl_row
 from focus_agents.models.loading import load_model, load_processor, load_template
 from focus_agents.models.processing import VLMProcessor
 from focus_env.env import observe
@@ -21,6 +21,7 @@ from focus_env.rewards.answers import AnswerBatch
 from focus_env.rewards.weighted import WeightedReward
 from focus_env.types import Frame, ImagePart, Message
 from tests.fakes import FakeDataset, make_episode
+from tests.focus_agents.models.families import patch_grid
 
 pytest.importorskip("trl", minversion="1.16", reason="TRL is not installed; `pip install trl` for its adapters")
 
@@ -94,7 +95,7 @@ def test_trls_prompt_is_ours(processor: VLMProcessor) -> None:
 
     messages = focus_env.get_template("default").render(observe(make_episode(1, shots=3, query_wh=(48, 96))))
     row = trl_row(messages)
-    theirs = TRLProcessor.of(processor).apply_chat_template(
+    theirs = trl_processor(processor).apply_chat_template(
         [prepare_multimodal_messages(row["prompt"], row["images"])],
         add_generation_prompt=True,
         tokenize=True,
@@ -103,8 +104,8 @@ def test_trls_prompt_is_ours(processor: VLMProcessor) -> None:
     )
     ours = processor.encode(messages)
     np.testing.assert_array_equal(theirs["input_ids"][0], ours.input_ids)
-    np.testing.assert_array_equal(theirs["image_grid_thw"], ours.image_grid_thw)
-    np.testing.assert_array_equal(theirs["pixel_values"], ours.pixel_values)
+    np.testing.assert_array_equal(theirs["image_grid_thw"], patch_grid(ours.grids))
+    np.testing.assert_array_equal(theirs["pixel_values"], ours.images["pixel_values"])
 
 
 @pytest.mark.parametrize("options", [{}, {"reward": "iou:2,format:0.1"}, {"template": "questions"}], ids=str)
@@ -189,7 +190,7 @@ def test_a_step_of_trls_trainer(tmp_path: Path) -> None:
             reward_funcs=reward,
             args=config,
             train_dataset=trl_dataset(env, [5, 8, 2]),
-            processing_class=TRLProcessor.of(processor),
+            processing_class=trl_processor(processor),
         )
         trainer.train()
 

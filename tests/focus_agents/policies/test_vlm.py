@@ -41,7 +41,7 @@ def test_records_hold_what_was_sampled(model: Any, processor: VLMProcessor, ques
     for n, generation in enumerate(generations):
         assert generation.prompt is not None
         np.testing.assert_array_equal(generation.prompt.input_ids, encoded[n].input_ids)
-        np.testing.assert_array_equal(generation.prompt.pixel_values, encoded[n].pixel_values)
+        np.testing.assert_array_equal(generation.prompt.images["pixel_values"], encoded[n].images["pixel_values"])
         assert len(generation.completions) == 3
         for g, completion in enumerate(generation.completions):
             length = int(sampled.lengths[n, g])

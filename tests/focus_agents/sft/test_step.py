@@ -25,6 +25,7 @@ from focus_env.env import observe
 from focus_env.prompts import TEMPLATES, get_template
 from focus_env.types import Box, Episode, Exemplar, Frame, Message, TextPart
 from tests.fakes import FakeDataset, make_episode
+from tests.focus_agents.models.families import patch_grid
 
 TEMPLATE = get_template("compact")
 
@@ -353,7 +354,7 @@ class TestBatches:
         assert [sorted(step) for step in seen] == [sorted(order[start : start + 4]) for start in (0, 4, 8)]
 
     def test_the_seed_counts(self, examples: SFTExamples) -> None:
-        first, other = (self.batches(examples, seed=seed)[0][0].prompts.pixel_values for seed in (1, 2))
+        first, other = (self.batches(examples, seed=seed)[0][0].prompts.images["pixel_values"] for seed in (1, 2))
         assert first.shape != other.shape or not torch.equal(first, other)
 
 
@@ -368,8 +369,8 @@ def test_the_lm_loss_is_the_mean_over_labelled_tokens(model: Any, examples: SFTE
             logits = model(
                 input_ids=ids,
                 mm_token_type_ids=(ids == model.config.image_token_id).int(),
-                pixel_values=torch.tensor(item.prompt.pixel_values),
-                image_grid_thw=torch.tensor(item.prompt.image_grid_thw),
+                pixel_values=torch.tensor(item.prompt.images["pixel_values"]),
+                image_grid_thw=patch_grid(item.prompt.grids),
                 use_cache=False,
             ).logits
         losses = -logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
