@@ -53,7 +53,8 @@ from benchmarks.measuring import (
     run_quietly_on_one_thread,
     take_turns,
 )
-from focus_agents.cli.common import quiet_libraries, user_errors
+from focus_agents.cli.command_line import quiet_libraries
+from focus_agents.cli.errors import user_errors
 
 VARIANTS = ("plain", "ours", "eager")
 
@@ -217,7 +218,7 @@ def build_table(name: str, lines: list[Line], device: str) -> Table:
 
 def main() -> None:
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
         args = tyro.cli(Args)
     run_quietly_on_one_thread()
     common = {

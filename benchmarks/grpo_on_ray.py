@@ -47,7 +47,8 @@ from benchmarks.measuring import command, machine, print_line, run_quietly_on_on
 from benchmarks.on_ray.report import Line, build_tables, compare
 from benchmarks.on_ray.setup import CONTESTS, Args
 from benchmarks.on_ray.turns import measure
-from focus_agents.cli.common import quiet_libraries, user_errors
+from focus_agents.cli.command_line import quiet_libraries
+from focus_agents.cli.errors import user_errors
 
 NUM_CPUS = 8
 """Of Ray: one for each process that two algorithms can have, whatever the machine has."""
@@ -68,7 +69,7 @@ def started_ray() -> Iterator[None]:
 
 def main() -> None:
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
         args = tyro.cli(Args)
     run_quietly_on_one_thread()
     common = {

@@ -76,7 +76,8 @@ from benchmarks.step.report import Line, build_table, compare_all
 from benchmarks.step.setup import LEARNING_RATE, LEAST_PICTURE_SIDE, TEXT_TOKENS, ModelName, Setup, Size
 from benchmarks.step.sides import SIDES, generate, learn, sample, take_step
 from benchmarks.step.trl_side import Turns, trl_trainer
-from focus_agents.cli.common import quiet_libraries, user_errors
+from focus_agents.cli.command_line import quiet_libraries
+from focus_agents.cli.errors import user_errors
 from focus_agents.models.attention import set_focus_attention
 
 Step = Callable[[], object]
@@ -202,7 +203,7 @@ def peak_flops(args: Args) -> float:
 
 def main() -> None:
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
         args = tyro.cli(Args)
     run_quietly_on_one_thread()
     packages = ("torch", "transformers", *(["trl"] if "step" in args.cases else []))

@@ -17,25 +17,22 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.metadata
-import json
 import math
-import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.measuring import command, machine, print_line
 from focus_env.overlap import COPY_IOU, WHOLE_IMAGE_SHARE
 from focus_env.parsing import ANSWER_CLOSE, ANSWER_OPEN
 from focus_env.rewards.answers import AnswerBatch
-from focus_env.rewards.terms import PARAMETRIC_TERMS, REWARD_TERMS, RewardTerm
+from focus_env.rewards.terms import PARAMETRIC_TERMS, REWARD_TERMS, RewardTerm, Values
 from focus_env.types import Box, Episode, Exemplar, Frame, ParseResult, ParseStatus
 
 SEED = 0
@@ -229,14 +226,19 @@ def rate(action: Callable[[], object], count: int) -> float:
     return calls * count / elapsed
 
 
-def machine() -> dict[str, str | int | None]:
-    """What the figures depend on."""
-    return {
-        "cpu": platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "numpy": importlib.metadata.version("numpy"),
-    }
+KEPT = [name for name, value in vars(AnswerBatch).items() if isinstance(value, cached_property)]
+
+
+def forget(batch: AnswerBatch) -> AnswerBatch:
+    """The batch without the overlaps that it keeps once a term has asked, so that each call computes its own."""
+    for name in KEPT:
+        vars(batch).pop(name, None)
+    return batch
+
+
+def score_afresh(term: RewardTerm, batch: AnswerBatch) -> Values:
+    """Our turn."""
+    return term(forget(batch))
 
 
 def main() -> None:
@@ -267,7 +269,7 @@ def main() -> None:
         peer = PEERS[name]
         np.testing.assert_allclose(term(batch), score_one_by_one(peer, answers), atol=1e-9, err_msg=name)
         actions[name] = {
-            "ours": functools.partial(term, batch),
+            "ours": functools.partial(score_afresh, term, batch),
             "peer": functools.partial(score_one_by_one, peer, answers),
         }
     actions["AnswerBatch.from_parses"] = {"ours": lambda: AnswerBatch.from_parses(episodes, parses, texts)}
@@ -290,10 +292,10 @@ def main() -> None:
             "slowest_turn": round(min(turns["ours"])),
             "batch_size": count,
             "shots": arguments.shots,
-            "machine": machine(),
-            "command": " ".join(["python", *sys.argv]),
+            "machine": machine("cpu", ("numpy",)),
+            "command": command(),
         }
-        print(json.dumps(result), flush=True)
+        print_line(result)
         table.add_row(name, *("" if result[key] is None else f"{result[key]:,}" for key in ("ours", "peer", "ratio")))
     Console().print(table)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from transformers import Qwen2VLForConditionalGeneration
 
+from focus_agents.engine.forward import image_inputs
+from focus_agents.models.inputs import IGNORED
 from focus_agents.sft.data import SFTBatch
-from focus_agents.sft.loss import IGNORED, attention_loss, lm_loss, margin_unit, support_delta
+from focus_agents.sft.loss import attention_loss, lm_loss, margin_unit, support_delta
 from focus_agents.sft.settings import SFTConfig
 from focus_agents.sft.step import token_labels
 
@@ -26,9 +28,7 @@ def take_eager_step(
         output = model(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            mm_token_type_ids=torch.nn.functional.pad(prompts.mm_token_type_ids, (0, num_answer)),
-            pixel_values=prompts.pixel_values,
-            image_grid_thw=prompts.image_grid_thw,
+            **image_inputs(model, prompts, num_answer),
             use_cache=False,
             logits_to_keep=num_answer + 1,
             output_attentions=True,

@@ -14,8 +14,9 @@ from transformers import Qwen2VLForConditionalGeneration
 from benchmarks.attention.eager import take_eager_step
 from benchmarks.measuring import NUM_LAYERS, NUM_PICTURES, small_config
 from focus_agents.models.attention import select_layers, set_focus_attention
+from focus_agents.models.inputs import PromptBatch
 from focus_agents.models.loading import TINY, load_processor
-from focus_agents.models.processing import PromptBatch, box_cells
+from focus_agents.models.processing import box_cells
 from focus_agents.models.tiny import MERGE_SIZE
 from focus_agents.sft.data import SFTBatch
 from focus_agents.sft.settings import SFTConfig
@@ -109,13 +110,15 @@ def build_batch(num_tokens: int, model_config: Any) -> SFTBatch:
         support[0, start + torch.from_numpy(cells)] = True
     vision = model_config.vision_config
     patch_values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    patches = torch.randn(NUM_PICTURES * num_cells * MERGE_SIZE**2, patch_values, generator=generator)
     prompts = PromptBatch(
         prompt,
         torch.ones_like(prompt),
-        (prompt == model_config.image_token_id).int(),
-        torch.randn(NUM_PICTURES * num_cells * MERGE_SIZE**2, patch_values, generator=generator),
-        torch.tensor([[1, MERGE_SIZE * side, MERGE_SIZE * side]] * NUM_PICTURES),
+        prompt == model_config.image_token_id,
+        torch.tensor([[side, side]] * NUM_PICTURES),
         num_images=(NUM_PICTURES,),
+        images={"pixel_values": patches},
+        image_rows={"pixel_values": (len(patches),)},
     )
     answer = torch.tensor([text[-ANSWER_TOKENS:]])
     return SFTBatch(prompts, answer, torch.ones_like(answer, dtype=torch.bool), query, support)

@@ -13,7 +13,8 @@ from benchmarks.on_ray.setup import LEARNING_RATE, MAX_GRAD_NORM, NUM_EPISODES, 
 from focus_agents.engine.scoring import score_completions
 from focus_agents.grpo.advantage import group_advantages, has_signal
 from focus_agents.grpo.batch import collate_groups, training_group
-from focus_agents.grpo.loss import LossSettings, StepTotals, policy_loss
+from focus_agents.grpo.loss import StepTotals, policy_loss
+from focus_agents.grpo.settings import GRPOSettings
 from focus_agents.models.loading import TINY, load_processor, load_trainable_model
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.rollout.collect import collect_groups
@@ -77,7 +78,7 @@ class BareLoop:
             batch.sampler_logprobs.flatten(0, 1),
             batch.advantages.flatten(),
             batch.loss_mask.flatten(0, 1),
-            settings=LossSettings(max_completion_tokens=self.args.answer_tokens),
+            settings=GRPOSettings(max_completion_tokens=self.args.answer_tokens),
             totals=StepTotals(int(batch.lengths.sum()), batch.lengths.numel(), num_micro_batches=1),
         )
         self.optimizer.zero_grad(set_to_none=True)

@@ -153,10 +153,12 @@ def build_config(args: Args, topology: Topology, *, num_batches: int) -> GRPOCon
             rollout_batch_groups=math.ceil(args.groups / num_batches),
             max_completion_tokens=args.answer_tokens,
             lr=LEARNING_RATE,
+            warmup=0.0,
+            cooldown=0.0,
             grad_clip=MAX_GRAD_NORM,
             async_steps=topology.async_steps,
             rollout_correction="token_tis" if topology.async_steps else "none",
         )
-        .rl_module(model_config={"model": TINY, "max_image_tokens": args.max_image_tokens})
+        .rl_module(model_config={"model": TINY, "max_image_tokens": args.max_image_tokens, "freeze_vision": False})
         .debugging(seed=SEED, log_level="ERROR")
     )  # fmt: skip

@@ -96,7 +96,7 @@ def check_same_as_trl(setup: Setup) -> float:
     inputs = spy.call_args.args[1]
     prompts = setup.collate(setup.encode())
     repeated = prompts.repeat(setup.size.group_size)
-    for name, ours in (("prompt_ids", repeated.input_ids), ("pixel_values", repeated.pixel_values)):
+    for name, ours in (("prompt_ids", repeated.input_ids), ("pixel_values", repeated.images["pixel_values"])):
         assert torch.equal(ours, inputs[name].to(ours)), f"{name}: TRL has others"
     shape = len(setup.messages), setup.size.group_size, setup.size.answer_tokens
     assert bool(inputs["completion_mask"].all()), "completions: expected none of TRL's to end before the limit"

@@ -13,8 +13,9 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from benchmarks.measuring import NUM_PICTURES, small_config
 from focus_agents.models.adapters import add_adapters, base_model
+from focus_agents.models.inputs import EncodedPrompt, PromptBatch
 from focus_agents.models.loading import TINY, load_processor
-from focus_agents.models.processing import EncodedPrompt, PromptBatch, VLMProcessor
+from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.tiny import MERGE_SIZE, build_config
 from focus_env.prompts import TEMPLATES
 from focus_env.types import Message, TextPart

@@ -7,14 +7,15 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.step.setup import SEED, Setup
-from focus_agents.engine.forward import prefill
+from focus_agents.engine.forward import image_inputs, prefill
 from focus_agents.engine.generation import sample_completions
 from focus_agents.engine.scoring import score_completions
 from focus_agents.grpo.advantage import group_advantages, has_signal
-from focus_agents.grpo.loss import LossSettings, StepTotals, policy_loss
+from focus_agents.grpo.loss import StepTotals, policy_loss
+from focus_agents.grpo.settings import GRPOSettings
 from focus_agents.models.adapters import base_model
 from focus_agents.models.attention import set_focus_attention
-from focus_agents.models.processing import PromptBatch
+from focus_agents.models.inputs import PromptBatch
 from focus_agents.models.shared_prefix import Prefix
 from focus_agents.rollout.records import Sampling
 
@@ -50,9 +51,7 @@ def generate(setup: Setup, prompts: PromptBatch, *, is_greedy: bool = False) -> 
     tokens = base_model(setup.model).generate(
         input_ids=prompts.input_ids,
         attention_mask=prompts.attention_mask,
-        mm_token_type_ids=prompts.mm_token_type_ids,
-        pixel_values=prompts.pixel_values,
-        image_grid_thw=prompts.image_grid_thw,
+        **image_inputs(setup.model, prompts),
         num_return_sequences=1 if is_greedy else setup.size.group_size,
         max_new_tokens=setup.size.answer_tokens,
         suppress_tokens=setup.banned_token_ids,
@@ -99,7 +98,7 @@ def learn(
         flat.detach(),
         advantages.flatten().to(flat),
         torch.ones_like(flat),
-        settings=LossSettings(name="grpo", max_completion_tokens=num_tokens),
+        settings=GRPOSettings(loss="grpo", max_completion_tokens=num_tokens),
         totals=StepTotals(num_completions * num_tokens, num_completions, num_micro_batches=1),
     )
     loss.backward()  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from transformers import PrinterCallback, TrainerCallback
 from benchmarks.measuring import PER_UNIT, Readings, meter, take_turn
 from benchmarks.step.setup import SEED, Setup
 from benchmarks.step.sides import SIDES, take_step, text_reward
-from focus_agents.integrations.trl import TRLProcessor, trl_row
+from focus_agents.integrations.trl import trl_processor, trl_row
 from focus_agents.models.attention import set_focus_attention
 
 
@@ -69,7 +69,7 @@ def trl_trainer(
             reward_funcs=reward,
             args=config,
             train_dataset=Dataset.from_list([trl_row(messages) for messages in setup.messages]),
-            processing_class=TRLProcessor.of(processor),
+            processing_class=trl_processor(processor),
             callbacks=[callback],
         )
         trainer.remove_callback(PrinterCallback)

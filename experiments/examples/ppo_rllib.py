@@ -22,7 +22,7 @@ from gymnasium.wrappers import DtypeObservation, RescaleObservation
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.tune import register_env
 
-from focus_agents.cli.common import quiet_libraries
+from focus_agents.cli.command_line import quiet_libraries
 from focus_env import ENV_ID, FixedSizeObservation, SingleImageObservation
 
 

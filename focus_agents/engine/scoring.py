@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from focus_agents.engine.forward import image_inputs, prefill, prompt_positions, token_logprobs
+from focus_agents.engine.forward import answer_positions, image_inputs, prefill, prompt_positions, token_logprobs
 from focus_agents.engine.grammar import AnswerGrammar
-from focus_agents.models.adapters import base_model
+from focus_agents.models.adapters import model_parts
 from focus_agents.models.attention import set_focus_attention
-from focus_agents.models.processing import PromptBatch
+from focus_agents.models.inputs import PromptBatch
 from focus_agents.models.shared_prefix import (
     PackedAnswers,
     Prefix,
@@ -51,7 +51,7 @@ def score_completions(
     """Log-probabilities of the tokens of G completions of each prompt, with gradient.
 
     Args:
-        model: A Qwen2-VL-like model of transformers.
+        model: A model of a known family.
         prompts: N prompts.
         token_ids: [N, G, T] int64; what stands after a completion's end does not matter.
         lengths: [N, G] int64, tokens of each completion.
@@ -70,7 +70,7 @@ def score_completions(
     states = predict(model, prompts, token_ids, lengths, prefix)[is_valid]
     allowed = None if grammar is None else grammar.allowed_along(token_ids)[is_valid]
     logprobs, entropies = _score_tokens(
-        base_model(model).lm_head, states, token_ids[is_valid], temperature, banned_token_ids, allowed
+        model_parts(model).head, states, token_ids[is_valid], temperature, banned_token_ids, allowed
     )
     zeros = torch.zeros(token_ids.shape, device=token_ids.device)
     return zeros.masked_scatter(is_valid, logprobs), zeros.masked_scatter(is_valid, entropies)
@@ -118,17 +118,16 @@ def _shared_states(
 def _one_row(model: Any, prompts: PromptBatch, packed: PackedAnswers) -> torch.Tensor:
     """[N, 1 + C, H] states of the prompts' last tokens and of the answers, prompt and answers in one forward pass."""
     num_columns = prompts.input_ids.shape[1]
-    positions = prompt_positions(model, prompts)
-    next_position = positions.amax(dim=(0, 2)) + 1
-    answer_positions = (next_position[:, None] + packed.offset).expand(3, -1, -1)
-    backbone = base_model(model).model
+    positions, next_position = prompt_positions(model, prompts)
+    own_positions = answer_positions(model, next_position, packed.offset)
+    backbone = model_parts(model).backbone
     output = backbone(
         input_ids=torch.cat([prompts.input_ids, packed.input_ids], dim=1),
         attention_mask=additive(answer_mask(packed, prompts.attention_mask), backbone.dtype),
-        position_ids=torch.cat([positions, answer_positions], dim=2),
+        position_ids=torch.cat([positions, own_positions], dim=-1),
         use_cache=False,
         shared_prefix=SharedPrefix(num_columns, prompt_mask(prompts.attention_mask)),
-        **image_inputs(prompts),
+        **image_inputs(model, prompts),
     )
     states: torch.Tensor = output.last_hidden_state[:, num_columns - 1 :]
     return states
@@ -138,11 +137,11 @@ def _answers_over_cache(model: Any, packed: PackedAnswers, prefix: Prefix) -> to
     """[N, C, H] states of the answers, behind prompts that have been encoded already."""
     if prefix.cache.get_seq_length() != prefix.attention_mask.shape[1]:
         raise ValueError("prefix: expected one that is fresh from prefill, got one whose cache has been used up")
-    backbone = base_model(model).model
+    backbone = model_parts(model).backbone
     output = backbone(
         input_ids=packed.input_ids,
         attention_mask=additive(answer_mask(packed, prefix.attention_mask), backbone.dtype),
-        position_ids=(prefix.next_position[:, None] + packed.offset).expand(3, -1, -1),
+        position_ids=answer_positions(model, prefix.next_position, packed.offset),
         past_key_values=prefix.cache,
         use_cache=True,
         shared_prefix=SharedPrefix(0),
@@ -161,12 +160,11 @@ def _repeated_states(
     repeated = prompts.repeat(token_ids.shape[1])
     is_valid = torch.arange(num_tokens, device=token_ids.device) < lengths.flatten()[:, None]
     answers = token_ids.flatten(0, 1).masked_fill(~is_valid, 0)
-    output = base_model(model).model(
+    output = model_parts(model).backbone(
         input_ids=torch.cat([repeated.input_ids, answers], dim=1),
         attention_mask=torch.cat([repeated.attention_mask, is_valid.long()], dim=1),
-        mm_token_type_ids=torch.cat([repeated.mm_token_type_ids, torch.zeros_like(answers).int()], dim=1),
         use_cache=False,
-        **image_inputs(repeated),
+        **image_inputs(model, repeated, num_tokens),
     )
     states: torch.Tensor = output.last_hidden_state[:, -num_tokens - 1 : -1]
     return states.view(*token_ids.shape, -1)

@@ -8,7 +8,12 @@ from typing import Any
 
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.core import (
+    COMPONENT_EVAL_ENV_RUNNER,
+    COMPONENT_LEARNER,
+    COMPONENT_RL_MODULE,
+    DEFAULT_MODULE_ID,
+)
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     ENV_RUNNER_SAMPLING_TIMER,
@@ -22,6 +27,8 @@ from ray.rllib.utils.metrics import (
 
 from focus_agents.grpo.batch import GroupTrainingData, TrainingGroup, plan_steps
 from focus_agents.grpo.config import GRPOConfig
+from focus_agents.grpo.evaluation import log_episodes
+from focus_agents.grpo.rllib_compat import local_learner, weights_number
 from focus_agents.grpo.runners import Job, Request, Runners
 from focus_agents.grpo.selection import make_training_groups, split_by_signal
 from focus_agents.models.adapters import merge_adapters
@@ -30,7 +37,6 @@ from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.metrics import rollout_metrics
 from focus_env.datasets.order import shuffled_indices
 from focus_env.metrics import ScoredAnswer
-from focus_env.prompts import get_template
 
 ROLLOUTS = "rollouts"
 
@@ -53,13 +59,25 @@ class GRPO(Algorithm):
         self._num_groups_drawn = 0
         self._weights_seq_no = 0
         self._ahead: Request[RolloutGroup] | None = None
-        self._runners = Runners(self, self._log_runners)
-        if self._is_one_process:
-            module = self.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
-            self.env_runner_group.local_env_runner.share_module(module, reuses_prefill=self.config.can_reuse_prefill)
+        self._runners = Runners(self, self.env_runner_group, self.config, self._log_runners)
+        self._evaluation_runners = self._runners
+        if self.eval_env_runner_group is not None:
+            self._evaluation_runners = Runners(self, self.eval_env_runner_group, self.evaluation_config)
+        self._share_module()
         self._num_episodes: int = self._runners.ask_one("num_episodes")
         self.last_groups: list[RolloutGroup] = []
+        self.last_evaluation: list[ScoredAnswer] = []
         self._sync_weights()
+
+    def _share_module(self) -> None:
+        """Let runners in the learner's process use its module instead of copies."""
+        if self.config.num_learners > 0:
+            return
+        module = local_learner(self.learner_group).module[DEFAULT_MODULE_ID].unwrapped()
+        if (evaluating := self._evaluation_runners.local) is not None:
+            evaluating.share_module(module, reuses_prefill=False)
+        if (sampling := self._runners.local) is not None:
+            sampling.share_module(module, reuses_prefill=self.config.can_reuse_prefill)
 
     def training_step(self) -> None:
         """Sample groups, compare the answers within each, update the policy, hand the new weights to the runners."""
@@ -69,12 +87,14 @@ class GRPO(Algorithm):
         if self.config.async_steps:
             self._ahead = self._request_groups(self._num_iterations_done + 1, self.config.groups_per_iteration)
         with self._time(LEARNER_UPDATE_TIMER):
-            self._update(make_training_groups(groups, self.config))
+            self._update(make_training_groups(groups, self.config.settings, num_learners=self.config.num_learners))
         self._num_iterations_done += 1
         with self._time(SYNCH_WORKER_WEIGHTS_TIMER):
             self._sync_weights()
         self.last_groups = [without_prefix(group) for group in groups]
         self.metrics.log_dict(rollout_metrics(sampled), key=ROLLOUTS, window=1)
+        returns = [float(reward) for group in sampled for reward in group.rewards]
+        log_episodes(self.metrics, returns, key=(ENV_RUNNER_RESULTS,))
 
     def validate(self, episode_indices: Sequence[int]) -> list[ScoredAnswer]:
         """Answer validation episodes greedily with the current weights, spread over the runners, in the order given."""
@@ -85,12 +105,32 @@ class GRPO(Algorithm):
 
         return self._runners.run(list(enumerate(episode_indices)), answer, batch_size=self.config.validation_batch_size)
 
+    def answer_evaluation_episodes(self) -> list[tuple[float, ScoredAnswer]]:
+        """Answer the first `evaluation_duration` episodes of RLlib's evaluation, or all if there are fewer.
+
+        Returns:
+            In their order the reward and the score of a greedy answer by the current weights, whichever runners answer.
+        """
+        runners = self._evaluation_runners
+        if runners is not self._runners:
+            # RLlib has sent the weights by now, but leaves out a runner that is still at work on an earlier push.
+            runners.push(self._inference_state(runners))
+        number = self._weights_seq_no
+
+        def answer(runner: Any, jobs: Sequence[Job]) -> tuple[dict[int, tuple[float, ScoredAnswer]], None]:
+            answers = runner.evaluate(episode_indices=[index for _, index in jobs], weights_seq_no=number)
+            return {position: answer for (position, _), answer in zip(jobs, answers, strict=True)}, None
+
+        count = min(self.config.evaluation_duration, runners.ask_one("num_evaluation_episodes"))
+        size = self.evaluation_config.validation_batch_size
+        return runners.run(list(enumerate(range(count))), answer, batch_size=size)
+
     def save_policy(self, directory: Path) -> Path:
-        """Write the policy in transformers' format; `load_model` and `--init-from` read it."""
+        """Write the policy in transformers' format; `load_model` reads it."""
         with torch.no_grad():
             module = self.config.get_rl_module_spec(spaces=self.spaces, inference_only=True).build()
             module.set_state(self.learner_group.get_weights()[DEFAULT_MODULE_ID])
-            template = get_template(self.config.env_config.get("template", "default"))
+            template = self.config.template
             return save_policy(directory, merge_adapters(module.policy), module.processor, template=template)
 
     def _time(self, timer: str) -> Any:
@@ -131,14 +171,14 @@ class GRPO(Algorithm):
         if self.config.zero_variance != "refill":
             return sampled
         count = len(sampled)
-        chosen, silent = split_by_signal(sampled, self.config)
+        chosen, silent = split_by_signal(sampled, self.config.settings)
         for _ in range(self.config.max_refills):
             if len(chosen) == count:
                 break
             request = self._request_groups(self._num_iterations_done, count - len(chosen), first=len(sampled))
             more = self._runners.collect(request)
             sampled += more
-            others, still_silent = split_by_signal(more, self.config)
+            others, still_silent = split_by_signal(more, self.config.settings)
             chosen, silent = chosen + others, silent + still_silent
         return (chosen + silent)[:count]
 
@@ -154,7 +194,7 @@ class GRPO(Algorithm):
             num_learners=self.config.num_learners,
             groups_per_step=self.config.groups_per_step,
             micro_batch_groups=self.config.micro_batch_groups,
-            num_iterations=self.config.num_iterations,
+            num_passes=self.config.num_passes,
             # bnpo divides by what a micro-batch holds, so there a silent group changes the weight of others.
             skip_silent=self.config.kl_coeff == 0 and self.config.loss != "bnpo",
             seed=(self.config.seed or 0, self._num_iterations_done),
@@ -174,22 +214,18 @@ class GRPO(Algorithm):
 
         Those of remote learners go from the object store to the runners; here there is only a reference to them.
         """
-        state = self._inference_state()
+        state = self._inference_state(self._runners)
         self._weights_seq_no = state[WEIGHTS_SEQ_NO]
         self._runners.push(state)
 
-    def _inference_state(self) -> dict[str, Any]:
-        """What a runner needs: the weights or a reference to them, and their number."""
-        if self._is_one_process:  # and one model
-            return {COMPONENT_RL_MODULE: {}, WEIGHTS_SEQ_NO: self.learner_group._learner._weights_seq_no}
+    def _inference_state(self, runners: Runners) -> dict[str, Any]:
+        """Return what runners need: the weights or a reference to them, and their number."""
+        if runners.local is not None and self.config.num_learners == 0:  # one model
+            return {COMPONENT_RL_MODULE: {}, WEIGHTS_SEQ_NO: weights_number(local_learner(self.learner_group))}
         state = self.learner_group.get_state(
             components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
         )[COMPONENT_LEARNER]
         return {key: state[key] for key in (COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO)}
-
-    @property
-    def _is_one_process(self) -> bool:
-        return self._runners.local is not None and self.config.num_learners == 0
 
     # ---- checkpoints
 
@@ -201,7 +237,13 @@ class GRPO(Algorithm):
         }
         if self._ahead is not None:
             own["groups_ahead"] = self._runners.collect(self._ahead)
-        return super().get_state(*args, **kwargs) | own
+        state = super().get_state(*args, **kwargs)
+        state.pop(COMPONENT_EVAL_ENV_RUNNER, None)
+        return state | own
+
+    def get_checkpointable_components(self) -> list[tuple[str, Any]]:
+        """RLlib's, without the runners of its evaluation: all that they have are weights, sent before each use."""
+        return [part for part in super().get_checkpointable_components() if part[0] != COMPONENT_EVAL_ENV_RUNNER]
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on where `get_state` was called: the same episodes, seeds and weights."""

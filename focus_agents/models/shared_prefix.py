@@ -28,7 +28,7 @@ class Prefix:
     Attributes:
         cache: Keys and values of each layer, [N, key-value heads, P, head size].
         attention_mask: [N, P] int64, 0 at padding.
-        next_position: [N] int64, M-RoPE position of the first completion token, the same on all three axes.
+        next_position: [N] int64, position of the first completion token.
         hidden: [N, H], the last prompt token's state, which predicts the first completion token.
     """
 

@@ -143,7 +143,7 @@ def test_a_batch_is_as_long_as_asked_and_holds_five_pictures() -> None:
         batch = build_batch(num_tokens, setup_config)
         is_image = batch.prompts.input_ids == setup_config.image_token_id
         assert batch.prompts.input_ids.shape[1] + batch.answer_ids.shape[1] == num_tokens
-        assert int(is_image.sum()) == 5 * num_rows == len(batch.prompts.pixel_values) / 4
+        assert int(is_image.sum()) == 5 * num_rows == len(batch.prompts.images["pixel_values"]) / 4
         assert int(batch.query_mask.sum()) == num_rows
         assert not (batch.query_mask & batch.support_mask).any()
         assert (batch.query_mask & is_image).sum() == num_rows

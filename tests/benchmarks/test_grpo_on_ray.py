@@ -25,7 +25,7 @@ from benchmarks.on_ray.bare_loop import BareLoop
 from benchmarks.on_ray.report import build_tables, compare
 from benchmarks.on_ray.setup import CONTESTS, SIDES, Args, CaseName, Contest, NoiseTemplate
 from benchmarks.on_ray.turns import PARTS, Result, built, check_same_answers, measure, relative_difference
-from focus_agents.models.processing import EncodedPrompt
+from focus_agents.models.inputs import EncodedPrompt
 from focus_agents.rollout.records import Completion, Generation, RolloutGroup
 from focus_env.types import ParseResult, ParseStatus
 
@@ -135,7 +135,7 @@ def test_sides_that_do_not_do_the_same_are_found(
 
 def make_groups(*texts: str, episode: int = 0) -> list[RolloutGroup]:
     ids, nothing = np.arange(3), np.zeros(0, dtype=np.float32)
-    prompt = EncodedPrompt(np.zeros(7, dtype=np.int64), np.zeros((0, 1), dtype=np.float32), np.zeros((0, 3), np.int64))
+    prompt = EncodedPrompt(np.zeros(7, dtype=np.int64), np.zeros((0, 2), dtype=np.int64), {})
     completions = tuple(Completion(text, ids, nothing, is_finished=False) for text in texts)
     return [RolloutGroup(episode, Generation(completions, prompt), np.zeros(len(texts)), (), ())]
 

@@ -8,6 +8,7 @@ import functools
 import math
 import pickle
 import warnings
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -24,9 +25,14 @@ from focus_env import (
     Box,
     CompletionSpace,
     CoordinateFrame,
+    Episode,
+    Exemplar,
+    Frame,
     ImageSpace,
+    Observation,
     RewardError,
     WeightedReward,
+    score_answers,
 )
 from focus_env.datasets import SyntheticDataset
 from focus_env.env import InContextLocalizationEnv
@@ -40,6 +46,10 @@ GOLD = "<answer>[250, 167, 750, 667]</answer>"  # of the fake episode 0: (20, 10
 
 def make_env(**options: Any) -> InContextLocalizationEnv:
     return InContextLocalizationEnv(**{"dataset": FakeDataset(), **options})
+
+
+def arrays(observation: Observation) -> list[np.ndarray[Any, Any]]:
+    return [*observation["support_images"], observation["support_boxes"], observation["query_image"]]
 
 
 def answer(action: Any, *, index: int = 0, **options: Any) -> tuple[float, dict[str, Any]]:
@@ -220,28 +230,74 @@ class TestEpisodes:
         env.reset(options={"episode_index": 1})
         assert dataset.num_loads == 3
 
-    def test_an_episode_that_is_at_hand_is_asked_as_it_is(self) -> None:
+    @pytest.mark.parametrize("shots", [3, 1])
+    def test_an_episode_that_is_at_hand_is_scored_as_it_is(self, shots: int) -> None:
+        """Without asking for it: neither the data set nor a picture is touched, nor the question that stands."""
         dataset = FakeDataset()
-        env = make_env(dataset=dataset)
-        for index, shots in [(1, 3), (1, 1), (2, 1)]:
-            episode = make_episode(1, shots=shots)
-            observation, info = env.reset(options={"episode_index": index, "episode": episode})
-            assert env.episode is episode
-            assert len(observation["support_images"]) == shots
-            assert (info["episode_index"], info["episode_id"]) == (index, "fake/1")
+        env = make_env(dataset=dataset, action_type="text")
+        frame = Frame("missing", image_wh=(80, 60), source=Path("missing.jpg"))
+        given = make_episode(1, shots=shots)
+        support = tuple(dataclasses.replace(exemplar, frame=frame) for exemplar in given.support)
+        episode = dataclasses.replace(given, support=support, query_frame=frame)
+        scores = score_answers(episode, [GOLD, ""], template=env.template, reward=env.reward)
+        assert scores.rewards.tolist() == pytest.approx([1.5, 0.0], abs=0.01)
+        assert [scored.episode_id for scored in scores.answers] == ["fake/1"] * 2
         assert dataset.num_loads == 0
 
-    def test_observations_are_fresh_copies(self) -> None:
+    def test_pictures_are_decoded_once_for_all_observations_of_a_question(self) -> None:
+        env = make_env()
+        first, _ = env.reset(options={"episode_index": 0})
+        after_step = env.step(GOLD)[0]
+        again, _ = env.reset(options={"episode_index": 0})
+        other, _ = env.reset(options={"episode_index": 1})
+        for observation in (after_step, again):
+            for one, same in zip(arrays(first), arrays(observation), strict=True):
+                assert one is same
+        assert not any(one is another for one, another in zip(arrays(first), arrays(other), strict=True))
+
+    def test_what_a_caller_does_to_an_observation_changes_no_other(self) -> None:
         env = make_env()
         first, _ = env.reset(options={"episode_index": 0})
         original = copy.deepcopy(first)
-        for array in (*first["support_images"], first["support_boxes"], first["query_image"]):
-            array[:] = 0
-        after_step = env.step(GOLD)[0]
-        for array in (*after_step["support_images"], after_step["support_boxes"], after_step["query_image"]):
-            array[:] = 0
+
+        def try_all(observation: Observation) -> None:
+            for array in arrays(observation):
+                assert not array.flags.writeable
+                with pytest.raises(ValueError, match="assignment destination is read-only"):
+                    array[:] = 0
+                with pytest.raises(ValueError, match="cannot set WRITEABLE flag to True"):
+                    array.flags.writeable = True
+            observation["query_image"] = np.zeros((1, 1, 3), np.uint8)
+            observation.clear()  # type: ignore[attr-defined]
+
+        try_all(first)
+        try_all(env.step(GOLD)[0])
         again, _ = env.reset(options={"episode_index": 0})
         assert data_equivalence(again, original, exact=True)
+
+    def test_a_copy_is_the_callers_own(self) -> None:
+        image = make_env().reset(options={"episode_index": 0})[0]["query_image"].copy()
+        image[:] = 0
+        assert image.max() == 0
+
+    def test_a_users_own_arrays_stay_the_users(self) -> None:
+        """A frame may be an array. It stays writeable; what is written is seen when the question is asked anew."""
+        pixels = np.full((60, 80, 3), 7, np.uint8)
+        shown = Exemplar(Frame("a", (80, 60), pixels), Box(1, 2, 30, 40))
+        episodes = [
+            Episode(f"mine/{number}", (shown,), Frame("b", (80, 60), pixels), Box(1, 2, 30, 40), "mine")
+            for number in range(2)
+        ]
+        env = InContextLocalizationEnv(dataset=episodes)
+        observation, _ = env.reset(options={"episode_index": 0})
+        assert not any(np.shares_memory(array, pixels) for array in arrays(observation))
+        assert pixels.flags.writeable
+        pixels[:] = 8
+        assert observation["query_image"].max() == 7
+        assert env.step(GOLD)[0]["query_image"].max() == 7
+        env.reset(options={"episode_index": 1})
+        assert env.reset(options={"episode_index": 0})[0]["query_image"].min() == 8
+        assert pixels.flags.writeable
 
     def test_the_observation_is_the_episodes(self) -> None:
         observation, _ = make_env().reset(options={"episode_index": 0})
@@ -262,8 +318,8 @@ class TestEpisodes:
         [
             ({"episode_index": 4}, "episode_index must be in 0 to 3, got 4"),
             ({"episode_index": -1}, "episode_index must be in 0 to 3, got -1"),
-            ({"index": 1}, r"reset knows the options 'episode_index', 'episode' and 'progress', got \['index'\]"),
-            ({"episode": 1}, "expected an 'episode_index' beside the 'episode', got none"),
+            ({"index": 1}, r"reset knows the options 'episode_index' and 'progress', got \['index'\]"),
+            ({"episode": 1}, r"reset knows the options 'episode_index' and 'progress', got \['episode'\]"),
             ({"progress": 1.5}, r"progress must be from 0 .* to 1 .*, got 1.5"),
             ({"progress": math.nan}, r"progress must be from 0 .* to 1 .*, got nan"),
         ],

@@ -24,9 +24,9 @@ def test_a_prompt_is_as_long_as_asked_and_holds_five_pictures(num_tokens: int, s
     setup = Setup.build(Size(num_tokens, 2, 4), num_prompts=2)
     one, other = setup.encode()
     assert len(one.input_ids) == len(other.input_ids) == num_tokens
-    assert one.image_grid_thw.tolist() == [[1, 2 * side, 2 * side]] * 5
+    assert one.grids.tolist() == [[side, side]] * 5
     assert (one.input_ids == setup.processor.image_token_id).sum() == 5 * side**2
-    assert (one.pixel_values != other.pixel_values).any()
+    assert (one.images["pixel_values"] != other.images["pixel_values"]).any()
 
 
 def test_the_large_model_has_the_shape_of_qwen2_vl_7b() -> None:

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import tyro
 from PIL import Image
 
-from focus_agents.cli.common import restore_arguments
+from focus_agents.cli.command_line import flat, parse, restore_arguments
+from focus_agents.cli.common import RunArguments
 from focus_agents.errors import EvaluationError
 from focus_agents.models.loading import load_model, load_processor, load_template
 from focus_agents.policies.focus import FocusPolicy, Localization
-from focus_agents.pretraining.train import PretrainingConfig
+from focus_agents.pretraining.settings import PretrainingConfig
 from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.studies.ablation.arms import ARMS
@@ -318,17 +318,18 @@ def test_a_run_is_not_resumed_without_workers(tmp_path: Path, capsys: pytest.Cap
 def test_presets_are_defaults_that_other_flags_change() -> None:
     run_sft = load_experiment("run_sft")
     small = run_sft.parse_arguments([])
-    assert (small.model, small.beta, small.attention_target, small.labels) == (
+    assert (small.model.model, small.loss.beta, small.loss.attention_target, small.loss.labels) == (
         "focus-small-base", 2.0, "region", "answer",
     )  # fmt: skip
     paper = run_sft.parse_arguments(["--preset", "paper", "--beta", "0.3", "--no-dashboard"])
-    assert (paper.preset, paper.beta, paper.dashboard) == ("paper", 0.3, False)
-    assert (paper.margin, paper.margin_unit, paper.attention_layers) == (0.025, "absolute", "all")
-    assert (paper.lora_rank, paper.lora_alpha, paper.lr, paper.warmup, paper.grad_clip) == (8, 16, 2e-4, 0.03, 0.3)
-    assert (paper.shots, paper.batch_size, paper.precision) == (4, 64, "bf16")
-    for tokens, budget in ((paper.max_image_tokens, 0.3), (paper.validation_max_image_tokens, 2.5)):
+    config, model = paper.config, paper.model
+    assert (paper.preset, config.beta, paper.cluster.dashboard) == ("paper", 0.3, False)
+    assert (config.margin, config.margin_unit, config.attention_layers) == (0.025, "absolute", "all")
+    assert (config.lora_rank, config.lora_alpha, config.lr, config.warmup, config.grad_clip) == (8, 16, 2e-4, 0.03, 0.3)
+    assert (paper.data.shots, config.batch_size, config.precision) == (4, 64, "bf16")
+    for tokens, budget in ((model.max_image_tokens, 0.3), (model.validation_max_image_tokens, 2.5)):
         assert tokens == int(budget * 1280 * 720 / 28**2)
-    assert run_sft.parse_arguments(["--lr", "0.1", "--preset=paper"]).labels == "full"
+    assert run_sft.parse_arguments(["--lr", "0.1", "--preset=paper"]).loss.labels == "full"
 
 
 NEW_FLAGS = ["--model", "small", "--level", "2", "--num-objects", "4", "--shuffle-supports", "--no-freeze-vision"]
@@ -359,11 +360,11 @@ def test_sft_flags_reach_the_run() -> None:
 
 def test_grpo_flags_reach_the_run() -> None:
     run_grpo = load_experiment("run_grpo")
-    config, _, _ = run_grpo.check_arguments(tyro.cli(run_grpo.Args, args=NEW_FLAGS))
+    _, config = run_grpo.check_arguments(parse(run_grpo.Args, None, words=NEW_FLAGS))
     training, validation = config.env_config["dataset"], config.validation_env_config["dataset"]
     assert_shuffled_scenes_of_four(training, validation)
     assert not config.model_config["freeze_vision"]
-    plain, _, _ = run_grpo.check_arguments(tyro.cli(run_grpo.Args, args=[]))
+    _, plain = run_grpo.check_arguments(parse(run_grpo.Args, None, words=[]))
     assert not isinstance(plain.env_config["dataset"], ShuffledSupports)
     assert plain.model_config["freeze_vision"]
 
@@ -383,7 +384,7 @@ def test_the_prompt_is_the_models_own_unless_another_is_asked_for(flags: list[st
     expected = dataclasses.replace(get_template(template), frame=CoordinateFrame(frame))
     run_sft, run_grpo = load_experiment("run_sft"), load_experiment("run_grpo")
     assert run_sft.check_arguments(run_sft.parse_arguments(flags))[0].template == expected
-    config = run_grpo.check_arguments(tyro.cli(run_grpo.Args, args=flags))[0]
+    _, config = run_grpo.check_arguments(parse(run_grpo.Args, None, words=flags))
     assert config.env_config["template"] == config.validation_env_config["template"] == expected
 
 
@@ -391,8 +392,8 @@ def test_a_resumed_run_asks_in_the_stored_frame(tmp_path: Path) -> None:
     """Which comes back from JSON as a text."""
     run_sft = load_experiment("run_sft")
     args = run_sft.parse_arguments(["--model", "small", "--frame", "norm_1000", "--shuffle-supports"])
-    run = RunDirectory.create(tmp_path / "run", dataclasses.asdict(args))
-    restored = restore_arguments(run_sft.parse_arguments(["--resume", str(run.path)]), run, keep=("resume",))
+    run = RunDirectory.create(tmp_path / "run", flat(args))
+    restored = restore_arguments(run_sft.parse_arguments(["--resume", str(run.path)]), run.config(), keep=("run",))
     plan, _ = run_sft.check_arguments(restored)
     assert plan.template == dataclasses.replace(get_template("questions"), frame=CoordinateFrame.NORM_1000)
     assert isinstance(plan.training_episodes, ShuffledSupports)
@@ -403,7 +404,10 @@ def test_a_resumed_run_asks_in_the_stored_frame(tmp_path: Path) -> None:
     [
         (["--num-steps", "0"], "num_steps: expected 1 or more, got 0"),
         (["--lr", "-1"], "lr: expected more than 0, got -1"),
-        (["--cooldown", "2"], "cooldown: expected a share from 0 to 1, got 2"),
+        (
+            ["--cooldown", "2"],
+            "warmup, cooldown: expected shares of the steps that add up to at most 1, got 0.03 and 2",
+        ),
         (["--checkpoint-interval", "0"], "checkpoint_interval: expected 1 or more, got 0"),
         (["--resume", "runs/nothing"], "run runs/nothing: expected a run's folder with config.json"),
         (["--model", "tiny"], "--model"),
@@ -600,10 +604,10 @@ def test_a_run_folder_holds_the_terms_of_a_reward_file(tmp_path: Path) -> None:
     """Whatever becomes of the file: a resumed run has the reward of its beginning."""
     grpo, file = load_experiment("run_grpo"), tmp_path / "rewards.yaml"
     file.write_text("iou: 1\niou_at(0.5): 0.5\n")
-    args = grpo.Args(reward=str(file), output_dir=tmp_path, name="mine")
+    args = grpo.Args(reward=str(file), run=RunArguments(output_dir=tmp_path, name="mine"))
     run_folder = grpo.open_run(args)
     file.unlink()
-    restored = restore_arguments(grpo.Args(), run_folder, keep=("resume",))
+    restored = restore_arguments(grpo.Args(), run_folder.config(), keep=("run",))
     assert restored.reward == "iou:1,iou_at(0.5):0.5"
 
 
@@ -683,6 +687,7 @@ def test_evaluations_of_several_calls_make_one_table(
         assert sheet.height > 4 * 160
     error = main_error("evaluate", [*common, "--policy", "random", "--level", "5"], capsys)
     assert "data 'synthetic' was answered with other settings: level is 5 here and 3 there" in error
+    assert "Choose another --output-dir, or for a data set another --label" in error
 
 
 def test_a_bug_in_a_policy_is_shown_with_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -787,7 +792,8 @@ def test_ablation_trains_answers_reports_and_does_nothing_twice(tmp_path: Path) 
     report = json.loads((tmp_path / "report/ablation.json").read_text())
     assert list(report["arms"]) == ["base", "attention", "attention-grpo"]
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
-        "ablation.json", "ablation.md", "ablation_sft.png", "ablation_grpo.png", "ablation_answers.png",
+        "ablation.json", "ablation.md", "ablation.html",
+        "ablation_sft.png", "ablation_grpo.png", "ablation_answers.png",
     }  # fmt: skip
     weights = sorted((tmp_path / "runs").glob("*/checkpoints/final/model.safetensors"))
     assert len(weights) == 2

@@ -1,4 +1,4 @@
-"""Arguments that experiments share: rewards as text and as files."""
+"""Arguments that commands share: rewards as text and as files."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from focus_agents.models.processing import EncodedPrompt
+from focus_agents.models.inputs import EncodedPrompt
+from tests.focus_agents.models.families import patch_grid
 
 
 def score_by_repetition(
@@ -32,8 +33,8 @@ def score_by_repetition(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             mm_token_type_ids=(ids == model.config.image_token_id).int(),
-            pixel_values=torch.tensor(np.concatenate([prompt.pixel_values] * num_completions)),
-            image_grid_thw=torch.tensor(np.concatenate([prompt.image_grid_thw] * num_completions)),
+            pixel_values=torch.tensor(np.concatenate([prompt.images["pixel_values"]] * num_completions)),
+            image_grid_thw=patch_grid(prompt.grids).repeat(num_completions, 1),
             use_cache=False,
         ).logits[:, num_prompt_tokens - 1 : -1]
         logits = logits / temperature

@@ -18,12 +18,13 @@ from focus_agents.engine.forward import encode_images, prefill, token_logprobs
 from focus_agents.engine.generation import SampledBatch, sample_completions
 from focus_agents.engine.grammar import AnswerGrammar
 from focus_agents.engine.scoring import score_completions
-from focus_agents.models.processing import EncodedPrompt, PromptBatch, VLMProcessor
+from focus_agents.models.inputs import EncodedPrompt, PromptBatch
+from focus_agents.models.processing import VLMProcessor
 from focus_agents.rollout.records import Sampling
 from focus_env.boxes import CoordinateFrame
 from focus_env.parsing import parse_answer
 from tests.focus_agents.engine.oracle import score_by_repetition
-from tests.focus_agents.models.families import FAMILIES, make_model
+from tests.focus_agents.models.families import FAMILIES, make_model, patch_grid, picture_inputs
 
 NO_END = -1  # an end token that no model samples: every completion runs to the limit
 
@@ -54,9 +55,7 @@ def generate_by_transformers(model: Any, batch: PromptBatch, **options: Any) -> 
     generated: torch.Tensor = model.generate(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
-        mm_token_type_ids=batch.mm_token_type_ids,
-        pixel_values=batch.pixel_values,
-        image_grid_thw=batch.image_grid_thw,
+        **picture_inputs(batch),
         **options,
     )
     return generated[:, batch.input_ids.shape[1] :]
@@ -293,7 +292,7 @@ class TestWhatIsSampled:
         with model.model.visual.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0]))):
             sampled = draw(model, batch, num_completions=4)
             score_completions(model, batch, sampled.token_ids, sampled.lengths)
-        assert seen == [len(batch.pixel_values)] * 2
+        assert seen == [len(batch.images["pixel_values"])] * 2
 
     def test_temperature_0_takes_the_likeliest(
         self, model: Any, processor: VLMProcessor, prompts: list[EncodedPrompt]
@@ -417,7 +416,7 @@ def test_pictures_that_are_encoded_before(processor: VLMProcessor, prompts: list
     """The same samples, without the vision tower."""
     model, batch = make_model(family, processor), processor.collate(prompts)
     expected = draw(model, batch)
-    other = dataclasses.replace(batch, pixel_values=batch.pixel_values[:0], image_features=encode_images(model, batch))
+    other = dataclasses.replace(batch, images={}, image_rows={}, image_features=encode_images(model, batch))
     calls: list[Any] = []
     with model.model.visual.register_forward_hook(lambda *call: calls.append(call)):
         sampled = draw(model, other)
@@ -433,8 +432,8 @@ def test_the_first_completion_token_follows_the_prompt_in_position(
     batch = processor.collate(prompts)
     _, delta = model.model.get_rope_index(
         batch.input_ids,
-        mm_token_type_ids=batch.mm_token_type_ids,
-        image_grid_thw=batch.image_grid_thw,
+        mm_token_type_ids=batch.image_mask.int(),
+        image_grid_thw=patch_grid(batch.grids),
         attention_mask=batch.attention_mask,
     )
     expected = batch.attention_mask.sum(1) + delta[:, 0]

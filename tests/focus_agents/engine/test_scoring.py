@@ -24,14 +24,22 @@ from focus_agents.engine.grammar import AnswerGrammar
 from focus_agents.engine.scoring import score_completions, shared_prefix_gap
 from focus_agents.models import attention
 from focus_agents.models.adapters import add_adapters, base_model
+from focus_agents.models.inputs import EncodedPrompt, PromptBatch
 from focus_agents.models.loading import load_trainable_model
-from focus_agents.models.processing import EncodedPrompt, PromptBatch, VLMProcessor
+from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.shared_prefix import PackedAnswers, answer_mask, pack_answers
 from focus_env.env import observe
 from focus_env.prompts import get_template
 from tests.fakes import make_episode
 from tests.focus_agents.engine.oracle import score_by_repetition
-from tests.focus_agents.models.families import EXACT_EAGER, FAMILIES, NUM_LAYERS, enable_checkpointing, make_model
+from tests.focus_agents.models.families import (
+    EXACT_EAGER,
+    FAMILIES,
+    NUM_LAYERS,
+    enable_checkpointing,
+    make_model,
+    patch_grid,
+)
 
 CASES: dict[str, tuple[list[int], list[list[int]]]] = {
     "one answer": ([0, 3], [[5], [2]]),
@@ -392,10 +400,8 @@ class TestTraining:
         expected = learn(pair.reference, five, oracle)
         features = encode_images(model, five.batch)
         assert all(not part.requires_grad for part in features)
-        assert {part.shape for part in features} == {(int(five.batch.mm_token_type_ids.sum()), 64)}
-        batch = dataclasses.replace(
-            five.batch, pixel_values=five.batch.pixel_values[:0], image_features=tuple(features)
-        )
+        assert {part.shape for part in features} == {(int(five.batch.image_mask.sum()), 64)}
+        batch = dataclasses.replace(five.batch, images={}, image_rows={}, image_features=tuple(features))
         group = five._replace(batch=batch)
         visual = set(model.model.visual.parameters())
         with recorded(model.model.visual, lambda *_: None) as calls:
@@ -479,7 +485,7 @@ class TestTheRow:
 
     def test_a_prompt_is_there_once(self, pair: Pair, five: Group) -> None:
         num_columns = five.batch.input_ids.shape[1]
-        num_patches = len(five.batch.pixel_values)
+        num_patches = len(five.batch.images["pixel_values"])
         model = pair.model
         for score, shapes, times in (
             (shared, [(3, num_columns + 15)], 1),
@@ -515,7 +521,7 @@ class TestTheRow:
             expected = pair.reference.model.get_rope_index(
                 ids,
                 mm_token_type_ids=(ids == pair.model.config.image_token_id).int(),
-                image_grid_thw=torch.tensor(prompt.image_grid_thw),
+                image_grid_thw=patch_grid(prompt.grids),
             )[0][:, 0]
             ours = by_score[shared][:, n]
             num_prompt = len(prompt.input_ids)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,25 @@ class TestLayout:
         assert "\ntao: dataset tao, split test, protocol focus.\n" in text
         assert "\nsynthetic: dataset synthetic, split test, level 3, supports of other episodes.\n" in text
         assert "published" not in text
+
+    def test_html_has_the_same_tables(self, results: ResultsFolder) -> None:
+        write_report(results)
+        page = (results.path / "report.html").read_text()
+        row = ("vlm:a|b", "25.0 [25.0, 25.0]", "75.0 [75.0, 75.0]", "100.0 [100.0, 100.0]", "66.7")
+        assert "<tr>\n" + "".join(f"<td>{cell}</td>\n" for cell in row) + "</tr>" in page
+        assert page.count("<table>") == 2
+        assert "<p>tao: dataset tao, split test, protocol focus.</p>" in page
+
+    def test_names_are_shown_as_they_are(self, tmp_path: Path) -> None:
+        results, _ = fill(tmp_path, "<b>|x", "# <i>|y", 1, [scored(0.5)])
+        write_report(results)
+        text, page = ((results.path / name).read_text() for name in ("report.md", "report.html"))
+        assert "\n| \\<b>\\|x | 50.0 [50.0, 50.0] |\n" in text
+        assert "\n\\# \\<i>\\|y: dataset # \\<i>\\|y, split test" in text
+        assert "<td>&lt;b&gt;|x</td>" in page
+        assert "<th># &lt;i&gt;|y, 1 shot</th>" in page
+        assert "<p># &lt;i&gt;|y: dataset # &lt;i&gt;|y, split test" in page
+        assert not re.search("<[bi]>", page)
 
     def test_a_terminal_shows_the_same_figures(self, results: ResultsFolder) -> None:
         output = io.StringIO()

@@ -16,7 +16,7 @@ import pytest
 import ray
 
 from focus_agents.errors import CheckpointError, EvaluationError, RunInterrupted
-from focus_agents.evaluation.greedy import evaluate
+from focus_agents.evaluation import evaluate
 from focus_agents.evaluation.results import MAX_TEXT, AnswerRecord, Cell, ResultsFolder
 from focus_agents.evaluation.run import EvaluationPlan, pending_chunks, run_chunks
 from focus_agents.models.loading import model_folder
@@ -195,6 +195,19 @@ class TestAnswering:
             ("random", 1), ("random", 2), ("center", 1), ("center", 2),
         ]  # fmt: skip
 
+    def test_a_policy_that_draws_answers_as_it_does_in_evaluate(self, tmp_path: Path) -> None:
+        """Whatever the batch size and the number of episodes."""
+        dataset = SyntheticDataset(split="test", level=3, shots=1, image_size=64)
+        env, policy = make_env(dataset), PolicySpec(text="random")
+        expected = evaluate(env, policy.build(), range(30))
+        assert len({answer.box for answer in expected}) == 30
+        for batch_size, num_episodes in ((30, 30), (7, 30), (4, 9)):
+            plan = make_plan(
+                policies={"random": policy}, episodes={1: dataset}, num_episodes=num_episodes, batch_size=batch_size
+            )
+            records = records_of(run(tmp_path / str(batch_size), plan))
+            assert [record.answer for record in records] == expected[:num_episodes]
+
     def test_fewer_episodes_than_asked_for(self, tmp_path: Path) -> None:
         results = run(tmp_path, make_plan(num_episodes=100))
         assert len(records_of(results)) == results.cells()[0].num_episodes == NUM_EPISODES
@@ -275,7 +288,7 @@ class TestResuming:
             if num_done == 6:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        with pytest.raises(RunInterrupted, match=f"SIGTERM after 6 episodes.*--output-dir {tmp_path}") as info:
+        with pytest.raises(RunInterrupted, match=f"SIGTERM after 6 episodes.*`output_dir` {tmp_path}") as info:
             run_chunks(plan, results, pending_chunks(plan, results), on_done=stop)
         assert info.value.exit_code == 143
         assert done == [3, 6]
@@ -289,7 +302,7 @@ class TestRefusals:
     def test_other_settings_are_named(self, tmp_path: Path) -> None:
         run(tmp_path, make_plan())
         with pytest.raises(
-            ValueError, match=r"data 'fake' .*: level is 5 here and 3 there\. Choose another --output-d"
+            ValueError, match=r"data 'fake' .*: level is 5 here and 3 there\. Choose another `output_dir`"
         ):
             open_results(tmp_path, make_plan(), level=5)
         with pytest.raises(ValueError, match="split is 'val' here and None there"):

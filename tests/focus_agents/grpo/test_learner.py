@@ -21,6 +21,7 @@ from focus_agents.rollout.records import RolloutGroup, Sampling
 from focus_env.env import observe
 from focus_env.prompts import get_template
 from tests.fakes import FakeDataset, make_episode
+from tests.focus_agents.grpo.runs import CONSTANT_RATE
 
 MODULE = "default_policy"
 NUM_GROUPS, GROUP_SIZE = 4, 3
@@ -31,8 +32,10 @@ def build_learner(*, model_config: dict[str, Any] | None = None, **training: Any
     config = (
         GRPOConfig()
         .environment(env_config={"dataset": FakeDataset(), "template": get_template("compact")})
-        .training(**{"group_size": GROUP_SIZE, "groups_per_iteration": NUM_GROUPS, "lr": 1e-3, **training})
-        .rl_module(model_config=model_config or {})
+        .training(
+            **{"group_size": GROUP_SIZE, "groups_per_iteration": NUM_GROUPS, "lr": 1e-3, **CONSTANT_RATE, **training}
+        )
+        .rl_module(model_config={"model": "tiny", "freeze_vision": False} | (model_config or {}))
         .debugging(seed=0, log_level="ERROR")
     )
     config.validate()
@@ -200,8 +203,7 @@ def test_the_samplers_pass_over_the_prompts_serves_the_learner(
         for one, another in zip(ours.token_ids, other.token_ids, strict=True):
             assert one.tolist() == another.tolist()
     num_pictures: list[int] = []
-    module_of(learner).uses_shared_prefix = True
-    learner._has_chosen_path = True  # which would run the vision tower, too
+    learner._share_prefixes(True)  # the comparison would run the vision tower, too
     with module_of(learner).policy.model.visual.register_forward_hook(lambda *_: num_pictures.append(1)):
         update(learner, kept)
     assert num_pictures == []
@@ -223,7 +225,7 @@ def test_silent_groups_cost_nothing_and_change_nothing(groups: list[TrainingGrou
         dataclasses.replace(g, advantages=np.zeros(GROUP_SIZE)) if n in (0, 2) else g for n, g in enumerate(groups)
     ]
     learner = build_learner()
-    learner._has_chosen_path = True
+    learner._share_prefixes(True)
     rows: list[int] = []
     with module_of(learner).policy.model.language_model.register_forward_hook(
         lambda _, __, output: rows.append(len(output.last_hidden_state))
@@ -239,13 +241,13 @@ def test_silent_groups_cost_nothing_and_change_nothing(groups: list[TrainingGrou
 
 def test_a_frozen_vision_tower_sees_a_picture_once() -> None:
     frozen = {"freeze_vision": True}
-    learner = build_learner(model_config=frozen, kl_coeff=0.1, num_iterations=2)
+    learner = build_learner(model_config=frozen, kl_coeff=0.1, num_passes=2)
     groups = sample_groups(learner)
-    assert all(group.prompt.image_features is not None and len(group.prompt.pixel_values) == 0 for group in groups)
+    assert all(group.prompt.image_features is not None and not group.prompt.images for group in groups)
     seen: list[int] = []
     for model in (module_of(learner).policy, module_of(learner).reference):
         model.model.visual.register_forward_hook(lambda *_: seen.append(1))
-    update(learner, groups, num_iterations=2)
+    update(learner, groups, num_passes=2)
     assert seen == []
     pixels = sample_groups(build_learner(model_config=frozen), keeps_image_features=False)
     assert all(group.prompt.image_features is None for group in pixels)
@@ -305,7 +307,7 @@ def test_the_reference_is_scored_once_for_several_passes(groups: list[TrainingGr
     learner = build_learner(kl_coeff=0.1)
     calls: list[int] = []
     module_of(learner).reference.model.register_forward_hook(lambda *_: calls.append(1))
-    update(learner, groups, num_iterations=3)
+    update(learner, groups, num_passes=3)
     assert calls == [1]
     assert len(learner.gradients) == 3
 
@@ -327,7 +329,7 @@ def test_cut_answers_can_be_left_out(groups: list[TrainingGroup]) -> None:
 
 
 def test_under_a_grammar_both_sides_normalise_over_the_same_tokens() -> None:
-    learner = build_learner(is_constrained=True)
+    learner = build_learner(constrained=True)
     metrics = update(learner, sample_groups(learner))
     assert float(metrics["sampler_gap"]) < 1e-5
     assert float(metrics["ratio_mean"]) == pytest.approx(1.0, abs=1e-5)
@@ -335,13 +337,13 @@ def test_under_a_grammar_both_sides_normalise_over_the_same_tokens() -> None:
 
 def test_the_loss_is_the_one_of_the_settings() -> None:
     settings = GRPOConfig().training(loss="gspo", clip_low=3e-4, clip_high=4e-4, kl_coeff=0.1, kl_estimator="k2")
-    assert settings.loss_settings.name == "gspo"
-    assert settings.loss_settings.kl_estimator == "k2"
+    assert settings.settings.loss == "gspo"
+    assert settings.settings.kl_estimator == "k2"
     assert policy_loss.__module__ == "focus_agents.grpo.loss"
 
 
 def test_the_learning_rate_follows_its_schedule_and_its_optimizers_memory(groups: list[TrainingGroup]) -> None:
-    schedule = {"lr": 1e-3, "num_lr_steps": 5, "warmup": 0.4, "cooldown": 0.4, "lr_end": 0.2}
+    schedule = {"lr": 1e-3, "num_iterations": 5, "warmup": 0.4, "cooldown": 0.4, "lr_end": 0.2}
     learner = build_learner(**schedule)
 
     def rate_of_an_update(learner: Any) -> float:

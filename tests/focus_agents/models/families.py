@@ -13,10 +13,13 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
 )
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from focus_agents.models.inputs import PromptBatch
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.sft.data import AttentionTarget, SFTBatch, SFTExamples
 from focus_env.prompts import get_template
@@ -25,6 +28,8 @@ from tests.fakes import make_episode
 
 FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 NUM_LAYERS = 3
+MERGE_SIZE = 2
+"""Patches of the tiny models' pictures along a side of what becomes a token."""
 ALL_LAYERS = frozenset(range(NUM_LAYERS))
 EXACT_EAGER = "eager_with_softmax_in_the_dtype_of_its_input"
 Gradients = Mapping[str, torch.Tensor | None]
@@ -97,6 +102,7 @@ def make_model(family: str, processor: VLMProcessor, **text: Any) -> Any:
             vision |= {"intermediate_size": 96, "out_hidden_size": 64, "window_size": 32, "fullatt_block_indexes": [1]}
             model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids))
         else:
+            is_mixture = family == "qwen3_vl_moe"
             text |= {"head_dim": 16, "rope_parameters": rope | {"mrope_interleaved": True}}
             vision |= {
                 "intermediate_size": 96,
@@ -104,7 +110,14 @@ def make_model(family: str, processor: VLMProcessor, **text: Any) -> Any:
                 "num_position_embeddings": 64,
                 "deepstack_visual_indexes": [0, 1],
             }
-            model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **ids))
+            if is_mixture:
+                text |= {"moe_intermediate_size": 48, "num_experts": 4, "num_experts_per_tok": 2}
+            kind, config = (
+                (Qwen3VLMoeForConditionalGeneration, Qwen3VLMoeConfig)
+                if is_mixture
+                else (Qwen3VLForConditionalGeneration, Qwen3VLConfig)
+            )
+            model = kind(config(text_config=text, vision_config=vision, **ids))
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(0, 0.3)
@@ -126,6 +139,20 @@ def make_batch(
     return examples.collate([examples[index] for index in which])
 
 
+def patch_grid(grids: Any) -> torch.Tensor:
+    """[K, 3] int64, transformers' `image_grid_thw`, of pictures with [K, 2] tokens."""
+    return torch.tensor([[1, MERGE_SIZE * int(rows), MERGE_SIZE * int(columns)] for rows, columns in grids])
+
+
+def picture_inputs(prompts: PromptBatch, num_answer: int = 0) -> dict[str, Any]:
+    """The pictures of a batch as keywords of a model, with answers of some tokens behind the prompts."""
+    return {
+        "mm_token_type_ids": torch.nn.functional.pad(prompts.image_mask.int(), (0, num_answer)),
+        "pixel_values": prompts.images["pixel_values"],
+        "image_grid_thw": patch_grid(prompts.grids),
+    }
+
+
 def model_inputs(batch: SFTBatch) -> dict[str, Any]:
     """Prompts and answers in one sequence each, as keywords of a model."""
     prompts = batch.prompts
@@ -133,9 +160,7 @@ def model_inputs(batch: SFTBatch) -> dict[str, Any]:
     return {
         "input_ids": torch.cat([prompts.input_ids, batch.answer_ids], 1),
         "attention_mask": torch.cat([prompts.attention_mask, batch.answer_mask.long()], 1),
-        "mm_token_type_ids": torch.nn.functional.pad(prompts.mm_token_type_ids, (0, num_answer)),
-        "pixel_values": prompts.pixel_values,
-        "image_grid_thw": prompts.image_grid_thw,
+        **picture_inputs(prompts, num_answer),
         "use_cache": False,
     }
 

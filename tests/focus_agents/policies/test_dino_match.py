@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from focus_agents.errors import CheckpointError
-from focus_agents.models.pretrained import load_vision_model
+from focus_agents.models.loading import load_vision_model
 from focus_agents.policies.dino_match import (
     BackboneFeatures,
     DinoMatcher,
@@ -332,7 +332,7 @@ class TestFoldersThatCannotBeLoaded:
     @pytest.mark.parametrize(
         ("name", "message"),
         [
-            ("./nowhere", "model './nowhere' could not be loaded; .*there is no such folder"),
+            ("./nowhere", "model './nowhere': expected a folder with its weights .*there is no such folder"),
             ("nowhere", "there is no such folder"),
             ("someone/nothing-of-this-name", "or a hub name .with HF_HUB_OFFLINE=1: one that was downloaded before."),
             ("focus-small", "expected one of type dinov2 or dinov2_with_registers or dinov3_vit, got qwen"),

@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from focus_agents.models.inputs import IGNORED
 from focus_agents.models.loading import SMALL, load_model, load_processor, load_template
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.small import NAMES, VOCAB_SIZE
@@ -43,7 +44,6 @@ from focus_agents.pretraining.train import SCORES, Pretraining, PretrainingConfi
 from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.metrics import METRICS
-from focus_agents.sft.loss import IGNORED
 from focus_env.boxes import box_iou
 from focus_env.datasets.synthetic.identities import Identity
 from focus_env.datasets.synthetic.paints import paints
@@ -300,7 +300,7 @@ def assert_same_batch(first: DocumentBatch, second: DocumentBatch) -> None:
     for one, other in (
         (first.labels, second.labels),
         (first.prompts.input_ids, second.prompts.input_ids),
-        (first.prompts.pixel_values, second.prompts.pixel_values),
+        (first.prompts.images["pixel_values"], second.prompts.images["pixel_values"]),
     ):
         assert torch.equal(one, other)
 
@@ -316,7 +316,7 @@ class TestBatches:
         assert_same_batch(batches[3], first)
         assert_same_batch(pickle.loads(pickle.dumps(batches))[3], first)
         pixels = [
-            batch.prompts.pixel_values
+            batch.prompts.images["pixel_values"]
             for batch in (
                 first,
                 batches[4],

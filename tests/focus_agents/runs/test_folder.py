@@ -51,7 +51,7 @@ class TestFolder:
 
     def test_an_existing_run_is_refused_and_left_alone(self, run: RunDirectory) -> None:
         run.log({"iteration": 1})
-        with pytest.raises(FileExistsError, match=r"run folder .*one holds a run already; choose another --name, or"):
+        with pytest.raises(FileExistsError, match=r"run folder .*one holds a run already; choose another `name`, or"):
             RunDirectory.create(run.path, {"seed": 4})
         assert run.config() == {"seed": 3}
         assert (run.path / "metrics.jsonl").exists()

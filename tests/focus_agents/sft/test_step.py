@@ -25,6 +25,7 @@ from focus_env.env import observe
 from focus_env.prompts import TEMPLATES, get_template
 from focus_env.types import Box, Episode, Exemplar, Frame, Message, TextPart
 from tests.fakes import FakeDataset, make_episode
+from tests.focus_agents.models.families import patch_grid
 
 TEMPLATE = get_template("compact")
 
@@ -159,7 +160,7 @@ class TestExamples:
     def test_a_prompt_beyond_the_context_is_refused(self, processor: VLMProcessor) -> None:
         num_tokens = len(SFTExamples([make_episode()], TEMPLATE, processor)[0].prompt.input_ids) + 25
         SFTExamples([make_episode()], TEMPLATE, processor, max_tokens=num_tokens)[0]
-        with pytest.raises(ValueError, match=r"'fake/0': expected at most 50 tokens, .* lower --max-image-tokens"):
+        with pytest.raises(ValueError, match=r"'fake/0': expected at most 50 tokens, .* lower `max_image_tokens`"):
             SFTExamples([make_episode()], TEMPLATE, processor, max_tokens=50)[0]
 
     def test_iploc_names_the_object_and_nothing_else_does(self, processor: VLMProcessor) -> None:
@@ -353,7 +354,7 @@ class TestBatches:
         assert [sorted(step) for step in seen] == [sorted(order[start : start + 4]) for start in (0, 4, 8)]
 
     def test_the_seed_counts(self, examples: SFTExamples) -> None:
-        first, other = (self.batches(examples, seed=seed)[0][0].prompts.pixel_values for seed in (1, 2))
+        first, other = (self.batches(examples, seed=seed)[0][0].prompts.images["pixel_values"] for seed in (1, 2))
         assert first.shape != other.shape or not torch.equal(first, other)
 
 
@@ -368,8 +369,8 @@ def test_the_lm_loss_is_the_mean_over_labelled_tokens(model: Any, examples: SFTE
             logits = model(
                 input_ids=ids,
                 mm_token_type_ids=(ids == model.config.image_token_id).int(),
-                pixel_values=torch.tensor(item.prompt.pixel_values),
-                image_grid_thw=torch.tensor(item.prompt.image_grid_thw),
+                pixel_values=torch.tensor(item.prompt.images["pixel_values"]),
+                image_grid_thw=patch_grid(item.prompt.grids),
                 use_cache=False,
             ).logits
         losses = -logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]

@@ -228,7 +228,7 @@ def test_steps_without_a_finite_loss_are_skipped_and_end_the_run(tmp_path: Path)
         TrainingError, match=r"stopped at step 3: expected a finite loss .* in 3 steps in a row"
     ) as error:
         train(plan)
-    assert "--lr" in str(error.value)
+    assert "`lr`" in str(error.value)
     assert [(line["loss"], line["skipped_steps"]) for line in metrics(plan.run_path)] == [(None, 1), (None, 2)]
     (saved,) = (plan.run_path / "bad_batch").glob("*.safetensors")
     assert load_file(saved)["input_ids"].shape[0] == 2
@@ -314,8 +314,8 @@ def test_the_best_policy_is_kept_beside_the_last(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
-def test_out_of_memory_names_the_flags_that_help(error: RuntimeError) -> None:
-    with pytest.raises(MemoryError, match=r"--micro-batch-size .* --gradient-checkpointing"), memory_advice():
+def test_out_of_memory_names_the_settings_that_help(error: RuntimeError) -> None:
+    with pytest.raises(MemoryError, match=r"`micro_batch_size` .* `gradient_checkpointing`"), memory_advice():
         raise error
 
 
@@ -465,7 +465,7 @@ class TestRayTrain:
         deadly = Deadly(tmp_path / "died", rank=0, after=5)
         plan = make_plan(tmp_path / "run", episodes=deadly, **STEPS)
         workers = Workers(num_workers=1, max_failures=0)
-        with pytest.raises(TrainingError, match="go on from the last checkpoint by --resume"):
+        with pytest.raises(TrainingError, match="go on from the last checkpoint by `resume`"):
             train(plan, workers)
         assert (tmp_path / "died").exists()
         check_resumable(RunDirectory(plan.run_path))

@@ -16,12 +16,12 @@ from focus_env.prompts import get_template
 from focus_env.rewards.answers import AnswerBatch
 from focus_env.rewards.terms import (
     PARAMETRIC_TERMS,
-    PENALTIES,
     REWARD_TERMS,
     IoUAt,
     LengthReward,
     Piecewise,
     RewardTerm,
+    RewardTermEntry,
     copy_penalty,
     format_reward,
     format_soft_reward,
@@ -30,8 +30,10 @@ from focus_env.rewards.terms import (
     l1_reward,
     piecewise_reward,
     present_reward,
+    terms_help,
     whole_image_penalty,
 )
+from focus_env.rewards.terms import TERMS as REGISTRY
 from focus_env.types import Box, Episode, ParseResult, ParseStatus
 from tests.fakes import make_episode
 from tests.places import ROOT
@@ -57,6 +59,7 @@ TERMS: dict[str, RewardTerm] = {
 }
 RANGES = {"giou": (-1, 1), "diou": (-1, 1), "ciou": (-1.5, 1), "whole_image": (-1, 0), "copy": (-1, 0)}
 """Of the others: (0, 1)."""
+PENALTIES = {"whole_image", "copy"}
 
 
 def say(box: Box | None) -> str:
@@ -84,6 +87,22 @@ def limits(name: str) -> tuple[float, float]:
 def test_every_term_is_tested() -> None:
     assert ARGUMENTS.keys() == PARAMETRIC_TERMS.keys()
     assert {name for name in TERMS if limits(name)[1] <= 0} == PENALTIES
+    assert {name for name, entry in REGISTRY.built_in.items() if entry.is_penalty} == PENALTIES
+
+
+@pytest.mark.parametrize("entry", REGISTRY.built_in.values(), ids=REGISTRY.built_in)
+def test_each_entry_says_what_its_term_is(entry: RewardTermEntry) -> None:
+    assert (entry.least, entry.most) == limits(entry.name)
+    assert entry.function is REWARD_TERMS.get(entry.name)
+    assert entry.factory is PARAMETRIC_TERMS.get(entry.name)
+    assert entry.help
+    least, most = limits(entry.name)
+    assert f"- {entry.usage}: {entry.help}; {least:g} to {most:g}" in terms_help().splitlines()
+
+
+def test_an_entry_without_a_term_is_refused() -> None:
+    with pytest.raises(ValueError, match="reward term 'mine': expected a function, a factory or both, got neither"):
+        RewardTermEntry(name="mine", help="nothing")
 
 
 @pytest.mark.parametrize("target", [TARGET, None], ids=["present", "absent"])

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from focus_agents.evaluation.greedy import evaluate
+from focus_agents.evaluation import evaluate
 from focus_agents.policies.openai import protocol as chat_protocol
 from focus_agents.policies.openai.cache import AnswerCache
 from focus_agents.policies.openai.policy import DEFAULT_BASE_URL, OpenAIPolicy
 from focus_agents.policies.openai.protocol import Answer
+from focus_agents.policies.registry import PolicySpec
 from focus_agents.rollout.records import Completion, Policy, Sampling
 from focus_env.errors import MissingDependencyError
 from focus_env.metrics import summarize
@@ -610,7 +611,10 @@ def test_a_url_with_a_password_is_refused_without_repeating_it(url: str) -> None
         OpenAIPolicy(model="m", base_url=url)
     assert "sk-" not in str(caught.value)
     with pytest.raises(ValueError, match="expected") as caught:
-        OpenAIPolicy.from_spec(f"vllm:m@{url}")
+        OpenAIPolicy.from_argument(f"m@{url}")
+    assert "sk-" not in str(caught.value)
+    with pytest.raises(ValueError, match="no such policy") as caught:
+        PolicySpec(text=f"vllm:m@{url}").build()
     assert "sk-" not in str(caught.value)
 
 
@@ -640,16 +644,17 @@ def test_arguments_out_of_range(options: dict[str, Any], match: str) -> None:
     ],
 )
 def test_a_policys_name(spec: str, model: str, base_url: str) -> None:
-    policy = OpenAIPolicy.from_spec(spec, token_budget=7)
+    policy = PolicySpec(text=spec, api={"token_budget": 7}).build()
+    assert isinstance(policy, OpenAIPolicy)
     assert (policy.model, policy.base_url, policy.token_budget) == (model, base_url, 7)
 
 
 @pytest.mark.parametrize(
     ("spec", "match"),
     [
-        ("", r"policy: expected openai_api:MODEL or openai_api:MODEL@http://host:8000/v1, got ''"),
-        ("gpt", "policy: expected openai_api:MODEL"),
-        ("vllm:gpt", "policy: expected openai_api:MODEL"),
+        ("openai_api", r"policy: expected openai_api:MODEL or openai_api:MODEL@http://host:8000/v1, got 'openai_api:'"),
+        ("gpt", r"no such policy\. Known are .*, openai_api:MODEL\[@URL\]; your own by its import path"),
+        ("vllm:gpt", "no such policy"),
         ("openai_api:", "policy: expected openai_api:MODEL"),
         ("openai_api:m@", "policy: expected openai_api:MODEL"),
         ("openai_api:@http://host/v1", "policy: expected openai_api:MODEL"),
@@ -658,7 +663,7 @@ def test_a_policys_name(spec: str, model: str, base_url: str) -> None:
 )
 def test_a_malformed_name_is_refused(spec: str, match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        OpenAIPolicy.from_spec(spec)
+        PolicySpec(text=spec).build()
 
 
 def test_the_url_may_come_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
