@@ -80,7 +80,8 @@ def write(args: Args, episodes: EpisodeDataset, folder: Path, console: Console) 
             episodes, folder, source=source, embeds=not args.by_path, on_bad=args.data.on_bad, on_episode=move_to
         )
     what = "nothing to do" if outcome.num_found == outcome.num_shards else f"{outcome.num_found} were there"
-    console.print(f"{folder}: {len(episodes)} episodes in {outcome.num_shards} shards, {what}", highlight=False, markup=False)
+    line = f"{folder}: {len(episodes)} episodes in {outcome.num_shards} shards, {what}"
+    console.print(line, highlight=False, markup=False)
 
 
 def verify(folder: Path | None, console: Console) -> None:

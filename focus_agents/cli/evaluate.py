@@ -101,7 +101,8 @@ def main() -> None:
         console.print(text_table(rows, title))
     for note in report_notes(summary):
         console.print(as_flags(note, Args), highlight=False, markup=False)
-    console.print(f"report: {results.path / 'report.md'}\npictures: {results.path / 'sheets'}", highlight=False, markup=False)
+    places = f"report: {results.path / 'report.md'}\npictures: {results.path / 'sheets'}"
+    console.print(places, highlight=False, markup=False)
 
 
 def check_arguments(args: Args) -> tuple[EvaluationPlan, ResultsFolder, list[Chunk]]:
