@@ -267,7 +267,9 @@ class GRPO(Algorithm):
             answers = runner.validate(episode_indices=[index for _, index in jobs])
             return {position: answer for (position, _), answer in zip(jobs, answers, strict=True)}, None
 
-        return self._runners.run(list(enumerate(episode_indices)), answer, batch_size=self.config.validation_batch_size)
+        return self._runners.run(
+            list(enumerate(episode_indices)), answer, batch_size=self.config.settings.validation_batch_size
+        )
 
     def answer_evaluation_episodes(self) -> list[tuple[float, ScoredAnswer]]:
         """Answer the first `evaluation_duration` episodes of RLlib's evaluation, or all if there are fewer.
