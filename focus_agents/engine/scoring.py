@@ -101,10 +101,10 @@ def _shared_states(
     model: Any, prompts: PromptBatch, token_ids: torch.Tensor, lengths: torch.Tensor, prefix: Prefix | None
 ) -> torch.Tensor:
     """[N, G, T, H] the states that predict each token, from one row for each group."""
-    # Each prompt is computed once. Its G answers stand behind it in the same row, hidden from each other by the mask and
+    # Each prompt is computed once. Its G answers stand behind it in the same row, hidden from each other by the mask,
     # each at the positions that it would have alone, so attention gives what G rows would give. The prompt's share of
-    # the work, most of it, is divided by G. Where sampling in this process has left a prefix with its gradient, not even
-    # that is computed: the answers alone run over its cache, and backward goes on into the sampler's graph.
+    # the work, most of it, is divided by G. Where sampling in this process has left a prefix with its gradient, the
+    # prompt is not computed at all: the answers run over its cache, and backward goes on into the sampler's graph.
     set_focus_attention(model)
     packed = pack_answers(token_ids, lengths)
     if packed.input_ids.shape[1] == 0:  # every completion is its end token

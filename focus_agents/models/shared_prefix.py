@@ -101,7 +101,7 @@ def pack_answers(token_ids: torch.Tensor, lengths: torch.Tensor) -> PackedAnswer
     num_groups, num_answers, num_tokens = token_ids.shape
     device = token_ids.device
     step = torch.arange(num_tokens, device=device)
-    # An answer of n tokens has n - 1 columns: its first token is predicted by the prompt, and its last predicts nothing.
+    # An answer of n tokens has n - 1 columns: its first token is predicted by the prompt, its last predicts nothing.
     is_fed = step < lengths[..., None] - 1
     # Columns are counted through all answers of a row, so that the fed tokens of answer 2 follow those of answer 1.
     column = (is_fed.flatten(1).cumsum(1) - 1).view_as(is_fed)

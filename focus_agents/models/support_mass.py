@@ -80,9 +80,9 @@ class SupportProbe:
         row_mask = torch.arange(in_order.shape[1], device=counts.device) < counts[:, None]
         rows = torch.where(row_mask, in_order, in_order.gather(1, counts[:, None] - 1))
         # Scores of all rows at once would be [B, A, Q, K], the map that is to be avoided; a block has at most
-        # `ROWS_PER_BLOCK` of the Q rows. Rows rise, so a block of neighbours needs no key behind its own highest position,
-        # where `stop` is. Up to its lowest position, `first`, no key is hidden from any of its rows, so that the causal
-        # mask is applied to the narrow strip between the two alone.
+        # `ROWS_PER_BLOCK` of the Q rows. Rows rise, so a block of neighbours needs no key behind its own highest
+        # position, where `stop` is. Up to its lowest position, `first`, no key is hidden from any of its rows, so that
+        # the causal mask is applied to the narrow strip between the two alone.
         lowest, highest = rows.amin(0).tolist(), rows.amax(0).tolist()
         blocks = []
         for start in range(0, len(lowest), ROWS_PER_BLOCK):
