@@ -23,10 +23,11 @@ from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.metrics import METRICS
 from focus_agents.sft.data import SFTExamples, load_batches
+from focus_agents.sft.plan import SFTPlan
 from focus_agents.sft.settings import SFTConfig, SFTSchedule
 from focus_agents.sft.step import accumulate_gradients
 from focus_agents.sft.train import Workers, check_plan, check_resumable, train_sft
-from focus_agents.sft.worker import Progress, SFTPlan, SFTWorker, build_model, memory_advice
+from focus_agents.sft.worker import Progress, SFTWorker, build_model, memory_advice
 from focus_env.datasets.order import shuffled_indices
 from focus_env.metrics import ScoredAnswer
 from focus_env.prompts import get_template
