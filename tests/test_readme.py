@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tyro
 
-from focus_agents.cli.command_line import parse
+from focus_agents.cli.command_line import CONFIG
 from focus_agents.cli.main import COMMANDS as PROGRAM
 from focus_agents.evaluation import report as evaluation_report
 from focus_agents.policies.localizers import LocalizerPolicy
@@ -105,7 +106,7 @@ def run_tyro(arguments: type, words: list[str]) -> tuple[int, str]:
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
-            parse(arguments, None, words=words)
+            tyro.cli(arguments, args=words, config=CONFIG)
         except SystemExit as stop:
             return int(stop.code or 0), output.getvalue()
     return 0, output.getvalue()

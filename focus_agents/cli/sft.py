@@ -133,13 +133,13 @@ def main() -> None:
         plan, workers = check_arguments(args)
         run = args.run.open(plan.run_path, flat(args))
     console = Console()
-    console.print(f"run folder: {run.path}", highlight=False)
+    console.print(f"run folder: {run.path}", highlight=False, markup=False)
     if workers.num_workers > 0:
         args.cluster.start_ray(num_processes=workers.num_workers, console=console)
     try:
         summary = train_sft(plan, workers, console=console)
     except TrainingError as error:
-        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False)
+        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False, markup=False)
         raise SystemExit(1) from None
     finally:
         ray.shutdown()

@@ -150,7 +150,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
             self._check_weights(weights_seq_no)
         self.policy.keeps_prefix = False
         sampling = Sampling(temperature=0.0, max_completion_tokens=self.config.max_completion_tokens)
-        size = self.config.validation_batch_size
+        size = self.config.settings.validation_batch_size
         answers: list[tuple[float, ScoredAnswer]] = []
         for start in range(0, len(episode_indices), size):
             batch = episode_indices[start : start + size]
@@ -176,7 +176,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
             self.policy,
             episode_indices,
             max_completion_tokens=self.config.max_completion_tokens,
-            batch_size=self.config.validation_batch_size,
+            batch_size=self.config.settings.validation_batch_size,
         )
 
     def apply(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -20,8 +20,7 @@ from ray.rllib.utils.metrics import (
 from rich.console import Console
 
 from focus_agents.errors import CheckpointError, RunInterrupted
-from focus_agents.grpo.algorithm import GRPO, ROLLOUTS
-from focus_agents.grpo.config import GRPOConfig
+from focus_agents.grpo.algorithm import GRPO, ROLLOUTS, GRPOConfig
 from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings
 from focus_agents.models.loading import load_processor
 from focus_agents.models.settings import ModelSettings

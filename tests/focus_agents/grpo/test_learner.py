@@ -13,8 +13,8 @@ import torch
 from ray.rllib.env import INPUT_ENV_SPACES
 
 from focus_agents.engine.scoring import score_completions
+from focus_agents.grpo.algorithm import GRPOConfig
 from focus_agents.grpo.batch import GroupTrainingData, TrainingGroup, collate_groups, plan_steps, training_group
-from focus_agents.grpo.config import GRPOConfig
 from focus_agents.grpo.loss import policy_loss
 from focus_agents.grpo.module import VLMModule
 from focus_agents.rollout.records import RolloutGroup, Sampling
