@@ -16,10 +16,11 @@ Prints one JSON line per case, then a table.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ from benchmarks.measuring import command, machine, print_line
 from focus_env.overlap import COPY_IOU, WHOLE_IMAGE_SHARE
 from focus_env.parsing import ANSWER_CLOSE, ANSWER_OPEN
 from focus_env.rewards.answers import AnswerBatch
-from focus_env.rewards.terms import PARAMETRIC_TERMS, REWARD_TERMS, RewardTerm
+from focus_env.rewards.terms import PARAMETRIC_TERMS, REWARD_TERMS, RewardTerm, Values
 from focus_env.types import Box, Episode, Exemplar, Frame, ParseResult, ParseStatus
 
 SEED = 0
@@ -211,6 +212,11 @@ def shaken(box: Box, rng: np.random.Generator) -> Box:
 # ---- measuring
 
 
+def score_one_by_one(peer: Callable[[Answer], float], answers: Sequence[Answer]) -> list[float]:
+    """The peer's turn."""
+    return [peer(answer) for answer in answers]
+
+
 def rate(action: Callable[[], object], count: int) -> float:
     """Boxes per second of CPU time, over as many calls as fill a turn."""
     calls, start = 0, time.thread_time()
@@ -228,6 +234,11 @@ def forget(batch: AnswerBatch) -> AnswerBatch:
     for name in KEPT:
         vars(batch).pop(name, None)
     return batch
+
+
+def score_afresh(term: RewardTerm, batch: AnswerBatch) -> Values:
+    """Our turn."""
+    return term(forget(batch))
 
 
 def main() -> None:
@@ -256,16 +267,16 @@ def main() -> None:
     actions: dict[str, dict[str, Callable[[], object]]] = {}
     for name, term in TERMS.items():
         peer = PEERS[name]
-        np.testing.assert_allclose(term(batch), [peer(answer) for answer in answers], atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(term(batch), score_one_by_one(peer, answers), atol=1e-9, err_msg=name)
         actions[name] = {
-            "ours": lambda term=term: term(forget(batch)),
-            "peer": lambda peer=peer: [peer(answer) for answer in answers],
+            "ours": functools.partial(score_afresh, term, batch),
+            "peer": functools.partial(score_one_by_one, peer, answers),
         }
     actions["AnswerBatch.from_parses"] = {"ours": lambda: AnswerBatch.from_parses(episodes, parses, texts)}
 
     table = Table("case", "ours", "peer", "ratio", title="boxes per second and core")
     for name, sides in actions.items():
-        turns = {side: [] for side in sides}
+        turns: dict[str, list[float]] = {side: [] for side in sides}
         for _ in range(arguments.repetitions):
             for side, action in sides.items():
                 turns[side].append(rate(action, count))

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from focus_agents.errors import CheckpointError, EvaluationError, RunInterrupted, TrainingError
     from focus_agents.evaluation import evaluate
-    from focus_agents.grpo.algorithm import GRPO
-    from focus_agents.grpo.config import GRPOConfig
+    from focus_agents.grpo.algorithm import GRPO, GRPOConfig
     from focus_agents.models.loading import load_model, load_processor, load_template
     from focus_agents.policies.focus import FocusPolicy, Localization
     from focus_agents.rollout.collect import collect_groups
@@ -48,8 +47,7 @@ __all__ = [
 _MODULES = {
     "focus_agents.errors": ("CheckpointError", "EvaluationError", "RunInterrupted", "TrainingError"),
     "focus_agents.evaluation": ("evaluate",),
-    "focus_agents.grpo.algorithm": ("GRPO",),
-    "focus_agents.grpo.config": ("GRPOConfig",),
+    "focus_agents.grpo.algorithm": ("GRPO", "GRPOConfig"),
     "focus_agents.models.loading": ("load_model", "load_processor", "load_template"),
     "focus_agents.policies.focus": ("FocusPolicy", "Localization"),
     "focus_agents.rollout.collect": ("collect_groups",),

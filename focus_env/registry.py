@@ -52,12 +52,13 @@ class Registry(Generic[E]):
         built_in: The entries of this package, in the order in which they are listed.
 
     Attributes:
+        group: Group of the entry points.
         built_in: The entries of this package by name.
     """
 
     def __init__(self, kind: str, group: str, entry_type: type[E], built_in: Iterable[E]) -> None:
         self._kind = kind
-        self._group = group
+        self.group = group
         self._entry_type = entry_type
         self.built_in: Mapping[str, E] = MappingProxyType({entry.name: entry for entry in built_in})
 
@@ -100,7 +101,7 @@ class Registry(Generic[E]):
 
     def _offered(self) -> tuple[dict[str, list[EntryPoint]], list[str]]:
         """What installed packages add by name, nothing of it imported, and what is wrong with their lists."""
-        points, faults = _read_points(self._group)
+        points, faults = _read_points(self.group)
         offered: dict[str, list[EntryPoint]] = {}
         for point in points:
             if point.name in self.built_in:

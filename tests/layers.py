@@ -6,6 +6,7 @@ The rows are those of the contracts in pyproject.toml, so the picture and `make 
 
 from __future__ import annotations
 
+import itertools
 import tomllib
 from collections.abc import Mapping, Sequence
 
@@ -92,7 +93,9 @@ def page() -> str:
     return PAGE + "\n".join(lines)
 
 
-WIDTH, ROW, HEIGHT, LETTER, GAP = 760, 62, 30, 8.0, 26
+WIDTH, ROW, HEIGHT, LETTER = 800, 62, 30, 8.0
+COLUMNS = tuple(WIDTH * share for share in (0.13, 0.315, 0.5, 0.685, 0.87))
+"""Where the middle of a box may be."""
 
 
 def picture() -> str:
@@ -102,13 +105,12 @@ def picture() -> str:
         drawn = arrows(package)
         layers = [[name for name in row if name in drawn] for row in rows(package)]
         height = 34 + ROW * len(layers)
+        if parts:
+            parts.append(_arrow(WIDTH / 2, top - 40, WIDTH / 2, top))
         parts.append(f'<rect x="8" y="{top}" width="{WIDTH - 16}" height="{height}" rx="8" fill="#f6f8fa"/>')
         parts.append(f'<text x="24" y="{top + 24}" font-weight="bold">{package}</text>')
         parts += _package(layers, without_implied(drawn), top + 40)
         top += height + 40
-    middle = WIDTH / 2
-    start = top - 40 - (34 + ROW * len(rows("focus_env"))) - 40
-    parts.append(_arrow(middle, start, middle, start + 40))
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top - 30}" font-family="monospace" '
@@ -124,30 +126,50 @@ def picture() -> str:
 
 def _package(layers: Sequence[Sequence[str]], drawn: Arrows, top: float) -> list[str]:
     """Arrows, and the boxes over them."""
-    place: dict[str, tuple[float, float, float]] = {}
-    for number, row in enumerate(layers):
-        widths = [len(name) * LETTER + 20 for name in row]
-        left = (WIDTH - sum(widths) - GAP * 3 * (len(row) - 1)) / 2
-        for name, width in zip(row, widths, strict=True):
-            place[name] = left, top + ROW * number, width
-            left += width + GAP * 3
+    middle = _columns(layers, drawn)
+    y = {name: top + ROW * number for number, row in enumerate(layers) for name in row}
     lines = [
-        _arrow(
-            place[name][0] + place[name][2] / 2,
-            place[name][1] + HEIGHT,
-            place[end][0] + place[end][2] / 2,
-            place[end][1],
-        )
-        for row in layers
-        for name in row
-        for end in sorted(drawn[name])
+        _arrow(middle[name], y[name] + HEIGHT, middle[end], y[end]) for name in middle for end in sorted(drawn[name])
     ]
     boxes = [
-        f'<rect x="{left:g}" y="{y:g}" width="{width:g}" height="{HEIGHT}" rx="6" fill="#ffffff" stroke="#57606a"/>'
-        f'<text x="{left + width / 2:g}" y="{y + 20:g}" text-anchor="middle">{name}</text>'
-        for name, (left, y, width) in place.items()
+        f'<rect x="{x - _width(name) / 2:g}" y="{y[name]:g}" width="{_width(name):g}" height="{HEIGHT}" rx="6" '
+        f'fill="#ffffff" stroke="#57606a"/><text x="{x:g}" y="{y[name] + 20:g}" text-anchor="middle">{name}</text>'
+        for name, x in middle.items()
     ]
     return lines + boxes
+
+
+def _columns(layers: Sequence[Sequence[str]], drawn: Arrows) -> dict[str, float]:
+    """The middle of each box, found row by row so that few arrows run behind a box, and those that there are steep."""
+    middle = {name: x for row in layers for name, x in zip(row, COLUMNS, strict=False)}
+    row_of = {name: number for number, row in enumerate(layers) for name in row}
+
+    def cost() -> float:
+        lengths = hidden = 0.0
+        for name in middle:
+            for end in drawn[name]:
+                lengths += abs(middle[name] - middle[end]) / WIDTH
+                for number in range(row_of[name] + 1, row_of[end]):
+                    share = (number - row_of[name]) / (row_of[end] - row_of[name])
+                    x = middle[name] + share * (middle[end] - middle[name])
+                    hidden += sum(abs(x - middle[other]) < _width(other) / 2 + 8 for other in layers[number])
+        return 10 * hidden + lengths + 0.01 * sum(abs(x - WIDTH / 2) for x in middle.values()) / WIDTH
+
+    def try_all(row: Sequence[str]) -> None:
+        best = cost(), [middle[name] for name in row]
+        for places in itertools.permutations(COLUMNS, len(row)):
+            middle.update(zip(row, places, strict=True))
+            best = min(best, (cost(), list(places)))
+        middle.update(zip(row, best[1], strict=True))
+
+    for _ in range(3):
+        for row in layers:
+            try_all(row)
+    return middle
+
+
+def _width(name: str) -> float:
+    return len(name) * LETTER + 20
 
 
 def _arrow(x1: float, y1: float, x2: float, y2: float) -> str:

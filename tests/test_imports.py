@@ -64,7 +64,7 @@ def test_the_contracts_are_kept(copy: Path) -> None:
             "focus_agents.sft is not allowed to import focus_agents.grpo",
         ),
         (
-            "agents", "focus_agents/grpo/loss.py", "from focus_agents.cli.common import run_path"
+            "agents", "focus_agents/grpo/loss.py", "from focus_agents.cli.common import run_path",
             "focus_agents.grpo is not allowed to import focus_agents.cli",
         ),
         ("agents", "focus_agents/helpers.py", "HELP = 1", "focus_agents.helpers"),

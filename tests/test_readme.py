@@ -11,16 +11,26 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tyro
 
-from focus_agents.cli.command_line import parse
+from focus_agents.cli.command_line import CONFIG
 from focus_agents.cli.main import COMMANDS as PROGRAM
 from focus_agents.evaluation import report as evaluation_report
+from focus_agents.policies.localizers import LocalizerPolicy
+from focus_agents.policies.registry import POLICIES, PolicySpec
 from focus_agents.reports.tables import figure, markdown_table
 from focus_agents.studies.ablation.report import difference_table, main_table, render_report
 from focus_agents.studies.rewards import report as rewards_report
+from focus_env.datasets import DATASETS, load_dataset
+from focus_env.registry import Registry
+from focus_env.rewards.terms import TERMS
+from focus_env.rewards.weighted import WeightedReward
+from tests.packages import install_package
 from tests.places import ROOT, load_experiment
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -96,7 +106,7 @@ def run_tyro(arguments: type, words: list[str]) -> tuple[int, str]:
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
-            parse(arguments, None, words=words)
+            tyro.cli(arguments, args=words, config=CONFIG)
         except SystemExit as stop:
             return int(stop.code or 0), output.getvalue()
     return 0, output.getvalue()
@@ -247,6 +257,23 @@ def test_scores_of_the_shipped_models_are_those_of_their_cards() -> None:
     for name, mean, interval in rows:
         card = (ROOT / "focus_agents/weights" / name / "README.md").read_text()
         assert f"| unseen identities, 4 shots | {mean} | {interval} |" in card
+
+
+def test_a_package_that_follows_contributing_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Add them from a package of your own\n")[1]
+    blocks = dict(FENCE.findall(part.split("\n## ")[0]))
+    groups = tomllib.loads(blocks["toml"])["project"]["entry-points"]
+    registries: dict[str, Registry[Any]] = {registry.group: registry for registry in (POLICIES, TERMS, DATASETS)}
+    assert groups.keys() == registries.keys()
+    for group, entries in groups.items():
+        install_package(monkeypatch, tmp_path / group, group, group, entries, modules={"my_package": blocks["python"]})
+        for name in entries:
+            assert registries[group].find(name) is not None
+            assert registries[group].load_all()[1] == []
+    assert isinstance(PolicySpec(text="corner").build(), LocalizerPolicy)
+    assert WeightedReward.from_spec("iou,centre:0.2").spec == "iou:1,centre:0.2"
+    episodes = load_dataset("my_videos", root=tmp_path, split="val")
+    assert (len(episodes), episodes[0].identity) == (1, "my mug")
 
 
 def test_commands_name_experiments_that_exist() -> None:

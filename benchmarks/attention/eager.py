@@ -43,6 +43,6 @@ def take_eager_step(
     delta = support_delta(torch.stack(masses).mean(0), num_support, torch.full_like(num_support, ids.shape[1]))
     unit = margin_unit(num_support, is_relative=config.margin_unit == "reachable")
     attention = attention_loss(delta, torch.ones_like(delta, dtype=torch.bool), config.margin, unit).sum()
-    (lm + config.beta * attention).backward()
+    (lm + config.beta * attention).backward()  # type: ignore[no-untyped-call]
     del kept
     return {"lm_loss": lm.item(), "attention_loss": attention.item()}

@@ -82,7 +82,7 @@ class BareLoop:
             totals=StepTotals(int(batch.lengths.sum()), batch.lengths.numel(), num_micro_batches=1),
         )
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM)
         self.optimizer.step()
 

@@ -8,7 +8,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from focus_agents.grpo.config import GRPOConfig
+from focus_agents.grpo.algorithm import GRPOConfig
 from focus_agents.models.loading import TINY
 from focus_agents.models.tiny import MERGE_SIZE, PATCH_SIZE
 from focus_env.datasets import SyntheticDataset

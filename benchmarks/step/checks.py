@@ -39,7 +39,7 @@ def check_same_answers(setup: Setup) -> None:
         same = peer.expand(-1, ours.shape[1], -1)
         assert ours.tolist() == same.tolist(), f"{how} answers: {ours.tolist()}, generate {peer.tolist()}"
         answers[how] = ours
-    assert len(answers["sampled"].unique(dim=1)[0]) > 1, "sampled answers: all the same, which shows nothing"
+    assert len(torch.unique(answers["sampled"], dim=1)[0]) > 1, "sampled answers: all the same, which shows nothing"
 
 
 def random_answers(setup: Setup) -> tuple[torch.Tensor, torch.Tensor]:

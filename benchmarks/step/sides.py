@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.step.setup import SEED, Setup
 from focus_agents.engine.forward import image_inputs, prefill
-from focus_agents.engine.generation import Prefix, sample_completions
+from focus_agents.engine.generation import sample_completions
 from focus_agents.engine.scoring import score_completions
 from focus_agents.grpo.advantage import group_advantages, has_signal
 from focus_agents.grpo.loss import StepTotals, policy_loss
@@ -16,6 +16,7 @@ from focus_agents.grpo.settings import GRPOSettings
 from focus_agents.models.adapters import base_model
 from focus_agents.models.attention import set_focus_attention
 from focus_agents.models.inputs import PromptBatch
+from focus_agents.models.shared_prefix import Prefix
 from focus_agents.rollout.records import Sampling
 
 SIDES = ("ours", "peer")
@@ -100,7 +101,7 @@ def learn(
         settings=GRPOSettings(loss="grpo", max_completion_tokens=num_tokens),
         totals=StepTotals(num_completions * num_tokens, num_completions, num_micro_batches=1),
     )
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     return loss.item(), logprobs.detach()
 
 

@@ -46,7 +46,7 @@ class Args:
     """Seed of weights, actions and episodes."""
 
 
-def make_env(config: dict[str, Any]):
+def make_env(config: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     level, shots, image_size = (config[name] for name in ("level", "shots", "image_size"))
     data = {"split": "train", "level": level, "shots": shots, "image_size": image_size}
     env = gymnasium.make(ENV_ID, dataset_options=data, action_type="box")

@@ -67,7 +67,7 @@ def main() -> None:
         args = parse(Args, __doc__)
         study = check_arguments(args)
     console = Console()
-    console.print(f"runs: {study.folder}", highlight=False)
+    console.print(f"runs: {study.folder}", highlight=False, markup=False)
     succeeded = args.report_only or run_with_progress(study, console)
     with user_errors(Args):
         report = write_report(study, args.report_dir or study.folder)
@@ -82,7 +82,7 @@ def run_with_progress(study: AblationStudy, console: Console) -> bool:
         try:
             run_arms(study, lambda run: on_done(run.folder))
         except TrainingError as error:
-            console.print(as_flags(f"error: {error}", Args), style="red", highlight=False)
+            console.print(as_flags(f"error: {error}", Args), style="red", highlight=False, markup=False)
             return False
     return True
 

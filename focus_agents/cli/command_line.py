@@ -16,6 +16,9 @@ import tyro
 
 from focus_agents.settings import Settings, deferred_checks
 
+CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.EnumChoicesFromValues)
+"""A group's flags are without its name; units of coordinates go by their values."""
+
 A = TypeVar("A", bound=Settings)
 
 
@@ -48,7 +51,7 @@ def parse(
             arguments,
             description=description,
             args=words,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.EnumChoicesFromValues),
+            config=CONFIG,
             **options,
         )
     args.check()

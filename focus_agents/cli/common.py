@@ -28,11 +28,13 @@ from focus_env.datasets import datasets_help, load_dataset
 from focus_env.datasets.sampler import AbsentPolicy, BadPolicy, SamplingProtocol
 from focus_env.datasets.transforms import ShuffledSupports
 from focus_env.prompts import PromptTemplate
+from focus_env.rewards.terms import terms_help
 from focus_env.rewards.weighted import WeightedReward
 from focus_env.types import EpisodeDataset
 
 DatasetName = Annotated[str, tyro.conf.arg(help=datasets_help())]
 PolicyName = Annotated[str, tyro.conf.arg(help=policies_help())]
+RewardText = Annotated[str, tyro.conf.arg(help=f"{terms_help()}\nOr a YAML file with a line `term: weight` for each.")]
 PolicyNames = Annotated[tuple[str, ...], tyro.conf.arg(help=policies_help())]
 
 
@@ -285,7 +287,7 @@ class RayArguments(Settings):
             log_to_driver=False,
         )
         if self.dashboard:
-            console.print(f"dashboard: http://{context.dashboard_url}", highlight=False)
+            console.print(f"dashboard: http://{context.dashboard_url}", highlight=False, markup=False)
 
 
 def load_reward(text: str) -> WeightedReward:

@@ -80,7 +80,8 @@ def write(args: Args, episodes: EpisodeDataset, folder: Path, console: Console) 
             episodes, folder, source=source, embeds=not args.by_path, on_bad=args.data.on_bad, on_episode=move_to
         )
     what = "nothing to do" if outcome.num_found == outcome.num_shards else f"{outcome.num_found} were there"
-    console.print(f"{folder}: {len(episodes)} episodes in {outcome.num_shards} shards, {what}", highlight=False)
+    line = f"{folder}: {len(episodes)} episodes in {outcome.num_shards} shards, {what}"
+    console.print(line, highlight=False, markup=False)
 
 
 def verify(folder: Path | None, console: Console) -> None:
@@ -88,7 +89,7 @@ def verify(folder: Path | None, console: Console) -> None:
     if folder is None:
         raise ValueError("--verify: expected --output, or --dataset store with --data-root, got neither")
     num_files = sum(1 for _ in verify_store(folder))
-    console.print(f"{folder}: all {num_files} files are as they were written", highlight=False)
+    console.print(f"{folder}: all {num_files} files are as they were written", highlight=False, markup=False)
 
 
 def inspect(episodes: EpisodeDataset, sheet: Path, console: Console) -> None:
@@ -97,7 +98,7 @@ def inspect(episodes: EpisodeDataset, sheet: Path, console: Console) -> None:
         found = describe(episodes, on_episode=move_to)
     console.print(table_of(found))
     Image.fromarray(picture_sheet(episodes)).save(sheet)
-    console.print(f"pictures: {sheet}", highlight=False)
+    console.print(f"pictures: {sheet}", highlight=False, markup=False)
 
 
 def table_of(found: Description) -> Table:

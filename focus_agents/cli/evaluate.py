@@ -90,7 +90,7 @@ def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__, old_flags=OLD_FLAGS)
         plan, results, chunks = check_arguments(args)
-    console.print(f"results: {results.path}", highlight=False)
+    console.print(f"results: {results.path}", highlight=False, markup=False)
     answer_chunks(args, plan, results, chunks, console)
     answered = {chunk.cell for chunk in chunks}
     for cell in plan.cells():
@@ -100,8 +100,9 @@ def main() -> None:
     for title, rows in report_tables(summary).items():
         console.print(text_table(rows, title))
     for note in report_notes(summary):
-        console.print(as_flags(note, Args), highlight=False)
-    console.print(f"report: {results.path / 'report.md'}\npictures: {results.path / 'sheets'}", highlight=False)
+        console.print(as_flags(note, Args), highlight=False, markup=False)
+    places = f"report: {results.path / 'report.md'}\npictures: {results.path / 'sheets'}"
+    console.print(places, highlight=False, markup=False)
 
 
 def check_arguments(args: Args) -> tuple[EvaluationPlan, ResultsFolder, list[Chunk]]:
@@ -157,10 +158,10 @@ def answer_chunks(
         with progress_bar("episodes", num_episodes, console) as move_to:
             run_chunks(plan, results, chunks, on_done=move_to)
     except (CheckpointError, DatasetError, MissingDependencyError) as error:
-        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False)
+        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False, markup=False)
         raise SystemExit(1) from None
     except RunInterrupted as interruption:
-        console.print(as_flags(str(interruption), Args), style="yellow", highlight=False, soft_wrap=True)
+        console.print(as_flags(str(interruption), Args), style="yellow", highlight=False, markup=False, soft_wrap=True)
         raise SystemExit(interruption.exit_code) from None
     finally:
         ray.shutdown()

@@ -28,12 +28,20 @@ from annotated_types import Ge
 from rich.console import Console
 
 from focus_agents.cli.command_line import flat, parse, quiet_libraries, restore_arguments
-from focus_agents.cli.common import ModelArguments, RayArguments, RunArguments, TrainingDataArguments, load_reward
+from focus_agents.cli.common import (
+    ModelArguments,
+    RayArguments,
+    RewardText,
+    RunArguments,
+    TrainingDataArguments,
+    load_reward,
+)
 from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import RunInterrupted
-from focus_agents.grpo.config import GRPOConfig
+from focus_agents.grpo.algorithm import GRPOConfig
+from focus_agents.grpo.plan import GRPOPlan
 from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings, LearningSettings, LossSettings, SamplingSettings
-from focus_agents.grpo.train import GRPOPlan, newest_checkpoint, train_grpo
+from focus_agents.grpo.train import newest_checkpoint, train_grpo
 from focus_agents.models.settings import FinetuningSettings, ModelSettings
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.settings import Settings, as_dict, join
@@ -97,9 +105,7 @@ class TrainingArguments(Settings):
 class Args(TrainingArguments):
     """Stage 2: GRPO of a localization policy."""
 
-    reward: str = "iou:1,format:0.5"
-    """Reward terms and their weights, as in iou:1,iou_at(0.5):0.5,my_module:my_term:0.2, or a YAML file of them; see
-    docs/rewards.md."""
+    reward: RewardText = "iou:1,format:0.5"
     seed: Annotated[int, Ge(0)] = 0
     """Seed of sampling, shuffling and new weights."""
     cluster: ClusterArguments = ClusterArguments()
@@ -117,7 +123,7 @@ def main() -> None:
         plan, config = check_arguments(args)
         run = open_run(args)
     console = Console()
-    console.print(f"run folder: {run.path}", highlight=False)
+    console.print(f"run folder: {run.path}", highlight=False, markup=False)
     if args.model.source == "tiny" and args.run.resume is None:
         console.print(
             "warning: the tiny model starts from random weights, which never answer in the format, so GRPO has "
@@ -136,7 +142,7 @@ def main() -> None:
             console=console,
         )
     except RunInterrupted as interruption:
-        console.print(as_flags(str(interruption), Args), style="yellow", highlight=False, soft_wrap=True)
+        console.print(as_flags(str(interruption), Args), style="yellow", highlight=False, markup=False, soft_wrap=True)
         raise SystemExit(interruption.exit_code) from None
     except FocusError as error:
         console.print(as_flags(f"error: {error}", Args), style="red", highlight=False, markup=False, soft_wrap=True)

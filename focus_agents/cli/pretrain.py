@@ -40,7 +40,7 @@ def main() -> None:
             args = restore_arguments(args, RunDirectory(args.run.resume).config(), keep=("run",))
         run = args.run.open(args.run.path("pretraining"), flat(args))
     console = Console()
-    console.print(f"run folder: {run.path}", highlight=False)
+    console.print(f"run folder: {run.path}", highlight=False, markup=False)
     summary = Pretraining(run, args.learning, load_template(SMALL)).run(console)
     console.print(
         f"on unseen identities: box IoU {summary['box_iou']:.3f}, right words {summary['name_accuracy']:.1%}; "

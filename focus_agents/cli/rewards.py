@@ -66,7 +66,7 @@ def main() -> None:
         args = parse(Args, __doc__)
         study = check_arguments(args)
     console = Console()
-    console.print(f"runs: {study.folder}", highlight=False)
+    console.print(f"runs: {study.folder}", highlight=False, markup=False)
     args.cluster.start_ray(num_processes=0, console=console)
     runs = study.runs()
     num_done = sum(run.is_done for run in runs)
@@ -74,14 +74,14 @@ def main() -> None:
         with runs_progress(len(runs), num_done, console) as on_done:
             run_trials(study, lambda run: on_done(run.folder))
     except TrainingError as error:
-        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False)
+        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False, markup=False)
         raise SystemExit(1) from None
     finally:
         ray.shutdown()
     command = shlex.join(["focus", "rewards", *sys.argv[1:]])
     report = write_report(study, args.report_dir or study.folder, command=command)
     console.print(report.read_text(), highlight=False, soft_wrap=True, markup=False)
-    console.print(f"with pictures: {report.with_suffix('.html')}", highlight=False)
+    console.print(f"with pictures: {report.with_suffix('.html')}", highlight=False, markup=False)
 
 
 def check_arguments(args: Args) -> RewardStudy:

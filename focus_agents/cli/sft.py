@@ -35,9 +35,9 @@ from focus_agents.errors import TrainingError
 from focus_agents.models.settings import FinetuningSettings
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.settings import Settings, join
+from focus_agents.sft.plan import SFTPlan
 from focus_agents.sft.settings import SFTConfig, SFTLearningSettings, SFTLossSettings, SFTSchedule
 from focus_agents.sft.train import Workers, check_plan, check_resumable, train_sft
-from focus_agents.sft.worker import SFTPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,13 +133,13 @@ def main() -> None:
         plan, workers = check_arguments(args)
         run = args.run.open(plan.run_path, flat(args))
     console = Console()
-    console.print(f"run folder: {run.path}", highlight=False)
+    console.print(f"run folder: {run.path}", highlight=False, markup=False)
     if workers.num_workers > 0:
         args.cluster.start_ray(num_processes=workers.num_workers, console=console)
     try:
         summary = train_sft(plan, workers, console=console)
     except TrainingError as error:
-        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False)
+        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False, markup=False)
         raise SystemExit(1) from None
     finally:
         ray.shutdown()

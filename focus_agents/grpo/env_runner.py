@@ -17,6 +17,8 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED, NUM_ENV_STEPS_SAMPLED
 
 import focus_env  # noqa: F401  (registers the environment in this process)
 from focus_agents.evaluation import evaluate
+from focus_agents.evaluation.answers import answer_episodes
+from focus_agents.grpo.rllib_compat import wants_component
 from focus_agents.rollout.collect import collect_groups
 from focus_agents.rollout.records import RolloutGroup, Sampling
 from focus_env.errors import FocusError
@@ -73,8 +75,22 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
         """Episodes of the training data set."""
         return len(self.env.get_wrapper_attr("dataset"))
 
+    @property
+    def evaluation_env(self) -> gymnasium.Env[Any, Any]:
+        """The environment of RLlib's evaluation: the one for validation, or the only one."""
+        return self.env if self.validation_env is None else self.validation_env
+
+    def num_evaluation_episodes(self) -> int:
+        """Episodes of the data set of `evaluation_env`."""
+        return len(self.evaluation_env.get_wrapper_attr("dataset"))
+
     def sample(
-        self, *, jobs: Sequence[tuple[int, int]], iteration: int, weights_seq_no: int, **kwargs: Any
+        self,
+        *,
+        jobs: Sequence[tuple[int, int]] | None = None,
+        iteration: int = 0,
+        weights_seq_no: int = 0,
+        **kwargs: Any,
     ) -> dict[int, RolloutGroup]:
         """Sample one group for each job.
 
@@ -83,18 +99,21 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
             iteration: Training iteration that learns from them; with the position it seeds the group, and it says how
                 far the training is, for rewards with a curriculum.
             weights_seq_no: Number of the weights that the groups must come from.
-            kwargs: Part of RLlib's signature; not used.
+            kwargs: What RLlib's runners are called with, e.g. `num_episodes`; not used.
 
         Returns:
             Groups by position. As a return value they belong to the driver, and outlive this runner.
 
         Raises:
+            TypeError: If there are no jobs.
             RuntimeError: If this runner holds other weights.
         """
-        if weights_seq_no != self._weights_seq_no:
-            raise RuntimeError(
-                f"stale weights: expected number {weights_seq_no}, this runner has {self._weights_seq_no}"
+        if jobs is None:
+            raise TypeError(
+                "sample: expected jobs, got None; a GRPO runner answers the episodes that it is named, so call "
+                "`GRPO.evaluate` or `GRPO.validate`, or a runner's `evaluate(episode_indices=...)`"
             )
+        self._check_weights(weights_seq_no)
         groups: list[RolloutGroup] = []
         self.policy.keeps_prefix = self._reuses_prefill and self.module.uses_shared_prefix
         for start in range(0, len(jobs), self.config.rollout_batch_groups):
@@ -113,6 +132,39 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, num_steps, reduce="lifetime_sum")
         return {position: group for (position, _), group in zip(jobs, groups, strict=True)}
 
+    def evaluate(
+        self, *, episode_indices: Sequence[int], weights_seq_no: int | None = None
+    ) -> list[tuple[float, ScoredAnswer]]:
+        """Answer episodes of `evaluation_env` greedily.
+
+        Args:
+            episode_indices: Which episodes.
+            weights_seq_no: Number of the weights that must answer; None: those that this runner has.
+
+        Returns:
+            For each episode the reward, a curriculum's as at its end, and the score.
+
+        Raises:
+            RuntimeError: If this runner holds other weights.
+        """
+        if weights_seq_no is not None:
+            self._check_weights(weights_seq_no)
+        self.policy.keeps_prefix = False
+        batches = answer_episodes(
+            self.evaluation_env,
+            self.policy,
+            episode_indices,
+            max_completion_tokens=self.config.max_completion_tokens,
+            batch_size=self.config.settings.validation_batch_size,
+        )
+        return [(float(group.rewards[0]), group.answers[0]) for groups in batches for group in groups]
+
+    def _check_weights(self, weights_seq_no: int) -> None:
+        if weights_seq_no != self._weights_seq_no:
+            raise RuntimeError(
+                f"stale weights: expected number {weights_seq_no}, this runner has {self._weights_seq_no}"
+            )
+
     def validate(self, *, episode_indices: Sequence[int]) -> list[ScoredAnswer]:
         """One greedy answer for each of these episodes of the validation data."""
         if self.validation_env is None:
@@ -123,7 +175,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
             self.policy,
             episode_indices,
             max_completion_tokens=self.config.max_completion_tokens,
-            batch_size=self.config.validation_batch_size,
+            batch_size=self.config.settings.validation_batch_size,
         )
 
     def apply(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -151,7 +203,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         """The weights and their number."""
-        if not self._check_component(COMPONENT_RL_MODULE, components, not_components):
+        if not wants_component(self, COMPONENT_RL_MODULE, components, not_components):
             return {}
         return {COMPONENT_RL_MODULE: self.module.get_state(**kwargs), WEIGHTS_SEQ_NO: self._weights_seq_no}
 

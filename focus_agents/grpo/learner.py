@@ -28,13 +28,15 @@ from focus_agents.grpo.loss import policy_loss, rollout_weights
 from focus_agents.grpo.module import ENTROPIES, GROUP_BATCH, LOGPROBS, REF_LOGPROBS
 
 GROUPS, TOTALS = "groups", "totals"
+SHARED_PREFIX = "shared_prefix"
 
 
 class GRPOTorchLearner(TorchLearner):
     """Trains a `VLMModule` on the groups of a `GroupTrainingData`."""
 
     _gradients_are_checked = False
-    _has_chosen_path = False
+    _shares_prefixes: bool | None = None
+    """What `shared_prefix="auto"` came to; None: not known yet."""
 
     def get_parameters(self, module: Any) -> list[torch.nn.Parameter]:
         """What is trained: not the reference, nor the base under adapters."""
@@ -42,7 +44,7 @@ class GRPOTorchLearner(TorchLearner):
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """AdamW over the trained parameters; RLlib sets its learning rate by `config.lr`, `_set_lr` by the schedule."""
-        parameters = self.get_parameters(self._module[module_id])
+        parameters = self.get_parameters(self.module[module_id])
         optimizer = torch.optim.AdamW(parameters, weight_decay=config.weight_decay)
         self.register_optimizer(
             module_id=module_id, optimizer=optimizer, params=parameters, lr_or_lr_schedule=config.lr
@@ -84,21 +86,41 @@ class GRPOTorchLearner(TorchLearner):
                 "module through RLlib's data-parallel wrapper, and leave its no_sync for the last micro-batch"
             )
 
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return RLlib's state, and what `shared_prefix="auto"` came to."""
+        return super().get_state(*args, **kwargs) | {SHARED_PREFIX: self._shares_prefixes}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take what `get_state` gave."""
+        super().set_state(state)
+        # A learner that goes on does not look again: on another group the answer may be another, and so its numerics.
+        if (shares_prefixes := state.get(SHARED_PREFIX)) is not None:
+            self._share_prefixes(shares_prefixes)
+
     def _get_optimizer_state(self) -> dict[str, Any]:
-        """Copies on the CPU, each in its dtype; RLlib's own version takes NumPy arrays, which know no bfloat16."""
+        """Return copies on the CPU, each in its dtype."""
+        # RLlib's own version takes NumPy arrays, which know no bfloat16.
         return {
-            name: {"module_id": self._optimizer_name_to_module[name], "state": _copy_state(optimizer.state_dict())}
-            for name, optimizer in self._named_optimizers.items()
+            name: {"module_id": module_id, "state": _copy_state(optimizer.state_dict())}
+            for name, (module_id, optimizer) in self._optimizers_by_name().items()
         }
 
     def _set_optimizer_state(self, state: Mapping[str, Any]) -> None:
-        """Take what `_get_optimizer_state` gave.
-
-        The optimizer gets its own copy, since PyTorch keeps the tensors that it is given: learners that read one object
-        of the object store would all write their moments into the same memory.
-        """
+        """Take what `_get_optimizer_state` gave."""
+        optimizers = self._optimizers_by_name()
         for name, entry in state.items():
-            self._named_optimizers[name].load_state_dict(_copy_state(entry["state"]))
+            _, optimizer = optimizers[name]
+            # A copy, since PyTorch keeps the tensors that it is given: learners on one machine read the same object of
+            # the object store, and would all write their moments into its memory.
+            optimizer.load_state_dict(_copy_state(entry["state"]))
+
+    def _optimizers_by_name(self) -> dict[str, tuple[str, torch.optim.Optimizer]]:
+        """(module's id, optimizer) under the names that RLlib gives to optimizers in a state."""
+        return {
+            f"{module_id}_{name}": (module_id, optimizer)
+            for module_id, _ in self.module.items()
+            for name, optimizer in self.get_optimizers_for_module(module_id)
+        }
 
     def _create_iterator_if_necessary(self, *, training_data: GroupTrainingData, **kwargs: Any) -> Iterator[Any]:
         """One RLlib batch per optimizer step of the plan; RLlib would cut the data by rows instead."""
@@ -112,22 +134,24 @@ class GRPOTorchLearner(TorchLearner):
 
     def _choose_path(self, group: TrainingGroup) -> None:
         """At the first update, find out whether this model computes shared rows as it should; all learners agree."""
-        if self.config.shared_prefix != "auto" or self._has_chosen_path:
+        if self.config.shared_prefix != "auto" or self._shares_prefixes is not None:
             return
-        self._has_chosen_path = True
         module = self.module[DEFAULT_MODULE_ID].unwrapped()
         gap = torch.tensor(module.shared_prefix_gap(collate_groups([group], module.processor, device=self.device)))
         if torch.distributed.is_initialized():
             gap = gap.to(self.device)
             torch.distributed.all_reduce(gap, torch.distributed.ReduceOp.MAX)
-        module.uses_shared_prefix = bool(gap <= 1)
-        if not module.uses_shared_prefix:
+        self._share_prefixes(bool(gap <= 1))
+        if not self._shares_prefixes:
             warnings.warn(
                 f"shared prefix: log-probabilities differ from those of repeated prompts by {float(gap):.1f} times "
                 "what rounding explains, so prompts are repeated for each answer, which is slower by about the "
                 "group size; please report the model",
                 stacklevel=2,
             )
+
+    def _share_prefixes(self, shares_prefixes: bool) -> None:
+        self._shares_prefixes = self.module[DEFAULT_MODULE_ID].unwrapped().uses_shared_prefix = shares_prefixes
 
     def _add_logprobs(self, data: GroupTrainingData) -> GroupTrainingData:
         """What several optimizer steps need of the policy and the reference as they are before the first."""
@@ -156,8 +180,7 @@ class GRPOTorchLearner(TorchLearner):
         config = self.config.get_config_for_module(module_id)
         groups, totals = list(rows[GROUPS]), rows[TOTALS][0]
         portions = micro_batches(groups, config.micro_batch_groups)
-        for optimizer in self._optimizer_parameters:
-            optimizer.zero_grad(set_to_none=True)
+        self.get_optimizer(module_id).zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         for portion in portions:
             is_last = portion is portions[-1]
@@ -167,7 +190,8 @@ class GRPOTorchLearner(TorchLearner):
                 losses = self.compute_losses(fwd_out=self.module.forward_train(micro_batch), batch=micro_batch)
                 losses[module_id].backward()
             total += losses[module_id].detach()
-        gradients = {key: parameter.grad for key, parameter in self._params.items()}
+        parameters = self.get_parameters(self.module[module_id])
+        gradients = {self.get_param_ref(parameter): parameter.grad for parameter in parameters}
         self.metrics.log_value((module_id, "lr"), self._set_lr(), window=1)
         self.apply_gradients(self.postprocess_gradients(gradients))
         return {}, {module_id: total}, {}
@@ -178,7 +202,7 @@ class GRPOTorchLearner(TorchLearner):
         How many steps there were is part of the optimizer's state, so a run that goes on goes on here. After the step
         RLlib sets its own again.
         """
-        (optimizer,) = self._optimizer_parameters
+        optimizer = self.get_optimizer()
         num_done = max((int(state["step"]) for state in optimizer.state.values()), default=0)
         for group in optimizer.param_groups:
             group["lr"] = self.config.settings.lr_at(num_done)

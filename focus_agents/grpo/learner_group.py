@@ -17,6 +17,12 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from focus_agents.errors import CheckpointError, TrainingError
 from focus_agents.grpo.batch import GroupTrainingData
+from focus_agents.grpo.rllib_compat import (
+    kill_learners,
+    learner_actors,
+    module_spec,
+    num_healthy_learners,
+)
 from focus_env.errors import FocusError
 
 logger = logging.getLogger(__name__)
@@ -79,7 +85,7 @@ class GRPOLearnerGroup(LearnerGroup):
             results = self._wait(
                 [
                     learner.update.remote(training_data=parcel, timesteps=timesteps, **kwargs)
-                    for learner, parcel in zip(self._workers, parcels, strict=True)
+                    for learner, parcel in zip(learner_actors(self), parcels, strict=True)
                 ]
             )
             self._keep_snapshot()
@@ -167,22 +173,22 @@ class GRPOLearnerGroup(LearnerGroup):
 
     def _kill(self) -> None:
         """End all learners, also those that hang."""
-        self._backend_executor.shutdown(graceful_termination=False)
+        kill_learners(self)
 
     def _rebuild(self) -> None:
         """New learners with the state of the snapshot. It goes to them by reference, too."""
         self._kill()
         started = time.monotonic()
-        LearnerGroup.__init__(self, config=self.config, module_spec=self._module_spec)
+        LearnerGroup.__init__(self, config=self.config, module_spec=module_spec(self))
         weights, rest = self._snapshot.weights, self._snapshot.rest
-        self._wait([learner.apply.remote(_join_state, weights, rest) for learner in self._workers])
+        self._wait([learner.apply.remote(_join_state, weights, rest) for learner in learner_actors(self)])
         self.num_rebuilds += 1
         logger.warning("learners: new ones are ready after %.1f s", time.monotonic() - started)
 
     def _keep_snapshot(self) -> None:
         """Remember the learners' state as it is now."""
         if self.is_remote:
-            weights, rest, number = self._workers[0].apply.options(num_returns=3).remote(_split_state)
+            weights, rest, number = learner_actors(self)[0].apply.options(num_returns=3).remote(_split_state)
             (weights_seq_no,) = self._wait([number])  # raises if the task failed
             self._snapshot = Snapshot(weights, rest, weights_seq_no)
 
@@ -192,9 +198,9 @@ class GRPOLearnerGroup(LearnerGroup):
         Raises:
             CheckpointError: If one did not.
         """
-        if self.is_remote and self._worker_manager.num_healthy_actors() < len(self):
+        if self.is_remote and num_healthy_learners(self) < len(self):
             raise CheckpointError(
-                f"learners: {self._worker_manager.num_healthy_actors()} of {len(self)} took the state; expected that "
+                f"learners: {num_healthy_learners(self)} of {len(self)} took the state; expected that "
                 "of the same model and adapters; their logs say more"
             )
         self._keep_snapshot()

@@ -99,8 +99,6 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
             output[REF_LOGPROBS] = self.reference_logprobs(group_batch) if known is None else known
         return output
 
-    _forward = _forward_train
-
     @torch.no_grad()
     def reference_logprobs(self, batch: GroupBatch) -> torch.Tensor:
         """[N, G, T] log-probabilities under the reference: with adapters, the same model with its adapters off."""

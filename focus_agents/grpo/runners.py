@@ -10,7 +10,9 @@ from typing import Any, Generic, TypeVar
 
 import ray
 from ray.exceptions import RayError
+from ray.rllib.callbacks.utils import make_callback
 
+from focus_agents.grpo.rllib_compat import mark_lost, runner_actors
 from focus_env.errors import FocusError
 
 logger = logging.getLogger(__name__)
@@ -68,13 +70,21 @@ class Runners:
 
     Args:
         algorithm: Owns the runners.
+        group: RLlib's group of them.
+        config: The settings that they were built with.
         log_metrics: Takes what runners report.
     """
 
-    def __init__(self, algorithm: Any, log_metrics: Callable[[Sequence[Any]], None]) -> None:
+    def __init__(
+        self,
+        algorithm: Any,
+        group: Any,
+        config: Any,
+        log_metrics: Callable[[Sequence[Any]], None] = lambda metrics: None,
+    ) -> None:
         self._algorithm = algorithm
-        self._config = algorithm.config
-        self._group = algorithm.env_runner_group
+        self._config = config
+        self._group = group
         self._log_metrics = log_metrics
         self._state: Any = None
 
@@ -142,16 +152,12 @@ class Runners:
         """Call a method of one runner; they are all alike."""
         if self.local is not None:
             return getattr(self.local, method)()
-        return ray.get(getattr(self._actors()[self._await_ids()[0]], method).remote())
-
-    def _actors(self) -> dict[int, Any]:
-        actors: dict[int, Any] = self._group._worker_manager.actors()
-        return actors
+        return ray.get(getattr(runner_actors(self._group)[self._await_ids()[0]], method).remote())
 
     def _spread(self, request: Request[Any]) -> None:
         """Send what is missing to the runners that there are."""
         ids = self._await_ids()
-        batches, actors = request.missing(), self._actors()
+        batches, actors = request.missing(), runner_actors(self._group)
         request.calls = [
             (runner_id, actors[runner_id].apply.remote(request.work, [job for batch in share for job in batch]))
             for k, runner_id in enumerate(ids)
@@ -169,7 +175,7 @@ class Runners:
                 if isinstance(cause, FocusError):  # any other runner would raise it, too
                     raise cause from error
                 logger.warning("runner %d is lost with its share: %s", runner_id, type(error).__name__)
-                self._group._worker_manager.set_actor_state(runner_id, False)
+                mark_lost(self._group, runner_id)
             else:
                 request.results.update(results)
                 self._log_metrics([metrics])
@@ -178,7 +184,7 @@ class Runners:
     def _push(self, state: ray.ObjectRef) -> None:
         """Without waiting: a runner answers its calls in their order, so what follows is done with these weights."""
         for runner_id in self._group.healthy_env_runner_ids():
-            self._actors()[runner_id].set_state.remote(state)
+            runner_actors(self._group)[runner_id].set_state.remote(state)
 
     def _await_ids(self) -> list[int]:
         """The runners that can work. If there is none, it waits for one: a call to one that restarts fails at once."""
@@ -195,6 +201,21 @@ class Runners:
     def _restore(self) -> None:
         """Take restarted runners back into service, if there are any yet."""
         time.sleep(self._config.delay_between_env_runner_restarts_s)
-        self._algorithm.restore_env_runners(self._group)
+        if restored := self._algorithm.restore_env_runners(self._group):
+            self._announce(restored)
         if self._state is not None:
             self._push(self._state)
+
+    def _announce(self, restored: Sequence[int]) -> None:
+        """Run the callbacks that RLlib runs for runners that it restores itself."""
+        make_callback(
+            "on_env_runners_recreated",
+            callbacks_objects=self._algorithm.callbacks,
+            callbacks_functions=self._config.callbacks_on_env_runners_recreated,
+            kwargs={
+                "algorithm": self._algorithm,
+                "env_runner_group": self._group,
+                "env_runner_indices": restored,
+                "is_evaluation": self._config.in_evaluation,
+            },
+        )

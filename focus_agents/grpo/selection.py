@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from focus_agents.grpo.advantage import group_advantages, has_signal
-from focus_agents.grpo.batch import TrainingGroup, training_group
+from focus_agents.grpo.batch import GroupTrainingData, TrainingGroup, plan_steps, training_group
 from focus_agents.grpo.settings import GRPOSettings
 from focus_agents.rollout.records import RolloutGroup
 
@@ -53,3 +53,28 @@ def make_training_groups(
     silent = [n for n, row in enumerate(advantages) if not row.any()]
     spared = silent[: max(0, max(1, num_learners) - (len(groups) - len(silent)))]
     return [group for n, group in enumerate(training_groups) if n not in silent or n in spared]
+
+
+def training_data(
+    groups: Sequence[RolloutGroup], settings: GRPOSettings, *, num_learners: int, seed: Sequence[int]
+) -> GroupTrainingData:
+    """Make of an iteration's groups what the learners get: the groups, and the plan of the optimizer steps.
+
+    Args:
+        groups: The groups to learn from.
+        settings: Of the training.
+        num_learners: Learners that share each step; 0 counts as 1.
+        seed: Shuffles the groups of each pass where there is more than one step.
+    """
+    chosen = make_training_groups(groups, settings, num_learners=num_learners)
+    steps = plan_steps(
+        chosen,
+        num_learners=num_learners,
+        groups_per_step=settings.groups_per_step,
+        micro_batch_groups=settings.micro_batch_groups,
+        num_passes=settings.num_passes,
+        # bnpo divides by what a micro-batch holds, so there a silent group changes the weight of others.
+        skip_silent=settings.kl_coeff == 0 and settings.loss != "bnpo",
+        seed=seed,
+    )
+    return GroupTrainingData(groups=dict(enumerate(chosen)), steps=steps)

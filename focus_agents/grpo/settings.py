@@ -151,6 +151,21 @@ class GRPOSettings(SamplingSettings, LossSettings, LearningSettings):
         """Optimizer steps of an iteration whose groups are all there."""
         return self.num_passes * -(-self.groups_per_iteration // (self.groups_per_step or self.groups_per_iteration))
 
+    @property
+    def validation_batch_size(self) -> int:
+        """Validation episodes that are answered together: more than groups, since each has one answer."""
+        return 2 * self.rollout_batch_groups
+
+    @property
+    def is_one_pass(self) -> bool:
+        """Whether an iteration is learned from in one backward pass over all of its groups, each as one row.
+
+        The sampler's forward pass over the prompts can then be the learner's, if they share a process.
+        """
+        takes_one_step = self.groups_per_step is None and self.num_passes == 1
+        is_at_once = self.micro_batch_groups is None and self.loss != "bnpo"
+        return takes_one_step and is_at_once and self.shared_prefix != "off"
+
     def lr_at(self, step: int) -> float:
         """Return the learning rate of an optimizer step, from 0."""
         num_steps = self.num_iterations * self.steps_per_iteration

@@ -298,9 +298,6 @@ POLICIES: Registry[PolicyEntry] = Registry(
 )
 """The policies that are known by name; installed packages add theirs, see `focus_env.registry`."""
 
-DEFAULT_MODELS: Mapping[str, str] = {name: entry.default for name, entry in POLICIES.built_in.items() if entry.is_model}
-"""The models of the built-in policies that load one."""
-
 
 def policies_help() -> str:
     """Return what `--help` says of policies: a line for each of `POLICIES`."""

@@ -140,7 +140,7 @@ def test_every_setting_says_what_it_is() -> None:
 def test_python_and_the_command_line_have_the_same_defaults() -> None:
     from focus_agents.cli import grpo, pretrain, sft
     from focus_agents.cli.command_line import parse
-    from focus_agents.grpo.config import GRPOConfig
+    from focus_agents.grpo.algorithm import GRPOConfig
     from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings
     from focus_agents.models.settings import ModelSettings
     from focus_agents.pretraining.settings import PretrainingConfig

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from focus_agents.cli.errors import as_flags, user_errors
 from focus_env.errors import FocusError, RewardError
+from tests.places import ROOT
 
 
 @dataclass(frozen=True)
@@ -55,3 +58,37 @@ def test_a_wrong_argument_ends_a_command(error: type[Exception], capsys: pytest.
 def test_a_bug_does_not_pass_for_a_wrong_argument() -> None:
     with pytest.raises(ZeroDivisionError), user_errors(Arguments):
         _ = 1 / 0
+
+
+FLAG = re.compile(r"(?<![\w-])--(?!help\b)[a-z]")
+
+
+def flags_in(code: str) -> list[str]:
+    """String literals that name a flag among other words. One that is a flag is an argument of a command's call."""
+    found = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+    return [
+        text for text in found if isinstance(text, str) and FLAG.search(text) and not re.fullmatch(r"--[\w-]+", text)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "num_found"),
+    [
+        ("raise ValueError('lower --lr')", 1),
+        ("raise ValueError(f'{x}: lower --lr or {y}')", 1),
+        ("raise ValueError('a '\n'b --resume ' f'{path}')", 1),
+        ('"""`--lr` sets it."""', 1),
+        ('"""What `--help` shows of it."""', 0),
+        ("call('--lr', '3e-4', '--no-dashboard')", 0),
+        ("x = 'a -- b, a--b, ---, -l, |---|'", 0),
+    ],
+)
+def test_flags_in_texts_are_seen(code: str, num_found: int) -> None:
+    assert len(flags_in(code)) == num_found
+
+
+def test_the_packages_name_no_flag() -> None:
+    """A user of the library has settings; only a command has flags."""
+    files = [*(ROOT / "focus_env").rglob("*.py"), *(ROOT / "focus_agents").rglob("*.py")]
+    named = {file.relative_to(ROOT): flags_in(file.read_text()) for file in files if file.parent.name != "cli"}
+    assert {file: texts for file, texts in named.items() if texts} == {}

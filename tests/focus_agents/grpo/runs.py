@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from focus_agents.grpo.algorithm import GRPO
-from focus_agents.grpo.config import GRPOConfig
+from focus_agents.grpo.algorithm import GRPO, GRPOConfig
 from focus_env.datasets import SyntheticDataset
 from focus_env.prompts import get_template
 

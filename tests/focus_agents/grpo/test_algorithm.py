@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from focus_agents.grpo.config import GRPOConfig
+from focus_agents.grpo.algorithm import GRPOConfig
 from focus_agents.models.loading import load_model
 from focus_env.errors import DatasetError, RewardError
 from focus_env.rewards.answers import AnswerBatch

@@ -13,8 +13,8 @@ import torch
 from ray.rllib.env import INPUT_ENV_SPACES
 
 from focus_agents.engine.scoring import score_completions
+from focus_agents.grpo.algorithm import GRPOConfig
 from focus_agents.grpo.batch import GroupTrainingData, TrainingGroup, collate_groups, plan_steps, training_group
-from focus_agents.grpo.config import GRPOConfig
 from focus_agents.grpo.loss import policy_loss
 from focus_agents.grpo.module import VLMModule
 from focus_agents.rollout.records import RolloutGroup, Sampling
@@ -203,8 +203,7 @@ def test_the_samplers_pass_over_the_prompts_serves_the_learner(
         for one, another in zip(ours.token_ids, other.token_ids, strict=True):
             assert one.tolist() == another.tolist()
     num_pictures: list[int] = []
-    module_of(learner).uses_shared_prefix = True
-    learner._has_chosen_path = True  # which would run the vision tower, too
+    learner._share_prefixes(True)  # the comparison would run the vision tower, too
     with module_of(learner).policy.model.visual.register_forward_hook(lambda *_: num_pictures.append(1)):
         update(learner, kept)
     assert num_pictures == []
@@ -226,7 +225,7 @@ def test_silent_groups_cost_nothing_and_change_nothing(groups: list[TrainingGrou
         dataclasses.replace(g, advantages=np.zeros(GROUP_SIZE)) if n in (0, 2) else g for n, g in enumerate(groups)
     ]
     learner = build_learner()
-    learner._has_chosen_path = True
+    learner._share_prefixes(True)
     rows: list[int] = []
     with module_of(learner).policy.model.language_model.register_forward_hook(
         lambda _, __, output: rows.append(len(output.last_hidden_state))

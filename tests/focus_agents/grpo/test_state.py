@@ -15,8 +15,7 @@ import torch
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 import focus_env
-from focus_agents.grpo.algorithm import GRPO
-from focus_agents.grpo.config import GRPOConfig
+from focus_agents.grpo.algorithm import GRPO, GRPOConfig
 from focus_agents.grpo.module import VLMModule
 from tests.focus_agents.grpo import runs as grpo
 
@@ -138,6 +137,16 @@ def test_learners_do_not_share_an_optimizer_state() -> None:
     assert not all(map(torch.equal, optimizer_tensors(first), kept))
     assert all(map(torch.equal, optimizer_tensors(second), kept))
     assert all(map(torch.equal, optimizer_tensors(source), kept))
+
+
+@pytest.mark.parametrize("choice", [True, False])
+def test_a_learner_that_goes_on_scores_in_the_way_once_chosen(choice: bool) -> None:
+    """On another group the comparison might come out otherwise."""
+    learner, resumed = (build_learner(grpo.make_config(TINY)) for _ in range(2))
+    learner._share_prefixes(choice)
+    resumed.set_state(pickle.loads(pickle.dumps(learner.get_state())))
+    assert resumed.module[grpo.MODULE].unwrapped().uses_shared_prefix is choice
+    resumed._choose_path(None)  # it would look at the group
 
 
 def test_a_run_in_bfloat16_is_resumed_bit_for_bit(policy_folder: Path, tmp_path: Path) -> None:

@@ -219,6 +219,7 @@ WIDTHS = """
         return np.nan_to_num(answers.boxes[:, 2] - answers.boxes[:, 0]) / 80
 
     WIDE = RewardTermEntry(name="wide", function=wide, help="wide boxes")
+    SAME = RewardTermEntry(name="widths_of_test", function=wide, help="a term of its module's name")
     NARROWER = RewardTermEntry(name="narrower", factory=Narrower, least=-1, most=0, help="-1 for wide boxes")
 """
 
@@ -227,6 +228,7 @@ class TestTermsOfInstalledPackages:
     @pytest.fixture(autouse=True)
     def _installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         entries = {"wide": "widths_of_test:WIDE", "narrower": "widths_of_test:NARROWER", "torn": "no_such_module:X"}
+        entries["widths_of_test"] = "widths_of_test:SAME"
         modules = {"widths_of_test": WIDTHS}
         install_package(monkeypatch, tmp_path, "width-rewards", "focus_env.reward_terms", entries, modules=modules)
 
@@ -242,6 +244,7 @@ class TestTermsOfInstalledPackages:
 
     def test_their_module_is_still_an_import_path(self) -> None:
         assert WeightedReward.from_spec("widths_of_test:wide").spec == "widths_of_test:wide:1"
+        assert WeightedReward.from_spec("widths_of_test:2").spec == "widths_of_test:2"
 
     @pytest.mark.parametrize(
         ("spec", "message"),
@@ -252,8 +255,9 @@ class TestTermsOfInstalledPackages:
             ("widr", "unknown term 'widr', did you mean 'wide'"),
             (
                 "torn",
-                r"unknown term 'torn'.*; known are iou, .*, narrower\(width\), wide; reward term 'torn' of "
-                "width-rewards 1.0 cannot be used: importing 'no_such_module:X' raised ModuleNotFoundError",
+                r"unknown term 'torn'.*; known are iou, .*, narrower\(width\), wide, widths_of_test; "
+                "reward term 'torn' of width-rewards 1.0 cannot be used: importing 'no_such_module:X' raised "
+                "ModuleNotFoundError",
             ),
         ],
     )
