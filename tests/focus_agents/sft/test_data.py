@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from focus_agents.models.loading import load_processor
 from focus_agents.models.processing import VLMProcessor, box_cells
 from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches, support_tokens
 from focus_env.boxes import CoordinateFrame
@@ -42,6 +43,15 @@ class TestExamples:
         text = processor.tokenizer.decode(example.prompt.input_ids)
         assert processor.decode(example.answer_ids) not in text
         assert text.endswith("<|im_start|>assistant\n")
+
+    def test_pixels_of_resized_pictures_are_those_of_the_processor(self) -> None:
+        """Pictures of 128 x 128 have 64 tokens of 16 x 16 pixels each; a processor for 16 tokens halves them."""
+        template = dataclasses.replace(TEMPLATE, frame=CoordinateFrame.RESIZED_PIXEL)
+        episodes = [make_episode(0, query_wh=(128, 128), target_box=Box(32, 16, 96, 64))]
+        for max_image_tokens, answer in ((None, [32, 16, 96, 64]), (16, [16, 8, 48, 32])):
+            own = load_processor("tiny", max_image_tokens=max_image_tokens)
+            example = SFTExamples(episodes, template, own)[0]
+            assert own.decode(example.answer_ids) == f"<answer>{answer}</answer>"
 
     def test_collate_pads_prompts_on_the_left_and_answers_on_the_right(self, processor: VLMProcessor) -> None:
         episodes = [make_episode(0, shots=3), make_episode(1, shots=1, target_box=None), make_episode(2, shots=1)]
