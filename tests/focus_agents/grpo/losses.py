@@ -6,7 +6,8 @@ from typing import Any, get_args
 
 import torch
 
-from focus_agents.grpo.loss import KLEstimator, LossName, LossSettings, StepTotals, policy_loss
+from focus_agents.grpo.loss import StepTotals, policy_loss
+from focus_agents.grpo.settings import GRPOSettings, KLEstimator, LossName
 
 LOSSES: list[LossName] = list(get_args(LossName))
 CLIPPED: list[LossName] = ["grpo", "dapo", "dr_grpo", "bnpo", "gspo"]
@@ -14,8 +15,8 @@ ESTIMATORS: list[KLEstimator] = list(get_args(KLEstimator))
 Result = tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]
 
 
-def settings_of(**options: Any) -> LossSettings:
-    return LossSettings(**{"clip_low": 0.2, "clip_high": 0.3, "max_completion_tokens": 1} | options)
+def settings_of(**options: Any) -> GRPOSettings:
+    return GRPOSettings(**{"clip_low": 0.2, "clip_high": 0.3, "max_completion_tokens": 1} | options)
 
 
 def totals_of(mask: torch.Tensor, num_micro_batches: int = 1) -> StepTotals:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from focus_agents.grpo.loss import KLEstimator, LossName, StepTotals, policy_loss
+from focus_agents.grpo.loss import StepTotals, policy_loss
+from focus_agents.grpo.settings import KLEstimator, LossName
 from tests.focus_agents.grpo.losses import CLIPPED, ESTIMATORS, LOSSES, Result, settings_of, totals_of
 
 
@@ -23,7 +24,7 @@ def test_what_stands_in_padding_does_not_matter(name: LossName, estimator: KLEst
         "rollout_weights": torch.tensor([[0.9, 1.1, 1.0], [1.2, 1.0, 1.0], [1.0, 1.0, 1.0]]),
     }
     options: dict[str, Any] = {} if estimator is None else {"kl_coeff": 0.4, "kl_estimator": estimator}
-    settings = settings_of(name=name, delta=3.0 if name in CLIPPED else None, **options)
+    settings = settings_of(loss=name, delta=3.0 if name in CLIPPED else None, **options)
 
     def result_of(tensors: dict[str, torch.Tensor]) -> Result:
         logprobs = tensors["logprobs"].clone().requires_grad_()
@@ -58,7 +59,7 @@ def test_the_log_probabilities_decide_the_precision(name: LossName, dtype: torch
             logprobs - 0.1,
             torch.tensor([-0.5], dtype=other),
             torch.ones(1, 3, dtype=torch.bool),
-            settings=settings_of(name=name, kl_coeff=0.1),
+            settings=settings_of(loss=name, kl_coeff=0.1),
             totals=StepTotals(3, 1, 1),
             ref_logprobs=logprobs - 0.3,
         )[0]
@@ -76,7 +77,7 @@ def test_the_sums_carry_no_gradient() -> None:
             torch.zeros(1, 2),
             torch.ones(1),
             torch.ones(1, 2),
-            settings=settings_of(name=name, kl_coeff=0.1),
+            settings=settings_of(loss=name, kl_coeff=0.1),
             totals=StepTotals(2, 1, 1),
             ref_logprobs=torch.zeros(1, 2),
         )

@@ -8,15 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from focus_agents.grpo.loss import (
-    KLEstimator,
-    LossName,
-    RolloutCorrection,
-    StepTotals,
-    kl_penalty,
-    policy_loss,
-    rollout_weights,
-)
+from focus_agents.grpo.loss import StepTotals, kl_penalty, policy_loss, rollout_weights
+from focus_agents.grpo.settings import KLEstimator, LossName, RolloutCorrection
 from tests.focus_agents.grpo.losses import ESTIMATORS, LOSSES, float64, loss_of, settings_of
 
 # ---- the penalty
@@ -48,7 +41,7 @@ def test_kl_by_hand(
         logprobs.detach() - 1,  # a ratio of e, which must not weigh the penalty
         torch.zeros(1),
         torch.ones(1, 1),
-        settings=settings_of(name=name, kl_coeff=0.5, kl_estimator=estimator),
+        settings=settings_of(loss=name, kl_coeff=0.5, kl_estimator=estimator),
         totals=StepTotals(1, 1, 1),
         ref_logprobs=reference,
     )
@@ -115,7 +108,7 @@ def test_weights_multiply_the_policy_term_but_not_the_penalty(name: LossName, we
     ratios, advantages, mask = [[1.1, 0.9, 1.2], [1.0, 1.15, 1.0]], [1.0, -2.0], [[1, 1, 1], [1, 1, 0]]
     reference = {"ref_logprobs": float64([[-1.5, -0.5, -1.0], [-2.0, -1.0, -0.1]])}
     weight = float64(weights).expand(2, 3)
-    options: dict[str, Any] = {"name": name, "max_completion_tokens": 4}
+    options: dict[str, Any] = {"loss": name, "max_completion_tokens": 4}
     plain = loss_of(ratios, advantages, mask, **options)
     penalty = loss_of(ratios, [0.0, 0.0], mask, tensors=reference, kl_coeff=0.5, **options)
     both = loss_of(
