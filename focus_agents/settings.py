@@ -102,7 +102,7 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
         annotation: A type; `Annotated` with `Ge`, `Gt` and `Le`; a `Literal`; or a union of these with None.
 
     Raises:
-        ValueError: If the value is none of these. An infinite number never is, nor is nan.
+        ValueError: If the value is none of these. An infinite number is in no range, nor is nan.
     """
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         members = typing.get_args(annotation)
@@ -128,7 +128,7 @@ def _check_number(name: str, value: Any, kind: type, bounds: Sequence[Any]) -> N
     expected = _describe(bounds, is_whole=kind is numbers.Integral)
     if isinstance(value, bool) or not isinstance(value, kind) or not all(_holds(bound, value) for bound in bounds):
         raise ValueError(f"{name}: expected {expected}, got {value!r}")
-    if not math.isfinite(value):  # type: ignore[arg-type]
+    if bounds and not math.isfinite(value):  # type: ignore[arg-type]
         raise ValueError(f"{name}: expected {expected}, and finite, got {value!r}")
 
 

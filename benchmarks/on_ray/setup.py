@@ -120,7 +120,7 @@ CONTESTS: dict[CaseName, tuple[Contest, ...]] = {
 class NoiseTemplate(PromptTemplate):
     """A prompt whose answers may be anything: any text is read as most of the picture, how much is a function of it."""
 
-    def parse(self, text: str, image_wh: tuple[int, int], input_wh: tuple[int, int] | None = None) -> ParseResult:
+    def parse(self, text: str, image_wh: tuple[int, int]) -> ParseResult:
         """A box for a text. It leaves out a tenth at most on each side, so it always meets the object."""
         margin = zlib.crc32(text.encode()) % 1_000 / 10_000
         width, height = image_wh

@@ -39,8 +39,9 @@ from focus_agents.cli.common import (
 from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import RunInterrupted
 from focus_agents.grpo.algorithm import GRPOConfig
+from focus_agents.grpo.plan import GRPOPlan
 from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings, LearningSettings, LossSettings, SamplingSettings
-from focus_agents.grpo.train import GRPOPlan, newest_checkpoint, train_grpo
+from focus_agents.grpo.train import newest_checkpoint, train_grpo
 from focus_agents.models.settings import FinetuningSettings, ModelSettings
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.settings import Settings, as_dict, join

@@ -35,9 +35,9 @@ from focus_agents.errors import TrainingError
 from focus_agents.models.settings import FinetuningSettings
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.settings import Settings, join
+from focus_agents.sft.plan import SFTPlan
 from focus_agents.sft.settings import SFTConfig, SFTLearningSettings, SFTLossSettings, SFTSchedule
 from focus_agents.sft.train import Workers, check_plan, check_resumable, train_sft
-from focus_agents.sft.worker import SFTPlan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,6 +101,10 @@ def _shared_states(
     model: Any, prompts: PromptBatch, token_ids: torch.Tensor, lengths: torch.Tensor, prefix: Prefix | None
 ) -> torch.Tensor:
     """[N, G, T, H] the states that predict each token, from one row for each group."""
+    # Each prompt is computed once. Its G answers stand behind it in the same row, hidden from each other by the mask,
+    # each at the positions that it would have alone, so attention gives what G rows would give. The prompt's share of
+    # the work, most of it, is divided by G. Where sampling in this process has left a prefix with its gradient, the
+    # prompt is not computed at all: the answers run over its cache, and backward goes on into the sampler's graph.
     set_focus_attention(model)
     packed = pack_answers(token_ids, lengths)
     if packed.input_ids.shape[1] == 0:  # every completion is its end token
@@ -121,6 +125,9 @@ def _one_row(model: Any, prompts: PromptBatch, packed: PackedAnswers) -> torch.T
     positions, next_position = prompt_positions(model, prompts)
     own_positions = answer_positions(model, next_position, packed.offset)
     backbone = model_parts(model).backbone
+    # The mask travels in transformers' 4-D form, which its own mask functions hand on untouched, and holds rows for the
+    # answers only; the prompt's part is said by `SharedPrefix`. Positions are given, since counted through the row each
+    # answer would start where the one before it ended.
     output = backbone(
         input_ids=torch.cat([prompts.input_ids, packed.input_ids], dim=1),
         attention_mask=additive(answer_mask(packed, prompts.attention_mask), backbone.dtype),
@@ -156,6 +163,8 @@ def _repeated_states(
     """[N, G, T, H] the states that predict each token, from a row for each completion, without code of ours inside."""
     if prefix is not None:
         raise ValueError("prefix: expected None where prompts are repeated; pass shared_prefix=True to use it")
+    # The oracle of the shared way: G copies of each prompt with its pictures, one answer behind each, padded on the
+    # right. Masks and positions are left to transformers, so that a mistake in ours cannot be in both.
     num_tokens = token_ids.shape[2]
     repeated = prompts.repeat(token_ids.shape[1])
     is_valid = torch.arange(num_tokens, device=token_ids.device) < lengths.flatten()[:, None]
@@ -166,6 +175,8 @@ def _repeated_states(
         use_cache=False,
         **image_inputs(model, repeated, num_tokens),
     )
+    # A state predicts the next token: from the prompt's last token, which is always at the same column because prompts
+    # are padded on the left, to the last token but one.
     states: torch.Tensor = output.last_hidden_state[:, -num_tokens - 1 : -1]
     return states.view(*token_ids.shape, -1)
 

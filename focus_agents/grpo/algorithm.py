@@ -9,12 +9,7 @@ from typing import Any
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-from ray.rllib.core import (
-    COMPONENT_EVAL_ENV_RUNNER,
-    COMPONENT_LEARNER,
-    COMPONENT_RL_MODULE,
-    DEFAULT_MODULE_ID,
-)
+from ray.rllib.core import COMPONENT_EVAL_ENV_RUNNER, COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -165,10 +160,9 @@ class GRPOConfig(AlgorithmConfig):
         """
         check_rllib_settings(self)
         super().validate()
-        settings = self.settings
-        _ = self.model_settings
-        check_processes(self, settings)
-        if settings.constrained:
+        check_processes(self, self.settings)
+        self.model_settings.check()
+        if self.constrained:
             largest_coordinate(self.template.frame)
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
@@ -197,10 +191,9 @@ class GRPOConfig(AlgorithmConfig):
     @property
     def _model_config_auto_includes(self) -> dict[str, Any]:
         """What the module has to know of these settings."""
-        own: dict[str, Any] = {name: getattr(self, name) for name in FOR_THE_MODULE}
-        own["largest_coordinate"] = largest_coordinate(self.template.frame) if self.constrained else None
-        own["seed"] = self.seed or 0
-        return super()._model_config_auto_includes | as_dict(ModelSettings()) | own
+        own = {name: getattr(self, name) for name in FOR_THE_MODULE} | {"seed": self.seed or 0}
+        largest = largest_coordinate(self.template.frame) if self.constrained else None
+        return super()._model_config_auto_includes | as_dict(ModelSettings()) | own | {"largest_coordinate": largest}
 
 
 class GRPO(Algorithm):
@@ -238,8 +231,7 @@ class GRPO(Algorithm):
             evaluating.share_module(module, reuses_prefill=False)
         if (sampling := self._runners.local) is not None:
             # Checkpointing computes activations again in the backward pass, so that sampling leaves none.
-            checkpoints = self.config.model_settings.gradient_checkpointing
-            reuses_prefill = self.config.settings.is_one_pass and not checkpoints
+            reuses_prefill = self.config.settings.is_one_pass and not self.config.model_settings.gradient_checkpointing
             sampling.share_module(module, reuses_prefill=reuses_prefill)
 
     def training_step(self) -> None:
@@ -288,16 +280,16 @@ class GRPO(Algorithm):
             return {position: answer for (position, _), answer in zip(jobs, answers, strict=True)}, None
 
         count = min(self.config.evaluation_duration, runners.ask_one("num_evaluation_episodes"))
-        size = self.evaluation_config.settings.validation_batch_size
-        return runners.run(list(enumerate(range(count))), answer, batch_size=size)
+        batch_size = self.evaluation_config.settings.validation_batch_size
+        return runners.run(list(enumerate(range(count))), answer, batch_size=batch_size)
 
     def save_policy(self, directory: Path) -> Path:
         """Write the policy in transformers' format; `load_model` reads it."""
         with torch.no_grad():
             module = self.config.get_rl_module_spec(spaces=self.spaces, inference_only=True).build()
             module.set_state(self.learner_group.get_weights()[DEFAULT_MODULE_ID])
-            template = self.config.template
-            return save_policy(directory, merge_adapters(module.policy), module.processor, template=template)
+            policy = merge_adapters(module.policy)
+            return save_policy(directory, policy, module.processor, template=self.config.template)
 
     def _time(self, timer: str) -> Any:
         """Log the seconds of this iteration alone; RLlib's default average remembers a slow first one for hundreds."""
@@ -312,10 +304,8 @@ class GRPO(Algorithm):
         """Take the optimizer steps of an iteration."""
         # By the plan, not by what runners counted, so that schedules are a function of the iteration alone.
         num_steps = (self._num_iterations_done + 1) * self.config.groups_per_iteration * self.config.group_size
-        results = self.learner_group.update(
-            training_data=data,
-            timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: num_steps},
-        )
+        timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: num_steps}
+        results = self.learner_group.update(training_data=data, timesteps=timesteps)
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
 
     # ---- sync

@@ -17,6 +17,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED, NUM_ENV_STEPS_SAMPLED
 
 import focus_env  # noqa: F401  (registers the environment in this process)
 from focus_agents.evaluation import evaluate
+from focus_agents.evaluation.answers import answer_episodes
 from focus_agents.grpo.rllib_compat import wants_component
 from focus_agents.rollout.collect import collect_groups
 from focus_agents.rollout.records import RolloutGroup, Sampling
@@ -149,16 +150,14 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
         if weights_seq_no is not None:
             self._check_weights(weights_seq_no)
         self.policy.keeps_prefix = False
-        sampling = Sampling(temperature=0.0, max_completion_tokens=self.config.max_completion_tokens)
-        size = self.config.settings.validation_batch_size
-        answers: list[tuple[float, ScoredAnswer]] = []
-        for start in range(0, len(episode_indices), size):
-            batch = episode_indices[start : start + size]
-            groups = collect_groups(
-                self.evaluation_env, self.policy, batch, group_size=1, sampling=sampling, seeds=[0] * len(batch)
-            )
-            answers += [(float(group.rewards[0]), group.answers[0]) for group in groups]
-        return answers
+        batches = answer_episodes(
+            self.evaluation_env,
+            self.policy,
+            episode_indices,
+            max_completion_tokens=self.config.max_completion_tokens,
+            batch_size=self.config.settings.validation_batch_size,
+        )
+        return [(float(group.rewards[0]), group.answers[0]) for groups in batches for group in groups]
 
     def _check_weights(self, weights_seq_no: int) -> None:
         if weights_seq_no != self._weights_seq_no:

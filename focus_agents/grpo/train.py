@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,63 +20,15 @@ from rich.console import Console
 
 from focus_agents.errors import CheckpointError, RunInterrupted
 from focus_agents.grpo.algorithm import GRPO, ROLLOUTS, GRPOConfig
-from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings
-from focus_agents.models.loading import load_processor
-from focus_agents.models.settings import ModelSettings
+from focus_agents.grpo.settings import GRPOSchedule
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.interruption import stop_requests
 from focus_agents.runs.progress import progress_bar
-from focus_agents.settings import as_dict
 from focus_env.metrics import ScoredAnswer, summarize
-from focus_env.prompts import PromptTemplate
-from focus_env.rewards.weighted import WeightedReward
 from focus_env.types import EpisodeDataset
 
 CHECKPOINT_PREFIX = "iteration_"
 SCRATCH_PREFIX = f".{CHECKPOINT_PREFIX}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class GRPOPlan:
-    """All that decides a run of GRPO, but for the processes that share its work.
-
-    Attributes:
-        model: The model, and how it is trained.
-        template: Words prompts and answers.
-        reward: Scores answers.
-        training_episodes: The episodes to sample answers for.
-        validation_episodes: The episodes to answer before, in between and after.
-        settings: Settings of the training.
-        schedule: When to validate and to checkpoint.
-        seed: Of sampling, shuffling and new weights.
-    """
-
-    model: ModelSettings
-    template: PromptTemplate
-    reward: WeightedReward
-    training_episodes: EpisodeDataset
-    validation_episodes: EpisodeDataset
-    settings: GRPOSettings
-    schedule: GRPOSchedule
-    seed: int = 0
-
-    def config(self) -> GRPOConfig:
-        """Return RLlib's configuration of the run in one process.
-
-        Raises:
-            ValueError: If a setting is out of its range.
-            CheckpointError: If there is no such model.
-        """
-        load_processor(self.model.model, max_image_tokens=self.model.max_image_tokens)
-        environment = {"reward": self.reward, "template": self.template}
-        return (
-            GRPOConfig()
-            .environment(env_config={"dataset": self.training_episodes, **environment})
-            .validation(env_config={"dataset": self.validation_episodes, **environment})
-            .training(**as_dict(self.settings))
-            .rl_module(model_config=as_dict(self.model))
-            .debugging(seed=self.seed, log_level="ERROR")
-        )
 
 
 def train_grpo(

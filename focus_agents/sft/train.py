@@ -23,7 +23,8 @@ from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.progress import progress_bar
 from focus_agents.settings import Settings
 from focus_agents.sft.data import SFTExamples
-from focus_agents.sft.worker import CHECKPOINT_PREFIX, FAILURE_FILE, SCORE, SFTPlan, train_worker
+from focus_agents.sft.plan import SFTPlan
+from focus_agents.sft.worker import CHECKPOINT_PREFIX, FAILURE_FILE, SCORE, train_worker
 
 LINE_INTERVAL = 25
 """Steps between lines on the console."""

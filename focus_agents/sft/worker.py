@@ -32,13 +32,12 @@ from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.runs.checkpoint import load_training_state, save_policy, save_training_state
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches
-from focus_agents.sft.settings import SFTConfig, SFTSchedule
+from focus_agents.sft.plan import SFTPlan
+from focus_agents.sft.settings import SFTConfig
 from focus_agents.sft.step import accumulate_gradients
 from focus_env.datasets.order import shuffled_indices
 from focus_env.env import ENV_ID
 from focus_env.metrics import ScoredAnswer, summarize
-from focus_env.prompts import PromptTemplate
-from focus_env.types import EpisodeDataset
 
 CHECKPOINT_PREFIX = "step_"
 SCORE = "validation_miou"
@@ -46,35 +45,6 @@ NOT_VALIDATED = -1.0
 """Score of a checkpoint without a validation: below all others. Not NaN, which Ray Train cannot read back."""
 FAILURE_FILE = "failure.json"
 BAD_BATCH_FOLDER = "bad_batch"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SFTPlan:
-    """Everything that a worker needs to know; travels to it as a whole.
-
-    Attributes:
-        model: Name or folder for `load_model`.
-        template: Words prompts and answers.
-        training_episodes: What to train on.
-        validation_episodes: What to answer before, in between and after.
-        config: Settings of the training.
-        schedule: When to validate and to checkpoint.
-        run_path: The run's folder, under the same absolute path for every worker.
-        max_image_tokens: Most tokens of a picture in training; None: the processor's limit.
-        validation_max_image_tokens: Likewise in validation; None: as in training.
-        num_threads: CPU threads of all workers of a machine together.
-    """
-
-    model: str
-    template: PromptTemplate
-    training_episodes: EpisodeDataset
-    validation_episodes: EpisodeDataset
-    config: SFTConfig
-    schedule: SFTSchedule
-    run_path: Path
-    max_image_tokens: int | None = None
-    validation_max_image_tokens: int | None = None
-    num_threads: int = 1
 
 
 @dataclass(slots=True)

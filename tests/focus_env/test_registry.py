@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -12,24 +11,15 @@ import pytest
 
 from focus_env import registry
 from focus_env.registry import Registry
+from tests.focus_env.things import Thing
 from tests.packages import install_package
 
 GROUP = "focus_env.tests"
 
 
-@dataclass(frozen=True)
-class Thing:
-    name: str
-    summary: str = "a thing"
-
-    @property
-    def usage(self) -> str:
-        return f"{self.name}()"
-
-
 ONE, TWO = Thing("one"), Thing("two")
 THINGS = Registry("thing", GROUP, Thing, [ONE, TWO])
-FOUND = "from tests.focus_env.test_registry import Thing\nTHREE = Thing('three')\nOTHER = Thing('one', 'mine')\n"
+FOUND = "from tests.focus_env.things import Thing\nTHREE = Thing('three')\nOTHER = Thing('one', 'mine')\n"
 
 
 def test_a_built_in_name_asks_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +61,7 @@ def test_a_broken_entry_is_named_and_harms_nothing(
     entries: dict[str, str], fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modules = {
-        "registry_test_faults": "from tests.focus_env.test_registry import Thing\nNUMBER = 3\nGOOD = Thing('good')\n",
+        "registry_test_faults": "from tests.focus_env.things import Thing\nNUMBER = 3\nGOOD = Thing('good')\n",
         "registry_test_raises": "1 / 0\n",
         "registry_test_exits": "import sys\nsys.exit(3)\n",
     }

@@ -13,7 +13,8 @@ from ray import tune
 from rich.console import Console
 
 from focus_agents.errors import TrainingError
-from focus_agents.grpo.train import GRPOPlan, train_grpo
+from focus_agents.grpo.plan import GRPOPlan
+from focus_agents.grpo.train import train_grpo
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.studies.study import Run, Study
 from focus_env.rewards.weighted import WeightedReward

@@ -155,3 +155,13 @@ def test_a_models_answers_do_not_depend_on_the_batch_size(model: Any, processor:
         evaluate(make_env(template="compact"), policy, range(4), max_completion_tokens=5, batch_size=batch_size)
     assert alone.texts == together.texts
     assert len(set(alone.texts)) > 1, "a model that says the same of all episodes shows nothing"
+
+
+def test_one_place_draws_greedy_answers_of_episodes() -> None:
+    """Elsewhere a greedy answer is to one question that a caller has put himself."""
+    callers = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "focus_agents").rglob("*.py")
+        if "temperature=0.0" in path.read_text()
+    }
+    assert callers == {"focus_agents/evaluation/answers.py", "focus_agents/policies/focus.py"}

@@ -5,9 +5,7 @@ Axis letters: N prompts, G answers per prompt, T tokens of the longest answer, P
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import graphlib
 import json
 import pickle
 import re
@@ -415,16 +413,3 @@ def test_nobody_else_names_a_field_of_qwen() -> None:
     ]
     assert found == []
     assert all(any(name in path.read_text() for path in MODELS.glob("*.py")) for name in QWEN_FIELDS)
-
-
-def test_models_import_each_other_without_a_circle() -> None:
-    """Those that import only while types are checked count, too."""
-    prefix = "focus_agents.models"
-    arrows: dict[str, set[str]] = {}
-    for path in MODELS.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.startswith(prefix):
-                inside = node.module.removeprefix(prefix).lstrip(".")
-                arrows.setdefault(path.stem, set()).update([inside] if inside else [alias.name for alias in node.names])
-    assert arrows["loading"] >= {"adapters", "attention", "processing", "small", "tiny"}
-    list(graphlib.TopologicalSorter(arrows).static_order())
