@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from focus_agents.rollout.collect import collect_groups
     from focus_agents.rollout.records import Completion, Generation, Policy, RolloutGroup, Sampling
     from focus_agents.runs.folder import RunDirectory
-    from focus_agents.sft.settings import SFTConfig
+    from focus_agents.sft.plan import SFTPlan
+    from focus_agents.sft.settings import SFTConfig, SFTSchedule
+    from focus_agents.sft.train import Workers, train_sft
 
 __all__ = [
     "GRPO",
@@ -35,13 +37,17 @@ __all__ = [
     "RunDirectory",
     "RunInterrupted",
     "SFTConfig",
+    "SFTPlan",
+    "SFTSchedule",
     "Sampling",
     "TrainingError",
+    "Workers",
     "collect_groups",
     "evaluate",
     "load_model",
     "load_processor",
     "load_template",
+    "train_sft",
 ]
 
 _MODULES = {
@@ -53,7 +59,9 @@ _MODULES = {
     "focus_agents.rollout.collect": ("collect_groups",),
     "focus_agents.rollout.records": ("Completion", "Generation", "Policy", "RolloutGroup", "Sampling"),
     "focus_agents.runs.folder": ("RunDirectory",),
-    "focus_agents.sft.settings": ("SFTConfig",),
+    "focus_agents.sft.plan": ("SFTPlan",),
+    "focus_agents.sft.settings": ("SFTConfig", "SFTSchedule"),
+    "focus_agents.sft.train": ("Workers", "train_sft"),
 }
 """The same imports as above, for `__getattr__`; a test compares both with `__all__`."""
 

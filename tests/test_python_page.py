@@ -16,9 +16,12 @@ from tests.places import ROOT
 PAGE = (ROOT / "docs/python.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 SHARED = BLOCKS[0][1]
+NAMES = ("train", "tune", "evaluation", "stage 1")
 EXAMPLES = [
     pytest.param(code, shown, id=name)
-    for (_, code), (_, shown), name in zip(BLOCKS[1::2], BLOCKS[2::2], ["train", "tune", "evaluation"], strict=True)
+    for (_, code), (_, shown), name in zip(
+        BLOCKS[1::2], BLOCKS[2::2], ["train", "tune", "evaluation", "stage 1"], strict=True
+    )
 ]
 
 
@@ -36,7 +39,7 @@ def test_figures_alone_may_differ() -> None:
 
 
 def test_blocks_are_code_and_what_it_prints() -> None:
-    assert [kind for kind, _ in BLOCKS] == ["python", *["python", "text"] * 3]
+    assert [kind for kind, _ in BLOCKS] == ["python", *["python", "text"] * 4]
 
 
 def test_every_public_name_is_explained() -> None:
