@@ -22,7 +22,7 @@ FAMILIES: Registry[ModelFamily] = Registry(
 )
 
 _registered: dict[str, ModelFamily] = {}
-"""By model type, those that `register` was given."""
+"""By model type, those that `register` was given, and those of packages that were asked for."""
 
 
 def register(family: ModelFamily) -> None:
@@ -52,7 +52,9 @@ def find_family(model_type: str) -> ModelFamily:
         return known[model_type]
     entries, faults = FAMILIES.load_all()
     known = _by_type(entries.values()) | known
-    if model_type not in known:
+    if model_type in known:
+        _registered[model_type] = known[model_type]  # looked up at every decoding step
+    else:
         raise CheckpointError(
             f"model type {model_type!r}: expected {'; '.join([', '.join(known), *faults])}; add a family by the "
             f"entry-point group {ENTRY_POINT_GROUP!r} of a package, or with focus_agents.models.registry.register"
