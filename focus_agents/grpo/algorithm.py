@@ -218,6 +218,7 @@ class GRPO(Algorithm):
             self._evaluation_runners = Runners(self, self.eval_env_runner_group, self.evaluation_config)
         self._share_module()
         self._sampler = GroupSampler(self._runners, self.config.settings, seed=self.config.seed or 0)
+        self._num_evaluation_episodes: int = self._evaluation_runners.ask_one("num_evaluation_episodes")
         self.last_groups: list[RolloutGroup] = []
         self.last_evaluation: list[ScoredAnswer] = []
         self._sync_weights()
@@ -271,7 +272,7 @@ class GRPO(Algorithm):
         """
         runners = self._evaluation_runners
         if runners is not self._runners:
-            # RLlib has sent the weights by now, but leaves out a runner that is still at work on an earlier push.
+            # RLlib has sent the weights, but not to a runner that was still taking earlier ones.
             runners.push(self._inference_state(runners))
         number = self._weights_seq_no
 
@@ -279,7 +280,7 @@ class GRPO(Algorithm):
             answers = runner.evaluate(episode_indices=[index for _, index in jobs], weights_seq_no=number)
             return {position: answer for (position, _), answer in zip(jobs, answers, strict=True)}, None
 
-        count = min(self.config.evaluation_duration, runners.ask_one("num_evaluation_episodes"))
+        count = min(self.config.evaluation_duration, self._num_evaluation_episodes)
         batch_size = self.evaluation_config.settings.validation_batch_size
         return runners.run(list(enumerate(range(count))), answer, batch_size=batch_size)
 

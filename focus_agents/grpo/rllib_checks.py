@@ -202,10 +202,9 @@ def _public(name: str) -> str:
 
 
 def _check_values(config: AlgorithmConfig) -> None:
-    clipping, units = ("value", "norm", "global_norm"), ("episodes", "timesteps")
+    units = ("episodes", "timesteps")
     checks = [
         ("env", isinstance(config.env, str), "the id of an environment that is registered with Gymnasium"),
-        ("grad_clip_by", config.grad_clip_by in clipping, f"one of {', '.join(clipping)}"),
         ("evaluation_duration_unit", config.evaluation_duration_unit in units, f"one of {', '.join(units)}"),
         (
             "evaluation_duration",

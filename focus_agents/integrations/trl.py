@@ -26,7 +26,7 @@ from focus_env.types import ImagePart, Message
 if TYPE_CHECKING:
     import datasets
 
-Completion = str | list[dict[str, Any]]
+TRLCompletion = str | list[dict[str, Any]]
 """A text, or the messages of an answer, as TRL gives them for prompts in messages."""
 
 
@@ -93,7 +93,7 @@ class TRLReward:
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         self.env = env
 
-    def __call__(self, completions: Sequence[Completion], episode_index: Sequence[int], **_: Any) -> list[float]:
+    def __call__(self, completions: Sequence[TRLCompletion], episode_index: Sequence[int], **_: Any) -> list[float]:
         """Score a batch of answers.
 
         Args:

@@ -1,4 +1,4 @@
-"""The contract of a model family, for Qwen's and for one that another package would add; and that nobody looks past it.
+"""The contract of a model family, for Qwen's and for one that another package would add.
 
 Axis letters: N prompts, G answers per prompt, T tokens of the longest answer, P prompt columns, C answer columns.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-import focus_agents
 from focus_agents.engine.forward import answer_positions, encode_images, image_inputs, prefill, prompt_positions
 from focus_agents.engine.generation import sample_completions
 from focus_agents.engine.scoring import score_completions, shared_prefix_gap
-from focus_agents.errors import CheckpointError
-from focus_agents.integrations.trl import trl_processor
 from focus_agents.models import registry
 from focus_agents.models.adapters import add_adapters, family_of, model_parts
 from focus_agents.models.family import ModelFamily
@@ -36,7 +32,7 @@ from focus_agents.models.loading import (
     load_trainable_model,
 )
 from focus_agents.models.processing import VLMProcessor
-from focus_agents.models.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
+from focus_agents.models.qwen import QWEN2_5_VL
 from focus_agents.policies.focus import FocusPolicy
 from focus_agents.rollout.records import Sampling
 from focus_agents.runs.checkpoint import save_policy
@@ -47,10 +43,7 @@ from focus_env.types import Box
 from tests.fakes import make_episode
 from tests.focus_agents.models import llava_family
 from tests.focus_agents.models.families import FAMILIES, make_model
-from tests.packages import install_package
 
-PACKAGE = Path(focus_agents.__file__).parent
-MODELS = PACKAGE / "models"
 MODEL_TYPES = [*FAMILIES, "qwen3_vl_moe", "llava"]
 FRAMES = {
     "qwen2_vl": CoordinateFrame.NORM_1000,
@@ -64,10 +57,6 @@ ADAPTED = dict.fromkeys(FAMILIES, PROJECTIONS) | {
     "qwen3_vl_moe": {"q_proj", "k_proj", "v_proj", "o_proj"},  # the experts of a layer are one parameter, no modules
     "llava": {"q_proj", "v_proj"},
 }
-QWEN_FIELDS = (
-    "image_grid_thw", "mm_token_type_ids", "get_rope_index", ".visual", "deepstack", "lm_head", "<|image_pad|>",
-    "merge_size", "temporal_patch", "pooler_output", "mm_encoder_outputs", "language_model", "pixel_values",
-)  # fmt: skip
 
 
 class Case(NamedTuple):
@@ -332,84 +321,3 @@ class TestNativeFrame:
         expected = [int(scale * value) for value in (32, 16, 96, 64)]
         assert str(expected) in texts[1]
         assert policy.template.parse(f"<answer>{expected}</answer>", (128, 128)).box == Box(32, 16, 96, 64)
-
-
-class TestRegistry:
-    """Families by model type."""
-
-    @pytest.fixture(autouse=True)
-    def registered(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, ModelFamily]:
-        """What `register` is given by a test; nothing at first."""
-        registered: dict[str, ModelFamily] = {}
-        monkeypatch.setattr(registry, "_registered", registered)
-        return registered
-
-    def test_qwens(self) -> None:
-        expected = {"qwen2_vl": QWEN2_VL, "qwen2_5_vl": QWEN2_5_VL, "qwen3_vl": QWEN3_VL, "qwen3_vl_moe": QWEN3_VL}
-        assert {name: registry.find_family(name) for name in expected} == expected
-        assert "- qwen3_vl: models of type qwen3_vl, qwen3_vl_moe" in registry.FAMILIES.help()
-
-    @pytest.mark.parametrize("load", [load_model, load_processor, load_template, load_family])
-    def test_an_unknown_model_type_is_refused(self, load: Callable[[str], Any], tmp_path: Path) -> None:
-        (tmp_path / "config.json").write_text('{"model_type": "idefics3"}')
-        with pytest.raises(CheckpointError) as caught:
-            load(str(tmp_path))
-        message = str(caught.value)
-        assert message.startswith(f"model {str(tmp_path)!r} could not be loaded; expected one of focus-small, ")
-        assert message.endswith(
-            ": model type 'idefics3': expected qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe; add a family by the "
-            "entry-point group 'focus_agents.families' of a package, or with focus_agents.models.registry.register"
-        )
-
-    def test_what_is_told_needs_no_family(self, tmp_path: Path) -> None:
-        (tmp_path / "config.json").write_text('{"model_type": "idefics3"}')
-        assert load_template(str(tmp_path), frame=CoordinateFrame.NORM_1000) == get_template("default")
-
-    def test_a_family_that_is_registered(self, registered: dict[str, ModelFamily]) -> None:
-        registry.register(llava_family.LLAVA)
-        registry.register(dataclasses.replace(llava_family.LLAVA))
-        assert registry.find_family("llava") == llava_family.LLAVA
-        greedy = dataclasses.replace(llava_family.LLAVA, name="greedy", model_types=("greedy", "qwen3_vl_moe"))
-        message = "model family 'greedy': expected model types without .* 'qwen3_vl_moe', which belongs to 'qwen3_vl';"
-        with pytest.raises(ValueError, match=message):
-            registry.register(greedy)
-        assert list(registered) == ["llava"]
-
-    def test_a_family_of_another_package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        entries = {
-            "llava": "tests.focus_agents.models.llava_family:LLAVA",
-            "torn": "tests.focus_agents.models.llava_family:TORN",
-            "kind": "tests.focus_agents.models.llava_family:LlavaFamily",
-        }
-        install_package(monkeypatch, tmp_path, "my-families", registry.ENTRY_POINT_GROUP, entries)
-        assert registry.find_family("llava") is llava_family.LLAVA
-        assert registry.find_family("qwen2_vl") is QWEN2_VL
-        with pytest.raises(CheckpointError) as caught:
-            registry.find_family("idefics3")
-        for part in (
-            "expected qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, llava; ",
-            "model family 'torn' of my-families 1.0 cannot be used: importing",
-            "model family 'kind' of my-families 1.0 cannot be used: expected a ModelFamily, got ABCMeta",
-        ):
-            assert part in str(caught.value)
-
-    def test_no_processor_for_other_trainers(self, processor: VLMProcessor) -> None:
-        other = VLMProcessor(processor.tokenizer, llava_family.build_image_processor(), llava_family.LLAVA)
-        with pytest.raises(NotImplementedError, match="model family 'llava': expected a processor of transformers"):
-            trl_processor(other)
-
-
-def test_nobody_else_names_a_field_of_qwen() -> None:
-    """The tokens, tensors and modules of a family are known to `models` alone."""
-    # ".visual" is a module, ".visualize" is none.
-    pattern = re.compile("|".join(re.escape(name) + r"(?![a-z])" for name in QWEN_FIELDS))
-    files = [path for path in PACKAGE.rglob("*.py") if MODELS not in path.parents]
-    assert len(files) > 50
-    found = [
-        f"{path.relative_to(PACKAGE)}:{number}: {line.strip()}"
-        for path in files
-        for number, line in enumerate(path.read_text().splitlines(), start=1)
-        if pattern.search(line)
-    ]
-    assert found == []
-    assert all(any(name in path.read_text() for path in MODELS.glob("*.py")) for name in QWEN_FIELDS)

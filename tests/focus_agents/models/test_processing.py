@@ -10,36 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from focus_agents.models.inputs import EncodedPrompt
 from focus_agents.models.loading import load_processor
 from focus_agents.models.processing import VLMProcessor
-from focus_agents.models.qwen import keeps_size
 from focus_env.env import observe
 from focus_env.parsing import write_answer
 from focus_env.prompts import TEMPLATES, get_template
-from focus_env.types import Box, ImageArray, ImagePart, Message, TextPart
+from focus_env.types import Box, ImagePart, Message, TextPart
 from tests.fakes import make_episode
-from tests.focus_agents.models.families import patch_grid, picture_inputs
+from tests.focus_agents.models.families import picture_inputs
+from tests.focus_agents.models.messages import ask, num_image_tokens, picture, pixels
 
 GREYS = (0, 90, 200)
-
-
-def picture(height: int, width: int, *, grey: int = 120) -> ImageArray:
-    return np.full((height, width, 3), grey, dtype=np.uint8)
-
-
-def ask(*images: ImageArray) -> list[Message]:
-    """One user turn: a text before each picture, and one at the end."""
-    parts = [part for n, image in enumerate(images) for part in (TextPart(f"{n}:"), ImagePart(image))]
-    return [Message("user", [*parts, TextPart("Answer:")])]
-
-
-def num_image_tokens(prompt: EncodedPrompt, processor: VLMProcessor) -> int:
-    return int((prompt.input_ids == processor.image_token_id).sum())
-
-
-def pixels(prompt: EncodedPrompt) -> np.ndarray:
-    return prompt.images["pixel_values"]
 
 
 class TestEncode:
@@ -190,129 +171,6 @@ class TestText:
         assert not {processor.eos_token_id, processor.pad_token_id} & set(processor.banned_token_ids)
 
 
-class TestCollate:
-    """Prompts of different lengths in one batch."""
-
-    def test_pads_on_the_left(self, processor: VLMProcessor, prompts: list[EncodedPrompt]) -> None:
-        batch = processor.collate(prompts)
-        longest = max(len(p.input_ids) for p in prompts)
-        assert batch.input_ids.shape == batch.attention_mask.shape == (3, longest)
-        for row, prompt in enumerate(prompts):
-            num_padding = longest - len(prompt.input_ids)
-            padding = [processor.pad_token_id] * num_padding
-            assert batch.input_ids[row].tolist() == [*padding, *prompt.input_ids]
-            assert batch.attention_mask[row].tolist() == [0] * num_padding + [1] * len(prompt.input_ids)
-
-    def test_marks_image_tokens_and_joins_pictures(self, processor: VLMProcessor, prompts: list[EncodedPrompt]) -> None:
-        batch = processor.collate(prompts)
-        assert torch.equal(batch.image_mask, batch.input_ids == processor.image_token_id)
-        assert batch.image_mask.sum(1).tolist() == [num_image_tokens(p, processor) for p in prompts]
-        assert batch.grids.tolist() == [row for p in prompts for row in p.grids.tolist()]
-        np.testing.assert_array_equal(batch.images["pixel_values"], np.concatenate([pixels(p) for p in prompts]))
-        assert batch.image_rows == {"pixel_values": tuple(len(pixels(p)) for p in prompts)}
-        kinds = [batch.input_ids, batch.attention_mask, batch.grids]
-        assert {tensor.dtype for tensor in kinds} == {torch.int64}
-        assert (batch.image_mask.dtype, batch.images["pixel_values"].dtype) == (torch.bool, torch.float32)
-
-    @pytest.mark.parametrize("has_features", [False, True])
-    def test_moves_to_a_device_whole(
-        self, processor: VLMProcessor, prompts: list[EncodedPrompt], has_features: bool
-    ) -> None:
-        batch = processor.collate(with_random_features(prompts, processor) if has_features else prompts)
-        moved = batch.to("meta")
-        for field in dataclasses.fields(batch):
-            before, after = getattr(batch, field.name), getattr(moved, field.name)
-            if field.name == "num_images":
-                assert after == before == (2, 4, 3)
-            elif field.name == "image_rows":
-                assert after == before
-            elif field.name == "image_features" and not has_features:
-                assert after is before is None
-            else:
-                parts = [(before, after)]
-                if field.name == "image_features":
-                    parts = list(zip(before, after, strict=True))
-                elif field.name == "images":
-                    assert list(before) == list(after) == ([] if has_features else ["pixel_values"])
-                    parts = [(before[name], after[name]) for name in before]
-                for left, right in parts:
-                    assert (left.device.type, right.device.type) == ("cpu", "meta")
-                    assert (right.shape, right.dtype) == (left.shape, left.dtype)
-
-    def test_joins_image_features(self, processor: VLMProcessor, prompts: list[EncodedPrompt]) -> None:
-        """In the order of the prompts, layer by layer; the pixels are gone."""
-        given = with_random_features(prompts, processor)
-        batch = processor.collate(given)
-        assert batch.image_features is not None
-        assert len(batch.image_features) == 3
-        for layer, joined in enumerate(batch.image_features):
-            start = 0
-            for row, prompt in enumerate(given):
-                assert prompt.image_features is not None
-                stop = start + int(batch.image_mask[row].sum())
-                assert torch.equal(joined[start:stop], prompt.image_features[layer])
-                start = stop
-            assert start == len(joined)
-        assert batch.images == {}
-        assert batch.grids.tolist() == processor.collate(prompts).grids.tolist()
-        assert processor.collate(prompts).image_features is None
-
-    @pytest.mark.parametrize("which", [[0], [2], [0, 1]])
-    def test_image_features_of_some_are_refused(
-        self, processor: VLMProcessor, prompts: list[EncodedPrompt], which: list[int]
-    ) -> None:
-        given = with_random_features(prompts, processor)
-        mixed = [given[n] if n in which else prompts[n] for n in range(3)]
-        message = f"prompts: expected image features of all 3 or of none, got {len(which)}"
-        with pytest.raises(ValueError, match=message):
-            processor.collate(mixed)
-
-
-def with_random_features(prompts: list[EncodedPrompt], processor: VLMProcessor) -> list[EncodedPrompt]:
-    """As if a vision tower with two deepstack layers had seen the pictures."""
-    generator = torch.Generator().manual_seed(0)
-    return [
-        dataclasses.replace(
-            prompt,
-            images={},
-            image_features=tuple(torch.randn(3, num_image_tokens(prompt, processor), 5, generator=generator)),
-        )
-        for prompt in prompts
-    ]
-
-
-class TestRepeat:
-    """Each prompt several times, copies next to each other."""
-
-    @pytest.mark.parametrize("times", [1, 2, 5])
-    @pytest.mark.parametrize("has_features", [False, True])
-    def test_is_what_collating_copies_gives(
-        self, processor: VLMProcessor, prompts: list[EncodedPrompt], has_features: bool, times: int
-    ) -> None:
-        given = with_random_features(prompts, processor) if has_features else prompts
-        repeated = processor.collate(given).repeat(times)
-        expected = processor.collate([prompt for prompt in given for _ in range(times)])
-        assert repeated.num_images == expected.num_images
-        assert repeated.image_rows == expected.image_rows
-        assert (repeated.image_features is None) == (expected.image_features is None)
-        for ours, right in zip(repeated.image_features or (), expected.image_features or (), strict=True):
-            assert torch.equal(ours, right)
-        assert len(expected.tensors()) == (4 if has_features else 5)
-        assert repeated.tensors().keys() == expected.tensors().keys()
-        for name, right in expected.tensors().items():
-            ours = repeated.tensors()[name]
-            assert ours.dtype == right.dtype
-            assert torch.equal(ours, right), name
-
-    def test_by_hand(self, processor: VLMProcessor, prompts: list[EncodedPrompt]) -> None:
-        batch = processor.collate(prompts[:2])
-        repeated = batch.repeat(2)
-        assert repeated.num_images == (2, 2, 4, 4)
-        first, second = batch.grids.split([2, 4])
-        assert repeated.grids.tolist() == torch.cat([first, first, second, second]).tolist()
-        assert [row.tolist() for row in repeated.input_ids] == [batch.input_ids[n].tolist() for n in (0, 0, 1, 1)]
-
-
 def test_a_processor_travels_between_processes(processor: VLMProcessor) -> None:
     twin = pickle.loads(pickle.dumps(processor))
     first, second = (p.encode(ask(picture(40, 64))) for p in (processor, twin))
@@ -340,30 +198,3 @@ def test_what_the_model_predicts_depends_on_which_picture_stands_where(
             for batch in batches
         )
     assert (first - second).abs().max() > 1e-2
-
-
-@pytest.mark.parametrize(
-    ("sizes", "is_short"),
-    [
-        ([(64, 64)] * 5, True),
-        ([(32, 48)], True),
-        ([(64, 64), (48, 64)], False),
-        ([(60, 60)] * 2, False),
-        ([(16, 16)], False),
-        ([(144, 128)], False),
-        ([(4800, 16)], False),
-    ],
-)
-def test_patches_of_equal_small_pictures_are_what_the_image_processor_makes(
-    processor: VLMProcessor, sizes: list[tuple[int, int]], is_short: bool
-) -> None:
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
-    assert keeps_size(processor.image_processor, images) == is_short
-    if max(sizes[0]) > 200 * min(sizes[0]):
-        return  # the image processor refuses it
-    grids, arrays = processor.family.preprocess(processor.image_processor, images)
-    theirs = processor.image_processor(images=images, input_data_format="channels_last", return_tensors="np")
-    np.testing.assert_array_equal(patch_grid(grids), theirs["image_grid_thw"])
-    np.testing.assert_array_equal(arrays["pixel_values"], theirs["pixel_values"])
-    assert arrays["pixel_values"].dtype == np.float32

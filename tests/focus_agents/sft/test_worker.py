@@ -36,7 +36,7 @@ def test_savers_of_memory_change_nothing(tmp_path: Path, options: dict[str, Any]
         train(make_plan(tmp_path / name, num_steps=1, cooldown=0.0, **more))
     plain, saving = metrics(tmp_path / "plain"), metrics(tmp_path / "saving")
     assert saving[0] == pytest.approx(plain[0], rel=1e-4)
-    # Adam's first step is nearly the gradient's sign, so this bound is loose; the gradients' own is in test_attention.
+    # Adam's first step is nearly the gradient's sign, so this bound is loose; the gradients' own is in test_step.
     assert largest_difference(tmp_path / "plain", tmp_path / "saving") < 1e-4
 
 
