@@ -52,13 +52,13 @@ def find_family(model_type: str) -> ModelFamily:
         return known[model_type]
     entries, faults = FAMILIES.load_all()
     known = _by_type(entries.values()) | known
-    if model_type in known:
-        _registered[model_type] = known[model_type]  # looked up at every decoding step
-    else:
+    if model_type not in known:
         raise CheckpointError(
             f"model type {model_type!r}: expected {'; '.join([', '.join(known), *faults])}; add a family by the "
             f"entry-point group {ENTRY_POINT_GROUP!r} of a package, or with focus_agents.models.registry.register"
         )
+    # Sampling looks the family up at every step, and must not ask all packages each time.
+    _registered[model_type] = known[model_type]
     return known[model_type]
 
 
