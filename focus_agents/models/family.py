@@ -1,7 +1,7 @@
 """A model family: all that the package has to know of an architecture, in one record.
 
-    family = family_of(model)                           found by the `model_type` of its configuration
-    arrays = family.preprocess(image_processor, images) pictures as the family's arrays, and the grids of their tokens
+    family = family_of(model)                  found by the `model_type` of its configuration
+    family.preprocess(image_processor, images)           the grids of the pictures' tokens, and the family's arrays
     positions, _ = family.prompt_positions(model, prompts)
     family.parts(model).backbone(..., position_ids=positions, **family.image_inputs(model, prompts))
 

@@ -22,7 +22,7 @@ FAMILIES: Registry[ModelFamily] = Registry(
 )
 
 _registered: dict[str, ModelFamily] = {}
-"""By model type, those that `register` was given."""
+"""By model type, those that `register` was given, and those of packages that were asked for."""
 
 
 def register(family: ModelFamily) -> None:
@@ -57,6 +57,8 @@ def find_family(model_type: str) -> ModelFamily:
             f"model type {model_type!r}: expected {'; '.join([', '.join(known), *faults])}; add a family by the "
             f"entry-point group {ENTRY_POINT_GROUP!r} of a package, or with focus_agents.models.registry.register"
         )
+    # Sampling looks the family up at every step, and must not ask all packages each time.
+    _registered[model_type] = known[model_type]
     return known[model_type]
 
 
