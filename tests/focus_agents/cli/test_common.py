@@ -45,7 +45,9 @@ def test_the_example_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "my_rewards.py").write_text(code)
     (tmp_path / "rewards.yaml").write_text(rewards)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
+    # Not deleted, so that what the import leaves there goes after the test.
+    monkeypatch.setitem(sys.modules, "my_rewards", None)
+    del sys.modules["my_rewards"]
     reward = load_reward(str(tmp_path / "rewards.yaml"))
     boxes = [DEFAULT_TARGET, Box(24, 10, 64, 40), Box(0, 0, 80, 60), None]
     parses = [ParseResult(ParseStatus.OK if box else ParseStatus.NO_BOX, box, is_strict=True) for box in boxes]
