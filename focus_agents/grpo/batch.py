@@ -143,14 +143,17 @@ def plan_steps(
         if size < len(groups):
             np.random.default_rng([*seed, iteration]).shuffle(order)
         starts = list(range(0, len(order), size))
+        # A learner without a group leaves its peers waiting for its gradients, so too short a rest joins the last step.
         if len(order) - starts[-1] < num_learners:
             starts.pop()
         for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
             positions = order[start:end].tolist()
+            # Silent groups are forward passes for nothing; they fill up the shards that would else be empty.
             needed = [p for p in positions if not (skip_silent and groups[p].is_silent)]
             silent = [p for p in positions if skip_silent and groups[p].is_silent]
             needed += silent[: max(0, num_learners - len(needed))]
             shards = _deal(needed, [group.cost for group in groups], num_learners)
+            # Over all positions, also those left out: the loss's denominator is what was sampled, not what is computed.
             totals = StepTotals(
                 num_tokens=sum(groups[p].num_tokens for p in positions),
                 num_completions=sum(len(groups[p].token_ids) for p in positions),
@@ -162,6 +165,8 @@ def plan_steps(
 
 def _deal(positions: list[int], costs: Sequence[int], num_learners: int) -> tuple[tuple[int, ...], ...]:
     """Deal in snake order from the costliest group to the cheapest."""
+    # A step is as slow as its slowest learner. Back and forth (0 1 2, 2 1 0, ...), so that whoever gets the costliest
+    # group of a lap gets the cheapest of the next.
     shards: list[list[int]] = [[] for _ in range(num_learners)]
     for turn, position in enumerate(sorted(positions, key=lambda p: (-costs[p], p))):
         lap, seat = divmod(turn, num_learners)

@@ -341,7 +341,8 @@ class GRPOConfig(AlgorithmConfig):
 
     @property
     def _model_config_auto_includes(self) -> dict[str, Any]:
-        """What the module has to know of these settings."""
+        """Return the settings that the module has to know."""
+        # Overridden because RLlib builds modules, on runners and learners, from model_config alone.
         own = ("kl_coeff", "temperature", "is_constrained", "shared_prefix")
         settings = {name: getattr(self, name) for name in own}
         frame = get_template(self.env_config.get("template", "default")).frame
