@@ -110,8 +110,8 @@ class GRPOTorchLearner(TorchLearner):
         optimizers = self._optimizers_by_name()
         for name, entry in state.items():
             _, optimizer = optimizers[name]
-            # Overridden for this copy: PyTorch keeps the tensors that it is given, and learners on one machine are given
-            # the same object of the object store, so all of them would write their moments into its memory.
+            # Overridden for this copy: PyTorch keeps the tensors that it is given, and learners on one machine get the
+            # same object of the object store, so all of them would write their moments into its memory.
             optimizer.load_state_dict(_copy_state(entry["state"]))
 
     def _optimizers_by_name(self) -> dict[str, tuple[str, torch.optim.Optimizer]]:
