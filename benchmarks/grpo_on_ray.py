@@ -68,9 +68,10 @@ from focus_agents.cli.common import quiet_libraries, user_errors
 from focus_agents.engine.scoring import score_completions
 from focus_agents.grpo.advantage import group_advantages, has_signal
 from focus_agents.grpo.algorithm import GRPO
-from focus_agents.grpo.batch import collate_groups, training_group
+from focus_agents.grpo.batch import collate_groups
 from focus_agents.grpo.config import GRPOConfig
 from focus_agents.grpo.loss import LossSettings, StepTotals, policy_loss
+from focus_agents.grpo.selection import training_group
 from focus_agents.models.loading import TINY, load_processor, load_trainable_model
 from focus_agents.models.tiny import MERGE_SIZE, PATCH_SIZE
 from focus_agents.policies.vlm import VLMPolicy

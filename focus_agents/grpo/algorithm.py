@@ -25,9 +25,9 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
-from focus_agents.grpo.batch import GroupTrainingData, TrainingGroup, plan_steps
 from focus_agents.grpo.config import GRPOConfig
 from focus_agents.grpo.evaluation import log_episodes
+from focus_agents.grpo.plan import GroupTrainingData, TrainingGroup, plan_steps
 from focus_agents.grpo.rllib_compat import local_learner, weights_number
 from focus_agents.grpo.runners import Job, Request, Runners
 from focus_agents.grpo.selection import make_training_groups, split_by_signal

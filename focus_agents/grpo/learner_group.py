@@ -16,7 +16,7 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from focus_agents.errors import CheckpointError, TrainingError
-from focus_agents.grpo.batch import GroupTrainingData
+from focus_agents.grpo.plan import GroupTrainingData
 from focus_agents.grpo.rllib_compat import (
     kill_learners,
     learner_actors,

@@ -13,10 +13,12 @@ import torch
 from ray.rllib.env import INPUT_ENV_SPACES
 
 from focus_agents.engine.scoring import score_completions
-from focus_agents.grpo.batch import GroupTrainingData, TrainingGroup, collate_groups, plan_steps, training_group
+from focus_agents.grpo.batch import collate_groups
 from focus_agents.grpo.config import GRPOConfig
 from focus_agents.grpo.loss import policy_loss
 from focus_agents.grpo.module import VLMModule
+from focus_agents.grpo.plan import GroupTrainingData, TrainingGroup, plan_steps
+from focus_agents.grpo.selection import training_group
 from focus_agents.rollout.records import RolloutGroup, Sampling
 from focus_env.env import observe
 from focus_env.prompts import get_template
