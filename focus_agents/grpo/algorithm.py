@@ -24,7 +24,6 @@ from ray.rllib.utils.metrics import (
 
 import focus_env
 from focus_agents.engine.grammar import largest_coordinate
-from focus_agents.grpo.batch import GroupTrainingData
 from focus_agents.grpo.env_runner import GRPOEnvRunner
 from focus_agents.grpo.evaluation import evaluate_greedily, log_episodes
 from focus_agents.grpo.learner import GRPOTorchLearner
@@ -36,6 +35,7 @@ from focus_agents.grpo.runners import Job, Runners
 from focus_agents.grpo.sampling import GroupSampler
 from focus_agents.grpo.selection import training_data
 from focus_agents.grpo.settings import GRPOSettings
+from focus_agents.grpo.steps import GroupTrainingData
 from focus_agents.models.adapters import merge_adapters
 from focus_agents.models.loading import load_template
 from focus_agents.models.settings import ModelSettings
@@ -105,7 +105,7 @@ class GRPOConfig(AlgorithmConfig):
         return self
 
     def validation(self, *, env_config: Mapping[str, Any] | None) -> GRPOConfig:
-        """Set the environment that `GRPO.validate` answers in."""
+        """Set the environment that `GRPO.validate` and RLlib's evaluation answer in."""
         self.validation_env_config = env_config
         return self
 
@@ -198,6 +198,10 @@ class GRPOConfig(AlgorithmConfig):
 
 class GRPO(Algorithm):
     """Group-relative policy optimization of a vision-language policy in a localization environment.
+
+    Attributes:
+        last_groups: Groups that the last update learned from, without the forward passes of their prompts.
+        last_evaluation: Answers of RLlib's last evaluation, in the order of its episodes.
 
     Source: arXiv:2402.03300 (GRPO), arXiv:2605.31145 (FOCUS, stage 2).
     """
@@ -299,8 +303,6 @@ class GRPO(Algorithm):
     def _log_runners(self, metrics: Sequence[Any]) -> None:
         self.metrics.aggregate([part for part in metrics if part is not None], key=ENV_RUNNER_RESULTS)
 
-    # ---- update
-
     def _update(self, data: GroupTrainingData) -> None:
         """Take the optimizer steps of an iteration."""
         # By the plan, not by what runners counted, so that schedules are a function of the iteration alone.
@@ -308,8 +310,6 @@ class GRPO(Algorithm):
         timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: num_steps}
         results = self.learner_group.update(training_data=data, timesteps=timesteps)
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
-
-    # ---- sync
 
     def _sync_weights(self) -> None:
         """Push the trained weights to every runner.

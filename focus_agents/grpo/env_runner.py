@@ -192,6 +192,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
             except FocusError as error:
                 errors.append(error)
 
+        # Caught inside and raised outside: for an error inside, RLlib's method would sleep and end the process.
         result = super().apply(guarded)
         if errors:
             raise errors[0]

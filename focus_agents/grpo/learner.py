@@ -16,16 +16,10 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
 from focus_agents.errors import TrainingError
-from focus_agents.grpo.batch import (
-    GroupBatch,
-    GroupTrainingData,
-    TrainingGroup,
-    collate_groups,
-    micro_batches,
-    split_completions,
-)
+from focus_agents.grpo.batch import GroupBatch, collate_groups, micro_batches, split_completions
 from focus_agents.grpo.loss import policy_loss, rollout_weights
 from focus_agents.grpo.module import ENTROPIES, GROUP_BATCH, LOGPROBS, REF_LOGPROBS
+from focus_agents.grpo.steps import GroupTrainingData, TrainingGroup
 
 GROUPS, TOTALS = "groups", "totals"
 SHARED_PREFIX = "shared_prefix"
@@ -99,7 +93,7 @@ class GRPOTorchLearner(TorchLearner):
 
     def _get_optimizer_state(self) -> dict[str, Any]:
         """Return copies on the CPU, each in its dtype."""
-        # RLlib's own version takes NumPy arrays, which know no bfloat16.
+        # Overridden because RLlib makes NumPy arrays of it, which know no bfloat16.
         return {
             name: {"module_id": module_id, "state": _copy_state(optimizer.state_dict())}
             for name, (module_id, optimizer) in self._optimizers_by_name().items()
@@ -110,8 +104,8 @@ class GRPOTorchLearner(TorchLearner):
         optimizers = self._optimizers_by_name()
         for name, entry in state.items():
             _, optimizer = optimizers[name]
-            # A copy, since PyTorch keeps the tensors that it is given: learners on one machine read the same object of
-            # the object store, and would all write their moments into its memory.
+            # Overridden for this copy: PyTorch keeps the tensors that it is given, and learners on one machine get the
+            # same object of the object store, so all of them would write their moments into its memory.
             optimizer.load_state_dict(_copy_state(entry["state"]))
 
     def _optimizers_by_name(self) -> dict[str, tuple[str, torch.optim.Optimizer]]:
@@ -123,7 +117,8 @@ class GRPOTorchLearner(TorchLearner):
         }
 
     def _create_iterator_if_necessary(self, *, training_data: GroupTrainingData, **kwargs: Any) -> Iterator[Any]:
-        """One RLlib batch per optimizer step of the plan; RLlib would cut the data by rows instead."""
+        """Make one RLlib batch of each optimizer step of the plan."""
+        # Overridden because RLlib cuts data into minibatches by rows. It takes a step for each batch from here.
         self._choose_path(next(iter(training_data.groups.values())))
         training_data = self._add_logprobs(training_data)
         for groups, totals in training_data.iterate():
@@ -175,7 +170,8 @@ class GRPOTorchLearner(TorchLearner):
         return GroupTrainingData(groups=groups, steps=data.steps)
 
     def _uncompiled_update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-        """One optimizer step: gradients add up over micro-batches, and learners exchange them after the last."""
+        """Take one optimizer step: gradients add up over micro-batches, and learners exchange them after the last."""
+        # Overridden because RLlib runs a step in one pass, whose activations would have to fit into memory at once.
         ((module_id, rows),) = batch.items()
         config = self.config.get_config_for_module(module_id)
         groups, totals = list(rows[GROUPS]), rows[TOTALS][0]
@@ -183,6 +179,7 @@ class GRPOTorchLearner(TorchLearner):
         self.get_optimizer(module_id).zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         for portion in portions:
+            # The data-parallel wrapper averages gradients in each backward pass unless told not to; once is enough.
             is_last = portion is portions[-1]
             group_batch = collate_groups(portion, self._processor(module_id), device=self.device)
             micro_batch = {module_id: {GROUP_BATCH: group_batch, TOTALS: totals}}
@@ -253,6 +250,7 @@ class GRPOTorchLearner(TorchLearner):
             key=module_id,
             reduce="mean",
         )
+        # The parts of a step are to be added up, but data-parallel learners average their gradients.
         return loss * max(1, config.num_learners)
 
     def _processor(self, module_id: str) -> Any:

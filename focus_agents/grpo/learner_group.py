@@ -16,13 +16,13 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from focus_agents.errors import CheckpointError, TrainingError
-from focus_agents.grpo.batch import GroupTrainingData
 from focus_agents.grpo.rllib_compat import (
     kill_learners,
     learner_actors,
     module_spec,
     num_healthy_learners,
 )
+from focus_agents.grpo.steps import GroupTrainingData
 from focus_env.errors import FocusError
 
 logger = logging.getLogger(__name__)
@@ -78,6 +78,8 @@ class GRPOLearnerGroup(LearnerGroup):
         """
         if self.is_local:
             return super().update(training_data=training_data, timesteps=timesteps, **kwargs)
+        # Not by RLlib's own update, which waits without a deadline. The parcels are cut once, so that a repeated update
+        # deals the same groups to the same learners.
         training_data.validate()
         parcels = [parcel for parcel, _ in training_data.shard(len(self))]
 
@@ -103,6 +105,7 @@ class GRPOLearnerGroup(LearnerGroup):
     ) -> dict[str, Any]:
         """RLlib's state; for inference, a reference to the weights of remote learners, and their number."""
         if self.is_remote and inference_only:
+            # By reference: RLlib would fetch the weights into the driver, to send them out again to each runner.
             state = {COMPONENT_RL_MODULE: self._snapshot.weights, WEIGHTS_SEQ_NO: self._snapshot.weights_seq_no}
             return {COMPONENT_LEARNER: state}
         options = {"not_components": not_components, "inference_only": inference_only, **kwargs}
@@ -179,6 +182,7 @@ class GRPOLearnerGroup(LearnerGroup):
         """New learners with the state of the snapshot. It goes to them by reference, too."""
         self._kill()
         started = time.monotonic()
+        # Starts new processes; what this class adds to the group, the snapshot above all, stays as it is.
         LearnerGroup.__init__(self, config=self.config, module_spec=module_spec(self))
         weights, rest = self._snapshot.weights, self._snapshot.rest
         self._wait([learner.apply.remote(_join_state, weights, rest) for learner in learner_actors(self)])
@@ -188,8 +192,11 @@ class GRPOLearnerGroup(LearnerGroup):
     def _keep_snapshot(self) -> None:
         """Remember the learners' state as it is now."""
         if self.is_remote:
+            # One task with three return values, which the driver owns without having fetched them: runners and new
+            # learners read them from the object store, also when this learner is gone. Only the number is fetched, and
+            # with it the task's failure, if there is one.
             weights, rest, number = learner_actors(self)[0].apply.options(num_returns=3).remote(_split_state)
-            (weights_seq_no,) = self._wait([number])  # raises if the task failed
+            (weights_seq_no,) = self._wait([number])
             self._snapshot = Snapshot(weights, rest, weights_seq_no)
 
     def _check_state(self) -> None:

@@ -155,14 +155,20 @@ def _aggregate(
 ) -> torch.Tensor:
     """The second table of `policy_loss`: from [B, T] token losses, 0 in padding, to this part's scalar."""
     per_completion, num_tokens = token_loss.sum(1), mask.sum(1)
+    # The denominators are those of the whole step, so that parts of any size add up to its loss. A mean over each part
+    # would weigh the tokens of a part with few of them more than the others.
     match settings.loss:
         case "dapo" | "cispo":
+            # Each token weighs the same, so a long completion weighs more than a short one.
             return per_completion.sum() / max(totals.num_tokens, 1)
         case "grpo" | "gspo" | "sapo":
+            # Each completion weighs the same. One without tokens is 0 / 1 here, but is counted in the totals.
             return (per_completion / num_tokens.clamp(min=1)).sum() / totals.num_completions
         case "dr_grpo":
+            # A constant length: a completion's own would weigh the tokens of short ones more (the bias it removes).
             return per_completion.sum() / (totals.num_completions * settings.max_completion_tokens)
         case "bnpo":
+            # The exception: the tokens of this part alone. Its weight is one of all parts, whatever their sizes.
             return per_completion.sum() / num_tokens.sum().clamp(min=1) / totals.num_micro_batches
 
 

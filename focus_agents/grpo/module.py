@@ -90,7 +90,8 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
         return gap / LARGEST_GAP[self.model_config["precision"]]
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
-        """[N, G, T] log-probabilities of the completions, entropies, and the reference's log-probabilities if any."""
+        """Return [N, G, T] log-probabilities of the completions, entropies, and the reference's if there is one."""
+        # RLlib means modules to override this: its public forward_train, and the data-parallel wrapper, end here.
         group_batch: GroupBatch = batch[GROUP_BATCH]
         logprobs, entropies = self._score(self.policy, group_batch)
         output = {LOGPROBS: logprobs, ENTROPIES: entropies}
