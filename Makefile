@@ -22,17 +22,18 @@ test: lint ## Lint, then run all tests, the end-to-end ones last
 	$(BIN)/pytest -m "not e2e"
 	$(BIN)/pytest -m e2e
 
-lint: $(INSTALLED) ## Check style, formatting and types
+lint: $(INSTALLED) ## Check style, formatting, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(INSTALLED) ## Mend what ruff can mend, and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## Delete caches; runs/ and .venv stay
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
 	find . \( -path ./$(VENV) -o -path ./runs -o -path ./.git \) -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 # Nothing here needs a download at run time, so none is tried.

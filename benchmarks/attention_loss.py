@@ -27,10 +27,8 @@ round: below 1, ours costs less.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,8 +37,8 @@ import tyro
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from transformers import Qwen2VLForConditionalGeneration
 
+from benchmarks.attention.setup import LEAST_TEXT_TOKENS, MAPS_KEPT, Setup, picture_side
 from benchmarks.measuring import (
     HIDDEN_SIZE,
     NUM_LAYERS,
@@ -53,23 +51,13 @@ from benchmarks.measuring import (
     peak_memory,
     print_line,
     run_quietly_on_one_thread,
-    small_config,
     take_turns,
 )
-from focus_agents.cli.common import quiet_libraries, user_errors
-from focus_agents.models.attention import select_layers, set_focus_attention
-from focus_agents.models.loading import TINY, load_processor
-from focus_agents.models.processing import PromptBatch, box_cells
-from focus_agents.models.tiny import MERGE_SIZE
-from focus_agents.sft.data import SFTBatch
-from focus_agents.sft.loss import IGNORED, attention_loss, lm_loss, margin_unit, support_delta
-from focus_agents.sft.settings import SFTConfig
-from focus_agents.sft.step import accumulate_gradients, token_labels
-from focus_env.types import Box
+from focus_agents.cli.command_line import quiet_libraries
+from focus_agents.cli.errors import user_errors
 
 VARIANTS = ("plain", "ours", "eager")
-MAPS_KEPT = "eager that keeps its maps"
-"""A fourth variant, of which memory alone is measured; the rest is eager's."""
+
 PEERS = {
     "plain": "SDPA without the attention loss",
     "eager": "eager attention, the loss from its full maps, which are let go before backward",
@@ -84,15 +72,10 @@ CAPTIONS = {
 }
 Line = dict[str, Any]
 
-QUESTION_TOKENS, ANSWER_TOKENS = 30, 24
-LEAST_TEXT_TOKENS = 178
-"""Of a prompt and its answer, what is not a cell of a picture: markers, four boxes, question, answer."""
 TOLERANCE = 1e-5
 """Of the losses of ours and eager, relative."""
 GRADIENT_TOLERANCE = 1e-3
 """Likewise of the gradients; relative to what the attention loss adds to them, which is less than all of them."""
-
-SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,132 +101,6 @@ class Args:
             )
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device: this machine has no CUDA device that torch can use; measure on cpu")
-
-
-@dataclass(frozen=True)
-class Setup:
-    """A model, and what it is trained on.
-
-    Attributes:
-        model: In training mode.
-        batch: One example.
-        config: Of a step with attention loss.
-        layers: All of the model's.
-    """
-
-    model: Qwen2VLForConditionalGeneration
-    batch: SFTBatch
-    config: SFTConfig
-    layers: frozenset[int]
-
-    @classmethod
-    def build(cls, num_tokens: int, *, is_checkpointed: bool, dtype: str = "float32", device: str = "cpu") -> Setup:
-        """Random weights, token ids and pixels, functions of a seed."""
-        model_config = small_config(load_processor(TINY).tokenizer)
-        torch.manual_seed(SEED)
-        model = Qwen2VLForConditionalGeneration(model_config).train()
-        batch = build_batch(num_tokens, model_config)
-        config = SFTConfig(
-            attention_layers="all",
-            precision="bf16" if dtype == "bfloat16" else "fp32",
-            gradient_checkpointing=is_checkpointed,
-        )
-        if is_checkpointed:
-            model.activation_checkpointing_enable({"use_reentrant": False})
-        return cls(model.to(device), batch.to(device), config, select_layers(config.attention_layers, NUM_LAYERS))
-
-    def prepare(self, variant: str) -> Callable[[], dict[str, float]]:
-        """A step of a variant, which leaves its gradients and returns its losses; those of the last step are gone."""
-        self.model.zero_grad(set_to_none=True)
-        if variant in ("eager", MAPS_KEPT):
-            self.model.set_attn_implementation({"text_config": "eager"})
-            return lambda: take_eager_step(self.model, self.batch, self.config, keeps_maps=variant == MAPS_KEPT)
-        if variant == "plain":
-            self.model.set_attn_implementation({"text_config": "sdpa"})
-            config = dataclasses.replace(self.config, beta=0.0)
-        else:
-            set_focus_attention(self.model)
-            config = self.config
-        return lambda: accumulate_gradients(self.model, [self.batch], config, self.layers)
-
-
-def picture_side(num_tokens: int) -> int:
-    """Tokens along a side of each picture of a prompt with answer of `num_tokens`."""
-    return math.isqrt((num_tokens - LEAST_TEXT_TOKENS) // NUM_PICTURES)
-
-
-def build_batch(num_tokens: int, model_config: Any) -> SFTBatch:
-    """One example: five square pictures, as large as fit, between text; the support boxes cover the middles."""
-    side = picture_side(num_tokens)
-    num_cells = side**2
-    num_text = num_tokens - NUM_PICTURES * (num_cells + 2) - QUESTION_TOKENS - ANSWER_TOKENS
-    generator = torch.Generator().manual_seed(SEED)
-    # Ids below 256 are plain bytes.
-    text = torch.randint(256, (num_tokens,), generator=generator).tolist()
-    ids: list[int] = []
-    starts = []
-    for picture in range(NUM_PICTURES):
-        before = num_text // NUM_PICTURES + (num_text % NUM_PICTURES if picture == 0 else 0)
-        ids += [*text[len(ids) : len(ids) + before], model_config.vision_start_token_id]
-        starts.append(len(ids))
-        ids += [*[model_config.image_token_id] * num_cells, model_config.vision_end_token_id]
-    ids += text[len(ids) : len(ids) + QUESTION_TOKENS]
-
-    prompt = torch.tensor([ids])
-    query, support = torch.zeros_like(prompt, dtype=torch.bool), torch.zeros_like(prompt, dtype=torch.bool)
-    query[0, starts[-1] : starts[-1] + num_cells] = True
-    cells = box_cells(Box(side / 4, side / 4, 3 * side / 4, 3 * side / 4), (side, side), (side, side))
-    for start in starts[:-1]:
-        support[0, start + torch.from_numpy(cells)] = True
-    vision = model_config.vision_config
-    patch_values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    prompts = PromptBatch(
-        prompt,
-        torch.ones_like(prompt),
-        (prompt == model_config.image_token_id).int(),
-        torch.randn(NUM_PICTURES * num_cells * MERGE_SIZE**2, patch_values, generator=generator),
-        torch.tensor([[1, MERGE_SIZE * side, MERGE_SIZE * side]] * NUM_PICTURES),
-        num_images=(NUM_PICTURES,),
-    )
-    answer = torch.tensor([text[-ANSWER_TOKENS:]])
-    return SFTBatch(prompts, answer, torch.ones_like(answer, dtype=torch.bool), query, support)
-
-
-def take_eager_step(
-    model: Qwen2VLForConditionalGeneration, batch: SFTBatch, config: SFTConfig, *, keeps_maps: bool = False
-) -> dict[str, float]:
-    """The peer, for one example: the model returns its attention maps, [1, A, N, N] of each layer.
-
-    It is as sparing as it can be with the maps that it is given: it reads the query picture's rows only, and unless
-    `keeps_maps` it holds no map during backward that autograd does not hold, which under checkpointing is none.
-    """
-    prompts, num_answer = batch.prompts, batch.answer_ids.shape[1]
-    ids = torch.cat([prompts.input_ids, batch.answer_ids], dim=1)
-    labels = token_labels(batch, config.labels)[:, -num_answer - 1 :]
-    with torch.autocast(ids.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        output = model(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            mm_token_type_ids=torch.nn.functional.pad(prompts.mm_token_type_ids, (0, num_answer)),
-            pixel_values=prompts.pixel_values,
-            image_grid_thw=prompts.image_grid_thw,
-            use_cache=False,
-            logits_to_keep=num_answer + 1,
-            output_attentions=True,
-        )
-    lm = lm_loss(output.logits, labels) / (labels[:, 1:] != IGNORED).sum()
-    rows = batch.query_mask[0].nonzero().flatten().tolist()
-    is_support = torch.nn.functional.pad(batch.support_mask, (0, num_answer)).float()[:, None, :, None]
-    masses = [(maps[:, :, rows[0] : rows[-1] + 1].float() @ is_support)[..., 0].mean(1) for maps in output.attentions]
-    kept = output if keeps_maps else None
-    del output
-    num_support = batch.support_mask.sum(1)
-    delta = support_delta(torch.stack(masses).mean(0), num_support, torch.full_like(num_support, ids.shape[1]))
-    unit = margin_unit(num_support, is_relative=config.margin_unit == "reachable")
-    attention = attention_loss(delta, torch.ones_like(delta, dtype=torch.bool), config.margin, unit).sum()
-    (lm + config.beta * attention).backward()
-    del kept
-    return {"lm_loss": lm.item(), "attention_loss": attention.item()}
 
 
 def check_same_losses(num_tokens: int, *, is_checkpointed: bool, device: str) -> None:
@@ -361,7 +218,7 @@ def build_table(name: str, lines: list[Line], device: str) -> Table:
 
 def main() -> None:
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
         args = tyro.cli(Args)
     run_quietly_on_one_thread()
     common = {

@@ -60,7 +60,11 @@ def small_config(tokenizer: Any) -> Any:
 @contextlib.contextmanager
 def meter(name: str, device: str) -> Iterator[Reading]:
     """A meter by its name, one of `UNITS`."""
-    meters = {"time": lambda: time_meter(device), "FLOPs": flop_meter, "memory": lambda: memory_meter(device)}
+    meters: dict[str, Callable[[], contextlib.AbstractContextManager[Reading]]] = {
+        "time": lambda: time_meter(device),
+        "FLOPs": flop_meter,
+        "memory": lambda: memory_meter(device),
+    }
     with meters[name]() as reading:
         yield reading
 

@@ -16,25 +16,23 @@ Prints one JSON line per case, then a table.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
+import functools
 import math
-import os
-import platform
 import statistics
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.measuring import command, machine, print_line
 from focus_env.overlap import COPY_IOU, WHOLE_IMAGE_SHARE
 from focus_env.parsing import ANSWER_CLOSE, ANSWER_OPEN
 from focus_env.rewards.answers import AnswerBatch
-from focus_env.rewards.terms import PARAMETRIC_TERMS, REWARD_TERMS, RewardTerm
+from focus_env.rewards.terms import PARAMETRIC_TERMS, REWARD_TERMS, RewardTerm, Values
 from focus_env.types import Box, Episode, Exemplar, Frame, ParseResult, ParseStatus
 
 SEED = 0
@@ -214,6 +212,11 @@ def shaken(box: Box, rng: np.random.Generator) -> Box:
 # ---- measuring
 
 
+def score_one_by_one(peer: Callable[[Answer], float], answers: Sequence[Answer]) -> list[float]:
+    """The peer's turn."""
+    return [peer(answer) for answer in answers]
+
+
 def rate(action: Callable[[], object], count: int) -> float:
     """Boxes per second of CPU time, over as many calls as fill a turn."""
     calls, start = 0, time.thread_time()
@@ -223,14 +226,19 @@ def rate(action: Callable[[], object], count: int) -> float:
     return calls * count / elapsed
 
 
-def machine() -> dict[str, str | int | None]:
-    """What the figures depend on."""
-    return {
-        "cpu": platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "numpy": importlib.metadata.version("numpy"),
-    }
+KEPT = [name for name, value in vars(AnswerBatch).items() if isinstance(value, cached_property)]
+
+
+def forget(batch: AnswerBatch) -> AnswerBatch:
+    """The batch without the overlaps that it keeps once a term has asked, so that each call computes its own."""
+    for name in KEPT:
+        vars(batch).pop(name, None)
+    return batch
+
+
+def score_afresh(term: RewardTerm, batch: AnswerBatch) -> Values:
+    """Our turn."""
+    return term(forget(batch))
 
 
 def main() -> None:
@@ -259,16 +267,16 @@ def main() -> None:
     actions: dict[str, dict[str, Callable[[], object]]] = {}
     for name, term in TERMS.items():
         peer = PEERS[name]
-        np.testing.assert_allclose(term(batch), [peer(answer) for answer in answers], atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(term(batch), score_one_by_one(peer, answers), atol=1e-9, err_msg=name)
         actions[name] = {
-            "ours": lambda term=term: term(batch),
-            "peer": lambda peer=peer: [peer(answer) for answer in answers],
+            "ours": functools.partial(score_afresh, term, batch),
+            "peer": functools.partial(score_one_by_one, peer, answers),
         }
     actions["AnswerBatch.from_parses"] = {"ours": lambda: AnswerBatch.from_parses(episodes, parses, texts)}
 
     table = Table("case", "ours", "peer", "ratio", title="boxes per second and core")
     for name, sides in actions.items():
-        turns = {side: [] for side in sides}
+        turns: dict[str, list[float]] = {side: [] for side in sides}
         for _ in range(arguments.repetitions):
             for side, action in sides.items():
                 turns[side].append(rate(action, count))
@@ -284,10 +292,10 @@ def main() -> None:
             "slowest_turn": round(min(turns["ours"])),
             "batch_size": count,
             "shots": arguments.shots,
-            "machine": machine(),
-            "command": " ".join(["python", *sys.argv]),
+            "machine": machine("cpu", ("numpy",)),
+            "command": command(),
         }
-        print(json.dumps(result), flush=True)
+        print_line(result)
         table.add_row(name, *("" if result[key] is None else f"{result[key]:,}" for key in ("ours", "peer", "ratio")))
     Console().print(table)
 

@@ -1,6 +1,6 @@
 """Which reward trains best?: the same as `focus rewards`."""
 
-from focus_agents.cli.rewards import main
+from focus_agents.cli.main import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("rewards")

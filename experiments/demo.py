@@ -1,6 +1,6 @@
 """From pictures to a box: the same as `focus demo`."""
 
-from focus_agents.cli.demo import main
+from focus_agents.cli.main import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("demo")

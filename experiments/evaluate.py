@@ -1,6 +1,6 @@
 """How well policies localize: the same as `focus evaluate`."""
 
-from focus_agents.cli.evaluate import main
+from focus_agents.cli.main import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("evaluate")

@@ -1,6 +1,6 @@
 """Episodes of any data set as a store: the same as `focus data`."""
 
-from focus_agents.cli.data import main
+from focus_agents.cli.main import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("data")

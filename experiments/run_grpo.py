@@ -1,6 +1,6 @@
 """Stage 2: GRPO: the same as `focus grpo`."""
 
-from focus_agents.cli.grpo import main
+from focus_agents.cli.main import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("grpo")

@@ -1,6 +1,6 @@
 """Pretrain the small base model: the same as `focus pretrain`."""
 
-from focus_agents.cli.pretrain import main
+from focus_agents.cli.main import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("pretrain")

@@ -1,6 +1,6 @@
 """Stage 1: supervised fine-tuning with attention loss: the same as `focus sft`."""
 
-from focus_agents.cli.sft import main
+from focus_agents.cli.main import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("sft")

@@ -13,7 +13,6 @@ from focus_env.metrics import (
     ScoredAnswer,
     bootstrap_interval,
     paired_bootstrap_interval,
-    score_answer,
     seeds_bootstrap_interval,
     summarize,
 )
@@ -22,6 +21,7 @@ from focus_env.parsing import parse_answer, write_box
 from focus_env.prompts import TEMPLATES, PromptTemplate, get_template
 from focus_env.rendering import draw_boxes, render_episode, stack_rows
 from focus_env.rewards.answers import AnswerBatch
+from focus_env.rewards.scores import AnswerScores, score_answer, score_answers, score_parses
 from focus_env.rewards.terms import PARAMETRIC_TERMS, REWARD_TERMS, RewardTerm, format_reward, iou_reward
 from focus_env.rewards.weighted import WeightedReward
 from focus_env.spaces import CompletionSpace, ImageSpace, Observation
@@ -48,6 +48,7 @@ __all__ = [
     "REWARD_TERMS",
     "TEMPLATES",
     "AnswerBatch",
+    "AnswerScores",
     "Box",
     "CompletionSpace",
     "CoordinateFrame",
@@ -89,6 +90,8 @@ __all__ = [
     "parse_answer",
     "render_episode",
     "score_answer",
+    "score_answers",
+    "score_parses",
     "seeds_bootstrap_interval",
     "stack_rows",
     "summarize",

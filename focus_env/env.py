@@ -3,39 +3,44 @@
     obs, info = env.reset(options={"episode_index": 3})
     obs, reward, terminated, truncated, info = env.step("<answer>[120, 80, 310, 400]</answer>")
 
-Any text is a legal action: it is scored, never refused. To score several answers to one question, reset with
-the same ``episode_index`` before each; the images are decoded once.
+Any text is a legal action: it is scored, never refused. `step` scores one answer by
+`focus_env.rewards.scores.score_answers`, which scores a whole group without an environment.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import gymnasium
 import numpy as np
+import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
-from focus_env.boxes import CoordinateFrame, box_iou
+from focus_env.boxes import CoordinateFrame
+from focus_env.metrics import ScoredAnswer
 from focus_env.parsing import judge_coordinates
 from focus_env.prompts import PromptTemplate, get_template
 from focus_env.rendering import ANSWER_COLOUR, render_episode
-from focus_env.rewards.answers import AnswerBatch
+from focus_env.rewards.scores import AnswerScores, score_answers, score_parses
 from focus_env.rewards.weighted import WeightedReward
 from focus_env.spaces import BoxAction, CompletionSpace, Observation, box_action_space, observation_space
 from focus_env.types import Episode, EpisodeDataset, ImageArray, ParseResult, ParseStatus
 
 ENV_ID = "focus_env/InContextLocalization-v0"
 
+Array = TypeVar("Array", bound=npt.NDArray[Any])
+
 
 class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
     """Find in the query image the object that the support images show.
 
-    Registered as ``focus_env/InContextLocalization-v0``. Observations are `focus_env.spaces.Observation`,
-    fresh copies each time; turn them into messages with a `PromptTemplate`. An episode ends with its first
-    step (``terminated=True``), whose observation is the same question again.
+    Registered as ``focus_env/InContextLocalization-v0``. Observations are `focus_env.spaces.Observation`; turn them
+    into messages with a `PromptTemplate`. An episode ends with its first step (``terminated=True``), whose observation
+    is the same question again. The arrays of an observation are read-only, since every observation of a question shares
+    them; to draw on a picture, copy it first (``image.copy()``).
 
     ``info`` of `reset`: ``episode_index``, ``episode_id``, ``identity``. ``info`` of `step`:
     ``episode_index``, ``episode_id``, ``reward_terms`` (name -> value before weighting), ``parse_status`` and
@@ -83,7 +88,7 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
         self.observation_space = cast("spaces.Space[Observation]", observation_space())
         self.action_space = CompletionSpace() if action_type == "text" else box_action_space()
         self._question: _Question | None = None
-        self._answer: ParseResult | None = None
+        self._answer: ScoredAnswer | None = None
         self._progress = 1.0
 
     def reset(
@@ -93,8 +98,7 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
 
         Args:
             seed: Seeds the drawing of episodes.
-            options: ``{"episode_index": i}`` asks for that episode; without it the index is drawn uniformly. An
-                ``"episode"`` beside it is what the data set has there, for a caller who has got it already.
+            options: ``{"episode_index": i}`` asks for that episode; without it the index is drawn uniformly.
                 ``"progress"``, from 0 to 1, is how far the training is, for rewards with a curriculum; without it 1.
 
         Raises:
@@ -106,9 +110,9 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
         if not 0 <= progress <= 1:
             raise ValueError(f"progress must be from 0 (the start of training) to 1 (its end), got {progress}")
         index = self._choose_index(options)
-        question, known = self._question, options.get("episode")
-        if question is None or question.index != index or (known is not None and known is not question.episode):
-            question = self._question = _Question(index, self.dataset[index] if known is None else known)
+        question = self._question
+        if question is None or question.index != index:
+            question = self._question = _Question(index, self.dataset[index])
         self._answer = None
         self._progress = progress
         episode = question.episode
@@ -145,23 +149,20 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
                 "the episode ended with its one step; call reset, with the same episode_index to answer again"
             )
         episode = self._question.episode
-        image_wh, target_box = episode.query_frame.image_wh, episode.target_box
-        parse = self._parse(action, image_wh)
-        text = action if isinstance(action, str) else None
-        batch = AnswerBatch.from_parses([episode], [parse], [text], progress=self._progress)
-        (reward,), values = self.reward(batch)
-        self._answer = parse
+        scores = self._score(episode, action)
+        (answer,) = scores.answers
+        self._answer = answer
         info = {
             "episode_index": self._question.index,
             "episode_id": episode.episode_id,
-            "reward_terms": {name: float(value[0]) for name, value in values.items()},
-            "parse_status": parse.status.value,
-            "is_strict": parse.is_strict,
-            "iou": box_iou(parse.box, target_box),
-            "box": None if parse.box is None else tuple(parse.box),
-            "target_box": None if target_box is None else tuple(target_box),
+            "reward_terms": {name: float(values[0]) for name, values in scores.terms.items()},
+            "parse_status": answer.status.value,
+            "is_strict": answer.is_strict,
+            "iou": answer.iou,
+            "box": None if answer.box is None else tuple(answer.box),
+            "target_box": None if answer.target_box is None else tuple(answer.target_box),
         }
-        return self._question.observe(), float(reward), True, False, info
+        return self._question.observe(), float(scores.rewards[0]), True, False, info
 
     def render(self) -> ImageArray | None:  # type: ignore[override]
         """Draw the question, and the answer once there is one.
@@ -181,28 +182,22 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
         return render_episode(self._question.episode, answers)
 
     def _choose_index(self, options: Mapping[str, Any]) -> int:
-        if unknown := sorted(set(options) - {"episode_index", "episode", "progress"}):
-            raise ValueError(f"reset knows the options 'episode_index', 'episode' and 'progress', got {unknown}")
+        if unknown := sorted(set(options) - {"episode_index", "progress"}):
+            raise ValueError(f"reset knows the options 'episode_index' and 'progress', got {unknown}")
         if "episode_index" not in options:
-            if "episode" in options:
-                raise ValueError("reset: expected an 'episode_index' beside the 'episode', got none")
             return int(self.np_random.integers(len(self.dataset)))
         index = operator.index(options["episode_index"])
         if not 0 <= index < len(self.dataset):
             raise ValueError(f"episode_index must be in 0 to {len(self.dataset) - 1}, got {index}")
         return index
 
-    def _parse(self, action: str | BoxAction, image_wh: tuple[int, int]) -> ParseResult:
+    def _score(self, episode: Episode, action: str | BoxAction) -> AnswerScores:
         if self.action_type == "text":
             if not isinstance(action, str):
                 raise TypeError(f"a text action must be a str, got {type(action).__name__}: {action!r:.80}")
-            return self.template.parse(action, image_wh)
-        values = np.asarray(action, dtype=np.float64)
-        if values.shape != (4,):
-            raise ValueError(f"a box action must have the shape [4], got {list(values.shape)}")
-        x1, y1, x2, y2 = values.tolist()
-        status, box = judge_coordinates((x1, y1, x2, y2), frame=CoordinateFrame.NORM_1, image_wh=image_wh)
-        return ParseResult(status, box, is_strict=status is ParseStatus.OK)
+            return score_answers(episode, [action], template=self.template, reward=self.reward, progress=self._progress)
+        parse = _read_box(cast("BoxAction", action), episode.query_frame.image_wh)
+        return score_parses(episode, [parse], reward=self.reward, progress=self._progress)
 
 
 class _Question:
@@ -214,25 +209,42 @@ class _Question:
         self._observation = observe(episode)
 
     def observe(self) -> Observation:
-        """A fresh copy: a caller may write into what it gets."""
-        return Observation(
-            support_images=tuple(image.copy() for image in self._observation["support_images"]),
-            support_boxes=self._observation["support_boxes"].copy(),
-            query_image=self._observation["query_image"].copy(),
-        )
+        """The same read-only arrays each time, in a dict that the caller may change."""
+        return self._observation.copy()
 
 
 def observe(episode: Episode) -> Observation:
     """Decode an episode into what a policy may see of it; nothing of the target, identity or category.
 
     The environment serves just this. Supervised training uses it without an environment.
+
+    Returns:
+        Read-only arrays. They are decoded from the episode's sources, or copied where a source is an array, so they
+        share no memory with an array of the data set.
     """
     boxes = np.array([exemplar.box for exemplar in episode.support], dtype=np.float64)
     return Observation(
-        support_images=tuple(exemplar.frame.image() for exemplar in episode.support),
-        support_boxes=boxes.reshape(-1, 4),
-        query_image=episode.query_frame.image(),
+        support_images=tuple(_read_only(exemplar.frame.image()) for exemplar in episode.support),
+        support_boxes=_read_only(boxes.reshape(-1, 4)),
+        query_image=_read_only(episode.query_frame.image()),
     )
+
+
+def _read_only(array: Array) -> Array:
+    # A view of an array that owns its memory and is read-only: any other could be made writeable again.
+    owner = array if array.base is None else array.copy()
+    owner.flags.writeable = False
+    return owner.view()
+
+
+def _read_box(action: BoxAction, image_wh: tuple[int, int]) -> ParseResult:
+    """Judge a box action as a text with these numbers would be."""
+    values = np.asarray(action, dtype=np.float64)
+    if values.shape != (4,):
+        raise ValueError(f"a box action must have the shape [4], got {list(values.shape)}")
+    x1, y1, x2, y2 = values.tolist()
+    status, box = judge_coordinates((x1, y1, x2, y2), frame=CoordinateFrame.NORM_1, image_wh=image_wh)
+    return ParseResult(status, box, is_strict=status is ParseStatus.OK)
 
 
 def _make_dataset(dataset: EpisodeDataset | str, options: Mapping[str, Any] | None) -> EpisodeDataset:

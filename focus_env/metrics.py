@@ -1,8 +1,8 @@
 """What an evaluation reports, and how sure its means are.
 
-Each answer becomes a `ScoredAnswer`; `summarize` turns many into named numbers. An answer that holds no
-readable box counts as a miss in every `_all` number, so that a model cannot gain by falling silent. Two
-shortcuts that earn some IoU without looking are counted by name: answering the whole image, and copying a
+Each answer becomes a `ScoredAnswer`, see `focus_env.rewards.scores`. `summarize` turns many into named numbers. An
+answer that holds no readable box counts as a miss in every `_all` number, so that a model cannot gain by falling
+silent. Two shortcuts that earn some IoU without looking are counted by name: answering the whole image, and copying a
 support box.
 """
 
@@ -15,10 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from focus_env.boxes import box_iou
-from focus_env.overlap import covers_image, repeats_support, to_shares
-from focus_env.rewards.answers import support_shares
-from focus_env.types import Box, Episode, ParseResult, ParseStatus
+from focus_env.types import Box, ParseStatus
 
 _CHUNK_VALUES = 1_000_000
 """Resampled values held in memory at once."""
@@ -65,26 +62,6 @@ class ScoredAnswer:
         if self.is_absent_target:
             return float(self.status is ParseStatus.ABSENT)
         return self.iou
-
-
-def score_answer(episode: Episode, parse: ParseResult) -> ScoredAnswer:
-    """Score what was read from an answer against its episode. No picture is decoded."""
-    query_wh = episode.query_frame.image_wh
-    box = parse.box
-    is_whole_image = is_support_copy = False
-    if box is not None:
-        is_whole_image = bool(covers_image(box, query_wh))
-        is_support_copy = bool(repeats_support(to_shares(box, query_wh), support_shares(episode)).any())
-    return ScoredAnswer(
-        episode_id=episode.episode_id,
-        status=parse.status,
-        is_strict=parse.is_strict,
-        box=box,
-        target_box=episode.target_box,
-        iou=box_iou(box, episode.target_box),
-        is_whole_image=is_whole_image,
-        is_support_copy=is_support_copy,
-    )
 
 
 def summarize(answers: Sequence[ScoredAnswer]) -> dict[str, float]:

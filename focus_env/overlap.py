@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from focus_env.boxes import iou
+from focus_env.types import Episode
 
 Floats = npt.NDArray[np.float64]
 
@@ -146,6 +147,13 @@ def to_shares(boxes: npt.ArrayLike, image_wh: npt.ArrayLike) -> Floats:
     wh = np.asarray(image_wh, dtype=np.float64)
     shares: Floats = np.asarray(boxes, dtype=np.float64) / np.concatenate((wh, wh), axis=-1)
     return shares
+
+
+def support_shares(episode: Episode) -> Floats:
+    """Return an episode's support boxes as shares of the widths and heights of their own images: [K, 4] float64."""
+    boxes = np.array([exemplar.box for exemplar in episode.support], dtype=np.float64).reshape(-1, 4)
+    sizes = np.array([exemplar.frame.image_wh for exemplar in episode.support], dtype=np.float64).reshape(-1, 2)
+    return to_shares(boxes, sizes)
 
 
 def covers_image(boxes: npt.ArrayLike, image_wh: npt.ArrayLike) -> npt.NDArray[np.bool_]:

@@ -125,23 +125,22 @@ class PromptTemplate:
             content.append(TextPart(query_text))
         return [Message("user", content)]
 
-    def write_box(self, box: Box, image_wh: tuple[int, int], input_wh: tuple[int, int] | None = None) -> str:
+    def write_box(self, box: Box, image_wh: tuple[int, int]) -> str:
         """Write a pixel box as bracketed text in this template's frame; see `focus_env.parsing.write_box`."""
-        return write_box(box, frame=self.frame, image_wh=image_wh, input_wh=input_wh or self._input_wh(image_wh))
+        return write_box(box, frame=self.frame, image_wh=image_wh, input_wh=self._input_wh(image_wh))
 
-    def answer(self, box: Box | None, image_wh: tuple[int, int], input_wh: tuple[int, int] | None = None) -> str:
+    def answer(self, box: Box | None, image_wh: tuple[int, int]) -> str:
         """Write the right answer, in strict format.
 
         Args:
             box: Where the object is in the query, `xyxy` in pixels; None where it is absent.
             image_wh: (width, height) of the query image in pixels.
-            input_wh: (width, height) at which the model sees it, if not what `image_to_input_wh` says.
         """
-        return write_answer(box, frame=self.frame, image_wh=image_wh, input_wh=input_wh or self._input_wh(image_wh))
+        return write_answer(box, frame=self.frame, image_wh=image_wh, input_wh=self._input_wh(image_wh))
 
-    def parse(self, text: str, image_wh: tuple[int, int], input_wh: tuple[int, int] | None = None) -> ParseResult:
+    def parse(self, text: str, image_wh: tuple[int, int]) -> ParseResult:
         """Read a model's text in this template's frame; see `focus_env.parsing.parse_answer`."""
-        return parse_answer(text, frame=self.frame, image_wh=image_wh, input_wh=input_wh or self._input_wh(image_wh))
+        return parse_answer(text, frame=self.frame, image_wh=image_wh, input_wh=self._input_wh(image_wh))
 
     def _support_part(self, index: int, image: ImageArray, coordinates: BoxArray) -> TextPart:
         """The text that follows a support image, with its box marked."""

@@ -13,7 +13,8 @@ from focus_env.prompts import get_template
 from tests.fakes import make_episode
 
 if TYPE_CHECKING:
-    from focus_agents.models.processing import EncodedPrompt, VLMProcessor
+    from focus_agents.models.inputs import EncodedPrompt
+    from focus_agents.models.processing import VLMProcessor
 
 # Read when transformers and torch are first imported: nothing is asked of the hub, and one thread is enough.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import focus_env
+from focus_agents.cli.main import main
 from tests.places import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -54,6 +56,12 @@ def test_packages_say_that_they_are_typed(package: str) -> None:
 def test_range_of_torch(version: str, is_admitted: bool) -> None:
     torch = requirements(PROJECT["optional-dependencies"]["train"])["torch"]
     assert torch.specifier.contains(version) == is_admitted
+
+
+def test_the_program_is_called_focus() -> None:
+    ((name, entry),) = PROJECT["scripts"].items()
+    assert name == "focus"
+    assert pkgutil.resolve_name(entry) is main
 
 
 def test_the_environment_alone_needs_nothing_heavy() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -10,15 +11,26 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tyro
 
+from focus_agents.cli.command_line import CONFIG
+from focus_agents.cli.main import COMMANDS as PROGRAM
 from focus_agents.evaluation import report as evaluation_report
+from focus_agents.policies.localizers import LocalizerPolicy
+from focus_agents.policies.registry import POLICIES, PolicySpec
 from focus_agents.reports.tables import figure, markdown_table
 from focus_agents.studies.ablation.report import difference_table, main_table, render_report
 from focus_agents.studies.rewards import report as rewards_report
+from focus_env.datasets import DATASETS, load_dataset
+from focus_env.registry import Registry
+from focus_env.rewards.terms import TERMS
+from focus_env.rewards.weighted import WeightedReward
+from tests.packages import install_package
 from tests.places import ROOT, load_experiment
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,10 +40,12 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "experiments/LOG.md",
     "docs/data.md",
+    "docs/layers.md",
+    "docs/python.md",
     "docs/rewards.md",
     "docs/scaling.md",
 )
-COMMANDS = ("CONTRIBUTING.md", "Makefile", "docs/data.md", "docs/rewards.md", "docs/scaling.md")
+COMMANDS = ("CONTRIBUTING.md", "Makefile", "docs/data.md", "docs/python.md", "docs/rewards.md", "docs/scaling.md")
 EXPERIMENTS = sorted(path.relative_to(ROOT / "experiments").as_posix() for path in ROOT.glob("experiments/**/*.py"))
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -72,6 +86,15 @@ def commands(text: str) -> list[list[str]]:
     return [shlex.split(found) for found in re.findall(r"python experiments/([^`\n]+)", joined)]
 
 
+def focus_commands(text: str) -> list[list[str]]:
+    """Each `focus NAME ...`, split as a shell would: in blocks of sh, indented as in a docstring, or in backticks."""
+    joined = re.sub(r"\\\n\s*", "", text)
+    blocks = "\n".join(code for kind, code in FENCE.findall(joined) if kind == "sh")
+    found = re.findall(r"^focus ([a-z].*)", blocks, re.MULTILINE)
+    found += re.findall(r"(?:^ {4}|`)focus ([a-z][^`\n]*)", joined, re.MULTILINE)
+    return [shlex.split(command, comments=True) for command in found]
+
+
 def load_arguments(script: str) -> type:
     """The `Args` of an experiment."""
     arguments: type = load_experiment(script.removesuffix(".py")).Args
@@ -83,7 +106,7 @@ def run_tyro(arguments: type, words: list[str]) -> tuple[int, str]:
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
-            tyro.cli(arguments, args=words)
+            tyro.cli(arguments, args=words, config=CONFIG)
         except SystemExit as stop:
             return int(stop.code or 0), output.getvalue()
     return 0, output.getvalue()
@@ -94,6 +117,8 @@ def test_trees_and_commands_are_read_as_a_person_reads_them() -> None:
     assert tree_paths(tree) == ["a/", "a/b.py", "a/c.py", "a/d/", "a/d/e.py", "f/"]
     text = "`python experiments/a.py --b 'c d'` or\n$(BIN)/python experiments/e.py --f \\\n    g\npython -m x"
     assert commands(text) == [["a.py", "--b", "c d"], ["e.py", "--f", "g"]]
+    text = "```sh\nfocus a --b \\\n    c  # d\n$ focus e\n```\nfocus f\n    focus g 'h i'\n`focus j`, `focus --help`"
+    assert focus_commands(text) == [["a", "--b", "c"], ["g", "h i"], ["j"]]
 
 
 def test_the_two_commands_come_first() -> None:
@@ -168,14 +193,40 @@ def test_commands_have_flags_that_the_experiment_knows(script: str) -> None:
     ]
     shown = [words[1:] for text in texts for words in commands(text) if words[0] == script]
     assert shown, f"README shows no command with {script}"
-    arguments = load_arguments(script)
+    assert_flags_are_known(load_arguments(script), script, shown)
+
+
+@pytest.mark.parametrize("name", PROGRAM)
+def test_focus_commands_have_flags_that_they_know(name: str) -> None:
+    """In the documents, and in the command's own help. A name alone is a mention, which needs no arguments."""
+    module = importlib.import_module(PROGRAM[name].module)
+    texts = [(ROOT / document).read_text() for document in {*DOCUMENTS, *COMMANDS}]
+    shown = [words[1:] for text in (*texts, module.__doc__) for words in focus_commands(text) if words[0] == name]
+    shown = [words for words in shown if words]
+    assert_flags_are_known(module.Args, name, shown)
+
+
+def test_the_table_of_commands_is_that_of_the_program() -> None:
+    rows = re.findall(r"^\| `focus (\w+)` \| `experiments/(\w+)\.py` \| (.+) \|$", section("Install"), re.MULTILINE)
+    assert [(name, purpose) for name, _, purpose in rows] == [(entry.name, entry.help) for entry in PROGRAM.values()]
+    for name, script, _ in rows:
+        assert load_experiment(script).__name__ == PROGRAM[name].module
+
+
+def test_focus_commands_exist() -> None:
+    texts = [(ROOT / document).read_text() for document in {*DOCUMENTS, *COMMANDS}]
+    assert {words[0] for text in texts for words in focus_commands(text)} <= set(PROGRAM)
+
+
+def assert_flags_are_known(arguments: type, name: str, shown: list[list[str]]) -> None:
+    """Each command is parsed, by flags that stand in the help."""
     code, help_text = run_tyro(arguments, ["--help"])
     assert code == 0
     known = set(re.findall(r"--[a-z][a-z0-9-]*", help_text))
     for words in shown:
         assert {word for word in words if word.startswith("--")} <= known, words
         code, message = run_tyro(arguments, words)
-        assert code == 0, f"{script} {shlex.join(words)}\n{message}"
+        assert code == 0, f"{name} {shlex.join(words)}\n{message}"
 
 
 def test_the_ablations_tables_are_those_of_its_report() -> None:
@@ -206,6 +257,23 @@ def test_scores_of_the_shipped_models_are_those_of_their_cards() -> None:
     for name, mean, interval in rows:
         card = (ROOT / "focus_agents/weights" / name / "README.md").read_text()
         assert f"| unseen identities, 4 shots | {mean} | {interval} |" in card
+
+
+def test_a_package_that_follows_contributing_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Add them from a package of your own\n")[1]
+    blocks = dict(FENCE.findall(part.split("\n## ")[0]))
+    groups = tomllib.loads(blocks["toml"])["project"]["entry-points"]
+    registries: dict[str, Registry[Any]] = {registry.group: registry for registry in (POLICIES, TERMS, DATASETS)}
+    assert groups.keys() == registries.keys()
+    for group, entries in groups.items():
+        install_package(monkeypatch, tmp_path / group, group, group, entries, modules={"my_package": blocks["python"]})
+        for name in entries:
+            assert registries[group].find(name) is not None
+            assert registries[group].load_all()[1] == []
+    assert isinstance(PolicySpec(text="corner").build(), LocalizerPolicy)
+    assert WeightedReward.from_spec("iou,centre:0.2").spec == "iou:1,centre:0.2"
+    episodes = load_dataset("my_videos", root=tmp_path, split="val")
+    assert (len(episodes), episodes[0].identity) == (1, "my mug")
 
 
 def test_commands_name_experiments_that_exist() -> None:

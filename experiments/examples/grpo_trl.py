@@ -19,8 +19,8 @@ import tyro
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from focus_agents.cli.common import quiet_libraries
-from focus_agents.integrations.trl import TRLProcessor, TRLReward, trl_dataset
+from focus_agents.cli.command_line import quiet_libraries
+from focus_agents.integrations.trl import TRLReward, trl_dataset, trl_processor
 from focus_agents.models.loading import load_model, load_processor, load_template
 from focus_env import ENV_ID
 
@@ -86,7 +86,7 @@ def main() -> None:
             reward_funcs=TRLReward(env),
             args=config,
             train_dataset=trl_dataset(env, range(args.num_steps * args.groups_per_step)),
-            processing_class=TRLProcessor.of(processor),
+            processing_class=trl_processor(processor),
             callbacks=[PrintReward()],
         )
         trainer.remove_callback(PrinterCallback)

@@ -22,7 +22,7 @@ from gymnasium.wrappers import DtypeObservation, RescaleObservation
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.tune import register_env
 
-from focus_agents.cli.common import quiet_libraries
+from focus_agents.cli.command_line import quiet_libraries
 from focus_env import ENV_ID, FixedSizeObservation, SingleImageObservation
 
 
@@ -46,7 +46,7 @@ class Args:
     """Seed of weights, actions and episodes."""
 
 
-def make_env(config: dict[str, Any]):
+def make_env(config: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     level, shots, image_size = (config[name] for name in ("level", "shots", "image_size"))
     data = {"split": "train", "level": level, "shots": shots, "image_size": image_size}
     env = gymnasium.make(ENV_ID, dataset_options=data, action_type="box")

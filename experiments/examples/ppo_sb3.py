@@ -11,6 +11,7 @@ and 1.00 after 13,000 episodes, 100 s of CPU time; the best constant box earns 0
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -40,7 +41,7 @@ class Args:
     """Seed of weights, actions and episodes."""
 
 
-def make_env(args: Args):
+def make_env(args: Args) -> gymnasium.Env[Any, Any]:
     data = {"split": "train", "level": args.level, "shots": args.shots, "image_size": args.image_size}
     env = gymnasium.make(ENV_ID, dataset_options=data, action_type="box")
     env = SingleImageObservation(FixedSizeObservation(env, shots=args.shots, image_size=args.image_size))

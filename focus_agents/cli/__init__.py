@@ -1,4 +1,4 @@
-"""The commands: `focus NAME` and `python experiments/NAME.py`. One file for each: arguments, checks, one call.
+"""The commands, `focus NAME`: one file each, which holds arguments, checks and one call.
 
-No work of its own belongs here; what a command does lies in the folder that it calls.
+`main.py` lists them and starts one of them. The work of a command lies in the folder that the command calls, not here.
 """

@@ -1,10 +1,10 @@
 """The paper's ablation on synthetic scenes: what do the attention loss and GRPO add to plain fine-tuning?
 
 How to run (what is done already is not done again, so an interrupted call is repeated as it was):
-    python experiments/ablation.py --jobs 2
-    python experiments/ablation.py --quick
+    focus ablation --jobs 2
+    focus ablation --quick
 
-Each arm is a call of run_sft.py or run_grpo.py from the model of another arm; the arms are listed in
+Each arm is a call of `focus sft` or `focus grpo` from the model of another arm; the arms are listed in
 focus_agents/studies/ablation/arms.py. Results: runs/ablation/ with a folder for each run, and in --report-dir the table
 (ablation.md, ablation.json) and its pictures.
 """
@@ -13,25 +13,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
-import tyro
+from annotated_types import Ge
 from rich.console import Console
 
-from focus_agents.cli.common import quiet_libraries, user_errors
+from focus_agents.cli.command_line import parse, quiet_libraries
+from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import TrainingError
 from focus_agents.models.loading import load_config
 from focus_agents.runs.progress import runs_progress
+from focus_agents.settings import Settings
 from focus_agents.studies.ablation.arms import ARMS
 from focus_agents.studies.ablation.report import write_report
-from focus_agents.studies.ablation.runs import Study, plan_study, run_study
+from focus_agents.studies.ablation.runs import AblationStudy, run_arms
 
 PAPER_ARMS = tuple(name for name, arm in ARMS.items() if arm.is_paper)
 QUICK = {"seeds": (0,), "num_sft_steps": 120, "num_grpo_iterations": 20, "num_episodes": 64}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(Settings):
     """The paper's ablation on synthetic scenes."""
 
     arms: tuple[str, ...] = tuple(ARMS)
@@ -40,13 +43,13 @@ class Args:
     """Of training."""
     base: str = "focus-small-base"
     """The pretrained model that all arms start from."""
-    num_sft_steps: int = 1000
+    num_sft_steps: Annotated[int, Ge(1)] = 1000
     """Optimizer steps of stage 1, for each arm."""
-    num_grpo_iterations: int = 1500
+    num_grpo_iterations: Annotated[int, Ge(1)] = 1500
     """Iterations of stage 2, for each arm."""
-    num_episodes: int = 512
+    num_episodes: Annotated[int, Ge(1)] = 512
     """Episodes answered for each split and number of shots; four times as many for unseen identities."""
-    jobs: int = 1
+    jobs: Annotated[int, Ge(1)] = 1
     """Runs at a time."""
     quick: bool = False
     """The paper's arms and one seed in some five minutes: everything runs, too short to show the effect."""
@@ -59,47 +62,42 @@ class Args:
 
 
 def main() -> None:
-    args = tyro.cli(Args, description=__doc__)
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
+        args = parse(Args, __doc__)
         study = check_arguments(args)
     console = Console()
-    console.print(f"runs: {study.folder}", highlight=False)
+    console.print(f"runs: {study.folder}", highlight=False, markup=False)
     succeeded = args.report_only or run_with_progress(study, console)
-    with user_errors():
+    with user_errors(Args):
         report = write_report(study, args.report_dir or study.folder)
     console.print(report.read_text(), highlight=False, soft_wrap=True)
     if not succeeded:
         raise SystemExit(1)
 
 
-def run_with_progress(study: Study, console: Console) -> bool:
+def run_with_progress(study: AblationStudy, console: Console) -> bool:
     """Run a study, and say what failed of it; False if something did. The rest can be reported all the same."""
-    with runs_progress(len(plan_study(study)), 0, console) as on_done:
+    with runs_progress(len(study.runs()), 0, console) as on_done:
         try:
-            run_study(study, lambda run: on_done(run.folder))
+            run_arms(study, lambda run: on_done(run.folder))
         except TrainingError as error:
-            console.print(f"error: {error}", style="red", highlight=False)
+            console.print(as_flags(f"error: {error}", Args), style="red", highlight=False, markup=False)
             return False
     return True
 
 
-def check_arguments(args: Args) -> Study:
+def check_arguments(args: Args) -> AblationStudy:
     """Everything that can be wrong is found here, before anything is trained."""
     if unknown := sorted(set(args.arms) - set(ARMS)):
         raise ValueError(f"arms: expected names from {', '.join(ARMS)}, got {unknown}")
-    for name in ("num_sft_steps", "num_grpo_iterations", "num_episodes", "jobs"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"{name}: expected 1 or more, got {getattr(args, name)}")
-    if not args.seeds or len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
-        raise ValueError(f"seeds: expected different numbers, 0 or more, got {args.seeds}")
     load_config(args.base)
     settings = {name: getattr(args, name) for name in ("seeds", "num_sft_steps", "num_grpo_iterations", "num_episodes")}
     arms = args.arms
     if args.quick:
         settings |= QUICK
         arms = PAPER_ARMS if arms == tuple(ARMS) else arms
-    study = Study(
+    study = AblationStudy(
         folder=args.output_dir.absolute(),
         base=args.base,
         arms=arms,
@@ -107,7 +105,8 @@ def check_arguments(args: Args) -> Study:
         use_gpu=torch.cuda.is_available(),
         **settings,
     )
-    plan_study(study)  # refuses a base without weights
+    study.check_seeds()
+    study.runs()  # refuses a base without weights
     return study
 
 

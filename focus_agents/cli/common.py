@@ -1,61 +1,58 @@
-"""Command-line arguments that several experiments share, checked before anything expensive starts."""
+"""Arguments that commands share, each group a box of their help, checked before anything expensive starts."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
-import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import ray
 import torch
-import transformers
+import tyro
 import yaml
+from annotated_types import Ge
 from rich.console import Console
 
 from focus_agents.models.loading import Precision, load_processor, load_template
 from focus_agents.models.processing import VLMProcessor
-from focus_agents.policies.registry import DEFAULT_MODELS, PolicySpec
+from focus_agents.policies.registry import PolicySpec, policies_help
 from focus_agents.runs.folder import RunDirectory
+from focus_agents.settings import Settings
 from focus_env.boxes import CoordinateFrame
-from focus_env.datasets import load_dataset
+from focus_env.datasets import datasets_help, load_dataset
 from focus_env.datasets.sampler import AbsentPolicy, BadPolicy, SamplingProtocol
 from focus_env.datasets.transforms import ShuffledSupports
-from focus_env.errors import FocusError
 from focus_env.prompts import PromptTemplate
+from focus_env.rewards.terms import terms_help
 from focus_env.rewards.weighted import WeightedReward
 from focus_env.types import EpisodeDataset
 
+DatasetName = Annotated[str, tyro.conf.arg(help=datasets_help())]
+PolicyName = Annotated[str, tyro.conf.arg(help=policies_help())]
+RewardText = Annotated[str, tyro.conf.arg(help=f"{terms_help()}\nOr a YAML file with a line `term: weight` for each.")]
+PolicyNames = Annotated[tuple[str, ...], tyro.conf.arg(help=policies_help())]
+
 
 @dataclass(frozen=True, kw_only=True)
-class DataArguments:
+class DataArguments(Settings):
     """Which episodes."""
 
-    dataset: str = "synthetic"
-    """Data set: synthetic (drawn on the fly); got10k, lasot, tao, perseg, iploc_json or store (they need --data-root);
-    or several with weights, e.g. tao:0.5,got10k:0.5."""
+    dataset: DatasetName = "synthetic"
     data_root: Path | None = None
     """Folder of a data set on disk, the one that holds its splits; iploc_json: the file; several data sets: a folder
     with one for each, by its name."""
-    validation_root: Path | None = None
-    """The same for validation; default: --data-root. A store is one split, so it needs another."""
     image_root: Path | None = None
     """Folder of the pictures that an iploc_json names."""
     split: str = "train"
-    """Split to train on."""
-    validation_split: str = "val"
-    """Split to validate on."""
-    shots: int = 4
-    """Support pictures per episode, at least 1."""
+    """Split to use."""
     protocol: SamplingProtocol = "random"
-    """How training episodes are cut from videos: random frames, or focus and iploc, as these papers evaluate."""
-    episodes_per_track: int | None = None
+    """How episodes are cut from videos: random frames, or focus and iploc, as these papers evaluate."""
+    episodes_per_track: Annotated[int, Ge(1)] | None = None
     """Random episodes of each track; default: 100."""
     min_gap: int = 1
     """Least distance of two frames of a random episode, in frames that show the object."""
@@ -73,17 +70,20 @@ class DataArguments:
     """What synthetic scenes show beside the target from level 2 on: any objects in other paints, objects of its shape
     in other paints, or (near) objects almost like it, by far the hardest."""
     shuffle_supports: bool = False
-    """Train on the supports of other episodes, a control that shows what can be earned without them."""
+    """Show the supports of other episodes, a control that shows what can be earned without them."""
     image_size: int = 64
     """Side of synthetic pictures in pixels."""
     data_seed: int = 0
     """Seed of the data set."""
 
-    def load(self, split: str, *, protocol: SamplingProtocol, root: Path | None) -> EpisodeDataset:
-        """Load one split.
+    def load(self, *, shots: int) -> EpisodeDataset:
+        """Load the episodes.
+
+        Args:
+            shots: Supports per episode.
 
         Raises:
-            ValueError: If an argument is out of its range.
+            ValueError: If an argument is out of its range, or no episode is left.
             DatasetError: If files are missing or malformed.
         """
         options: dict[str, Any] = {}
@@ -94,37 +94,54 @@ class DataArguments:
             options["image_root"] = self.image_root
         if self.on_bad != "raise":
             options["on_bad"] = self.on_bad
-        if protocol == "random" and self.episodes_per_track is not None:
+        if self.protocol == "random" and self.episodes_per_track is not None:
             options["episodes_per_track"] = self.episodes_per_track
-        if protocol == "random" and self.min_gap != 1:
+        if self.protocol == "random" and self.min_gap != 1:
             options["min_gap"] = self.min_gap
-        return load_dataset(
+        loaded = load_dataset(
             self.dataset,
-            split=split,
-            root=None if root is None else root.expanduser().resolve(),
-            shots=self.shots,
+            split=self.split,
+            root=None if self.data_root is None else self.data_root.expanduser().resolve(),
+            shots=shots,
             seed=self.data_seed,
-            protocol=protocol,
+            protocol=self.protocol,
             absent=self.absent,
             max_pixels=self.max_pixels,
             **options,
         )
-
-    def load_training(self) -> EpisodeDataset:
-        """The episodes to train on."""
-        loaded = self.load(self.split, protocol=self.protocol, root=self.data_root)
         episodes = _not_empty(loaded, self.split)
         return ShuffledSupports(episodes) if self.shuffle_supports else episodes
 
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingDataArguments(DataArguments):
+    """Which episodes to train and to validate on."""
+
+    shots: int = 4
+    """Support pictures per episode, at least 1."""
+    validation_root: Path | None = None
+    """--data-root of validation; default: the same. A store is one split, so it needs another."""
+    validation_split: str = "val"
+    """Split to validate on."""
+
+    def load_training(self) -> EpisodeDataset:
+        """Load the episodes to train on."""
+        return self.load(shots=self.shots)
+
     def load_validation(self) -> EpisodeDataset:
-        """The episodes to validate on."""
-        protocol: SamplingProtocol = "iploc" if self.protocol == "iploc" else "focus"
-        root = self.validation_root or self.data_root
-        return _not_empty(self.load(self.validation_split, protocol=protocol, root=root), self.validation_split)
+        """Load the episodes to validate on: those of the paper's protocols, with their own supports."""
+        validation = dataclasses.replace(
+            self,
+            split=self.validation_split,
+            data_root=self.validation_root or self.data_root,
+            protocol="iploc" if self.protocol == "iploc" else "focus",
+            shuffle_supports=False,
+        )
+        return validation.load(shots=self.shots)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelArguments:
+class ModelArguments(Settings):
     """Which model, and how it is asked."""
 
     model: str = "focus-small"
@@ -135,8 +152,8 @@ class ModelArguments:
     template: str | None = None
     """Prompt wording: questions (that of the small models), compact (few words), default (full sentences), or iploc (a
     baseline that names the object); default: the one that the model was trained on, for a hub model full sentences."""
-    frame: Literal["pixel", "norm_1", "norm_100", "norm_1000"] | None = None
-    """Unit in which boxes are written; default: the one that the model was trained on, for a hub model thousandths."""
+    frame: CoordinateFrame | None = None
+    """Unit in which boxes are written; default: the one that the model was trained on, for a hub model its family's."""
     max_image_tokens: int | None = None
     """Most tokens per picture, larger ones are scaled down; default: what the model's image processor says."""
 
@@ -146,29 +163,28 @@ class ModelArguments:
         return self.model if self.init_from is None else str(self.init_from.expanduser().resolve())
 
     def load_template(self) -> PromptTemplate:
-        """The prompt template."""
+        """Load the prompt template."""
         return load_template(
-            self.source, name=self.template, frame=None if self.frame is None else CoordinateFrame(self.frame)
+            self.source,
+            name=self.template,
+            frame=None if self.frame is None else CoordinateFrame(self.frame),
+            max_image_tokens=self.max_image_tokens,
         )
 
     def load_processor(self) -> VLMProcessor:
-        """The model's processor, with the picture budget set."""
+        """Load the model's processor, with the picture budget set."""
         return load_processor(self.source, max_image_tokens=self.max_image_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyArguments:
-    """Which policy answers, and how it is asked."""
+class PolicyArguments(Settings):
+    """How a policy is asked, and where it computes."""
 
-    policy: str = "vlm:focus-small"
-    """random, center, copy_support[:last|nearest], template_match, dino_match[:MODEL], owlv2[:MODEL], vlm[:MODEL],
-    openai_api:MODEL@URL, or your own as package.module:Name. MODEL is one that comes with the package, a saved policy's
-    folder, or a name on the hub."""
     template: str | None = None
     """Prompt wording: questions (that of the small models), compact (few words), default (full sentences), or iploc (a
     baseline that names the object); default: the one that a model was trained on, else full sentences."""
-    frame: Literal["pixel", "norm_1", "norm_100", "norm_1000"] | None = None
-    """Unit in which boxes are written; default: the one that a model was trained on, else thousandths."""
+    frame: CoordinateFrame | None = None
+    """Unit in which boxes are written; default: the one that a model was trained on, else its family's."""
     max_image_tokens: int | None = None
     """Most tokens per picture of a vlm, larger ones are scaled down; default: what its image processor says."""
     device: str = "cpu"
@@ -187,15 +203,12 @@ class PolicyArguments:
     """Folder in which its answers are kept, so that no question is paid for twice; default: none."""
 
     def spec(self, text: str) -> PolicySpec:
-        """A policy with these options; a folder by its absolute path, since other processes may work elsewhere.
+        """Return a policy with these options; a folder by its absolute path, since other processes may work elsewhere.
 
         Raises:
             ValueError: If there is no such policy, or an option is wrong.
             FocusError: If its model or a package is missing.
         """
-        name, _, argument = text.partition(":")
-        if name in DEFAULT_MODELS and "/" in argument and Path(argument).expanduser().is_dir():
-            text = f"{name}:{Path(argument).expanduser().resolve()}"
         api = {
             "num_concurrent": self.api_concurrency,
             "timeout_s": self.api_timeout,
@@ -210,8 +223,8 @@ class PolicyArguments:
             max_image_tokens=self.max_image_tokens,
             device=self.device,
             precision=self.precision,
-            api=api if name == "openai_api" else {},
-        )
+            api=api,
+        ).with_absolute_path()
         spec.check()
         return spec
 
@@ -228,7 +241,31 @@ class PolicyArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RayArguments:
+class RunArguments(Settings):
+    """Where the run's folder is."""
+
+    name: str | None = None
+    """Name of the run's folder; default: the command and the time of the start."""
+    output_dir: Path = Path("runs")
+    """Where run folders go."""
+    resume: Path | None = None
+    """Folder of an interrupted run to go on with, with that run's own arguments; all but the cluster's are ignored."""
+
+    def path(self, prefix: str) -> Path:
+        """Return the run's folder: the one to go on with, by its name, or by the time at which it starts."""
+        return self.resume or run_path(self.output_dir, self.name, prefix)
+
+    def open(self, path: Path, arguments: Mapping[str, Any]) -> RunDirectory:
+        """Open the folder to go on with, or make a new one.
+
+        Raises:
+            FileExistsError: If a new one would write into another run's folder.
+        """
+        return RunDirectory.create(path, arguments) if self.resume is None else RunDirectory(self.resume)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayArguments(Settings):
     """Where Ray runs."""
 
     ray_address: str | None = None
@@ -250,7 +287,7 @@ class RayArguments:
             log_to_driver=False,
         )
         if self.dashboard:
-            console.print(f"dashboard: http://{context.dashboard_url}", highlight=False)
+            console.print(f"dashboard: http://{context.dashboard_url}", highlight=False, markup=False)
 
 
 def load_reward(text: str) -> WeightedReward:
@@ -283,54 +320,9 @@ def load_reward(text: str) -> WeightedReward:
         raise ValueError(f"{text}: {error}") from error
 
 
-A = TypeVar("A")
-
-
-def part_of(args: Any, part: type[A]) -> A:
-    """The fields of a dataclass out of arguments that inherit from it."""
-    return part(**{field.name: getattr(args, field.name) for field in dataclasses.fields(part)})  # type: ignore[arg-type]
-
-
-def restore_arguments(args: A, run: RunDirectory, *, keep: Sequence[str]) -> A:
-    """The arguments of an interrupted run.
-
-    Args:
-        args: Those of this call, a dataclass.
-        run: The interrupted run.
-        keep: Which arguments are this call's.
-
-    Raises:
-        CheckpointError: If there is no such run.
-    """
-    stored = run.config()
-    fields = {field.name: field for field in dataclasses.fields(args)}  # type: ignore[arg-type]
-    changes = {name: value for name, value in stored.items() if name in fields and name not in keep}
-    paths = {name: Path(value) for name, value in changes.items() if value and "Path" in str(fields[name].type)}
-    return dataclasses.replace(args, **(changes | paths))  # type: ignore[type-var]
-
-
 def run_path(output_dir: Path, name: str | None, prefix: str) -> Path:
     """Folder of a run: by its name, or by the time at which it starts."""
     return output_dir / (name or f"{prefix}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
-
-
-def quiet_libraries() -> None:
-    """Keep other packages' start-up chatter out of an experiment's output; their errors still show."""
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's other output prints a table even where it is told not to
-    for name in ("ray.rllib", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
-@contextlib.contextmanager
-def user_errors() -> Iterator[None]:
-    """Around the checks of an experiment: a wrong argument ends it with its message and exit code 2, no traceback."""
-    try:
-        yield
-    except (ValueError, OSError, FocusError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
 
 
 def _not_empty(episodes: EpisodeDataset, split: str) -> EpisodeDataset:

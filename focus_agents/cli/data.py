@@ -1,32 +1,33 @@
-"""Episodes of any data set as a store: Parquet files that are quick to open and to read at random.
+r"""Episodes of any data set as a store: Parquet files that are quick to open and to read at random.
 
 How to run (a call that was interrupted is repeated as it was, and goes on):
-    python experiments/prepare_data.py --dataset got10k --data-root /data/got10k --output stores/got10k-train
-    python experiments/prepare_data.py --dataset lasot --data-root /data/lasot --split iploc_test --protocol iploc \
+    focus data --dataset got10k --data-root /data/got10k --output stores/got10k-train
+    focus data --dataset lasot --data-root /data/lasot --split iploc_test --protocol iploc \
         --absent keep --output stores/icl-lasot
 
 What is in a data set, or in a store, as a table and a sheet of pictures:
-    python experiments/prepare_data.py --dataset got10k --data-root /data/got10k --inspect
-    python experiments/prepare_data.py --dataset store --data-root stores/got10k-train --inspect
+    focus data --dataset got10k --data-root /data/got10k --inspect
+    focus data --dataset store --data-root stores/got10k-train --inspect
 
 To train on it: --dataset store --data-root stores/got10k-train.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from focus_agents.cli.common import DataArguments, user_errors
+from focus_agents.cli.command_line import flat, parse
+from focus_agents.cli.common import DataArguments
+from focus_agents.cli.errors import user_errors
 from focus_agents.runs.progress import progress_bar
+from focus_agents.settings import Settings
 from focus_env.datasets.describe import Description, describe, picture_sheet
 from focus_env.datasets.store import StoreEpisodes, verify_store
 from focus_env.datasets.store_writer import write_store
@@ -34,12 +35,16 @@ from focus_env.types import EpisodeDataset
 
 SHEET_FILE = "sheet.png"
 MAX_LISTED = 12
+OLD_FLAGS = {"--validation-root": None, "--validation-split": None}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(DataArguments):
+class Args(Settings):
     """Episodes of any data set as a store."""
 
+    data: DataArguments = DataArguments()
+    shots: int = 4
+    """Support pictures per episode, at least 1."""
     output: Path | None = None
     """Folder of the store to write, or to go on with."""
     by_path: bool = False
@@ -51,10 +56,10 @@ class Args(DataArguments):
 
 
 def main() -> None:
-    args = tyro.cli(Args, description=__doc__)
     console = Console()
-    with user_errors():
-        episodes: EpisodeDataset = args.load_training()
+    with user_errors(Args):
+        args = parse(Args, __doc__, old_flags=OLD_FLAGS)
+        episodes = args.data.load(shots=args.shots)
         if args.output is None and not args.inspect and not args.verify:
             raise ValueError("expected --output to write a store, or --inspect or --verify to look at one; got none")
         folder = args.output
@@ -62,23 +67,21 @@ def main() -> None:
             write(args, episodes, folder, console)
             episodes = StoreEpisodes(folder)
         if args.verify:
-            verify(folder or args.data_root, console)
+            verify(folder or args.data.data_root, console)
         if args.inspect:
             inspect(episodes, (folder or Path()) / SHEET_FILE, console)
 
 
 def write(args: Args, episodes: EpisodeDataset, folder: Path, console: Console) -> None:
     """Write the store, or what is missing of it."""
-    own = {field.name for field in dataclasses.fields(Args)} - {
-        field.name for field in dataclasses.fields(DataArguments)
-    }
-    source = {name: _plain(value) for name, value in dataclasses.asdict(args).items() if name not in own}
+    source = {name: _plain(value) for name, value in (flat(args.data) | {"shots": args.shots}).items()}
     with progress_bar("episodes", len(episodes), console) as move_to:
         outcome = write_store(
-            episodes, folder, source=source, embeds=not args.by_path, on_bad=args.on_bad, on_episode=move_to
+            episodes, folder, source=source, embeds=not args.by_path, on_bad=args.data.on_bad, on_episode=move_to
         )
     what = "nothing to do" if outcome.num_found == outcome.num_shards else f"{outcome.num_found} were there"
-    console.print(f"{folder}: {len(episodes)} episodes in {outcome.num_shards} shards, {what}", highlight=False)
+    line = f"{folder}: {len(episodes)} episodes in {outcome.num_shards} shards, {what}"
+    console.print(line, highlight=False, markup=False)
 
 
 def verify(folder: Path | None, console: Console) -> None:
@@ -86,7 +89,7 @@ def verify(folder: Path | None, console: Console) -> None:
     if folder is None:
         raise ValueError("--verify: expected --output, or --dataset store with --data-root, got neither")
     num_files = sum(1 for _ in verify_store(folder))
-    console.print(f"{folder}: all {num_files} files are as they were written", highlight=False)
+    console.print(f"{folder}: all {num_files} files are as they were written", highlight=False, markup=False)
 
 
 def inspect(episodes: EpisodeDataset, sheet: Path, console: Console) -> None:
@@ -95,7 +98,7 @@ def inspect(episodes: EpisodeDataset, sheet: Path, console: Console) -> None:
         found = describe(episodes, on_episode=move_to)
     console.print(table_of(found))
     Image.fromarray(picture_sheet(episodes)).save(sheet)
-    console.print(f"pictures: {sheet}", highlight=False)
+    console.print(f"pictures: {sheet}", highlight=False, markup=False)
 
 
 def table_of(found: Description) -> Table:

@@ -1,11 +1,11 @@
 """From pictures to a box: show a policy pictures with a box around some object; it finds that object in another one.
 
 How to run (a box is x1,y1,x2,y2 in pixels):
-    python experiments/demo.py --support a.jpg 10,20,80,120 --support b.jpg 5,5,60,90 --query c.jpg --out answer.png
+    focus demo --support a.jpg 10,20,80,120 --support b.jpg 5,5,60,90 --query c.jpg --out answer.png
 
-Without any picture it draws an episode of its own; another policy by its name, as in evaluate.py:
-    python experiments/demo.py
-    python experiments/demo.py --policy copy_support
+Without any picture it draws an episode of its own; another policy by its name, as for `focus evaluate`:
+    focus demo
+    focus demo --policy copy_support
 
 It prints the box, and writes a picture: supports and query with their boxes; with a vlm, below that the
 supports lit where the answered place of the query looked, and the query where the answer's coordinates looked.
@@ -22,8 +22,11 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from focus_agents.cli.common import PolicyArguments, quiet_libraries, user_errors
+from focus_agents.cli.command_line import parse, quiet_libraries
+from focus_agents.cli.common import PolicyArguments, PolicyName
+from focus_agents.cli.errors import user_errors
 from focus_agents.policies.focus import FocusPolicy, locate
+from focus_agents.settings import Settings
 from focus_env.boxes import validate_box
 from focus_env.datasets import SyntheticDataset
 from focus_env.rendering import render_localization
@@ -33,7 +36,7 @@ DRAWN: Mapping[str, Any] = {"split": "test", "level": 3, "distractors": "any", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(PolicyArguments):
+class Args(Settings):
     """From pictures to a box."""
 
     support: Annotated[tuple[tuple[Path, str], ...], tyro.conf.UseAppendAction] = ()
@@ -42,14 +45,16 @@ class Args(PolicyArguments):
     """The picture to answer for."""
     out: Path = Path("answer.png")
     """Where the picture of the answer goes."""
+    policy: PolicyName = "vlm:focus-small"
+    policies: PolicyArguments = PolicyArguments()
 
 
 def main() -> None:
-    args = tyro.cli(Args, description=__doc__)
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
+        args = parse(Args, __doc__)
         supports, query = read_pictures(args)
-        spec = args.spec(args.policy)
+        spec = args.policies.spec(args.policy)
         policy = spec.build()
     if isinstance(policy, FocusPolicy):
         found = policy.locate(supports, query, with_attention=True)
@@ -69,7 +74,7 @@ def read_pictures(args: Args) -> tuple[list[tuple[ImageArray, Box]], ImageArray]
     """Supports and query, checked."""
     if args.out.suffix.lower() not in Image.registered_extensions() or not args.out.absolute().parent.is_dir():
         raise ValueError(f"--out {args.out}: expected a file such as answer.png in a folder that exists")
-    args.check_device()
+    args.policies.check_device()
     if bool(args.support) != (args.query is not None):
         raise ValueError("--support and --query: expected both, or neither for an episode that is drawn")
     if args.query is None:

@@ -1,15 +1,15 @@
-"""How well policies localize: greedy answers to episodes that they have not seen, scored by IoU.
+r"""How well policies localize: greedy answers to episodes that they have not seen, scored by IoU.
 
 How to run (the model that comes with the package, on identities that it was not trained on):
-    python experiments/evaluate.py
+    focus evaluate
 
 Several policies, and a data set on disk; answers of several calls in one folder make one table:
-    python experiments/evaluate.py --policy random center copy_support vlm:focus-small --output-dir runs/table
-    python experiments/evaluate.py --policy random center copy_support --dataset got10k --data-root /data/got10k \
+    focus evaluate --policy random center copy_support vlm:focus-small --output-dir runs/table
+    focus evaluate --policy random center copy_support --dataset got10k --data-root /data/got10k \
         --split val --output-dir runs/table --paper-table
 
 The control in which the supports are those of other episodes:
-    python experiments/evaluate.py --shuffle-supports
+    focus evaluate --shuffle-supports
 
 Results: report.md and summary.json, a line for each episode in answers/, and pictures in sheets/. After an
 interruption, the same command with the same --output-dir answers what is missing.
@@ -17,87 +17,81 @@ interruption, the same command with the same --output-dir answers what is missin
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import ray
 import torch
-import tyro
+from annotated_types import Ge
 from rich.console import Console
 
-from focus_agents.cli.common import (
-    DataArguments,
-    PolicyArguments,
-    RayArguments,
-    part_of,
-    quiet_libraries,
-    run_path,
-    user_errors,
-)
+from focus_agents.cli.command_line import parse, quiet_libraries
+from focus_agents.cli.common import DataArguments, PolicyArguments, PolicyNames, RayArguments, run_path
+from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import CheckpointError, RunInterrupted
 from focus_agents.evaluation.report import report_notes, report_tables, write_report
 from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.evaluation.run import Chunk, EvaluationPlan, pending_chunks, run_chunks
 from focus_agents.evaluation.sheets import write_sheet
 from focus_agents.reports.tables import text_table
+from focus_agents.rollout.records import MAX_COMPLETION_TOKENS
 from focus_agents.runs.progress import progress_bar
-from focus_env.datasets.sampler import SamplingProtocol
+from focus_agents.settings import Settings, as_dict
 from focus_env.errors import DatasetError, MissingDependencyError
 
-NOT_OF_EPISODES = ("shots", "validation_root", "validation_split")
-"""Data arguments that do not decide what an episode is; shots are told by the cell."""
 PIPED_WIDTH = 160
+OLD_FLAGS = {"--validation-root": None, "--validation-split": None}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(DataArguments, PolicyArguments, RayArguments):
+class WorkerArguments(RayArguments):
+    """The processes that answer, and where Ray runs them."""
+
+    num_workers: Annotated[int, Ge(0)] = 0
+    """Ray processes that answer; 0 answers in this process."""
+    num_gpus_per_worker: Annotated[float, Ge(0)] = 0
+    """GPUs of each, fractions allowed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(Settings):
     """How well policies localize."""
 
-    policy: tuple[str, ...] = ("vlm:focus-small",)  # type: ignore[assignment]
-    """One or several of: random, center, copy_support[:last|nearest], template_match, dino_match[:MODEL],
-    owlv2[:MODEL], vlm[:MODEL], openai_api:MODEL@URL, or your own as package.module:Name. MODEL is one that comes with
-    the package, a saved policy's folder, or a name on the hub."""
-    label: str | None = None
-    """Name of the data set in tables and files; default: that of --dataset. The paper's rows stand beside tao, got10k,
-    lasot and perseg."""
-    split: str = "test"
-    """Split to answer."""
-    protocol: SamplingProtocol = "focus"
-    """How episodes are cut from videos: focus and iploc as these papers evaluate, or random frames."""
-    shots: tuple[int, ...] = (1, 2, 4)  # type: ignore[assignment]
+    policy: PolicyNames = ("vlm:focus-small",)
+    shots: tuple[int, ...] = (1, 2, 4)
     """Support pictures per episode; each number in turn, on the same queries."""
-    shuffle_supports: bool = False
-    """Ask with the supports of other episodes, a control that shows what can be earned without them."""
-    num_episodes: int = 512
+    num_episodes: Annotated[int, Ge(1)] = 512
     """Episodes, from the split's front; fewer if it has fewer."""
-    batch_size: int = 32
+    batch_size: Annotated[int, Ge(1)] = 32
     """Episodes answered together."""
-    max_completion_tokens: int = 50
+    max_completion_tokens: Annotated[int, Ge(1)] = MAX_COMPLETION_TOKENS
     """Tokens at which an answer is cut."""
     output_dir: Path | None = None
     """Folder of the results; one that is there already is gone on with, and may get further policies, data sets and
     shots. Default: runs/evaluation and the time of the start."""
+    label: str | None = None
+    """Name of the data set in tables and files; default: that of --dataset. The paper's rows stand beside tao, got10k,
+    lasot and perseg."""
     retry_failed: bool = False
     """Ask again what an API failed to answer in an earlier call."""
     paper_table: bool = False
     """Show the paper's rows beside ours, marked as published."""
-    num_workers: int = 0
-    """Ray processes that answer; 0 answers in this process."""
-    num_gpus_per_worker: float = 0
-    """GPUs of each, fractions allowed."""
+    data: DataArguments = DataArguments(split="test", protocol="focus")
+    policies: PolicyArguments = PolicyArguments()
+    cluster: WorkerArguments = WorkerArguments()
 
 
 def main() -> None:
-    args = tyro.cli(Args, description=__doc__)
     quiet_libraries()
     console = Console()
     if not console.is_terminal:
         console = Console(width=PIPED_WIDTH)
-    with user_errors():
+    with user_errors(Args):
+        args = parse(Args, __doc__, old_flags=OLD_FLAGS)
         plan, results, chunks = check_arguments(args)
-    console.print(f"results: {results.path}", highlight=False)
-    answer(args, plan, results, chunks, console)
+    console.print(f"results: {results.path}", highlight=False, markup=False)
+    answer_chunks(args, plan, results, chunks, console)
     answered = {chunk.cell for chunk in chunks}
     for cell in plan.cells():
         if cell in answered or not results.sheet(cell).exists():
@@ -106,68 +100,68 @@ def main() -> None:
     for title, rows in report_tables(summary).items():
         console.print(text_table(rows, title))
     for note in report_notes(summary):
-        console.print(note, highlight=False)
-    console.print(f"report: {results.path / 'report.md'}\npictures: {results.path / 'sheets'}", highlight=False)
+        console.print(as_flags(note, Args), highlight=False, markup=False)
+    places = f"report: {results.path / 'report.md'}\npictures: {results.path / 'sheets'}"
+    console.print(places, highlight=False, markup=False)
 
 
 def check_arguments(args: Args) -> tuple[EvaluationPlan, ResultsFolder, list[Chunk]]:
-    """Everything that can be wrong is found here, before Ray or a model starts."""
-    for name in ("num_episodes", "batch_size", "max_completion_tokens"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"{name}: expected 1 or more, got {getattr(args, name)}")
-    for name in ("num_workers", "num_gpus_per_worker"):
-        if getattr(args, name) < 0:
-            raise ValueError(f"{name}: expected 0 or more, got {getattr(args, name)}")
-    for name in ("policy", "shots"):
-        if not getattr(args, name) or len(set(getattr(args, name))) < len(getattr(args, name)):
-            raise ValueError(f"{name}: expected one or several different ones, got {getattr(args, name)}")
-    if args.num_workers == 0:
-        args.check_device()
-    elif args.device != "cpu" and args.num_gpus_per_worker == 0:
-        raise ValueError(f"--device {args.device}: workers see no GPU without --num-gpus-per-worker")
-    elif args.ray_address is None and args.num_workers * args.num_gpus_per_worker > torch.cuda.device_count():
-        raise ValueError(
-            f"--num-gpus-per-worker {args.num_gpus_per_worker}: {args.num_workers} workers need more than the "
-            f"{torch.cuda.device_count()} GPUs of this machine"
-        )
+    """Find all that can be wrong, before Ray or a model starts."""
+    for name, values in (("policy", args.policy), ("shots", args.shots)):
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{name}: expected one or several different ones, got {values}")
+    check_devices(args)
     plan = EvaluationPlan(
-        policies={text: args.spec(text) for text in args.policy},
-        dataset=args.label or args.dataset,
-        episodes={
-            shots: dataclasses.replace(args, shots=shots).load_training()  # type: ignore[arg-type]
-            for shots in args.shots
-        },
+        policies={text: args.policies.spec(text) for text in args.policy},
+        dataset=args.label or args.data.dataset,
+        episodes={shots: args.data.load(shots=shots) for shots in args.shots},
         num_episodes=args.num_episodes,
         max_completion_tokens=args.max_completion_tokens,
         batch_size=args.batch_size,
-        num_workers=args.num_workers,
-        num_gpus_per_worker=args.num_gpus_per_worker,
+        num_workers=args.cluster.num_workers,
+        num_gpus_per_worker=args.cluster.num_gpus_per_worker,
     )
-    data = dataclasses.asdict(part_of(args, DataArguments))
     results = ResultsFolder.open(
         args.output_dir or run_path(Path("runs"), None, "evaluation"),
-        data={plan.dataset: {name: value for name, value in data.items() if name not in NOT_OF_EPISODES}},
+        data={plan.dataset: as_dict(args.data)},
         policies=plan.policy_settings(),
         cells=plan.cells(),
     )
     return plan, results, pending_chunks(plan, results, retry_failed=args.retry_failed)
 
 
-def answer(args: Args, plan: EvaluationPlan, results: ResultsFolder, chunks: list[Chunk], console: Console) -> None:
+def check_devices(args: Args) -> None:
+    """See that policies can compute where they are asked to."""
+    device, workers = args.policies.device, args.cluster
+    num_gpus = workers.num_workers * workers.num_gpus_per_worker
+    if workers.num_workers == 0:
+        args.policies.check_device()
+    elif device != "cpu" and num_gpus == 0:
+        raise ValueError(f"--device {device}: workers see no GPU without --num-gpus-per-worker")
+    elif workers.ray_address is None and num_gpus > torch.cuda.device_count():
+        raise ValueError(
+            f"--num-gpus-per-worker {workers.num_gpus_per_worker}: {workers.num_workers} workers need more than the "
+            f"{torch.cuda.device_count()} GPUs of this machine"
+        )
+
+
+def answer_chunks(
+    args: Args, plan: EvaluationPlan, results: ResultsFolder, chunks: list[Chunk], console: Console
+) -> None:
     """Answer what is missing. A policy that raises ends the run with its traceback."""
     if not chunks:
         return
     if plan.num_workers:
-        args.start_ray(num_processes=plan.num_workers, console=console)
+        args.cluster.start_ray(num_processes=plan.num_workers, console=console)
     num_episodes = sum(len(chunk.indices) for chunk in chunks)
     try:
         with progress_bar("episodes", num_episodes, console) as move_to:
             run_chunks(plan, results, chunks, on_done=move_to)
     except (CheckpointError, DatasetError, MissingDependencyError) as error:
-        console.print(f"error: {error}", style="red", highlight=False)
+        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False, markup=False)
         raise SystemExit(1) from None
     except RunInterrupted as interruption:
-        console.print(str(interruption), style="yellow", highlight=False, soft_wrap=True)
+        console.print(as_flags(str(interruption), Args), style="yellow", highlight=False, markup=False, soft_wrap=True)
         raise SystemExit(interruption.exit_code) from None
     finally:
         ray.shutdown()

@@ -1,15 +1,15 @@
-"""Stage 2: GRPO of a localization policy, on this machine or on a Ray cluster.
+r"""Stage 2: GRPO of a localization policy, on this machine or on a Ray cluster.
 
 How to run, from the small model that comes with the package, after its stage 1; and from a policy of your own that
-answers in the format already, e.g. one trained by run_sft.py:
-    python experiments/run_grpo.py
-    python experiments/run_grpo.py --init-from runs/my-sft/checkpoints/final
+answers in the format already, e.g. one trained by `focus sft`:
+    focus grpo
+    focus grpo --init-from runs/my-sft/checkpoints/final
 
 On real frames in GOT-10k's layout:
-    python experiments/run_grpo.py --dataset got10k --data-root /data/got10k --init-from ...
+    focus grpo --dataset got10k --data-root /data/got10k --init-from ...
 
 On a cluster:
-    python experiments/run_grpo.py --ray-address auto --num-env-runners 8 --num-gpus-per-env-runner 1 \
+    focus grpo --ray-address auto --num-env-runners 8 --num-gpus-per-env-runner 1 \
         --num-learners 8 --num-gpus-per-learner 1 --rollout-batch-groups 4 --model Qwen/Qwen2-VL-7B-Instruct \
         --template default --lora-rank 8 --precision bf16
 
@@ -20,83 +20,132 @@ SIGTERM and Ctrl-C end a run after the iteration that is going on, with a checkp
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Annotated
 
 import ray
-import tyro
+from annotated_types import Ge
 from rich.console import Console
 
-from focus_agents.cli.common import RayArguments, load_reward, quiet_libraries, restore_arguments, run_path, user_errors
+from focus_agents.cli.command_line import flat, parse, quiet_libraries, restore_arguments
+from focus_agents.cli.common import (
+    ModelArguments,
+    RayArguments,
+    RewardText,
+    RunArguments,
+    TrainingDataArguments,
+    load_reward,
+)
+from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import RunInterrupted
-from focus_agents.grpo.arguments import GRPOArguments
-from focus_agents.grpo.config import GRPOConfig
-from focus_agents.grpo.train import RunPlan, newest_checkpoint, train_grpo
+from focus_agents.grpo.algorithm import GRPOConfig
+from focus_agents.grpo.plan import GRPOPlan
+from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings, LearningSettings, LossSettings, SamplingSettings
+from focus_agents.grpo.train import newest_checkpoint, train_grpo
+from focus_agents.models.settings import FinetuningSettings, ModelSettings
 from focus_agents.runs.folder import RunDirectory
+from focus_agents.settings import Settings, as_dict, join
 from focus_env.errors import FocusError
-from focus_env.types import EpisodeDataset
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(GRPOArguments, RayArguments):
-    """Stage 2: GRPO of a localization policy."""
+class ClusterArguments(RayArguments):
+    """The processes that share the work, and where Ray runs them."""
 
-    name: str | None = None
-    """Name of the run's folder; default: grpo and the time of the start."""
-    output_dir: Path = Path("runs")
-    """Where run folders go."""
-    resume: Path | None = None
-    """Folder of an interrupted run to go on with, with that run's own arguments; all but the Ray ones are ignored."""
-    seed: int = 0
-    """Seed of sampling, shuffling and new weights."""
-    reward: str = "iou:1,format:0.5"
-    """Reward terms and their weights, as in iou:1,iou_at(0.5):0.5,my_module:my_term:0.2, or a YAML file of them; see
-    docs/rewards.md."""
-    num_env_runners: int = 0
+    num_env_runners: Annotated[int, Ge(0)] = 0
     """Processes that sample; 0 samples in this process."""
-    async_steps: int = 0
-    """1 samples an iteration's groups while those before it are learned from, by weights one update old; wants
-    --rollout-correction token_tis."""
-    num_learners: int = 0
+    num_learners: Annotated[int, Ge(0)] = 0
     """Processes that train; 0 trains in this process."""
-    num_gpus_per_env_runner: float = 0
+    num_gpus_per_env_runner: Annotated[float, Ge(0)] = 0
     """GPUs of each sampling process, fractions allowed."""
-    num_gpus_per_learner: float = 0
+    num_gpus_per_learner: Annotated[float, Ge(0)] = 0
     """GPUs of each training process, fractions allowed."""
 
 
-RAY_ARGUMENTS = (
-    "ray_address", "num_env_runners", "num_learners", "num_gpus_per_env_runner", "num_gpus_per_learner", "dashboard",
-)  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class TrainingArguments(Settings):
+    """All that decides a training by GRPO, but for the reward, the seed and the processes that share the work."""
+
+    data: TrainingDataArguments = TrainingDataArguments()
+    model: ModelArguments = ModelArguments(model="focus-small-sft")
+    finetuning: FinetuningSettings = FinetuningSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    loss: LossSettings = LossSettings()
+    learning: LearningSettings = LearningSettings()
+    validation: GRPOSchedule = GRPOSchedule()
+
+    def plan(self, *, reward: str, seed: int) -> GRPOPlan:
+        """Load all that a run needs but its model's weights.
+
+        Args:
+            reward: As `load_reward` takes it.
+            seed: Of sampling, shuffling and new weights.
+
+        Raises:
+            ValueError: If an argument is out of its range.
+            DatasetError: If there are no such episodes.
+            CheckpointError: If there is no such model.
+        """
+        model = ModelSettings(
+            model=self.model.source, max_image_tokens=self.model.max_image_tokens, **as_dict(self.finetuning)
+        )
+        return GRPOPlan(
+            model=model,
+            template=self.model.load_template(),
+            reward=load_reward(reward),
+            training_episodes=self.data.load_training(),
+            validation_episodes=self.data.load_validation(),
+            settings=join(GRPOSettings, self.sampling, self.loss, self.learning),
+            schedule=self.validation,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(TrainingArguments):
+    """Stage 2: GRPO of a localization policy."""
+
+    reward: RewardText = "iou:1,format:0.5"
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed of sampling, shuffling and new weights."""
+    cluster: ClusterArguments = ClusterArguments()
+    run: RunArguments = RunArguments()
 
 
 def main() -> None:
-    args = tyro.cli(Args, description=__doc__)
     quiet_libraries()
-    with user_errors():
-        if args.resume is not None:
-            run = RunDirectory(args.resume)
+    with user_errors(Args):
+        args = parse(Args, __doc__)
+        if args.run.resume is not None:
+            run = RunDirectory(args.run.resume)
             newest_checkpoint(run)
-            args = restore_arguments(args, run, keep=("resume", *RAY_ARGUMENTS))
-        config, plan, validation = check_arguments(args)
+            args = restore_arguments(args, run.config(), keep=("run", "cluster"))
+        plan, config = check_arguments(args)
         run = open_run(args)
     console = Console()
-    console.print(f"run folder: {run.path}", highlight=False)
-    if args.source == "tiny" and args.resume is None:
+    console.print(f"run folder: {run.path}", highlight=False, markup=False)
+    if args.model.source == "tiny" and args.run.resume is None:
         console.print(
             "warning: the tiny model starts from random weights, which never answer in the format, so GRPO has "
-            "nothing to learn from; train it by run_sft.py first and pass --init-from",
+            "nothing to learn from; train it by `focus sft` first and pass --init-from",
             style="yellow",
         )
-    args.start_ray(num_processes=args.num_env_runners + args.num_learners, console=console)
+    num_processes = args.cluster.num_env_runners + args.cluster.num_learners
+    args.cluster.start_ray(num_processes=num_processes, console=console)
     try:
-        summary = train_grpo(config, plan, run, validation, is_resumed=args.resume is not None, console=console)
+        summary = train_grpo(
+            config,
+            plan.schedule,
+            run,
+            plan.validation_episodes,
+            is_resumed=args.run.resume is not None,
+            console=console,
+        )
     except RunInterrupted as interruption:
-        console.print(str(interruption), style="yellow", highlight=False, soft_wrap=True)
+        console.print(as_flags(str(interruption), Args), style="yellow", highlight=False, markup=False, soft_wrap=True)
         raise SystemExit(interruption.exit_code) from None
     except FocusError as error:
-        console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False, markup=False, soft_wrap=True)
         raise SystemExit(1) from None
     finally:
         ray.shutdown()
@@ -109,30 +158,27 @@ def main() -> None:
     )
 
 
-def check_arguments(args: Args) -> tuple[GRPOConfig, RunPlan, EpisodeDataset]:
-    """Everything that can be wrong is found here, before Ray or a model starts."""
-    plan, reward = args.plan(), load_reward(args.reward)
-    training, validation = args.load_training(), args.load_validation()
+def check_arguments(args: Args) -> tuple[GRPOPlan, GRPOConfig]:
+    """Find all that can be wrong, before Ray or a model starts."""
+    plan, cluster = args.plan(reward=args.reward, seed=args.seed), args.cluster
     config = (
-        args.grpo_config(training, validation, reward=reward, seed=args.seed)
+        plan.config()
         .env_runners(
-            num_env_runners=args.num_env_runners,
-            num_gpus_per_env_runner=args.num_gpus_per_env_runner,
-            create_local_env_runner=args.num_env_runners == 0,
+            num_env_runners=cluster.num_env_runners,
+            num_gpus_per_env_runner=cluster.num_gpus_per_env_runner,
+            create_local_env_runner=cluster.num_env_runners == 0,
         )
-        .learners(num_learners=args.num_learners, num_gpus_per_learner=args.num_gpus_per_learner)
-        .training(async_steps=args.async_steps)
+        .learners(num_learners=cluster.num_learners, num_gpus_per_learner=cluster.num_gpus_per_learner)
     )
     config.validate()
-    return config, plan, validation
+    return plan, config
 
 
 def open_run(args: Args) -> RunDirectory:
-    if args.resume is not None:
-        return RunDirectory(args.resume)
+    """Open the run's folder, with its arguments inside."""
     # The terms themselves, so that a resumed run has them whatever has become of a YAML file.
-    arguments = dataclasses.asdict(args) | {"reward": load_reward(args.reward).spec}
-    return RunDirectory.create(run_path(args.output_dir, args.name, "grpo"), arguments)
+    arguments = flat(args) | {"reward": load_reward(args.reward).spec}
+    return args.run.open(args.run.path("grpo"), arguments)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Draw the curves of runs side by side.
 
 How to run:
-    python experiments/plot_runs.py runs/plain-0 runs/plain-1 runs/loss-0 runs/loss-1 --metrics lm_loss support_mass
+    focus plot runs/plain-0 runs/plain-1 runs/loss-0 runs/loss-1 --metrics lm_loss support_mass
 
 Runs whose names differ only in what follows the last hyphen, such as seeds, share a colour.
 """
@@ -13,18 +13,20 @@ from pathlib import Path
 
 import tyro
 
-from focus_agents.cli.common import user_errors
+from focus_agents.cli.command_line import parse
+from focus_agents.cli.errors import user_errors
 from focus_agents.reports.plotting import plot_runs
+from focus_agents.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(Settings):
     """Draw the curves of runs side by side."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders."""
     metrics: tuple[str, ...] = ("lm_loss", "support_mass", "validation_miou")
-    """What to draw; see METRICS in focus_agents/runs/folder.py. A layer is named by a slash: support_mass/0."""
+    """What to draw; see METRICS in focus_agents/runs/metrics.py. A layer is named by a slash: support_mass/0."""
     output: Path = Path("runs.png")
     """File of the picture; its ending decides the format."""
     window: int = 25
@@ -34,8 +36,8 @@ class Args:
 
 
 def main() -> None:
-    with user_errors():
-        args = tyro.cli(Args, description=__doc__)
+    with user_errors(Args):
+        args = parse(Args, __doc__)
         by_label: dict[str, list[Path]] = {}
         for run in args.runs:
             by_label.setdefault(run.name.rpartition("-")[0] or run.name, []).append(run)

@@ -1,7 +1,7 @@
 """Make a run's model one of those that come with the package: weights in bfloat16, and a card.
 
 How to run:
-    python experiments/publish_weights.py --run runs/base --name focus-small-base --commit 1234abc
+    focus publish --run runs/base --name focus-small-base --commit 1234abc
 
 The card holds the run's settings as they were, the scores of the very weights that are published, and their limits.
 """
@@ -15,14 +15,15 @@ from typing import Any
 
 import gymnasium
 import torch
-import tyro
 
-from focus_agents.cli.common import quiet_libraries, user_errors
-from focus_agents.evaluation.greedy import evaluate
+from focus_agents.cli.command_line import parse, quiet_libraries
+from focus_agents.cli.errors import user_errors
+from focus_agents.evaluation import evaluate
 from focus_agents.models.loading import SHIPPED_MODELS, WEIGHTS, load_model, load_processor, load_template
 from focus_agents.policies.focus import FocusPolicy
 from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.folder import RunDirectory
+from focus_agents.settings import Settings
 from focus_agents.studies.ablation.arms import MAIN_SPLIT, SPLITS
 from focus_agents.studies.ablation.runs import split_episodes
 from focus_env.env import ENV_ID
@@ -42,7 +43,7 @@ so an edge is off by up to half a hundredth even where it is right."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(Settings):
     """Make a run's model one of those that come with the package."""
 
     run: Path
@@ -56,9 +57,9 @@ class Args:
 
 
 def main() -> None:
-    args = tyro.cli(Args, description=__doc__)
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
+        args = parse(Args, __doc__)
         if args.name not in SHIPPED_MODELS:
             raise ValueError(f"name: expected one of {', '.join(SHIPPED_MODELS)}, got {args.name!r}")
         run = RunDirectory(args.run)
@@ -79,7 +80,7 @@ def score(name: str, num_episodes: int) -> dict[str, tuple[float, float, float]]
     for split_name, shots in [*((MAIN_SPLIT, shots) for shots in SPLITS[MAIN_SPLIT].shots), ("shuffled", 4)]:
         dataset = split_episodes(split_name, shots, num_episodes)
         env = gymnasium.make(ENV_ID, dataset=dataset, template=policy.template)
-        answers = evaluate(env, policy, range(num_episodes), max_completion_tokens=16, batch_size=64)
+        answers = evaluate(env, policy, range(num_episodes), batch_size=64)
         credits = [answer.credit for answer in answers]
         label = f"{SPLITS[split_name].title}, {shots} shot{'s' * (shots > 1)}"
         scores[label] = (sum(credits) / len(credits), *bootstrap_interval(credits))

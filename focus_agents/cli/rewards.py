@@ -1,10 +1,10 @@
 """Which reward trains best? The same start and budget for each, several seeds, one report.
 
 How to run (30 to 40 minutes on 2 cores; what is done already is not done again, so an interrupted call is repeated):
-    python experiments/benchmark_rewards.py
-    python experiments/benchmark_rewards.py --rewards iou giou "iou:1,format:0.5,copy:0.5" --seeds 0 1 2
+    focus rewards
+    focus rewards --rewards iou giou "iou:1,format:0.5,copy:0.5" --seeds 0 1 2
 
-A reward is a spec as for run_grpo.py, or the name of a term, which then comes with format:0.5. Each run of GRPO is a
+A reward is a spec as for `focus grpo`, or the name of a term, which then comes with format:0.5. Each run of GRPO is a
 trial of Ray Tune; as many go at once as there are cores or GPUs. Results: --output-dir with a folder for each run, and
 in --report-dir rewards_report.md, .html (one file with its pictures) and .json.
 """
@@ -15,84 +15,88 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import ray
-import tyro
+from annotated_types import Ge
 from rich.console import Console
 
-from focus_agents.cli.common import RayArguments, load_reward, part_of, quiet_libraries, user_errors
+from focus_agents.cli.command_line import flat, parse, quiet_libraries
+from focus_agents.cli.common import RayArguments, load_reward
+from focus_agents.cli.errors import as_flags, user_errors
+from focus_agents.cli.grpo import TrainingArguments
 from focus_agents.errors import TrainingError
-from focus_agents.grpo.arguments import GRPOArguments
-from focus_agents.models.loading import Precision
+from focus_agents.grpo.settings import GRPOSchedule, LearningSettings, SamplingSettings
+from focus_agents.models.settings import FinetuningSettings
 from focus_agents.runs.progress import runs_progress
+from focus_agents.settings import names_of
 from focus_agents.studies.rewards.report import write_report
-from focus_agents.studies.rewards.runs import Study, check_study, plan_study, reward_of, run_study
+from focus_agents.studies.rewards.runs import RewardStudy, check_rewards, reward_of, run_trials
+
+SHORT = 16
+"""Tokens at which an answer is cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(GRPOArguments, RayArguments):
+class Args(TrainingArguments):
     """Which reward trains best?"""
 
     rewards: tuple[str, ...] = ("iou", "giou", "piecewise")
     """What is compared: specs such as iou:1,format:0.5, or names of terms."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of training."""
-    precision: Precision = "bf16"
-    """bf16 computes in bfloat16, which takes half the time on a CPU that has units for it, and longer on others."""
-    num_iterations: int = 300
-    """Training iterations of each run."""
-    max_completion_tokens: int = 16
-    """Tokens at which an answer is cut."""
-    validation_interval: int = 75
-    """Iterations between further validations; 0: none."""
-    cpus_per_run: int = 1
+    cpus_per_run: Annotated[int, Ge(1)] = 1
     """CPU cores of each run."""
-    gpus_per_run: float = 0.0
+    gpus_per_run: Annotated[float, Ge(0)] = 0.0
     """GPUs of each run, fractions allowed."""
     output_dir: Path = Path("runs/rewards")
     """Where runs go; what lies there is not run again."""
     report_dir: Path | None = None
     """Where the report goes; default: --output-dir."""
+    finetuning: FinetuningSettings = FinetuningSettings(precision="bf16")
+    sampling: SamplingSettings = SamplingSettings(max_completion_tokens=SHORT)
+    learning: LearningSettings = LearningSettings(num_iterations=300)
+    validation: GRPOSchedule = GRPOSchedule(validation_interval=75)
+    cluster: RayArguments = RayArguments()
 
 
 def main() -> None:
-    args = tyro.cli(Args, description=__doc__)
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
+        args = parse(Args, __doc__)
         study = check_arguments(args)
     console = Console()
-    console.print(f"runs: {study.folder}", highlight=False)
-    args.start_ray(num_processes=0, console=console)
-    runs = plan_study(study)
+    console.print(f"runs: {study.folder}", highlight=False, markup=False)
+    args.cluster.start_ray(num_processes=0, console=console)
+    runs = study.runs()
     num_done = sum(run.is_done for run in runs)
     try:
         with runs_progress(len(runs), num_done, console) as on_done:
-            run_study(study, lambda run: on_done(run.folder))
+            run_trials(study, lambda run: on_done(run.folder))
     except TrainingError as error:
-        console.print(f"error: {error}", style="red", highlight=False)
+        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False, markup=False)
         raise SystemExit(1) from None
     finally:
         ray.shutdown()
-    command = shlex.join(["python", "experiments/benchmark_rewards.py", *sys.argv[1:]])
+    command = shlex.join(["focus", "rewards", *sys.argv[1:]])
     report = write_report(study, args.report_dir or study.folder, command=command)
     console.print(report.read_text(), highlight=False, soft_wrap=True, markup=False)
-    console.print(f"with pictures: {report.with_suffix('.html')}", highlight=False)
+    console.print(f"with pictures: {report.with_suffix('.html')}", highlight=False, markup=False)
 
 
-def check_arguments(args: Args) -> Study:
-    """Everything that can be wrong is found here, before anything is trained."""
-    for name, least in (("cpus_per_run", 1), ("gpus_per_run", 0)):
-        if getattr(args, name) < least:
-            raise ValueError(f"{name}: expected {least} or more, got {getattr(args, name)}")
-    study = Study(
+def check_arguments(args: Args) -> RewardStudy:
+    """Find all that can be wrong, before anything is trained."""
+    rewards = {name: load_reward(reward_of(name)) for name in args.rewards}
+    study = RewardStudy(
         folder=args.output_dir.absolute(),
-        rewards={name: load_reward(reward_of(name)).spec for name in args.rewards},
+        rewards={name: reward.spec for name, reward in rewards.items()},
         seeds=args.seeds,
-        settings=part_of(args, GRPOArguments),
+        plan=args.plan(reward=next(iter(rewards.values())).spec if rewards else "iou", seed=0),
+        arguments=flat(TrainingArguments(**{name: getattr(args, name) for name in names_of(TrainingArguments)})),
         cpus_per_run=args.cpus_per_run,
         gpus_per_run=args.gpus_per_run,
     )
-    check_study(study)
+    check_rewards(study)
     return study
 
 

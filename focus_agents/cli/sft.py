@@ -1,112 +1,120 @@
-"""Stage 1: supervised fine-tuning with attention loss, on this machine or on a Ray cluster.
+r"""Stage 1: supervised fine-tuning with attention loss, on this machine or on a Ray cluster.
 
 How to run:
-    python experiments/run_sft.py --name my-sft
+    focus sft --name my-sft
 
 Without the attention loss, or as the baseline that names the object (IPLoc):
-    python experiments/run_sft.py --beta 0
-    python experiments/run_sft.py --beta 0 --template iploc
+    focus sft --beta 0
+    focus sft --beta 0 --template iploc
 
 The paper's settings, on a cluster:
-    python experiments/run_sft.py --preset paper --ray-address auto --num-workers 8 --use-gpu --dataset got10k \
+    focus sft --preset paper --ray-address auto --num-workers 8 --use-gpu --dataset got10k \
         --data-root /data/got10k
 
 Results: runs/<name>/ with metrics.jsonl, summary.json, samples/validation.png and checkpoints/final, a policy in
-transformers' format, which run_grpo.py takes as --init-from. `--resume runs/<name>` goes on after an interruption.
+transformers' format, which `focus grpo` takes as --init-from. `--resume runs/<name>` goes on after an interruption.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import ray
 import torch
-import tyro
+from annotated_types import Ge
 from rich.console import Console
 
-from focus_agents.cli.common import (
-    DataArguments,
-    ModelArguments,
-    RayArguments,
-    part_of,
-    quiet_libraries,
-    restore_arguments,
-    run_path,
-    user_errors,
-)
+from focus_agents.cli.command_line import flat, parse, quiet_libraries, restore_arguments
+from focus_agents.cli.common import ModelArguments, RayArguments, RunArguments, TrainingDataArguments
+from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import TrainingError
+from focus_agents.models.settings import FinetuningSettings
 from focus_agents.runs.folder import RunDirectory
-from focus_agents.sft.settings import SFTConfig, SFTSchedule
+from focus_agents.settings import Settings, join
+from focus_agents.sft.plan import SFTPlan
+from focus_agents.sft.settings import SFTConfig, SFTLearningSettings, SFTLossSettings, SFTSchedule
 from focus_agents.sft.train import Workers, check_plan, check_resumable, train_sft
-from focus_agents.sft.worker import SFTPlan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(SFTConfig, SFTSchedule, DataArguments, ModelArguments, RayArguments):
-    """Stage 1: supervised fine-tuning of a localization policy."""
-
-    preset: Literal["default", "paper"] = "default"
-    """Defaults of all other flags: default suits the small model; paper is FOCUS's table 7 with a 7B model."""
-    model: str = "focus-small-base"
-    name: str | None = None
-    """Name of the run's folder; default: sft and the time of the start."""
-    output_dir: Path = Path("runs")
-    """Where run folders go."""
-    resume: Path | None = None
-    """Folder of an interrupted run to go on with, with that run's own arguments; all but the Ray ones are ignored."""
+class SFTModelArguments(ModelArguments):
+    """Which model, and how it is asked."""
 
     validation_max_image_tokens: int | None = None
     """Most tokens per picture in validation; default: as in training."""
 
-    num_workers: int = 1
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterArguments(RayArguments):
+    """The processes that share the work, and where Ray runs them."""
+
+    num_workers: Annotated[int, Ge(0)] = 1
     """Processes that train; 0 trains in this process, without checkpoints to resume from."""
     use_gpu: bool = False
     """Give each of them a GPU."""
-    max_failures: int = 2
+    max_failures: Annotated[int, Ge(0)] = 2
     """How often workers are started again from the last checkpoint after one has died."""
 
 
-RAY_ARGUMENTS = ("ray_address", "dashboard", "num_workers", "use_gpu", "max_failures", "num_data_workers")
+@dataclass(frozen=True, kw_only=True)
+class Args(Settings):
+    """Stage 1: supervised fine-tuning of a localization policy."""
+
+    preset: Literal["default", "paper"] = "default"
+    """Defaults of all other flags: default suits the small model; paper is FOCUS's table 7 with a 7B model."""
+    data: TrainingDataArguments = TrainingDataArguments()
+    model: SFTModelArguments = SFTModelArguments(model="focus-small-base")
+    finetuning: FinetuningSettings = FinetuningSettings()
+    loss: SFTLossSettings = SFTLossSettings()
+    learning: SFTLearningSettings = SFTLearningSettings()
+    validation: SFTSchedule = SFTSchedule()
+    cluster: ClusterArguments = ClusterArguments()
+    run: RunArguments = RunArguments()
+
+    @property
+    def config(self) -> SFTConfig:
+        """The settings of the training as one record."""
+        return join(SFTConfig, self.loss, self.learning, self.finetuning)
+
 
 PRESETS: Mapping[str, Args] = {
     "default": Args(),
     "paper": Args(
         preset="paper",
-        model="Qwen/Qwen2-VL-7B-Instruct",
-        template="default",
-        shots=4,
-        protocol="focus",
-        max_image_tokens=352,  # 0.3 * 1280 * 720 pixels at 28 * 28 a token
-        validation_max_image_tokens=2938,  # 2.5 * 1280 * 720
-        max_completion_tokens=50,
-        labels="full",
-        beta=0.25,
-        margin=0.025,
-        margin_unit="absolute",
-        attention_target="coords",
-        attention_layers="all",
-        one_shot=0.0,
-        num_steps=160,  # 20 epochs of 8 steps; the released checkpoint is that of step 96
-        batch_size=64,
-        micro_batch_size=1,
-        lr=2e-4,
-        warmup=0.03,
-        cooldown=0.97,
-        lr_end=0.0,
-        adam_beta2=0.999,
-        weight_decay=0.0,
-        grad_clip=0.3,
-        lora_rank=8,
-        lora_alpha=16,
-        precision="bf16",
-        validation_interval=32,
-        checkpoint_interval=8,
+        data=TrainingDataArguments(shots=4, protocol="focus"),
+        model=SFTModelArguments(
+            model="Qwen/Qwen2-VL-7B-Instruct",
+            template="default",
+            max_image_tokens=352,  # 0.3 * 1280 * 720 pixels at 28 * 28 a token
+            validation_max_image_tokens=2938,  # 2.5 * 1280 * 720
+        ),
+        finetuning=FinetuningSettings(lora_rank=8, lora_alpha=16, precision="bf16"),
+        loss=SFTLossSettings(
+            labels="full",
+            beta=0.25,
+            margin=0.025,
+            margin_unit="absolute",
+            attention_target="coords",
+            attention_layers="all",
+            one_shot=0.0,
+        ),
+        learning=SFTLearningSettings(
+            num_steps=160,  # 20 epochs of 8 steps; the released checkpoint is that of step 96
+            batch_size=64,
+            micro_batch_size=1,
+            lr=2e-4,
+            warmup=0.03,
+            cooldown=0.97,
+            lr_end=0.0,
+            adam_beta2=0.999,
+            weight_decay=0.0,
+            grad_clip=0.3,
+        ),
+        validation=SFTSchedule(max_completion_tokens=50, validation_interval=32, checkpoint_interval=8),
     ),
 }
 """What is known of the paper's settings, its code's where the two differ."""
@@ -114,24 +122,24 @@ PRESETS: Mapping[str, Args] = {
 
 def main() -> None:
     quiet_libraries()
-    with user_errors():
+    with user_errors(Args):
         args = parse_arguments(sys.argv[1:])
-        if args.resume is not None:
-            run = RunDirectory(args.resume)
+        if args.run.resume is not None:
+            run = RunDirectory(args.run.resume)
             check_resumable(run)
-            if args.num_workers == 0:
+            if args.cluster.num_workers == 0:
                 raise ValueError("num_workers: expected 1 or more with --resume, got 0; only Ray's workers checkpoint")
-            args = restore_arguments(args, run, keep=("resume", *RAY_ARGUMENTS))
+            args = restore_arguments(args, run.config(), keep=("run", "cluster", "num_data_workers"))
         plan, workers = check_arguments(args)
-        run = open_run(args, plan.run_path)
+        run = args.run.open(plan.run_path, flat(args))
     console = Console()
-    console.print(f"run folder: {run.path}", highlight=False)
-    if args.num_workers > 0:
-        args.start_ray(num_processes=args.num_workers, console=console)
+    console.print(f"run folder: {run.path}", highlight=False, markup=False)
+    if workers.num_workers > 0:
+        args.cluster.start_ray(num_processes=workers.num_workers, console=console)
     try:
         summary = train_sft(plan, workers, console=console)
     except TrainingError as error:
-        console.print(f"error: {error}", style="red", highlight=False)
+        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False, markup=False)
         raise SystemExit(1) from None
     finally:
         ray.shutdown()
@@ -143,38 +151,33 @@ def main() -> None:
 
 
 def parse_arguments(words: list[str]) -> Args:
-    """The preset decides the defaults of everything else, so it is read first."""
+    """Read a command line; the preset decides the defaults of everything else, so it is read first."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="default")
     preset = first.parse_known_args(words)[0].preset
-    return tyro.cli(Args, default=PRESETS.get(preset, PRESETS["default"]), args=words, description=__doc__)
+    return parse(Args, __doc__, default=PRESETS.get(preset, PRESETS["default"]), words=words)
 
 
 def check_arguments(args: Args) -> tuple[SFTPlan, Workers]:
-    """Everything that can be wrong is found here, before Ray or a model starts."""
+    """Find all that can be wrong, before Ray or a model starts."""
     plan = SFTPlan(
-        model=args.source,
-        template=args.load_template(),
-        training_episodes=args.load_training(),
-        validation_episodes=args.load_validation(),
-        config=part_of(args, SFTConfig),
-        schedule=part_of(args, SFTSchedule),
-        run_path=(args.resume or run_path(args.output_dir, args.name, "sft")).absolute(),
-        max_image_tokens=args.max_image_tokens,
-        validation_max_image_tokens=args.validation_max_image_tokens,
+        model=args.model.source,
+        template=args.model.load_template(),
+        training_episodes=args.data.load_training(),
+        validation_episodes=args.data.load_validation(),
+        config=args.config,
+        schedule=args.validation,
+        run_path=args.run.path("sft").absolute(),
+        max_image_tokens=args.model.max_image_tokens,
+        validation_max_image_tokens=args.model.validation_max_image_tokens,
         num_threads=torch.get_num_threads(),
     )
-    workers = Workers(num_workers=args.num_workers, use_gpu=args.use_gpu, max_failures=args.max_failures)
+    cluster = args.cluster
+    workers = Workers(num_workers=cluster.num_workers, use_gpu=cluster.use_gpu, max_failures=cluster.max_failures)
     check_plan(plan, workers)
-    if args.use_gpu and args.ray_address is None and not torch.cuda.is_available():
+    if cluster.use_gpu and cluster.ray_address is None and not torch.cuda.is_available():
         raise ValueError("use_gpu: this machine has no CUDA device that torch can use; train on the CPU")
     return plan, workers
-
-
-def open_run(args: Args, path: Path) -> RunDirectory:
-    if args.resume is not None:
-        return RunDirectory(args.resume)
-    return RunDirectory.create(path, dataclasses.asdict(args))
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 
-from focus_agents.engine.forward import prefill, token_logprobs
+from focus_agents.engine.forward import answer_positions, prefill, token_logprobs
 from focus_agents.engine.grammar import AnswerGrammar
-from focus_agents.models.adapters import base_model
+from focus_agents.models.adapters import base_model, model_parts
 from focus_agents.models.attention import set_focus_attention
-from focus_agents.models.processing import PromptBatch
+from focus_agents.models.inputs import PromptBatch
 from focus_agents.models.shared_prefix import BufferLayer, Prefix, SharedPrefix, additive
 from focus_agents.rollout.records import Sampling
 
@@ -58,7 +58,7 @@ def sample_completions(
     """Sample G completions of each prompt from one encoding of it.
 
     Args:
-        model: A Qwen2-VL-like model of transformers, in eval mode.
+        model: A model of a known family, in eval mode.
         prompts: N prompts.
         num_completions: G.
         sampling: Temperature and longest completion in tokens. Temperature 0 takes the likeliest token.
@@ -73,11 +73,11 @@ def sample_completions(
     if len(seeds) != num_prompts:
         raise ValueError(f"seeds: expected one for each of the {num_prompts} prompts, got {len(seeds)}")
     set_focus_attention(model)
-    base, device = base_model(model), prompts.input_ids.device
+    parts, device = model_parts(model), prompts.input_ids.device
     num_steps = sampling.max_completion_tokens
     generators = [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
     capacity = num_columns + (num_steps - 1) * num_completions
-    num_layers = base.config.get_text_config().num_hidden_layers
+    num_layers = base_model(model).config.get_text_config().num_hidden_layers
     cache = Cache(layers=[BufferLayer(capacity) for _ in range(num_layers)])
     if prefix is None:
         prefix = prefill(model, prompts, cache)
@@ -94,7 +94,7 @@ def sample_completions(
     states = torch.zeros(0) if grammar is None else grammar.start(num_prompts * num_completions).to(device)
     hidden = prefix.hidden.detach()[:, None]
     for step in range(num_steps):
-        logits = base.lm_head(hidden).expand(-1, num_completions, -1)
+        logits = parts.head(hidden).expand(-1, num_completions, -1)
         allowed = None if grammar is None else grammar.allowed(states).view(logits.shape)
         log_probabilities = token_logprobs(logits, sampling.temperature, banned_token_ids, allowed)
         tokens = _draw(log_probabilities, generators, greedy=sampling.temperature == 0)
@@ -108,10 +108,10 @@ def sample_completions(
             break
         if grammar is not None:
             states = grammar.advance(states, tokens.flatten())
-        hidden = base.model(
+        hidden = parts.backbone(
             input_ids=tokens,
             attention_mask=mask[..., : num_columns + (step + 1) * num_completions],
-            position_ids=(prefix.next_position[:, None] + step).expand(3, *shape),
+            position_ids=answer_positions(model, prefix.next_position, torch.full(shape, step, device=device)),
             past_key_values=cache,
             use_cache=True,
             shared_prefix=SharedPrefix(0),
@@ -124,6 +124,8 @@ def _decoding_mask(
     prompt_attention_mask: torch.Tensor, num_completions: int, num_steps: int, dtype: torch.dtype
 ) -> torch.Tensor:
     """[N, 1, G, P + steps * G] added to scores: completion g sees the prompt and every G-th column from P + g on."""
+    # The cache grows by G columns a step, one for each completion, in their order: column P + s * G + g is the token
+    # that completion g wrote at step s. So a completion's own tokens are the unit matrix, once for each step.
     own = torch.eye(num_completions, dtype=torch.bool, device=prompt_attention_mask.device).repeat(1, num_steps)
     prompt = prompt_attention_mask.bool()[:, None, :].expand(-1, num_completions, -1)
     return additive(torch.cat([prompt, own.expand(len(prompt), -1, -1)], dim=2)[:, None], dtype)

@@ -19,10 +19,26 @@ from typing import Any, NamedTuple
 
 import torch
 
+from focus_env.boxes import CoordinateFrame
 from focus_env.parsing import ABSENT_WORD, ANSWER_CLOSE, ANSWER_OPEN
 
 MAX_LARGEST = 999_999
 """`parse_answer` reads no number of more digits as strict."""
+
+
+def largest_coordinate(frame: CoordinateFrame) -> int:
+    """Return the largest number that an answer in a frame may hold, for a grammar.
+
+    Raises:
+        ValueError: If the frame has decimals, or its numbers run as far as the picture is large: one grammar serves
+            all pictures, and writes whole numbers.
+    """
+    if frame not in (CoordinateFrame.NORM_100, CoordinateFrame.NORM_1000):
+        raise ValueError(
+            "constrained: expected a unit of coordinates with whole numbers and one range for all pictures, norm_100 "
+            f"or norm_1000, got {frame.value}; choose another `frame`, or sample without `constrained`"
+        )
+    return int(frame.extent(image_wh=(1, 1))[0])
 
 
 class _Number(NamedTuple):

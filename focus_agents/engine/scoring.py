@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from focus_agents.engine.forward import image_inputs, prefill, prompt_positions, token_logprobs
+from focus_agents.engine.forward import answer_positions, image_inputs, prefill, prompt_positions, token_logprobs
 from focus_agents.engine.grammar import AnswerGrammar
-from focus_agents.models.adapters import base_model
+from focus_agents.models.adapters import model_parts
 from focus_agents.models.attention import set_focus_attention
-from focus_agents.models.processing import PromptBatch
+from focus_agents.models.inputs import PromptBatch
 from focus_agents.models.shared_prefix import (
     PackedAnswers,
     Prefix,
@@ -51,7 +51,7 @@ def score_completions(
     """Log-probabilities of the tokens of G completions of each prompt, with gradient.
 
     Args:
-        model: A Qwen2-VL-like model of transformers.
+        model: A model of a known family.
         prompts: N prompts.
         token_ids: [N, G, T] int64; what stands after a completion's end does not matter.
         lengths: [N, G] int64, tokens of each completion.
@@ -70,7 +70,7 @@ def score_completions(
     states = predict(model, prompts, token_ids, lengths, prefix)[is_valid]
     allowed = None if grammar is None else grammar.allowed_along(token_ids)[is_valid]
     logprobs, entropies = _score_tokens(
-        base_model(model).lm_head, states, token_ids[is_valid], temperature, banned_token_ids, allowed
+        model_parts(model).head, states, token_ids[is_valid], temperature, banned_token_ids, allowed
     )
     zeros = torch.zeros(token_ids.shape, device=token_ids.device)
     return zeros.masked_scatter(is_valid, logprobs), zeros.masked_scatter(is_valid, entropies)
@@ -101,6 +101,10 @@ def _shared_states(
     model: Any, prompts: PromptBatch, token_ids: torch.Tensor, lengths: torch.Tensor, prefix: Prefix | None
 ) -> torch.Tensor:
     """[N, G, T, H] the states that predict each token, from one row for each group."""
+    # Each prompt is computed once. Its G answers stand behind it in the same row, hidden from each other by the mask,
+    # each at the positions that it would have alone, so attention gives what G rows would give. The prompt's share of
+    # the work, most of it, is divided by G. Where sampling in this process has left a prefix with its gradient, the
+    # prompt is not computed at all: the answers run over its cache, and backward goes on into the sampler's graph.
     set_focus_attention(model)
     packed = pack_answers(token_ids, lengths)
     if packed.input_ids.shape[1] == 0:  # every completion is its end token
@@ -118,17 +122,19 @@ def _shared_states(
 def _one_row(model: Any, prompts: PromptBatch, packed: PackedAnswers) -> torch.Tensor:
     """[N, 1 + C, H] states of the prompts' last tokens and of the answers, prompt and answers in one forward pass."""
     num_columns = prompts.input_ids.shape[1]
-    positions = prompt_positions(model, prompts)
-    next_position = positions.amax(dim=(0, 2)) + 1
-    answer_positions = (next_position[:, None] + packed.offset).expand(3, -1, -1)
-    backbone = base_model(model).model
+    positions, next_position = prompt_positions(model, prompts)
+    own_positions = answer_positions(model, next_position, packed.offset)
+    backbone = model_parts(model).backbone
+    # The mask travels in transformers' 4-D form, which its own mask functions hand on untouched, and holds rows for the
+    # answers only; the prompt's part is said by `SharedPrefix`. Positions are given, since counted through the row each
+    # answer would start where the one before it ended.
     output = backbone(
         input_ids=torch.cat([prompts.input_ids, packed.input_ids], dim=1),
         attention_mask=additive(answer_mask(packed, prompts.attention_mask), backbone.dtype),
-        position_ids=torch.cat([positions, answer_positions], dim=2),
+        position_ids=torch.cat([positions, own_positions], dim=-1),
         use_cache=False,
         shared_prefix=SharedPrefix(num_columns, prompt_mask(prompts.attention_mask)),
-        **image_inputs(prompts),
+        **image_inputs(model, prompts),
     )
     states: torch.Tensor = output.last_hidden_state[:, num_columns - 1 :]
     return states
@@ -138,11 +144,11 @@ def _answers_over_cache(model: Any, packed: PackedAnswers, prefix: Prefix) -> to
     """[N, C, H] states of the answers, behind prompts that have been encoded already."""
     if prefix.cache.get_seq_length() != prefix.attention_mask.shape[1]:
         raise ValueError("prefix: expected one that is fresh from prefill, got one whose cache has been used up")
-    backbone = base_model(model).model
+    backbone = model_parts(model).backbone
     output = backbone(
         input_ids=packed.input_ids,
         attention_mask=additive(answer_mask(packed, prefix.attention_mask), backbone.dtype),
-        position_ids=(prefix.next_position[:, None] + packed.offset).expand(3, -1, -1),
+        position_ids=answer_positions(model, prefix.next_position, packed.offset),
         past_key_values=prefix.cache,
         use_cache=True,
         shared_prefix=SharedPrefix(0),
@@ -157,17 +163,20 @@ def _repeated_states(
     """[N, G, T, H] the states that predict each token, from a row for each completion, without code of ours inside."""
     if prefix is not None:
         raise ValueError("prefix: expected None where prompts are repeated; pass shared_prefix=True to use it")
+    # The oracle of the shared way: G copies of each prompt with its pictures, one answer behind each, padded on the
+    # right. Masks and positions are left to transformers, so that a mistake in ours cannot be in both.
     num_tokens = token_ids.shape[2]
     repeated = prompts.repeat(token_ids.shape[1])
     is_valid = torch.arange(num_tokens, device=token_ids.device) < lengths.flatten()[:, None]
     answers = token_ids.flatten(0, 1).masked_fill(~is_valid, 0)
-    output = base_model(model).model(
+    output = model_parts(model).backbone(
         input_ids=torch.cat([repeated.input_ids, answers], dim=1),
         attention_mask=torch.cat([repeated.attention_mask, is_valid.long()], dim=1),
-        mm_token_type_ids=torch.cat([repeated.mm_token_type_ids, torch.zeros_like(answers).int()], dim=1),
         use_cache=False,
-        **image_inputs(repeated),
+        **image_inputs(model, repeated, num_tokens),
     )
+    # A state predicts the next token: from the prompt's last token, which is always at the same column because prompts
+    # are padded on the left, to the last token but one.
     states: torch.Tensor = output.last_hidden_state[:, -num_tokens - 1 : -1]
     return states.view(*token_ids.shape, -1)
 

@@ -2,3 +2,7 @@
 
 Training does not belong here; the stages call `evaluate` to validate.
 """
+
+from focus_agents.evaluation.answers import evaluate
+
+__all__ = ["evaluate"]

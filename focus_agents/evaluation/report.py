@@ -9,8 +9,9 @@ import numpy as np
 
 from focus_agents.evaluation.published import PAPER, TABLES, PublishedTable
 from focus_agents.evaluation.results import Cell, ResultsFolder
+from focus_agents.reports.documents import paragraph, to_markdown, write_document
 from focus_agents.reports.tables import figure, markdown_table
-from focus_agents.runs.files import write_json, write_text
+from focus_agents.runs.files import write_json
 from focus_env.metrics import summarize_with_intervals
 
 COLUMNS: Mapping[str, str] = {
@@ -163,7 +164,7 @@ def report_notes(summary: Mapping[str, Any]) -> list[str]:
         notes.append(f"{name}: {', '.join(told)}.")
     if any(cell["num_failed"] for cell in summary["cells"]):
         notes.append(
-            "failed: answers that a policy could not get; they count as unreadable. --retry-failed asks them again."
+            "failed: answers that a policy could not get; they count as unreadable. `retry_failed` asks them again."
         )
     if "published" in summary:
         notes.append(
@@ -180,21 +181,21 @@ def report_notes(summary: Mapping[str, Any]) -> list[str]:
 
 def render_markdown(summary: Mapping[str, Any]) -> str:
     """The tables and notes in Markdown."""
-    parts = ["# Evaluation", *report_notes(summary)]
+    parts = ["# Evaluation", *map(paragraph, report_notes(summary))]
     for title, rows in report_tables(summary).items():
         parts += [f"## {title}", markdown_table(rows)]
-    return "\n\n".join(parts) + "\n"
+    return to_markdown(parts)
 
 
 def write_report(results: ResultsFolder, *, with_published: bool = False) -> dict[str, Any]:
-    """Write `summary.json` and `report.md` of everything in the folder.
+    """Write `summary.json`, `report.md` and `report.html` of everything in the folder.
 
     Returns:
         The summary, see `summarize_folder`.
     """
     summary = summarize_folder(results, with_published=with_published)
     write_json(results.path / "summary.json", summary)
-    write_text(results.path / "report.md", render_markdown(summary))
+    write_document(results.path / "report.md", render_markdown(summary))
     return summary
 
 

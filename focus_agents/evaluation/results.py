@@ -4,7 +4,8 @@ runs/<evaluation>/
   config.json               what was asked: data sets, policies, and the cells of the table
   answers/<cell>.jsonl      one line per answered episode, in the order in which they were answered
   sheets/<cell>.png         the best, the worst and some other episodes
-  summary.json, report.md   every figure, and the tables
+  summary.json              every figure
+  report.md, report.html    the tables
 """
 
 from __future__ import annotations
@@ -206,9 +207,9 @@ class ResultsFolder:
         try:
             config: dict[str, Any] = json.loads(file.read_text())
         except ValueError as error:
-            raise CheckpointError(f"{file}: expected JSON ({error}); choose another --output-dir") from error
+            raise CheckpointError(f"{file}: expected JSON ({error}); choose another `output_dir`") from error
         if not {"data", "policies", "cells"} <= set(config):
-            raise CheckpointError(f"{self.path} holds something else than an evaluation; choose another --output-dir")
+            raise CheckpointError(f"{self.path} holds something else than an evaluation; choose another `output_dir`")
         return config
 
 
@@ -225,8 +226,8 @@ def _check_same(what: str, stored: Mapping[str, Any], new: Mapping[str, Any]) ->
     ]
     if differences:
         raise ValueError(
-            f"{what} was answered with other settings: {'; '.join(differences)}. Choose another --output-dir, or for "
-            "a data set another --label"
+            f"{what} was answered with other settings: {'; '.join(differences)}. Choose another `output_dir`, or for "
+            "a data set another `label`"
         )
 
 

@@ -17,10 +17,10 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from focus_agents.errors import EvaluationError, RunInterrupted
+from focus_agents.evaluation.answers import answer_episodes
 from focus_agents.evaluation.results import MAX_TEXT, AnswerRecord, Cell, ResultsFolder
 from focus_agents.policies.registry import PolicySpec
-from focus_agents.rollout.collect import collect_groups
-from focus_agents.rollout.records import Generation, Policy, Sampling
+from focus_agents.rollout.records import Generation, Policy
 from focus_agents.runs.interruption import stop_requests
 from focus_env.env import ENV_ID
 from focus_env.errors import FocusError
@@ -127,7 +127,7 @@ def _check_episodes(cell: Cell, answered: Sequence[AnswerRecord], episodes: Epis
     if found != last.answer.episode_id:
         raise ValueError(
             f"data set {cell.dataset!r}, {cell.shots} shots: episode {last.index} was {last.answer.episode_id!r} when "
-            f"it was answered, and is {found!r} now; choose another --output-dir"
+            f"it was answered, and is {found!r} now; choose another `output_dir`"
         )
 
 
@@ -141,12 +141,12 @@ class Answerer:
 
     def __init__(self, episodes: Mapping[int, EpisodeDataset], max_completion_tokens: int) -> None:
         self._episodes = episodes
-        self._sampling = Sampling(temperature=0.0, max_completion_tokens=max_completion_tokens)
+        self._max_completion_tokens = max_completion_tokens
         self._spec: PolicySpec | None = None
         self._policy: _Timed | None = None
 
     def answer(self, chunk: Chunk) -> list[AnswerRecord]:
-        """Answer the episodes of a chunk, greedily; whatever a policy draws depends on the episode alone.
+        """Answer the episodes of a chunk.
 
         Raises:
             EvaluationError: If the policy raises; the message names it and the episodes.
@@ -159,15 +159,19 @@ class Answerer:
         dataset, template = self._episodes[chunk.cell.shots], chunk.spec.load_template()
         env = gymnasium.make(ENV_ID, dataset=dataset, template=template)
         try:
-            groups = collect_groups(
-                env, self._policy, chunk.indices, group_size=1, sampling=self._sampling, seeds=chunk.indices
+            (groups,) = answer_episodes(
+                env,
+                self._policy,
+                chunk.indices,
+                max_completion_tokens=self._max_completion_tokens,
+                batch_size=len(chunk.indices),
             )
         except FocusError:
             raise
         except Exception as error:
             raise EvaluationError(
                 f"{chunk}: {type(error).__name__}: {error}. The answers so far are kept: mend it, and repeat the "
-                "command with their folder as --output-dir"
+                "command with their folder as `output_dir`"
             ) from error
         records = []
         for group in groups:
@@ -245,7 +249,7 @@ def run_chunks(
             if stop.received is not None:
                 raise RunInterrupted(
                     f"stopped by {stop.received.name} after {num_done} episodes, which are kept; to go on, repeat the "
-                    f"command with --output-dir {results.path}",
+                    f"command with `output_dir` {results.path}",
                     signal_number=stop.received,
                 )
 
@@ -293,7 +297,7 @@ def _result(call: Any, chunk: Chunk) -> list[AnswerRecord]:
     except RayError as error:
         raise EvaluationError(
             f"{chunk}: its worker died {MAX_RESTARTS + 1} times ({type(error).__name__}), often for want of memory. "
-            "The answers so far are kept: repeat the command with their folder as --output-dir, perhaps with fewer "
-            "--num-workers or a smaller --batch-size"
+            "The answers so far are kept: repeat the command with their folder as `output_dir`, perhaps with fewer "
+            "`num_workers` or a smaller `batch_size`"
         ) from error
     return records

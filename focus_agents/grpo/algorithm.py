@@ -1,19 +1,16 @@
-"""GRPO as an RLlib algorithm: `training_step` is sample, advantage, update, sync."""
+"""GRPO as an RLlib algorithm: its configuration, and `training_step`, which is sample, advantage, update, sync."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.core import (
-    COMPONENT_EVAL_ENV_RUNNER,
-    COMPONENT_LEARNER,
-    COMPONENT_RL_MODULE,
-    DEFAULT_MODULE_ID,
-)
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core import COMPONENT_EVAL_ENV_RUNNER, COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     ENV_RUNNER_SAMPLING_TIMER,
@@ -25,25 +22,187 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
-from focus_agents.grpo.batch import GroupTrainingData, TrainingGroup, plan_steps
-from focus_agents.grpo.config import GRPOConfig
-from focus_agents.grpo.evaluation import log_episodes
-from focus_agents.grpo.rllib_compat import local_learner, weights_number
-from focus_agents.grpo.runners import Job, Request, Runners
-from focus_agents.grpo.selection import make_training_groups, split_by_signal
+import focus_env
+from focus_agents.engine.grammar import largest_coordinate
+from focus_agents.grpo.batch import GroupTrainingData
+from focus_agents.grpo.env_runner import GRPOEnvRunner
+from focus_agents.grpo.evaluation import evaluate_greedily, log_episodes
+from focus_agents.grpo.learner import GRPOTorchLearner
+from focus_agents.grpo.learner_group import GRPOLearnerGroup
+from focus_agents.grpo.module import VLMModule
+from focus_agents.grpo.rllib_checks import check_processes, check_rllib_settings
+from focus_agents.grpo.rllib_compat import given_model_config, local_learner, weights_number
+from focus_agents.grpo.runners import Runners
+from focus_agents.grpo.sampling import GroupSampler
+from focus_agents.grpo.selection import training_data
+from focus_agents.grpo.settings import GRPOSettings
 from focus_agents.models.adapters import merge_adapters
+from focus_agents.models.loading import load_template
+from focus_agents.models.settings import ModelSettings
 from focus_agents.rollout.records import RolloutGroup, without_prefix
 from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.metrics import rollout_metrics
-from focus_env.datasets.order import shuffled_indices
+from focus_agents.settings import as_dict, names_of
 from focus_env.metrics import ScoredAnswer
-from focus_env.prompts import get_template
+from focus_env.prompts import PromptTemplate, get_template
 
 ROLLOUTS = "rollouts"
+
+FOR_THE_MODULE = ("kl_coeff", "temperature", "constrained", "shared_prefix")
+"""Settings that the module has to know."""
+
+
+class GRPOConfig(AlgorithmConfig):
+    """Configures `GRPO`.
+
+    Each field of `GRPOSettings` is an attribute, set by `training`. The model is named by
+    ``.rl_module(model_config={"model": ..., "lora_rank": ...})``, whose keys and defaults are those of `ModelSettings`.
+    Everything else is RLlib's. For example:
+
+    >>> config = GRPOConfig().environment(env_config={"dataset": "synthetic"}).training(group_size=4, lr=1e-4)
+    >>> config.settings.group_size
+    4
+
+    Attributes:
+        validation_env_config: Arguments of the environment that `GRPO.validate` answers in; None: there is none.
+    """
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        super().__init__(algo_class=algo_class or GRPO)
+        # Attributes one by one, not a record: Tune looks for search spaces in them.
+        for name, default in as_dict(GRPOSettings()).items():
+            setattr(self, name, default)
+        self.validation_env_config: Mapping[str, Any] | None = None
+
+        self.grad_clip_by = "global_norm"
+        self.seed = 0
+        self.env = focus_env.ENV_ID
+        self.env_runner_cls = GRPOEnvRunner
+        self.num_env_runners = 0
+        self.sample_timeout_s = self.evaluation_sample_timeout_s = 1800.0
+        self.custom_evaluation_function = evaluate_greedily
+        self.log_gradients = True  # their norm is a metric, also where nothing is clipped by it
+        # A runner that raises sleeps this long before it exits; RLlib's 60 s make a bug look like a hang.
+        self.delay_between_env_runner_restarts_s = 2.0
+        # Runners return whole groups and the learner makes its own tensors: no connector has anything to do.
+        self.add_default_connectors_to_env_to_module_pipeline = False
+        self.add_default_connectors_to_module_to_env_pipeline = False
+        self.add_default_connectors_to_learner_pipeline = False
+
+    def training(self, **settings: Any) -> GRPOConfig:
+        """Set fields of `GRPOSettings`; other arguments go to RLlib's `training`.
+
+        Args:
+            settings: By name, e.g. ``group_size=8, lr=1e-4``.
+
+        Raises:
+            TypeError: If neither knows a name.
+        """
+        own = names_of(GRPOSettings)
+        super().training(**{name: value for name, value in settings.items() if name not in own})
+        for name in own & settings.keys():
+            setattr(self, name, settings[name])
+        return self
+
+    def validation(self, *, env_config: Mapping[str, Any] | None) -> GRPOConfig:
+        """Set the environment that `GRPO.validate` and RLlib's evaluation answer in."""
+        self.validation_env_config = env_config
+        return self
+
+    @property
+    def settings(self) -> GRPOSettings:
+        """The settings as a record, checked.
+
+        Raises:
+            ValueError: If one is out of its range.
+        """
+        return GRPOSettings(**{name: getattr(self, name) for name in names_of(GRPOSettings)})
+
+    @property
+    def model_settings(self) -> ModelSettings:
+        """The model and how it is trained, checked.
+
+        Raises:
+            ValueError: If one is out of its range.
+        """
+        # Not `model_config`, which RLlib joins with what is made of this.
+        given = given_model_config(self)
+        return ModelSettings(**{name: given[name] for name in names_of(ModelSettings) if name in given})
+
+    @property
+    def template(self) -> PromptTemplate:
+        """The prompt: the environment's, or else the one that the model was trained on."""
+        given = self.env_config.get("template")
+        return load_template(self.model_settings.model) if given is None else get_template(given)
+
+    def get_evaluation_config_object(self) -> GRPOConfig | None:
+        """Return the settings of RLlib's evaluation; None: these are already.
+
+        Its episodes are those of `evaluation_config`'s `env_config`, else those of `validation`, else those that are
+        trained on.
+        """
+        config = super().get_evaluation_config_object()
+        if config is None:
+            return None
+        if self.validation_env_config is not None and "env_config" not in (self.evaluation_config or {}):
+            config.env_config = dict(self.validation_env_config)
+        config.validation_env_config = None  # one environment is enough
+        config.sample_timeout_s = self.evaluation_sample_timeout_s
+        # Beside runners of its own, one in this process would only be a model more.
+        config.create_local_env_runner = config.num_env_runners == 0
+        return config
+
+    def validate(self) -> None:
+        """Check the settings before anything is built.
+
+        Raises:
+            ValueError: If a setting is out of its range.
+        """
+        check_rllib_settings(self)
+        super().validate()
+        check_processes(self, self.settings)
+        self.model_settings.check()
+        if self.constrained:
+            largest_coordinate(self.template.frame)
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """Our module."""
+        return RLModuleSpec(module_class=VLMModule)
+
+    def get_default_learner_class(self) -> type[GRPOTorchLearner]:
+        """Our learner."""
+        return GRPOTorchLearner
+
+    def build_learner_group(
+        self,
+        *,
+        env: Any = None,
+        spaces: Mapping[str, Any] | None = None,
+        rl_module_spec: Any = None,
+        placement_group: Any = None,
+    ) -> GRPOLearnerGroup:
+        """Our learner group, built as RLlib builds its own."""
+        return GRPOLearnerGroup(
+            config=self.copy(),
+            module_spec=rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces),
+            placement_group=placement_group,
+        )
+
+    @property
+    def _model_config_auto_includes(self) -> dict[str, Any]:
+        """Return the settings that the module has to know."""
+        # Overridden because RLlib builds modules, on runners and learners, from model_config alone.
+        own = {name: getattr(self, name) for name in FOR_THE_MODULE} | {"seed": self.seed or 0}
+        largest = largest_coordinate(self.template.frame) if self.constrained else None
+        return super()._model_config_auto_includes | as_dict(ModelSettings()) | own | {"largest_coordinate": largest}
 
 
 class GRPO(Algorithm):
     """Group-relative policy optimization of a vision-language policy in a localization environment.
+
+    Attributes:
+        last_groups: Groups that the last update learned from, without the forward passes of their prompts.
+        last_evaluation: Answers of RLlib's last evaluation, in the order of its episodes.
 
     Source: arXiv:2402.03300 (GRPO), arXiv:2605.31145 (FOCUS, stage 2).
     """
@@ -57,15 +216,13 @@ class GRPO(Algorithm):
         """Build runners and learners (RLlib), and number the weights that they share."""
         super().setup(config)
         self._num_iterations_done = 0
-        self._num_groups_drawn = 0
         self._weights_seq_no = 0
-        self._ahead: Request[RolloutGroup] | None = None
         self._runners = Runners(self, self.env_runner_group, self.config, self._log_runners)
         self._evaluation_runners = self._runners
         if self.eval_env_runner_group is not None:
             self._evaluation_runners = Runners(self, self.eval_env_runner_group, self.evaluation_config)
         self._share_module()
-        self._num_episodes: int = self._runners.ask_one("num_episodes")
+        self._sampler = GroupSampler(self._runners, self.config.settings, seed=self.config.seed or 0)
         self._num_evaluation_episodes: int = self._evaluation_runners.ask_one("num_evaluation_episodes")
         self.last_groups: list[RolloutGroup] = []
         self.last_evaluation: list[ScoredAnswer] = []
@@ -79,17 +236,20 @@ class GRPO(Algorithm):
         if (evaluating := self._evaluation_runners.local) is not None:
             evaluating.share_module(module, reuses_prefill=False)
         if (sampling := self._runners.local) is not None:
-            sampling.share_module(module, reuses_prefill=self.config.can_reuse_prefill)
+            # Checkpointing computes activations again in the backward pass, so that sampling leaves none.
+            reuses_prefill = self.config.settings.is_one_pass and not self.config.model_settings.gradient_checkpointing
+            sampling.share_module(module, reuses_prefill=reuses_prefill)
 
     def training_step(self) -> None:
         """Sample groups, compare the answers within each, update the policy, hand the new weights to the runners."""
         with self._time(ENV_RUNNER_SAMPLING_TIMER):
-            sampled = self._sample_groups()
-            groups = self._refill(sampled)
+            sampled = self._sampler.sample(self._num_iterations_done, self._weights_seq_no)
+            groups = self._sampler.refill(sampled, self._num_iterations_done, self._weights_seq_no)
         if self.config.async_steps:
-            self._ahead = self._request_groups(self._num_iterations_done + 1, self.config.groups_per_iteration)
+            self._sampler.ask_ahead(self._num_iterations_done + 1, self._weights_seq_no)
         with self._time(LEARNER_UPDATE_TIMER):
-            self._update(make_training_groups(groups, self.config))
+            seed = (self.config.seed or 0, self._num_iterations_done)
+            self._update(training_data(groups, self.config.settings, num_learners=self.config.num_learners, seed=seed))
         self._num_iterations_done += 1
         with self._time(SYNCH_WORKER_WEIGHTS_TIMER):
             self._sync_weights()
@@ -100,12 +260,8 @@ class GRPO(Algorithm):
 
     def validate(self, episode_indices: Sequence[int]) -> list[ScoredAnswer]:
         """Answer validation episodes greedily with the current weights, spread over the runners, in the order given."""
-
-        def answer(runner: Any, jobs: Sequence[Job]) -> tuple[dict[int, ScoredAnswer], None]:
-            answers = runner.validate(episode_indices=[index for _, index in jobs])
-            return {position: answer for (position, _), answer in zip(jobs, answers, strict=True)}, None
-
-        return self._runners.run(list(enumerate(episode_indices)), answer, batch_size=self.config.validation_batch_size)
+        batch_size = self.config.settings.validation_batch_size
+        return self._runners.answer("validate", episode_indices, batch_size=batch_size)
 
     def answer_evaluation_episodes(self) -> list[tuple[float, ScoredAnswer]]:
         """Answer the first `evaluation_duration` episodes of RLlib's evaluation, or all if there are fewer.
@@ -117,96 +273,33 @@ class GRPO(Algorithm):
         if runners is not self._runners:
             # RLlib has sent the weights, but not to a runner that was still taking earlier ones.
             runners.push(self._inference_state(runners))
-        number = self._weights_seq_no
-
-        def answer(runner: Any, jobs: Sequence[Job]) -> tuple[dict[int, tuple[float, ScoredAnswer]], None]:
-            answers = runner.evaluate(episode_indices=[index for _, index in jobs], weights_seq_no=number)
-            return {position: answer for (position, _), answer in zip(jobs, answers, strict=True)}, None
-
-        count = min(self.config.evaluation_duration, self._num_evaluation_episodes)
-        size = self.evaluation_config.validation_batch_size
-        return runners.run(list(enumerate(range(count))), answer, batch_size=size)
+        indices = range(min(self.config.evaluation_duration, self._num_evaluation_episodes))
+        batch_size = self.evaluation_config.settings.validation_batch_size
+        return runners.answer("evaluate", indices, batch_size=batch_size, weights_seq_no=self._weights_seq_no)
 
     def save_policy(self, directory: Path) -> Path:
-        """Write the policy in transformers' format; `load_model` and `--init-from` read it."""
+        """Write the policy in transformers' format; `load_model` reads it."""
         with torch.no_grad():
             module = self.config.get_rl_module_spec(spaces=self.spaces, inference_only=True).build()
             module.set_state(self.learner_group.get_weights()[DEFAULT_MODULE_ID])
-            template = get_template(self.config.env_config.get("template", "default"))
-            return save_policy(directory, merge_adapters(module.policy), module.processor, template=template)
+            policy = merge_adapters(module.policy)
+            return save_policy(directory, policy, module.processor, template=self.config.template)
 
     def _time(self, timer: str) -> Any:
         """Log the seconds of this iteration alone; RLlib's default average remembers a slow first one for hundreds."""
         return self.metrics.log_time((TIMERS, timer), reduce="mean", window=1)
-
-    # ---- sample
-
-    def _sample_groups(self) -> list[RolloutGroup]:
-        """This iteration's groups, in order: those asked for in the iteration before, or new ones."""
-        request, self._ahead = self._ahead, None
-        if request is None:
-            request = self._request_groups(self._num_iterations_done, self.config.groups_per_iteration)
-        return self._runners.collect(request)
-
-    def _request_groups(self, iteration: int, count: int, *, first: int = 0) -> Request[RolloutGroup]:
-        """Ask the runners for groups of the next episodes, from the weights that they have.
-
-        Args:
-            iteration: With the position in it, seeds a group.
-            count: How many groups.
-            first: Position of the first.
-        """
-        indices = shuffled_indices(
-            self._num_groups_drawn, count, num_episodes=self._num_episodes, seed=self.config.seed or 0
-        )
-        self._num_groups_drawn += count
-        arguments = {"iteration": iteration, "weights_seq_no": self._weights_seq_no}
-
-        def sample(runner: Any, jobs: Sequence[Job]) -> tuple[dict[int, RolloutGroup], Any]:
-            return runner.sample(jobs=jobs, **arguments), runner.get_metrics()
-
-        jobs = list(enumerate(indices, start=first))
-        return self._runners.submit(jobs, sample, batch_size=self.config.rollout_batch_groups)
-
-    def _refill(self, sampled: list[RolloutGroup]) -> list[RolloutGroup]:
-        """With dynamic sampling: groups with signal, in the place of those without; what was sampled is added to."""
-        if self.config.zero_variance != "refill":
-            return sampled
-        count = len(sampled)
-        chosen, silent = split_by_signal(sampled, self.config)
-        for _ in range(self.config.max_refills):
-            if len(chosen) == count:
-                break
-            request = self._request_groups(self._num_iterations_done, count - len(chosen), first=len(sampled))
-            more = self._runners.collect(request)
-            sampled += more
-            others, still_silent = split_by_signal(more, self.config)
-            chosen, silent = chosen + others, silent + still_silent
-        return (chosen + silent)[:count]
 
     def _log_runners(self, metrics: Sequence[Any]) -> None:
         self.metrics.aggregate([part for part in metrics if part is not None], key=ENV_RUNNER_RESULTS)
 
     # ---- update
 
-    def _update(self, groups: Sequence[TrainingGroup]) -> None:
-        """Deal the groups to the learners and take the optimizer steps."""
-        steps = plan_steps(
-            groups,
-            num_learners=self.config.num_learners,
-            groups_per_step=self.config.groups_per_step,
-            micro_batch_groups=self.config.micro_batch_groups,
-            num_iterations=self.config.num_iterations,
-            # bnpo divides by what a micro-batch holds, so there a silent group changes the weight of others.
-            skip_silent=self.config.kl_coeff == 0 and self.config.loss != "bnpo",
-            seed=(self.config.seed or 0, self._num_iterations_done),
-        )
+    def _update(self, data: GroupTrainingData) -> None:
+        """Take the optimizer steps of an iteration."""
         # By the plan, not by what runners counted, so that schedules are a function of the iteration alone.
         num_steps = (self._num_iterations_done + 1) * self.config.groups_per_iteration * self.config.group_size
-        results = self.learner_group.update(
-            training_data=GroupTrainingData(groups=dict(enumerate(groups)), steps=steps),
-            timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: num_steps},
-        )
+        timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: num_steps}
+        results = self.learner_group.update(training_data=data, timesteps=timesteps)
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
 
     # ---- sync
@@ -233,12 +326,7 @@ class GRPO(Algorithm):
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """RLlib's state, how far the episodes have been used, and groups that are sampled ahead."""
-        own: dict[str, Any] = {
-            "num_iterations_done": self._num_iterations_done,
-            "num_groups_drawn": self._num_groups_drawn,
-        }
-        if self._ahead is not None:
-            own["groups_ahead"] = self._runners.collect(self._ahead)
+        own = {"num_iterations_done": self._num_iterations_done, **self._sampler.get_state()}
         state = super().get_state(*args, **kwargs)
         state.pop(COMPONENT_EVAL_ENV_RUNNER, None)
         return state | own
@@ -251,8 +339,5 @@ class GRPO(Algorithm):
         """Go on where `get_state` was called: the same episodes, seeds and weights."""
         super().set_state(state)
         self._num_iterations_done = state.get("num_iterations_done", self._num_iterations_done)
-        self._num_groups_drawn = state.get("num_groups_drawn", self._num_groups_drawn)
-        self._ahead = None
-        if "groups_ahead" in state:
-            self._ahead = Request.done(state["groups_ahead"])
+        self._sampler.set_state(state)
         self._sync_weights()

@@ -20,7 +20,8 @@ import torch
 from ray.rllib.core.learner.training_data import TrainingData
 
 from focus_agents.grpo.loss import StepTotals
-from focus_agents.models.processing import EncodedPrompt, PromptBatch, VLMProcessor
+from focus_agents.models.inputs import EncodedPrompt, PromptBatch
+from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.shared_prefix import Prefix, PrefixRow
 from focus_agents.rollout.records import RolloutGroup
 
@@ -110,7 +111,7 @@ def plan_steps(
     num_learners: int,
     groups_per_step: int | None = None,
     micro_batch_groups: int | None = None,
-    num_iterations: int = 1,
+    num_passes: int = 1,
     skip_silent: bool = False,
     seed: Sequence[int] = (0,),
 ) -> list[OptimizerStep]:
@@ -122,7 +123,7 @@ def plan_steps(
         groups_per_step: Groups of one optimizer step; None takes all. A remainder too small for all learners joins
             the step before it.
         micro_batch_groups: Most groups of one forward and backward pass; None: a learner's whole share.
-        num_iterations: Passes over the groups.
+        num_passes: Passes over the groups.
         skip_silent: Leave out groups whose gradient is 0. They count in the step's totals all the same, so nothing
             changes but the cost. A learner that would be left without any keeps one.
         seed: Shuffles the groups of each pass where there is more than one step.
@@ -138,10 +139,10 @@ def plan_steps(
             "expected at least one each: raise groups_per_iteration or lower num_learners"
         )
     steps = []
-    for iteration in range(num_iterations):
+    for pass_number in range(num_passes):
         order = np.arange(len(groups))
         if size < len(groups):
-            np.random.default_rng([*seed, iteration]).shuffle(order)
+            np.random.default_rng([*seed, pass_number]).shuffle(order)
         starts = list(range(0, len(order), size))
         # A learner without a group leaves its peers waiting for its gradients, so too short a rest joins the last step.
         if len(order) - starts[-1] < num_learners:

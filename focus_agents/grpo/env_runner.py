@@ -16,7 +16,8 @@ from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED, NUM_ENV_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
 
 import focus_env  # noqa: F401  (registers the environment in this process)
-from focus_agents.evaluation.greedy import evaluate
+from focus_agents.evaluation import evaluate
+from focus_agents.evaluation.answers import answer_episodes
 from focus_agents.grpo.rllib_compat import wants_component
 from focus_agents.rollout.collect import collect_groups
 from focus_agents.rollout.records import RolloutGroup, Sampling
@@ -42,9 +43,11 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
 
     def make_env(self) -> None:
         """Build the training environment, and the one for validation if the config has it."""
-        self.env = gymnasium.make(self.config.env, **self.config.env_config)
+        self.env = gymnasium.make(self.config.env, **{"template": self.config.template, **self.config.env_config})
         validation = self.config.validation_env_config
-        self.validation_env = None if validation is None else gymnasium.make(self.config.env, **validation)
+        self.validation_env = None
+        if validation is not None:
+            self.validation_env = gymnasium.make(self.config.env, **{"template": self.config.template, **validation})
 
     def make_module(self) -> None:
         """Build the policy; its weights arrive by `set_state`."""
@@ -122,7 +125,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
                 group_size=self.config.group_size,
                 sampling=Sampling(self.config.temperature, self.config.max_completion_tokens),
                 seeds=[_group_seed(self.config.seed, iteration, position) for position, _ in batch],
-                progress=self.config.progress_at(iteration),
+                progress=self.config.settings.progress_at(iteration),
             )
         num_steps = sum(len(group.rewards) for group in groups)
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, num_steps, reduce="sum")
@@ -147,16 +150,14 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
         if weights_seq_no is not None:
             self._check_weights(weights_seq_no)
         self.policy.keeps_prefix = False
-        sampling = Sampling(temperature=0.0, max_completion_tokens=self.config.max_completion_tokens)
-        size = self.config.validation_batch_size
-        answers: list[tuple[float, ScoredAnswer]] = []
-        for start in range(0, len(episode_indices), size):
-            batch = episode_indices[start : start + size]
-            groups = collect_groups(
-                self.evaluation_env, self.policy, batch, group_size=1, sampling=sampling, seeds=[0] * len(batch)
-            )
-            answers += [(float(group.rewards[0]), group.answers[0]) for group in groups]
-        return answers
+        batches = answer_episodes(
+            self.evaluation_env,
+            self.policy,
+            episode_indices,
+            max_completion_tokens=self.config.max_completion_tokens,
+            batch_size=self.config.settings.validation_batch_size,
+        )
+        return [(float(group.rewards[0]), group.answers[0]) for groups in batches for group in groups]
 
     def _check_weights(self, weights_seq_no: int) -> None:
         if weights_seq_no != self._weights_seq_no:
@@ -174,7 +175,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
             self.policy,
             episode_indices,
             max_completion_tokens=self.config.max_completion_tokens,
-            batch_size=self.config.validation_batch_size,
+            batch_size=self.config.settings.validation_batch_size,
         )
 
     def apply(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

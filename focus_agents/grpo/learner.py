@@ -200,16 +200,15 @@ class GRPOTorchLearner(TorchLearner):
         return {}, {module_id: total}, {}
 
     def _set_lr(self) -> float:
-        """Set the learning rate of the step that comes, if there is a schedule of ours, and say it.
+        """Set the learning rate of the step that comes, and return it.
 
         How many steps there were is part of the optimizer's state, so a run that goes on goes on here. After the step
         RLlib sets its own again.
         """
         optimizer = self.get_optimizer()
-        if self.config.num_lr_steps is not None:
-            num_done = max((int(state["step"]) for state in optimizer.state.values()), default=0)
-            for group in optimizer.param_groups:
-                group["lr"] = self.config.lr_at(num_done)
+        num_done = max((int(state["step"]) for state in optimizer.state.values()), default=0)
+        for group in optimizer.param_groups:
+            group["lr"] = self.config.settings.lr_at(num_done)
         return float(optimizer.param_groups[0]["lr"])
 
     def compute_loss_for_module(
@@ -239,7 +238,7 @@ class GRPOTorchLearner(TorchLearner):
             old_logprobs,
             groups.advantages.reshape(-1),
             mask,
-            settings=config.loss_settings,
+            settings=config.settings,
             totals=batch[TOTALS],
             ref_logprobs=flat(fwd_out[REF_LOGPROBS]) if REF_LOGPROBS in fwd_out else None,
             rollout_weights=weights,

@@ -8,69 +8,14 @@ Axis letters: B completions, T completion tokens.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
-LossName = Literal["grpo", "dapo", "dr_grpo", "bnpo", "gspo", "cispo", "sapo"]
-KLEstimator = Literal["k1", "k2", "k3"]
-RolloutCorrection = Literal["none", "token_tis", "seq_mask"]
+from focus_agents.grpo.settings import GRPOSettings, KLEstimator, RolloutCorrection
 
 SAPO_TAU_POSITIVE, SAPO_TAU_OTHERS = 1.0, 1.05  # by the advantage's sign: bad answers' updates fade sooner
-UNCLIPPED = ("cispo", "sapo")  # losses that bound the ratio in a way of their own
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LossSettings:
-    """Which loss, and its constants; see `policy_loss`.
-
-    Attributes:
-        name: How tokens become a loss.
-        clip_low: How far below 1 the ratio counts. Without effect for cispo and sapo.
-        clip_high: How far above 1; relative for cispo too, where TRL's `epsilon_high` is `1 + clip_high`. Without
-            effect for sapo. GSPO's ratio of a whole completion moves little; its paper clips at 3e-4 and 4e-4.
-        delta: Where the ratio stops to count when the advantage is negative; None leaves it unbounded.
-        kl_estimator: See `kl_penalty`.
-        kl_coeff: Weight of the penalty; 0 needs no reference.
-        max_completion_tokens: The constant length by which dr_grpo divides.
-
-    Raises:
-        ValueError: If a setting is out of its range, or means nothing to this loss.
-    """
-
-    name: LossName = "dapo"
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    delta: float | None = None
-    kl_estimator: KLEstimator = "k3"
-    kl_coeff: float = 0.0
-    max_completion_tokens: int
-
-    def __post_init__(self) -> None:
-        names, estimators = get_args(LossName), get_args(KLEstimator)
-        checks = [
-            ("name", self.name in names, f"one of {', '.join(names)}"),
-            ("clip_low", 0 < self.clip_low <= 1, "more than 0 and at most 1"),
-            ("clip_high", self.clip_high > 0, "more than 0"),
-            (
-                "delta",
-                self.delta is None or self.name not in UNCLIPPED,
-                f"None because {self.name} bounds no ratio there",
-            ),
-            (
-                "delta",
-                self.delta is None or self.delta > 1 + self.clip_high,
-                f"None or more than 1 + clip_high = {1 + self.clip_high}",
-            ),
-            ("kl_estimator", self.kl_estimator in estimators, f"one of {', '.join(estimators)}"),
-            ("kl_coeff", 0 <= self.kl_coeff < math.inf, "0 or more, and finite"),
-            ("max_completion_tokens", self.max_completion_tokens >= 1, "1 or more"),
-        ]
-        for setting, is_valid, expected in checks:
-            if not is_valid:
-                raise ValueError(f"{setting}: expected {expected}, got {getattr(self, setting)!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +39,7 @@ def policy_loss(
     advantages: torch.Tensor,
     loss_mask: torch.Tensor,
     *,
-    settings: LossSettings,
+    settings: GRPOSettings,
     totals: StepTotals,
     ref_logprobs: torch.Tensor | None = None,
     rollout_weights: torch.Tensor | None = None,
@@ -181,21 +126,21 @@ def _token_loss(
     old_logprobs: torch.Tensor,
     advantages: torch.Tensor,
     mask: torch.Tensor,
-    settings: LossSettings,
+    settings: GRPOSettings,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The first table of `policy_loss`: each token's loss, its ratio, and whether a bound changed it, all [B, T].
 
     Log-probabilities are 0 in padding here; advantages are [B, 1].
     """
     log_ratio = logprobs - old_logprobs
-    if settings.name == "gspo":
+    if settings.loss == "gspo":
         num_tokens = mask.sum(1, keepdim=True).clamp(min=1)
         log_ratio = (log_ratio.sum(1, keepdim=True) / num_tokens).expand_as(log_ratio)
     ratio = torch.exp(log_ratio)
-    if settings.name == "cispo":
+    if settings.loss == "cispo":
         weight = ratio.detach().clamp(max=1 + settings.clip_high)
         return -weight * advantages * logprobs, ratio, weight != ratio
-    if settings.name == "sapo":
+    if settings.loss == "sapo":
         temperature = torch.full_like(advantages, SAPO_TAU_OTHERS).masked_fill(advantages > 0, SAPO_TAU_POSITIVE)
         gate = 4 / temperature * torch.sigmoid(temperature * (ratio - 1))
         return -gate * advantages, ratio, torch.zeros_like(mask)
@@ -206,13 +151,13 @@ def _token_loss(
 
 
 def _aggregate(
-    token_loss: torch.Tensor, mask: torch.Tensor, settings: LossSettings, totals: StepTotals
+    token_loss: torch.Tensor, mask: torch.Tensor, settings: GRPOSettings, totals: StepTotals
 ) -> torch.Tensor:
     """The second table of `policy_loss`: from [B, T] token losses, 0 in padding, to this part's scalar."""
     per_completion, num_tokens = token_loss.sum(1), mask.sum(1)
     # The denominators are those of the whole step, so that parts of any size add up to its loss. A mean over each part
     # would weigh the tokens of a part with few of them more than the others.
-    match settings.name:
+    match settings.loss:
         case "dapo" | "cispo":
             # Each token weighs the same, so a long completion weighs more than a short one.
             return per_completion.sum() / max(totals.num_tokens, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
@@ -15,24 +15,12 @@ from focus_agents.engine.grammar import AnswerGrammar
 from focus_agents.engine.scoring import score_completions, shared_prefix_gap
 from focus_agents.grpo.batch import GroupBatch
 from focus_agents.models.loading import Precision, has_frozen_vision, load_processor, load_trainable_model
+from focus_agents.models.settings import FinetuningSettings, ModelSettings
 from focus_agents.policies.vlm import VLMPolicy
+from focus_agents.settings import names_of
 
 LOGPROBS, REF_LOGPROBS, ENTROPIES = "logprobs", "ref_logprobs", "entropies"
 GROUP_BATCH = "group_batch"
-
-MODEL_DEFAULTS: dict[str, Any] = {
-    "model": "tiny",
-    "max_image_tokens": None,
-    "lora_rank": None,
-    "freeze_vision": False,
-    "precision": "fp32",
-    "gradient_checkpointing": False,
-}
-"""What `.rl_module(model_config={...})` takes.
-
-`model` is a name or folder for `load_model`; `max_image_tokens` (None: the processor's own limit) goes to
-`load_processor`, the others to `load_trainable_model`.
-"""
 
 LARGEST_GAP: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.05}
 """Most nats per token by which the shared and the repeated way may differ: rounding, far below any mistake."""
@@ -41,8 +29,8 @@ LARGEST_GAP: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.05}
 class VLMModule(TorchRLModule, InferenceOnlyAPI):
     """A vision-language policy.
 
-    `model_config` holds what `MODEL_DEFAULTS` names, and what `GRPOConfig` adds of its own settings: `kl_coeff`,
-    `temperature`, `is_constrained`, `shared_prefix` and `seed`.
+    `model_config` holds the fields of `ModelSettings`, and those that `GRPOConfig` adds: `kl_coeff`, `temperature`,
+    `constrained`, `largest_coordinate`, `shared_prefix` and `seed`.
 
     Attributes:
         policy: The model that is trained.
@@ -53,23 +41,21 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
     def setup(self) -> None:
         """Build the policy, and the reference if a KL penalty is asked for and adapters cannot be switched off."""
         config = self.model_config
-        if config["precision"] not in get_args(Precision):
-            raise ValueError(
-                f"precision: expected one of {', '.join(get_args(Precision))}, got {config['precision']!r}"
-            )
-        self.processor = load_processor(config["model"], max_image_tokens=config["max_image_tokens"])
-        names = ("seed", "precision", "lora_rank", "freeze_vision", "gradient_checkpointing")
-        self.policy = load_trainable_model(config["model"], **{name: config[name] for name in names})
+        settings = ModelSettings(**{name: config[name] for name in names_of(ModelSettings)})
+        self.processor = load_processor(settings.model, max_image_tokens=settings.max_image_tokens)
+        self.policy = load_trainable_model(
+            settings.model, seed=config["seed"], **{name: config[name] for name in names_of(FinetuningSettings)}
+        )
         self.uses_shared_prefix = config["shared_prefix"] != "off"
         self.grammar = None
-        if config["is_constrained"]:
+        if config["constrained"]:
             self.grammar = AnswerGrammar(
                 self.processor.tokenizer,
                 self.policy.config.get_text_config().vocab_size,
                 eos_token_id=self.processor.eos_token_id,
                 largest=config["largest_coordinate"],
             )
-        self._has_adapters = config["lora_rank"] is not None
+        self._has_adapters = settings.lora_rank is not None
         if config["kl_coeff"] > 0 and not self._has_adapters and not self.inference_only:
             self.reference = copy.deepcopy(self.policy).requires_grad_(False)
 

@@ -16,8 +16,10 @@ from ray.rllib.utils import force_list
 
 from focus_agents.grpo.env_runner import GRPOEnvRunner
 from focus_agents.grpo.learner import GRPOTorchLearner
-from focus_agents.grpo.module import MODEL_DEFAULTS
 from focus_agents.grpo.rllib_compat import given_model_config, is_checked
+from focus_agents.grpo.settings import GRPOSettings
+from focus_agents.models.settings import ModelSettings
+from focus_agents.settings import as_dict
 
 HONOURED = frozenset({
     "placement_strategy", "num_cpus_for_main_process", "custom_resources_for_main_process",
@@ -62,7 +64,7 @@ INSTEAD: Mapping[str, str] = {
     "train_batch_size": "set `groups_per_iteration` and `group_size`",
     "_train_batch_size_per_learner": "set `groups_per_iteration` and `group_size`",
     "minibatch_size": "set `groups_per_step` for more optimizer steps, or `micro_batch_groups` to save memory",
-    "num_epochs": "set `num_iterations`",
+    "num_epochs": "set `num_passes`",
     "shuffle_batch_per_epoch": "groups are shuffled in every pass of more than one optimizer step",
     "gamma": "an episode is one step, so there is nothing to discount",
     "model": "name the model by .rl_module(model_config={'model': ...})",
@@ -146,6 +148,37 @@ def check_rllib_settings(config: AlgorithmConfig) -> None:
     _check_evaluation(config)
 
 
+def check_processes(config: AlgorithmConfig, settings: GRPOSettings) -> None:
+    """Check that the work can be shared by as many processes as it is to be.
+
+    Args:
+        config: A `GRPOConfig`.
+        settings: Its settings.
+
+    Raises:
+        ValueError: If a process would be left without work, or sampling ahead has no process of its own.
+    """
+    num_learners = max(1, config.num_learners)
+    if settings.groups_per_iteration < num_learners:
+        raise ValueError(f"groups_per_iteration: expected {num_learners} or more, got {settings.groups_per_iteration}")
+    if settings.groups_per_step is not None and settings.groups_per_step < num_learners:
+        raise ValueError(
+            f"groups_per_step: expected at least one group for each of {num_learners} learners, "
+            f"got {settings.groups_per_step}"
+        )
+    # RLlib makes a copy of these settings for its own evaluation, without runners.
+    if settings.async_steps and config.num_env_runners == 0 and not config.in_evaluation:
+        raise ValueError("async_steps: expected 0 where sampling has no process of its own; set num_env_runners")
+    num_batches = -(-settings.groups_per_iteration // settings.rollout_batch_groups)
+    if config.num_env_runners > num_batches and not config.in_evaluation:
+        raise ValueError(
+            f"rollout_batch_groups: expected a batch for each of {config.num_env_runners} EnvRunners, got "
+            f"{settings.rollout_batch_groups}, which makes {num_batches} of {settings.groups_per_iteration} "
+            f"groups; set at most {max(1, settings.groups_per_iteration // config.num_env_runners)}, or raise "
+            "groups_per_iteration"
+        )
+
+
 @functools.cache
 def _defaults() -> dict[str, Any]:
     """RLlib's settings by attribute with their defaults, but for those that it has given up."""
@@ -207,8 +240,9 @@ def _check_model_config(config: AlgorithmConfig) -> None:
     given = given_model_config(config)
     if not isinstance(given, Mapping):
         raise ValueError(f"model_config: expected a dictionary, got {type(given).__name__}")
-    if unknown := sorted(given.keys() - MODEL_DEFAULTS.keys()):
-        raise ValueError(f"model_config: expected keys out of {', '.join(MODEL_DEFAULTS)}, got {', '.join(unknown)}")
+    known = as_dict(ModelSettings())
+    if unknown := sorted(given.keys() - known.keys()):
+        raise ValueError(f"model_config: expected keys out of {', '.join(known)}, got {', '.join(unknown)}")
 
 
 def _check_evaluation(config: AlgorithmConfig) -> None:

@@ -8,43 +8,73 @@ import numpy as np
 import numpy.typing as npt
 
 from focus_agents.grpo.advantage import group_advantages, has_signal
-from focus_agents.grpo.batch import TrainingGroup, training_group
-from focus_agents.grpo.config import GRPOConfig
+from focus_agents.grpo.batch import GroupTrainingData, TrainingGroup, plan_steps, training_group
+from focus_agents.grpo.settings import GRPOSettings
 from focus_agents.rollout.records import RolloutGroup
 
 
-def learning_rewards(groups: Sequence[RolloutGroup], config: GRPOConfig) -> npt.NDArray[np.float64]:
+def learning_rewards(groups: Sequence[RolloutGroup], settings: GRPOSettings) -> npt.NDArray[np.float64]:
     """[N, G] rewards, less the penalty of answers that were cut."""
     is_cut = np.array([[not c.is_finished for c in group.generation.completions] for group in groups])
-    return np.stack([group.rewards for group in groups]) - config.truncation_penalty * is_cut
+    return np.stack([group.rewards for group in groups]) - settings.truncation_penalty * is_cut
 
 
 def split_by_signal(
-    groups: Sequence[RolloutGroup], config: GRPOConfig
+    groups: Sequence[RolloutGroup], settings: GRPOSettings
 ) -> tuple[list[RolloutGroup], list[RolloutGroup]]:
     """(groups whose answers earn different rewards, the others)."""
-    signal = has_signal(learning_rewards(groups, config), tolerance=config.signal_tolerance)
+    signal = has_signal(learning_rewards(groups, settings), tolerance=settings.signal_tolerance)
     with_signal = [group for group, has in zip(groups, signal, strict=True) if has]
     return with_signal, [group for group, has in zip(groups, signal, strict=True) if not has]
 
 
-def make_training_groups(groups: Sequence[RolloutGroup], config: GRPOConfig) -> list[TrainingGroup]:
-    """What the loss needs of groups: advantages, and which answers count.
+def make_training_groups(
+    groups: Sequence[RolloutGroup], settings: GRPOSettings, *, num_learners: int
+) -> list[TrainingGroup]:
+    """Make of rollout groups what the loss needs: advantages, and which answers count.
 
-    With `zero_variance="drop"`, groups without signal are left out, but each learner is left a group.
+    Args:
+        groups: The groups of an iteration.
+        settings: With `zero_variance="drop"`, groups without signal are left out, but each learner is left a group.
+        num_learners: Learners that share the groups; 0 counts as 1.
     """
     advantages = group_advantages(
-        learning_rewards(groups, config),
-        scale=config.advantage_scale,
-        leave_one_out=config.leave_one_out,
-        tolerance=config.signal_tolerance,
+        learning_rewards(groups, settings),
+        scale=settings.advantage_scale,
+        leave_one_out=settings.leave_one_out,
+        tolerance=settings.signal_tolerance,
     )
     training_groups = [
-        training_group(group, row, counts_truncated=config.truncated == "keep")
+        training_group(group, row, counts_truncated=settings.truncated == "keep")
         for group, row in zip(groups, advantages, strict=True)
     ]
-    if config.zero_variance != "drop":
+    if settings.zero_variance != "drop":
         return training_groups
     silent = [n for n, row in enumerate(advantages) if not row.any()]
-    spared = silent[: max(0, max(1, config.num_learners) - (len(groups) - len(silent)))]
+    spared = silent[: max(0, max(1, num_learners) - (len(groups) - len(silent)))]
     return [group for n, group in enumerate(training_groups) if n not in silent or n in spared]
+
+
+def training_data(
+    groups: Sequence[RolloutGroup], settings: GRPOSettings, *, num_learners: int, seed: Sequence[int]
+) -> GroupTrainingData:
+    """Make of an iteration's groups what the learners get: the groups, and the plan of the optimizer steps.
+
+    Args:
+        groups: The groups to learn from.
+        settings: Of the training.
+        num_learners: Learners that share each step; 0 counts as 1.
+        seed: Shuffles the groups of each pass where there is more than one step.
+    """
+    chosen = make_training_groups(groups, settings, num_learners=num_learners)
+    steps = plan_steps(
+        chosen,
+        num_learners=num_learners,
+        groups_per_step=settings.groups_per_step,
+        micro_batch_groups=settings.micro_batch_groups,
+        num_passes=settings.num_passes,
+        # bnpo divides by what a micro-batch holds, so there a silent group changes the weight of others.
+        skip_silent=settings.kl_coeff == 0 and settings.loss != "bnpo",
+        seed=seed,
+    )
+    return GroupTrainingData(groups=dict(enumerate(chosen)), steps=steps)

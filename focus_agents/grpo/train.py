@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from ray.rllib.utils.metrics import (
 from rich.console import Console
 
 from focus_agents.errors import CheckpointError, RunInterrupted
-from focus_agents.grpo.algorithm import GRPO, ROLLOUTS
-from focus_agents.grpo.config import GRPOConfig
+from focus_agents.grpo.algorithm import GRPO, ROLLOUTS, GRPOConfig
+from focus_agents.grpo.settings import GRPOSchedule
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.interruption import stop_requests
 from focus_agents.runs.progress import progress_bar
@@ -32,37 +31,9 @@ CHECKPOINT_PREFIX = "iteration_"
 SCRATCH_PREFIX = f".{CHECKPOINT_PREFIX}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunPlan:
-    """How long a run goes on, and when it looks up.
-
-    Attributes:
-        num_iterations: Training iterations in all, those before a resume included.
-        num_validation_episodes: Taken from the front of the validation data; fewer if it has fewer.
-        validation_interval: Iterations between validations; 0 validates before and after only.
-        checkpoint_interval: Iterations between checkpoints; 0 writes one at the end only.
-    """
-
-    num_iterations: int
-    num_validation_episodes: int
-    validation_interval: int
-    checkpoint_interval: int
-
-    def __post_init__(self) -> None:
-        least = {
-            "num_iterations": 1,
-            "num_validation_episodes": 1,
-            "validation_interval": 0,
-            "checkpoint_interval": 0,
-        }
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name}: expected {value} or more, got {getattr(self, name)}")
-
-
 def train_grpo(
     config: GRPOConfig,
-    plan: RunPlan,
+    schedule: GRPOSchedule,
     run: RunDirectory,
     validation_episodes: EpisodeDataset,
     *,
@@ -73,7 +44,7 @@ def train_grpo(
 
     Args:
         config: RLlib's configuration, with the validation environment.
-        plan: Iterations and intervals.
+        schedule: When to validate and to checkpoint.
         run: Where to write.
         validation_episodes: The episodes of the validation environment, for pictures.
         is_resumed: Go on from the run's newest checkpoint.
@@ -88,7 +59,7 @@ def train_grpo(
     """
     console = console or Console()
     started = time.perf_counter()
-    indices = range(min(plan.num_validation_episodes, len(validation_episodes)))
+    indices = range(min(schedule.num_validation_episodes, len(validation_episodes)))
     with console.status("building runners and learners"):
         algorithm = config.build_algo()
     try:
@@ -96,7 +67,7 @@ def train_grpo(
         before = run.read_answers("before") if is_resumed else _validate(algorithm, indices, console)
         run.write_answers("before", before)
         console.print(f"before: {_describe(before)}")
-        _iterate(algorithm, plan, run, indices, first=first, console=console)
+        _iterate(algorithm, schedule, run, indices, first=first, console=console)
         after = _validate(algorithm, indices, console)
         algorithm.save_policy(run.checkpoints / "final")
     finally:
@@ -106,41 +77,48 @@ def train_grpo(
         indices,
         before,
         after,
-        num_iterations=plan.num_iterations,
+        num_iterations=config.num_iterations,
         seconds=time.perf_counter() - started,
     )
 
 
 def _iterate(
-    algorithm: GRPO, plan: RunPlan, run: RunDirectory, indices: Sequence[int], *, first: int, console: Console
+    algorithm: GRPO,
+    schedule: GRPOSchedule,
+    run: RunDirectory,
+    indices: Sequence[int],
+    *,
+    first: int,
+    console: Console,
 ) -> None:
     """The training iterations, with a bar and a line for each."""
 
     def announce(name: str) -> None:
         console.print(f"{name}: stopping after this iteration; a second signal stops at once", style="yellow")
 
-    with progress_bar("GRPO", plan.num_iterations, console) as move_to, stop_requests(announce) as stop:
+    num_iterations = algorithm.config.num_iterations
+    with progress_bar("GRPO", num_iterations, console) as move_to, stop_requests(announce) as stop:
         move_to(first)
-        for iteration in range(first + 1, plan.num_iterations + 1):
+        for iteration in range(first + 1, num_iterations + 1):
             started = time.perf_counter()
             result = algorithm.train()
             metrics = _collect_metrics(
                 result, iteration, seconds=time.perf_counter() - started, config=algorithm.config
             )
-            is_last = iteration == plan.num_iterations
-            if plan.validation_interval and iteration % plan.validation_interval == 0 and not is_last:
+            is_last = iteration == num_iterations
+            if schedule.validation_interval and iteration % schedule.validation_interval == 0 and not is_last:
                 metrics["validation_miou"] = summarize(algorithm.validate(indices))["miou_all"]
             run.log(metrics)
             run.write_samples(iteration, algorithm.last_groups)
             console.print(_line(metrics), highlight=False, soft_wrap=True)
             move_to(iteration)
-            is_due = plan.checkpoint_interval and iteration % plan.checkpoint_interval == 0
+            is_due = schedule.checkpoint_interval and iteration % schedule.checkpoint_interval == 0
             if is_last or is_due or stop.received is not None:
                 _save(algorithm, run, iteration)
             if stop.received is not None:
                 raise RunInterrupted(
-                    f"stopped by {stop.received.name} after iteration {iteration} of {plan.num_iterations}; "
-                    f"go on with it by --resume {run.path}",
+                    f"stopped by {stop.received.name} after iteration {iteration} of {num_iterations}; "
+                    f"go on with it by `resume` {run.path}",
                     signal_number=stop.received,
                 )
 

@@ -10,21 +10,23 @@ imported here. Written for TRL 1.16.
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
+import numpy as np
 from PIL import Image
-from transformers import Qwen2VLProcessor
 
 from focus_agents.models.processing import VLMProcessor
+from focus_agents.rollout.collect import score_texts
 from focus_env.errors import MissingDependencyError
 from focus_env.types import ImagePart, Message
 
 if TYPE_CHECKING:
     import datasets
 
-Completion = str | list[dict[str, Any]]
+TRLCompletion = str | list[dict[str, Any]]
 """A text, or the messages of an answer, as TRL gives them for prompts in messages."""
 
 
@@ -77,7 +79,10 @@ def trl_row(messages: Sequence[Message]) -> dict[str, Any]:
 
 
 class TRLReward:
-    """A reward function for TRL: what the environment's `step` pays for each answer.
+    """A reward function for TRL: what the environment's `step` would pay for each answer.
+
+    The answers to one episode are scored in one call. The episode comes from the data set, and none of its pictures is
+    decoded.
 
     Args:
         env: The one that `trl_dataset` was given, or one with the same episodes.
@@ -88,35 +93,30 @@ class TRLReward:
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         self.env = env
 
-    def __call__(self, completions: Sequence[Completion], episode_index: Sequence[int], **_: Any) -> list[float]:
+    def __call__(self, completions: Sequence[TRLCompletion], episode_index: Sequence[int], **_: Any) -> list[float]:
         """Score a batch of answers.
 
         Args:
             completions: The answers.
             episode_index: The column of `trl_dataset`: what each of them answers.
         """
-        return [self._score(completion, index) for completion, index in zip(completions, episode_index, strict=True)]
+        places: dict[int, list[int]] = defaultdict(list)
+        texts: list[str] = []
+        for completion, index in zip(completions, episode_index, strict=True):
+            places[index].append(len(texts))
+            texts.append(completion if isinstance(completion, str) else completion[-1]["content"])
+        rewards = np.empty(len(texts))
+        dataset = self.env.get_wrapper_attr("dataset")
+        for index, group in places.items():
+            scores = score_texts(self.env, dataset[index], [texts[place] for place in group])
+            rewards[group] = scores.rewards
+        return [float(reward) for reward in rewards]
 
-    def _score(self, completion: Completion, index: int) -> float:
-        self.env.reset(options={"episode_index": index})
-        text = completion if isinstance(completion, str) else completion[-1]["content"]
-        return float(self.env.step(text)[1])
 
+def trl_processor(processor: VLMProcessor) -> Any:
+    """A processor of transformers for TRL; tokenizer and image processor are shared with `processor`.
 
-class TRLProcessor(Qwen2VLProcessor):
-    """One of our processors, for TRL; transformers' own would need torchvision, for videos.
-
-    Args:
-        image_processor: That of a `VLMProcessor`.
-        tokenizer: Likewise.
-        chat_template: That of the tokenizer.
+    Raises:
+        NotImplementedError: If the model's family has none.
     """
-
-    # transformers finds out by the names of these arguments that there are no videos.
-    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None) -> None:
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
-
-    @classmethod
-    def of(cls, processor: VLMProcessor) -> TRLProcessor:
-        """The same tokenizer and image processor; both are shared with `processor`."""
-        return cls(processor.image_processor, processor.tokenizer, processor.tokenizer.chat_template)
+    return processor.family.transformers_processor(processor.tokenizer, processor.image_processor)

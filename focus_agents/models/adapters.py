@@ -1,4 +1,4 @@
-"""LoRA adapters on the language model of a vision-language model."""
+"""LoRA adapters on a language model, and the model inside them and other wrappers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 
-LORA_TARGETS = r".*\blanguage_model\b.*\.(q|k|v|o|gate|up|down)_proj"
-"""The seven projections of a decoder layer (paper, table 7). Some vision towers use the same names and stay frozen."""
+from focus_agents.models.family import ModelFamily, ModelParts
+from focus_agents.models.registry import find_family
 
 
 def add_adapters(model: Any, *, rank: int, alpha: float | None = None, seed: int = 0) -> Any:
@@ -23,7 +23,8 @@ def add_adapters(model: Any, *, rank: int, alpha: float | None = None, seed: int
     Returns:
         The PEFT model around it.
     """
-    lora = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
+    targets = family_of(model).lora_targets
+    lora = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=targets, task_type="CAUSAL_LM")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return get_peft_model(model, lora)
@@ -38,3 +39,17 @@ def base_model(model: Any) -> Any:
     """The transformers model inside DDP and PEFT, as far as it is wrapped."""
     model = model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def family_of(model: Any) -> ModelFamily:
+    """Return the family of a model, wrapped or not.
+
+    Raises:
+        CheckpointError: If no family has its model type.
+    """
+    return find_family(base_model(model).config.model_type)
+
+
+def model_parts(model: Any) -> ModelParts:
+    """Return the modules of a model, wrapped or not, adapters included."""
+    return family_of(model).parts(base_model(model))

@@ -1,32 +1,31 @@
-"""Models by name: those that come with the package, a local folder, or a model of the hub.
-
-Every family here follows Qwen2-VL's conventions: `<|image_pad|>` tokens, M-RoPE positions from `get_rope_index`.
-"""
+"""Models by name: those that come with the package, a local folder, or a model of the hub."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, PreTrainedConfig
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models import small, tiny
-from focus_agents.models.adapters import add_adapters, base_model
+from focus_agents.models.adapters import add_adapters, family_of, model_parts
 from focus_agents.models.attention import set_focus_attention
+from focus_agents.models.family import ModelFamily
 from focus_agents.models.processing import VLMProcessor
-from focus_agents.models.vision import batch_pictures
+from focus_agents.models.registry import find_family
 from focus_env.boxes import CoordinateFrame
 from focus_env.prompts import PromptTemplate, get_template
 
 Precision = Literal["fp32", "bf16"]
+T = TypeVar("T")
 
 TINY, SMALL = "tiny", "small"
 NEW_MODELS: Mapping[str, ModuleType] = {TINY: tiny, SMALL: small}
@@ -46,10 +45,37 @@ BEST_MODEL = {"focus-small": "focus-small-grpo"}
 POLICY_FILE = "focus.json"
 """What a saved policy's folder says beside the model itself."""
 
-MIN_IMAGE_TOKENS = 4
 MIN_VOCABULARY = 256
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
 """What transformers raises at missing, cut or contradictory files."""
+
+LANGUAGE_MODELS = (
+    f"one of {', '.join((*BEST_MODEL, *SHIPPED_MODELS, *NEW_MODELS))}, a folder with a saved model, or a hub name such "
+    "as 'Qwen/Qwen2-VL-7B-Instruct'"
+)
+VISION_MODELS = (
+    "a folder with its weights and the settings of its image processor, or a hub name (with HF_HUB_OFFLINE=1: one that "
+    "was downloaded before)"
+)
+"""What messages say is expected."""
+
+
+def load_family(name_or_path: str) -> ModelFamily:
+    """Return the family of a model, as its configuration names it; weights are not read.
+
+    Args:
+        name_or_path: As for `load_model`.
+
+    Raises:
+        CheckpointError: If there is no such model, or no family has its model type.
+    """
+    model_type = _model_type(name_or_path)
+    if model_type is None:
+        raise CheckpointError(_not_loaded(name_or_path, "there is no config.json with a model_type"))
+    try:
+        return find_family(model_type)
+    except CheckpointError as error:
+        raise CheckpointError(_not_loaded(name_or_path, error)) from error
 
 
 def load_processor(name_or_path: str, *, max_image_tokens: int | None = None) -> VLMProcessor:
@@ -61,25 +87,15 @@ def load_processor(name_or_path: str, *, max_image_tokens: int | None = None) ->
             long as wide); None keeps the model's own limit.
 
     Raises:
-        ValueError: If `max_image_tokens` is less than 4, the fewest that the model sees anything in.
-        CheckpointError: If it is none of these.
+        ValueError: If the model sees nothing in `max_image_tokens`.
+        CheckpointError: If there is no such model, or no family has its model type.
     """
-    if max_image_tokens is not None and max_image_tokens < MIN_IMAGE_TOKENS:
-        raise ValueError(f"max_image_tokens: expected at least {MIN_IMAGE_TOKENS}, got {max_image_tokens}")
-    folder = NEW_MODELS[name_or_path].ASSETS if name_or_path in NEW_MODELS else _existing(name_or_path)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        image_processor = AutoImageProcessor.from_pretrained(folder)
-    except LOADING_ERRORS as error:
-        raise CheckpointError(_not_loaded(name_or_path, error)) from error
+    family = load_family(name_or_path)
+    tokenizer = load_part(AutoTokenizer.from_pretrained, _assets(name_or_path))
     if len(tokenizer) < MIN_VOCABULARY:
         # What transformers makes of a folder without a tokenizer's files.
         raise CheckpointError(_not_loaded(name_or_path, f"its tokenizer knows {len(tokenizer)} tokens only"))
-    if max_image_tokens is not None:
-        pixels_per_token = (image_processor.patch_size * image_processor.merge_size) ** 2
-        least = min(MIN_IMAGE_TOKENS * pixels_per_token, image_processor.size["shortest_edge"])
-        image_processor.size = {"shortest_edge": least, "longest_edge": max_image_tokens * pixels_per_token}
-    return VLMProcessor(tokenizer, image_processor)
+    return VLMProcessor(tokenizer, _image_processor(name_or_path, family, max_image_tokens), family)
 
 
 def load_model(name_or_path: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
@@ -93,19 +109,12 @@ def load_model(name_or_path: str, *, seed: int = 0, dtype: torch.dtype = torch.f
         dtype: Of the weights.
 
     Raises:
-        CheckpointError: If there is no such model.
+        CheckpointError: If there is no such model, or no family has its model type.
     """
     if name_or_path in NEW_MODELS:
         return NEW_MODELS[name_or_path].build_model(load_processor(name_or_path).tokenizer, seed=seed).to(dtype)
-    try:
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            _existing(name_or_path), dtype=dtype, output_loading_info=True
-        )
-    except LOADING_ERRORS as error:
-        raise CheckpointError(_not_loaded(name_or_path, error)) from error
-    if missing := sorted(info["missing_keys"]):
-        raise CheckpointError(_not_loaded(name_or_path, f"{len(missing)} weights are missing, e.g. {missing[0]}"))
-    return model
+    load_family(name_or_path)  # a type without a family is refused before gigabytes are read
+    return _load_whole(AutoModelForImageTextToText, name_or_path, dtype=dtype)
 
 
 def load_trainable_model(
@@ -137,11 +146,11 @@ def load_trainable_model(
     is_narrow = lora_rank is not None and precision == "bf16"
     model = load_model(name_or_path, seed=seed, dtype=torch.bfloat16 if is_narrow else torch.float32)
     set_focus_attention(model)
-    batch_pictures(model)
+    family_of(model).batch_pictures(model)
     if gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if freeze_vision:
-        model.model.visual.requires_grad_(False)
+        model_parts(model).vision_tower.requires_grad_(False)
     if lora_rank is not None:
         model = add_adapters(model, rank=lora_rank, alpha=lora_alpha, seed=seed)
     return model.train()
@@ -149,7 +158,7 @@ def load_trainable_model(
 
 def has_frozen_vision(model: Any) -> bool:
     """Whether the vision tower stays as it is, so that what it makes of a picture can be kept."""
-    return not any(parameter.requires_grad for parameter in base_model(model).model.visual.parameters())
+    return not any(parameter.requires_grad for parameter in model_parts(model).vision_tower.parameters())
 
 
 def load_config(name_or_path: str) -> Any:
@@ -163,24 +172,28 @@ def load_config(name_or_path: str) -> Any:
     """
     if name_or_path in NEW_MODELS:
         return NEW_MODELS[name_or_path].build_config(load_processor(name_or_path).tokenizer)
-    try:
-        return AutoConfig.from_pretrained(_existing(name_or_path))
-    except LOADING_ERRORS as error:
-        raise CheckpointError(_not_loaded(name_or_path, error)) from error
+    return load_part(AutoConfig.from_pretrained, name_or_path)
 
 
 def load_template(
-    name_or_path: str, *, name: str | None = None, frame: CoordinateFrame | None = None
+    name_or_path: str,
+    *,
+    name: str | None = None,
+    frame: CoordinateFrame | None = None,
+    max_image_tokens: int | None = None,
 ) -> PromptTemplate:
     """The prompt that a model was trained on, or another in the unit of coordinates that it was trained on.
 
     Args:
-        name_or_path: As for `load_model`. A hub model is asked in full sentences, in thousandths.
+        name_or_path: As for `load_model`. A model that says nothing of its prompt, as those of the hub, is asked in
+            full sentences, in its family's own unit.
         name: A template in place of the model's own.
         frame: A unit of coordinates in place of the model's own.
+        max_image_tokens: As for `load_processor`; the frame `RESIZED_PIXEL` depends on it.
 
     Raises:
-        CheckpointError: If the folder's `POLICY_FILE` cannot be read, or names an unknown template or frame.
+        CheckpointError: If the folder's `POLICY_FILE` cannot be read, or names an unknown template or frame, or no
+            family has the type of a model whose unit or image size is asked for.
         ValueError: If there is no template of the given name.
     """
     template = None if name is None else get_template(name)
@@ -190,13 +203,21 @@ def load_template(
         if name_or_path not in NEW_MODELS and file.is_file():
             prompt = json.loads(file.read_text()).get("prompt", {})
         template = template or get_template(prompt.get("template", "default"))
-        frame = frame or CoordinateFrame(prompt.get("frame", template.frame))
+        if frame is None and "frame" in prompt:
+            frame = CoordinateFrame(prompt["frame"])
     except (AttributeError, OSError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{file}: expected a saved policy's description in JSON, with a known template and frame ({error})"
         ) from error
+    if frame is None and name_or_path not in NEW_MODELS:
+        family = _readable_family(name_or_path)
+        frame = None if family is None else family.frame
     # A frame out of a run's stored arguments is a plain text.
-    return dataclasses.replace(template, frame=CoordinateFrame(frame))
+    template = dataclasses.replace(template, frame=CoordinateFrame(template.frame if frame is None else frame))
+    if template.frame is CoordinateFrame.RESIZED_PIXEL and (family := _readable_family(name_or_path)):
+        rule = family.image_to_input_wh(_image_processor(name_or_path, family, max_image_tokens))
+        template = dataclasses.replace(template, image_to_input_wh=rule)
+    return template
 
 
 def check_fit(name_or_path: str, config: Any, processor: VLMProcessor) -> None:
@@ -219,18 +240,90 @@ def check_fit(name_or_path: str, config: Any, processor: VLMProcessor) -> None:
         )
 
 
-def _existing(name_or_path: str) -> str:
-    """The name, after a check that what looks like a local path exists, so that the hub is not asked for it."""
-    place = model_folder(name_or_path)
-    if Path(place).is_dir():
-        return place
-    if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") != 1:
-        known = ", ".join((*BEST_MODEL, *SHIPPED_MODELS, *NEW_MODELS))
+def load_vision_model(
+    model_class: Any, name_or_path: str, *, model_types: Sequence[str], device: str | torch.device = "cpu"
+) -> Any:
+    """Load a model that answers no prompts, to compute with: float32, in evaluation mode, without gradients.
+
+    Args:
+        model_class: Class of transformers, with `from_pretrained`.
+        name_or_path: A folder written by `save_pretrained`, or a name on the hub. Only safetensors are read, and code
+            from the hub is never run. With HF_HUB_OFFLINE=1 the hub is not asked.
+        model_types: Which `model_type` its configuration may have.
+        device: Where it computes.
+
+    Raises:
+        CheckpointError: If there is no such model, it is of another type, or it lacks weights.
+    """
+    config = load_part(AutoConfig.from_pretrained, name_or_path, expected=VISION_MODELS)
+    if config.model_type not in model_types:
         raise CheckpointError(
-            f"model {name_or_path!r}: expected one of {known}, a folder with a saved model, or a hub name such as "
-            "'Qwen/Qwen2-VL-7B-Instruct'; there is no such folder"
+            f"model {name_or_path!r}: expected one of type {' or '.join(model_types)}, got {config.model_type}; give "
+            "the folder or the hub name of such a model"
         )
-    return name_or_path
+    model = _load_whole(model_class, name_or_path, expected=VISION_MODELS, dtype=torch.float32, use_safetensors=True)
+    return model.to(device).requires_grad_(False)  # in evaluation mode, as from_pretrained leaves it
+
+
+def load_part(load: Callable[..., T], name_or_path: str, *, expected: str = LANGUAGE_MODELS, **options: Any) -> T:
+    """Call a loader of transformers with a folder or a hub name; what looks like a folder is not asked of the hub.
+
+    Args:
+        load: The loader, e.g. `AutoConfig.from_pretrained`.
+        name_or_path: As for `load_model`, but none of `NEW_MODELS`.
+        expected: What may be given, for messages.
+        options: Further arguments of the loader.
+
+    Raises:
+        CheckpointError: If there is nothing to load, or it cannot be read.
+    """
+    place = model_folder(name_or_path)
+    looks_local = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") != 1
+    if looks_local and not Path(place).is_dir():
+        raise CheckpointError(f"model {name_or_path!r}: expected {expected}; there is no such folder")
+    try:
+        return load(place, **options)
+    except LOADING_ERRORS as error:
+        raise CheckpointError(_not_loaded(name_or_path, error, expected)) from error
+
+
+def _load_whole(model_class: Any, name_or_path: str, *, expected: str = LANGUAGE_MODELS, **options: Any) -> Any:
+    """A model that has all its weights; transformers would make up those that are missing."""
+    options["output_loading_info"] = True
+    model, info = load_part(model_class.from_pretrained, name_or_path, expected=expected, **options)
+    if missing := sorted(info["missing_keys"]):
+        lack = f"{len(missing)} weights are missing, e.g. {missing[0]}"
+        raise CheckpointError(_not_loaded(name_or_path, lack, expected))
+    return model
+
+
+def _image_processor(name_or_path: str, family: ModelFamily, max_image_tokens: int | None) -> Any:
+    image_processor = load_part(AutoImageProcessor.from_pretrained, _assets(name_or_path))
+    if max_image_tokens is not None:
+        family.limit_image_tokens(image_processor, max_image_tokens)
+    return image_processor
+
+
+def _assets(name_or_path: str) -> str:
+    """Where a tokenizer and an image processor lie."""
+    return str(NEW_MODELS[name_or_path].ASSETS) if name_or_path in NEW_MODELS else name_or_path
+
+
+def _model_type(name_or_path: str) -> str | None:
+    """The `model_type` of a configuration, also of one that transformers has no class for; None: there is none."""
+    if name_or_path in NEW_MODELS:
+        return str(NEW_MODELS[name_or_path].MODEL_TYPE)
+    settings, _ = load_part(PreTrainedConfig.get_config_dict, name_or_path)
+    return settings.get("model_type")
+
+
+def _readable_family(name_or_path: str) -> ModelFamily | None:
+    """The family, or None without a configuration: then nothing else can be loaded, and its loader will say so."""
+    try:
+        is_readable = _model_type(name_or_path) is not None
+    except CheckpointError:
+        is_readable = False
+    return load_family(name_or_path) if is_readable else None
 
 
 def model_folder(name_or_path: str) -> str:
@@ -249,11 +342,9 @@ def weights_digest(name_or_path: str) -> str | None:
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
-            while block := stream.read(2**20):
-                digest.update(block)
+            hashlib.file_digest(stream, lambda: digest)
     return digest.hexdigest()
 
 
-def _not_loaded(name_or_path: str, error: Exception | str) -> str:
-    expected = "a built-in model, a saved one's folder or a hub name"
+def _not_loaded(name_or_path: str, error: Exception | str, expected: str = LANGUAGE_MODELS) -> str:
     return f"model {name_or_path!r} could not be loaded; expected {expected}: {error}"

@@ -1,43 +1,24 @@
 """Messages in, token ids and pixels out.
 
-Axis letters: B prompts, P prompt tokens, K pictures of all prompts together.
+Axis letters: P prompt tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from focus_env.types import Box, ImageArray, ImagePart, Message, TextPart
-
-IMAGE_TOKEN = "<|image_pad|>"
-NEVER_SAMPLED = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-"""An answer that held one of these would break the count of image tokens in the next forward pass."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedPrompt:
-    """One prompt as arrays; what travels between processes.
-
-    Attributes:
-        input_ids: [P] int64, with one image token for each merged patch of each picture.
-        pixel_values: [patches, channels * time * patch * patch] float32, all pictures one after the other.
-        image_grid_thw: [pictures, 3] int64, patches of each picture along time, height and width.
-        image_features: What a frozen vision tower made of the pixels (see `generation.encode_images`), in place of
-            them: then `pixel_values` has no rows. None: not computed.
-    """
-
-    input_ids: npt.NDArray[np.int64]
-    pixel_values: npt.NDArray[np.float32]
-    image_grid_thw: npt.NDArray[np.int64]
-    image_features: tuple[torch.Tensor, ...] | None = None
+from focus_agents.models.family import ModelFamily
+from focus_agents.models.inputs import EncodedPrompt, PromptBatch, collate_prompts
+from focus_env.boxes import CoordinateFrame
+from focus_env.prompts import PromptTemplate
+from focus_env.types import Box, ImagePart, Message, TextPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,76 +39,26 @@ class PromptSpans:
     box_coordinates: tuple[npt.NDArray[np.int64], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PromptBatch:
-    """Left-padded prompts as tensors.
-
-    Attributes:
-        input_ids: [B, P] int64.
-        attention_mask: [B, P] int64, 0 where padded.
-        mm_token_type_ids: [B, P] int32, 1 at image tokens.
-        pixel_values: [patches of all pictures, patch size] float32.
-        image_grid_thw: [K, 3] int64.
-        num_images: How many of the pictures belong to each prompt.
-        image_features: In place of the pixels, as in `EncodedPrompt`: [image tokens of all pictures, hidden size] each.
-    """
-
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    mm_token_type_ids: torch.Tensor
-    pixel_values: torch.Tensor
-    image_grid_thw: torch.Tensor
-    num_images: tuple[int, ...]
-    image_features: tuple[torch.Tensor, ...] | None = None
-
-    def to(self, device: torch.device | str) -> PromptBatch:
-        """The same batch on another device."""
-        tensors = {
-            field.name: getattr(self, field.name).to(device)
-            for field in fields(self)
-            if isinstance(getattr(self, field.name), torch.Tensor)
-        }
-        features = None if self.image_features is None else tuple(part.to(device) for part in self.image_features)
-        return replace(self, **tensors, image_features=features)
-
-    def repeat(self, times: int) -> PromptBatch:
-        """Each prompt `times` times, copies next to each other, with its pictures."""
-        patches = [int(grids.prod(1).sum()) for grids in torch.split(self.image_grid_thw, list(self.num_images))]
-        features = None
-        if self.image_features is not None:
-            tokens = self.mm_token_type_ids.sum(1).tolist()
-            features = tuple(_repeat_parts(part, tokens, times) for part in self.image_features)
-            patches = [0] * len(patches)
-        return PromptBatch(
-            input_ids=self.input_ids.repeat_interleave(times, 0),
-            attention_mask=self.attention_mask.repeat_interleave(times, 0),
-            mm_token_type_ids=self.mm_token_type_ids.repeat_interleave(times, 0),
-            pixel_values=_repeat_parts(self.pixel_values, patches, times),
-            image_grid_thw=_repeat_parts(self.image_grid_thw, self.num_images, times),
-            num_images=tuple(count for count in self.num_images for _ in range(times)),
-            image_features=features,
-        )
-
-
-def _repeat_parts(rows: torch.Tensor, sizes: Sequence[int], times: int) -> torch.Tensor:
-    """Cut rows into parts of these sizes; each part `times` times, copies next to each other."""
-    return torch.cat([part.repeat(times, 1) for part in torch.split(rows, list(sizes))])
-
-
 class VLMProcessor:
     """Turns messages into a model's inputs, and its tokens back into text.
 
     It holds a tokenizer and an image processor of transformers, and needs neither torchvision nor a video processor.
+
+    Args:
+        tokenizer: The model's.
+        image_processor: Likewise.
+        family: The model's family.
     """
 
-    def __init__(self, tokenizer: Any, image_processor: Any) -> None:
+    def __init__(self, tokenizer: Any, image_processor: Any, family: ModelFamily) -> None:
         self.tokenizer = tokenizer
         self.image_processor = image_processor
-        self.eos_token_id: int = tokenizer.eos_token_id
-        self.pad_token_id: int = tokenizer.pad_token_id
-        self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self.family = family
         vocabulary = tokenizer.get_vocab()
-        self.banned_token_ids: tuple[int, ...] = tuple(vocabulary[t] for t in NEVER_SAMPLED if t in vocabulary)
+        self.eos_token_id: int = tokenizer.eos_token_id if family.end_token is None else vocabulary[family.end_token]
+        self.pad_token_id: int = tokenizer.pad_token_id
+        self.image_token_id: int = tokenizer.convert_tokens_to_ids(family.image_token)
+        self.banned_token_ids: tuple[int, ...] = tuple(vocabulary[t] for t in family.never_sampled if t in vocabulary)
 
     def encode(self, messages: Sequence[Message]) -> EncodedPrompt:
         """Encode a conversation up to where the model's answer starts.
@@ -138,55 +69,14 @@ class VLMProcessor:
         images = [part.image for message in messages for part in message.content if isinstance(part, ImagePart)]
         if not images:
             raise ValueError("messages: expected at least one picture, got none; a prompt needs a query image")
-        pixels, grid = self._patches(images)
+        grids, arrays = self.family.preprocess(self.image_processor, images)
         ids = np.asarray(self.tokenizer(self._chat_text(messages))["input_ids"], dtype=np.int64)
         if (ids == self.image_token_id).sum() != len(images):
-            raise ValueError(f"messages: a text holds the image token {IMAGE_TOKEN!r}; pictures are given as ImagePart")
+            token = self.family.image_token
+            raise ValueError(f"messages: a text holds the image token {token!r}; pictures are given as ImagePart")
         repeats = np.ones(len(ids), dtype=np.int64)
-        repeats[ids == self.image_token_id] = grid.prod(1) // self.image_processor.merge_size**2
-        return EncodedPrompt(np.repeat(ids, repeats), pixels, grid)
-
-    def _patches(self, images: Sequence[ImageArray]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Patches and grids, as in `EncodedPrompt`; small pictures of one size, as in training, by a short cut."""
-        if not self._keeps_size(images):
-            vision = self.image_processor(images=images, input_data_format="channels_last", return_tensors="np")
-            grid = np.asarray(vision["image_grid_thw"], dtype=np.int64)
-            return np.asarray(vision["pixel_values"], dtype=np.float32), grid
-        processor = self.image_processor
-        (height, width, _), patch, merge = images[0].shape, processor.patch_size, processor.merge_size
-        mean, std = (np.array(x, dtype=np.float32) for x in (processor.image_mean, processor.image_std))
-        pixels = ((np.stack(images) * processor.rescale_factor).astype(np.float32) - mean) / std
-        rows, columns = height // patch, width // patch
-        blocks = pixels.reshape(len(images), rows // merge, merge, patch, columns // merge, merge, patch, 3)
-        # Patches in the order of tokens, and in a patch channel, time, row, column; a picture is the same at all times.
-        blocks = np.broadcast_to(
-            blocks.transpose(0, 1, 4, 2, 5, 7, 3, 6)[:, :, :, :, :, :, None],
-            (
-                len(images),
-                rows // merge,
-                columns // merge,
-                merge,
-                merge,
-                3,
-                processor.temporal_patch_size,
-                patch,
-                patch,
-            ),
-        )
-        grid = np.tile(np.array([1, rows, columns], dtype=np.int64), (len(images), 1))
-        return blocks.reshape(len(images) * rows * columns, -1), grid
-
-    def _keeps_size(self, images: Sequence[ImageArray]) -> bool:
-        """Whether the image processor would only rescale and normalize these pictures, which have one size."""
-        processor = self.image_processor
-        if type(processor) is not Qwen2VLImageProcessorPil or not (processor.do_rescale and processor.do_normalize):
-            return False
-        height, width = images[0].shape[:2]
-        factor, limits = processor.patch_size * processor.merge_size, processor.size
-        is_even = height % factor == 0 and width % factor == 0
-        is_within = limits["shortest_edge"] <= height * width <= limits["longest_edge"]
-        are_equal = all(image.shape == (height, width, 3) and image.dtype == np.uint8 for image in images)
-        return is_even and is_within and are_equal and max(height, width) <= 200 * min(height, width)
+        repeats[ids == self.image_token_id] = grids.prod(1)
+        return EncodedPrompt(np.repeat(ids, repeats), grids, arrays)
 
     def locate(self, messages: Sequence[Message], prompt: EncodedPrompt) -> PromptSpans:
         """Where an encoded conversation holds its pictures and its marked boxes.
@@ -201,14 +91,14 @@ class VLMProcessor:
         text = self._chat_text(messages)
         tokens = self.tokenizer(text, return_offsets_mapping=True)
         is_image = np.asarray(tokens["input_ids"]) == self.image_token_id
-        grids = prompt.image_grid_thw[:, 1:] // self.image_processor.merge_size
         sizes = np.ones(len(is_image), dtype=np.int64)
-        sizes[is_image] = grids.prod(1)
+        sizes[is_image] = prompt.grids.prod(1)
         starts = np.cumsum(sizes) - sizes
-        boxes = [_tokens_of_box(text, tokens["offset_mapping"], *span) for span in _marked_boxes(messages, text)]
+        marked = _marked_boxes(messages, text, self.family.image_token)
+        boxes = [_tokens_of_box(text, tokens["offset_mapping"], *span) for span in marked]
         return PromptSpans(
             images=tuple((int(starts[i]), int(starts[i] + sizes[i])) for i in np.flatnonzero(is_image)),
-            grids=tuple((int(rows), int(columns)) for rows, columns in grids),
+            grids=tuple((int(rows), int(columns)) for rows, columns in prompt.grids),
             box_texts=tuple(starts[whole] for whole, _ in boxes),
             box_coordinates=tuple(starts[coordinates] for _, coordinates in boxes),
         )
@@ -228,49 +118,32 @@ class VLMProcessor:
 
     def collate(self, prompts: Sequence[EncodedPrompt]) -> PromptBatch:
         """Pad prompts on the left to the longest, and lay their pictures one after the other."""
-        input_ids = torch.full((len(prompts), max(len(p.input_ids) for p in prompts)), self.pad_token_id)
-        attention_mask = torch.zeros_like(input_ids)
-        for row, prompt in enumerate(prompts):
-            input_ids[row, -len(prompt.input_ids) :] = torch.tensor(prompt.input_ids)
-            attention_mask[row, -len(prompt.input_ids) :] = 1
-        return PromptBatch(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            mm_token_type_ids=(input_ids == self.image_token_id).int(),
-            pixel_values=torch.tensor(np.concatenate([p.pixel_values for p in prompts])),
-            image_grid_thw=torch.tensor(np.concatenate([p.image_grid_thw for p in prompts])),
-            num_images=tuple(len(p.image_grid_thw) for p in prompts),
-            image_features=_join_features(prompts),
-        )
+        return collate_prompts(prompts, pad_token_id=self.pad_token_id, image_token_id=self.image_token_id)
 
     def replace_pixels(self, prompts: Sequence[EncodedPrompt], features: Sequence[torch.Tensor]) -> list[EncodedPrompt]:
-        """The prompts with what a vision tower made of their pictures in place of the pixels.
+        """The prompts with a vision tower's features of their pictures in place of the pictures themselves.
 
         Args:
             prompts: The prompts, in the order in which the tower saw them.
-            features: [image tokens of all prompts, hidden size] each, as from `generation.encode_images`.
+            features: [image tokens of all prompts, ...] each, as from `engine.forward.encode_images`.
         """
         sizes = [int((prompt.input_ids == self.image_token_id).sum()) for prompt in prompts]
         parts = zip(*(torch.split(tensor.cpu(), sizes) for tensor in features), strict=True)
         return [
-            replace(prompt, pixel_values=prompt.pixel_values[:0], image_features=tuple(p.clone() for p in part))
+            replace(prompt, images={}, image_features=tuple(p.clone() for p in part))
             for prompt, part in zip(prompts, parts, strict=True)
         ]
+
+    def fit_template(self, template: PromptTemplate) -> PromptTemplate:
+        """The template with the sizes at which this processor's model sees pictures, if its frame counts in them."""
+        if template.frame is not CoordinateFrame.RESIZED_PIXEL:
+            return template
+        return replace(template, image_to_input_wh=self.family.image_to_input_wh(self.image_processor))
 
     def save_pretrained(self, directory: Path) -> None:
         """Write the tokenizer and the image processor in transformers' format."""
         self.tokenizer.save_pretrained(directory)
         self.image_processor.save_pretrained(directory)
-
-
-def _join_features(prompts: Sequence[EncodedPrompt]) -> tuple[torch.Tensor, ...] | None:
-    """The features of all prompts' pictures, one after the other."""
-    features = [p.image_features for p in prompts if p.image_features is not None]
-    if not features:
-        return None
-    if len(features) < len(prompts):
-        raise ValueError(f"prompts: expected image features of all {len(prompts)} or of none, got {len(features)}")
-    return tuple(torch.cat(parts) for parts in zip(*features, strict=True))
 
 
 def _as_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -287,12 +160,12 @@ def _as_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
     ]
 
 
-def _marked_boxes(messages: Sequence[Message], text: str) -> list[tuple[int, int]]:
+def _marked_boxes(messages: Sequence[Message], text: str, image_token: str) -> list[tuple[int, int]]:
     """(start, stop) of each marked box in the text that a chat template made of the messages."""
     found: list[tuple[int, int]] = []
     cursor = 0
     for part in (part for message in messages for part in message.content):
-        piece = IMAGE_TOKEN if isinstance(part, ImagePart) else part.text
+        piece = image_token if isinstance(part, ImagePart) else part.text
         start = text.find(piece, cursor)
         if start < 0:
             raise ValueError(f"chat template: expected the prompt's {piece!r} word for word, got {text[cursor:]!r}")

@@ -28,7 +28,7 @@ class Prefix:
     Attributes:
         cache: Keys and values of each layer, [N, key-value heads, P, head size].
         attention_mask: [N, P] int64, 0 at padding.
-        next_position: [N] int64, M-RoPE position of the first completion token, the same on all three axes.
+        next_position: [N] int64, position of the first completion token.
         hidden: [N, H], the last prompt token's state, which predicts the first completion token.
     """
 
@@ -101,7 +101,9 @@ def pack_answers(token_ids: torch.Tensor, lengths: torch.Tensor) -> PackedAnswer
     num_groups, num_answers, num_tokens = token_ids.shape
     device = token_ids.device
     step = torch.arange(num_tokens, device=device)
+    # An answer of n tokens has n - 1 columns: its first token is predicted by the prompt, its last predicts nothing.
     is_fed = step < lengths[..., None] - 1
+    # Columns are counted through all answers of a row, so that the fed tokens of answer 2 follow those of answer 1.
     column = (is_fed.flatten(1).cumsum(1) - 1).view_as(is_fed)
     num_columns = int(is_fed.sum((1, 2)).max())
     rows = torch.arange(num_groups, device=device)[:, None, None].expand_as(is_fed)[is_fed]
@@ -111,6 +113,7 @@ def pack_answers(token_ids: torch.Tensor, lengths: torch.Tensor) -> PackedAnswer
     input_ids[where] = token_ids[is_fed]
     offset[where] = step.expand_as(is_fed)[is_fed]
     answer[where] = torch.arange(num_answers, device=device)[:, None].expand_as(is_fed)[is_fed]
+    # Token t of an answer is predicted where token t - 1 stands, hence the shift by one; place 0 is the prompt's end.
     predictor = torch.zeros_like(token_ids)
     predictor[:, :, 1:] = torch.where(is_fed, column + 1, 0)[:, :, :-1]
     return PackedAnswers(input_ids, answer, offset, predictor)
@@ -123,6 +126,17 @@ def answer_mask(packed: PackedAnswers, prompt_attention_mask: torch.Tensor) -> t
         packed: The answers.
         prompt_attention_mask: [N, P], 0 at padding.
     """
+    # Of two answers, the first with three columns, the mask of a row is (P prompt columns, then C = 5 answer columns):
+    #
+    #                 prompt      answer 1    answer 2
+    #     answer 1    0 1 1 1     1 . .       . .          0: the prompt's padding on the left
+    #                 0 1 1 1     1 1 .       . .
+    #                 0 1 1 1     1 1 1       . .
+    #     answer 2    0 1 1 1     . . .       1 .
+    #                 0 1 1 1     . . .       1 1
+    #
+    # Answers stand behind each other and never see each other. Columns of padding at a row's end all belong to "answer"
+    # -1 at offset 0: they see the prompt and themselves, so that their softmax has something, and nobody reads them.
     num_columns = packed.answer.shape[1]
     prompt = prompt_attention_mask.bool()[:, None, :].expand(-1, num_columns, -1)
     own = packed.answer[:, :, None] == packed.answer[:, None, :]
@@ -137,6 +151,8 @@ def prompt_mask(prompt_attention_mask: torch.Tensor) -> torch.Tensor | None:
     """
     if bool(prompt_attention_mask.all()):
         return None
+    # Lower triangle: what stands before a token, as far as it is no padding. Diagonal: every token sees itself, which
+    # changes nothing for tokens of the prompt, and gives rows of padding a key.
     size = prompt_attention_mask.shape[1]
     ones = torch.ones(size, size, dtype=torch.bool, device=prompt_attention_mask.device)
     return ((prompt_attention_mask.bool()[:, None, :] & ones.tril()) | ones.tril().triu())[:, None]
@@ -169,6 +185,8 @@ def shared_prefix_attention(
     Returns:
         [N, A, P + C (or C), D].
     """
+    # Two calls in place of one with a [P + C, P + C] mask: the prompt's part, nearly all of the work, is plain causal
+    # attention, for which SDPA has kernels that need no mask and skip the upper triangle.
     split = layout.num_prompt_columns
     answers = _sdpa(query[:, :, split:], key, value, answers_mask.to(query.dtype), scaling=scaling)
     if split == 0:

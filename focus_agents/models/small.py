@@ -30,6 +30,7 @@ from focus_env.parsing import ANSWER_CLOSE, ANSWER_OPEN
 from focus_env.prompts import PSEUDO_NAMES
 
 ASSETS = Path(__file__).parent / "small_assets"
+MODEL_TYPE = "qwen3_vl"
 
 PATCH_SIZE = 8
 MERGE_SIZE = 2

@@ -74,9 +74,15 @@ class SupportProbe:
             layers: The layers to measure.
         """
         counts = query_mask.sum(1)
+        # Examples differ in their query tokens. Positions of true come first in a stable sort of the negated mask, in
+        # rising order; shorter lists are filled up with their last row, whose mass `row_mask` later leaves out.
         in_order = torch.argsort((~query_mask).int(), dim=1, stable=True)[:, : int(counts.max())]
         row_mask = torch.arange(in_order.shape[1], device=counts.device) < counts[:, None]
         rows = torch.where(row_mask, in_order, in_order.gather(1, counts[:, None] - 1))
+        # Scores of all rows at once would be [B, A, Q, K], the map that is to be avoided; a block has at most
+        # `ROWS_PER_BLOCK` of the Q rows. Rows rise, so a block of neighbours needs no key behind its own highest
+        # position, where `stop` is. Up to its lowest position, `first`, no key is hidden from any of its rows, so that
+        # the causal mask is applied to the narrow strip between the two alone.
         lowest, highest = rows.amin(0).tolist(), rows.amax(0).tolist()
         blocks = []
         for start in range(0, len(lowest), ROWS_PER_BLOCK):

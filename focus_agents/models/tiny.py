@@ -28,6 +28,7 @@ from focus_env.spaces import Observation
 from focus_env.types import Box, TextPart
 
 ASSETS = Path(__file__).parent / "tiny_assets"
+MODEL_TYPE = "qwen2_vl"
 
 PATCH_SIZE = 8
 MERGE_SIZE = 2

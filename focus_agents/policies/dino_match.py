@@ -22,7 +22,7 @@ from transformers import AutoModel
 from transformers.image_processing_base import ImageProcessingMixin
 
 from focus_agents.errors import CheckpointError
-from focus_agents.models.pretrained import load_part, load_vision_model
+from focus_agents.models.loading import VISION_MODELS, load_part, load_vision_model
 from focus_agents.policies.localizers import picture_wh
 from focus_env.boxes import Coordinates
 from focus_env.spaces import Observation
@@ -71,7 +71,7 @@ class DinoMatcher:
         """
         model = load_vision_model(AutoModel, name_or_path, model_types=MODEL_TYPES, device=device)
         # Only the settings: the image processors themselves cut off edges, and DINOv3's needs torchvision.
-        settings, _ = load_part(ImageProcessingMixin.get_image_processor_dict, name_or_path)
+        settings, _ = load_part(ImageProcessingMixin.get_image_processor_dict, name_or_path, expected=VISION_MODELS)
         if missing := sorted({"image_mean", "image_std"} - set(settings)):
             raise CheckpointError(
                 f"model {name_or_path!r}: expected preprocessor_config.json with {' and '.join(missing)}; save its "
@@ -118,7 +118,7 @@ class BackboneFeatures:
         resized = Image.fromarray(image).resize((columns * patch, rows * patch), Image.Resampling.BICUBIC)
         pixels = (np.asarray(resized, np.float32) / 255 - self.mean) / self.std
         inputs = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.model.device)
-        tokens = self.model(pixel_values=inputs).last_hidden_state[0]
+        tokens = self.model(inputs).last_hidden_state[0]
         num_others = 1 + getattr(self.model.config, "num_register_tokens", 0)
         features: npt.NDArray[np.float32] = tokens[num_others:].reshape(rows, columns, -1).float().cpu().numpy()
         return features

@@ -11,19 +11,18 @@ import numpy.typing as npt
 import torch
 
 from focus_agents.engine.forward import image_inputs
+from focus_agents.models.adapters import base_model, family_of
 from focus_agents.models.attention import set_focus_attention
+from focus_agents.models.inputs import EncodedPrompt
 from focus_agents.models.loading import Precision, check_fit, load_model, load_processor, load_template
-from focus_agents.models.processing import EncodedPrompt, VLMProcessor, box_cells
+from focus_agents.models.processing import VLMProcessor, box_cells
 from focus_agents.models.support_mass import SupportProbe
-from focus_agents.models.vision import batch_pictures
 from focus_agents.policies.vlm import VLMPolicy
-from focus_agents.rollout.records import Generation, Policy, Sampling
+from focus_agents.rollout.records import MAX_COMPLETION_TOKENS, Generation, Policy, Sampling
 from focus_env.boxes import validate_box
 from focus_env.prompts import PromptTemplate
 from focus_env.spaces import Observation
 from focus_env.types import Box, ImageArray, ParseStatus
-
-MAX_COMPLETION_TOKENS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +52,9 @@ class FocusPolicy(VLMPolicy):
     """A trained policy with the prompt that it was trained on; satisfies `focus_agents.rollout.records.Policy`, too.
 
     Args:
-        model: A model of the Qwen-VL families.
+        model: A model of a known family.
         processor: What encodes its prompts.
-        template: The prompt.
+        template: The prompt; where its unit is the resized picture's pixel, the processor says how large those are.
         precision: "bf16" computes under autocast.
     """
 
@@ -63,9 +62,9 @@ class FocusPolicy(VLMPolicy):
         self, model: Any, processor: VLMProcessor, template: PromptTemplate, *, precision: Precision = "fp32"
     ) -> None:
         super().__init__(model.eval(), processor, precision=precision)
-        self.template = template
+        self.template = processor.fit_template(template)
         set_focus_attention(model)
-        batch_pictures(model)
+        family_of(model).batch_pictures(base_model(model))
 
     @classmethod
     def from_pretrained(
@@ -109,7 +108,7 @@ class FocusPolicy(VLMPolicy):
         found, generation = _ask(self, self.template, supports, query)
         if with_attention and generation.prompt is not None:
             box = found.box or Box(0, 0, query.shape[1], query.shape[0])
-            cells = box_cells(box, (query.shape[1], query.shape[0]), self._grids(generation.prompt)[-1])
+            cells = box_cells(box, (query.shape[1], query.shape[0]), generation.prompt.grids[-1])
             attention = self._attention(generation.prompt, cells, generation.completions[0].token_ids)
             return replace(found, attention=attention)
         return found
@@ -128,7 +127,7 @@ class FocusPolicy(VLMPolicy):
         looking = [num_prompt - 1 + index for index, text in enumerate(texts) if text.strip().isdecimal()]
         if not looking:
             looking = [num_prompt - 1]
-        grids = self._grids(prompt)
+        grids = prompt.grids
         image_tokens = np.flatnonzero(prompt.input_ids == self.processor.image_token_id)
         support_tokens, query_tokens = np.split(image_tokens, [-grids[-1].prod()])
         rows = torch.zeros(1, num_prompt + num_answer, dtype=torch.bool, device=device)
@@ -140,8 +139,7 @@ class FocusPolicy(VLMPolicy):
         self.model(
             input_ids=torch.cat([batch.input_ids, answer], dim=1),
             attention_mask=ones,
-            mm_token_type_ids=torch.nn.functional.pad(batch.mm_token_type_ids, (0, num_answer)),
-            **image_inputs(batch),
+            **image_inputs(self.model, batch, num_answer),
             use_cache=False,
             logits_to_keep=1,
             support_probe=probe,
@@ -151,11 +149,6 @@ class FocusPolicy(VLMPolicy):
         shares = np.concatenate([by_query[support_tokens], by_answer[query_tokens]])
         parts = np.split(shares, np.cumsum(grids.prod(1))[:-1])
         return tuple(part.reshape(grid).astype(np.float32) for part, grid in zip(parts, grids, strict=True))
-
-    def _grids(self, prompt: EncodedPrompt) -> npt.NDArray[np.int64]:
-        """[pictures, 2] rows and columns of each picture's tokens."""
-        grids: npt.NDArray[np.int64] = prompt.image_grid_thw[:, 1:] // self.processor.image_processor.merge_size
-        return grids
 
 
 def locate(

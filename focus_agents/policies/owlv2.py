@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from transformers import AutoImageProcessor, Owlv2ForObjectDetection
 
-from focus_agents.models.pretrained import load_part, load_vision_model
+from focus_agents.models.loading import VISION_MODELS, load_part, load_vision_model
 from focus_agents.policies.localizers import picture_wh
 from focus_env.boxes import iou
 from focus_env.spaces import Observation
@@ -50,7 +50,7 @@ class OWLv2Localizer:
             CheckpointError: If there is no such model, or it is of another type.
         """
         model = load_vision_model(Owlv2ForObjectDetection, name_or_path, model_types=("owlv2",), device=device)
-        return cls(model, load_part(AutoImageProcessor.from_pretrained, name_or_path))
+        return cls(model, load_part(AutoImageProcessor.from_pretrained, name_or_path, expected=VISION_MODELS))
 
     @torch.no_grad()
     def __call__(self, question: Observation, rng: np.random.Generator) -> Box | None:
@@ -76,7 +76,8 @@ class OWLv2Localizer:
         inputs = self.image_processor(
             image, size={"height": side, "width": side}, input_data_format="channels_last", return_tensors="pt"
         )
-        feature_map, _ = self.model.image_embedder(inputs["pixel_values"].to(self.model.device))
+        (pixels_name, *_) = self.image_processor.model_input_names
+        feature_map, _ = self.model.image_embedder(inputs[pixels_name].to(self.model.device))
         patches = feature_map.flatten(1, 2)
         boxes = self.model.box_predictor(patches, feature_map)[0].double().cpu().numpy()
         return patches, boxes_in_pixels(boxes, picture_wh(image))

@@ -1,4 +1,4 @@
-"""Policies by name: `NAME[:ARG]`, or one of your own by its import path."""
+"""Policies by name: `NAME[:ARGUMENT]`, or one of your own by its import path."""
 
 from __future__ import annotations
 
@@ -6,34 +6,17 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 from focus_agents.models.loading import Precision, load_processor, load_template, weights_digest
-from focus_agents.policies.localizers import FLOORS, LocalizerPolicy
+from focus_agents.policies.localizers import FLOORS, Localizer, LocalizerPolicy
+from focus_agents.policies.openai.protocol import hide_credentials
 from focus_agents.rollout.records import Policy
 from focus_env.boxes import CoordinateFrame
 from focus_env.importing import import_object
 from focus_env.prompts import PromptTemplate, get_template
-
-POLICIES: Mapping[str, str] = MappingProxyType(
-    {
-        "random": "a box drawn uniformly",
-        "center": "a box in the middle, of the supports' mean size",
-        "copy_support": "a support's box again: of the last support (copy_support:last, the default), or of the one "
-        "whose picture is most like the query (copy_support:nearest)",
-        "template_match": "the place most like a support's crop, by normalised cross-correlation at several scales",
-        "dino_match": "the patches most like those in the support boxes, to a DINOv2-like backbone: dino_match:MODEL",
-        "owlv2": "OWLv2's detection guided by pictures: owlv2:MODEL",
-        "vlm": "a vision-language model in this process: vlm:MODEL, by default focus-small",
-        "openai_api": "a vision-language model behind an OpenAI-compatible endpoint: openai_api:MODEL@URL",
-    }
-)
-"""What is known by name. MODEL is a folder, or a name on the hub."""
-
-DEFAULT_MODELS: Mapping[str, str] = MappingProxyType(
-    {"vlm": "focus-small", "dino_match": "facebook/dinov2-small", "owlv2": "google/owlv2-base-patch16-ensemble"}
-)
+from focus_env.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,52 +24,62 @@ class PolicySpec:
     """Which policy, as plain data that travels to other processes; `build` makes it there.
 
     Attributes:
-        text: `NAME[:ARG]` with a name of `POLICIES`, or `package.module:Name[:ARG]`. That is a class, made without
-            arguments or with the text `ARG`, or an object that is there: a policy (it has `generate`), or a localizer,
-            a function from an observation and a random generator to a box.
+        text: `NAME[:ARGUMENT]` with a name of `POLICIES`, or `package.module:Name[:ARGUMENT]`. That is a class, made
+            without arguments or with the text `ARGUMENT`, or an object that is there: a policy (it has `generate`), or
+            a localizer, a function from an observation and a random generator to a box.
         template: Name of the prompt; None: the one that a model was trained on, else "default".
         frame: Unit of coordinates; None likewise.
         max_image_tokens: Largest picture of a vision-language model; None: the model's own limit.
         device: Where it computes.
         precision: "bf16" computes in bfloat16.
-        api: Further arguments of `OpenAIPolicy`.
+        api: Further arguments of `OpenAIPolicy`; of no effect on other policies.
     """
 
     text: str
     template: str | None = None
-    frame: Literal["pixel", "norm_1", "norm_100", "norm_1000"] | None = None
+    frame: CoordinateFrame | None = None
     max_image_tokens: int | None = None
     device: str = "cpu"
     precision: Precision = "fp32"
     api: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def name(self) -> str:
-        """What stands before the first colon."""
-        return self.text.partition(":")[0]
+    def entry(self) -> PolicyEntry:
+        """The policy's entry; that of an import path is made for it."""
+        return parse_policy(self.text)[0]
 
     @property
     def argument(self) -> str:
-        """What stands behind it; of a policy with a model, its default where nothing does."""
-        return self.text.partition(":")[2] or DEFAULT_MODELS.get(self.name, "")
+        """The policy's argument, or its default."""
+        return parse_policy(self.text)[1]
+
+    def with_absolute_path(self) -> PolicySpec:
+        """Return the spec with its model's folder, if that is one, as an absolute path.
+
+        Other processes may work in another folder.
+        """
+        entry, argument = parse_policy(self.text)
+        if not entry.is_model or "/" not in argument or not Path(argument).expanduser().is_dir():
+            return self
+        return dataclasses.replace(self, text=f"{entry.name}:{Path(argument).expanduser().resolve()}")
 
     def model_digest(self) -> str | None:
-        """Which weights answer: a digest of the model's files; None where there are none, or the hub has them."""
-        digest = weights_digest(self.argument) if self.name in DEFAULT_MODELS else None
+        """Return a digest of the model's files; None if the policy has no model, or the hub has its files."""
+        entry, argument = parse_policy(self.text)
+        digest = weights_digest(argument) if entry.is_model else None
         return digest and digest[:12]
 
     def load_template(self) -> PromptTemplate:
-        """The prompt that the policy is asked with, and the format of its answers.
+        """Return the prompt that the policy is asked with, and the format of its answers.
 
         Raises:
             ValueError: If there is no such template.
             CheckpointError: If a model's folder cannot be read.
         """
-        frame = None if self.frame is None else CoordinateFrame(self.frame)
-        if self.name == "vlm":
-            return load_template(self.argument, name=self.template, frame=frame)
+        if (load := self.entry.load_template) is not None:
+            return load(self)
         template = get_template(self.template or "default")
-        return template if frame is None else dataclasses.replace(template, frame=frame)
+        return template if self.frame is None else dataclasses.replace(template, frame=CoordinateFrame(self.frame))
 
     def build(self) -> Policy:
         """Make the policy; a model is loaded here.
@@ -96,13 +89,10 @@ class PolicySpec:
             MissingDependencyError: If it needs a package that is not installed.
             CheckpointError: If there is no such model.
         """
-        builder = _BUILDERS.get(self.name)
-        if builder is not None:
-            return builder(self)
-        found = self._import()
-        if isinstance(found, type):
-            argument = self.text.partition(":")[2].partition(":")[2]
-            found = found(argument) if argument else found()
+        entry, argument = parse_policy(self.text)
+        if argument and not entry.syntax:
+            raise ValueError(f"policy {self.text!r}: expected {entry.name} alone; {entry.name} takes no argument")
+        found: Any = entry.build(self)
         if hasattr(found, "generate"):
             return found
         if not callable(found):
@@ -119,58 +109,115 @@ class PolicySpec:
             ValueError: As `build` does, and the other errors that it names.
         """
         self.load_template()
-        if self.name not in _BUILDERS:
-            self._import()
-        elif self.name == "vlm":
-            load_processor(self.argument, max_image_tokens=self.max_image_tokens)
-        elif self.name not in DEFAULT_MODELS:
+        if (check := self.entry.check) is not None:
+            check(self)
+        elif not self.entry.is_model:
             self.build()
 
-    def _import(self) -> Any:
-        """A user's own object."""
-        module, _, rest = self.text.partition(":")
-        try:
-            return import_object(f"{module}:{rest.partition(':')[0]}")
-        except ValueError as error:
-            raise ValueError(_unknown(self.text, str(error))) from error
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyEntry:
+    """A policy that is known by name.
+
+    Attributes:
+        name: As users write it.
+        help: A short description without a full stop.
+        build: Makes the policy, or a localizer, which becomes one. Packages that not everybody has are imported there.
+        syntax: How the argument is written behind the name, such as "[:MODEL]"; "" if there is none.
+        default: The argument if the user gives none.
+        is_model: Whether the argument is the folder or the hub name of a model, which `build` loads.
+        check: Finds what can be found wrong without loading a model; None: `build` itself where it loads none, else
+            nothing.
+        load_template: Returns the prompt that the policy was trained on; None: "default", or the one that the user
+            chooses.
+        extra: The extra of this package that brings what `build` imports.
+    """
+
+    name: str
+    help: str
+    build: Callable[[PolicySpec], Policy | Localizer]
+    syntax: str = ""
+    default: str = ""
+    is_model: bool = False
+    check: Callable[[PolicySpec], object] | None = None
+    load_template: Callable[[PolicySpec], PromptTemplate] | None = None
+    extra: str | None = None
+
+    @property
+    def usage(self) -> str:
+        """The name with its argument, as users write both."""
+        return self.name + self.syntax
+
+    @property
+    def summary(self) -> str:
+        """The help, with the default of the argument and the extra that must be installed."""
+        default = f"; by default {self.default}" if self.default else ""
+        extra = "" if self.extra is None else f"; needs the extra {self.extra}"
+        return self.help + default + extra
 
 
-def _unknown(text: str, reason: str) -> str:
-    near = difflib.get_close_matches(text.partition(":")[0], POLICIES, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return (
-        f"policy {text!r}: no such policy.{hint} Known are {', '.join(POLICIES)}; your own by its import path, "
-        f"package.module:Name ({reason})"
+def parse_policy(text: str) -> tuple[PolicyEntry, str]:
+    """Return the entry and the argument of a policy's text.
+
+    A text that begins with no known name is the import path of one's own policy, whose import may still fail.
+    """
+    name, _, rest = text.partition(":")
+    if (entry := POLICIES.find(name)) is not None:
+        return entry, rest or entry.default
+    attribute, _, argument = rest.partition(":")
+    path = f"{name}:{attribute}"
+
+    def build(spec: PolicySpec) -> Any:
+        found = _import(path, text)
+        if not isinstance(found, type):
+            return found
+        return found(argument) if argument else found()
+
+    own = PolicyEntry(
+        name=path, help="your own", build=build, syntax="[:ARGUMENT]", check=lambda spec: _import(path, text)
     )
+    return own, argument
 
 
-def _floor(spec: PolicySpec) -> Policy:
+def _import(path: str, text: str) -> Any:
+    """A user's own object."""
+    try:
+        return import_object(path)
+    except ValueError as error:
+        near = difflib.get_close_matches(text.partition(":")[0], POLICIES.load_all()[0], n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"policy {hide_credentials(text)!r}: no such policy.{hint} Known are {POLICIES.known()}; your own by its "
+            f"import path, package.module:Name ({hide_credentials(str(error))})"
+        ) from error
+
+
+def _floor(spec: PolicySpec) -> Localizer:
     """One of `FLOORS`."""
-    key = "copy_support:last" if spec.text in ("copy_support", "copy_support:") else spec.text.removesuffix(":")
+    name = spec.entry.name
+    key = f"{name}:{spec.argument}" if spec.argument else name
     if key not in FLOORS:
-        known = [name for name in FLOORS if name.partition(":")[0] == spec.name]
+        known = [floor for floor in FLOORS if floor.partition(":")[0] == name]
         raise ValueError(f"policy {spec.text!r}: expected {' or '.join(known)}")
-    return LocalizerPolicy(FLOORS[key], spec.load_template())
+    return FLOORS[key]
 
 
-def _template_match(spec: PolicySpec) -> Policy:
+def _template_match(spec: PolicySpec) -> Localizer:
     from focus_agents.policies.template_match import TemplateMatcher  # here: OpenCV is optional
 
-    if spec.argument:
-        raise ValueError(f"policy {spec.text!r}: template_match takes no argument")
-    return LocalizerPolicy(TemplateMatcher(), spec.load_template())
+    return TemplateMatcher()
 
 
-def _dino_match(spec: PolicySpec) -> Policy:
+def _dino_match(spec: PolicySpec) -> Localizer:
     from focus_agents.policies.dino_match import DinoMatcher
 
-    return LocalizerPolicy(DinoMatcher.from_pretrained(spec.argument, device=spec.device), spec.load_template())
+    return DinoMatcher.from_pretrained(spec.argument, device=spec.device)
 
 
-def _owlv2(spec: PolicySpec) -> Policy:
+def _owlv2(spec: PolicySpec) -> Localizer:
     from focus_agents.policies.owlv2 import OWLv2Localizer
 
-    return LocalizerPolicy(OWLv2Localizer.from_pretrained(spec.argument, device=spec.device), spec.load_template())
+    return OWLv2Localizer.from_pretrained(spec.argument, device=spec.device)
 
 
 def _vlm(spec: PolicySpec) -> Policy:
@@ -183,21 +230,78 @@ def _vlm(spec: PolicySpec) -> Policy:
     return policy
 
 
+def _template_of_model(spec: PolicySpec) -> PromptTemplate:
+    frame = None if spec.frame is None else CoordinateFrame(spec.frame)
+    return load_template(spec.argument, name=spec.template, frame=frame, max_image_tokens=spec.max_image_tokens)
+
+
 def _openai_api(spec: PolicySpec) -> Policy:
     from focus_agents.policies.openai.policy import OpenAIPolicy  # here: the package openai is optional
 
-    return OpenAIPolicy.from_spec(spec.text, **spec.api)
+    return OpenAIPolicy.from_argument(spec.argument, **spec.api)
 
 
-_BUILDERS: Mapping[str, Callable[[PolicySpec], Policy]] = MappingProxyType(
-    {
-        "random": _floor,
-        "center": _floor,
-        "copy_support": _floor,
-        "template_match": _template_match,
-        "dino_match": _dino_match,
-        "owlv2": _owlv2,
-        "vlm": _vlm,
-        "openai_api": _openai_api,
-    }
+POLICIES: Registry[PolicyEntry] = Registry(
+    "policy",
+    "focus_agents.policies",
+    PolicyEntry,
+    [
+        PolicyEntry(name="random", build=_floor, help="a box drawn uniformly"),
+        PolicyEntry(name="center", build=_floor, help="a box in the middle, of the supports' mean size"),
+        PolicyEntry(
+            name="copy_support",
+            build=_floor,
+            syntax="[:last|nearest]",
+            default="last",
+            help="the box of the last support again, or of the one whose picture is most like the query",
+        ),
+        PolicyEntry(
+            name="template_match",
+            build=_template_match,
+            extra="baselines",
+            help="the place most like a support's crop, by normalised cross-correlation at several scales",
+        ),
+        PolicyEntry(
+            name="dino_match",
+            build=_dino_match,
+            syntax="[:MODEL]",
+            default="facebook/dinov2-small",
+            is_model=True,
+            help="the patches most like those in the support boxes, to a DINOv2-like backbone",
+        ),
+        PolicyEntry(
+            name="owlv2",
+            build=_owlv2,
+            syntax="[:MODEL]",
+            default="google/owlv2-base-patch16-ensemble",
+            is_model=True,
+            help="OWLv2's detection guided by pictures",
+        ),
+        PolicyEntry(
+            name="vlm",
+            build=_vlm,
+            syntax="[:MODEL]",
+            default="focus-small",
+            is_model=True,
+            check=lambda spec: load_processor(spec.argument, max_image_tokens=spec.max_image_tokens),
+            load_template=_template_of_model,
+            help="a vision-language model in this process",
+        ),
+        PolicyEntry(
+            name="openai_api",
+            build=_openai_api,
+            syntax=":MODEL[@URL]",
+            extra="api",
+            help="a vision-language model behind an OpenAI-compatible endpoint",
+        ),
+    ],
 )
+"""The policies that are known by name; installed packages add theirs, see `focus_env.registry`."""
+
+
+def policies_help() -> str:
+    """Return what `--help` says of policies: a line for each of `POLICIES`."""
+    return (
+        "One of these, or your own as package.module:Name. MODEL is one that comes with the package, a saved policy's "
+        f"folder, or a name on the hub.\n{POLICIES.help()}"
+    )

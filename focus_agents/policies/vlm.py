@@ -18,7 +18,7 @@ from focus_env.types import Message
 
 
 class VLMPolicy:
-    """Answers prompts with a Qwen2-VL-like model; satisfies `focus_agents.rollout.records.Policy`.
+    """Answers prompts with a model of a known family; satisfies `focus_agents.rollout.records.Policy`.
 
     Args:
         model: The model, on any device. It is put into eval mode while it samples.

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from focus_agents.models.processing import PromptBatch, VLMProcessor
+from focus_agents.models.inputs import IGNORED, PromptBatch
+from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.small import LARGEST_COORDINATE, NAMES, VOCAB_SIZE
-from focus_agents.sft.loss import IGNORED
 from focus_env.datasets.synthetic.drawing import BACKGROUND_DRAWS, LIGHT_DRAWS, draw_scene
 from focus_env.datasets.synthetic.identities import Identity, identity_from_number, num_identities
 from focus_env.datasets.synthetic.paints import Split

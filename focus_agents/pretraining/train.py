@@ -6,7 +6,6 @@ import json
 import shutil
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,15 @@ import torch
 from rich.console import Console
 from torch.utils.data import DataLoader
 
+from focus_agents.engine.forward import image_inputs
+from focus_agents.models.adapters import model_parts
+from focus_agents.models.inputs import IGNORED
 from focus_agents.models.loading import SMALL, load_processor, load_trainable_model
 from focus_agents.pretraining.data import DocumentBatch, PretrainingBatches, name_tokens, number_values
+from focus_agents.pretraining.settings import PretrainingConfig
 from focus_agents.runs.checkpoint import load_training_state, save_policy, save_training_state
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.progress import progress_bar
-from focus_agents.sft.loss import IGNORED
 from focus_env.boxes import iou
 from focus_env.datasets.synthetic.paints import Split
 from focus_env.prompts import PromptTemplate
@@ -30,50 +32,6 @@ NUM_SCORING_BATCHES = 32
 SCORING_STEP = 10**6
 """Far beyond any training, so that its pictures are new in every way."""
 SCORES = ("lm_loss", "box_iou", "name_accuracy")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainingConfig:
-    """Settings of a pretraining run.
-
-    Attributes:
-        num_steps: Optimizer steps; the curriculum of `pretraining.data` takes the first 1,200.
-        lr: Peak learning rate of AdamW.
-        warmup: Steps in which the learning rate rises.
-        cooldown: Share of the steps, at the end, in which it falls.
-        lr_end: Where it falls to, as a share of its peak.
-        weight_decay: Of AdamW.
-        grad_clip: Largest global norm of the gradient.
-        checkpoint_interval: Steps between checkpoints to resume from.
-        seed: Of the new weights and of all pictures.
-    """
-
-    num_steps: int = 3000
-    lr: float = 1e-3
-    warmup: int = 100
-    cooldown: float = 0.5
-    lr_end: float = 0.05
-    weight_decay: float = 0.01
-    grad_clip: float = 1.0
-    checkpoint_interval: int = 250
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in {"num_steps": 1, "warmup": 0, "checkpoint_interval": 1, "seed": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: expected {least} or more, got {getattr(self, name)}")
-        for name in ("lr", "grad_clip"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
-        for name in ("cooldown", "lr_end"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: expected a share from 0 to 1, got {getattr(self, name)}")
-
-    def lr_at(self, step: int) -> float:
-        """Learning rate of a step, from 0."""
-        rise = min(1.0, (step + 1) / max(1, self.warmup))
-        fall = min(1.0, (1 - step / self.num_steps) / self.cooldown) if self.cooldown else 1.0
-        return self.lr * rise * max(self.lr_end, fall)
 
 
 class Pretraining:
@@ -153,16 +111,15 @@ class Pretraining:
     def _answer(self, batch: DocumentBatch) -> tuple[torch.Tensor, dict[str, float]]:
         """The loss, with gradient, and what the likeliest answers are worth with the truth before each token."""
         prompts, labels = batch.prompts.to(self.device), batch.labels[:, 1:].to(self.device)
+        parts = model_parts(self.model)
         with torch.autocast(self.device.type, torch.bfloat16):
-            hidden = self.model.model(
+            hidden = parts.backbone(
                 input_ids=prompts.input_ids,
                 attention_mask=prompts.attention_mask,
-                mm_token_type_ids=prompts.mm_token_type_ids,
-                pixel_values=prompts.pixel_values,
-                image_grid_thw=prompts.image_grid_thw,
                 use_cache=False,
+                **image_inputs(self.model, prompts),
             ).last_hidden_state
-            logits = self.model.lm_head(hidden[:, :-1][labels != IGNORED]).float()
+            logits = parts.head(hidden[:, :-1][labels != IGNORED]).float()
         targets = labels[labels != IGNORED]
         loss = torch.nn.functional.cross_entropy(logits, targets)
         guesses = logits.detach().argmax(-1)

@@ -9,6 +9,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from focus_agents.reports.documents import plain
+
 _NAMES_WIDTH = 24
 """Characters of the first column that are not broken, however narrow the terminal."""
 
@@ -23,8 +25,8 @@ def figure(value: Mapping[str, Any] | None, *, signed: bool = False) -> str:
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as Markdown, the first as the heading."""
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    """Rows as Markdown, the first as the heading; cells are shown as they are."""
+    lines = ["| " + " | ".join(map(plain, row)) + " |" for row in rows]
     lines.insert(1, "|" + " --- |" * len(rows[0]))
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Episodes from the environment, answers from a policy, scores from the environment. No learning, no Ray."""
+"""Episodes from the environment, answers from a policy, scores for whole groups. No learning, no Ray."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
-import numpy as np
 
 from focus_agents.rollout.records import Generation, Policy, RolloutGroup, Sampling
-from focus_env.metrics import score_answer
-from focus_env.types import Box, Episode, Message, ParseResult, ParseStatus
+from focus_env.rewards.scores import AnswerScores, score_answers
+from focus_env.types import Episode, Message
 
 
 def collect_groups(
@@ -23,17 +22,22 @@ def collect_groups(
     seeds: Sequence[int],
     progress: float = 1.0,
 ) -> list[RolloutGroup]:
-    """Answer each episode `group_size` times and let the environment score every answer.
+    """Answer each episode `group_size` times and score every answer.
 
     Args:
-        env: `focus_env/InContextLocalization-v0` with text actions; its template words the prompts.
+        env: `focus_env/InContextLocalization-v0` with text actions. It gives the episodes; its template words the
+            prompts and reads the answers, and its reward scores them, as its `step` would.
         policy: Answers all episodes in one call.
         episode_indices: Which episodes.
         group_size: G, answers per episode.
         sampling: How they are drawn.
         seeds: One for each episode.
         progress: How far the training is, from 0 to 1, for rewards with a curriculum.
+
+    Raises:
+        ValueError: If an index is outside of the data set, or a wrapper changes actions or rewards.
     """
+    _check_wrappers(env)  # before an answer is paid for
     template = env.get_wrapper_attr("template")
     prompts: list[list[Message]] = []
     episodes: list[Episode] = []
@@ -42,33 +46,51 @@ def collect_groups(
         episodes.append(env.get_wrapper_attr("episode"))
     generations = policy.generate(prompts, num_completions=group_size, sampling=sampling, seeds=seeds)
     return [
-        _score(env, index, episode, generation, progress)
+        _group(env, index, episode, generation, progress)
         for index, episode, generation in zip(episode_indices, episodes, generations, strict=True)
     ]
 
 
-def _score(
+def score_texts(
+    env: gymnasium.Env[Any, Any], episode: Episode, texts: Sequence[str], *, progress: float = 1.0
+) -> AnswerScores:
+    """Score answers to an episode by an environment's template and reward, without a step of it.
+
+    Args:
+        env: As in `collect_groups`. Its current question stays as it is.
+        episode: What is answered.
+        texts: [N] the answers.
+        progress: How far the training is, from 0 to 1.
+
+    Raises:
+        ValueError: If a wrapper changes actions or rewards, which only a step would do.
+    """
+    _check_wrappers(env)
+    template, reward = env.get_wrapper_attr("template"), env.get_wrapper_attr("reward")
+    return score_answers(episode, texts, template=template, reward=reward, progress=progress)
+
+
+def _group(
     env: gymnasium.Env[Any, Any], episode_index: int, episode: Episode, generation: Generation, progress: float
 ) -> RolloutGroup:
-    """One environment step for each answer to an episode."""
-    rewards: list[float] = []
-    infos: list[dict[str, Any]] = []
-    options = {"episode_index": episode_index, "episode": episode, "progress": progress}
-    for completion in generation.completions:
-        env.reset(options=options)
-        _, reward, _, _, info = env.step(completion.text)
-        rewards.append(float(reward))
-        infos.append(info)
+    texts = [completion.text for completion in generation.completions]
+    scores = score_texts(env, episode, texts, progress=progress)
     return RolloutGroup(
         episode_index=episode_index,
         generation=generation,
-        rewards=np.array(rewards),
-        reward_terms=tuple(info["reward_terms"] for info in infos),
-        answers=tuple(score_answer(episode, _parse_result(info)) for info in infos),
+        rewards=scores.rewards,
+        reward_terms=tuple(
+            {name: float(values[place]) for name, values in scores.terms.items()} for place in range(len(texts))
+        ),
+        answers=scores.answers,
     )
 
 
-def _parse_result(info: dict[str, Any]) -> ParseResult:
-    """How the environment read an answer."""
-    box = None if info["box"] is None else Box(*info["box"])
-    return ParseResult(ParseStatus(info["parse_status"]), box, info["is_strict"])
+def _check_wrappers(env: gymnasium.Env[Any, Any]) -> None:
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.ActionWrapper | gymnasium.RewardWrapper):
+            raise ValueError(
+                f"env: expected no wrapper that changes actions or rewards, got {type(env).__name__}; answers are "
+                "scored without a step: give the environment a `template` that reads them, or a `reward` with your term"
+            )
+        env = env.env

@@ -12,10 +12,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from focus_agents.models.processing import EncodedPrompt
+from focus_agents.models.inputs import EncodedPrompt
 from focus_agents.models.shared_prefix import PrefixRow
 from focus_env.metrics import ScoredAnswer
 from focus_env.types import Message
+
+MAX_COMPLETION_TOKENS = 50
+"""Tokens at which an answer is cut where a caller says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Sampling:
     """
 
     temperature: float = 1.0
-    max_completion_tokens: int = 48
+    max_completion_tokens: int = MAX_COMPLETION_TOKENS
 
     def __post_init__(self) -> None:
         if self.temperature < 0:

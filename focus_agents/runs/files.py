@@ -16,5 +16,5 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file at once, so that a kill leaves the old one or the new one."""
     scratch = path.with_suffix(".tmp")
-    scratch.write_text(text)
+    scratch.write_text(text, encoding="utf-8")
     scratch.replace(path)

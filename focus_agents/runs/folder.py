@@ -50,7 +50,7 @@ class RunDirectory:
         """Start a new run; an existing one is never written over."""
         if (path / "config.json").exists():
             raise FileExistsError(
-                f"run folder {path} holds a run already; choose another --name, or go on with it by --resume {path}"
+                f"run folder {path} holds a run already; choose another `name`, or go on with it by `resume` {path}"
             )
         for name in ("samples", "checkpoints", "validation"):
             (path / name).mkdir(parents=True, exist_ok=True)

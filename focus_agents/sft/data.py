@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from focus_agents.models.processing import EncodedPrompt, PromptBatch, PromptSpans, VLMProcessor, box_cells
+from focus_agents.models.inputs import EncodedPrompt, PromptBatch
+from focus_agents.models.processing import PromptSpans, VLMProcessor, box_cells
 from focus_env.datasets.order import shuffled_indices
 from focus_env.env import observe
 from focus_env.prompts import IPLocTemplate, PromptTemplate
@@ -65,8 +66,7 @@ class SFTBatch:
     def tensors(self) -> dict[str, torch.Tensor]:
         """All tensors by name, for a file."""
         own = {name: getattr(self, name) for name in ("answer_ids", "answer_mask", "query_mask", "support_mask")}
-        prompts = {field.name: getattr(self.prompts, field.name) for field in dataclasses.fields(self.prompts)}
-        return own | {name: value for name, value in prompts.items() if isinstance(value, torch.Tensor)}
+        return own | self.prompts.tensors()
 
 
 class SFTExamples(Dataset[SFTExample]):
@@ -90,7 +90,7 @@ class SFTExamples(Dataset[SFTExample]):
         max_tokens: int | None = None,
     ) -> None:
         self.episodes = episodes
-        self.template = template
+        self.template = processor.fit_template(template)
         self.processor = processor
         self.target = target
         self.max_tokens = max_tokens
@@ -122,7 +122,7 @@ class SFTExamples(Dataset[SFTExample]):
         if self.max_tokens is not None and num_tokens > self.max_tokens:
             raise ValueError(
                 f"episode {episode.episode_id!r}: expected at most {self.max_tokens} tokens, the model's context, got "
-                f"{num_tokens} with {len(spans.images)} pictures; lower --max-image-tokens or --shots"
+                f"{num_tokens} with {len(spans.images)} pictures; lower `max_image_tokens` or `shots`"
             )
         return SFTExample(prompt, answer, spans.images[-1], support_tokens(spans, episode, self.target))
 

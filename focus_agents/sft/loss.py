@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import torch
 
-IGNORED = -100
-"""The label of a token that is not trained."""
+from focus_agents.models.inputs import IGNORED
 
 
 def lm_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -14,16 +14,11 @@ import torch
 import torch.distributed
 from torch.nn.functional import pad
 
+from focus_agents.engine.forward import image_inputs
+from focus_agents.models.inputs import IGNORED
 from focus_agents.models.support_mass import SupportProbe
 from focus_agents.sft.data import SFTBatch
-from focus_agents.sft.loss import (
-    IGNORED,
-    attention_loss,
-    lm_loss,
-    margin_unit,
-    share_past_margin,
-    support_delta,
-)
+from focus_agents.sft.loss import attention_loss, lm_loss, margin_unit, share_past_margin, support_delta
 from focus_agents.sft.settings import Labels, SFTConfig
 
 
@@ -79,11 +74,9 @@ def measure_losses(model: Any, batch: SFTBatch, config: SFTConfig, layers: froze
         logits = model(
             input_ids=torch.cat([prompts.input_ids, batch.answer_ids], dim=1),
             attention_mask=attention_mask,
-            mm_token_type_ids=pad(prompts.mm_token_type_ids, (0, num_answer)),
-            pixel_values=prompts.pixel_values,
-            image_grid_thw=prompts.image_grid_thw,
             use_cache=False,
             logits_to_keep=num_kept,
+            **image_inputs(model, prompts, num_answer),
             **({} if probe is None else {"support_probe": probe}),
         ).logits
     lm = lm_loss(logits, labels[:, -num_kept:])

@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import ray.train
+from annotated_types import Ge
 from ray.train.torch import TorchTrainer
 from rich.console import Console
 
@@ -20,8 +21,10 @@ from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import check_fit, load_config, load_processor
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.progress import progress_bar
+from focus_agents.settings import Settings
 from focus_agents.sft.data import SFTExamples
-from focus_agents.sft.worker import CHECKPOINT_PREFIX, FAILURE_FILE, SCORE, SFTPlan, train_worker
+from focus_agents.sft.plan import SFTPlan
+from focus_agents.sft.worker import CHECKPOINT_PREFIX, FAILURE_FILE, SCORE, train_worker
 
 LINE_INTERVAL = 25
 """Steps between lines on the console."""
@@ -30,24 +33,15 @@ NUM_CHECKED_EPISODES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workers:
-    """Who trains.
+class Workers(Settings):
+    """The processes that train."""
 
-    Attributes:
-        num_workers: Ray Train workers, each a process. 0 trains in this process, without checkpoints to go on from: for
-            debugging.
-        use_gpu: One GPU for each.
-        max_failures: So many times the workers are started again from the newest checkpoint after one has died.
-    """
-
-    num_workers: int = 1
+    num_workers: Annotated[int, Ge(0)] = 1
+    """Ray Train workers, each a process; 0 trains in this process, without checkpoints to go on from: for debugging."""
     use_gpu: bool = False
-    max_failures: int = 2
-
-    def __post_init__(self) -> None:
-        for name, least in {"num_workers": 0, "max_failures": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: expected {least} or more, got {getattr(self, name)}")
+    """One GPU for each."""
+    max_failures: Annotated[int, Ge(0)] = 2
+    """So many times the workers are started again from the newest checkpoint after one has died."""
 
 
 def check_plan(plan: SFTPlan, workers: Workers) -> None:
@@ -144,7 +138,7 @@ def _describe(error: Exception, run: RunDirectory) -> str:
     failures = getattr(error, "worker_failures", {})
     cause = next(iter(failures.items()), (None, error))
     who = "Ray Train" if cause[0] is None else f"worker {cause[0]}"
-    return f"{who} failed: {type(cause[1]).__name__}: {cause[1]}\ngo on from the last checkpoint by --resume {run.path}"
+    return f"{who} failed: {type(cause[1]).__name__}: {cause[1]}\ngo on from the last checkpoint by `resume` {run.path}"
 
 
 @contextlib.contextmanager

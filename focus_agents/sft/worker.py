@@ -24,21 +24,20 @@ import torch
 import torch.distributed
 from safetensors.torch import save_file
 
-from focus_agents.evaluation.greedy import evaluate
-from focus_agents.models.adapters import base_model, merge_adapters
+from focus_agents.evaluation import evaluate
+from focus_agents.models.adapters import base_model, merge_adapters, model_parts
 from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import load_processor, load_trainable_model
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.runs.checkpoint import load_training_state, save_policy, save_training_state
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches
-from focus_agents.sft.settings import SFTConfig, SFTSchedule
+from focus_agents.sft.plan import SFTPlan
+from focus_agents.sft.settings import SFTConfig
 from focus_agents.sft.step import accumulate_gradients
 from focus_env.datasets.order import shuffled_indices
 from focus_env.env import ENV_ID
 from focus_env.metrics import ScoredAnswer, summarize
-from focus_env.prompts import PromptTemplate
-from focus_env.types import EpisodeDataset
 
 CHECKPOINT_PREFIX = "step_"
 SCORE = "validation_miou"
@@ -46,35 +45,6 @@ NOT_VALIDATED = -1.0
 """Score of a checkpoint without a validation: below all others. Not NaN, which Ray Train cannot read back."""
 FAILURE_FILE = "failure.json"
 BAD_BATCH_FOLDER = "bad_batch"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SFTPlan:
-    """Everything that a worker needs to know; travels to it as a whole.
-
-    Attributes:
-        model: Name or folder for `load_model`.
-        template: Words prompts and answers.
-        training_episodes: What to train on.
-        validation_episodes: What to answer before, in between and after.
-        config: Settings of the training.
-        schedule: When to validate and to checkpoint.
-        run_path: The run's folder, under the same absolute path for every worker.
-        max_image_tokens: Most tokens of a picture in training; None: the processor's limit.
-        validation_max_image_tokens: Likewise in validation; None: as in training.
-        num_threads: CPU threads of all workers of a machine together.
-    """
-
-    model: str
-    template: PromptTemplate
-    training_episodes: EpisodeDataset
-    validation_episodes: EpisodeDataset
-    config: SFTConfig
-    schedule: SFTSchedule
-    run_path: Path
-    max_image_tokens: int | None = None
-    validation_max_image_tokens: int | None = None
-    num_threads: int = 1
 
 
 @dataclass(slots=True)
@@ -249,7 +219,7 @@ class SFTWorker:
             message = (
                 f"training stopped at step {step + 1}: expected a finite loss and gradient, got none in "
                 f"{self.progress.num_bad_in_a_row} steps in a row; the last batch is in {folder} (episodes {indices}). "
-                "Lower --lr or --grad-clip, or try --precision fp32; the last checkpoint is whole"
+                "Lower `lr` or `grad_clip`, or try `precision` fp32; the last checkpoint is whole"
             )
             (self.plan.run_path / FAILURE_FILE).write_text(json.dumps({"message": message}) + "\n")
 
@@ -268,7 +238,8 @@ class SFTWorker:
         processor = self.processor
         if plan.validation_max_image_tokens is not None:
             processor = load_processor(plan.model, max_image_tokens=plan.validation_max_image_tokens)
-        env = gymnasium.make(ENV_ID, dataset=plan.validation_episodes, template=plan.template)
+        template = processor.fit_template(plan.template)
+        env = gymnasium.make(ENV_ID, dataset=plan.validation_episodes, template=template)
         indices = range(min(plan.schedule.num_validation_episodes, len(plan.validation_episodes)))
         with torch.compiler.set_stance("force_eager"):  # each token of an answer has another shape
             mine = evaluate(
@@ -334,14 +305,14 @@ def build_model(name: str, config: SFTConfig) -> Any:
     )
     if config.compile:
         # Layer by layer, since the whole model breaks into parts that are compiled anew for each shape of a batch.
-        for layer in base_model(model).model.language_model.layers:
+        for layer in model_parts(model).layers:
             layer.compile(dynamic=True)
     return model
 
 
 @contextlib.contextmanager
 def memory_advice() -> Iterator[None]:
-    """Name the flags that help where memory runs out."""
+    """Name the settings that help where memory runs out."""
     try:
         yield
     except RuntimeError as error:
@@ -349,6 +320,6 @@ def memory_advice() -> Iterator[None]:
         if not (isinstance(error, torch.OutOfMemoryError) or is_cpu_allocator):
             raise
         raise MemoryError(
-            f"out of memory: {error}. Lower --micro-batch-size or --max-image-tokens, or set --gradient-checkpointing, "
-            "--lora-rank 8 or --precision bf16"
+            f"out of memory: {error}. Lower `micro_batch_size` or `max_image_tokens`, or set `gradient_checkpointing`, "
+            "`lora_rank` 8 or `precision` bf16"
         ) from error

@@ -1,23 +1,15 @@
 """Data sets: everything that serves `Episode` records by index.
 
-    name        what it holds                              options of its own
-    synthetic   procedural scenes, nothing to download     num_episodes, level, image_size, num_objects,
-                                                           distractors, absent_fraction
-    got10k      one object per video                       episodes_per_track, min_gap, on_bad
-    lasot       one object per video, long ones            episodes_per_track, min_gap, on_bad
-    tao         several objects per video                  episodes_per_track, min_gap, on_bad
-    perseg      one object per folder; split "test" alone  episodes_per_track, min_gap, on_bad
-    iploc_json  IPLoc's episodes; `root` is the JSON file  image_root (needed), on_bad
-    store       what `focus_env.datasets.store` wrote
-
-All but synthetic need `root`. Several of them are one by names and weights, as in ``"tao:0.5,got10k:0.3,lasot:0.2"``.
+`load_dataset` loads one by its name, an entry of `focus_env.datasets.registry.DATASETS`. Several of them are one by
+names and weights, as in ``"tao:0.5,got10k:0.3,lasot:0.2"``.
 
 Any sized, indexable collection of episodes will do in their place, see `focus_env.types.EpisodeDataset`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +17,25 @@ from focus_env.datasets.readers.got10k import Got10kTracks
 from focus_env.datasets.readers.iploc_json import IPLocEpisodes
 from focus_env.datasets.readers.lasot import LasotTracks
 from focus_env.datasets.readers.perseg import PerSegTracks
-from focus_env.datasets.readers.tao import TaoTracks, tao_held_out_lasot_videos
+from focus_env.datasets.readers.tao import TaoTracks
+from focus_env.datasets.registry import (
+    DATASETS,
+    DatasetEntry,
+    DatasetRequest,
+    dataset_names,
+    datasets_help,
+    track_dataset,
+)
 from focus_env.datasets.sampler import AbsentPolicy, SamplingProtocol, TrackEpisodes
 from focus_env.datasets.store import StoreEpisodes
 from focus_env.datasets.synthetic import SyntheticDataset
 from focus_env.datasets.transforms import JointEpisodes, ShrunkPictures, parse_weights
-from focus_env.types import EpisodeDataset, Track
+from focus_env.types import EpisodeDataset
 
 __all__ = [
+    "DATASETS",
+    "DatasetEntry",
+    "DatasetRequest",
     "Got10kTracks",
     "IPLocEpisodes",
     "JointEpisodes",
@@ -44,30 +47,12 @@ __all__ = [
     "TaoTracks",
     "TrackEpisodes",
     "dataset_names",
+    "datasets_help",
     "load_dataset",
+    "track_dataset",
 ]
 
 Root = str | Path | Mapping[str, str | Path]
-
-_TRACK_READERS: dict[str, Callable[..., Sequence[Track]]] = {
-    "got10k": Got10kTracks,
-    "lasot": LasotTracks,
-    "tao": TaoTracks,
-    "perseg": PerSegTracks,
-}
-"""Adapters, called as ``reader(root, split=split)``."""
-
-_OPTIONS: dict[str, tuple[str, ...]] = {
-    "synthetic": ("num_episodes", "level", "image_size", "num_objects", "distractors", "absent_fraction"),
-    **dict.fromkeys(_TRACK_READERS, ("episodes_per_track", "min_gap", "on_bad")),
-    "iploc_json": ("image_root", "on_bad"),
-    "store": (),
-}
-
-
-def dataset_names() -> tuple[str, ...]:
-    """The names that `load_dataset` knows."""
-    return tuple(_OPTIONS)
 
 
 def load_dataset(
@@ -97,26 +82,27 @@ def load_dataset(
             `absent_fraction`, and on a store.
         max_pixels: Most pixels of a picture; larger ones are decoded smaller, and boxes go with them, see
             `ShrunkPictures`. None: all as they are.
-        **options: Options of that data set alone, see the table above; their meaning is that of the arguments of
-            `SyntheticDataset`, `TrackEpisodes` or `IPLocEpisodes`. Of several data sets each gets those it has.
+        **options: Options of that data set alone, see its entry in `DATASETS`; their meaning is that of the arguments
+            of `SyntheticDataset`, `TrackEpisodes` or `IPLocEpisodes`. Of several data sets each gets those it has.
 
     Raises:
         ValueError: If the name, an option or a value is unknown, or `root` or `image_root` is missing or superfluous.
         DatasetError: If the files are missing or malformed.
     """
-    common: dict[str, Any] = {"split": split, "shots": shots, "seed": seed, "protocol": protocol, "absent": absent}
+    request = DatasetRequest(split=split, shots=shots, seed=seed, protocol=protocol, absent=absent)
     if ":" in name:
-        episodes = _load_joint(parse_weights(name), root, common, options)
+        episodes = _load_joint(parse_weights(name), root, request, options)
     else:
-        _check_name(name)
-        _check_options(name, options, _OPTIONS[name])
-        episodes = _load_one(name, root, **common, **options)
+        entry = _find(name)
+        _check_options(name, options, entry.options)
+        episodes = _load_one(entry, root, request, options)
     return episodes if max_pixels is None else ShrunkPictures(episodes, max_pixels)
 
 
-def _check_name(name: str) -> None:
-    if name not in _OPTIONS:
-        raise ValueError(f"unknown data set {name!r}; there are {', '.join(_OPTIONS)}")
+def _find(name: str) -> DatasetEntry:
+    if (entry := DATASETS.find(name)) is None:
+        raise ValueError(f"unknown data set {name!r}; there are {DATASETS.known()}")
+    return entry
 
 
 def _check_options(name: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -126,52 +112,30 @@ def _check_options(name: str, options: Mapping[str, Any], known: Sequence[str]) 
 
 
 def _load_joint(
-    weights: Mapping[str, float], root: Root | None, common: Mapping[str, Any], options: Mapping[str, Any]
+    weights: Mapping[str, float], root: Root | None, request: DatasetRequest, options: Mapping[str, Any]
 ) -> EpisodeDataset:
     """Several data sets, each from its own folder."""
-    for name in weights:
-        _check_name(name)
-    _check_options(",".join(weights), options, sorted({option for name in weights for option in _OPTIONS[name]}))
+    entries = {name: _find(name) for name in weights}
+    known = sorted({option for entry in entries.values() for option in entry.options})
+    _check_options(",".join(weights), options, known)
     roots: dict[str, Any] = dict.fromkeys(weights)
     if isinstance(root, Mapping):
         roots |= root
     elif root is not None:
-        roots = {name: None if name == "synthetic" else Path(root) / name for name in weights}
+        roots = {name: Path(root) / name if entry.needs_root else None for name, entry in entries.items()}
     parts = {}
-    for name in weights:
-        own = {option: value for option, value in options.items() if option in _OPTIONS[name]}
-        if name == "lasot" and "tao" in weights and roots["tao"] is not None and "test" not in common["split"]:
-            own["exclude"] = tao_held_out_lasot_videos(roots["tao"])
-        parts[name] = _load_one(name, roots[name], **common, **own)
-    return JointEpisodes(parts, weights, seed=common["seed"])
+    for name, entry in entries.items():
+        own = {option: value for option, value in options.items() if option in entry.options}
+        beside = {other: roots[other] for other in weights if other != name}
+        parts[name] = _load_one(entry, roots[name], dataclasses.replace(request, beside=beside), own)
+    return JointEpisodes(parts, weights, seed=request.seed)
 
 
 def _load_one(
-    name: str,
-    root: Root | None,
-    *,
-    split: str,
-    shots: int,
-    seed: int,
-    protocol: SamplingProtocol,
-    absent: AbsentPolicy,
-    **options: Any,
+    entry: DatasetEntry, root: Root | None, request: DatasetRequest, options: Mapping[str, Any]
 ) -> EpisodeDataset:
-    if name == "synthetic":
-        if root is not None:
-            raise ValueError(f"data set 'synthetic' is drawn, not read: leave out root, got {str(root)!r}")
-        return SyntheticDataset(split=split, shots=shots, seed=seed, **options)
-    if root is None or isinstance(root, Mapping):
-        what = "one of IPLoc's JSON files" if name == "iploc_json" else "the folder where it was unpacked"
-        raise ValueError(f"data set {name!r} is read from files: pass root, {what}")
-    if name == "store":
-        return StoreEpisodes(root)
-    if name == "iploc_json":
-        if options.get("image_root") is None:
-            raise ValueError(
-                "data set 'iploc_json' names its pictures only: pass image_root, the folder they are below"
-            )
-        return IPLocEpisodes(root, shots=shots, absent=absent, **options)
-    exclude = {"exclude": options.pop("exclude")} if "exclude" in options else {}
-    tracks = _TRACK_READERS[name](root, split=split, **exclude)
-    return TrackEpisodes(tracks, shots=shots, seed=seed, protocol=protocol, absent=absent, **options)
+    if not entry.needs_root and root is not None:
+        raise ValueError(f"data set {entry.name!r} is {entry.source}: leave out root, got {str(root)!r}")
+    if entry.needs_root and (root is None or isinstance(root, Mapping)):
+        raise ValueError(f"data set {entry.name!r} is read from files: pass root, {entry.source}")
+    return entry.load(root, request, **options)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from focus_env.overlap import to_shares
+from focus_env.boxes import iou
+from focus_env.overlap import covers_image, repeats_support, support_shares, to_shares
 from focus_env.types import BoxArray, Episode, ParseResult, ParseStatus
 
 NO_BOX = (math.nan,) * 4
@@ -22,7 +24,8 @@ Array = TypeVar("Array", bound=npt.NDArray[Any])
 class AnswerBatch:
     """N answers, to one episode or to several, and what they are scored by.
 
-    The arrays are read-only if they come from `from_parses`: all terms of a reward see the same ones.
+    The arrays are read-only if they come from `from_parses`: all terms of a reward see the same ones. IoU and the two
+    shortcuts are computed when they are first asked for, and kept for all who ask afterwards.
 
     Attributes:
         boxes: [N, 4] float64 `xyxy` in pixels of the query; nan where the answer holds no readable box.
@@ -141,11 +144,20 @@ class AnswerBatch:
         """[N, 4] the true boxes, likewise."""
         return to_shares(self.target_boxes, self.image_wh)
 
+    @cached_property
+    def ious(self) -> npt.NDArray[np.float64]:
+        """[N] IoU of answer and target, in [0, 1]; 0 where either is missing. Read-only."""
+        return _read_only(iou(self.boxes, self.target_boxes))
 
-def support_shares(episode: Episode) -> BoxArray:
-    """[K, 4] an episode's support boxes as shares of the widths and heights of their own images."""
-    boxes = _as_floats([exemplar.box for exemplar in episode.support]).reshape(-1, 4)
-    return to_shares(boxes, _as_floats([exemplar.frame.image_wh for exemplar in episode.support]).reshape(-1, 2))
+    @cached_property
+    def is_whole_image(self) -> npt.NDArray[np.bool_]:
+        """[N] whether the answer takes the whole query, see `overlap.covers_image`. Read-only."""
+        return _read_only(covers_image(self.boxes, self.image_wh))
+
+    @cached_property
+    def copies_support(self) -> npt.NDArray[np.bool_]:
+        """[N, K] whether the answer repeats a support's box, see `overlap.repeats_support`. Read-only."""
+        return _read_only(repeats_support(self.box_shares, self.support_boxes))
 
 
 def _as_floats(values: object) -> npt.NDArray[np.float64]:
@@ -162,10 +174,11 @@ def _box_array(boxes: Sequence[tuple[float, ...] | None]) -> BoxArray:
 
 
 def _support_array(episodes: Sequence[Episode]) -> BoxArray:
-    if len(episodes) == 1:
-        return support_shares(episodes[0])[None]
-    num_supports = max((len(episode.support) for episode in episodes), default=0)
+    """[N, K, 4] support boxes as shares, computed once for all answers to one episode."""
+    distinct = {id(episode): episode for episode in episodes}
+    shares = {key: support_shares(episode) for key, episode in distinct.items()}
+    num_supports = max(map(len, shares.values()), default=0)
     array = np.full((len(episodes), num_supports, 4), math.nan)
     for row, episode in zip(array, episodes, strict=True):
-        row[: len(episode.support)] = support_shares(episode)
+        row[: len(episode.support)] = shares[id(episode)]
     return array

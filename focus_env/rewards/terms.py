@@ -9,6 +9,7 @@ Where the object is absent, the answer that it is gets 1, and any other the mini
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from focus_env.boxes import iou
 from focus_env.overlap import ciou, covers_image, diou, giou, repeats_support
 from focus_env.parsing import ANSWER_CLOSE, ANSWER_OPEN
+from focus_env.registry import Registry
 from focus_env.rewards.answers import AnswerBatch
 
 Values: TypeAlias = npt.NDArray[np.float64]
@@ -39,7 +40,7 @@ CURRICULUM_SWITCH = 0.5
 
 def iou_reward(answers: AnswerBatch) -> Values:
     """IoU with the target, in [0, 1] (arXiv:2605.31145)."""
-    return _settle_absent(iou(answers.boxes, answers.target_boxes), answers)
+    return _settle_absent(answers.ious, answers)
 
 
 def iou_squared_reward(answers: AnswerBatch) -> Values:
@@ -164,39 +165,127 @@ def present_reward(answers: AnswerBatch) -> Values:
 
 def whole_image_penalty(answers: AnswerBatch) -> Values:
     """-1 for answering the whole image, see `overlap.covers_image`, unless the target is the whole image; else 0."""
-    is_shortcut = covers_image(answers.boxes, answers.image_wh) & ~covers_image(answers.target_boxes, answers.image_wh)
-    return np.where(is_shortcut, -1.0, 0.0)
+    is_right = covers_image(answers.target_boxes, answers.image_wh)
+    return np.where(answers.is_whole_image & ~is_right, -1.0, 0.0)
 
 
 def copy_penalty(answers: AnswerBatch) -> Values:
     """-1 for repeating a support box, see `overlap.repeats_support`, unless the target is at its place, too; else 0."""
-    is_copy = repeats_support(answers.box_shares, answers.support_boxes)
     is_still = repeats_support(answers.target_shares, answers.support_boxes)
-    return np.where((is_copy & ~is_still).any(axis=-1), -1.0, 0.0)
+    return np.where((answers.copies_support & ~is_still).any(axis=-1), -1.0, 0.0)
 
+
+# ---- by name
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardTermEntry:
+    """A term that is known by name: without numbers, with numbers behind the name as in ``iou_at(0.5)``, or both.
+
+    Attributes:
+        name: As users write it.
+        help: A short description without a full stop.
+        least: The least value.
+        most: The greatest value; a term that is never above 0 is a penalty, whose weight is not negative.
+        function: The term without numbers, if there is one.
+        factory: Makes the term from numbers, if it takes any; its parameters have no defaults.
+
+    Raises:
+        ValueError: If there is neither a function nor a factory.
+    """
+
+    name: str
+    help: str
+    least: float = 0.0
+    most: float = 1.0
+    function: RewardTerm | None = None
+    factory: Callable[..., RewardTerm] | None = None
+
+    def __post_init__(self) -> None:
+        if self.function is None and self.factory is None:
+            raise ValueError(f"reward term {self.name!r}: expected a function, a factory or both, got neither")
+
+    @property
+    def is_penalty(self) -> bool:
+        """Whether the term is negative itself, so that its weight is not."""
+        return self.most <= 0
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of the numbers that the factory takes."""
+        return () if self.factory is None else tuple(inspect.signature(self.factory).parameters)
+
+    @property
+    def signature(self) -> str:
+        """The name with the names of its numbers."""
+        return f"{self.name}({', '.join(self.parameters)})"
+
+    @property
+    def usage(self) -> str:
+        """The forms in which the name may be written."""
+        forms = [self.name] if self.function is not None else []
+        return ", ".join([*forms, self.signature] if self.factory is not None else forms)
+
+    @property
+    def summary(self) -> str:
+        """The help, with the range of the values."""
+        return f"{self.help}; {self.least:g} to {self.most:g}"
+
+
+TERMS: Registry[RewardTermEntry] = Registry(
+    "reward term",
+    "focus_env.reward_terms",
+    RewardTermEntry,
+    [
+        RewardTermEntry(name="iou", function=iou_reward, help="the IoU with the target"),
+        RewardTermEntry(name="iou_squared", function=iou_squared_reward, help="the square of the IoU"),
+        RewardTermEntry(name="iou_at", factory=IoUAt, help="1 from an IoU of the threshold on, else 0"),
+        RewardTermEntry(
+            name="piecewise",
+            function=piecewise_reward,
+            factory=Piecewise,
+            help="1 from an IoU of `high` on, 0 below `low`, the IoU between; without numbers (0.5, 0.75), and in the "
+            "second half of a training (0.75, 0.9)",
+        ),
+        RewardTermEntry(name="giou", function=giou_reward, least=-1, help="the generalised IoU"),
+        RewardTermEntry(name="diou", function=diou_reward, least=-1, help="the IoU and the distance of the centres"),
+        RewardTermEntry(
+            name="ciou",
+            function=ciou_reward,
+            least=-1.5,
+            help="the IoU, the distance of the centres and the difference of the shapes",
+        ),
+        RewardTermEntry(name="l1", function=l1_reward, help="1 - the mean distance of the four coordinates"),
+        RewardTermEntry(name="format", function=format_reward, help="1 for the answer format, else 0"),
+        RewardTermEntry(name="format_soft", function=format_soft_reward, help="the format with partial credit"),
+        RewardTermEntry(
+            name="length", factory=LengthReward, help="1 for up to so many characters, falling to 0 at twice as many"
+        ),
+        RewardTermEntry(name="present", function=present_reward, help="1 for knowing whether the object is there"),
+        RewardTermEntry(
+            name="whole_image", function=whole_image_penalty, least=-1, most=0, help="-1 for answering the whole image"
+        ),
+        RewardTermEntry(
+            name="copy", function=copy_penalty, least=-1, most=0, help="-1 for repeating the box of a support"
+        ),
+    ],
+)
+"""The terms that `WeightedReward.from_spec` knows by name; installed packages add theirs, see `focus_env.registry`."""
 
 REWARD_TERMS: Mapping[str, RewardTerm] = MappingProxyType(
-    {
-        "iou": iou_reward,
-        "iou_squared": iou_squared_reward,
-        "piecewise": piecewise_reward,
-        "giou": giou_reward,
-        "diou": diou_reward,
-        "ciou": ciou_reward,
-        "l1": l1_reward,
-        "format": format_reward,
-        "format_soft": format_soft_reward,
-        "present": present_reward,
-        "whole_image": whole_image_penalty,
-        "copy": copy_penalty,
-    }
+    {name: entry.function for name, entry in TERMS.built_in.items() if entry.function is not None}
 )
-"""The terms that `WeightedReward.from_spec` knows by name."""
+"""The built-in terms without numbers."""
 
 PARAMETRIC_TERMS: Mapping[str, Callable[..., RewardTerm]] = MappingProxyType(
-    {"iou_at": IoUAt, "piecewise": Piecewise, "length": LengthReward}
+    {name: entry.factory for name, entry in TERMS.built_in.items() if entry.factory is not None}
 )
-"""Those that it knows with numbers behind the name, as in ``iou_at(0.5)``."""
+"""The built-in terms with numbers behind the name, as in ``iou_at(0.5)``."""
 
-PENALTIES = frozenset({"whole_image", "copy"})
-"""Terms that are negative themselves, so that their weights are not."""
+
+def terms_help() -> str:
+    """Return what `--help` says of reward terms: a line for each of `TERMS`."""
+    return (
+        "Terms with weights, as in iou:1,format:0.5. A term is one of these, or your own as module:function:\n"
+        + TERMS.help()
+    )

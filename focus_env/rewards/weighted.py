@@ -9,7 +9,6 @@ The default is FOCUS's reward, IoU + 0.5 * [the format is right] (arXiv:2605.311
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import math
 import re
@@ -24,17 +23,9 @@ import numpy as np
 from focus_env.errors import RewardError
 from focus_env.importing import import_object
 from focus_env.rewards.answers import AnswerBatch
-from focus_env.rewards.terms import (
-    PARAMETRIC_TERMS,
-    PENALTIES,
-    REWARD_TERMS,
-    RewardTerm,
-    Values,
-    format_reward,
-    iou_reward,
-)
+from focus_env.rewards.terms import TERMS, RewardTerm, RewardTermEntry, Values, format_reward, iou_reward
 
-_BUILT_IN = re.compile(r"([^():,\s]+)\s*(?:\((.*)\))?")
+_NAMED = re.compile(r"([^():,\s]+)\s*(?:\((.*)\))?")
 _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _COMMA = re.compile(r",(?![^()]*\))")
 """A comma that stands outside of parentheses."""
@@ -78,8 +69,9 @@ class WeightedReward:
 
         Args:
             spec: Terms with commas between them, each `name:weight`; without a weight it is 1. A name is one of
-                `REWARD_TERMS`; one of `PARAMETRIC_TERMS` with numbers, as in ``iou_at(0.5)``; or the import path of a
-                term of one's own, as in ``my_package.rewards:centre_reward``, whose module is imported then.
+                `focus_env.rewards.terms.TERMS` or one that an installed package adds, with numbers where the term takes
+                some, as in ``iou_at(0.5)``; or the import path of a term of one's own, as in
+                ``my_package.rewards:centre_reward``, whose module is imported then.
 
         Raises:
             ValueError: If a part is malformed, a name is unknown, cannot be imported or stands twice, or a weight is
@@ -101,8 +93,8 @@ class WeightedReward:
         terms: dict[str, tuple[RewardTerm, float]] = {}
         for text, weight in parts:
             try:
-                name, term = _resolve(text)
-                number = _to_weight(name, weight)
+                name, term, is_penalty = _resolve(text)
+                number = _to_weight(name, weight, is_penalty=is_penalty)
             except ValueError as error:
                 raise ValueError(f"{source}: {error}") from error
             if name in terms:
@@ -192,43 +184,50 @@ def _split_weight(part: str) -> tuple[str, Any]:
     if colon and _is_number(tail):
         return head.strip(), tail
     name = part.split(":")[0].split("(")[0].strip()
-    if colon and name in {*REWARD_TERMS, *PARAMETRIC_TERMS}:
+    # Built-in names alone: a package may well add a term of its own name, and have other terms in its module.
+    if colon and name in TERMS.built_in:
         return head.strip(), tail
     return part, 1.0
 
 
-def _to_weight(name: str, weight: Any) -> float:
+def _to_weight(name: str, weight: Any, *, is_penalty: bool) -> float:
     if isinstance(weight, bool) or not _is_number(weight):
         raise ValueError(f"the weight of {name!r} must be a number, as in '{name}:0.5', got {weight!r}")
-    if name in PENALTIES and float(weight) < 0:
+    if is_penalty and float(weight) < 0:
         raise ValueError(f"{name!r} is a penalty, negative itself, and a weight of {weight} would reward what it names")
     return float(weight)
 
 
-def _resolve(text: str) -> tuple[str, RewardTerm]:
-    """The canonical name of a term, and the term."""
+def _resolve(text: str) -> tuple[str, RewardTerm, bool]:
+    """The canonical name of a term, the term, and whether it is a penalty."""
     if _IMPORT_PATH.fullmatch(text):
-        return text, _import_term(text)
-    built_in = _BUILT_IN.fullmatch(text)
-    if built_in is None:
+        return text, _import_term(text), False
+    named = _NAMED.fullmatch(text)
+    if named is None:
         raise ValueError(f"expected terms such as 'iou', 'iou:1', 'iou_at(0.5):1' or 'module:function:1', got {text!r}")
-    name, arguments = built_in.groups()
-    if name not in {*REWARD_TERMS, *PARAMETRIC_TERMS}:
-        known = [*REWARD_TERMS, *(_signature(other) for other in PARAMETRIC_TERMS)]
+    name, arguments = named.groups()
+    entry = TERMS.find(name)
+    if entry is None:
         raise ValueError(
-            f"unknown term {name!r}{_nearest(name)}; known are {', '.join(known)}, and your own as module:function"
+            f"unknown term {name!r}{_nearest(name)}; known are {TERMS.known()}, and your own as module:function"
         )
     if arguments is None:
-        if name not in REWARD_TERMS:
-            raise ValueError(f"{name!r} needs numbers: {_signature(name)}")
-        return name, REWARD_TERMS[name]
-    if name not in PARAMETRIC_TERMS:
-        raise ValueError(f"{name!r} takes no numbers, got {text!r}")
+        if entry.function is None:
+            raise ValueError(f"{name!r} needs numbers: {entry.signature}")
+        return name, entry.function, entry.is_penalty
+    canonical, term = _with_numbers(entry, arguments, text)
+    return canonical, term, entry.is_penalty
+
+
+def _with_numbers(entry: RewardTermEntry, arguments: str, text: str) -> tuple[str, RewardTerm]:
+    """The canonical name of a term with numbers, and the term."""
+    if entry.factory is None:
+        raise ValueError(f"{entry.name!r} takes no numbers, got {text!r}")
     numbers = [number.strip() for number in arguments.split(",")]
-    if len(numbers) != len(_parameters(name)) or not all(map(_is_number, numbers)):
-        raise ValueError(f"expected numbers as in {_signature(name)}, got {text!r}")
+    if len(numbers) != len(entry.parameters) or not all(map(_is_number, numbers)):
+        raise ValueError(f"expected numbers as in {entry.signature}, got {text!r}")
     values = [float(number) for number in numbers]
-    return f"{name}({', '.join(map(_number_text, values))})", PARAMETRIC_TERMS[name](*values)
+    return f"{entry.name}({', '.join(map(_number_text, values))})", entry.factory(*values)
 
 
 def _import_term(path: str) -> RewardTerm:
@@ -241,16 +240,8 @@ def _import_term(path: str) -> RewardTerm:
 
 
 def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(name.lower(), {*REWARD_TERMS, *PARAMETRIC_TERMS}, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name.lower(), TERMS.load_all()[0], n=1, cutoff=0.4)
     return f", did you mean {near[0]!r}?" if near else ""
-
-
-def _parameters(name: str) -> list[str]:
-    return [field.name for field in dataclasses.fields(PARAMETRIC_TERMS[name])]  # type: ignore[arg-type]
-
-
-def _signature(name: str) -> str:
-    return f"{name}({', '.join(_parameters(name))})"
 
 
 def _is_number(value: Any) -> bool:

@@ -15,7 +15,10 @@ import torch
 from rich.console import Console
 
 from benchmarks import attention_loss as benchmark
+from benchmarks.attention.setup import MAPS_KEPT, Setup, build_batch
+from benchmarks.measuring import count_flops, peak_memory, small_config
 from focus_agents.models import attention
+from focus_agents.models.loading import load_processor
 from tests.places import ROOT
 
 TOKENS = 256
@@ -89,8 +92,8 @@ def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) ->
 @pytest.mark.parametrize("is_checkpointed", [False, True])
 def test_flops_are_counted_in_forward_backward_and_recomputation(is_checkpointed: bool) -> None:
     """The matrix products of each variant, written out; what all share cancels."""
-    setup = benchmark.Setup.build(TOKENS, is_checkpointed=is_checkpointed)
-    flops = {variant: benchmark.count_flops(setup.prepare(variant)) for variant in benchmark.VARIANTS}
+    setup = Setup.build(TOKENS, is_checkpointed=is_checkpointed)
+    flops = {variant: count_flops(setup.prepare(variant)) for variant in benchmark.VARIANTS}
     num_heads, size, num_layers = 4, 64, 4
     num_keys = int(setup.batch.query_mask[0].nonzero().max()) + 1
     scores = 2 * num_heads * ROWS * num_keys * size
@@ -117,30 +120,30 @@ def test_peak_memory_is_the_most_at_a_time() -> None:
         third = torch.empty(2**18)
         del second, third
 
-    assert benchmark.peak_memory(step, "cpu") == 4 * (2**20 + 2**19)
+    assert peak_memory(step, "cpu") == 4 * (2**20 + 2**19)
     assert before.numel() == 2**20
 
 
 def test_ours_keeps_less_than_eager_and_as_much_for_each_row_whatever_the_tokens() -> None:
     extra = []
     for num_tokens in (TOKENS, 2 * TOKENS):
-        setup = benchmark.Setup.build(num_tokens, is_checkpointed=False)
+        setup = Setup.build(num_tokens, is_checkpointed=False)
         peaks = {}
-        for variant in (*benchmark.VARIANTS, benchmark.MAPS_KEPT):
+        for variant in (*benchmark.VARIANTS, MAPS_KEPT):
             setup.prepare(variant)()
-            peaks[variant] = benchmark.peak_memory(setup.prepare(variant), "cpu")
-        assert peaks["plain"] < peaks["ours"] < peaks["eager"] < peaks[benchmark.MAPS_KEPT]
+            peaks[variant] = peak_memory(setup.prepare(variant), "cpu")
+        assert peaks["plain"] < peaks["ours"] < peaks["eager"] < peaks[MAPS_KEPT]
         extra.append((peaks["ours"] - peaks["plain"]) / int(setup.batch.query_mask.sum()))
     assert extra[1] == pytest.approx(extra[0], rel=0.05)
 
 
 def test_a_batch_is_as_long_as_asked_and_holds_five_pictures() -> None:
     for num_tokens, num_rows in ((183, 1), (512, 64), (1024, 169), (2048, 361), (4096, 729)):
-        setup_config = benchmark.small_config(benchmark.load_processor("tiny").tokenizer)
-        batch = benchmark.build_batch(num_tokens, setup_config)
+        setup_config = small_config(load_processor("tiny").tokenizer)
+        batch = build_batch(num_tokens, setup_config)
         is_image = batch.prompts.input_ids == setup_config.image_token_id
         assert batch.prompts.input_ids.shape[1] + batch.answer_ids.shape[1] == num_tokens
-        assert int(is_image.sum()) == 5 * num_rows == len(batch.prompts.pixel_values) / 4
+        assert int(is_image.sum()) == 5 * num_rows == len(batch.prompts.images["pixel_values"]) / 4
         assert int(batch.query_mask.sum()) == num_rows
         assert not (batch.query_mask & batch.support_mask).any()
         assert (batch.query_mask & is_image).sum() == num_rows

@@ -15,22 +15,27 @@ import numpy as np
 import pytest
 import ray
 import torch
+from ray.rllib.utils.metrics import TIMERS
 from rich.console import Console
 
 from benchmarks import grpo_on_ray as benchmark
 from benchmarks.measuring import count_flops
-from focus_agents.models.processing import EncodedPrompt
+from benchmarks.on_ray import bare_loop, turns
+from benchmarks.on_ray.bare_loop import BareLoop
+from benchmarks.on_ray.report import build_tables, compare
+from benchmarks.on_ray.setup import CONTESTS, SIDES, Args, CaseName, Contest, NoiseTemplate
+from benchmarks.on_ray.turns import PARTS, Result, built, check_same_answers, measure, relative_difference
+from focus_agents.models.inputs import EncodedPrompt
 from focus_agents.rollout.records import Completion, Generation, RolloutGroup
 from focus_env.types import ParseResult, ParseStatus
 
 pytestmark = pytest.mark.ray
 
 SIZE = ["--groups", "2", "--group-size", "3", "--answer-tokens", "4", "--shots", "1", "--image-size", "56"]
-ARGS = benchmark.Args(
+ARGS = Args(
     cases=("overhead",), groups=2, group_size=3, answer_tokens=4, shots=1, image_size=56, repetitions=1
 )  # fmt: skip
-SIDES = benchmark.SIDES
-(OVERHEAD,), (AHEAD,) = benchmark.CONTESTS["overhead"], benchmark.CONTESTS["async"]
+(OVERHEAD,), (AHEAD,) = CONTESTS["overhead"], CONTESTS["async"]
 KEYS = {
     "case", "name", "ours", "peer", "ratio", "ratio_range", "ratio_of", "unit", "clock", "ours_name", "peer_name",
     "parts", "weight_difference", "prompt_tokens", "mean_answer_tokens", "groups", "group_size", "answer_tokens",
@@ -73,8 +78,8 @@ def test_prints_a_line_for_the_overhead_then_tables(
 
 def test_both_sides_of_the_overhead_compute_the_same() -> None:
     """FLOPs: RLlib's side neither encodes a prompt more often nor leaves a group out."""
-    bare = benchmark.BareLoop(ARGS)
-    with benchmark.built(ARGS, OVERHEAD, "ours") as algorithm:
+    bare = BareLoop(ARGS)
+    with built(ARGS, OVERHEAD, "ours") as algorithm:
         algorithm.train()  # whose learner compares shared and repeated prompts once
         bare.take_step()
         flops = count_flops(algorithm.train)
@@ -82,32 +87,32 @@ def test_both_sides_of_the_overhead_compute_the_same() -> None:
 
 
 def shift_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    learn = benchmark.BareLoop.learn
+    learn = BareLoop.learn
 
-    def learn_and_shift(self: benchmark.BareLoop, groups: Any) -> None:
+    def learn_and_shift(self: BareLoop, groups: Any) -> None:
         learn(self, groups)
         with torch.no_grad():
             next(self.model.parameters()).view(-1)[0] += 1e-4
 
-    monkeypatch.setattr(benchmark.BareLoop, "learn", learn_and_shift)
+    monkeypatch.setattr(BareLoop, "learn", learn_and_shift)
 
 
 def answer_to_other_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "group_seed", lambda iteration, position: position)
+    monkeypatch.setattr(bare_loop, "group_seed", lambda iteration, position: position)
 
 
 def ask_about_other_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "shuffled_indices", lambda start, count, **options: [0] * count)
+    monkeypatch.setattr(bare_loop, "shuffled_indices", lambda start, count, **options: [0] * count)
 
 
 def learn_the_opposite(monkeypatch: pytest.MonkeyPatch) -> None:
-    advantages = benchmark.group_advantages
-    monkeypatch.setattr(benchmark, "group_advantages", lambda rewards: -advantages(rewards))
+    advantages = bare_loop.group_advantages
+    monkeypatch.setattr(bare_loop, "group_advantages", lambda rewards: -advantages(rewards))
 
 
 def reward_all_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = ParseResult(ParseStatus.NO_BOX, None, is_strict=False)
-    monkeypatch.setattr(benchmark.NoiseTemplate, "parse", lambda *_: nothing)
+    monkeypatch.setattr(NoiseTemplate, "parse", lambda *_: nothing)
 
 
 @pytest.mark.parametrize(
@@ -125,12 +130,12 @@ def test_sides_that_do_not_do_the_same_are_found(
 ) -> None:
     breaks(monkeypatch)
     with pytest.raises(AssertionError, match=message):
-        benchmark.measure(ARGS, OVERHEAD)
+        measure(ARGS, OVERHEAD)
 
 
 def make_groups(*texts: str, episode: int = 0) -> list[RolloutGroup]:
     ids, nothing = np.arange(3), np.zeros(0, dtype=np.float32)
-    prompt = EncodedPrompt(np.zeros(7, dtype=np.int64), np.zeros((0, 1), dtype=np.float32), np.zeros((0, 3), np.int64))
+    prompt = EncodedPrompt(np.zeros(7, dtype=np.int64), np.zeros((0, 2), dtype=np.int64), {})
     completions = tuple(Completion(text, ids, nothing, is_finished=False) for text in texts)
     return [RolloutGroup(episode, Generation(completions, prompt), np.zeros(len(texts)), (), ())]
 
@@ -144,20 +149,20 @@ def make_groups(*texts: str, episode: int = 0) -> list[RolloutGroup]:
     ],
 )
 def test_other_answers_are_found(peer: list[RolloutGroup], message: str) -> None:
-    benchmark.check_same_answers(make_groups("a", "b"), make_groups("a", "b"))
+    check_same_answers(make_groups("a", "b"), make_groups("a", "b"))
     with pytest.raises(AssertionError, match=message):
-        benchmark.check_same_answers(make_groups("a", "b"), peer)
+        check_same_answers(make_groups("a", "b"), peer)
     with pytest.raises(AssertionError, match="answers: all the same"):
-        benchmark.check_same_answers(make_groups("a", "a"), make_groups("a", "a"))
+        check_same_answers(make_groups("a", "a"), make_groups("a", "a"))
 
 
 def test_the_difference_of_weights_is_relative_to_what_training_changed() -> None:
     start = {"a": torch.tensor([7.0, 1.0]), "b": torch.zeros(1)}
     peer = {"a": torch.tensor([10.0, 1.0]), "b": torch.tensor([4.0])}
     ours = {"a": torch.tensor([10.0, 1.5]), "b": torch.tensor([4.0])}
-    assert benchmark.relative_difference(ours, peer, start) == pytest.approx(0.1)
+    assert relative_difference(ours, peer, start) == pytest.approx(0.1)
     with pytest.raises(AssertionError, match="different parameters"):
-        benchmark.relative_difference({"a": ours["a"]}, peer, start)
+        relative_difference({"a": ours["a"]}, peer, start)
 
 
 class FakeAlgorithm:
@@ -170,7 +175,7 @@ class FakeAlgorithm:
 
     def train(self) -> dict[str, Any]:
         self.log.append(self.side)
-        return {benchmark.TIMERS: dict.fromkeys(benchmark.PARTS.values(), 1e-3)}
+        return {TIMERS: dict.fromkeys(PARTS.values(), 1e-3)}
 
     def foreach_env_runner(self, function: Callable[[Any], None], *, local_env_runner: bool) -> None:
         assert not local_env_runner
@@ -181,20 +186,20 @@ class FakeAlgorithm:
 def test_processes_work_in_turns_and_rest_within_them(monkeypatch: pytest.MonkeyPatch) -> None:
     log: list[str] = []
     sides = {"ours": FakeAlgorithm("ours", log, 0.02), "peer": FakeAlgorithm("peer", log, 0.06)}
-    monkeypatch.setattr(benchmark, "built", lambda args, contest, side: contextlib.nullcontext(sides[side]))
-    result = benchmark.measure(dataclasses.replace(ARGS, block=2, repetitions=3), AHEAD)
+    monkeypatch.setattr(turns, "built", lambda args, contest, side: contextlib.nullcontext(sides[side]))
+    result = measure(dataclasses.replace(ARGS, block=2, repetitions=3), AHEAD)
     warm = ["ours", "ours rests", "peer", "peer rests"]
     assert log == warm + ["ours", "ours", "ours rests", "peer", "peer", "peer rests"] * 3
     assert [len(result.readings[side]) for side in SIDES] == [3, 3]
     assert all(10 <= reading < 30 for reading in result.readings["ours"])
     assert [len(values) for parts in result.parts.values() for values in parts.values()] == [6] * 8
-    line = benchmark.compare("async", AHEAD, result)
+    line = compare("async", AHEAD, result)
     assert line["ratio_of"] == "peer / ours"
     assert line["ratio"] == pytest.approx(3, rel=0.3)
     assert (line["prompt_tokens"], line["mean_answer_tokens"], line["clock"]) == (7, 3, "wall")
     sides["peer"].last_groups = make_groups("a", "c")
     with pytest.raises(AssertionError, match="answers: ours"):
-        benchmark.measure(ARGS, AHEAD)
+        measure(ARGS, AHEAD)
 
 
 @pytest.mark.parametrize(
@@ -202,23 +207,19 @@ def test_processes_work_in_turns_and_rest_within_them(monkeypatch: pytest.Monkey
     [
         ("overhead", OVERHEAD, 0.5, ("0+0", "bare loop")),
         ("async", AHEAD, 2.0, ("1+1 ahead", "1+1")),
-        ("workers", benchmark.CONTESTS["workers"][0], 2.0, ("2+2", "1+1")),
-        ("workers", benchmark.CONTESTS["workers"][1], 2.0, ("2+0", "1+0")),
+        ("workers", CONTESTS["workers"][0], 2.0, ("2+2", "1+1")),
+        ("workers", CONTESTS["workers"][1], 2.0, ("2+0", "1+0")),
     ],
 )
-def test_a_ratio_says_what_it_is_of(
-    case: benchmark.CaseName, contest: benchmark.Contest, ratio: float, names: tuple[str, str]
-) -> None:
+def test_a_ratio_says_what_it_is_of(case: CaseName, contest: Contest, ratio: float, names: tuple[str, str]) -> None:
     readings = {"ours": [1000.0, 3.0, 2000.0], "peer": [2000.0, 3.0, 4000.0]}
-    parts = {name: [float(number)] for number, name in enumerate([*benchmark.PARTS, "rest"])}
-    line = benchmark.compare(
-        case, contest, benchmark.Result(readings, dict.fromkeys(contest.topologies, parts), make_groups("a", "b"))
-    )
+    parts = {name: [float(number)] for number, name in enumerate([*PARTS, "rest"])}
+    line = compare(case, contest, Result(readings, dict.fromkeys(contest.topologies, parts), make_groups("a", "b")))
     assert (line["ours"], line["peer"], line["ratio"]) == (1000.0, 2000.0, ratio)
     assert line["ratio_range"] == sorted([ratio, 1.0])
     assert (line["ours_name"], line["peer_name"]) == names
     console = Console(width=80, file=io.StringIO())
-    for table in benchmark.build_tables([{**line, "group_size": 8, "groups": 2}]):
+    for table in build_tables([{**line, "group_size": 8, "groups": 2}]):
         console.print(table)
     shown = [text.split() for text in console.file.getvalue().splitlines()]
     low, high = line["ratio_range"]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from benchmarks import reward_terms as benchmark
+from focus_env.rewards.answers import AnswerBatch
 from focus_env.rewards.terms import PARAMETRIC_TERMS, REWARD_TERMS
 
 
@@ -27,6 +29,17 @@ def test_each_term_has_its_case(capsys: pytest.CaptureFixture[str]) -> None:
         assert line["ours"] > 0
         assert line["unit"] == "boxes/s per core"
         assert (line["ratio"] is None) == (line["case"] == "AnswerBatch.from_parses")
+
+
+def test_each_call_computes_its_own_overlap() -> None:
+    """A batch keeps IoU for the next term; measuring must not live on that."""
+    episodes, parses, texts = benchmark.draw_answers(20, shots=2)
+    batch = AnswerBatch.from_parses(episodes, parses, texts)
+    expected = {name: term(batch) for name, term in benchmark.TERMS.items()}
+    assert set(benchmark.KEPT) == {"ious", "is_whole_image", "copies_support"} <= vars(batch).keys()
+    assert not set(benchmark.KEPT) & vars(benchmark.forget(batch)).keys()
+    for name, term in benchmark.TERMS.items():
+        np.testing.assert_array_equal(term(benchmark.forget(batch)), expected[name])
 
 
 @pytest.mark.usefixtures("_small")

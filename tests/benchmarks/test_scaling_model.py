@@ -9,7 +9,7 @@ import torch
 from transformers import Qwen2VLForConditionalGeneration
 
 from benchmarks import scaling_model as scaling
-from benchmarks.grpo_step import large_config
+from benchmarks.step.setup import large_config
 from focus_agents.models.adapters import add_adapters
 from focus_agents.models.loading import TINY, load_processor
 from tests.places import ROOT

@@ -1,45 +1,28 @@
-"""The environment and its spaces and wrapper, as Gymnasium and a user see them."""
+"""The environment, as Gymnasium and a user see it."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import functools
-import math
-import pickle
 import warnings
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium import spaces
 from gymnasium.error import ResetNeeded
-from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.utils.env_checker import check_env
 
 from focus_env import (
     ENV_ID,
     TEMPLATES,
     AnswerBatch,
-    Box,
-    CompletionSpace,
     CoordinateFrame,
-    ImageSpace,
     RewardError,
     WeightedReward,
 )
 from focus_env.datasets import SyntheticDataset
-from focus_env.env import InContextLocalizationEnv
-from focus_env.spaces import box_action_space, observation_space
-from focus_env.wrappers import FixedObservation, FixedSizeObservation, SingleImageObservation
-from tests.fakes import FakeDataset, make_episode
-
-ACTION_TYPES = ["text", "box"]
-GOLD = "<answer>[250, 167, 750, 667]</answer>"  # of the fake episode 0: (20, 10, 60, 40) in 80 x 60
-
-
-def make_env(**options: Any) -> InContextLocalizationEnv:
-    return InContextLocalizationEnv(**{"dataset": FakeDataset(), **options})
+from tests.fakes import FakeDataset
+from tests.focus_env.environments import ACTION_TYPES, GOLD, make_env
 
 
 def answer(action: Any, *, index: int = 0, **options: Any) -> tuple[float, dict[str, Any]]:
@@ -57,16 +40,6 @@ def test_check_env_has_nothing_to_say(action_type: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(env.unwrapped)
-
-
-@pytest.mark.parametrize("action_type", ACTION_TYPES)
-def test_check_env_has_nothing_to_say_about_the_wrapper(action_type: str) -> None:
-    env = gymnasium.make(ENV_ID, dataset=FakeDataset(), action_type=action_type)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        # Gymnasium warns about every wrapped environment, whatever the wrapper.
-        warnings.filterwarnings("ignore", message=".*is different from the unwrapped version")
-        check_env(FixedSizeObservation(env, shots=2, image_size=16), skip_render_check=True)
 
 
 @pytest.mark.parametrize("action_type", ACTION_TYPES)
@@ -192,111 +165,6 @@ class TestScoring:
         assert env.step("Here.")[1] == 0.0
 
 
-class TestEpisodes:
-    """Which episode is asked, and what a caller gets of it."""
-
-    def test_reset_tells_which_episode(self) -> None:
-        _, info = make_env().reset(options={"episode_index": np.int64(2)})
-        assert info == {"episode_index": 2, "episode_id": "fake/2", "identity": "object-2"}
-
-    def test_seeds_fix_the_episodes(self) -> None:
-        def draw(seed: int) -> list[int]:
-            env = make_env(dataset=FakeDataset(50))
-            indices = [env.reset(seed=seed)[1]["episode_index"]]
-            return indices + [env.reset()[1]["episode_index"] for _ in range(9)]
-
-        assert draw(1) == draw(1) != draw(2)
-        assert len(set(draw(1))) > 5
-        assert {type(index) for index in draw(1)} == {int}
-
-    def test_answers_to_one_question_load_it_once(self) -> None:
-        dataset = FakeDataset()
-        env = make_env(dataset=dataset)
-        for _ in range(4):
-            env.reset(options={"episode_index": 1})
-            env.step(GOLD)
-        assert dataset.num_loads == 1
-        env.reset(options={"episode_index": 2})
-        env.reset(options={"episode_index": 1})
-        assert dataset.num_loads == 3
-
-    def test_an_episode_that_is_at_hand_is_asked_as_it_is(self) -> None:
-        dataset = FakeDataset()
-        env = make_env(dataset=dataset)
-        for index, shots in [(1, 3), (1, 1), (2, 1)]:
-            episode = make_episode(1, shots=shots)
-            observation, info = env.reset(options={"episode_index": index, "episode": episode})
-            assert env.episode is episode
-            assert len(observation["support_images"]) == shots
-            assert (info["episode_index"], info["episode_id"]) == (index, "fake/1")
-        assert dataset.num_loads == 0
-
-    def test_observations_are_fresh_copies(self) -> None:
-        env = make_env()
-        first, _ = env.reset(options={"episode_index": 0})
-        original = copy.deepcopy(first)
-        for array in (*first["support_images"], first["support_boxes"], first["query_image"]):
-            array[:] = 0
-        after_step = env.step(GOLD)[0]
-        for array in (*after_step["support_images"], after_step["support_boxes"], after_step["query_image"]):
-            array[:] = 0
-        again, _ = env.reset(options={"episode_index": 0})
-        assert data_equivalence(again, original, exact=True)
-
-    def test_the_observation_is_the_episodes(self) -> None:
-        observation, _ = make_env().reset(options={"episode_index": 0})
-        assert [image.shape for image in observation["support_images"]] == [(32, 40, 3), (32, 48, 3)]
-        assert observation["support_boxes"].dtype == np.float64
-        np.testing.assert_array_equal(observation["support_boxes"], [[4, 6, 20, 22], [4, 6, 20, 23]])
-        assert observation["query_image"].shape == (60, 80, 3)
-
-    def test_nothing_tells_the_category(self) -> None:
-        env = make_env()
-        observation, info = env.reset(options={"episode_index": 0})
-        step_info = env.step("")[4]
-        prompt = env.template.render(observation)
-        assert "category" not in repr((info, step_info, prompt))
-
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"episode_index": 4}, "episode_index must be in 0 to 3, got 4"),
-            ({"episode_index": -1}, "episode_index must be in 0 to 3, got -1"),
-            ({"index": 1}, r"reset knows the options 'episode_index', 'episode' and 'progress', got \['index'\]"),
-            ({"episode": 1}, "expected an 'episode_index' beside the 'episode', got none"),
-            ({"progress": 1.5}, r"progress must be from 0 .* to 1 .*, got 1.5"),
-            ({"progress": math.nan}, r"progress must be from 0 .* to 1 .*, got nan"),
-        ],
-    )
-    def test_bad_options(self, options: dict[str, float], message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            make_env().reset(options=options)
-
-    def test_one_step_per_question(self) -> None:
-        env = make_env()
-        with pytest.raises(ResetNeeded, match="step was called before reset"):
-            env.step(GOLD)
-        with pytest.raises(ResetNeeded, match="episode was asked for before reset"):
-            _ = env.episode
-        env.reset()
-        env.step(GOLD)
-        with pytest.raises(ResetNeeded, match="ended with its one step"):
-            env.step(GOLD)
-
-    def test_a_refused_action_leaves_the_question_open(self) -> None:
-        env = make_env()
-        env.reset(options={"episode_index": 0})
-        with pytest.raises(TypeError, match="a text action must be a str, got ndarray"):
-            env.step(np.zeros(4))
-        assert env.step(GOLD)[1] > 1
-
-    def test_box_actions_have_four_numbers(self) -> None:
-        env = make_env(action_type="box")
-        env.reset()
-        with pytest.raises(ValueError, match=r"a box action must have the shape \[4\], got \[2, 2\]"):
-            env.step(np.zeros((2, 2)))
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -384,158 +252,3 @@ def test_gold_scores_the_most_on_a_real_data_set(name: str) -> None:
         assert info["reward_terms"]["iou"] > 0.95
         are_absent.add(episode.target_box is None)
     assert are_absent == {True, False}
-
-
-@pytest.mark.parametrize("space", [CompletionSpace(), ImageSpace(), observation_space(), box_action_space()], ids=repr)
-class TestSpaces:
-    """What every space must do."""
-
-    def test_holds_its_samples(self, space: spaces.Space[Any]) -> None:
-        space.seed(0)
-        assert all(space.sample() in space for _ in range(20))
-
-    def test_a_seed_fixes_the_samples(self, space: spaces.Space[Any]) -> None:
-        def draw(seed: int) -> list[Any]:
-            space.seed(seed)
-            return [space.sample() for _ in range(3)]
-
-        assert data_equivalence(draw(1), draw(1), exact=True)
-        assert not data_equivalence(draw(1), draw(2), exact=True)
-
-    def test_travels_and_equals_its_copy(self, space: spaces.Space[Any]) -> None:
-        clone = pickle.loads(pickle.dumps(space))
-        assert clone == space == copy.deepcopy(space)
-        assert repr(clone) == repr(space)
-        assert space != spaces.Discrete(2)
-
-
-@pytest.mark.parametrize(
-    ("value", "is_member"),
-    [("", True), ("é\x00\ud800", True), ("a" * 8, True), ("a" * 9, False), (b"a", False), (None, False)],
-)
-def test_completion_space_members(value: Any, is_member: bool) -> None:
-    assert (value in CompletionSpace(8)) == is_member
-    assert all(len(CompletionSpace(2, seed=seed).sample()) <= 2 for seed in range(20))
-
-
-@pytest.mark.parametrize(
-    ("value", "is_member"),
-    [
-        pytest.param(np.zeros((2, 3, 3), np.uint8), True, id="image"),
-        pytest.param(np.zeros((2, 3, 3), np.float32), False, id="floats"),
-        pytest.param(np.zeros((2, 3, 4), np.uint8), False, id="four channels"),
-        pytest.param(np.zeros((2, 3), np.uint8), False, id="grey"),
-        pytest.param(np.zeros((0, 3, 3), np.uint8), False, id="empty"),
-        pytest.param([[[0, 0, 0]]], False, id="list"),
-    ],
-)
-def test_image_space_members(value: Any, is_member: bool) -> None:
-    assert (value in ImageSpace()) == is_member
-
-
-def test_sampled_images_are_noise() -> None:
-    image = ImageSpace(seed=0).sample()
-    assert set(image.flatten().tolist()) >= {0, 255}
-
-
-def test_spaces_refuse_what_they_cannot_do() -> None:
-    assert CompletionSpace(3) != CompletionSpace(4)
-    with pytest.raises(ValueError, match="0 or more, got -1"):
-        CompletionSpace(-1)
-    for space in (CompletionSpace(), ImageSpace()):
-        with pytest.raises(ValueError, match="samples without mask"):
-            space.sample(mask=1)  # type: ignore[arg-type]
-
-
-class TestFixedSizeObservation:
-    """Arrays of one shape, with boxes that fit them."""
-
-    def test_by_hand(self) -> None:
-        env = FixedSizeObservation(make_env(), shots=2, image_size=10)
-        observation, _ = env.reset(options={"episode_index": 0})
-        assert observation["images"].shape == (3, 10, 10, 3)
-        assert observation["images"].dtype == np.uint8
-        assert observation["boxes"].dtype == np.float32
-        expected = [[4 / 40, 6 / 32, 20 / 40, 22 / 32], [4 / 48, 6 / 32, 20 / 48, 23 / 32]]
-        np.testing.assert_allclose(observation["boxes"], expected, rtol=1e-6)
-
-    def test_a_box_still_frames_the_object(self) -> None:
-        env = FixedSizeObservation(make_env(), shots=2, image_size=64)
-        observation, _ = env.reset(options={"episode_index": 0})
-        for image, box in zip(observation["images"], observation["boxes"], strict=False):
-            x1, y1, x2, y2 = np.round(box * 64).astype(int)
-            is_object = image[..., 0] > 160  # the fake object is bright, its ground dim
-            assert is_object[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1].all()
-            is_object[y1 - 1 : y2 + 1, x1 - 1 : x2 + 1] = False
-            assert not is_object.any()
-
-    def test_the_number_of_supports_must_fit(self) -> None:
-        env = FixedSizeObservation(make_env(), shots=3)
-        with pytest.raises(ValueError, match="made for 3 supports per episode, got 2"):
-            env.reset()
-
-    def test_shares_memory_between_processes(self) -> None:
-        wrappers = [functools.partial(FixedSizeObservation, shots=2, image_size=16)]
-        envs = gymnasium.make_vec(
-            ENV_ID, num_envs=2, vectorization_mode="async", dataset=FakeDataset(), wrappers=wrappers
-        )
-        try:
-            observation, _ = envs.reset(seed=0)
-            assert observation["images"].shape == (2, 3, 16, 16, 3)
-            assert observation["images"].std() > 0
-        finally:
-            envs.close()
-
-    @pytest.mark.parametrize("sizes", [{"shots": 0}, {"shots": 1, "image_size": 0}])
-    def test_sizes_are_positive(self, sizes: dict[str, int]) -> None:
-        with pytest.raises(ValueError, match="must be at least 1"):
-            FixedSizeObservation(make_env(), **sizes)
-
-    def test_keeps_what_the_box_action_means(self) -> None:
-        env = FixedSizeObservation(make_env(action_type="box"), shots=2)
-        env.reset(options={"episode_index": 0})
-        *_, info = env.step(np.array([0.25, 1 / 6, 0.75, 2 / 3], dtype=np.float32))
-        assert Box(*info["box"]) == pytest.approx(Box(20, 10, 60, 40), abs=1e-4)
-
-
-class TestSingleImageObservation:
-    """All pictures and boxes as channels of one."""
-
-    def test_by_hand(self) -> None:
-        fixed = FixedSizeObservation(make_env(), shots=2, image_size=10)
-        env = SingleImageObservation(fixed)
-        image, _ = env.reset(options={"episode_index": 0})
-        observation, _ = fixed.reset(options={"episode_index": 0})
-        assert image in env.observation_space
-        assert image.shape == (10, 10, 11)
-        for start, picture in zip((0, 4, 8), observation["images"], strict=True):
-            np.testing.assert_array_equal(image[..., start : start + 3], picture)
-        # x from 4 / 40 to 20 / 40, y from 6 / 32 to 22 / 32, in tenths: columns 1 to 4, rows 1.875 to 6.875
-        expected = np.zeros((10, 10))
-        expected[1:7, 1:5] = 255
-        expected[1, 1:5], expected[6, 1:5] = 255 * 0.125, 255 * 0.875
-        np.testing.assert_allclose(image[..., 3], expected, atol=0.5)
-
-    @pytest.mark.parametrize(
-        "box",
-        [
-            pytest.param((0, 0, 1, 1), id="all"),
-            pytest.param((0.31, 0.52, 0.37, 0.58), id="inside one pixel"),
-            pytest.param((0.9, 0.05, 1.0, 0.97), id="at the edge"),
-        ],
-    )
-    def test_no_part_of_a_box_is_lost(self, box: tuple[float, ...]) -> None:
-        fixed = FixedSizeObservation(make_env(), shots=1, image_size=10)
-        images = np.zeros((2, 10, 10, 3), np.uint8)
-        observation = FixedObservation(images=images, boxes=np.array([box], np.float32))
-        share = SingleImageObservation(fixed).observation(observation)[..., 3] / 255
-        area = (box[2] - box[0]) * (box[3] - box[1])
-        assert share.sum() == pytest.approx(100 * area, abs=0.1)
-
-    def test_check_env_has_nothing_to_say(self) -> None:
-        env = gymnasium.make(ENV_ID, dataset=FakeDataset(), action_type="box")
-        env = SingleImageObservation(FixedSizeObservation(env, shots=2, image_size=16))
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            warnings.filterwarnings("ignore", message=".*is different from the unwrapped version")
-            check_env(env, skip_render_check=True)

@@ -13,12 +13,12 @@ from focus_env.metrics import (
     ScoredAnswer,
     bootstrap_interval,
     paired_bootstrap_interval,
-    score_answer,
     seeds_bootstrap_interval,
     summarize,
     summarize_with_intervals,
 )
 from focus_env.rewards.answers import AnswerBatch
+from focus_env.rewards.scores import score_answer
 from focus_env.rewards.terms import iou_reward
 from focus_env.types import Box, ParseResult, ParseStatus
 from tests.fakes import make_episode

@@ -43,7 +43,6 @@ from focus_env.types import Message
 logger = logging.getLogger(__name__)
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
-_SPEC = "openai_api:"
 _COUNTING = threading.Lock()  # around counters; of the module, since a lock cannot be pickled with the policy
 
 
@@ -127,21 +126,22 @@ class OpenAIPolicy:
         self._client: Any = None
 
     @classmethod
-    def from_spec(cls, text: str, **options: Any) -> OpenAIPolicy:
-        """The policy that a command line names.
+    def from_argument(cls, argument: str, **options: Any) -> OpenAIPolicy:
+        """Return the policy that a command line names behind `openai_api:`.
 
         Args:
-            text: `openai_api:MODEL` or `openai_api:MODEL@http://host:8000/v1`.
+            argument: `MODEL` or `MODEL@http://host:8000/v1`.
             options: Further arguments of the constructor.
 
         Raises:
-            ValueError: If the text is of another form.
+            ValueError: If the argument is of another form.
         """
-        head, at, tail = text.removeprefix(_SPEC).rpartition("@")
+        head, at, tail = argument.rpartition("@")
         model, base_url = (head, tail) if at else (tail, None)
-        if not text.startswith(_SPEC) or not model or base_url == "":
+        if not model or base_url == "":
             raise ValueError(
-                f"policy: expected {_SPEC}MODEL or {_SPEC}MODEL@http://host:8000/v1, got {hide_credentials(text)!r}"
+                "policy: expected openai_api:MODEL or openai_api:MODEL@http://host:8000/v1, got "
+                f"{hide_credentials(f'openai_api:{argument}')!r}"
             )
         return cls(model=model, base_url=base_url, **options)
 

@@ -13,16 +13,16 @@ import numpy.typing as npt
 from PIL import Image
 
 from focus_agents.policies.focus import FocusPolicy
+from focus_agents.reports.documents import to_markdown, write_document
 from focus_agents.reports.plotting import plot_runs
 from focus_agents.reports.tables import figure, markdown_table
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.studies.ablation.arms import ARMS, BASE, MAIN_SPLIT, PUBLISHED, SPLITS
 from focus_agents.studies.ablation.runs import (
-    Study,
+    AblationStudy,
     cell,
     cell_episodes,
     missing_cells,
-    plan_run,
     read_evaluation,
     split_episodes,
 )
@@ -58,13 +58,13 @@ Scores = Mapping[str, Mapping[str, Mapping[int, npt.NDArray[np.float64]]]]
 """By arm, cell and seed, [episodes] IoU."""
 
 
-def read_scores(study: Study) -> Scores:
+def read_scores(study: AblationStudy) -> Scores:
     """The scores of all runs that were answered to the end; arms and seeds without any are left out."""
     wanted = {name for arm in study.arms for name in (*_ancestors(arm), arm)}
     scores: dict[str, dict[str, dict[int, npt.NDArray[np.float64]]]] = {}
     for arm in (arm for arm in ARMS if arm in wanted):
         for seed in study.seeds:
-            run = plan_run(study, arm, seed)
+            run = study.run(arm, seed)
             if missing_cells(study, run):
                 continue
             for key, values in read_evaluation(run).items():
@@ -77,7 +77,7 @@ def _ancestors(arm: str) -> list[str]:
     return [] if arm == BASE else [*_ancestors(ARMS[arm].parent), ARMS[arm].parent]
 
 
-def summarize_scores(study: Study, scores: Scores) -> dict[str, Any]:
+def summarize_scores(study: AblationStudy, scores: Scores) -> dict[str, Any]:
     """All figures of the report, mIoU from 0 to 1: means, each seed's mean, 95% intervals over seeds and episodes."""
     return {
         "study": {
@@ -115,11 +115,11 @@ def _difference(scores: Scores, before: tuple[str, str], after: tuple[str, str])
     return _describe({seed: new[seed][:length] - old[seed][:length] for seed in shared})
 
 
-def write_report(study: Study, folder: Path) -> Path:
-    """Write `ablation.json`, `ablation.md` and its pictures, of the runs that were answered to the end.
+def write_report(study: AblationStudy, folder: Path) -> Path:
+    """Write `ablation.json`, `ablation.md`, `ablation.html` and pictures, of the runs that were answered to the end.
 
     Returns:
-        The Markdown file.
+        The Markdown file; the HTML file lies beside it.
 
     Raises:
         ValueError: If there is no such run.
@@ -133,16 +133,16 @@ def write_report(study: Study, folder: Path) -> Path:
     _draw_curves(study, summary, folder)
     _draw_answers(study, summary, folder)
     report = folder / f"{REPORT_NAME}.md"
-    report.write_text(render_report(summary))
+    write_document(report, render_report(summary))
     return report
 
 
-def _draw_curves(study: Study, summary: Mapping[str, Any], folder: Path) -> None:
+def _draw_curves(study: AblationStudy, summary: Mapping[str, Any], folder: Path) -> None:
     """Sample efficiency of stage 1, rewards of stage 2."""
     for stage, metrics in (("sft", ("lm_loss", "validation_miou")), ("grpo", ("reward", "validation_miou"))):
         shown = [arm for arm in summary["arms"] if ARMS[arm].is_paper or arm == "shuffled"]
         arms = [arm for arm in shown if ARMS[arm].stage == stage]
-        runs = {ARMS[arm].title: [plan_run(study, arm, seed).folder for seed in _seeds(summary, arm)] for arm in arms}
+        runs = {ARMS[arm].title: [study.run(arm, seed).folder for seed in _seeds(summary, arm)] for arm in arms}
         lines = [line for folders in runs.values() for path in folders for line in RunDirectory(path).read_metrics()]
         # The shortest runs end before they validate.
         logged = [metric for metric in metrics if any(line.get(metric) is not None for line in lines)]
@@ -150,11 +150,11 @@ def _draw_curves(study: Study, summary: Mapping[str, Any], folder: Path) -> None
             plot_runs(runs, logged, folder / f"{REPORT_NAME}_{stage}.png", window=10)
 
 
-def _draw_answers(study: Study, summary: Mapping[str, Any], folder: Path) -> None:
+def _draw_answers(study: AblationStudy, summary: Mapping[str, Any], folder: Path) -> None:
     """Answers, and where they look, without and with the attention loss, to the first test episodes."""
     rows, titles = [], []
     arms = [arm for arm in SHOWN_ARMS if arm in summary["arms"]]
-    runs = {arm: plan_run(study, arm, _seeds(summary, arm)[0]) for arm in arms}
+    runs = {arm: study.run(arm, _seeds(summary, arm)[0]) for arm in arms}
     policies = {arm: FocusPolicy.from_pretrained(run.model) for arm, run in runs.items()}
     episodes = split_episodes(MAIN_SPLIT, 2, NUM_SHOWN_EPISODES)
     for index, (arm, policy) in itertools.product(range(NUM_SHOWN_EPISODES), policies.items()):
@@ -179,7 +179,7 @@ def render_report(summary: Mapping[str, Any]) -> str:
     grpo = f", {study['num_grpo_iterations']} iterations of stage 2" if has_grpo else ""
     parts = [
         "# The paper's ablation on synthetic scenes",
-        f"Written by `experiments/ablation.py`: seeds {', '.join(map(str, study['seeds']))}; {study['num_sft_steps']} "
+        f"Written by `focus ablation`: seeds {', '.join(map(str, study['seeds']))}; {study['num_sft_steps']} "
         f"steps of stage 1{grpo}; {study['num_episodes']} episodes a cell, four times as many for "
         f"{SPLITS[MAIN_SPLIT].title}. mIoU * 100, where unreadable answers count 0, with 95% "
         "intervals over seeds and episodes, or over the episodes alone where there is one seed. A run that is not done "
@@ -192,7 +192,7 @@ def render_report(summary: Mapping[str, Any]) -> str:
         "## Settings of stage 1",
         settings_table(summary),
     ]
-    return "\n\n".join(parts) + "\n"
+    return to_markdown(parts)
 
 
 def main_table(summary: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import multiprocessing
 import os
@@ -21,11 +20,13 @@ import torch
 import transformers
 
 from focus_agents.errors import TrainingError
-from focus_agents.evaluation.greedy import evaluate
+from focus_agents.evaluation import evaluate
+from focus_agents.models.adapters import family_of
 from focus_agents.models.loading import load_model, load_processor, load_template, model_folder, weights_digest
-from focus_agents.models.vision import batch_pictures
 from focus_agents.policies.vlm import VLMPolicy
-from focus_agents.studies.ablation.arms import ARMS, BASE, COMMON, MAIN_SPLIT, SPLITS, Arm
+from focus_agents.runs.files import write_text
+from focus_agents.studies.ablation.arms import ARMS, BASE, COMMON, MAIN_SPLIT, SPLITS, Stage
+from focus_agents.studies.study import Run, Study
 from focus_env.datasets import load_dataset
 from focus_env.datasets.transforms import ShuffledSupports
 from focus_env.env import ENV_ID
@@ -36,15 +37,28 @@ MAX_COMPLETION_TOKENS = 16
 BATCH_SIZE = 64
 
 
-@dataclass(frozen=True, kw_only=True)
-class Study:
-    """What is run.
+@dataclass(frozen=True, slots=True)
+class ArmRun(Run):
+    """One arm with one seed; the variant is the arm's name.
 
     Attributes:
-        folder: Where runs and results go.
+        model: The trained model.
+        command: Arguments of the Python that trains it; empty for the base.
+        parent: Folder of the run that it starts from; None for the base.
+    """
+
+    model: str
+    command: tuple[str, ...] = ()
+    parent: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationStudy(Study):
+    """The arms that are run, and for how long.
+
+    Attributes:
         base: The pretrained model, by name or folder.
         arms: Names in `ARMS`; those that they start from are run too.
-        seeds: Of training.
         num_sft_steps: Optimizer steps of stage 1.
         num_grpo_iterations: Iterations of stage 2.
         num_episodes: Episodes answered for each split and number of shots; see `cell_episodes`.
@@ -52,87 +66,63 @@ class Study:
         use_gpu: Whether runs train on a GPU.
     """
 
-    folder: Path
     base: str
     arms: tuple[str, ...]
-    seeds: tuple[int, ...]
     num_sft_steps: int
     num_grpo_iterations: int
     num_episodes: int
     jobs: int = 1
     use_gpu: bool = False
 
+    def run(self, variant: str, seed: int) -> ArmRun:
+        """Return the run of an arm with a seed.
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One arm with one seed.
+        Raises:
+            ValueError: If the base has no weights.
+        """
+        arm = ARMS[variant]
+        if arm.stage is None:
+            digest = weights_digest(self.base)
+            if digest is None:
+                raise ValueError(
+                    f"base: expected a model with weights, got {self.base!r}; train one by `focus pretrain`"
+                )
+            return ArmRun(variant, seed, self.folder / f"{variant}-{digest[:8]}", self.base)
+        parent = self.run(arm.parent, seed)
+        flags = (*self._budget(arm.stage), *COMMON[arm.stage], *arm.flags, "--seed", str(seed))
+        folder = self.run_folder(variant, seed, [arm.stage, flags, parent.folder.name])
+        places = ("--init-from", model_folder(parent.model), "--name", folder.name, "--output-dir", str(self.folder))
+        command = ("-m", f"focus_agents.cli.{arm.stage}", *flags, *places, "--no-dashboard", *self._hardware(arm.stage))
+        return ArmRun(variant, seed, folder, str(folder / "checkpoints" / "final"), command, parent.folder)
 
-    Attributes:
-        arm: Its name.
-        seed: Its seed.
-        folder: Where its model and answers are; the name holds a digest of all that decides them.
-        model: The trained model.
-        command: Arguments of the Python that trains it; empty for the base.
-    """
+    def runs(self) -> list[ArmRun]:
+        """Return all runs, each after the one that it starts from, without repetitions."""
+        runs: dict[Path, ArmRun] = {}
 
-    arm: str
-    seed: int
-    folder: Path
-    model: str
-    command: tuple[str, ...]
+        def add(arm: str, seed: int) -> None:
+            if arm != BASE:
+                add(ARMS[arm].parent, seed)
+            run = self.run(arm, seed)
+            runs.setdefault(run.folder, run)
 
+        for seed in self.seeds:
+            for arm in self.arms:
+                add(arm, seed)
+        return list(runs.values())
 
-def plan_run(study: Study, arm: str, seed: int) -> Run:
-    """What it takes to train an arm with a seed."""
-    if arm == BASE:
-        digest = weights_digest(study.base)
-        if digest is None:
-            raise ValueError(
-                f"base: expected a model with weights, got {study.base!r}; train one by run_pretraining.py"
-            )
-        return Run(arm, seed, study.folder / f"{BASE}-{digest[:8]}", study.base, ())
-    definition = ARMS[arm]
-    parent = plan_run(study, definition.parent, seed)
-    flags = (*_budget(study, definition), *COMMON[definition.stage], *definition.flags, "--seed", str(seed))  # type: ignore[index]
-    digest = hashlib.sha256(json.dumps([definition.stage, flags, parent.folder.name]).encode()).hexdigest()[:8]
-    name = f"{arm}-seed{seed}-{digest}"
-    command = ("-m", f"focus_agents.cli.{definition.stage}")
-    places = ("--init-from", model_folder(parent.model), "--name", name, "--output-dir", str(study.folder))
-    hardware = ("--no-dashboard", *_hardware(study, definition))
-    folder = study.folder / name
-    return Run(arm, seed, folder, str(folder / "checkpoints" / "final"), (*command, *flags, *places, *hardware))
+    def _budget(self, stage: Stage) -> tuple[str, ...]:
+        """How long an arm trains: the same for all arms of a stage."""
+        if stage == "sft":
+            return ("--num-steps", str(self.num_sft_steps))
+        return ("--num-iterations", str(self.num_grpo_iterations))
 
-
-def _budget(study: Study, arm: Arm) -> tuple[str, ...]:
-    """How long an arm trains: the same for all arms of a stage."""
-    if arm.stage == "sft":
-        return ("--num-steps", str(study.num_sft_steps))
-    return ("--num-iterations", str(study.num_grpo_iterations))
-
-
-def _hardware(study: Study, arm: Arm) -> tuple[str, ...]:
-    if not study.use_gpu:
-        return ()
-    return ("--use-gpu",) if arm.stage == "sft" else ("--num-gpus-per-learner", "1")
+    def _hardware(self, stage: Stage) -> tuple[str, ...]:
+        if not self.use_gpu:
+            return ()
+        return ("--use-gpu",) if stage == "sft" else ("--num-gpus-per-learner", "1")
 
 
-def plan_study(study: Study) -> list[Run]:
-    """All runs, each after the one that it starts from, without repetitions."""
-    runs: dict[Path, Run] = {}
-
-    def add(arm: str, seed: int) -> None:
-        if arm != BASE:
-            add(ARMS[arm].parent, seed)
-        run = plan_run(study, arm, seed)
-        runs.setdefault(run.folder, run)
-
-    for seed in study.seeds:
-        for arm in study.arms:
-            add(arm, seed)
-    return list(runs.values())
-
-
-def run_study(study: Study, on_done: Callable[[Run], None]) -> None:
+def run_arms(study: AblationStudy, on_done: Callable[[ArmRun], None]) -> None:
     """Train and evaluate all runs, `jobs` at a time; one that fails does not stop those that do not need it.
 
     Args:
@@ -143,19 +133,18 @@ def run_study(study: Study, on_done: Callable[[Run], None]) -> None:
         TrainingError: At the end, if runs failed; it names them and their logs.
     """
     study.folder.mkdir(parents=True, exist_ok=True)
-    waiting = plan_study(study)
+    waiting = study.runs()
     done: set[Path] = set()
     failed: dict[Path, str] = {}
-    running: dict[Future[None], Run] = {}
+    running: dict[Future[None], ArmRun] = {}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(study.jobs, mp_context=context) as pool:
         while waiting or running:
             for run in list(waiting):
-                parent = None if run.arm == BASE else plan_run(study, ARMS[run.arm].parent, run.seed).folder
-                if parent in failed:
+                if run.parent in failed:
                     failed[run.folder] = f"{run.folder.name}: what it starts from failed"
                     waiting.remove(run)
-                elif parent is None or parent in done:
+                elif run.parent is None or run.parent in done:
                     running[pool.submit(complete, study, run)] = run
                     waiting.remove(run)
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -170,20 +159,20 @@ def run_study(study: Study, on_done: Callable[[Run], None]) -> None:
         raise TrainingError("\n".join(failed.values()))
 
 
-def complete(study: Study, run: Run) -> None:
+def complete(study: AblationStudy, run: ArmRun) -> None:
     """Train a run if it is not trained, and answer what is not answered."""
     num_threads = max(1, (os.cpu_count() or 1) // study.jobs)
-    if run.command and not (run.folder / "summary.json").exists():
+    if run.command and not run.is_done:
         _train(run, num_threads)
     torch.set_num_threads(num_threads)
     transformers.utils.logging.disable_progress_bar()
     evaluate_run(study, run)
 
 
-def _train(run: Run, num_threads: int) -> None:
+def _train(run: ArmRun, num_threads: int) -> None:
     """Train from the start, or from the checkpoint that a killed run has left."""
     command: Sequence[str] = run.command
-    if any(run.folder.glob("checkpoints/*")):
+    if run.has_checkpoint:
         command = (*run.command[:2], "--resume", str(run.folder), "--no-dashboard")
     else:
         shutil.rmtree(run.folder, ignore_errors=True)
@@ -197,13 +186,13 @@ def _train(run: Run, num_threads: int) -> None:
         raise TrainingError(f"exit code {outcome.returncode}, see {log}")
 
 
-def evaluate_run(study: Study, run: Run) -> None:
+def evaluate_run(study: AblationStudy, run: ArmRun) -> None:
     """Answer the splits greedily, and keep the IoU of each answer."""
     missing = missing_cells(study, run)
     if not missing:
         return
     model = load_model(run.model)
-    batch_pictures(model)
+    family_of(model).batch_pictures(model)
     policy = VLMPolicy(model.eval(), load_processor(run.model), precision="bf16")
     template = load_template(run.model)
     if isinstance(template, IPLocTemplate):  # half of its training had names that say nothing; no category is told here
@@ -223,24 +212,22 @@ def evaluate_run(study: Study, run: Run) -> None:
             batch_size=BATCH_SIZE,
         )
         results[cell(name, shots)] = [round(answer.credit, 6) for answer in answers]
-        scratch = file.with_suffix(".tmp")
-        scratch.write_text(json.dumps(results))
-        scratch.replace(file)
+        write_text(file, json.dumps(results))
 
 
-def missing_cells(study: Study, run: Run) -> list[tuple[str, int]]:
+def missing_cells(study: AblationStudy, run: ArmRun) -> list[tuple[str, int]]:
     """The splits and numbers of shots that a run has not answered, or not often enough."""
     results = read_evaluation(run)
     return [
         (name, shots)
         for name, split in SPLITS.items()
         for shots in split.shots
-        if name in (MAIN_SPLIT, "shuffled") or ARMS[run.arm].is_paper
+        if name in (MAIN_SPLIT, "shuffled") or ARMS[run.variant].is_paper
         if len(results.get(cell(name, shots), ())) < cell_episodes(study, name)
     ]
 
 
-def cell_episodes(study: Study, name: str) -> int:
+def cell_episodes(study: AblationStudy, name: str) -> int:
     """How many episodes a cell of a split has: four times as many in the main one, where most claims rest."""
     return study.num_episodes * (4 if name == MAIN_SPLIT else 1)
 
@@ -258,7 +245,7 @@ def cell(split: str, shots: int) -> str:
     return f"{split}/{shots}"
 
 
-def read_evaluation(run: Run) -> dict[str, list[float]]:
+def read_evaluation(run: ArmRun) -> dict[str, list[float]]:
     """The IoU of each answer, by cell, as far as there are any."""
     file = run.folder / EVALUATION_FILE
     results: dict[str, list[float]] = json.loads(file.read_text()) if file.exists() else {}

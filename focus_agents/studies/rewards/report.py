@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from focus_agents.reports.documents import Block, Heading, Paragraph, Picture, Table, to_html, to_markdown
+from focus_agents.reports.documents import code, picture, plain, to_markdown, write_document
 from focus_agents.reports.plotting import Series, plot_bands, read_series
-from focus_agents.reports.tables import figure
+from focus_agents.reports.tables import figure, markdown_table
 from focus_agents.runs.folder import RunDirectory
-from focus_agents.studies.rewards.runs import Study, plan_run
+from focus_agents.studies.rewards.runs import RewardStudy
 from focus_env.metrics import ScoredAnswer, seeds_bootstrap_interval
 from focus_env.rendering import ANSWER_COLOURS, TARGET_COLOUR, render_episode, stack_rows
 
@@ -58,18 +58,16 @@ Answers = Mapping[str, Sequence[Sequence[ScoredAnswer]]]
 """By reward, [R][N] answers; those before training under `START`."""
 
 
-def read_answers(study: Study) -> Answers:
+def read_answers(study: RewardStudy) -> Answers:
     """The validation answers of all runs."""
-    folders = {
-        name: [RunDirectory(plan_run(study, name, seed).folder) for seed in study.seeds] for name in study.rewards
-    }
+    folders = {name: [RunDirectory(study.run(name, seed).folder) for seed in study.seeds] for name in study.rewards}
     first = next(iter(folders.values()))
     return {START: [run.read_answers("before") for run in first]} | {
         name: [run.read_answers("after") for run in runs] for name, runs in folders.items()
     }
 
 
-def summarize_study(study: Study) -> dict[str, Any]:
+def summarize_study(study: RewardStudy) -> dict[str, Any]:
     """All figures of the report, shares and means from 0 to 1, with 95% intervals over seeds and episodes.
 
     The intervals of `differences` hold together: with `n` pairs each has a confidence of 1 - 0.05 / n (Bonferroni).
@@ -83,9 +81,9 @@ def summarize_study(study: Study) -> dict[str, Any]:
     return {
         "rewards": dict(study.rewards),
         "seeds": list(study.seeds),
-        "num_iterations": study.settings.num_iterations,
+        "num_iterations": study.plan.settings.num_iterations,
         "num_validation_episodes": len(next(iter(answers.values()))[0]),
-        "start": study.settings.source,
+        "start": study.plan.model.model,
         "scores": {
             name: {metric: _describe(array) for metric, array in metrics.items()} for name, metrics in values.items()
         },
@@ -118,11 +116,11 @@ def _describe(values: npt.NDArray[np.float64], *, confidence: float = 0.95) -> d
     }
 
 
-def _sampled(study: Study, name: str) -> dict[str, list[float]]:
+def _sampled(study: RewardStudy, name: str) -> dict[str, list[float]]:
     """Each seed's mean of what was sampled, by `SAMPLED_METRICS`."""
     found: dict[str, list[float]] = {metric: [] for metric in SAMPLED_METRICS}
     for seed in study.seeds:
-        lines = RunDirectory(plan_run(study, name, seed).folder).read_metrics()
+        lines = RunDirectory(study.run(name, seed).folder).read_metrics()
         last = lines[-max(1, round(LAST_SHARE * len(lines))) :]
         found["miou"].append(float(np.mean([line["miou"] for line in last])))
         found["zero_variance_rate"].append(float(np.mean([line["zero_variance_rate"] for line in lines])))
@@ -145,13 +143,13 @@ def verdict(summary: Mapping[str, Any]) -> str:
         better, worse = (found["to"], found["from"])[::sign]
         low, high = sorted(sign * bound for bound in found["interval"])
         sentences.append(
-            f"`{better}` trains better than `{worse}`: +{100 * abs(found['mean']):.1f} mIoU * 100 "
+            f"{code(better)} trains better than {code(worse)}: +{100 * abs(found['mean']):.1f} mIoU * 100 "
             f"[{100 * low:+.1f}, {100 * high:+.1f}]."
         )
     return " ".join(sentences)
 
 
-def write_report(study: Study, folder: Path, *, command: str) -> Path:
+def write_report(study: RewardStudy, folder: Path, *, command: str) -> Path:
     """Write the report as Markdown and HTML, its figures as JSON, and its pictures.
 
     Args:
@@ -165,29 +163,25 @@ def write_report(study: Study, folder: Path, *, command: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     summary = summarize_study(study)
     (folder / f"{REPORT_NAME}.json").write_text(json.dumps(summary, indent=1) + "\n")
-    curves = Picture(folder / f"{REPORT_NAME}_curves.png", CURVES_CAPTION)
-    plot_bands(_curves(study), curves.path)
-    sheet = Picture(folder / f"{REPORT_NAME}_answers.png", SHEET_CAPTION)
-    _draw_answers(study, sheet.path)
-    blocks = report_blocks(summary, curves, sheet, command=command)
-    title = "Rewards, compared by what they train"
-    (folder / f"{REPORT_NAME}.html").write_text(to_html(title, blocks))
+    curves, sheet = (folder / f"{REPORT_NAME}_{name}.png" for name in ("curves", "answers"))
+    plot_bands(_curves(study), curves)
+    _draw_answers(study, sheet)
     report = folder / f"{REPORT_NAME}.md"
-    report.write_text(to_markdown(title, blocks))
+    write_document(report, render_report(summary, curves, sheet, command=command))
     return report
 
 
-def _curves(study: Study) -> dict[str, dict[str, list[Series]]]:
+def _curves(study: RewardStudy) -> dict[str, dict[str, list[Series]]]:
     """By panel and reward, a series for each seed."""
-    window = max(1, study.settings.num_iterations // 12)
+    window = max(1, study.plan.settings.num_iterations // 12)
     panels: dict[str, dict[str, list[Series]]] = {title: {} for title in (*SAMPLED_CURVES.values(), VALIDATION_TITLE)}
     answers = read_answers(study)
     for name in study.rewards:
         for position, seed in enumerate(study.seeds):
-            lines = RunDirectory(plan_run(study, name, seed).folder).read_metrics()
+            lines = RunDirectory(study.run(name, seed).folder).read_metrics()
             for metric, title in SAMPLED_CURVES.items():
                 panels[title].setdefault(name, []).append(read_series(lines, metric, window))
-            found = {0: answers[START][position], study.settings.num_iterations: answers[name][position]}
+            found = {0: answers[START][position], study.plan.settings.num_iterations: answers[name][position]}
             points = {step: float(np.mean([answer.credit for answer in given])) for step, given in found.items()}
             points |= {line["iteration"]: line["validation_miou"] for line in lines if "validation_miou" in line}
             steps = np.array(sorted(points), dtype=np.float64)
@@ -195,35 +189,31 @@ def _curves(study: Study) -> dict[str, dict[str, list[Series]]]:
     return panels
 
 
-def report_blocks(summary: Mapping[str, Any], curves: Picture, sheet: Picture, *, command: str) -> list[Block]:
-    """The report in the order in which it is read."""
+def render_report(summary: Mapping[str, Any], curves: Path, sheet: Path, *, command: str) -> str:
+    """The report in Markdown, in the order in which it is read."""
     num_pairs = len(summary["differences"]) // len(COMPARED)
-    return [
-        Paragraph(verdict(summary)),
-        Paragraph(
-            f"Written by `{command}`: {summary['num_iterations']} iterations of GRPO from {summary['start']}, seeds "
-            f"{', '.join(map(str, summary['seeds']))}, one greedy answer to each of "
-            f"{summary['num_validation_episodes']} validation episodes. Intervals are over seeds and episodes; with "
-            "few seeds they say that other seeds would hardly turn the sign, and little more."
-        ),
-        Heading("What was trained on"),
-        Table([["name", "reward"], *([name, spec] for name, spec in summary["rewards"].items())]),
-        Heading("After training"),
-        Table(score_rows(summary)),
-        Paragraph(
-            "All * 100. Whole images and copies of a support's box are what earns some IoU without looking. What was "
-            "sampled has the mean of the seeds, and the lowest and the highest of them."
-        ),
-        Heading("Learning curves"),
-        curves,
-        Heading("Differences, paired by seed and episode"),
-        Table(_difference_rows(summary)),
-        Paragraph(
-            f"In points of 100; the {num_pairs} intervals of a measure hold together with 95% confidence (Bonferroni)."
-        ),
-        Heading("Answers"),
-        sheet,
-    ]  # fmt: skip
+    parts = [
+        "# Rewards, compared by what they train",
+        verdict(summary),
+        f"Written by {code(command)}: {summary['num_iterations']} iterations of GRPO from {plain(summary['start'])}, "
+        f"seeds {', '.join(map(str, summary['seeds']))}, one greedy answer to each of "
+        f"{summary['num_validation_episodes']} validation episodes. Intervals are over seeds and episodes; with "
+        "few seeds they say that other seeds would hardly turn the sign, and little more.",
+        "## What was trained on",
+        markdown_table([["name", "reward"], *([name, spec] for name, spec in summary["rewards"].items())]),
+        "## After training",
+        markdown_table(score_rows(summary)),
+        "All * 100. Whole images and copies of a support's box are what earns some IoU without looking. What was "
+        "sampled has the mean of the seeds, and the lowest and the highest of them.",
+        "## Learning curves",
+        picture(curves, CURVES_CAPTION),
+        "## Differences, paired by seed and episode",
+        markdown_table(_difference_rows(summary)),
+        f"In points of 100; the {num_pairs} intervals of a measure hold together with 95% confidence (Bonferroni).",
+        "## Answers",
+        picture(sheet, SHEET_CAPTION),
+    ]
+    return to_markdown(parts)
 
 
 def score_rows(summary: Mapping[str, Any]) -> list[list[str]]:
@@ -251,9 +241,9 @@ def _range(values: Sequence[float]) -> str:
     return f"{100 * np.mean(values):.1f} ({100 * min(values):.1f} to {100 * max(values):.1f})"
 
 
-def _draw_answers(study: Study, path: Path) -> None:
+def _draw_answers(study: RewardStudy, path: Path) -> None:
     """Validation episodes with the truth and an answer of each reward's model."""
-    episodes, answers = study.settings.load_validation(), read_answers(study)
+    episodes, answers = study.plan.validation_episodes, read_answers(study)
     colours = dict(zip(study.rewards, itertools.cycle(ANSWER_COLOURS), strict=False))
     rows = [
         render_episode(

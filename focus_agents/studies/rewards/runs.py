@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,56 +13,16 @@ from ray import tune
 from rich.console import Console
 
 from focus_agents.errors import TrainingError
-from focus_agents.grpo.arguments import GRPOArguments
-from focus_agents.grpo.train import CHECKPOINT_PREFIX, train_grpo
+from focus_agents.grpo.plan import GRPOPlan
+from focus_agents.grpo.train import train_grpo
 from focus_agents.runs.folder import RunDirectory
+from focus_agents.studies.study import Run, Study
 from focus_env.rewards.weighted import WeightedReward
 
 STOPPED = "stopped before their end; the same command goes on with them"
 
 FORMAT_WEIGHT = 0.5
 """What the exact format is worth beside a reward that is given by its name alone, as in FOCUS (arXiv:2605.31145)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Study:
-    """What is compared.
-
-    Attributes:
-        folder: Where runs and results go, an absolute path that all nodes share.
-        rewards: What `WeightedReward.from_spec` takes, by the name that the report shows.
-        seeds: Of training.
-        settings: The start and the budget, the same for all.
-        cpus_per_run: CPU cores of a run.
-        gpus_per_run: GPUs of a run, fractions allowed.
-    """
-
-    folder: Path
-    rewards: Mapping[str, str]
-    seeds: tuple[int, ...]
-    settings: GRPOArguments
-    cpus_per_run: int = 1
-    gpus_per_run: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One reward with one seed.
-
-    Attributes:
-        name: Of the reward, in `Study.rewards`.
-        seed: Of training.
-        folder: Where its run is; the name holds a digest of all that decides it.
-    """
-
-    name: str
-    seed: int
-    folder: Path
-
-    @property
-    def is_done(self) -> bool:
-        """Whether it has come to its end."""
-        return (self.folder / "summary.json").exists()
 
 
 def reward_of(text: str) -> str:
@@ -78,39 +35,53 @@ def reward_of(text: str) -> str:
     return f"{text.strip()}:1,format:{FORMAT_WEIGHT}" if is_name_alone else text
 
 
-def plan_study(study: Study) -> list[Run]:
-    """All runs, seed by seed, so that an interrupted study has compared something."""
-    return [plan_run(study, name, seed) for seed in study.seeds for name in study.rewards]
+@dataclass(frozen=True, kw_only=True)
+class RewardStudy(Study):
+    """Rewards that are compared by what they train; the variants are their names in the report.
+
+    Attributes:
+        rewards: What `WeightedReward.from_spec` takes, by name.
+        plan: The start and the budget, the same for all but the reward and the seed.
+        arguments: The same as plain values by name, for the digest of a run and for its config.json.
+        cpus_per_run: CPU cores of a run.
+        gpus_per_run: GPUs of a run, fractions allowed.
+    """
+
+    rewards: Mapping[str, str]
+    plan: GRPOPlan
+    arguments: Mapping[str, Any]
+    cpus_per_run: int = 1
+    gpus_per_run: float = 0.0
+
+    def run(self, variant: str, seed: int) -> Run:
+        """Return the run of a reward with a seed."""
+        decides = [self.rewards[variant], seed, dict(self.arguments)]
+        return Run(variant, seed, self.run_folder(variant, seed, decides))
+
+    def runs(self) -> list[Run]:
+        """Return all runs, seed by seed."""
+        return [self.run(name, seed) for seed in self.seeds for name in self.rewards]
+
+    def plan_of(self, run: Run) -> GRPOPlan:
+        """Return all that decides a run."""
+        return dataclasses.replace(self.plan, reward=WeightedReward.from_spec(self.rewards[run.variant]), seed=run.seed)
 
 
-def plan_run(study: Study, name: str, seed: int) -> Run:
-    """Where a run is."""
-    decides = [study.rewards[name], seed, dataclasses.asdict(study.settings)]
-    digest = hashlib.sha256(json.dumps(decides, default=str).encode()).hexdigest()[:8]
-    slug = re.sub(r"[^\w.]+", "-", name).strip("-")
-    return Run(name, seed, study.folder / f"{slug}-seed{seed}-{digest}")
-
-
-def check_study(study: Study) -> None:
+def check_rewards(study: RewardStudy) -> None:
     """Find what is wrong before anything is trained.
 
     Raises:
         ValueError: If a reward, a seed or a setting is wrong.
-        DatasetError: If there are no such episodes.
         CheckpointError: If there is no such model.
     """
     if len(study.rewards) < 2:
         raise ValueError(f"rewards: expected two or more different ones to compare, got {list(study.rewards)}")
-    if not study.seeds or len(set(study.seeds)) < len(study.seeds) or min(study.seeds) < 0:
-        raise ValueError(f"seeds: expected different numbers, 0 or more, got {study.seeds}")
-    study.settings.plan()
-    training, validation = study.settings.load_training(), study.settings.load_validation()
-    for spec in study.rewards.values():
-        reward = WeightedReward.from_spec(spec)
-        study.settings.grpo_config(training, validation, reward=reward, seed=study.seeds[0]).validate()
+    study.check_seeds()
+    for run in study.runs():
+        study.plan_of(run).config().validate()
 
 
-def run_study(study: Study, on_done: Callable[[Run], None]) -> None:
+def run_trials(study: RewardStudy, on_done: Callable[[Run], None]) -> None:
     """Train all runs that are not done, as many at once as Ray has room for; Ray runs already.
 
     A run that fails does not stop the others. One that was interrupted goes on from its checkpoint.
@@ -122,14 +93,14 @@ def run_study(study: Study, on_done: Callable[[Run], None]) -> None:
     Raises:
         TrainingError: At the end, if runs failed; it names them and the first error.
     """
-    runs = {str(run.folder): run for run in plan_study(study) if not run.is_done}
+    runs = {str(run.folder): run for run in study.runs() if not run.is_done}
     if not runs:
         return
     resources = {"cpu": study.cpus_per_run, "gpu": study.gpus_per_run}
     trainable = tune.with_resources(tune.with_parameters(train_run, study=study), resources)
     tuner = tune.Tuner(
         trainable,
-        param_space={"run": tune.grid_search([[run.name, run.seed] for run in runs.values()])},
+        param_space={"run": tune.grid_search([[run.variant, run.seed] for run in runs.values()])},
         tune_config=tune.TuneConfig(trial_dirname_creator=lambda trial: trial.trial_id),
         run_config=tune.RunConfig(
             name="tune",
@@ -143,7 +114,7 @@ def run_study(study: Study, on_done: Callable[[Run], None]) -> None:
     if unfinished := [run for run in runs.values() if not run.is_done]:
         # An error that has come through Ray ends with the line that counts.
         reasons = [str(error).strip().splitlines()[-1] for error in results.errors]
-        names = ", ".join(f"{run.name} seed {run.seed}" for run in unfinished)
+        names = ", ".join(f"{run.variant} seed {run.seed}" for run in unfinished)
         raise TrainingError(
             f"{len(unfinished)} of {len(runs)} runs did not finish ({names}): {(reasons or [STOPPED])[0]}"
         )
@@ -152,7 +123,7 @@ def run_study(study: Study, on_done: Callable[[Run], None]) -> None:
 class _Progress(tune.Callback):
     """Tells of runs that are done."""
 
-    def __init__(self, study: Study, on_done: Callable[[Run], None]) -> None:
+    def __init__(self, study: RewardStudy, on_done: Callable[[Run], None]) -> None:
         self._study, self._on_done = study, on_done
 
     def __getstate__(self) -> dict[str, Any]:
@@ -162,36 +133,39 @@ class _Progress(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called by Tune in the driver."""
         name, seed = trial.config["run"]
-        self._on_done(plan_run(self._study, name, seed))
+        self._on_done(self._study.run(name, seed))
 
 
-def train_run(config: dict[str, Any], *, study: Study) -> None:
+def train_run(config: dict[str, Any], *, study: RewardStudy) -> None:
     """The work of one trial: a GRPO run in this process, from its start or its newest checkpoint."""
     name, seed = config["run"]
-    run, settings = plan_run(study, name, seed), study.settings
+    run = study.run(name, seed)
     torch.set_num_threads(study.cpus_per_run)
-    training, validation = settings.load_training(), settings.load_validation()
-    reward = WeightedReward.from_spec(study.rewards[name])
-    grpo = settings.grpo_config(training, validation, reward=reward, seed=seed)
-    grpo = grpo.env_runners(num_env_runners=0, create_local_env_runner=True)
-    grpo = grpo.learners(num_learners=0, num_gpus_per_learner=study.gpus_per_run)
-    is_resumed = any((run.folder / "checkpoints").glob(f"{CHECKPOINT_PREFIX}*"))
-    directory = RunDirectory(run.folder) if is_resumed else _new_directory(run, study, reward=study.rewards[name])
+    plan = study.plan_of(run)
+    grpo = (
+        plan.config()
+        .env_runners(num_env_runners=0, create_local_env_runner=True)
+        .learners(num_learners=0, num_gpus_per_learner=study.gpus_per_run)
+    )
+    directory = RunDirectory(run.folder) if run.has_checkpoint else _new_directory(run, study)
+    is_resumed = run.has_checkpoint
     with (run.folder / "log.txt").open("a") as log:
         summary = train_grpo(
             grpo,
-            settings.plan(),
+            plan.schedule,
             directory,
-            validation,
+            plan.validation_episodes,
             is_resumed=is_resumed,
             console=Console(file=log, width=120),
         )
     tune.report({"miou": summary["miou_end"], "miou_gain": summary["miou_gain"]})
 
 
-def _new_directory(run: Run, study: Study, *, reward: str) -> RunDirectory:
+def _new_directory(run: Run, study: RewardStudy) -> RunDirectory:
     """The folder of a run that starts; what an earlier one left there before its first checkpoint goes."""
     (run.folder / "config.json").unlink(missing_ok=True)
     for name in ("metrics.jsonl", "samples/rollouts.jsonl"):
         (run.folder / name).unlink(missing_ok=True)
-    return RunDirectory.create(run.folder, dataclasses.asdict(study.settings) | {"reward": reward, "seed": run.seed})
+    return RunDirectory.create(
+        run.folder, dict(study.arguments) | {"reward": study.rewards[run.variant], "seed": run.seed}
+    )

@@ -1,19 +1,23 @@
-"""Arguments that experiments share: rewards as text and as files."""
+"""Arguments that commands share: rewards as text and as files, and the prompt."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from pathlib import Path
 
 import pytest
 
+from focus_agents.cli.command_line import parse
 from focus_agents.cli.common import load_reward
+from focus_env.boxes import CoordinateFrame
+from focus_env.prompts import get_template
 from focus_env.rewards.answers import AnswerBatch
 from focus_env.rewards.weighted import WeightedReward
 from focus_env.types import Box, ParseResult, ParseStatus
 from tests.fakes import DEFAULT_TARGET, make_episode
-from tests.places import ROOT
+from tests.places import ROOT, load_experiment
 
 
 def test_a_reward_as_text() -> None:
@@ -41,7 +45,9 @@ def test_the_example_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "my_rewards.py").write_text(code)
     (tmp_path / "rewards.yaml").write_text(rewards)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
+    # Not deleted, so that what the import leaves there goes after the test.
+    monkeypatch.setitem(sys.modules, "my_rewards", None)
+    del sys.modules["my_rewards"]
     reward = load_reward(str(tmp_path / "rewards.yaml"))
     boxes = [DEFAULT_TARGET, Box(24, 10, 64, 40), Box(0, 0, 80, 60), None]
     parses = [ParseResult(ParseStatus.OK if box else ParseStatus.NO_BOX, box, is_strict=True) for box in boxes]
@@ -77,3 +83,22 @@ def test_files_that_hold_no_reward(tmp_path: Path, text: str, message: str) -> N
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"rewards\.yaml"):
         load_reward(str(tmp_path / "rewards.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "template", "frame"),
+    [
+        ([], "questions", "norm_100"),
+        (["--model", "tiny"], "compact", "norm_1000"),
+        (["--model", "small"], "questions", "norm_100"),
+        (["--model", "small", "--frame", "norm_1000"], "questions", "norm_1000"),
+        (["--model", "small", "--template", "default"], "default", "norm_100"),
+        (["--frame", "pixel", "--template", "iploc"], "iploc", "pixel"),
+    ],
+)
+def test_the_prompt_is_the_models_own_unless_another_is_asked_for(flags: list[str], template: str, frame: str) -> None:
+    expected = dataclasses.replace(get_template(template), frame=CoordinateFrame(frame))
+    run_sft, run_grpo = load_experiment("run_sft"), load_experiment("run_grpo")
+    assert run_sft.check_arguments(run_sft.parse_arguments(flags))[0].template == expected
+    _, config = run_grpo.check_arguments(parse(run_grpo.Args, None, words=flags))
+    assert config.env_config["template"] == config.validation_env_config["template"] == expected

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from focus_agents.cli.common import DataArguments
+from focus_agents.cli.common import TrainingDataArguments
 from focus_env.datasets import load_dataset
 from focus_env.datasets.store import StoreEpisodes
 from focus_env.datasets.store_writer import write_store
@@ -95,18 +95,18 @@ class TestArguments:
     """What the flags make of a data set."""
 
     def test_a_store_for_training_and_one_for_validation(self, folder: Path) -> None:
-        args = DataArguments(dataset="store", data_root=folder / "train", validation_root=folder / "val")
+        args = TrainingDataArguments(dataset="store", data_root=folder / "train", validation_root=folder / "val")
         assert (len(args.load_training()), len(args.load_validation())) == (5, 3)
         alone = dataclasses.replace(args, validation_root=None)
         assert len(alone.load_validation()) == 5
 
     def test_smaller_pictures(self, folder: Path) -> None:
-        args = DataArguments(dataset="store", data_root=folder / "train", max_pixels=500)
+        args = TrainingDataArguments(dataset="store", data_root=folder / "train", max_pixels=500)
         assert_dataset_contract(args.load_training(), shots=2)
         assert args.load_training()[0].query_frame.image_wh == (25, 19)
 
     def test_scenes_among_several(self, folder: Path) -> None:
-        args = DataArguments(dataset="synthetic:1", level=2, image_size=64, num_objects=3)
+        args = TrainingDataArguments(dataset="synthetic:1", level=2, image_size=64, num_objects=3)
         assert args.load_training()[0].episode_id.startswith("synthetic/synthetic/train/level2/")
 
 
@@ -114,8 +114,8 @@ class TestArguments:
 class TestOnRealFrames:
     """The flags of tracks, on GOT-10k's layout."""
 
-    def args(self, **changes: Any) -> DataArguments:
-        return DataArguments(dataset="got10k", data_root=REAL_FRAMES, shots=2, **changes)
+    def args(self, **changes: Any) -> TrainingDataArguments:
+        return TrainingDataArguments(dataset="got10k", data_root=REAL_FRAMES, shots=2, **changes)
 
     def test_random_episodes_obey_the_flags(self) -> None:
         episodes = self.args(episodes_per_track=3, min_gap=3).load_training()

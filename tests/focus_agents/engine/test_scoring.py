@@ -11,215 +11,44 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from focus_agents.engine import scoring
-from focus_agents.engine.forward import encode_images, prefill
+from focus_agents.engine.forward import encode_images
 from focus_agents.engine.grammar import AnswerGrammar
-from focus_agents.engine.scoring import score_completions, shared_prefix_gap
+from focus_agents.engine.scoring import score_completions
 from focus_agents.models import attention
 from focus_agents.models.adapters import add_adapters, base_model
-from focus_agents.models.loading import load_trainable_model
-from focus_agents.models.processing import EncodedPrompt, PromptBatch, VLMProcessor
-from focus_agents.models.shared_prefix import PackedAnswers, answer_mask, pack_answers
-from focus_env.env import observe
-from focus_env.prompts import get_template
-from tests.fakes import make_episode
-from tests.focus_agents.models.test_attention import EXACT_EAGER, FAMILIES, NUM_LAYERS, enable_checkpointing, make_model
-
-CASES: dict[str, tuple[list[int], list[list[int]]]] = {
-    "one answer": ([0, 3], [[5], [2]]),
-    "one answer, padded": ([0, 1, 2], [[5], [1], [6]]),
-    "two answers, padded": ([0, 1, 2], [[6, 1], [3, 5], [2, 6]]),
-    "nothing but ends, padded": ([2, 1, 0], [[1, 1, 1]] * 3),
-    "nothing but ends in one group": ([0, 3], [[1, 1, 1, 1], [2, 7, 1, 4]]),
-    "five answers, padded": ([1, 0, 2], [[3, 1, 6, 2, 2], [1, 1, 1, 8, 1], [4, 4, 4, 4, 4]]),
-}
-"""Which questions, and the lengths of their answers; questions 0 and 3 are of the same length."""
-
-Score = Callable[[Any, "Group"], torch.Tensor]
-
-
-class Group(NamedTuple):
-    """Questions and answers, and a weight for each answer token in the loss.
-
-    Attributes:
-        prompts: N.
-        batch: The same.
-        token_ids: [N, G, T], with tokens after the ends that are no padding.
-        lengths: [N, G].
-        weights: [N, G, T], 0 after the ends and nowhere else.
-    """
-
-    prompts: list[EncodedPrompt]
-    batch: PromptBatch
-    token_ids: torch.Tensor
-    lengths: torch.Tensor
-    weights: torch.Tensor
-
-
-class Learned(NamedTuple):
-    """What a way of scoring finds: [N, G, T] log-probabilities, 0 after the ends, and gradients by name."""
-
-    logprobs: torch.Tensor
-    gradients: Mapping[str, torch.Tensor]
-
-
-class Pair(NamedTuple):
-    """A model, and a copy of it that none of our code has touched, with full attention maps in its language model."""
-
-    model: Any
-    reference: Any
-
-
-def score_by_repetition(
-    model: Any,
-    prompts: Sequence[EncodedPrompt],
-    token_ids: torch.Tensor,
-    *,
-    temperature: float = 1.0,
-    banned_token_ids: Sequence[int] = (),
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The oracle: each completion behind its own copy of prompt and pictures, no cache, no padding, own positions.
-
-    Returns:
-        ([N, G, T] log-probabilities with gradient, [N, G, T, V] all of them).
-    """
-    chosen, everything = [], []
-    for prompt, completions in zip(prompts, token_ids, strict=True):
-        num_completions, num_prompt_tokens = len(completions), len(prompt.input_ids)
-        ids = torch.cat([torch.tensor(prompt.input_ids).expand(num_completions, -1), completions], dim=1)
-        logits = model(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            mm_token_type_ids=(ids == model.config.image_token_id).int(),
-            pixel_values=torch.tensor(np.concatenate([prompt.pixel_values] * num_completions)),
-            image_grid_thw=torch.tensor(np.concatenate([prompt.image_grid_thw] * num_completions)),
-            use_cache=False,
-        ).logits[:, num_prompt_tokens - 1 : -1]
-        logits = logits / temperature
-        logits[..., list(banned_token_ids)] = -torch.inf
-        everything.append(logits.log_softmax(-1))
-        chosen.append(everything[-1].gather(-1, completions[..., None])[..., 0])
-    return torch.stack(chosen), torch.stack(everything)
-
-
-def shared(model: Any, group: Group, **options: Any) -> torch.Tensor:
-    return score_completions(model, group.batch, group.token_ids, group.lengths, **options)[0]
-
-
-def repeated(model: Any, group: Group, **options: Any) -> torch.Tensor:
-    return shared(model, group, shared_prefix=False, **options)
-
-
-def from_prefix(model: Any, group: Group, **options: Any) -> torch.Tensor:
-    """In two calls: the prompts, then the answers."""
-    return shared(model, group, prefix=prefill(model, group.batch), **options)
-
-
-def oracle(model: Any, group: Group, **options: Any) -> torch.Tensor:
-    return score_by_repetition(model, group.prompts, group.token_ids, **options)[0]
-
-
-def learn(model: Any, group: Group, score: Score, **options: Any) -> Learned:
-    """Score, and take the gradient of the weighted sum of log-probabilities for all parameters that are trained."""
-    logprobs = score(model, group, **options)
-    assert logprobs.shape == group.token_ids.shape
-    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    found = torch.autograd.grad((group.weights * logprobs).sum(), list(named.values()))
-    return Learned(logprobs.detach() * (group.weights != 0), dict(zip(named, found, strict=True)))
-
-
-def assert_same_gradients(
-    ours: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], tolerance: float
-) -> None:
-    """For each parameter, the norm of the difference over the norm of what is expected, which is never 0."""
-    assert ours.keys() == expected.keys()
-    assert expected
-    for name, right in expected.items():
-        norm = right.norm()
-        assert norm > 0, f"{name} has no gradient, so it shows nothing"
-        gap = ((ours[name] - right).norm() / norm).item()
-        assert gap <= tolerance, f"{name}: {gap}"
-
-
-def assert_same(ours: Learned, expected: Learned, tolerance: float = 1e-5) -> None:
-    torch.testing.assert_close(ours.logprobs, expected.logprobs, rtol=0, atol=tolerance)
-    assert_same_gradients(ours.gradients, expected.gradients, tolerance)
-
-
-@contextmanager
-def recorded(module: Any, record: Callable[..., Any]) -> Iterator[list[Any]]:
-    """What `record(inputs, keywords, output)` makes of each call of a module."""
-    found: list[Any] = []
-    with module.register_forward_hook(lambda _, *call: found.append(record(*call)), with_kwargs=True):
-        yield found
+from focus_agents.models.inputs import EncodedPrompt
+from focus_agents.models.processing import VLMProcessor
+from tests.focus_agents.engine.groups import (
+    Group,
+    Learned,
+    Pair,
+    Score,
+    assert_same,
+    assert_same_gradients,
+    from_prefix,
+    learn,
+    make_group,
+    oracle,
+    recorded,
+    repeated,
+    shared,
+)
+from tests.focus_agents.engine.oracle import score_by_repetition
+from tests.focus_agents.models.families import (
+    NUM_LAYERS,
+    enable_checkpointing,
+)
 
 
 def double_norm(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     """RMSNorm in the precision of its input; transformers' own rounds to float32."""
     scale = torch.rsqrt(hidden_states.square().mean(-1, keepdim=True) + module.variance_epsilon)
     return module.weight * hidden_states * scale
-
-
-@pytest.fixture(scope="module")
-def questions(processor: VLMProcessor) -> list[EncodedPrompt]:
-    """With two, four, three and two pictures."""
-    episodes = [
-        make_episode(0, shots=1),
-        make_episode(1, shots=3, query_wh=(48, 96)),
-        make_episode(2, shots=2, query_wh=(33, 70)),
-        make_episode(3, shots=1),
-    ]
-    return [processor.encode(get_template("compact").render(observe(episode))) for episode in episodes]
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def pair(request: pytest.FixtureRequest, processor: VLMProcessor) -> Pair:
-    """They are shared: do not change them."""
-    return make_pair(request.param, processor)
-
-
-@pytest.fixture(scope="module")
-def qwen2(processor: VLMProcessor) -> Pair:
-    """For what does not depend on the family. They are shared: do not change them."""
-    return make_pair("qwen2_vl", processor)
-
-
-def make_pair(family: str, processor: VLMProcessor) -> Pair:
-    model = make_model(family, processor)
-    reference = copy.deepcopy(model)
-    reference.set_attn_implementation({"text_config": EXACT_EAGER})
-    return Pair(model, reference)
-
-
-@pytest.fixture(params=list(CASES))
-def group(request: pytest.FixtureRequest, processor: VLMProcessor, questions: list[EncodedPrompt]) -> Group:
-    return make_group(request.param, processor, questions)
-
-
-@pytest.fixture
-def five(processor: VLMProcessor, questions: list[EncodedPrompt]) -> Group:
-    """Three padded prompts with five answers each."""
-    return make_group("five answers, padded", processor, questions)
-
-
-def make_group(case: str, processor: VLMProcessor, questions: Sequence[EncodedPrompt]) -> Group:
-    which, lengths = CASES[case][0], torch.tensor(CASES[case][1])
-    generator = torch.Generator().manual_seed(int(lengths.sum()))
-    num_tokens = int(lengths.max())
-    token_ids = torch.randint(300, (*lengths.shape, num_tokens), generator=generator)
-    weights = torch.randn(token_ids.shape, generator=generator) * (torch.arange(num_tokens) < lengths[..., None])
-    prompts = [questions[n] for n in which]
-    batch = processor.collate(prompts)
-    assert bool(batch.attention_mask.all()) != ("padded" in case)
-    return Group(prompts, batch, token_ids, lengths, weights)
 
 
 class TestThreeWays:
@@ -424,10 +253,8 @@ class TestTraining:
         expected = learn(pair.reference, five, oracle)
         features = encode_images(model, five.batch)
         assert all(not part.requires_grad for part in features)
-        assert {part.shape for part in features} == {(int(five.batch.mm_token_type_ids.sum()), 64)}
-        batch = dataclasses.replace(
-            five.batch, pixel_values=five.batch.pixel_values[:0], image_features=tuple(features)
-        )
+        assert {part.shape for part in features} == {(int(five.batch.image_mask.sum()), 64)}
+        batch = dataclasses.replace(five.batch, images={}, image_rows={}, image_features=tuple(features))
         group = five._replace(batch=batch)
         visual = set(model.model.visual.parameters())
         with recorded(model.model.visual, lambda *_: None) as calls:
@@ -447,305 +274,6 @@ class TestTraining:
     def test_no_gradient_is_kept_where_none_is_asked_for(self, qwen2: Pair, five: Group) -> None:
         with torch.no_grad():
             assert not shared(qwen2.model, five).requires_grad
-
-
-class TestIndependence:
-    """An answer's log-probabilities are its own."""
-
-    @pytest.mark.parametrize("score", [shared, repeated, from_prefix])
-    def test_what_stands_after_the_end_does_not_matter(self, pair: Pair, five: Group, score: Score) -> None:
-        """Not even a picture's token."""
-        is_after = five.weights == 0
-        other = five._replace(token_ids=five.token_ids.masked_fill(is_after, pair.model.config.image_token_id))
-        first, second = learn(pair.model, five, score), learn(pair.model, other, score)
-        assert torch.equal(first.logprobs, second.logprobs)
-        assert_same_gradients(second.gradients, first.gradients, 1e-6)
-
-    @pytest.mark.parametrize("score", [shared, from_prefix])
-    def test_other_answers_do_not_matter(self, pair: Pair, five: Group, score: Score) -> None:
-        """Neither their tokens nor how long they are; nor those of other prompts."""
-        tokens = torch.randint(300, five.token_ids.shape, generator=torch.Generator().manual_seed(9))
-        tokens[:, 2] = five.token_ids[:, 2]
-        lengths = torch.tensor([[2, 3, 6, 1, 8], [1, 7, 1, 1, 2], [8, 1, 4, 1, 1]])
-        assert torch.equal(lengths[:, 2], five.lengths[:, 2])
-        with torch.no_grad():
-            before = score(pair.model, five)
-            other_tokens = score(pair.model, five._replace(token_ids=tokens))
-            other_lengths = score(pair.model, five._replace(token_ids=tokens, lengths=lengths))
-        torch.testing.assert_close(other_tokens[:, 2], before[:, 2], rtol=0, atol=1e-6)
-        # Other columns are other shapes of matrix products, which round otherwise.
-        torch.testing.assert_close(other_lengths[:, 2], before[:, 2], rtol=0, atol=5e-6)
-        assert (other_tokens - before)[:, [0, 1, 3, 4]].abs().max() > 1
-
-    def test_no_gradient_reaches_another_answer(self, qwen2: Pair, five: Group) -> None:
-        """Exactly none, in whichever order they stand."""
-        found: list[torch.Tensor] = []
-
-        def keep(module: Any, inputs: Any, keywords: Any) -> None:
-            found.append(keywords["inputs_embeds"])
-
-        packed = pack_answers(five.token_ids, five.lengths)
-        num_columns = five.batch.input_ids.shape[1]
-        with qwen2.model.model.language_model.register_forward_pre_hook(keep, with_kwargs=True):
-            logprobs = shared(qwen2.model, five)
-        for g in range(5):
-            (gradient,) = torch.autograd.grad(logprobs[:, g].sum(), found[0], retain_graph=True)
-            reached = gradient[:, num_columns:].ne(0).any(-1)
-            assert torch.equal(reached, packed.answer == g)
-            assert torch.equal(gradient[:, :num_columns].ne(0).any(-1), five.batch.attention_mask.bool())
-
-    def test_order_of_prompts(self, qwen2: Pair, five: Group, processor: VLMProcessor) -> None:
-        order = [2, 0, 1]
-        turned = Group(
-            [five.prompts[n] for n in order],
-            processor.collate([five.prompts[n] for n in order]),
-            *(part[order] for part in (five.token_ids, five.lengths, five.weights)),
-        )
-        with torch.no_grad():
-            first, second = shared(qwen2.model, five), shared(qwen2.model, turned)
-        torch.testing.assert_close(second, first[order], rtol=0, atol=5e-6)
-
-
-class TestTheRow:
-    """What is computed once, and where the answers stand."""
-
-    def test_a_prompt_is_there_once(self, pair: Pair, five: Group) -> None:
-        num_columns = five.batch.input_ids.shape[1]
-        num_patches = len(five.batch.pixel_values)
-        model = pair.model
-        for score, shapes, times in (
-            (shared, [(3, num_columns + 15)], 1),
-            (from_prefix, [(3, num_columns), (3, 15)], 1),
-            (repeated, [(15, num_columns + 8)], 5),
-        ):
-            with (
-                torch.no_grad(),
-                recorded(model.model.visual, lambda inputs, *_: len(inputs[0])) as patches,
-                recorded(model.model.language_model, lambda _, kw, __: tuple(kw["inputs_embeds"].shape[:2])) as rows,
-                recorded(model.lm_head, lambda inputs, *_: tuple(inputs[0].shape)) as states,
-            ):
-                score(model, five)
-            assert patches == [times * num_patches]
-            assert rows == shapes
-            assert states == [(int(five.lengths.sum()), 64)], "the head sees the answers' tokens alone"
-
-    def test_positions_start_anew_after_the_prompt(self, pair: Pair, five: Group) -> None:
-        """On all three axes those that transformers counts out for a prompt with one answer."""
-        by_score = {}
-        for score in (shared, from_prefix):
-            with (
-                torch.no_grad(),
-                recorded(pair.model.model.language_model, lambda _, kw, __: kw["position_ids"]) as found,
-            ):
-                score(pair.model, five)
-            by_score[score] = torch.cat(found, dim=2)
-        assert torch.equal(by_score[shared], by_score[from_prefix])
-        num_columns = five.batch.input_ids.shape[1]
-        packed = pack_answers(five.token_ids, five.lengths)
-        for n, prompt in enumerate(five.prompts):
-            ids = torch.cat([torch.tensor(prompt.input_ids), five.token_ids[n, 0]])[None]
-            expected = pair.reference.model.get_rope_index(
-                ids,
-                mm_token_type_ids=(ids == pair.model.config.image_token_id).int(),
-                image_grid_thw=torch.tensor(prompt.image_grid_thw),
-            )[0][:, 0]
-            ours = by_score[shared][:, n]
-            num_prompt = len(prompt.input_ids)
-            assert torch.equal(ours[:, num_columns - num_prompt : num_columns], expected[:, :num_prompt])
-            for g, length in enumerate(five.lengths[n].tolist()):
-                own = ours[:, num_columns:][:, packed.answer[n] == g]
-                assert torch.equal(own, expected[:, num_prompt : num_prompt + length - 1])
-
-
-class TestChunks:
-    """Of the head's logits."""
-
-    @pytest.fixture
-    def long(self, processor: VLMProcessor, questions: list[EncodedPrompt]) -> Group:
-        """Two prompts with 290 answer tokens, more than the least size of a chunk."""
-        generator = torch.Generator().manual_seed(4)
-        prompts = [questions[0], questions[1]]
-        lengths = torch.tensor([[60, 60, 25], [60, 60, 25]])
-        weights = torch.randn(2, 3, 60, generator=generator) * (torch.arange(60) < lengths[..., None])
-        token_ids = torch.randint(300, (2, 3, 60), generator=generator)
-        return Group(prompts, processor.collate(prompts), token_ids, lengths, weights)
-
-    @staticmethod
-    def run(model: Any, group: Group, **options: Any) -> tuple[Learned, list[int], list[int], torch.Tensor]:
-        """Also the rows of each call of the head, those of the logits kept for backward, and the entropies."""
-        kept: list[int] = []
-
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
-            if tensor.ndim == 2 and tensor.shape[1] == 512 and tensor.shape[0] != 64:
-                kept.append(len(tensor))
-            return tensor
-
-        entropies: list[torch.Tensor] = []
-
-        def score(model: Any, group: Group) -> torch.Tensor:
-            logprobs, found = score_completions(model, group.batch, group.token_ids, group.lengths, **options)
-            entropies.append(found)
-            return logprobs
-
-        with (
-            recorded(model.lm_head, lambda inputs, *_: len(inputs[0])) as calls,
-            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        ):
-            learned = learn(model, group, score)
-        return learned, calls, kept, entropies[0]
-
-    @pytest.mark.parametrize("shared_prefix", [True, False])
-    def test_one_at_a_time(
-        self, qwen2: Pair, long: Group, monkeypatch: pytest.MonkeyPatch, shared_prefix: bool
-    ) -> None:
-        options: dict[str, Any] = {"temperature": 0.7, "banned_token_ids": [400], "shared_prefix": shared_prefix}
-        whole, calls, kept, entropies = self.run(qwen2.model, long, **options)
-        assert calls == [290]
-        assert kept, "logits are kept, and would be seen here"
-        assert set(kept) == {290}
-        monkeypatch.setattr(scoring, "LOGITS_PER_CHUNK", 1)
-        chunked, calls, kept, chunked_entropies = self.run(qwen2.model, long, **options)
-        assert calls[:2] == [256, 34]
-        assert sorted(calls[2:]) == [34, 256], "computed again in the backward pass"
-        assert kept == []
-        assert_same(chunked, whole, 1e-6)
-        torch.testing.assert_close(chunked_entropies, entropies, rtol=0, atol=1e-6)
-
-    def test_size(self, qwen2: Pair, long: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        """As many rows as fit the number of logits, which counts the vocabulary."""
-        for num_logits, sizes in ((512 * 290, [290]), (512 * 289, [289, 1]), (512 * 270 + 511, [270, 20])):
-            monkeypatch.setattr(scoring, "LOGITS_PER_CHUNK", num_logits)
-            with torch.no_grad(), recorded(qwen2.model.lm_head, lambda inputs, *_: len(inputs[0])) as calls:
-                shared(qwen2.model, long)
-            assert calls == sizes
-
-    def test_with_a_grammar(
-        self,
-        model: Any,
-        processor: VLMProcessor,
-        questions: list[EncodedPrompt],
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        """Each row keeps what was allowed in its own place."""
-        grammar = AnswerGrammar(processor.tokenizer, 512, eos_token_id=processor.eos_token_id)
-        texts = [f"<answer>[{n}, {7 * n}, {1000 - n}, {33 + n}]</answer>" for n in range(14)]
-        ids = [processor.encode_answer(text) for text in texts]
-        lengths = torch.tensor([[len(answer) for answer in ids]])
-        assert lengths.sum() > 256
-        token_ids = torch.full((1, 14, int(lengths.max())), 17)
-        for g, answer in enumerate(ids):
-            token_ids[0, g, : len(answer)] = torch.tensor(answer)
-        batch = processor.collate(questions[:1])
-        results = []
-        for num_logits in (2**25, 1):
-            monkeypatch.setattr(scoring, "LOGITS_PER_CHUNK", num_logits)
-            with torch.no_grad():
-                results.append(score_completions(model, batch, token_ids, lengths, grammar=grammar))
-        (whole, entropies), (chunked, chunked_entropies) = results
-        assert whole.isfinite().all()
-        assert whole.sum() < -10
-        torch.testing.assert_close(chunked, whole, rtol=0, atol=1e-6)
-        torch.testing.assert_close(chunked_entropies, entropies, rtol=0, atol=1e-6)
-
-
-class TestGap:
-    """`shared_prefix_gap`: next to nothing for a model that is scored rightly, and much where it is not."""
-
-    @staticmethod
-    def gap(model: Any, group: Group, **options: Any) -> float:
-        return shared_prefix_gap(model, group.batch, group.token_ids, group.lengths, **options)
-
-    def test_right(self, pair: Pair, group: Group) -> None:
-        gap = self.gap(pair.model, group)
-        assert isinstance(gap, float)
-        assert 0 <= gap < 1e-5
-
-    def test_answers_that_see_each_other(self, pair: Pair, five: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        def causal(packed: PackedAnswers, prompt_attention_mask: torch.Tensor) -> torch.Tensor:
-            mask = answer_mask(packed, prompt_attention_mask)
-            columns = packed.answer.shape[1]
-            mask[..., -columns:] = torch.ones(columns, columns, dtype=torch.bool).tril()
-            return mask
-
-        monkeypatch.setattr(scoring, "answer_mask", causal)
-        assert self.gap(pair.model, five) > 0.1
-
-    def test_positions_that_go_on(self, pair: Pair, five: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        """From one answer to the next, while the mask stays right."""
-
-        def without_restart(token_ids: torch.Tensor, lengths: torch.Tensor) -> PackedAnswers:
-            packed = pack_answers(token_ids, lengths)
-            columns = torch.arange(packed.offset.shape[1]).expand_as(packed.offset)
-            return dataclasses.replace(packed, offset=columns)
-
-        monkeypatch.setattr(scoring, "pack_answers", without_restart)
-        assert self.gap(pair.model, five) > 0.1
-
-    def test_padding_that_is_seen(self, pair: Pair, five: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(scoring, "prompt_mask", lambda _: None)
-        assert self.gap(pair.model, five) > 0.1
-
-    def test_by_hand(self, qwen2: Pair, five: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A mean over answer tokens, and infinite if anything is not a number. Options reach both ways."""
-        calls: list[dict[str, Any]] = []
-        answer = {True: torch.zeros(3, 5, 8), False: torch.zeros(3, 5, 8)}
-
-        def fake(*_: Any, **options: Any) -> tuple[torch.Tensor, None]:
-            assert not torch.is_grad_enabled()
-            calls.append(options)
-            return answer[options["shared_prefix"]], None
-
-        monkeypatch.setattr(scoring, "score_completions", fake)
-        answer[True][0, 0, :2] = torch.tensor([3.0, -7.0])
-        assert self.gap(qwen2.model, five, temperature=0.5) == pytest.approx(10 / int(five.lengths.sum()))
-        assert calls == [{"shared_prefix": way, "temperature": 0.5} for way in (True, False)]
-        answer[False][2, 1, 0] = torch.nan
-        assert self.gap(qwen2.model, five) == float("inf")
-
-
-def test_a_prefix_is_refused_where_prompts_are_repeated(qwen2: Pair, five: Group) -> None:
-    with pytest.raises(ValueError, match="prefix: expected None where prompts are repeated; pass shared_prefix=True"):
-        repeated(qwen2.model, five, prefix=prefill(qwen2.model, five.batch))
-
-
-def test_a_prefix_is_used_up(qwen2: Pair, five: Group) -> None:
-    prefix = prefill(qwen2.model, five.batch)
-    shared(qwen2.model, five, prefix=prefix)
-    with pytest.raises(ValueError, match="prefix: expected one that is fresh from prefill"):
-        shared(qwen2.model, five, prefix=prefix)
-
-
-def test_a_model_that_fills_no_cache_is_refused(five: Group) -> None:
-    model = load_trainable_model("tiny", gradient_checkpointing=True)
-    with pytest.raises(
-        ValueError, match=r"cache: expected keys of .* columns after the prompts, got 0; under gradient"
-    ):
-        prefill(model, five.batch)
-
-
-@pytest.mark.parametrize("rows", [[0, 1, 2], [2, 0], [1], [0, 0, 1]])
-def test_some_prompts_of_a_prefix(qwen2: Pair, five: Group, processor: VLMProcessor, rows: list[int]) -> None:
-    """In any order, with padding that they do not need; gradients go on to the forward pass that they came from."""
-    prompts = [five.prompts[n] for n in rows]
-    group = Group(
-        prompts, processor.collate(prompts), *(part[rows] for part in (five.token_ids, five.lengths, five.weights))
-    )
-
-    def selected(model: Any, group: Group) -> torch.Tensor:
-        return shared(model, group, prefix=prefill(model, five.batch).select(rows))
-
-    assert_same(learn(qwen2.model, group, selected), learn(qwen2.reference, group, oracle))
-
-
-def test_parts_of_a_prefix_are_used_up_by_themselves(qwen2: Pair, five: Group) -> None:
-    with torch.no_grad():
-        whole = prefill(qwen2.model, five.batch)
-        assert whole.select([0, 1, 2]) is whole
-        expected = shared(qwen2.model, five)
-        for n in (1, 0, 1):
-            one = five._replace(token_ids=five.token_ids[n : n + 1], lengths=five.lengths[n : n + 1])
-            ours = shared(qwen2.model, one, prefix=whole.select([n]))
-            torch.testing.assert_close(ours[0], expected[n], rtol=0, atol=5e-6)
 
 
 def test_answers_without_a_token(qwen2: Pair, five: Group) -> None:

@@ -5,131 +5,36 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import ray
 
 from focus_agents.errors import CheckpointError, EvaluationError, RunInterrupted
-from focus_agents.evaluation.greedy import evaluate
-from focus_agents.evaluation.results import MAX_TEXT, AnswerRecord, Cell, ResultsFolder
-from focus_agents.evaluation.run import EvaluationPlan, pending_chunks, run_chunks
-from focus_agents.models.loading import model_folder
+from focus_agents.evaluation import evaluate
+from focus_agents.evaluation.results import MAX_TEXT, ResultsFolder
+from focus_agents.evaluation.run import pending_chunks, run_chunks
 from focus_agents.policies.registry import PolicySpec
-from focus_agents.rollout.records import Completion, Generation, Sampling
+from focus_agents.rollout.records import Completion, Generation
 from focus_env.datasets import SyntheticDataset
-from focus_env.errors import DatasetError
-from focus_env.types import Box, Episode, Message, ParseStatus
+from focus_env.types import Box, ParseStatus
 from tests.fakes import FakeDataset
-from tests.focus_agents.rollout.test_collect import GOLD, ScriptedPolicy, make_env
-
-NUM_EPISODES = 7
-WHOLE = "<answer>[0, 0, 1000, 1000]</answer>"
-ASKED: list[tuple[int, ...]] = []
-"""Which episodes the policies here were asked, in this process."""
-
-
-class Scripted:
-    """Knows an episode by its seed: the first is answered right, the third not at all, the others by the whole image.
-
-    Args:
-        argument: Which episode it raises at, or dies at; or where the marker of its only death is; or empty.
-    """
-
-    def __init__(self, argument: str = "") -> None:
-        self.kind, _, self.place = argument.partition("=")
-
-    def generate(
-        self, prompts: Sequence[Sequence[Message]], *, num_completions: int, sampling: Sampling, seeds: Sequence[int]
-    ) -> list[Generation]:
-        assert (num_completions, sampling) == (1, Sampling(temperature=0.0, max_completion_tokens=9))
-        ASKED.append(tuple(seeds))
-        if self.kind == "raises" and int(self.place) in seeds:
-            raise RuntimeError("the camera is broken")
-        if self.kind == "dies" and int(self.place) in seeds:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.kind == "dies_once" and 4 in seeds and not Path(self.place).exists():
-            Path(self.place).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.kind == "silent":
-            return []
-        return [self.answer(seed) for seed in seeds]
-
-    def answer(self, seed: int) -> Generation:
-        text = {0: GOLD, 2: ""}.get(seed, WHOLE)
-        error = "no answer within 3 s" if seed == 2 and self.kind != "mended" else None
-        text = WHOLE if self.kind == "mended" and seed == 2 else text
-        return Generation((Completion(text, np.empty(0, np.int64), np.empty(0, np.float32), True, error),))
-
-
-class Renamed(FakeDataset):
-    """Other episodes under the same numbers."""
-
-    def __getitem__(self, index: int) -> Episode:
-        return dataclasses.replace(super().__getitem__(index), episode_id=f"other/{index}")
-
-
-@pytest.fixture(autouse=True)
-def _nothing_asked() -> None:
-    ASKED.clear()
-
-
-def scripted(argument: str = "") -> dict[str, PolicySpec]:
-    text = f"{__name__}:Scripted"
-    return {"scripted": PolicySpec(text=f"{text}:{argument}" if argument else text)}
-
-
-def make_plan(**changes: Any) -> EvaluationPlan:
-    given: dict[str, Any] = {
-        "policies": scripted(),
-        "dataset": "fake",
-        "episodes": {2: FakeDataset(NUM_EPISODES)},
-        "num_episodes": NUM_EPISODES,
-        "max_completion_tokens": 9,
-        "batch_size": 3,
-    }
-    return EvaluationPlan(**(given | changes))
-
-
-def open_results(path: Path, plan: EvaluationPlan, **settings: Any) -> ResultsFolder:
-    data = {plan.dataset: {"level": 3, "data_root": Path("/data"), **settings}}
-    return ResultsFolder.open(path, data=data, policies=plan.policy_settings(), cells=plan.cells())
-
-
-def run(path: Path, plan: EvaluationPlan, **options: Any) -> ResultsFolder:
-    results = open_results(path, plan)
-    chunks = pending_chunks(plan, results, **options)
-    run_chunks(plan, results, chunks, on_done=lambda num_done: None)
-    return results
-
-
-def records_of(results: ResultsFolder, position: int = 0) -> list[AnswerRecord]:
-    """Without what a clock decides."""
-    records = results.read(results.cells()[position])
-    return [dataclasses.replace(record, seconds=0.0) for record in records]
-
-
-def answers_file(results: ResultsFolder) -> Path:
-    (file,) = (results.path / "answers").iterdir()
-    return file
-
-
-def test_answers_of_other_weights_in_the_same_place_are_not_mixed(tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(model_folder("focus-small-base"), folder)
-    plan = make_plan(policies={"vlm": PolicySpec(text=f"vlm:{folder}")})
-    open_results(tmp_path / "table", plan)
-    open_results(tmp_path / "table", plan)
-    shutil.copy(Path(model_folder("focus-small-sft"), "model.safetensors"), folder)
-    with pytest.raises(
-        ValueError, match=r"policies 'vlm' was answered with other settings: weights is '\w{12}' here and"
-    ):
-        open_results(tmp_path / "table", plan)
+from tests.focus_agents.evaluation.scripted import (
+    ASKED,
+    NUM_EPISODES,
+    WHOLE,
+    Scripted,
+    answers_file,
+    make_plan,
+    open_results,
+    records_of,
+    run,
+    scripted,
+)
+from tests.focus_agents.rollout.fakes import GOLD, ScriptedPolicy, make_env
 
 
 class TestAnswering:
@@ -194,6 +99,19 @@ class TestAnswering:
         assert [(cell.policy, cell.shots) for cell in results.cells()] == [
             ("random", 1), ("random", 2), ("center", 1), ("center", 2),
         ]  # fmt: skip
+
+    def test_a_policy_that_draws_answers_as_it_does_in_evaluate(self, tmp_path: Path) -> None:
+        """Whatever the batch size and the number of episodes."""
+        dataset = SyntheticDataset(split="test", level=3, shots=1, image_size=64)
+        env, policy = make_env(dataset), PolicySpec(text="random")
+        expected = evaluate(env, policy.build(), range(30))
+        assert len({answer.box for answer in expected}) == 30
+        for batch_size, num_episodes in ((30, 30), (7, 30), (4, 9)):
+            plan = make_plan(
+                policies={"random": policy}, episodes={1: dataset}, num_episodes=num_episodes, batch_size=batch_size
+            )
+            records = records_of(run(tmp_path / str(batch_size), plan))
+            assert [record.answer for record in records] == expected[:num_episodes]
 
     def test_fewer_episodes_than_asked_for(self, tmp_path: Path) -> None:
         results = run(tmp_path, make_plan(num_episodes=100))
@@ -275,102 +193,12 @@ class TestResuming:
             if num_done == 6:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        with pytest.raises(RunInterrupted, match=f"SIGTERM after 6 episodes.*--output-dir {tmp_path}") as info:
+        with pytest.raises(RunInterrupted, match=f"SIGTERM after 6 episodes.*`output_dir` {tmp_path}") as info:
             run_chunks(plan, results, pending_chunks(plan, results), on_done=stop)
         assert info.value.exit_code == 143
         assert done == [3, 6]
         assert len(records_of(run(tmp_path, plan))) == NUM_EPISODES
         assert ASKED == [(0, 1, 2), (3, 4, 5), (6,)]
-
-
-class TestRefusals:
-    """Answers to different questions are not mixed."""
-
-    def test_other_settings_are_named(self, tmp_path: Path) -> None:
-        run(tmp_path, make_plan())
-        with pytest.raises(
-            ValueError, match=r"data 'fake' .*: level is 5 here and 3 there\. Choose another --output-d"
-        ):
-            open_results(tmp_path, make_plan(), level=5)
-        with pytest.raises(ValueError, match="split is 'val' here and None there"):
-            open_results(tmp_path, make_plan(), split="val")
-        policies = {"scripted": dataclasses.replace(scripted()["scripted"], frame="pixel", device="cuda")}
-        message = "policies 'scripted' .*: frame is 'pixel' here and 'norm_1000' there; max_completion_tokens is 8 here"
-        with pytest.raises(ValueError, match=message):
-            open_results(tmp_path, make_plan(policies=policies, max_completion_tokens=8))
-
-    def test_where_it_computes_may_change(self, tmp_path: Path) -> None:
-        run(tmp_path, make_plan())
-        spec = dataclasses.replace(scripted()["scripted"], device="cuda", api={"token_budget": 9})
-        open_results(tmp_path, make_plan(policies={"scripted": spec}, batch_size=1, num_workers=2))
-
-    def test_other_episodes(self, tmp_path: Path) -> None:
-        run(tmp_path, make_plan())
-        for dataset, found in ((Renamed(NUM_EPISODES), "other/6"), (FakeDataset(2), "none")):
-            plan = make_plan(episodes={2: dataset})
-            with pytest.raises(ValueError, match=f"episode 6 was 'fake/6' when it was answered, and is '{found}' now"):
-                pending_chunks(plan, open_results(tmp_path, plan))
-
-    @pytest.mark.parametrize(
-        ("text", "message"), [("{", "expected JSON"), ('{"name": "sft"}', "holds something else than an evaluation")]
-    )
-    def test_another_folder(self, tmp_path: Path, text: str, message: str) -> None:
-        (tmp_path / "config.json").write_text(text)
-        with pytest.raises(CheckpointError, match=message):
-            open_results(tmp_path, make_plan())
-        assert (tmp_path / "config.json").read_text() == text
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            (lambda lines: [lines[0], "{}\n", *lines[2:]], "line 2: expected an answer in JSON .*'policy'"),
-            (lambda lines: [lines[0], "nonsense\n", *lines[2:]], "line 2: expected an answer in JSON"),
-            (lambda lines: [*lines, lines[3]], "line 8: episode 3 is there twice"),
-        ],
-    )
-    def test_a_damaged_file(self, tmp_path: Path, change: Any, message: str) -> None:
-        plan = make_plan()
-        file = answers_file(run(tmp_path, plan))
-        file.write_text("".join(change(file.read_text().splitlines(keepends=True))))
-        before = file.read_text()
-        with pytest.raises(CheckpointError, match=message):
-            pending_chunks(plan, open_results(tmp_path, plan), retry_failed=True)
-        assert file.read_text() == before
-
-    @pytest.mark.parametrize(
-        ("argument", "message"),
-        [
-            (
-                "raises=4",
-                "policy 'scripted' on episodes 3 to 5 of 'fake' with 2 shots: RuntimeError: the camera is bro",
-            ),
-            ("silent", "policy 'scripted' on episodes 0 to 2 of 'fake' with 2 shots: ValueError: zip"),
-        ],
-    )
-    def test_a_policy_that_raises_is_named(self, tmp_path: Path, argument: str, message: str) -> None:
-        with pytest.raises(EvaluationError, match=message) as info:
-            run(tmp_path, make_plan(policies=scripted(argument)))
-        assert info.value.__cause__ is not None
-        assert len(records_of(ResultsFolder(tmp_path))) == (3 if "raises" in argument else 0)
-
-    def test_a_picture_that_cannot_be_read_is_no_fault_of_the_policy(self, tmp_path: Path) -> None:
-        class Damaged(FakeDataset):
-            def __getitem__(self, index: int) -> Episode:
-                raise DatasetError("frame 3 is damaged")
-
-        with pytest.raises(DatasetError, match="frame 3 is damaged"):
-            run(tmp_path, make_plan(episodes={2: Damaged()}))
-
-
-def test_names_of_files_are_readable_and_never_the_same() -> None:
-    def name(policy: str) -> str:
-        return Cell(policy=policy, dataset="got10k", shots=4, num_episodes=1).name
-
-    assert name("vlm:focus-small") == "vlm-focus-small__got10k__4-shot"
-    texts = ["vlm:a/b", "vlm:a-b", "vlm:a b", "vlm:a//b", f"vlm:{'x' * 200}/1", f"vlm:{'x' * 200}/2", "own.module:Ä"]
-    names = {name(text) for text in texts}
-    assert len(names) == len(texts)
-    assert all(len(text) < 200 and "/" not in text and text.isascii() for text in names)
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import ray
 from rich.console import Console
 
 from focus_agents.runs.folder import RunDirectory
+from focus_agents.sft.plan import SFTPlan
 from focus_agents.sft.settings import SFTConfig, SFTSchedule
 from focus_agents.sft.train import Workers, train_sft
-from focus_agents.sft.worker import SFTPlan
 from tests.focus_agents.grpo.runs import TEMPLATE, episodes
 
 

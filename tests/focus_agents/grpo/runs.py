@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from focus_agents.grpo.algorithm import GRPO
-from focus_agents.grpo.config import GRPOConfig
+from focus_agents.grpo.algorithm import GRPO, GRPOConfig
 from focus_env.datasets import SyntheticDataset
 from focus_env.prompts import get_template
 
@@ -20,10 +19,13 @@ def episodes(split: str) -> SyntheticDataset:
     return SyntheticDataset(split=split, shots=1, level=1, image_size=56, num_episodes=500)
 
 
+CONSTANT_RATE = {"warmup": 0.0, "cooldown": 0.0}
+
+
 def make_config(policy: Path, *, num_env_runners: int = 0, num_learners: int = 0, **training: Any) -> GRPOConfig:
     lora_rank = training.pop("lora_rank", None)
     settings = {"group_size": 3, "groups_per_iteration": 5, "max_completion_tokens": 26, "lr": 1e-3}
-    settings |= {"rollout_batch_groups": 2, **training}
+    settings |= {"rollout_batch_groups": 2, **CONSTANT_RATE, **training}
     return (
         GRPOConfig()
         .environment(env_config={"dataset": episodes("train"), "template": TEMPLATE})
@@ -31,7 +33,7 @@ def make_config(policy: Path, *, num_env_runners: int = 0, num_learners: int = 0
         .env_runners(num_env_runners=num_env_runners, create_local_env_runner=num_env_runners == 0)
         .learners(num_learners=num_learners)
         .training(**settings)
-        .rl_module(model_config={"model": str(policy), "lora_rank": lora_rank})
+        .rl_module(model_config={"model": str(policy), "lora_rank": lora_rank, "freeze_vision": False})
         .debugging(seed=0, log_level="ERROR")
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from focus_agents.grpo.config import GRPOConfig
+from focus_agents.grpo.algorithm import GRPOConfig
 from focus_agents.models.loading import load_model
 from focus_env.errors import DatasetError, RewardError
 from focus_env.rewards.answers import AnswerBatch
@@ -64,7 +64,7 @@ def test_processes_do_not_change_the_first_update(
 
 def test_two_learners_with_a_frozen_base(policy_folder: Path) -> None:
     """Adapters alone are trained and exchanged, after the last of several micro-batches; the reference is the base."""
-    settings = {"lora_rank": 4, "kl_coeff": 0.1, "micro_batch_groups": 2, "num_iterations": 2}
+    settings = {"lora_rank": 4, "kl_coeff": 0.1, "micro_batch_groups": 2, "num_passes": 2}
     updated = []
     for num_learners in (0, 2):
         algorithm = make_config(policy_folder, num_learners=num_learners, **settings).build_algo()
@@ -83,7 +83,7 @@ def test_micro_batches_and_iterations(policy_folder: Path, one_process) -> None:
     algorithm.train()
     assert largest_difference(weights(algorithm), expected) < TOPOLOGY_TOLERANCE
     algorithm.stop()
-    algorithm = make_config(policy_folder, num_iterations=2, groups_per_step=2).build_algo()
+    algorithm = make_config(policy_folder, num_passes=2, groups_per_step=2).build_algo()
     algorithm.train()
     assert largest_difference(weights(algorithm), expected) > 10 * TOPOLOGY_TOLERANCE
     algorithm.stop()
@@ -220,15 +220,14 @@ def told_progress(answers: AnswerBatch) -> np.ndarray:
     "settings",
     [
         {},
-        {"num_env_runners": 2, "groups_per_step": 3, "num_iterations": 2},
+        {"num_env_runners": 2, "groups_per_step": 3, "num_passes": 2},
         {"num_env_runners": 2, "async_steps": 1, "rollout_correction": "token_tis"},
     ],
     ids=["one process", "two runners", "two runners, ahead of the update"],
 )
 def test_all_runners_know_how_far_the_training_is(settings: dict) -> None:
     """Two planned iterations and one more; sampled ahead or not, the groups are of the iteration that learns."""
-    num_lr_steps = 2 * settings.get("num_iterations", 1) * (2 if "groups_per_step" in settings else 1)
-    config = make_config(Path("tiny"), num_lr_steps=num_lr_steps, **settings)
+    config = make_config(Path("tiny"), num_iterations=2, **settings)
     algorithm = with_reward(config, WeightedReward({"told": (told_progress, 1.0)})).build_algo()
     told = []
     for _ in range(3):
@@ -241,16 +240,16 @@ def test_all_runners_know_how_far_the_training_is(settings: dict) -> None:
 @pytest.mark.parametrize(
     ("training", "expected"),
     [
-        ({"num_lr_steps": None}, [1, 1, 1]),
-        ({"num_lr_steps": 10}, [0, 0.1, 1]),
-        ({"num_lr_steps": 40, "groups_per_step": 2}, [0, 3 / 40, 1]),
-        ({"num_lr_steps": 60, "groups_per_step": 2, "num_iterations": 2}, [0, 6 / 60, 1]),
+        ({}, [0, 0.001, 0.1]),
+        ({"num_iterations": 10}, [0, 0.1, 1]),
+        ({"num_iterations": 40, "groups_per_step": 2}, [0, 1 / 40, 1]),
+        ({"num_iterations": 60, "groups_per_step": 2, "num_passes": 2}, [0, 1 / 60, 1]),
     ],
 )
-def test_progress_is_the_share_of_the_planned_steps(training: dict, expected: list[float]) -> None:
+def test_progress_is_the_share_of_the_planned_iterations(training: dict, expected: list[float]) -> None:
     """Five groups in an iteration."""
     config = make_config(Path("tiny"), **training)
-    assert [config.progress_at(iteration) for iteration in (0, 1, 100)] == pytest.approx(expected)
+    assert [config.settings.progress_at(iteration) for iteration in (0, 1, 100)] == pytest.approx(expected)
 
 
 def fails(answers: AnswerBatch) -> np.ndarray:
@@ -323,7 +322,7 @@ def test_grpo_raises_the_reward(policy_folder: Path) -> None:
         ({"advantage_scale": "std"}, "advantage_scale: expected one of group, batch, none, got 'std'"),
         ({"rollout_correction": "tis"}, "rollout_correction: expected one of none, token_tis, seq_mask, got 'tis'"),
         ({"truncated": "drop"}, "truncated: expected one of keep, mask, got 'drop'"),
-        ({"loss": "ppo"}, "name: expected one of grpo, dapo"),
+        ({"loss": "ppo"}, "loss: expected one of grpo, dapo"),
         ({"delta": 1.1}, r"delta: expected None or more than 1 \+ clip_high"),
         ({"signal_tolerance": -1.0}, r"signal_tolerance: expected 0 or more, got -1\.0"),
         ({"correction_cap": 0.0}, r"correction_cap: expected more than 0, got 0\.0"),

@@ -23,7 +23,8 @@ from focus_agents.grpo.batch import (
     training_group,
 )
 from focus_agents.grpo.loss import StepTotals
-from focus_agents.models.processing import EncodedPrompt, VLMProcessor
+from focus_agents.models.inputs import EncodedPrompt
+from focus_agents.models.processing import VLMProcessor
 from focus_agents.rollout.records import Completion, Generation, RolloutGroup
 
 
@@ -41,7 +42,7 @@ def make_group(prompt: EncodedPrompt, lengths: list[int], *, first_id: int = 10)
 
 def sized_groups(num_tokens: Sequence[int], *, silent: Sequence[int] = ()) -> list[TrainingGroup]:
     """Groups of one completion each, of which a plan looks at sizes and advantages only."""
-    prompt = EncodedPrompt(np.arange(5), np.zeros((0, 1), dtype=np.float32), np.zeros((0, 3), dtype=np.int64))
+    prompt = EncodedPrompt(np.arange(5), np.zeros((0, 2), dtype=np.int64), {})
     groups = [make_group(prompt, [count]) for count in num_tokens]
     return [
         dataclasses.replace(group, advantages=np.zeros(1)) if n in silent else group for n, group in enumerate(groups)
@@ -55,7 +56,7 @@ class Plan:
     num_tokens: list[int]
     num_learners: int
     groups_per_step: int | None
-    num_iterations: int
+    num_passes: int
     seed: tuple[int, int]
     silent: frozenset[int] = frozenset()
     skip_silent: bool = False
@@ -66,7 +67,7 @@ class Plan:
             num_learners=self.num_learners,
             groups_per_step=self.groups_per_step,
             micro_batch_groups=2,
-            num_iterations=self.num_iterations,
+            num_passes=self.num_passes,
             skip_silent=self.skip_silent,
             seed=self.seed,
         )
@@ -86,8 +87,8 @@ class TestPlan:
     @given(plans())
     def test_each_pass_uses_every_group_exactly_once(self, plan: Plan) -> None:
         steps = plan.steps()
-        assert len(steps) % plan.num_iterations == 0
-        per_pass = len(steps) // plan.num_iterations
+        assert len(steps) % plan.num_passes == 0
+        per_pass = len(steps) // plan.num_passes
         for start in range(0, len(steps), per_pass):
             used = [p for step in steps[start : start + per_pass] for shard in step.shards for p in shard]
             assert sorted(used) == list(range(len(plan.num_tokens)))
@@ -172,7 +173,7 @@ class TestPlan:
 
     def test_passes_and_seeds_shuffle_anew(self) -> None:
         def order(seed: tuple[int, ...]) -> list[list[tuple[int, ...]]]:
-            steps = plan_steps(sized_groups([1] * 12), num_learners=1, groups_per_step=2, num_iterations=2, seed=seed)
+            steps = plan_steps(sized_groups([1] * 12), num_learners=1, groups_per_step=2, num_passes=2, seed=seed)
             return [[step.shards[0] for step in half] for half in (steps[:6], steps[6:])]
 
         first, second = order((0, 1))
@@ -191,7 +192,7 @@ class TestTrainingData:
 
     def parcel(self, prompt: EncodedPrompt) -> GroupTrainingData:
         groups = {p: make_group(prompt, [p + 1, 2], first_id=10 + p) for p in range(7)}
-        steps = plan_steps(list(groups.values()), num_learners=3, groups_per_step=3, num_iterations=2)
+        steps = plan_steps(list(groups.values()), num_learners=3, groups_per_step=3, num_passes=2)
         return GroupTrainingData(groups=groups, steps=steps)
 
     def test_shards_are_disjoint_in_each_step_and_hold_all_of_it(self, prompts: list[EncodedPrompt]) -> None:
@@ -228,7 +229,9 @@ class TestTrainingData:
         assert copy.steps == data.steps
         for position, group in data.groups.items():
             np.testing.assert_array_equal(copy.groups[position].token_ids[0], group.token_ids[0])
-            np.testing.assert_array_equal(copy.groups[position].prompt.pixel_values, group.prompt.pixel_values)
+            np.testing.assert_array_equal(
+                copy.groups[position].prompt.images["pixel_values"], group.prompt.images["pixel_values"]
+            )
 
     def test_an_empty_plan_is_refused(self) -> None:
         with pytest.raises(ValueError, match="steps: expected a plan of at least one optimizer step, got none"):
@@ -260,8 +263,9 @@ class TestCollate:
                 assert batch.sampler_logprobs[n, g, : len(ids)].tolist() == group.sampler_logprobs[g].tolist()
         np.testing.assert_allclose(batch.advantages, np.stack([group.advantages for group in groups]), rtol=1e-6)
         expected = processor.collate(prompts)
-        for name in ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"):
-            assert torch.equal(getattr(batch.prompts, name), getattr(expected, name)), name
+        assert batch.prompts.num_images == expected.num_images
+        for name in ("input_ids", "attention_mask", "image_mask", "grids", "pixel_values"):
+            assert torch.equal(batch.prompts.tensors()[name], expected.tensors()[name]), name
 
     def test_computed_logprobs_come_back_as_they_were(
         self, prompts: list[EncodedPrompt], processor: VLMProcessor

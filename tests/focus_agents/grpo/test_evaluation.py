@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from focus_agents.grpo.algorithm import GRPO
-from focus_agents.grpo.config import GRPOConfig
+from focus_agents.grpo.algorithm import GRPO, GRPOConfig
 from focus_agents.grpo.env_runner import GRPOEnvRunner
 from focus_env.datasets import SyntheticDataset
 from focus_env.errors import DatasetError

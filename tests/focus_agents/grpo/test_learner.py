@@ -6,101 +6,24 @@ import dataclasses
 import warnings
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
-from ray.rllib.env import INPUT_ENV_SPACES
 
 from focus_agents.engine.scoring import score_completions
-from focus_agents.grpo.batch import GroupTrainingData, TrainingGroup, collate_groups, plan_steps, training_group
-from focus_agents.grpo.config import GRPOConfig
+from focus_agents.grpo.algorithm import GRPOConfig
+from focus_agents.grpo.batch import TrainingGroup, collate_groups
 from focus_agents.grpo.loss import policy_loss
 from focus_agents.grpo.module import VLMModule
-from focus_agents.rollout.records import RolloutGroup, Sampling
-from focus_env.env import observe
-from focus_env.prompts import get_template
-from tests.fakes import FakeDataset, make_episode
-
-MODULE = "default_policy"
-NUM_GROUPS, GROUP_SIZE = 4, 3
-
-
-def build_learner(*, model_config: dict[str, Any] | None = None, **training: Any) -> Any:
-    """A learner in this process; `gradients` holds those of each optimizer step, before clipping."""
-    config = (
-        GRPOConfig()
-        .environment(env_config={"dataset": FakeDataset(), "template": get_template("compact")})
-        .training(**{"group_size": GROUP_SIZE, "groups_per_iteration": NUM_GROUPS, "lr": 1e-3, **training})
-        .rl_module(model_config=model_config or {})
-        .debugging(seed=0, log_level="ERROR")
-    )
-    config.validate()
-    env = gymnasium.make(config.env, **config.env_config)
-    spaces = (env.observation_space, env.action_space)
-    learner = config.build_learner(spaces={INPUT_ENV_SPACES: spaces, MODULE: spaces})
-    learner.build()
-    learner.gradients = []
-    postprocess = learner.postprocess_gradients
-
-    def record(gradients: dict[Any, torch.Tensor]) -> dict[Any, torch.Tensor]:
-        named = module_of(learner).policy.named_parameters()
-        learner.gradients.append({name: p.grad.clone() for name, p in named if p.grad is not None})
-        return postprocess(gradients)
-
-    learner.postprocess_gradients = record
-    with torch.no_grad():  # wider than at random, so that answers differ and gradients are not all alike
-        for name, parameter in module_of(learner).policy.named_parameters():
-            if parameter.ndim > 1 and "embed_tokens" not in name and "lora_" not in name:
-                parameter.mul_(3)
-    if hasattr(module_of(learner), "reference"):
-        module_of(learner).reference.load_state_dict(module_of(learner).policy.state_dict())
-    return learner
-
-
-def module_of(learner: Any) -> VLMModule:
-    return learner.module[MODULE].unwrapped()
-
-
-def sample_groups(learner: Any, **options: Any) -> list[TrainingGroup]:
-    """Answers of the learner's own policy with made-up advantages; lengths differ, some answers are cut."""
-    policy = module_of(learner).as_policy()
-    for name, value in options.items():
-        setattr(policy, name, value)
-    template = get_template("compact")
-    prompts = [template.render(observe(make_episode(n, shots=1 + n % 2))) for n in range(NUM_GROUPS)]
-    generations = policy.generate(
-        prompts, num_completions=GROUP_SIZE, sampling=Sampling(1.0, 7), seeds=list(range(NUM_GROUPS))
-    )
-    advantages = np.random.default_rng(0).normal(size=(NUM_GROUPS, GROUP_SIZE))
-    groups = []
-    for n, generation in enumerate(generations):
-        completions = tuple(
-            dataclasses.replace(c, token_ids=c.token_ids[: 3 + g + n], logprobs=c.logprobs[: 3 + g + n])
-            for g, c in enumerate(generation.completions)
-        )
-        rollout = RolloutGroup(n, dataclasses.replace(generation, completions=completions), np.zeros(3), (), ())
-        groups.append(training_group(rollout, advantages[n]))
-    return groups
-
-
-def update(learner: Any, groups: list[TrainingGroup], **plan: Any) -> dict[str, Any]:
-    """One call of RLlib's `update`; returns its metrics."""
-    steps = plan_steps(groups, num_learners=0, micro_batch_groups=learner.config.micro_batch_groups, **plan)
-    results = learner.update(training_data=GroupTrainingData(groups=dict(enumerate(groups)), steps=steps))
-    return {name: value.peek() for name, value in results[MODULE].items()}
-
-
-def gradient_of(groups: list[TrainingGroup], *, plan: dict[str, Any] | None = None, **training: Any) -> dict[str, Any]:
-    learner = build_learner(**training)
-    update(learner, groups, **(plan or {}))
-    return learner.gradients[0]
-
-
-def assert_same(ours: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float = 1e-5) -> None:
-    assert ours.keys() == expected.keys()
-    for key in expected:
-        assert (ours[key] - expected[key]).norm() <= tolerance * expected[key].norm(), key
+from tests.focus_agents.grpo.learners import (
+    GROUP_SIZE,
+    assert_same,
+    build_learner,
+    gradient_of,
+    module_of,
+    sample_groups,
+    update,
+)
 
 
 @pytest.fixture(scope="module")
@@ -238,13 +161,13 @@ def test_silent_groups_cost_nothing_and_change_nothing(groups: list[TrainingGrou
 
 def test_a_frozen_vision_tower_sees_a_picture_once() -> None:
     frozen = {"freeze_vision": True}
-    learner = build_learner(model_config=frozen, kl_coeff=0.1, num_iterations=2)
+    learner = build_learner(model_config=frozen, kl_coeff=0.1, num_passes=2)
     groups = sample_groups(learner)
-    assert all(group.prompt.image_features is not None and len(group.prompt.pixel_values) == 0 for group in groups)
+    assert all(group.prompt.image_features is not None and not group.prompt.images for group in groups)
     seen: list[int] = []
     for model in (module_of(learner).policy, module_of(learner).reference):
         model.model.visual.register_forward_hook(lambda *_: seen.append(1))
-    update(learner, groups, num_iterations=2)
+    update(learner, groups, num_passes=2)
     assert seen == []
     pixels = sample_groups(build_learner(model_config=frozen), keeps_image_features=False)
     assert all(group.prompt.image_features is None for group in pixels)
@@ -304,7 +227,7 @@ def test_the_reference_is_scored_once_for_several_passes(groups: list[TrainingGr
     learner = build_learner(kl_coeff=0.1)
     calls: list[int] = []
     module_of(learner).reference.model.register_forward_hook(lambda *_: calls.append(1))
-    update(learner, groups, num_iterations=3)
+    update(learner, groups, num_passes=3)
     assert calls == [1]
     assert len(learner.gradients) == 3
 
@@ -326,7 +249,7 @@ def test_cut_answers_can_be_left_out(groups: list[TrainingGroup]) -> None:
 
 
 def test_under_a_grammar_both_sides_normalise_over_the_same_tokens() -> None:
-    learner = build_learner(is_constrained=True)
+    learner = build_learner(constrained=True)
     metrics = update(learner, sample_groups(learner))
     assert float(metrics["sampler_gap"]) < 1e-5
     assert float(metrics["ratio_mean"]) == pytest.approx(1.0, abs=1e-5)
@@ -334,13 +257,13 @@ def test_under_a_grammar_both_sides_normalise_over_the_same_tokens() -> None:
 
 def test_the_loss_is_the_one_of_the_settings() -> None:
     settings = GRPOConfig().training(loss="gspo", clip_low=3e-4, clip_high=4e-4, kl_coeff=0.1, kl_estimator="k2")
-    assert settings.loss_settings.name == "gspo"
-    assert settings.loss_settings.kl_estimator == "k2"
+    assert settings.settings.loss == "gspo"
+    assert settings.settings.kl_estimator == "k2"
     assert policy_loss.__module__ == "focus_agents.grpo.loss"
 
 
 def test_the_learning_rate_follows_its_schedule_and_its_optimizers_memory(groups: list[TrainingGroup]) -> None:
-    schedule = {"lr": 1e-3, "num_lr_steps": 5, "warmup": 0.4, "cooldown": 0.4, "lr_end": 0.2}
+    schedule = {"lr": 1e-3, "num_iterations": 5, "warmup": 0.4, "cooldown": 0.4, "lr_end": 0.2}
     learner = build_learner(**schedule)
 
     def rate_of_an_update(learner: Any) -> float:

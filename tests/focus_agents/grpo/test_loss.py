@@ -1,4 +1,4 @@
-"""The losses: each branch by hand in value and gradient, what padding must not do, and how parts add up.
+"""The losses: each branch by hand in value and gradient, and how parts add up.
 
 `test_trl_parity.py` compares the same functions with another implementation.
 """
@@ -8,67 +8,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import pickle
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 
-from focus_agents.grpo.loss import (
-    KLEstimator,
-    LossName,
-    LossSettings,
-    RolloutCorrection,
-    StepTotals,
-    kl_penalty,
-    policy_loss,
-    rollout_weights,
-)
-
-LOSSES: list[LossName] = list(get_args(LossName))
-CLIPPED: list[LossName] = ["grpo", "dapo", "dr_grpo", "bnpo", "gspo"]
-ESTIMATORS: list[KLEstimator] = list(get_args(KLEstimator))
-Result = tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]
-
-
-def settings_of(**options: Any) -> LossSettings:
-    return LossSettings(**{"clip_low": 0.2, "clip_high": 0.3, "max_completion_tokens": 1} | options)
-
-
-def totals_of(mask: torch.Tensor, num_micro_batches: int = 1) -> StepTotals:
-    return StepTotals(int(mask.sum()), len(mask), num_micro_batches)
-
-
-def float64(values: Any) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def loss_of(
-    ratios: list[list[float]],
-    advantages: list[float],
-    mask: list[list[int]] | None = None,
-    *,
-    tensors: dict[str, torch.Tensor] | None = None,
-    **options: Any,
-) -> Result:
-    """The loss of given probability ratios, its sums, and its gradient in the log-probabilities.
-
-    The policy's log-probabilities are -1; `tensors` go to `policy_loss`, `options` to its settings.
-    """
-    logprobs = torch.full((len(ratios), len(ratios[0])), -1.0, dtype=torch.float64, requires_grad=True)
-    old = logprobs.detach() - float64(ratios).log()
-    loss_mask = torch.ones_like(old) if mask is None else torch.tensor(mask)
-    loss, sums = policy_loss(
-        logprobs,
-        old,
-        float64(advantages),
-        loss_mask,
-        settings=settings_of(**options),
-        totals=totals_of(loss_mask),
-        **(tensors or {}),
-    )
-    (gradient,) = torch.autograd.grad(loss, logprobs)
-    return loss.detach(), sums, gradient
-
+from focus_agents.grpo.loss import StepTotals, policy_loss
+from focus_agents.grpo.settings import LossName
+from tests.focus_agents.grpo.losses import CLIPPED, LOSSES, Result, float64, loss_of, settings_of, totals_of
 
 # ---- tokens
 
@@ -105,7 +52,7 @@ def test_clip_branches_by_hand(
     gradient: float,
     is_clipped: bool,
 ) -> None:
-    value, sums, slope = loss_of([[ratio]], [advantage], name=name, delta=delta)
+    value, sums, slope = loss_of([[ratio]], [advantage], loss=name, delta=delta)
     assert value.item() == pytest.approx(loss, abs=1e-12)
     assert slope.item() == pytest.approx(gradient, abs=1e-12)
     assert sums["clipped_tokens"].item() == is_clipped
@@ -133,7 +80,7 @@ def test_gspo_clips_a_completion_by_its_mean_ratio(
     ratios: list[float], advantage: float, loss: float, gradient: float, num_clipped: int
 ) -> None:
     # A padded token with a ratio of its own, and a second completion that must not matter to the first
-    value, sums, slope = loss_of([[*ratios, 9.0], [1.0] * 3], [advantage, 0.0], [[1, 1, 0], [1, 1, 1]], name="gspo")
+    value, sums, slope = loss_of([[*ratios, 9.0], [1.0] * 3], [advantage, 0.0], [[1, 1, 0], [1, 1, 1]], loss="gspo")
     assert value.item() == pytest.approx(loss / 2, abs=1e-12)
     assert slope[0].tolist() == pytest.approx([gradient / 2, gradient / 2, 0.0], abs=1e-12)
     assert slope[1].tolist() == [0.0] * 3
@@ -157,7 +104,7 @@ def test_gspo_clips_a_completion_by_its_mean_ratio(
 def test_cispo_caps_a_weight_and_never_takes_the_gradient_away(
     ratio: float, advantage: float, weight: float, is_clipped: bool, clip_low: float
 ) -> None:
-    value, sums, slope = loss_of([[ratio]], [advantage], name="cispo", clip_low=clip_low)
+    value, sums, slope = loss_of([[ratio]], [advantage], loss="cispo", clip_low=clip_low)
     assert value.item() == pytest.approx(weight * advantage, abs=1e-12)  # the log-probability is -1
     assert slope.item() == pytest.approx(-weight * advantage, abs=1e-12)
     assert sums["clipped_tokens"].item() == is_clipped
@@ -171,7 +118,7 @@ def test_cispo_caps_a_weight_and_never_takes_the_gradient_away(
 def test_sapo_by_hand(gate: float, log_odds: float, advantage: float, tau: float) -> None:
     """The ratio is chosen so that the sigmoid is `gate`, whose slope is gate (1 - gate)."""
     ratio = 1 + log_odds / tau
-    value, sums, slope = loss_of([[ratio]], [advantage], name="sapo")
+    value, sums, slope = loss_of([[ratio]], [advantage], loss="sapo")
     assert value.item() == pytest.approx(-4 / tau * gate * advantage, abs=1e-12)
     assert slope.item() == pytest.approx(-4 * gate * (1 - gate) * ratio * advantage, abs=1e-12)
     assert sums["clipped_tokens"].item() == 0
@@ -180,7 +127,7 @@ def test_sapo_by_hand(gate: float, log_odds: float, advantage: float, tau: float
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_step_down_the_gradient_makes_good_answers_likelier_and_bad_ones_less(name: LossName) -> None:
-    _, _, gradient = loss_of([[1.0, 1.0], [1.0, 1.0]], [1.0, -1.0], name=name)
+    _, _, gradient = loss_of([[1.0, 1.0], [1.0, 1.0]], [1.0, -1.0], loss=name)
     assert (gradient[0] < 0).all()
     assert (gradient[1] > 0).all()
 
@@ -217,7 +164,7 @@ def test_on_policy_the_gradient_is_that_of_minus_advantage_times_logprob() -> No
 def test_what_a_token_weighs(name: LossName, long: float, short: float) -> None:
     """On policy, where the gradient is -A for all losses; the third completion has no token but counts."""
     mask = [[1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0]]
-    loss, sums, gradient = loss_of([[1.0] * 4] * 3, [1.0, -2.0, 5.0], mask, name=name, max_completion_tokens=10)
+    loss, sums, gradient = loss_of([[1.0] * 4] * 3, [1.0, -2.0, 5.0], mask, loss=name, max_completion_tokens=10)
     assert gradient.tolist() == [pytest.approx(row) for row in ([-long] * 4, [2 * short, 0, 0, 0], [0.0] * 4)]
     # A token's loss: -A for the clipped losses, A for cispo whose log-probability is -1, -2 A / tau for sapo
     up, down = {"cispo": (-1, -1), "sapo": (2, 2 / 1.05)}.get(name, (1, 1))
@@ -238,7 +185,7 @@ def whole_and_parts(
     weights = {"none": None, "tokens": torch.rand(5, 6).double(), "completions": torch.rand(5, 1).double()}[
         weight_shape
     ]
-    settings = settings_of(name=name, kl_coeff=kl_coeff, max_completion_tokens=6)
+    settings = settings_of(loss=name, kl_coeff=kl_coeff, max_completion_tokens=6)
 
     def part(rows: torch.Tensor, totals: StepTotals) -> Result:
         loss, sums = policy_loss(
@@ -278,7 +225,7 @@ def test_bnpo_averages_the_means_of_its_micro_batches() -> None:
 
     def step(*parts: list[int]) -> float:
         totals = totals_of(mask, len(parts))
-        settings = settings_of(name="bnpo")
+        settings = settings_of(loss="bnpo")
         return sum(
             policy_loss(zeros[p], zeros[p], advantages[p], mask[p], settings=settings, totals=totals)[0].item()
             for p in parts
@@ -291,254 +238,10 @@ def test_bnpo_averages_the_means_of_its_micro_batches() -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_step_without_tokens_is_zero(name: LossName) -> None:
-    loss, sums, gradient = loss_of([[1.0, 2.0]], [1.0], [[0, 0]], name=name)
+    loss, sums, gradient = loss_of([[1.0, 2.0]], [1.0], [[0, 0]], loss=name)
     assert loss.item() == 0
     assert gradient.tolist() == [[0.0, 0.0]]
     assert {key: value.item() for key, value in sums.items()} == dict.fromkeys(sums, 0)
-
-
-# ---- padding and dtypes
-
-
-@pytest.mark.parametrize("estimator", [None, *ESTIMATORS])
-@pytest.mark.parametrize("name", LOSSES)
-def test_what_stands_in_padding_does_not_matter(name: LossName, estimator: KLEstimator | None) -> None:
-    mask = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
-    clean = {
-        "logprobs": torch.tensor([[-1.0, -2.0, -0.3], [-0.5, -0.2, -0.1], [-0.4, -0.7, -0.9]]),
-        "old_logprobs": torch.tensor([[-1.1, -1.0, -0.3], [-0.4, -0.2, -0.1], [-0.1, -0.6, -0.9]]),
-        "ref_logprobs": torch.tensor([[-1.5, -2.5, -0.3], [-0.9, -0.2, -0.1], [-0.2, -0.7, -0.9]]),
-        "rollout_weights": torch.tensor([[0.9, 1.1, 1.0], [1.2, 1.0, 1.0], [1.0, 1.0, 1.0]]),
-    }
-    options: dict[str, Any] = {} if estimator is None else {"kl_coeff": 0.4, "kl_estimator": estimator}
-    settings = settings_of(name=name, delta=3.0 if name in CLIPPED else None, **options)
-
-    def result_of(tensors: dict[str, torch.Tensor]) -> Result:
-        logprobs = tensors["logprobs"].clone().requires_grad_()
-        loss, sums = policy_loss(
-            advantages=torch.tensor([1.0, -0.5, 2.0]),
-            loss_mask=mask,
-            settings=settings,
-            totals=totals_of(mask),
-            **tensors | {"logprobs": logprobs},
-        )
-        return loss.detach(), sums, torch.autograd.grad(loss, logprobs)[0]
-
-    expected = result_of(clean)
-    assert expected[0].isfinite()
-    assert expected[2][~mask].tolist() == [0.0] * 6
-    for where in (*clean, "all"):
-        for garbage in (math.nan, math.inf, -math.inf, 1e30, 0.0):
-            dirty = {k: v.masked_fill(~mask, garbage) if where in (k, "all") else v for k, v in clean.items()}
-            torch.testing.assert_close(
-                result_of(dirty), expected, rtol=0, atol=0, msg=lambda m, w=where, g=garbage: f"{g} in {w}: {m}"
-            )
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", LOSSES)
-def test_the_log_probabilities_decide_the_precision(name: LossName, dtype: torch.dtype) -> None:
-    """Advantages of another dtype, here exact in both, change no bit."""
-    logprobs = torch.tensor([[-0.1, -0.2, -0.7]], dtype=dtype)
-    results = [
-        policy_loss(
-            logprobs,
-            logprobs - 0.1,
-            torch.tensor([-0.5], dtype=other),
-            torch.ones(1, 3, dtype=torch.bool),
-            settings=settings_of(name=name, kl_coeff=0.1),
-            totals=StepTotals(3, 1, 1),
-            ref_logprobs=logprobs - 0.3,
-        )[0]
-        for other in (torch.float32, torch.float64)
-    ]
-    assert [r.dtype for r in results] == [dtype, dtype]
-    assert results[0].item() == results[1].item()
-
-
-def test_the_sums_carry_no_gradient() -> None:
-    for name in LOSSES:
-        logprobs = torch.zeros(1, 2, requires_grad=True)
-        _, sums = policy_loss(
-            logprobs,
-            torch.zeros(1, 2),
-            torch.ones(1),
-            torch.ones(1, 2),
-            settings=settings_of(name=name, kl_coeff=0.1),
-            totals=StepTotals(2, 1, 1),
-            ref_logprobs=torch.zeros(1, 2),
-        )
-        assert sorted(sums) == ["clipped_tokens", "kl_sum", "num_tokens", "ratio_sum"]
-        assert not any(value.requires_grad for value in sums.values())
-
-
-# ---- the penalty
-
-
-@pytest.mark.parametrize(
-    ("estimator", "logprob", "ref_logprob", "expected", "slope"),
-    [
-        ("k1", -1.0, -1.0, 0.0, 1.0),
-        ("k1", -1.0, -3.0, 2.0, 1.0),
-        ("k1", -3.0, -1.0, -2.0, 1.0),
-        ("k2", -1.0, -1.0, 0.0, 0.0),
-        ("k2", -1.0, -3.0, 2.0, 2.0),
-        ("k2", -3.0, -1.0, 2.0, -2.0),
-        ("k3", -1.0, -1.0, 0.0, 0.0),
-        ("k3", -1.0, -1.0 + math.log(2), 2 - math.log(2) - 1, 1 - 2),
-        ("k3", -1.0, -1.0 - math.log(2), 0.5 + math.log(2) - 1, 1 - 0.5),
-        ("k3", -0.5, -3.0, math.exp(-2.5) + 2.5 - 1, 1 - math.exp(-2.5)),
-    ],
-)
-@pytest.mark.parametrize("name", LOSSES)
-def test_kl_by_hand(
-    name: LossName, estimator: KLEstimator, logprob: float, ref_logprob: float, expected: float, slope: float
-) -> None:
-    logprobs, reference = float64([[logprob]]).requires_grad_(), float64([[ref_logprob]])
-    assert kl_penalty(logprobs.detach(), reference, estimator).item() == pytest.approx(expected, abs=1e-12)
-    loss, sums = policy_loss(
-        logprobs,
-        logprobs.detach() - 1,  # a ratio of e, which must not weigh the penalty
-        torch.zeros(1),
-        torch.ones(1, 1),
-        settings=settings_of(name=name, kl_coeff=0.5, kl_estimator=estimator),
-        totals=StepTotals(1, 1, 1),
-        ref_logprobs=reference,
-    )
-    assert sums["kl_sum"].item() == pytest.approx(expected, abs=1e-12)
-    assert loss.item() == pytest.approx(0.5 * expected, abs=1e-12)
-    assert torch.autograd.grad(loss, logprobs)[0].item() == pytest.approx(0.5 * slope, abs=1e-12)
-
-
-POLICY, REFERENCE = float64([0.1, 0.2, 0.7]), float64([0.3, 0.3, 0.4])
-
-
-@pytest.mark.parametrize(("estimator", "is_unbiased"), [("k1", True), ("k2", False), ("k3", True)])
-def test_which_estimates_of_the_kl_divergence_are_unbiased(estimator: KLEstimator, is_unbiased: bool) -> None:
-    exact = (POLICY * (POLICY / REFERENCE).log()).sum()
-    mean = (POLICY * kl_penalty(POLICY.log(), REFERENCE.log(), estimator)).sum()
-    assert (abs(mean - exact) < 1e-12) == is_unbiased
-    assert abs(mean - exact) < 0.1
-
-
-def test_what_the_gradients_of_the_estimates_are_on_average() -> None:
-    """What the docstring of `kl_penalty` says: nothing, that of KL(policy || reference), the reverse."""
-    logits = POLICY.log().requires_grad_()
-    logprobs = logits.log_softmax(0)
-    forward = (logprobs.exp() * (logprobs - REFERENCE.log())).sum()
-    backward = (REFERENCE * (REFERENCE.log() - logprobs)).sum()
-    expected = {
-        "k1": torch.zeros(3, dtype=torch.float64),
-        "k2": torch.autograd.grad(forward, logits, retain_graph=True)[0],
-        "k3": torch.autograd.grad(backward, logits, retain_graph=True)[0],
-    }
-    for estimator in ESTIMATORS:
-        samples = (POLICY * kl_penalty(logprobs, REFERENCE.log(), estimator)).sum()  # POLICY: drawn, not differentiated
-        (gradient,) = torch.autograd.grad(samples, logits, retain_graph=True)
-        torch.testing.assert_close(gradient, expected[estimator], rtol=1e-12, atol=1e-15)
-
-
-@pytest.mark.parametrize("estimator", ["k2", "k3"])
-def test_the_penalty_pulls_towards_the_reference(estimator: KLEstimator) -> None:
-    reference = float64([[-2.0, -0.5]])
-    _, _, gradient = loss_of(
-        [[1.0, 1.0]], [0.0], tensors={"ref_logprobs": reference}, kl_coeff=1.0, kl_estimator=estimator
-    )
-    assert gradient[0, 0] > 0 > gradient[0, 1]
-
-
-def test_a_penalty_without_a_reference_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"ref_logprobs: expected a tensor because kl_coeff is 0\.1, got None"):
-        loss_of([[1.0]], [1.0], kl_coeff=0.1)
-
-
-def test_without_a_coefficient_no_penalty_is_computed() -> None:
-    nothing = {"ref_logprobs": float64([[math.nan]])}
-    loss, sums, gradient = loss_of([[1.0]], [1.0], tensors=nothing, kl_coeff=0.0)
-    assert (loss.item(), gradient.item(), sums["kl_sum"].item()) == (-1, -1, 0)
-
-
-# ---- weights of a sampler that computes otherwise
-
-
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("weights", [[[0.5, 2.0, 0.0], [1.0, 1.0, 1.0]], [[0.25], [3.0]]])
-def test_weights_multiply_the_policy_term_but_not_the_penalty(name: LossName, weights: list[list[float]]) -> None:
-    """The weighted gradient, token by token, from the unweighted one; for gspo each token moves the whole ratio."""
-    ratios, advantages, mask = [[1.1, 0.9, 1.2], [1.0, 1.15, 1.0]], [1.0, -2.0], [[1, 1, 1], [1, 1, 0]]
-    reference = {"ref_logprobs": float64([[-1.5, -0.5, -1.0], [-2.0, -1.0, -0.1]])}
-    weight = float64(weights).expand(2, 3)
-    options: dict[str, Any] = {"name": name, "max_completion_tokens": 4}
-    plain = loss_of(ratios, advantages, mask, **options)
-    penalty = loss_of(ratios, [0.0, 0.0], mask, tensors=reference, kl_coeff=0.5, **options)
-    both = loss_of(
-        ratios, advantages, mask, tensors=reference | {"rollout_weights": float64(weights)}, kl_coeff=0.5, **options
-    )
-    policy_gradient = both[2] - penalty[2]
-    if name == "gspo":
-        valid = torch.tensor(mask)
-        weight = ((weight * valid).sum(1, keepdim=True) / valid.sum(1, keepdim=True)).expand(2, 3)
-    torch.testing.assert_close(policy_gradient, weight * plain[2], rtol=1e-12, atol=1e-15)
-    assert both[1]["kl_sum"].item() == pytest.approx(penalty[1]["kl_sum"].item())
-    if len(weights[0]) == 1:
-        rows = [
-            loss_of(ratios, [a if i == j else 0.0 for j, a in enumerate(advantages)], mask, **options)[0].item()
-            for i in range(2)
-        ]
-        expected = sum(w[0] * row for w, row in zip(weights, rows, strict=True)) + penalty[0].item()
-        assert both[0].item() == pytest.approx(expected)
-
-
-RATIOS = [[2.0, 0.5, 4.0], [0.5, 0.5, 9.0], [9.0, 9.0, 9.0]]  # of the policy to its sampler
-WEIGHTS_MASK = torch.tensor([[1, 1, 1], [1, 1, 0], [0, 0, 0]])
-
-
-@pytest.mark.parametrize(
-    ("correction", "cap", "expected"),
-    [
-        ("token_tis", 3.0, [[2.0, 0.5, 3.0], [0.5, 0.5, 1.0], [1.0, 1.0, 1.0]]),
-        ("token_tis", 1.0, [[1.0, 0.5, 1.0], [0.5, 0.5, 1.0], [1.0, 1.0, 1.0]]),
-        ("seq_mask", 5.0, [[4.0], [0.25], [1.0]]),
-        ("seq_mask", 3.0, [[0.0], [0.25], [1.0]]),
-    ],
-)
-@pytest.mark.parametrize("garbage", [-1.0, math.nan, math.inf, -math.inf])
-def test_rollout_weights_by_hand(
-    correction: RolloutCorrection, cap: float, expected: list[list[float]], garbage: float
-) -> None:
-    sampler = torch.full((3, 3), -1.0, dtype=torch.float64)
-    old = (sampler + float64(RATIOS).log()).masked_fill(WEIGHTS_MASK == 0, garbage).requires_grad_()
-    sampler = sampler.masked_fill(WEIGHTS_MASK == 0, garbage).requires_grad_()
-    weights = rollout_weights(old, sampler, WEIGHTS_MASK, correction=correction, cap=cap)
-    assert weights is not None
-    assert not weights.requires_grad
-    torch.testing.assert_close(weights, float64(expected), rtol=1e-12, atol=0)
-
-
-def test_a_completion_at_the_cap_is_kept() -> None:
-    zeros = torch.zeros(1, 2)
-    weights = rollout_weights(zeros, zeros, torch.ones(1, 2), correction="seq_mask", cap=1.0)
-    assert weights is not None
-    assert weights.tolist() == [[1.0]]
-
-
-def test_no_correction_weighs_nothing() -> None:
-    assert rollout_weights(torch.zeros(1, 1), torch.ones(1, 1), torch.ones(1, 1), correction="none", cap=2.0) is None
-
-
-@pytest.mark.parametrize(
-    ("correction", "cap", "message"),
-    [
-        ("tis", 2.0, r"correction: expected one of none, token_tis, seq_mask, got 'tis'"),
-        ("token_tis", 0.0, r"cap: expected more than 0, got 0\.0"),
-        ("seq_mask", -1.0, r"cap: expected more than 0, got -1\.0"),
-        ("seq_mask", math.nan, r"cap: expected more than 0, got nan"),
-    ],
-)
-def test_wrong_corrections_are_refused(correction: Any, cap: float, message: str) -> None:
-    zeros = torch.zeros(1, 1)
-    with pytest.raises(ValueError, match=message):
-        rollout_weights(zeros, zeros, torch.ones(1, 1), correction=correction, cap=cap)
 
 
 # ---- settings
@@ -547,7 +250,7 @@ def test_wrong_corrections_are_refused(correction: Any, cap: float, message: str
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "ppo"}, r"name: expected one of grpo, dapo, dr_grpo, bnpo, gspo, cispo, sapo, got 'ppo'"),
+        ({"loss": "ppo"}, r"loss: expected one of grpo, dapo, dr_grpo, bnpo, gspo, cispo, sapo, got 'ppo'"),
         ({"clip_low": 0.0}, r"clip_low: expected more than 0 and at most 1, got 0\.0"),
         ({"clip_low": 1.1}, r"clip_low: expected more than 0 and at most 1, got 1\.1"),
         ({"clip_low": math.nan}, r"clip_low: expected more than 0 and at most 1, got nan"),
@@ -555,12 +258,12 @@ def test_wrong_corrections_are_refused(correction: Any, cap: float, message: str
         ({"clip_high": math.nan}, r"clip_high: expected more than 0, got nan"),
         ({"delta": 1.3}, r"delta: expected None or more than 1 \+ clip_high = 1\.3, got 1\.3"),
         ({"delta": math.nan}, r"delta: expected None or more than 1 \+ clip_high = 1\.3, got nan"),
-        ({"delta": 3.0, "name": "cispo"}, r"delta: expected None because cispo bounds no ratio there, got 3\.0"),
-        ({"delta": 3.0, "name": "sapo"}, r"delta: expected None because sapo bounds no ratio there, got 3\.0"),
+        ({"delta": 3.0, "loss": "cispo"}, r"delta: expected None because cispo bounds no ratio there, got 3\.0"),
+        ({"delta": 3.0, "loss": "sapo"}, r"delta: expected None because sapo bounds no ratio there, got 3\.0"),
         ({"kl_estimator": "k4"}, r"kl_estimator: expected one of k1, k2, k3, got 'k4'"),
-        ({"kl_coeff": -0.1}, r"kl_coeff: expected 0 or more, and finite, got -0\.1"),
+        ({"kl_coeff": -0.1}, r"kl_coeff: expected 0 or more, got -0\.1"),
         ({"kl_coeff": math.inf}, r"kl_coeff: expected 0 or more, and finite, got inf"),
-        ({"kl_coeff": math.nan}, r"kl_coeff: expected 0 or more, and finite, got nan"),
+        ({"kl_coeff": math.nan}, r"kl_coeff: expected 0 or more, got nan"),
         ({"max_completion_tokens": 0}, r"max_completion_tokens: expected 1 or more, got 0"),
     ],
 )
@@ -571,5 +274,5 @@ def test_wrong_settings_are_refused(options: dict[str, Any], message: str) -> No
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_settings_at_the_edge_are_accepted_and_travel(name: LossName) -> None:
-    settings = settings_of(name=name, clip_low=1.0, delta=1.31 if name in CLIPPED else None)
+    settings = settings_of(loss=name, clip_low=1.0, delta=1.31 if name in CLIPPED else None)
     assert pickle.loads(pickle.dumps(settings)) == settings

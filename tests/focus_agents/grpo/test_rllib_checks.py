@@ -14,8 +14,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
-from focus_agents.grpo.algorithm import GRPO
-from focus_agents.grpo.config import GRPOConfig
+from focus_agents.grpo.algorithm import GRPO, GRPOConfig
 from focus_agents.grpo.rllib_checks import HONOURED, HONOURED_IN_EVALUATION, INSTEAD, RLLIBS_OWN
 
 Change = Callable[[GRPOConfig], Any]

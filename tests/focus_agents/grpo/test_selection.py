@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from focus_agents.grpo.config import GRPOConfig
 from focus_agents.grpo.selection import learning_rewards, make_training_groups, split_by_signal
-from focus_agents.models.processing import EncodedPrompt
+from focus_agents.grpo.settings import GRPOSettings
+from focus_agents.models.inputs import EncodedPrompt
 from focus_agents.rollout.records import Completion, Generation, RolloutGroup
 
-PROMPT = EncodedPrompt(np.arange(5), np.zeros((0, 1), dtype=np.float32), np.zeros((0, 3), dtype=np.int64))
+PROMPT = EncodedPrompt(np.arange(5), np.zeros((0, 2), dtype=np.int64), {})
 
 
 def group(rewards: list[float], *, cut: tuple[int, ...] = (), index: int = 0) -> RolloutGroup:
@@ -22,8 +22,8 @@ def group(rewards: list[float], *, cut: tuple[int, ...] = (), index: int = 0) ->
     return RolloutGroup(index, Generation(completions, PROMPT), np.array(rewards), (), ())
 
 
-def config(**settings: object) -> GRPOConfig:
-    return GRPOConfig().training(**settings)
+def config(**settings: object) -> GRPOSettings:
+    return GRPOSettings(**settings)
 
 
 def test_a_cut_answer_pays_the_penalty() -> None:
@@ -45,23 +45,23 @@ def test_signal(settings: dict[str, float], with_signal: list[int]) -> None:
 
 def test_advantages_by_hand() -> None:
     groups = [group([0.0, 1.0]), group([0.5, 0.5])]
-    plain = make_training_groups(groups, config(advantage_scale="none"))
+    plain = make_training_groups(groups, config(advantage_scale="none"), num_learners=0)
     assert [g.advantages.tolist() for g in plain] == [[-0.5, 0.5], [0.0, 0.0]]
-    alone = make_training_groups(groups, config(advantage_scale="none", leave_one_out=True))
+    alone = make_training_groups(groups, config(advantage_scale="none", leave_one_out=True), num_learners=0)
     assert alone[0].advantages.tolist() == [-1.0, 1.0]
-    batch = make_training_groups(groups, config(advantage_scale="batch"))
+    batch = make_training_groups(groups, config(advantage_scale="batch"), num_learners=0)
     deviation = np.std([0.0, 1.0, 0.5, 0.5], ddof=1)
     np.testing.assert_allclose(batch[0].advantages, np.array([-0.5, 0.5]) / (deviation + 1e-4))
     penalised = make_training_groups(
-        [group([1.0, 1.0], cut=(0,))], config(advantage_scale="none", truncation_penalty=1.0)
+        [group([1.0, 1.0], cut=(0,))], config(advantage_scale="none", truncation_penalty=1.0), num_learners=0
     )
     assert penalised[0].advantages.tolist() == [-0.5, 0.5]
 
 
 def test_cut_answers_count_or_not() -> None:
     groups = [group([0.0, 1.0], cut=(0,))]
-    assert make_training_groups(groups, config())[0].counts.tolist() == [True, True]
-    assert make_training_groups(groups, config(truncated="mask"))[0].counts.tolist() == [False, True]
+    assert make_training_groups(groups, config(), num_learners=0)[0].counts.tolist() == [True, True]
+    assert make_training_groups(groups, config(truncated="mask"), num_learners=0)[0].counts.tolist() == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,5 @@ def test_cut_answers_count_or_not() -> None:
 )
 def test_dropping(rewards: list[list[float]], num_learners: int, kept: int) -> None:
     groups = [group(row) for row in rewards]
-    settings = config(zero_variance="drop").learners(num_learners=num_learners)
-    assert len(make_training_groups(groups, settings)) == kept
-    assert len(make_training_groups(groups, config().learners(num_learners=num_learners))) == 3
+    assert len(make_training_groups(groups, config(zero_variance="drop"), num_learners=num_learners)) == kept
+    assert len(make_training_groups(groups, config(), num_learners=num_learners)) == 3

@@ -15,8 +15,7 @@ import torch
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 import focus_env
-from focus_agents.grpo.algorithm import GRPO
-from focus_agents.grpo.config import GRPOConfig
+from focus_agents.grpo.algorithm import GRPO, GRPOConfig
 from focus_agents.grpo.module import VLMModule
 from tests.focus_agents.grpo import runs as grpo
 

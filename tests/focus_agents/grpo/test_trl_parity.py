@@ -22,13 +22,11 @@ import torch
 
 from focus_agents.grpo.advantage import AdvantageScale, group_advantages
 from focus_agents.grpo.loss import (
-    LossName,
-    LossSettings,
-    RolloutCorrection,
     StepTotals,
     policy_loss,
     rollout_weights,
 )
+from focus_agents.grpo.settings import GRPOSettings, LossName, RolloutCorrection
 
 TOLERANCE = 1e-12
 NUM_COMPLETIONS, NUM_TOKENS = 8, 7
@@ -199,7 +197,7 @@ def trl_loss(
 
 
 def our_loss(
-    settings: LossSettings,
+    settings: GRPOSettings,
     logprobs: Logprobs,
     advantages: torch.Tensor,
     weights: torch.Tensor | None,
@@ -239,8 +237,8 @@ def test_losses_and_their_gradients(
     advantages = torch.tensor(group_advantages(rewards)).flatten()
     deltas = [None] if name in ("cispo", "sapo") else [None, DELTA]
     for (clip_low, clip_high), delta, num_micro_batches in itertools.product(CLIPS, deltas, [1, 4]):
-        settings = LossSettings(
-            name=name,
+        settings = GRPOSettings(
+            loss=name,
             clip_low=clip_low,
             clip_high=clip_high,
             delta=delta,

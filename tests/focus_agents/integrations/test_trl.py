@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 
 import focus_env
-from focus_agents.integrations.trl import TRLProcessor, TRLReward, trl_dataset, trl_row
+from focus_agents.integrations.trl import TRLReward, trl_dataset, trl_processor, trl_row
 from focus_agents.models.loading import load_model, load_processor, load_template
 from focus_agents.models.processing import VLMProcessor
 from focus_env.env import observe
 from focus_env.errors import MissingDependencyError
-from focus_env.types import ImagePart, Message
+from focus_env.rewards.answers import AnswerBatch
+from focus_env.rewards.weighted import WeightedReward
+from focus_env.types import Frame, ImagePart, Message
 from tests.fakes import FakeDataset, make_episode
+from tests.focus_agents.models.families import patch_grid
 
 pytest.importorskip("trl", minversion="1.16", reason="TRL is not installed; `pip install trl` for its adapters")
 
@@ -92,7 +95,7 @@ def test_trls_prompt_is_ours(processor: VLMProcessor) -> None:
 
     messages = focus_env.get_template("default").render(observe(make_episode(1, shots=3, query_wh=(48, 96))))
     row = trl_row(messages)
-    theirs = TRLProcessor.of(processor).apply_chat_template(
+    theirs = trl_processor(processor).apply_chat_template(
         [prepare_multimodal_messages(row["prompt"], row["images"])],
         add_generation_prompt=True,
         tokenize=True,
@@ -101,8 +104,8 @@ def test_trls_prompt_is_ours(processor: VLMProcessor) -> None:
     )
     ours = processor.encode(messages)
     np.testing.assert_array_equal(theirs["input_ids"][0], ours.input_ids)
-    np.testing.assert_array_equal(theirs["image_grid_thw"], ours.image_grid_thw)
-    np.testing.assert_array_equal(theirs["pixel_values"], ours.pixel_values)
+    np.testing.assert_array_equal(theirs["image_grid_thw"], patch_grid(ours.grids))
+    np.testing.assert_array_equal(theirs["pixel_values"], ours.images["pixel_values"])
 
 
 @pytest.mark.parametrize("options", [{}, {"reward": "iou:2,format:0.1"}, {"template": "questions"}], ids=str)
@@ -127,6 +130,22 @@ def test_rewards_are_the_environments(options: dict[str, Any], as_messages: bool
     )
     assert found == expected
     assert {type(reward) for reward in found} == {float}
+
+
+def test_answers_to_an_episode_are_scored_together_without_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    monkeypatch.setattr(Frame, "image", lambda frame: decoded.append(frame.name))
+    seen: list[tuple[str | None, ...]] = []
+
+    def term(answers: AnswerBatch) -> np.ndarray[Any, Any]:
+        seen.append(answers.texts)
+        return np.array([float(text or 0) for text in answers.texts])
+
+    dataset = FakeDataset()
+    env = make_env(dataset=dataset, reward=WeightedReward({"mine": (term, 1.0)}))
+    assert TRLReward(env)(["1", "2", "3", "4", "5"], [3, 0, 3, 1, 0]) == [1, 2, 3, 4, 5]
+    assert seen == [("1", "3"), ("2", "5"), ("4",)]
+    assert (dataset.num_loads, decoded) == (3, [])
 
 
 def test_an_answer_for_each_episode() -> None:
@@ -171,7 +190,7 @@ def test_a_step_of_trls_trainer(tmp_path: Path) -> None:
             reward_funcs=reward,
             args=config,
             train_dataset=trl_dataset(env, [5, 8, 2]),
-            processing_class=TRLProcessor.of(processor),
+            processing_class=trl_processor(processor),
         )
         trainer.train()
 

@@ -17,12 +17,16 @@ from focus_agents.models.attention import set_focus_attention
 
 pytest.importorskip("trl", minversion="1.16", reason="TRL is not installed; `pip install trl` to compare with it")
 
-from benchmarks import grpo_step  # imports TRL's parts of transformers, seconds
+from transformers import TrainerCallback  # of its parts for TRL, which take seconds to import
+
+from benchmarks.step.setup import Setup, Size
+from benchmarks.step.sides import learn, reward_texts
+from benchmarks.step.trl_side import trl_trainer
 
 TOLERANCE = 1e-5
 
 
-class KeepGradients(grpo_step.TrainerCallback):
+class KeepGradients(TrainerCallback):
     """TRL's gradients, by parameter, before they are used."""
 
     def __init__(self, model: Any) -> None:
@@ -37,12 +41,12 @@ class KeepGradients(grpo_step.TrainerCallback):
 
 @pytest.mark.parametrize("shared_prefix", [True, False])
 def test_logprobs_advantages_loss_and_gradients(shared_prefix: bool) -> None:
-    size = grpo_step.Size(prompt_tokens=130, group_size=3, answer_tokens=6)
-    setup = grpo_step.Setup.build(size, num_prompts=2)
+    size = Size(prompt_tokens=130, group_size=3, answer_tokens=6)
+    setup = Setup.build(size, num_prompts=2)
     kept = KeepGradients(setup.model)
     setup.use_stock_attention()
     with (
-        grpo_step.trl_trainer(setup, 1, kept, learning_rate=0.0, max_grad_norm=0.0) as trainer,
+        trl_trainer(setup, 1, kept, learning_rate=0.0, max_grad_norm=0.0) as trainer,
         mock.patch.object(trainer, "_compute_loss", wraps=trainer._compute_loss) as loss_spy,
         mock.patch.object(
             trainer, "_get_per_token_logps_and_entropies", wraps=trainer._get_per_token_logps_and_entropies
@@ -66,12 +70,12 @@ def test_logprobs_advantages_loss_and_gradients(shared_prefix: bool) -> None:
     )
 
     set_focus_attention(setup.model)
-    rewards = grpo_step.reward_texts(setup, token_ids)
+    rewards = reward_texts(setup, token_ids)
     advantages = torch.from_numpy(group_advantages(rewards))
     torch.testing.assert_close(advantages.flatten().float(), inputs["advantages"][order], rtol=0, atol=TOLERANCE)
     assert (advantages != 0).any(1).all()
 
-    loss, logprobs = grpo_step.learn(setup, prompts, token_ids, advantages, shared_prefix=shared_prefix)
+    loss, logprobs = learn(setup, prompts, token_ids, advantages, shared_prefix=shared_prefix)
     expected_logprobs = outputs[-1][0].detach()[order].view(shape)
     torch.testing.assert_close(logprobs, expected_logprobs, rtol=0, atol=TOLERANCE)
     assert loss == pytest.approx(expected_loss, abs=TOLERANCE)

@@ -7,7 +7,7 @@ import torch
 
 from focus_agents.models.adapters import add_adapters, base_model, merge_adapters
 from focus_agents.models.processing import VLMProcessor
-from tests.focus_agents.models.test_attention import FAMILIES, NUM_LAYERS, make_batch, make_model, model_inputs
+from tests.focus_agents.models.families import FAMILIES, NUM_LAYERS, make_batch, make_model, model_inputs
 
 
 @pytest.mark.parametrize("family", FAMILIES)

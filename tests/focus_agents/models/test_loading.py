@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from focus_agents.engine.forward import prefill
 from focus_agents.errors import CheckpointError
+from focus_agents.models.inputs import EncodedPrompt
 from focus_agents.models.loading import (
     POLICY_FILE,
     SHIPPED_MODELS,
@@ -31,7 +32,7 @@ from focus_agents.models.loading import (
 from focus_agents.models.loading import (
     WEIGHTS as SHIPPED_WEIGHTS,
 )
-from focus_agents.models.processing import EncodedPrompt, VLMProcessor
+from focus_agents.models.processing import VLMProcessor
 from focus_agents.runs.checkpoint import save_policy
 from focus_env.boxes import CoordinateFrame
 from focus_env.env import observe
@@ -81,7 +82,7 @@ class TestFolders:
             torch.testing.assert_close(prefill(loaded, batch).hidden, prefill(model, batch).hidden, rtol=0, atol=0)
         messages = get_template("default").render(observe(make_episode()))
         np.testing.assert_array_equal(twin.encode(messages).input_ids, processor.encode(messages).input_ids)
-        np.testing.assert_array_equal(twin.encode(messages).pixel_values, processor.encode(messages).pixel_values)
+        np.testing.assert_array_equal(*(p.encode(messages).images["pixel_values"] for p in (twin, processor)))
         assert twin.encode_answer("[1, 2]") == processor.encode_answer("[1, 2]")
         assert twin.banned_token_ids == processor.banned_token_ids
 
@@ -127,7 +128,7 @@ class TestFolders:
         shutil.copytree(saved, folder)
         damage(folder)
         with pytest.raises(
-            CheckpointError, match=r"model '.*damaged' could not be loaded; expected a built-in model, a saved"
+            CheckpointError, match=rf"model '.*damaged' could not be loaded; expected one of {BUILT_IN}, a folder"
         ):
             loader(str(folder))
 
@@ -156,7 +157,8 @@ class TestNames:
     @pytest.mark.parametrize("loader", LOADERS)
     def test_a_hub_name_without_a_network(self, loader: Callable[[str], object]) -> None:
         with pytest.raises(
-            CheckpointError, match="model 'nobody/no-such-model' could not be loaded; expected a built-in"
+            CheckpointError,
+            match=f"model 'nobody/no-such-model' could not be loaded; expected one of {BUILT_IN}, a folder",
         ):
             loader("nobody/no-such-model")
 

@@ -10,30 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from focus_agents.engine.forward import image_inputs
 from focus_agents.models.loading import load_processor
-from focus_agents.models.processing import NEVER_SAMPLED, EncodedPrompt, VLMProcessor
+from focus_agents.models.processing import VLMProcessor
 from focus_env.env import observe
 from focus_env.parsing import write_answer
 from focus_env.prompts import TEMPLATES, get_template
-from focus_env.types import Box, ImageArray, ImagePart, Message, TextPart
+from focus_env.types import Box, ImagePart, Message, TextPart
 from tests.fakes import make_episode
+from tests.focus_agents.models.families import picture_inputs
+from tests.focus_agents.models.messages import ask, num_image_tokens, picture, pixels
 
 GREYS = (0, 90, 200)
-
-
-def picture(height: int, width: int, *, grey: int = 120) -> ImageArray:
-    return np.full((height, width, 3), grey, dtype=np.uint8)
-
-
-def ask(*images: ImageArray) -> list[Message]:
-    """One user turn: a text before each picture, and one at the end."""
-    parts = [part for n, image in enumerate(images) for part in (TextPart(f"{n}:"), ImagePart(image))]
-    return [Message("user", [*parts, TextPart("Answer:")])]
-
-
-def num_image_tokens(prompt: EncodedPrompt, processor: VLMProcessor) -> int:
-    return int((prompt.input_ids == processor.image_token_id).sum())
 
 
 class TestEncode:
@@ -58,10 +45,9 @@ class TestEncode:
         self, processor: VLMProcessor, height: int, width: int, num_tokens: int | None
     ) -> None:
         prompt = processor.encode(ask(picture(height, width)))
-        ((time, rows, columns),) = prompt.image_grid_thw.tolist()
-        assert time == 1
-        assert num_image_tokens(prompt, processor) == rows * columns // 4
-        assert len(prompt.pixel_values) == rows * columns
+        ((rows, columns),) = prompt.grids.tolist()
+        assert num_image_tokens(prompt, processor) == rows * columns
+        assert len(prompt.images["pixel_values"]) == 4 * rows * columns
         assert 4 <= num_image_tokens(prompt, processor) <= 64
         if num_tokens is not None:
             assert num_image_tokens(prompt, processor) == num_tokens
@@ -69,15 +55,15 @@ class TestEncode:
     @pytest.mark.parametrize(("height", "width"), [(3, 90), (1, 60), (4, 90), (20, 90)])
     def test_a_flat_picture_stays_flat(self, processor: VLMProcessor, height: int, width: int) -> None:
         """A height of 1, 3 or 4 pixels looks like the number of channels, and is none."""
-        ((_, rows, columns),) = processor.encode(ask(picture(height, width))).image_grid_thw.tolist()
+        ((rows, columns),) = processor.encode(ask(picture(height, width))).grids.tolist()
         assert rows < columns
 
     def test_several_pictures_keep_their_order(self, processor: VLMProcessor) -> None:
         images = [picture(32, 32 + 16 * n, grey=grey) for n, grey in enumerate(GREYS)]
         prompt = processor.encode(ask(*images))
         alone = [processor.encode(ask(image)) for image in images]
-        assert prompt.image_grid_thw.tolist() == [p.image_grid_thw[0].tolist() for p in alone]
-        np.testing.assert_array_equal(prompt.pixel_values, np.concatenate([p.pixel_values for p in alone]))
+        assert prompt.grids.tolist() == [p.grids[0].tolist() for p in alone]
+        np.testing.assert_array_equal(pixels(prompt), np.concatenate([pixels(p) for p in alone]))
         counts = [num_image_tokens(p, processor) for p in alone]
         assert len(set(counts)) == 3
         runs = processor.tokenizer.decode(prompt.input_ids).split("<|vision_start|>")[1:]
@@ -85,9 +71,9 @@ class TestEncode:
 
     def test_types(self, processor: VLMProcessor) -> None:
         prompt = processor.encode(ask(picture(32, 32), picture(48, 32)))
-        assert prompt.input_ids.dtype == prompt.image_grid_thw.dtype == np.int64
-        assert prompt.pixel_values.dtype == np.float32
-        assert prompt.pixel_values.shape == (16 + 24, 3 * 2 * 8 * 8)
+        assert prompt.input_ids.dtype == prompt.grids.dtype == np.int64
+        assert pixels(prompt).dtype == np.float32
+        assert pixels(prompt).shape == (16 + 24, 3 * 2 * 8 * 8)
 
     def test_the_text_of_a_conversation(self, processor: VLMProcessor) -> None:
         image = ImagePart(picture(32, 32))
@@ -144,7 +130,7 @@ def test_max_image_tokens_leaves_small_pictures_alone() -> None:
     for size in (20, 40, 64):
         image = picture(size, size)
         np.testing.assert_array_equal(
-            limited.encode(ask(image)).pixel_values, free.encode(ask(image)).pixel_values, err_msg=str(size)
+            pixels(limited.encode(ask(image))), pixels(free.encode(ask(image))), err_msg=str(size)
         )
 
 
@@ -179,129 +165,17 @@ class TestText:
 
     def test_banned_tokens_are_those_of_pictures(self, processor: VLMProcessor) -> None:
         assert len(set(processor.banned_token_ids)) == 5
-        assert processor.tokenizer.convert_ids_to_tokens(list(processor.banned_token_ids)) == list(NEVER_SAMPLED)
+        tokens = ["<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
+        assert processor.tokenizer.convert_ids_to_tokens(list(processor.banned_token_ids)) == tokens
         assert processor.image_token_id in processor.banned_token_ids
         assert not {processor.eos_token_id, processor.pad_token_id} & set(processor.banned_token_ids)
-
-
-class TestCollate:
-    """Prompts of different lengths in one batch."""
-
-    def test_pads_on_the_left(self, processor: VLMProcessor, prompts: list[EncodedPrompt]) -> None:
-        batch = processor.collate(prompts)
-        longest = max(len(p.input_ids) for p in prompts)
-        assert batch.input_ids.shape == batch.attention_mask.shape == (3, longest)
-        for row, prompt in enumerate(prompts):
-            num_padding = longest - len(prompt.input_ids)
-            padding = [processor.pad_token_id] * num_padding
-            assert batch.input_ids[row].tolist() == [*padding, *prompt.input_ids]
-            assert batch.attention_mask[row].tolist() == [0] * num_padding + [1] * len(prompt.input_ids)
-
-    def test_marks_image_tokens_and_joins_pictures(self, processor: VLMProcessor, prompts: list[EncodedPrompt]) -> None:
-        batch = processor.collate(prompts)
-        assert torch.equal(batch.mm_token_type_ids == 1, batch.input_ids == processor.image_token_id)
-        assert batch.mm_token_type_ids.sum(1).tolist() == [num_image_tokens(p, processor) for p in prompts]
-        assert batch.image_grid_thw.tolist() == [row for p in prompts for row in p.image_grid_thw.tolist()]
-        np.testing.assert_array_equal(batch.pixel_values, np.concatenate([p.pixel_values for p in prompts]))
-        kinds = [batch.input_ids, batch.attention_mask, batch.image_grid_thw]
-        assert {tensor.dtype for tensor in kinds} == {torch.int64}
-        assert (batch.mm_token_type_ids.dtype, batch.pixel_values.dtype) == (torch.int32, torch.float32)
-
-    @pytest.mark.parametrize("has_features", [False, True])
-    def test_moves_to_a_device_whole(
-        self, processor: VLMProcessor, prompts: list[EncodedPrompt], has_features: bool
-    ) -> None:
-        batch = processor.collate(with_random_features(prompts, processor) if has_features else prompts)
-        moved = batch.to("meta")
-        for field in dataclasses.fields(batch):
-            before, after = getattr(batch, field.name), getattr(moved, field.name)
-            if field.name == "num_images":
-                assert after == before == (2, 4, 3)
-            elif field.name == "image_features" and not has_features:
-                assert after is before is None
-            else:
-                parts = zip(before, after, strict=True) if field.name == "image_features" else [(before, after)]
-                for left, right in parts:
-                    assert (left.device.type, right.device.type) == ("cpu", "meta")
-                    assert (right.shape, right.dtype) == (left.shape, left.dtype)
-
-    def test_joins_image_features(self, processor: VLMProcessor, prompts: list[EncodedPrompt]) -> None:
-        """In the order of the prompts, layer by layer; the pixels are gone."""
-        given = with_random_features(prompts, processor)
-        batch = processor.collate(given)
-        assert batch.image_features is not None
-        assert len(batch.image_features) == 3
-        for layer, joined in enumerate(batch.image_features):
-            start = 0
-            for row, prompt in enumerate(given):
-                assert prompt.image_features is not None
-                stop = start + int(batch.mm_token_type_ids[row].sum())
-                assert torch.equal(joined[start:stop], prompt.image_features[layer])
-                start = stop
-            assert start == len(joined)
-        assert batch.pixel_values.shape == (0, 3 * 2 * 8 * 8)
-        assert batch.image_grid_thw.tolist() == processor.collate(prompts).image_grid_thw.tolist()
-        assert processor.collate(prompts).image_features is None
-
-    @pytest.mark.parametrize("which", [[0], [2], [0, 1]])
-    def test_image_features_of_some_are_refused(
-        self, processor: VLMProcessor, prompts: list[EncodedPrompt], which: list[int]
-    ) -> None:
-        given = with_random_features(prompts, processor)
-        mixed = [given[n] if n in which else prompts[n] for n in range(3)]
-        message = f"prompts: expected image features of all 3 or of none, got {len(which)}"
-        with pytest.raises(ValueError, match=message):
-            processor.collate(mixed)
-
-
-def with_random_features(prompts: list[EncodedPrompt], processor: VLMProcessor) -> list[EncodedPrompt]:
-    """As if a vision tower with two deepstack layers had seen the pictures."""
-    generator = torch.Generator().manual_seed(0)
-    return [
-        dataclasses.replace(
-            prompt,
-            pixel_values=prompt.pixel_values[:0],
-            image_features=tuple(torch.randn(3, num_image_tokens(prompt, processor), 5, generator=generator)),
-        )
-        for prompt in prompts
-    ]
-
-
-class TestRepeat:
-    """Each prompt several times, copies next to each other."""
-
-    @pytest.mark.parametrize("times", [1, 2, 5])
-    @pytest.mark.parametrize("has_features", [False, True])
-    def test_is_what_collating_copies_gives(
-        self, processor: VLMProcessor, prompts: list[EncodedPrompt], has_features: bool, times: int
-    ) -> None:
-        given = with_random_features(prompts, processor) if has_features else prompts
-        repeated = processor.collate(given).repeat(times)
-        expected = processor.collate([prompt for prompt in given for _ in range(times)])
-        assert repeated.num_images == expected.num_images
-        assert (repeated.image_features is None) == (expected.image_features is None)
-        for ours, right in zip(repeated.image_features or (), expected.image_features or (), strict=True):
-            assert torch.equal(ours, right)
-        for field in dataclasses.fields(expected):
-            if field.name not in ("num_images", "image_features"):
-                ours, right = getattr(repeated, field.name), getattr(expected, field.name)
-                assert ours.dtype == right.dtype
-                assert torch.equal(ours, right), field.name
-
-    def test_by_hand(self, processor: VLMProcessor, prompts: list[EncodedPrompt]) -> None:
-        batch = processor.collate(prompts[:2])
-        repeated = batch.repeat(2)
-        assert repeated.num_images == (2, 2, 4, 4)
-        first, second = batch.image_grid_thw.split([2, 4])
-        assert repeated.image_grid_thw.tolist() == torch.cat([first, first, second, second]).tolist()
-        assert [row.tolist() for row in repeated.input_ids] == [batch.input_ids[n].tolist() for n in (0, 0, 1, 1)]
 
 
 def test_a_processor_travels_between_processes(processor: VLMProcessor) -> None:
     twin = pickle.loads(pickle.dumps(processor))
     first, second = (p.encode(ask(picture(40, 64))) for p in (processor, twin))
     np.testing.assert_array_equal(first.input_ids, second.input_ids)
-    np.testing.assert_array_equal(first.pixel_values, second.pixel_values)
+    np.testing.assert_array_equal(pixels(first), pixels(second))
 
 
 @pytest.mark.parametrize("order", [(1, 0, 2), (0, 2, 1), (2, 1, 0)])
@@ -317,38 +191,10 @@ def test_what_the_model_predicts_depends_on_which_picture_stands_where(
             model(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
-                mm_token_type_ids=batch.mm_token_type_ids,
-                **image_inputs(batch),
+                **picture_inputs(batch),
             )
             .logits[0, -1]
             .log_softmax(-1)
             for batch in batches
         )
     assert (first - second).abs().max() > 1e-2
-
-
-@pytest.mark.parametrize(
-    ("sizes", "is_short"),
-    [
-        ([(64, 64)] * 5, True),
-        ([(32, 48)], True),
-        ([(64, 64), (48, 64)], False),
-        ([(60, 60)] * 2, False),
-        ([(16, 16)], False),
-        ([(144, 128)], False),
-        ([(4800, 16)], False),
-    ],
-)
-def test_patches_of_equal_small_pictures_are_what_the_image_processor_makes(
-    processor: VLMProcessor, sizes: list[tuple[int, int]], is_short: bool
-) -> None:
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
-    assert processor._keeps_size(images) == is_short
-    if max(sizes[0]) > 200 * min(sizes[0]):
-        return  # the image processor refuses it
-    pixels, grid = processor._patches(images)
-    theirs = processor.image_processor(images=images, input_data_format="channels_last", return_tensors="np")
-    np.testing.assert_array_equal(grid, theirs["image_grid_thw"])
-    np.testing.assert_array_equal(pixels, theirs["pixel_values"])
-    assert pixels.dtype == np.float32

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from focus_agents.engine.generation import sample_completions
 from focus_agents.models import attention
-from focus_agents.models.processing import EncodedPrompt, VLMProcessor
+from focus_agents.models.inputs import EncodedPrompt
+from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.shared_prefix import (
     BufferLayer,
     SharedPrefix,

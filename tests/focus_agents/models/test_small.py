@@ -19,6 +19,7 @@ from focus_agents.models.small import (
     GRID,
     LARGEST_COORDINATE,
     MAX_IMAGE_TOKENS,
+    MERGE_SIZE,
     NAMES,
     PHRASES,
     VOCAB_SIZE,
@@ -150,7 +151,7 @@ class TestPictures:
 
     def test_its_own_size_is_sixteen_tokens(self, processor: VLMProcessor) -> None:
         prompt = processor.encode([Message("user", [ImagePart(PICTURE)])])
-        assert prompt.image_grid_thw.tolist() == [[1, GRID, GRID]]
+        assert prompt.grids.tolist() == [[GRID // MERGE_SIZE, GRID // MERGE_SIZE]]
         assert (prompt.input_ids == processor.image_token_id).sum() == MAX_IMAGE_TOKENS == 16
 
     def test_larger_pictures_are_scaled_down(self, processor: VLMProcessor) -> None:

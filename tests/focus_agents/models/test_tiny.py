@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from focus_agents.models import tiny
-from focus_agents.models.processing import EncodedPrompt, VLMProcessor
+from focus_agents.models.inputs import EncodedPrompt
+from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.tiny import SPECIAL_TOKENS, VOCAB_SIZE, build_config, build_image_processor, build_tokenizer
 from focus_agents.rollout.records import Sampling
+from tests.focus_agents.models.families import picture_inputs
 
 
 def test_the_files_are_what_the_module_builds(tmp_path: Path) -> None:
@@ -99,9 +101,7 @@ class TestModel:
             logits = network(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
-                mm_token_type_ids=batch.mm_token_type_ids,
-                pixel_values=batch.pixel_values,
-                image_grid_thw=batch.image_grid_thw,
+                **picture_inputs(batch),
             ).logits
         assert logits.shape == (*batch.input_ids.shape, VOCAB_SIZE)
         assert logits.isfinite().all()

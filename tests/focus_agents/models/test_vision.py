@@ -10,7 +10,7 @@ import torch
 
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.vision import batch_pictures
-from tests.focus_agents.models.test_attention import FAMILIES, Gradients, assert_same_gradients, make_model
+from tests.focus_agents.models.families import FAMILIES, Gradients, assert_same_gradients, make_model
 
 Pictures = list[tuple[int, int]]
 """Rows and columns of patches of each."""

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from focus_agents.evaluation.greedy import evaluate
+from focus_agents.evaluation import evaluate
 from focus_agents.models.loading import SHIPPED_MODELS, WEIGHTS, load_template
 from focus_agents.policies.focus import FocusPolicy
 from focus_agents.studies.ablation.runs import split_episodes

@@ -13,18 +13,18 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from focus_agents.engine.forward import image_inputs
 from focus_agents.errors import CheckpointError
+from focus_agents.models.inputs import EncodedPrompt
 from focus_agents.models.loading import load_model, load_processor, load_template
-from focus_agents.models.processing import EncodedPrompt
-from focus_agents.policies.focus import MAX_COMPLETION_TOKENS, FocusPolicy, Localization
-from focus_agents.rollout.records import Completion, Generation, Policy, Sampling
+from focus_agents.policies.focus import FocusPolicy, Localization
+from focus_agents.rollout.records import MAX_COMPLETION_TOKENS, Completion, Generation, Policy, Sampling
 from focus_agents.runs.checkpoint import save_policy
 from focus_env.boxes import CoordinateFrame
 from focus_env.env import observe
 from focus_env.prompts import PromptTemplate, get_template
 from focus_env.types import Box, ImageArray, ImagePart, Message, ParseStatus, TextPart
 from tests.fakes import make_episode
+from tests.focus_agents.models.families import picture_inputs
 
 QUERY_WH = (80, 48)
 ANSWER = Box(8.0, 12.0, 40.0, 36.0)
@@ -72,14 +72,12 @@ def expected_attention(folder: Path, policy: FocusPolicy, prompt: EncodedPrompt,
     batch = policy.processor.collate([prompt])
     answer = torch.tensor([policy.processor.encode_answer(text)])
     ids = torch.cat([batch.input_ids, answer], dim=1)
-    types = torch.cat([batch.mm_token_type_ids, torch.zeros_like(answer).int()], dim=1)
     mask = torch.ones_like(ids)
     with torch.no_grad():
         attentions = model(
             input_ids=ids,
             attention_mask=mask,
-            mm_token_type_ids=types,
-            **image_inputs(batch),
+            **picture_inputs(batch, answer.shape[1]),
             use_cache=False,
             output_attentions=True,
         ).attentions
@@ -267,7 +265,7 @@ class TestProtocol:
         for generation, question, seed in zip(generations, questions, [8, 9], strict=True):
             expected = policy.processor.encode(question)
             np.testing.assert_array_equal(generation.prompt.input_ids, expected.input_ids)
-            np.testing.assert_array_equal(generation.prompt.pixel_values, expected.pixel_values)
+            np.testing.assert_array_equal(generation.prompt.images["pixel_values"], expected.images["pixel_values"])
             assert len(generation.completions) == 3
             assert len({completion.text for completion in generation.completions}) > 1
             # A prompt's answers depend on its seed, not on its neighbours.

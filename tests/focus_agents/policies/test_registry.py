@@ -1,117 +1,143 @@
-"""A model as a policy: its answers as records."""
+"""Policies by name: how their texts are read, and those that installed packages add."""
 
 from __future__ import annotations
 
-import copy
-from typing import Any
+import sys
+import tomllib
+from pathlib import Path
 
-import numpy as np
 import pytest
 
-from focus_agents.engine.generation import sample_completions
-from focus_agents.models.processing import VLMProcessor
-from focus_agents.policies.vlm import VLMPolicy
-from focus_agents.rollout.records import Policy, Sampling
-from focus_env.env import observe
-from focus_env.prompts import get_template
-from focus_env.types import Message
-from tests.fakes import make_episode
+from focus_agents.policies.localizers import LocalizerPolicy
+from focus_agents.policies.registry import POLICIES, PolicyEntry, PolicySpec, parse_policy, policies_help
+from focus_env.errors import MissingDependencyError
+from tests.packages import install_package
+from tests.places import ROOT
+
+PACKAGE = """
+    from focus_agents.policies.registry import PolicyEntry
+    from focus_env.types import Box
+
+    class Says:
+        def __init__(self, spec):
+            self.word, self.device = spec.argument, spec.device
+
+        def generate(self, prompts, *, num_completions, sampling, seeds):
+            return []
+
+    def corner(question, rng):
+        return Box(0, 0, 8, 6)
+
+    def refuse(spec):
+        raise ValueError("not today")
+
+    SAYS = PolicyEntry(name="says", build=Says, syntax="[:WORD]", default="nothing", help="a word")
+    CORNER = PolicyEntry(name="corner", build=lambda spec: corner, help="the upper left corner")
+    LARGE = PolicyEntry(name="large", build=refuse, is_model=True, syntax=":MODEL", help="a model of mine")
+    PICKY = PolicyEntry(name="picky", build=Says, check=refuse, help="a check of its own")
+    OTHER_RANDOM = PolicyEntry(name="random", build=Says, help="not ours")
+"""
+ENTRIES = {name: f"policies_of_test:{name.upper()}" for name in ("says", "corner", "large", "picky")}
 
 
-@pytest.fixture(scope="module")
-def questions() -> list[list[Message]]:
-    template = get_template("compact")
-    return [template.render(observe(make_episode(index, shots=1 + index))) for index in range(2)]
+def install(monkeypatch: pytest.MonkeyPatch, folder: Path, **others: str) -> None:
+    entries, modules = {**ENTRIES, **others}, {"policies_of_test": PACKAGE}
+    install_package(monkeypatch, folder, "my-policies", "focus_agents.policies", entries, modules=modules)
 
 
-def test_records_hold_what_was_sampled(model: Any, processor: VLMProcessor, questions: list[list[Message]]) -> None:
-    policy: Policy = VLMPolicy(model, processor)
-    generations = policy.generate(questions, num_completions=3, sampling=Sampling(0.8, 5), seeds=[8, 9])
-    encoded = [processor.encode(question) for question in questions]
-    sampled = sample_completions(
-        model,
-        processor.collate(encoded),
-        num_completions=3,
-        sampling=Sampling(0.8, 5),
-        seeds=[8, 9],
-        eos_token_id=processor.eos_token_id,
-        pad_token_id=processor.pad_token_id,
-        banned_token_ids=processor.banned_token_ids,
-    )
-    for n, generation in enumerate(generations):
-        assert generation.prompt is not None
-        np.testing.assert_array_equal(generation.prompt.input_ids, encoded[n].input_ids)
-        np.testing.assert_array_equal(generation.prompt.pixel_values, encoded[n].pixel_values)
-        assert len(generation.completions) == 3
-        for g, completion in enumerate(generation.completions):
-            length = int(sampled.lengths[n, g])
-            assert completion.token_ids.tolist() == sampled.token_ids[n, g, :length].tolist()
-            assert completion.logprobs.tolist() == sampled.logprobs[n, g, :length].tolist()
-            assert completion.text == processor.decode(completion.token_ids.tolist())
-            assert completion.token_ids.dtype == np.dtype(np.int64)
-            assert completion.logprobs.dtype == np.dtype(np.float32)
+@pytest.mark.parametrize(
+    ("text", "name", "argument"),
+    [
+        ("random", "random", ""),
+        ("copy_support", "copy_support", "last"),
+        ("copy_support:", "copy_support", "last"),
+        ("copy_support:nearest", "copy_support", "nearest"),
+        ("vlm", "vlm", "focus-small"),
+        ("vlm:runs/a:b", "vlm", "runs/a:b"),
+        ("openai_api:llava:13b@http://host:1/v1", "openai_api", "llava:13b@http://host:1/v1"),
+        ("my.module:Policy", "my.module:Policy", ""),
+        ("my.module:Policy:a:b", "my.module:Policy", "a:b"),
+    ],
+)
+def test_a_text_is_a_name_and_an_argument(text: str, name: str, argument: str) -> None:
+    entry, found = parse_policy(text)
+    assert (entry.name, found) == (name, argument)
+    assert PolicySpec(text=text).argument == argument
 
 
-def test_completions_end_at_their_end_token(
-    model: Any, processor: VLMProcessor, questions: list[list[Message]]
+def test_a_models_folder_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    spec = PolicySpec(text="vlm:runs/model", device="cuda")
+    assert spec.with_absolute_path() == PolicySpec(text=f"vlm:{tmp_path / 'runs' / 'model'}", device="cuda")
+    for text in ("vlm", "vlm:runs/nothing", "vlm:runs", "copy_support:last", "my_module:Policy:runs/model"):
+        assert PolicySpec(text=text).with_absolute_path().text == text
+
+
+@pytest.mark.parametrize("entry", POLICIES.built_in.values(), ids=POLICIES.built_in)
+def test_each_entry_is_described_in_the_help(entry: PolicyEntry) -> None:
+    assert entry.help
+    assert not entry.default or entry.syntax
+    (line,) = [line for line in policies_help().splitlines() if line.startswith(f"- {entry.usage}: {entry.help}")]
+    assert entry.default in line
+    assert (entry.extra or "") in line
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "package"), [("template_match", "", "cv2"), ("openai_api", "m", "openai")]
+)
+def test_an_extra_is_named_where_its_package_is_missing(
+    name: str, argument: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A processor whose end token is one that the model says: some answers end early, others are cut."""
-    sampling = Sampling(0.0, 6)
-    policy = VLMPolicy(model, processor)
-    endless = policy.generate(questions, num_completions=1, sampling=sampling, seeds=[0, 0])
-    first, second = (generation.completions[0].token_ids.tolist() for generation in endless)
-    early = copy.copy(processor)
-    early.eos_token_id = next(token for token in first if token not in second)
-    expected = [first[: first.index(early.eos_token_id) + 1], second]
-    generations = VLMPolicy(model, early).generate(questions, num_completions=1, sampling=sampling, seeds=[0, 0])
-    completions = [generation.completions[0] for generation in generations]
-    assert [completion.token_ids.tolist() for completion in completions] == expected
-    assert [completion.is_finished for completion in completions] == [True, False]
-    assert [len(completion.logprobs) for completion in completions] == [len(ids) for ids in expected]
+    extra = POLICIES.built_in[name].extra
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert extra in project["optional-dependencies"]
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingDependencyError, match=rf"focus-localization\[{extra}\]"):
+        PolicySpec(text=f"{name}:{argument}").build()
 
 
-def test_an_end_token_at_the_limit_counts_as_finished(
-    model: Any, processor: VLMProcessor, questions: list[list[Message]]
+class TestOfInstalledPackages:
+    @pytest.fixture(autouse=True)
+    def _installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        install(monkeypatch, tmp_path)
+
+    def test_they_go_by_their_names(self) -> None:
+        for text, word in (("says", "nothing"), ("says:a:b", "a:b")):
+            policy = PolicySpec(text=text, device="cuda").build()
+            assert type(policy).__name__ == "Says"
+            assert (policy.word, policy.device) == (word, "cuda")  # type: ignore[attr-defined]
+        policy = PolicySpec(text="corner").build()
+        assert isinstance(policy, LocalizerPolicy)
+        assert policy.localizer.__name__ == "corner"  # type: ignore[attr-defined]
+
+    def test_they_are_checked_without_loading_a_model(self) -> None:
+        PolicySpec(text="says").check()
+        PolicySpec(text="large:m").check()
+        with pytest.raises(ValueError, match="not today"):
+            PolicySpec(text="large:m").build()
+        with pytest.raises(ValueError, match="not today"):
+            PolicySpec(text="picky").check()
+        with pytest.raises(ValueError, match="policy 'corner:1': expected corner alone; corner takes no argument"):
+            PolicySpec(text="corner:1").check()
+
+    def test_they_are_listed(self) -> None:
+        assert "- says[:WORD]: a word; by default nothing" in policies_help().splitlines()
+        known = r"Known are random, .*openai_api:MODEL\[@URL\], corner, large:MODEL, picky, says\[:WORD\]; your own by"
+        with pytest.raises(ValueError, match=known):
+            PolicySpec(text="corners_of").check()
+        with pytest.raises(ValueError, match=r"Did you mean 'corner'\?"):
+            PolicySpec(text="corer").check()
+
+
+def test_a_broken_one_is_named_and_a_built_in_one_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask: dict[str, Any] = {"num_completions": 1, "sampling": Sampling(0.0, 1), "seeds": [0]}
-    (generation,) = VLMPolicy(model, processor).generate(questions[:1], **ask)
-    ending = copy.copy(processor)
-    ending.eos_token_id = int(generation.completions[0].token_ids[0])
-    assert not generation.completions[0].is_finished
-    (generation,) = VLMPolicy(model, ending).generate(questions[:1], **ask)
-    assert generation.completions[0].is_finished
-
-
-def test_tokens_of_pictures_are_never_said(model: Any, processor: VLMProcessor, questions: list[list[Message]]) -> None:
-    everything = copy.copy(processor)
-    everything.banned_token_ids = ()
-    ask: dict[str, Any] = {"num_completions": 40, "sampling": Sampling(5.0, 8), "seeds": [0, 1]}
-    banned = set(processor.banned_token_ids)
-
-    def said(policy: VLMPolicy) -> set[int]:
-        generations = policy.generate(questions, **ask)
-        return {int(t) for generation in generations for c in generation.completions for t in c.token_ids}
-
-    assert said(VLMPolicy(model, everything)) & banned
-    assert not said(VLMPolicy(model, processor)) & banned
-
-
-@pytest.mark.parametrize("is_training", [True, False])
-def test_the_models_mode_is_given_back(
-    model: Any, processor: VLMProcessor, questions: list[list[Message]], is_training: bool
-) -> None:
-    seen: list[bool] = []
-    model.train(is_training)
-    with model.model.register_forward_pre_hook(lambda module, _: seen.append(module.training)):
-        VLMPolicy(model, processor).generate(questions, num_completions=1, sampling=Sampling(1.0, 2), seeds=[0, 1])
-    was_training = model.training
-    model.eval()
-    assert was_training == is_training
-    assert set(seen) == {False}
-
-
-def test_another_number_of_seeds_is_refused(
-    model: Any, processor: VLMProcessor, questions: list[list[Message]]
-) -> None:
-    with pytest.raises(ValueError, match="seeds: expected one for each of the 2 prompts, got 1"):
-        VLMPolicy(model, processor).generate(questions, num_completions=1, sampling=Sampling(), seeds=[0])
+    install(monkeypatch, tmp_path, torn="no_such_module:X", random="policies_of_test:OTHER_RANDOM")
+    fault = "policy 'torn' of my-policies 1.0 cannot be used: importing 'no_such_module:X' raised ModuleNotFoundError"
+    repeated = "my-policies 1.0 adds a policy 'random', which is built in; its own is ignored"
+    with pytest.warns(UserWarning, match=repeated), pytest.raises(ValueError, match=f"no such policy.*{fault}"):
+        PolicySpec(text="torn").check()
+    with pytest.warns(UserWarning, match=repeated):
+        assert fault in policies_help()
+    assert isinstance(PolicySpec(text="random").build(), LocalizerPolicy)

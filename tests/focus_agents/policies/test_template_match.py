@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from focus_agents.evaluation.greedy import evaluate
+from focus_agents.evaluation import evaluate
 from focus_agents.policies.localizers import FLOORS, Localizer, LocalizerPolicy, copy_last_support
 from focus_agents.policies.registry import PolicySpec
 from focus_agents.policies.template_match import TemplateMatcher, evidence, find_template, make_templates, shrink

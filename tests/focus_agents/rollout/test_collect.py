@@ -10,52 +10,15 @@ import gymnasium
 import numpy as np
 import pytest
 
-from focus_agents.rollout.collect import collect_groups
-from focus_agents.rollout.records import Completion, Generation, Policy, RolloutGroup, Sampling
-from focus_env import ENV_ID
-from focus_env.env import observe
+from focus_agents.rollout.collect import collect_groups, score_texts
+from focus_agents.rollout.records import Policy, RolloutGroup, Sampling
+from focus_env.env import InContextLocalizationEnv, observe
 from focus_env.prompts import get_template
-from focus_env.types import Box, ImagePart, Message, ParseStatus
+from focus_env.rewards.answers import AnswerBatch
+from focus_env.rewards.weighted import WeightedReward
+from focus_env.types import Box, Frame, ImageArray, ImagePart, ParseStatus
 from tests.fakes import FakeDataset
-
-GOLD = "<answer>[250, 167, 750, 667]</answer>"
-"""For the fake episode 0, whose target is (20, 10, 60, 40) in 80 x 60."""
-GOLD_BOX = Box(20.0, 167 * 60 / 1000, 60.0, 667 * 60 / 1000)
-GOLD_IOU = (40 - 10.02) / (40.02 - 10)
-
-
-class ScriptedPolicy:
-    """Gives written texts, the same for each prompt or by prompt, and remembers what it was asked."""
-
-    def __init__(self, *texts: str, by_prompt: Sequence[Sequence[str]] = ()) -> None:
-        self.texts = texts
-        self.by_prompt = list(by_prompt)
-        self.calls: list[dict[str, Any]] = []
-
-    def generate(
-        self,
-        prompts: Sequence[Sequence[Message]],
-        *,
-        num_completions: int,
-        sampling: Sampling,
-        seeds: Sequence[int],
-    ) -> list[Generation]:
-        self.calls.append(
-            {"prompts": prompts, "num_completions": num_completions, "sampling": sampling, "seeds": seeds}
-        )
-        scripts = [self.by_prompt.pop(0) if self.by_prompt else self.texts for _ in prompts]
-        assert all(len(script) == num_completions for script in scripts)
-        nothing = np.empty(0)
-        return [
-            Generation(
-                tuple(Completion(text, nothing.astype(np.int64), nothing.astype(np.float32), True) for text in s)
-            )
-            for s in scripts
-        ]
-
-
-def make_env(dataset: FakeDataset | None = None, **options: Any) -> gymnasium.Env[Any, Any]:
-    return gymnasium.make(ENV_ID, dataset=dataset or FakeDataset(), **options)
+from tests.focus_agents.rollout.fakes import GOLD, GOLD_BOX, GOLD_IOU, ScriptedPolicy, make_env
 
 
 def collect(policy: Policy, indices: Sequence[int], *, group_size: int, **options: Any) -> list[RolloutGroup]:
@@ -125,6 +88,40 @@ class TestScores:
         collect(ScriptedPolicy("a", "b"), [2, 0, 3], group_size=2, dataset=dataset)
         assert dataset.num_loads == 3
 
+    def test_a_group_is_scored_without_a_step_or_another_question(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each question is asked once for its pictures; nothing of them is decoded or copied to score."""
+        steps: list[Any] = []
+        decoded: list[str] = []
+        image = Frame.image
+
+        def counted(frame: Frame) -> ImageArray:
+            decoded.append(frame.name)
+            return image(frame)
+
+        monkeypatch.setattr(InContextLocalizationEnv, "step", lambda env, action: steps.append(action))
+        monkeypatch.setattr(Frame, "image", counted)
+        groups = collect(ScriptedPolicy(*[GOLD] * 8), [2, 0], group_size=8)
+        assert steps == []
+        assert decoded == [f"{index}/{name}" for index in (2, 0) for name in ("support-0", "support-1", "query")]
+        assert [len(group.rewards) for group in groups] == [8, 8]
+
+    def test_a_term_sees_a_group_at_once(self) -> None:
+        seen: list[AnswerBatch] = []
+
+        def term(answers: AnswerBatch) -> np.ndarray[Any, Any]:
+            seen.append(answers)
+            return np.arange(len(answers), dtype=np.float64)
+
+        reward = WeightedReward({"mine": (term, 1.0)})
+        groups = collect(ScriptedPolicy("a", "b"), [1, 3], group_size=2, reward=reward)
+        assert [(batch.texts, set(batch.episode_ids)) for batch in seen] == [
+            (("a", "b"), {"fake/1"}),
+            (("a", "b"), {"fake/3"}),
+        ]
+        for group in groups:
+            assert group.rewards.tolist() == [0, 1]
+            assert group.reward_terms == ({"mine": 0.0}, {"mine": 1.0})
+
     def test_the_environments_reward_counts(self) -> None:
         (group,) = collect(ScriptedPolicy(GOLD, "?"), [0], group_size=2, reward="format:3")
         assert group.rewards.tolist() == [3.0, 0.0]
@@ -141,6 +138,31 @@ class TestScores:
         env = gymnasium.wrappers.RecordEpisodeStatistics(make_env())
         (group,) = collect_groups(env, ScriptedPolicy(GOLD), [0], group_size=1, sampling=Sampling(), seeds=[0])
         assert group.rewards[0] > 1.49
+
+    def test_the_question_that_stands_stays(self) -> None:
+        env = make_env()
+        env.reset(options={"episode_index": 0})
+        scores = score_texts(env, FakeDataset()[2], [GOLD, "?"])
+        assert [answer.episode_id for answer in scores.answers] == ["fake/2"] * 2
+        assert env.get_wrapper_attr("episode").episode_id == "fake/0"
+        assert env.step(GOLD)[1] > 1.49
+
+    @pytest.mark.parametrize(
+        "wrap",
+        [
+            lambda env: gymnasium.wrappers.TransformReward(env, lambda reward: 2 * reward),
+            lambda env: gymnasium.wrappers.TransformAction(env, str.strip, env.action_space),
+            lambda env: gymnasium.wrappers.RecordEpisodeStatistics(gymnasium.wrappers.ClipReward(env, 0, 1)),
+        ],
+    )
+    def test_wrappers_that_only_a_step_would_ask_are_refused(self, wrap: Any) -> None:
+        env, policy = wrap(make_env()), ScriptedPolicy(GOLD)
+        message = r"expected no wrapper that changes actions or rewards, got (Transform|Clip)(Action|Reward)"
+        with pytest.raises(ValueError, match=message):
+            collect_groups(env, policy, [0], group_size=1, sampling=Sampling(), seeds=[0])
+        assert policy.calls == []
+        with pytest.raises(ValueError, match=message):
+            score_texts(env, FakeDataset()[0], [GOLD])
 
     def test_groups_travel_between_processes(self) -> None:
         (group,) = collect(ScriptedPolicy(GOLD, ""), [0], group_size=2)

@@ -19,31 +19,13 @@ from focus_agents.runs.metrics import METRICS, compare_validation, rollout_metri
 from focus_agents.runs.progress import progress_bar
 from focus_env.metrics import ScoredAnswer
 from focus_env.types import Box, ParseStatus
+from tests.answers import UNREADABLE, scored
 from tests.fakes import FakeDataset
 
 SUMMARY_KEYS = [
     "miou_start", "miou_start_interval", "miou_end", "miou_end_interval", "miou_gain", "miou_gain_interval",
     "parse_rate_start", "parse_rate_end", "num_validation_episodes", "checkpoint", "sheet",
 ]  # fmt: skip
-
-
-def scored(iou: float, *, status: ParseStatus = ParseStatus.OK, index: int = 0, **fields: Any) -> ScoredAnswer:
-    """An answer with a given IoU; the box is there for pictures only."""
-    box = Box(1.5, 2.0, 30.0, 41.25) if status is ParseStatus.OK else None
-    given: dict[str, Any] = {
-        "episode_id": f"fake/{index}",
-        "status": status,
-        "is_strict": status is ParseStatus.OK,
-        "box": box,
-        "target_box": Box(20.0, 10.0, 60.0, 40.0),
-        "iou": iou,
-        "is_whole_image": False,
-        "is_support_copy": False,
-    }
-    return ScoredAnswer(**(given | fields))
-
-
-UNREADABLE = scored(0.0, status=ParseStatus.NO_BOX)
 
 
 def group(rewards: Sequence[float], answers: Sequence[ScoredAnswer], lengths: Sequence[int]) -> RolloutGroup:
@@ -69,7 +51,7 @@ class TestFolder:
 
     def test_an_existing_run_is_refused_and_left_alone(self, run: RunDirectory) -> None:
         run.log({"iteration": 1})
-        with pytest.raises(FileExistsError, match=r"run folder .*one holds a run already; choose another --name, or"):
+        with pytest.raises(FileExistsError, match=r"run folder .*one holds a run already; choose another `name`, or"):
             RunDirectory.create(run.path, {"seed": 4})
         assert run.config() == {"seed": 3}
         assert (run.path / "metrics.jsonl").exists()
@@ -105,7 +87,8 @@ class TestMetrics:
     def test_a_name_that_is_not_declared_is_refused(
         self, run: RunDirectory, metrics: dict[str, float], unknown: str
     ) -> None:
-        with pytest.raises(ValueError, match=rf"expected names from reporting\.METRICS, got {unknown}; declare them"):
+        expected = rf"expected names from runs\.metrics\.METRICS, got {unknown}; declare them"
+        with pytest.raises(ValueError, match=expected):
             run.log(metrics)
         assert not (run.path / "metrics.jsonl").exists()
 

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from focus_agents.models.inputs import IGNORED
 from focus_agents.sft.loss import (
-    IGNORED,
     attention_loss,
     lm_loss,
     margin_unit,

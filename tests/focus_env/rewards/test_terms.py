@@ -12,16 +12,15 @@ from hypothesis import strategies as st
 
 from focus_env.overlap import ciou, diou, giou
 from focus_env.parsing import write_answer
-from focus_env.prompts import get_template
 from focus_env.rewards.answers import AnswerBatch
 from focus_env.rewards.terms import (
     PARAMETRIC_TERMS,
-    PENALTIES,
     REWARD_TERMS,
     IoUAt,
     LengthReward,
     Piecewise,
     RewardTerm,
+    RewardTermEntry,
     copy_penalty,
     format_reward,
     format_soft_reward,
@@ -30,22 +29,21 @@ from focus_env.rewards.terms import (
     l1_reward,
     piecewise_reward,
     present_reward,
+    terms_help,
     whole_image_penalty,
 )
+from focus_env.rewards.terms import TERMS as REGISTRY
 from focus_env.types import Box, Episode, ParseResult, ParseStatus
 from tests.fakes import make_episode
+from tests.focus_env.rewards.batches import HALF, TARGET, TEMPLATE, WH, batch, boxed
 from tests.places import ROOT
 
 PAGE = (ROOT / "docs/rewards.md").read_text(encoding="utf-8")
 
-WH = (80, 60)
-TARGET = Box(20.0, 10.0, 60.0, 40.0)
-HALF = Box(20.0, 10.0, 60.0, 25.0)
 SUPPORT_PLACE = Box(8.0, 11.25, 40.0, 41.25)
 """Where the fake episode's first support box lies in its picture, in pixels of the query."""
 WHOLE = Box(0.0, 0.0, 80.0, 60.0)
 
-TEMPLATE = get_template("default")
 GARBAGE = "I do not know what you mean. " * 10
 """Nothing to read, and longer than any answer."""
 
@@ -57,24 +55,12 @@ TERMS: dict[str, RewardTerm] = {
 }
 RANGES = {"giou": (-1, 1), "diou": (-1, 1), "ciou": (-1.5, 1), "whole_image": (-1, 0), "copy": (-1, 0)}
 """Of the others: (0, 1)."""
+PENALTIES = {"whole_image", "copy"}
 
 
 def say(box: Box | None) -> str:
     """The right text for a box, or for none."""
     return write_answer(box, frame=TEMPLATE.frame, image_wh=WH)
-
-
-def batch(*texts: str, target: Box | None = TARGET, progress: float = 1.0) -> AnswerBatch:
-    episode = make_episode(target_box=target)
-    return AnswerBatch.from_parses(
-        [episode] * len(texts), [TEMPLATE.parse(text, WH) for text in texts], texts, progress=progress
-    )
-
-
-def boxed(*boxes: Box, target: Box | None = TARGET, progress: float = 1.0) -> AnswerBatch:
-    """Box actions: as exact as they are."""
-    parses = [ParseResult(ParseStatus.OK, box, True) for box in boxes]
-    return AnswerBatch.from_parses([make_episode(target_box=target)] * len(boxes), parses, progress=progress)
 
 
 def limits(name: str) -> tuple[float, float]:
@@ -84,6 +70,22 @@ def limits(name: str) -> tuple[float, float]:
 def test_every_term_is_tested() -> None:
     assert ARGUMENTS.keys() == PARAMETRIC_TERMS.keys()
     assert {name for name in TERMS if limits(name)[1] <= 0} == PENALTIES
+    assert {name for name, entry in REGISTRY.built_in.items() if entry.is_penalty} == PENALTIES
+
+
+@pytest.mark.parametrize("entry", REGISTRY.built_in.values(), ids=REGISTRY.built_in)
+def test_each_entry_says_what_its_term_is(entry: RewardTermEntry) -> None:
+    assert (entry.least, entry.most) == limits(entry.name)
+    assert entry.function is REWARD_TERMS.get(entry.name)
+    assert entry.factory is PARAMETRIC_TERMS.get(entry.name)
+    assert entry.help
+    least, most = limits(entry.name)
+    assert f"- {entry.usage}: {entry.help}; {least:g} to {most:g}" in terms_help().splitlines()
+
+
+def test_an_entry_without_a_term_is_refused() -> None:
+    with pytest.raises(ValueError, match="reward term 'mine': expected a function, a factory or both, got neither"):
+        RewardTermEntry(name="mine", help="nothing")
 
 
 @pytest.mark.parametrize("target", [TARGET, None], ids=["present", "absent"])
@@ -278,51 +280,6 @@ def test_shortcuts_are_taken_off(box: Box, target: Box | None, whole_image: floa
 def test_numbers_out_of_range(term: type, numbers: tuple[float, ...], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         term(*numbers)
-
-
-# ---- the batch
-
-
-def test_a_batch_holds_what_was_read() -> None:
-    episodes = [make_episode(0, shots=1), make_episode(1, shots=2, target_box=None)]
-    parses = [ParseResult(ParseStatus.OK, HALF, False), ParseResult(ParseStatus.ABSENT, None, True)]
-    given = AnswerBatch.from_parses(episodes, parses, ["a", None], progress=0.25)
-    np.testing.assert_array_equal(given.boxes, [HALF, [math.nan] * 4])
-    np.testing.assert_array_equal(given.target_boxes, [TARGET, [math.nan] * 4])
-    assert given.says_absent.tolist() == [False, True]
-    assert given.is_strict.tolist() == [False, True]
-    assert given.image_wh.tolist() == [[80, 60], [80, 60]]
-    nothing = [math.nan] * 4
-    expected = [
-        [[4 / 40, 6 / 32, 20 / 40, 22 / 32], nothing],
-        [[5 / 40, 6 / 32, 20 / 40, 22 / 32], [5 / 48, 6 / 32, 20 / 48, 23 / 32]],
-    ]
-    np.testing.assert_allclose(given.support_boxes, expected, rtol=1e-12)
-    assert (given.texts, given.episode_ids, given.progress) == (("a", None), ("fake/0", "fake/1"), 0.25)
-    assert given.has_box.tolist() == given.is_present.tolist() == [True, False]
-    np.testing.assert_allclose(given.box_shares[0], [0.25, 1 / 6, 0.75, 25 / 60])
-    with pytest.raises(ValueError, match="read-only"):
-        given.boxes[0] = 0
-    row = given.row(1)
-    assert (len(row), row.texts, row.episode_ids, row.progress) == (1, (None,), ("fake/1",), 0.25)
-    np.testing.assert_array_equal(row.support_boxes, given.support_boxes[1:])
-
-
-def test_a_batch_of_other_lengths_is_refused() -> None:
-    parse = ParseResult(ParseStatus.NO_BOX, None, False)
-    with pytest.raises(ValueError, match="an episode, a parse and a text for each, got 2, 1 and 1"):
-        AnswerBatch.from_parses([make_episode()] * 2, [parse])
-    with pytest.raises(ValueError, match=r"progress must be from 0 .* got 1.5"):
-        AnswerBatch.from_parses([make_episode()], [parse], progress=1.5)
-    good = {name: getattr(batch("?", "?"), name) for name in AnswerBatch.__dataclass_fields__}
-    for name, wrong, message in (
-        ("boxes", np.zeros((2, 3)), r"boxes must have the shape \[2, 4\] for 2 texts, got \[2, 3\]"),
-        ("says_absent", np.zeros(3, bool), r"says_absent must have the shape \[2\] for 2 texts, got \[3\]"),
-        ("support_boxes", np.zeros((1, 2, 4)), r"support_boxes must have the shape \[2, 2, 4\] for 2 texts"),
-        ("episode_ids", ("a",), "an episode id for each of 2 texts, got 1"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            AnswerBatch(**{**good, name: wrong})
 
 
 # ---- the page

@@ -26,24 +26,9 @@ from focus_env.rewards.terms import (
     iou_reward,
 )
 from focus_env.rewards.weighted import WeightedReward
-from focus_env.types import Box, ParseResult, ParseStatus
-from tests.fakes import make_episode
-
-TARGET = Box(20.0, 10.0, 60.0, 40.0)
-HALF = Box(20.0, 10.0, 60.0, 25.0)
-
-
-def ok(box: Box, *, is_strict: bool = True) -> ParseResult:
-    return ParseResult(ParseStatus.OK, box, is_strict)
-
-
-ABSENT = ParseResult(ParseStatus.ABSENT, None, True)
-GARBAGE = ParseResult(ParseStatus.NO_BOX, None, False)
-
-
-def batch(*parses: ParseResult, target: Box | None = TARGET, texts: list[str | None] | None = None) -> AnswerBatch:
-    episodes = [make_episode(index, target_box=target) for index in range(len(parses))]
-    return AnswerBatch.from_parses(episodes, parses, texts)
+from focus_env.types import Box, ParseResult
+from tests.focus_env.rewards.batches import HALF, TARGET
+from tests.focus_env.rewards.parses import ABSENT, GARBAGE, batch, ok
 
 
 @pytest.mark.parametrize(
@@ -264,7 +249,7 @@ def writes(answers: AnswerBatch) -> Values:
         (one_number, "expected 3 numbers, shape [3], one for each answer, got shape []"),
         (nothing, "expected 3 numbers, shape [3], one for each answer, got shape []"),
         (fails_on_words, "raised ValueError: could not convert string to float: 'two' ("),
-        (fails_on_words, "test_rewards.py, line "),
+        (fails_on_words, "test_weighted.py, line "),
         (fails_on_words, "for episode 'fake/1', completion 'two'"),
         (fails_on_many, "raised KeyError: 'one at a time' ("),
         (fails_on_many, "for episode 'fake/0', completion '1'"),

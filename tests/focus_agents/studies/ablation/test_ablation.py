@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from focus_agents.cli.command_line import flat, parse
 from focus_agents.errors import TrainingError
 from focus_agents.models.loading import load_model, load_processor, load_template
 from focus_agents.runs.checkpoint import save_policy
@@ -18,11 +20,9 @@ from focus_agents.studies.ablation.arms import ARMS, BASE, PUBLISHED, SPLITS
 from focus_agents.studies.ablation.report import read_scores, render_report, summarize_scores, write_report
 from focus_agents.studies.ablation.runs import (
     EVALUATION_FILE,
-    Study,
+    AblationStudy,
     evaluate_run,
-    plan_run,
-    plan_study,
-    run_study,
+    run_arms,
     split_episodes,
 )
 from focus_env.metrics import ScoredAnswer
@@ -36,8 +36,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def study(base: Path, tmp_path: Path) -> Study:
-    return Study(
+def study(base: Path, tmp_path: Path) -> AblationStudy:
+    return AblationStudy(
         folder=tmp_path / "runs",
         base=str(base),
         arms=("attention-grpo",),
@@ -48,8 +48,8 @@ def study(base: Path, tmp_path: Path) -> Study:
     )
 
 
-def test_every_run_comes_after_the_one_that_it_starts_from_and_once(study: Study) -> None:
-    runs = plan_study(dataclasses.replace(study, arms=tuple(ARMS)))
+def test_every_run_comes_after_the_one_that_it_starts_from_and_once(study: AblationStudy) -> None:
+    runs = dataclasses.replace(study, arms=tuple(ARMS)).runs()
     folders = [run.folder for run in runs]
     assert len(set(folders)) == len(folders) == 1 + 2 * (len(ARMS) - 1)
     trained = {run.model: position for position, run in enumerate(runs)}
@@ -57,28 +57,24 @@ def test_every_run_comes_after_the_one_that_it_starts_from_and_once(study: Study
         if run.command:
             start = run.command[run.command.index("--init-from") + 1]
             assert trained[start] < position
-    assert [run.arm for run in plan_study(study)] == [BASE, *["attention", "attention-grpo"] * 2]
+    assert [run.variant for run in study.runs()] == [BASE, *["attention", "attention-grpo"] * 2]
 
 
-def test_every_arm_is_a_command_that_its_experiment_understands(study: Study) -> None:
-    import importlib
-
-    import tyro
-
+def test_every_arm_is_a_command_that_its_experiment_understands(study: AblationStudy) -> None:
     for arm in ARMS:
-        command = plan_run(study, arm, seed=1).command
+        command = study.run(arm, seed=1).command
         if not command:
             continue
         module = importlib.import_module(command[1])
-        args = tyro.cli(module.Args, args=list(command[2:]))
-        assert (args.seed, args.shots, args.level, args.distractors) == (1, 4, 3, "any")
-        assert args.freeze_vision
-        assert args.num_steps == 2 if ARMS[arm].stage == "sft" else args.num_iterations == 1
+        args = flat(parse(module.Args, None, words=command[2:]))
+        assert (args["seed"], args["shots"], args["level"], args["distractors"]) == (1, 4, 3, "any")
+        assert args["freeze_vision"]
+        assert args["num_steps"] == 2 if ARMS[arm].stage == "sft" else args["num_iterations"] == 1
 
 
-def test_a_run_is_kept_under_all_that_decides_it(study: Study, base: Path, tmp_path: Path) -> None:
+def test_a_run_is_kept_under_all_that_decides_it(study: AblationStudy, base: Path, tmp_path: Path) -> None:
     def folder(arm: str = "attention-grpo", seed: int = 0, **changes: object) -> str:
-        return plan_run(dataclasses.replace(study, **changes), arm, seed).folder.name
+        return dataclasses.replace(study, **changes).run(arm, seed).folder.name
 
     assert folder() == folder()
     assert folder() == folder(jobs=2, num_episodes=7, seeds=(5,), arms=("sft",))
@@ -88,9 +84,9 @@ def test_a_run_is_kept_under_all_that_decides_it(study: Study, base: Path, tmp_p
     assert folder("sft", num_grpo_iterations=2) == folder("sft")
 
 
-def test_answers_are_kept_and_only_missing_ones_are_given(study: Study) -> None:
+def test_answers_are_kept_and_only_missing_ones_are_given(study: AblationStudy) -> None:
     study.folder.mkdir()
-    run = plan_run(study, BASE, 0)
+    run = study.run(BASE, 0)
     evaluate_run(study, run)
     file = run.folder / EVALUATION_FILE
     first = json.loads(file.read_text())
@@ -106,14 +102,14 @@ def test_answers_are_kept_and_only_missing_ones_are_given(study: Study) -> None:
     assert json.loads(file.read_text()) == marked | {"many/4": first["many/4"]}
 
 
-def test_iplocs_model_is_asked_by_a_name_of_its_training(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_iplocs_model_is_asked_by_a_name_of_its_training(study: AblationStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def answer(env: gymnasium.Env, *_: object, **__: object) -> list[ScoredAnswer]:
         asked.append(env.get_wrapper_attr("template").object_name)
         return []
 
-    run = plan_run(study, "iploc", 0)
+    run = study.run("iploc", 0)
     save_policy(Path(run.model), load_model("small"), load_processor("small"), template=get_template("iploc"))
     monkeypatch.setattr(runs, "evaluate", answer)
     evaluate_run(study, run)
@@ -121,12 +117,12 @@ def test_iplocs_model_is_asked_by_a_name_of_its_training(study: Study, monkeypat
     assert len(asked) == 4
 
 
-def test_what_needs_a_failed_run_is_not_run(study: Study, tmp_path: Path) -> None:
+def test_what_needs_a_failed_run_is_not_run(study: AblationStudy, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(TrainingError, match=r"base-.*\n(.*what it starts from failed\n?){4}") as error:
-        run_study(dataclasses.replace(study, base=str(broken)), on_done=lambda run: None)
+        run_arms(dataclasses.replace(study, base=str(broken)), on_done=lambda run: None)
     assert "attention-grpo-seed1" in str(error.value)
 
 
@@ -144,7 +140,7 @@ def test_splits_are_what_they_are_called() -> None:
     }  # fmt: skip
 
 
-def test_report_on_answers_that_are_known(study: Study) -> None:
+def test_report_on_answers_that_are_known(study: AblationStudy) -> None:
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.02, (2, 50))
     levels = {BASE: 0.1, "sft": 0.2, "attention": 0.6, "attention-grpo": 0.7}
@@ -168,7 +164,7 @@ def test_report_on_answers_that_are_known(study: Study) -> None:
     assert "| attention loss above plain SFT | +40.0 [+40.0, +40.0] | +40.0, +40.0 |" in text
 
 
-def test_an_arm_with_fewer_seeds_is_paired_by_those_that_it_has_and_says_so(study: Study) -> None:
+def test_an_arm_with_fewer_seeds_is_paired_by_those_that_it_has_and_says_so(study: AblationStudy) -> None:
     scores = {
         "attention": {"unseen/4": {0: np.full(8, 0.5), 1: np.full(8, 0.7)}},
         "attention-grpo": {"unseen/4": {1: np.full(8, 0.8)}},
@@ -182,12 +178,12 @@ def test_an_arm_with_fewer_seeds_is_paired_by_those_that_it_has_and_says_so(stud
     assert f"| {ARMS['attention'].title} | 60.0 [50.0, 70.0] | 50.0, 70.0 |  |  |" in text
 
 
-def test_only_runs_that_were_answered_to_the_end_are_reported(study: Study) -> None:
+def test_only_runs_that_were_answered_to_the_end_are_reported(study: AblationStudy) -> None:
     with pytest.raises(ValueError, match="expected answers of a run of this study, found none"):
         write_report(study, study.folder)
     keys = [f"{name}/{shots}" for name, split in SPLITS.items() for shots in split.shots]
     for arm, seed, answers in (("attention", 1, 12), ("attention", 0, 11), ("attention-grpo", 1, 12)):
-        folder = plan_run(study, arm, seed).folder
+        folder = study.run(arm, seed).folder
         folder.mkdir(parents=True)
         (folder / EVALUATION_FILE).write_text(json.dumps(dict.fromkeys(keys, [0.5] * answers)))
     scores = read_scores(study)

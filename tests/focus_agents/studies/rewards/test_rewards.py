@@ -13,23 +13,32 @@ import numpy as np
 import pytest
 import ray
 
+from focus_agents.cli.command_line import flat
+from focus_agents.cli.common import TrainingDataArguments
+from focus_agents.cli.grpo import TrainingArguments
 from focus_agents.errors import TrainingError
-from focus_agents.grpo.arguments import GRPOArguments
+from focus_agents.grpo.settings import GRPOSchedule, LearningSettings, SamplingSettings
+from focus_agents.reports.documents import to_html
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.studies.rewards import report
-from focus_agents.studies.rewards.runs import Run, Study, check_study, plan_run, plan_study, reward_of, run_study
+from focus_agents.studies.rewards.runs import RewardStudy, check_rewards, reward_of, run_trials
+from focus_agents.studies.study import Run
 from focus_env.metrics import ScoredAnswer
 from focus_env.types import Box, ParseStatus
 
-SETTINGS = GRPOArguments(
-    num_iterations=2, groups_per_iteration=2, rollout_batch_groups=2, group_size=2, level=1, shots=1,
-    num_validation_episodes=4, checkpoint_interval=1, max_completion_tokens=16,
-)  # fmt: skip
+ARGUMENTS = TrainingArguments(
+    data=TrainingDataArguments(level=1, shots=1),
+    sampling=SamplingSettings(groups_per_iteration=2, rollout_batch_groups=2, group_size=2, max_completion_tokens=16),
+    learning=LearningSettings(num_iterations=2),
+    validation=GRPOSchedule(num_validation_episodes=4, checkpoint_interval=1),
+)
 REWARDS = {"iou": "iou:1,format:0.5", "giou": "giou:1,format:0.5"}
 
 
-def make_study(folder: Path, **changes: Any) -> Study:
-    return Study(**({"folder": folder, "rewards": REWARDS, "seeds": (0, 1), "settings": SETTINGS} | changes))
+def make_study(folder: Path, *, arguments: TrainingArguments = ARGUMENTS, **changes: Any) -> RewardStudy:
+    plan = arguments.plan(reward="iou", seed=0)
+    study = {"folder": folder, "rewards": REWARDS, "seeds": (0, 1), "plan": plan, "arguments": flat(arguments)}
+    return RewardStudy(**(study | changes))
 
 
 @pytest.mark.parametrize(
@@ -49,14 +58,14 @@ def test_a_name_alone_comes_with_the_format(text: str, reward: str) -> None:
 
 def test_a_run_has_a_folder_for_all_that_decides_it(tmp_path: Path) -> None:
     study = make_study(tmp_path)
-    runs = plan_study(study)
-    assert [(run.name, run.seed) for run in runs] == [("iou", 0), ("giou", 0), ("iou", 1), ("giou", 1)]
+    runs = study.runs()
+    assert [(run.variant, run.seed) for run in runs] == [("iou", 0), ("giou", 0), ("iou", 1), ("giou", 1)]
     assert len({run.folder for run in runs}) == 4
-    assert runs == plan_study(make_study(tmp_path, cpus_per_run=2))
-    longer = dataclasses.replace(SETTINGS, num_iterations=3)
-    others = [make_study(tmp_path, settings=longer), make_study(tmp_path, rewards={**REWARDS, "iou": "iou:2"})]
-    assert all(plan_run(other, "iou", 0).folder != runs[0].folder for other in others)
-    odd = plan_run(make_study(tmp_path, rewards={"../iou at": "iou:1", "b": "iou:1"}), "../iou at", 0)
+    assert runs == make_study(tmp_path, cpus_per_run=2).runs()
+    longer = dataclasses.replace(ARGUMENTS, learning=LearningSettings(num_iterations=3))
+    others = [make_study(tmp_path, arguments=longer), make_study(tmp_path, rewards={**REWARDS, "iou": "iou:2"})]
+    assert all(other.run("iou", 0).folder != runs[0].folder for other in others)
+    odd = make_study(tmp_path, rewards={"../iou at": "iou:1", "b": "iou:1"}).run("../iou at", 0)
     assert odd.folder.parent == tmp_path
 
 
@@ -68,14 +77,15 @@ def test_a_run_has_a_folder_for_all_that_decides_it(tmp_path: Path) -> None:
         ({"seeds": ()}, "seeds: expected different numbers"),
         ({"seeds": (1, 1)}, "seeds: expected different numbers"),
         ({"seeds": (-1,)}, "seeds: expected different numbers"),
-        ({"settings": dataclasses.replace(SETTINGS, num_iterations=0)}, "num_iterations: expected 1 or more, got 0"),
-        ({"settings": dataclasses.replace(SETTINGS, group_size=1)}, "group_size: expected 2 or more, got 1"),
-        ({"settings": dataclasses.replace(SETTINGS, split="trian")}, "split must be one of"),
+        (
+            {"arguments": dataclasses.replace(ARGUMENTS, data=TrainingDataArguments(split="trian"))},
+            "split must be one of",
+        ),
     ],
 )
 def test_what_is_wrong_is_found_before_training(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        check_study(make_study(tmp_path, **changes))
+        check_rewards(make_study(tmp_path, **changes))
     assert not list(tmp_path.iterdir())
 
 
@@ -99,14 +109,14 @@ def make_answers(ious: list[float]) -> list[ScoredAnswer]:
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Study:
+def study(tmp_path: Path) -> RewardStudy:
     """Two seeds, four episodes: giou answers each by 0.2 more."""
     study = make_study(tmp_path)
     after = {"iou": [0.4, 0.6, 0.0, 0.5], "giou": [0.6, 0.8, 0.2, 0.7]}
-    for run in plan_study(study):
+    for run in study.runs():
         directory = RunDirectory.create(run.folder, {})
         directory.write_answers("before", make_answers([0.1, 0.2, 0.3, 0.4]))
-        directory.write_answers("after", make_answers(after[run.name]))
+        directory.write_answers("after", make_answers(after[run.variant]))
         for iteration in range(1, 21):
             directory.log(
                 {"iteration": iteration, "miou": iteration / 100 + run.seed, "zero_variance_rate": iteration / 100}
@@ -115,7 +125,7 @@ def study(tmp_path: Path) -> Study:
     return study
 
 
-def test_the_figures(study: Study) -> None:
+def test_the_figures(study: RewardStudy) -> None:
     summary = report.summarize_study(study)
     scores = {name: {metric: found["mean"] for metric, found in row.items()} for name, row in summary["scores"].items()}
     assert list(scores) == ["start", "iou", "giou"]
@@ -133,15 +143,15 @@ def test_the_figures(study: Study) -> None:
     assert acc["interval"][0] == 0.0
 
 
-def test_intervals_of_several_differences_hold_together(study: Study) -> None:
+def test_intervals_of_several_differences_hold_together(study: RewardStudy) -> None:
     """With three rewards each of three intervals is wider than it is alone."""
     values = np.random.default_rng(0).normal(size=(2, 50))
     alone, together = (report._describe(values, confidence=c)["interval"] for c in (0.95, 1 - 0.05 / 3))
     assert together[0] < alone[0] < alone[1] < together[1]
     more = dataclasses.replace(study, rewards={**REWARDS, "copy": REWARDS["iou"]})
     for seed in study.seeds:
-        (plan_run(study, "iou", seed).folder).rename(plan_run(more, "copy", seed).folder)
-        (plan_run(more, "iou", seed).folder).symlink_to(plan_run(more, "copy", seed).folder)
+        (study.run("iou", seed).folder).rename(more.run("copy", seed).folder)
+        (more.run("iou", seed).folder).symlink_to(more.run("copy", seed).folder)
     pairs = [(found["from"], found["to"]) for found in report.summarize_study(more)["differences"]]
     assert pairs == 2 * [("iou", "giou"), ("iou", "copy"), ("giou", "copy")]
 
@@ -164,7 +174,7 @@ def test_a_verdict_needs_an_interval_clear_of_zero(found: dict[str, Any], said: 
     assert re.search(said, report.verdict({"differences": [found, other]}))
 
 
-def test_the_files(study: Study, tmp_path: Path) -> None:
+def test_the_files(study: RewardStudy, tmp_path: Path) -> None:
     folder = tmp_path / "report"
     path = report.write_report(study, folder, command="python here.py")
     text = path.read_text()
@@ -176,6 +186,25 @@ def test_the_files(study: Study, tmp_path: Path) -> None:
     assert names == {f"rewards_report{end}" for end in (".md", ".html", ".json", "_curves.png", "_answers.png")}
     assert json.loads((folder / "rewards_report.json").read_text())["rewards"] == REWARDS
     assert (folder / "rewards_report.html").read_text().count("data:image/png") == 2
+
+
+def test_names_are_shown_as_they_are(study: RewardStudy, tmp_path: Path) -> None:
+    summary = report.summarize_study(study)
+    text = json.dumps({**summary, "start": "runs/<i>_a_"}).replace("giou", "<b>|`x")
+    pictures = (tmp_path / "curves.png", tmp_path / "sheet.png")
+    for picture in pictures:
+        picture.write_bytes(b"PNG")
+    found = report.render_report(json.loads(text), *pictures, command="python `here`.py --rewards '<b>|x'")
+    assert "Written by `` python `here`.py --rewards '<b>|x' ``: 2 iterations of GRPO from runs/\\<i>\\_a\\_, " in found
+    assert "\n| \\<b>\\|\\`x | \\<b>\\|\\`x:1,format:0.5 |\n" in found
+    assert "`` <b>|`x `` trains better than `iou`: +20.0" in found
+    page = to_html(found, tmp_path)
+    assert (
+        "<code>python `here`.py --rewards '&lt;b&gt;|x'</code>: 2 iterations of GRPO from runs/&lt;i&gt;_a_, " in page
+    )
+    assert "<td>&lt;b&gt;|`x</td>\n<td>&lt;b&gt;|`x:1,format:0.5</td>" in page
+    assert "<code>&lt;b&gt;|`x</code> trains better than <code>iou</code>: +20.0" in page
+    assert not re.search("<[bi]>", page)
 
 
 # ---- runs
@@ -192,9 +221,9 @@ def local_ray() -> Iterator[None]:
 def test_a_study_goes_on_where_it_was(tmp_path: Path, local_ray: None) -> None:
     study = make_study(tmp_path, seeds=(0,))
     done: list[Run] = []
-    run_study(study, done.append)
-    assert {run.name for run in done} == {"iou", "giou"}
-    first, second = plan_study(study)
+    run_trials(study, done.append)
+    assert {run.variant for run in done} == {"iou", "giou"}
+    first, second = study.runs()
     straight = RunDirectory(first.folder).read_answers("after")
 
     # As a kill after the first of the two iterations leaves it: with a checkpoint, and a line too many.
@@ -202,14 +231,14 @@ def test_a_study_goes_on_where_it_was(tmp_path: Path, local_ray: None) -> None:
     (first.folder / "checkpoints" / "iteration_000002").rename(first.folder / "checkpoints" / "iteration_000001")
     seen = (second.folder / "summary.json").stat().st_mtime_ns
     done.clear()
-    run_study(study, done.append)
+    run_trials(study, done.append)
     assert done == [first]
     assert (second.folder / "summary.json").stat().st_mtime_ns == seen
     assert [line["iteration"] for line in RunDirectory(first.folder).read_metrics()] == [1, 2]
     assert len(straight) == len(RunDirectory(first.folder).read_answers("after")) == 4
 
     done.clear()
-    run_study(study, done.append)
+    run_trials(study, done.append)
     assert done == []
     report.write_report(study, tmp_path / "report", command="test")
 
@@ -219,5 +248,5 @@ def test_a_run_that_fails_is_named_and_the_others_finish(tmp_path: Path, local_r
     study = make_study(tmp_path, seeds=(0,), rewards={"iou": "iou:1", "broken": "no_such_term:1"})
     done: list[Run] = []
     with pytest.raises(TrainingError, match=r"1 of 2 runs did not finish \(broken seed 0\): .*no_such_term"):
-        run_study(study, done.append)
-    assert [run.name for run in done] == ["iou"]
+        run_trials(study, done.append)
+    assert [run.variant for run in done] == ["iou"]

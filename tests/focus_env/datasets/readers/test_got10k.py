@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from focus_env.datasets import Got10kTracks, dataset_names, load_dataset
 from focus_env.datasets.sampler import TrackEpisodes
@@ -16,9 +14,9 @@ from focus_env.datasets.store_writer import write_store
 from focus_env.errors import DatasetError
 from focus_env.types import Box
 from tests.contracts import assert_dataset_contract, assert_same_episode
+from tests.focus_env.datasets.readers.writers import IMAGE_WH, write_got10k_sequence
 from tests.places import NO_REAL_FRAMES, REAL_FRAMES
 
-IMAGE_WH = (40, 30)
 NOTES = {
     "flagged absent, though with a box": "flagged_absent",
     "flagged absent, without a box": "flagged_absent",
@@ -31,28 +29,13 @@ NOTES = {
 }
 
 
-def _write_sequence(split: Path, name: str, boxes: list[str], absence: list[int], object_class: str) -> Path:
-    folder = split / name
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(len(name))
-    for number in range(1, len(boxes) + 1):
-        pixels = rng.integers(256, size=(IMAGE_WH[1], IMAGE_WH[0], 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:08d}.jpg")
-    (folder / "groundtruth.txt").write_text("\n".join(boxes) + "\n")
-    (folder / "absence.label").write_text("".join(f"{flag}\n" for flag in absence))
-    (folder / "meta_info.ini").write_text(
-        f"[METAINFO]\nurl: https://example.org/watch:1\nobject_class: {object_class}\nresolution: (1, 1)\n"
-    )
-    return folder
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A small tree in the layout of GOT-10k; sequences "a" and "b" for training, "c" for validation."""
     boxes = [f"{x}.0,5.0000,10.5,8.0" for x in range(6)]
     for split, names in (("train", ("a", "b")), ("val", ("c",))):
         for name in names:
-            _write_sequence(tmp_path / split, name, boxes, [0] * 6, object_class="polar bear")
+            write_got10k_sequence(tmp_path / split, name, boxes, [0] * 6, object_class="polar bear")
         (tmp_path / split / "list.txt").write_text("\n".join(names) + "\n\n")
     return tmp_path
 
@@ -98,7 +81,7 @@ def test_frames_are_not_decoded_before_they_are_asked_for(root: Path, monkeypatc
     ],
 )
 def test_boxes(tmp_path: Path, case: str, line: str, flag: int, expected: Box | None) -> None:
-    _write_sequence(tmp_path / "train", "odd", ["1,1,5,5", line], [0, flag], object_class="")
+    write_got10k_sequence(tmp_path / "train", "odd", ["1,1,5,5", line], [0, flag], object_class="")
     (tmp_path / "train" / "list.txt").write_text("odd\n")
     track = Got10kTracks(tmp_path, split="train")[0]
     assert track.boxes == (Box(1.0, 1.0, 6.0, 6.0), expected)

@@ -2,68 +2,38 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from focus_env.datasets import IPLocEpisodes, dataset_names, load_dataset
-from focus_env.datasets.readers.files import inside, read_json
 from focus_env.datasets.sampler import MAX_BAD_SHOWN
 from focus_env.errors import DatasetError
 from focus_env.types import Box
 from tests.contracts import assert_dataset_contract
+from tests.focus_env.datasets.readers.iploc_records import (
+    SOUND,
+    Record,
+    load_records,
+    record_of,
+    write_pictures,
+    write_records,
+)
 
-PREFIX = "data/tracking/LASOT"
-WH = {0: (40, 30), 1: (30, 40), 2: (40, 30), 3: (16, 24)}
-
-Record = dict[str, Any]
-
-
-def _record(name: str, boxes: list[str], prefix: str = PREFIX, **changes: object) -> Record:
-    paths = [f"{prefix}/{name.split('-')[0]}/{name}/img/{number:08d}.jpg" for number in range(len(boxes))]
-    record: Record = {
-        "element": name.split("-")[0],
-        "image_path": paths,
-        "bbox": boxes,
-        "image_id": list(range(len(boxes))),
-    }
-    return record | changes
-
-
-SOUND = ["[1, 2, 11, 22]", "[0, 0, 30, 40]", "[5.5, 6, 7.25, 8]"]
 SOUND_BOXES = [Box(1.0, 2.0, 11.0, 22.0), Box(0.0, 0.0, 30.0, 40.0), Box(5.5, 6.0, 7.25, 8.0)]
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """The pictures of three videos, four each, under <root>/LASOT."""
-    rng = np.random.default_rng(0)
-    for name in ("cat-1", "cat-2", "sea lion-7"):
-        folder = tmp_path / "LASOT" / name.split("-")[0] / name / "img"
-        folder.mkdir(parents=True)
-        for number, (width, height) in WH.items():
-            pixels = rng.integers(256, size=(height, width, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / f"{number:08d}.jpg")
+    write_pictures(tmp_path)
     return tmp_path
 
 
-def _write(root: Path, records: object) -> Path:
-    path = root / "episodes.json"
-    path.write_text(records if isinstance(records, str) else json.dumps(records))
-    return path
-
-
-def _load(root: Path, records: object, **options: Any) -> IPLocEpisodes:
-    return IPLocEpisodes(_write(root, records), **{"image_root": root / "LASOT", "shots": 2, **options})
-
-
 def test_a_sound_file(root: Path) -> None:
-    episodes = _load(root, [_record("cat-1", SOUND), _record("sea lion-7", SOUND)])
+    episodes = load_records(root, [record_of("cat-1", SOUND), record_of("sea lion-7", SOUND)])
     assert len(episodes) == 2
     assert dict(episodes.skipped) == {}
     assert episodes.bad == []
@@ -83,8 +53,8 @@ def test_a_sound_file(root: Path) -> None:
 
 
 def test_contract(root: Path) -> None:
-    records = [_record(name, SOUND) for name in ("cat-1", "cat-2", "sea lion-7")]
-    assert_dataset_contract(_load(root, records), shots=2)
+    records = [record_of(name, SOUND) for name in ("cat-1", "cat-2", "sea lion-7")]
+    assert_dataset_contract(load_records(root, records), shots=2)
 
 
 def test_pictures_are_not_decoded_before_they_are_asked_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,133 +62,15 @@ def test_pictures_are_not_decoded_before_they_are_asked_for(root: Path, monkeypa
         raise AssertionError("a picture was decoded")
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", refuse)
-    episode = _load(root, [_record("cat-1", SOUND)])[0]
+    episode = load_records(root, [record_of("cat-1", SOUND)])[0]
     with pytest.raises(AssertionError, match="a picture was decoded"):
         episode.query_frame.image()
 
 
 def test_two_objects_of_a_video_are_two_identities(root: Path) -> None:
-    episodes = _load(root, [_record("cat-1", SOUND), _record("cat-1", SOUND, element="dog")])
+    episodes = load_records(root, [record_of("cat-1", SOUND), record_of("cat-1", SOUND, element="dog")])
     assert [episode.identity for episode in episodes] == ["cat/cat-1/img/cat", "cat/cat-1/img/dog"]
     assert episodes[0].query_frame is episodes[1].query_frame  # its head was read once
-
-
-class TestWherePicturesAre:
-    """The folders of the other machine are left out, and nothing else."""
-
-    @pytest.mark.parametrize(
-        "prefix", ["data/tracking/LASOT", "/home/someone/LASOT", "LASOT", "../data/LASOT", "//LASOT"]
-    )
-    @pytest.mark.parametrize("below", ["LASOT", "."])
-    def test_any_beginning(self, root: Path, prefix: str, below: str) -> None:
-        records = [_record(name, SOUND, prefix) for name in ("cat-1", "sea lion-7")]
-        episodes = _load(root, records, image_root=root / below)
-        assert len(episodes) == 2
-        shown = "" if below == "LASOT" else "LASOT/"
-        assert episodes[0].query_frame.name == f"{shown}cat/cat-1/img/00000002.jpg"
-
-    def test_a_path_of_this_machine_is_one_like_any_other(self, root: Path) -> None:
-        records = [_record(name, SOUND, str(root / "LASOT")) for name in ("cat-1", "sea lion-7")]
-        episodes = _load(root, records)
-        assert episodes[0].query_frame.name == "cat/cat-1/img/00000002.jpg"
-
-    def test_few_files_are_looked_for(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        looked: list[object] = []
-        monkeypatch.setattr("os.path.isfile", lambda path: looked.append(path) or Path(path).is_file())
-        records = [_record("cat-9", SOUND) for _ in range(100)] + [_record("sea lion-7", SOUND)]
-        assert len(_load(root, records, image_root=root / "LASOT/sea lion", on_bad="skip")) == 1
-        # None of the cats', of which no folder is there.
-        assert len(looked) == 1
-
-    def test_all_but_the_name_is_left_out(self, root: Path) -> None:
-        episodes = _load(root, [_record("cat-1", SOUND, "cat/cat-1/..")], image_root=root / "LASOT/cat/cat-1/img")
-        assert episodes[0].query_frame.name == "00000002.jpg"
-        assert episodes[0].identity == "cat"
-
-    def test_as_little_as_possible_is_left_out(self, root: Path) -> None:
-        (root / "LASOT/cat/cat-1/img/00000000.jpg").rename(root / "LASOT/00000000.jpg")
-        with pytest.raises(
-            DatasetError, match=r"record 0: .*LASOT.cat.cat-1.img.00000000\.jpg: expected a picture, found no"
-        ):
-            _load(root, [_record("cat-1", SOUND)])
-
-    def test_a_first_picture_that_is_missing_does_not_mislead(self, root: Path) -> None:
-        for number in range(3):
-            (root / f"LASOT/cat/cat-1/img/{number:08d}.jpg").unlink()
-        records = [_record("cat-1", SOUND), _record("cat-2", SOUND)]
-        with pytest.raises(
-            DatasetError, match=r"record 0: .*cat-1.img.00000000\.jpg: expected a picture, found no file"
-        ):
-            _load(root, records)
-        episodes = _load(root, records, on_bad="skip")
-        assert [episode.episode_id for episode in episodes] == ["episodes/1"]
-
-    def test_another_beginning_is_not_guessed(self, root: Path) -> None:
-        # Left out by its length, it would lead to a picture of another data set.
-        records = [_record("cat-1", SOUND), _record("cat-2", SOUND, "data/tracking/OTHER")]
-        match = (
-            r"record 1: expected a path that begins with 'data/tracking/LASOT'.*got 'data/tracking/OTHER/cat.*; pass"
-        )
-        with pytest.raises(DatasetError, match=match):
-            _load(root, records)
-
-    @pytest.mark.parametrize("path", [PREFIX, "data", ""])
-    def test_a_path_that_is_only_a_beginning(self, root: Path, path: str) -> None:
-        record = _record("cat-2", SOUND)
-        record["image_path"][1] = path
-        with pytest.raises(DatasetError, match=r"record 1: expected a path "):
-            _load(root, [_record("cat-1", SOUND), record])
-
-    def test_no_picture_at_all(self, root: Path, tmp_path: Path) -> None:
-        (tmp_path / "empty").mkdir()
-        for on_bad in ("raise", "skip"):
-            with pytest.raises(
-                DatasetError,
-                match=r"episodes\.json: expected pictures below .*empty, found none, neither 'data/tracking/LASOT/.*"
-                r"pass another image_root",
-            ):
-                _load(root, [_record("cat-1", SOUND)], image_root=tmp_path / "empty", on_bad=on_bad)
-
-    def test_no_folder(self, root: Path) -> None:
-        with pytest.raises(
-            DatasetError, match=r"nowhere: expected the folder of the pictures, found none; pass image_root"
-        ):
-            _load(root, [_record("cat-1", SOUND)], image_root=root / "nowhere")
-
-    @pytest.mark.parametrize(
-        ("case", "path", "match"),
-        [
-            ("up", f"{PREFIX}/../secret.jpg", r"got '\.\./secret\.jpg'; it must be relative and not go up"),
-            ("up and down", f"{PREFIX}/cat/../../LASOT/../secret.jpg", r"it must be relative and not go up"),
-            ("backslashes", f"{PREFIX}/..\\secret.jpg", r"it must be relative and not go up"),
-            ("a null", f"{PREFIX}/cat\0/secret.jpg", r"it must be relative and not go up"),
-            ("a link", f"{PREFIX}/cat/link.jpg", r"got .*link\.jpg, a link to .*secret\.jpg; copy what it leads to"),
-            ("a link to itself", f"{PREFIX}/cat/loop.jpg", r"got '.*loop\.jpg', which leads nowhere"),
-            ("no name of a file", f"{PREFIX}/cat/\ud800.jpg", r"which leads nowhere"),
-            (
-                "a name too long",
-                f"{PREFIX}/{'a' * 300}/{'b' * 300}",
-                r"expected a picture that can be read: .*too long",
-            ),
-            ("a folder", f"{PREFIX}/cat", r"LASOT.cat: expected a picture that can be read: .*directory"),
-            (
-                "nothing there",
-                f"{PREFIX}/cat/cat-9/img/00000001.jpg",
-                r"00000001\.jpg: expected a picture, found no file",
-            ),
-        ],
-    )
-    @pytest.mark.parametrize("first", [False, True])
-    def test_no_path_leaves_the_folder(self, root: Path, case: str, path: str, match: str, first: bool) -> None:
-        Image.new("RGB", (40, 30)).save(root / "secret.jpg")
-        (root / "LASOT/cat/link.jpg").symlink_to(root / "secret.jpg")
-        (root / "LASOT/cat/loop.jpg").symlink_to(root / "LASOT/cat/loop.jpg")
-        spoilt = _record("cat-1", SOUND)
-        spoilt["image_path"][0] = path
-        records = [spoilt, _record("cat-2", SOUND)] if first else [_record("cat-2", SOUND), spoilt]
-        with pytest.raises(DatasetError, match=rf"episodes\.json, record {int(not first)}: .*{match}"):
-            _load(root, records)
-        assert [e.category for e in _load(root, records, on_bad="skip")] == ["cat"]
 
 
 @pytest.mark.parametrize(
@@ -240,45 +92,47 @@ class TestBoxes:
     """Boxes as a query's and as a support's."""
 
     def test_of_a_query(self, root: Path, case: str, text: str, expected: Box | None, note: str) -> None:
-        records = [_record("cat-1", [*SOUND[:2], text]), _record("cat-2", SOUND)]
-        episodes = _load(root, records, absent="keep")
+        records = [record_of("cat-1", [*SOUND[:2], text]), record_of("cat-2", SOUND)]
+        episodes = load_records(root, records, absent="keep")
         assert (episodes[0].target_box, episodes[0].target_note) == (expected, note)
         assert expected is None or all(type(side) is float for side in episodes[0].target_box or ())
         assert dict(episodes.skipped) == {}
-        episodes = _load(root, records)
+        episodes = load_records(root, records)
         assert len(episodes) == 2 - bool(note)
         assert dict(episodes.skipped) == ({f"records_{note}": 1} if note else {})
 
     def test_of_a_support(self, root: Path, case: str, text: str, expected: Box | None, note: str) -> None:
-        records = [_record("cat-1", [text, *SOUND[1:]]), _record("cat-2", SOUND)]
-        episodes = _load(root, records, absent="keep")
+        records = [record_of("cat-1", [text, *SOUND[1:]]), record_of("cat-2", SOUND)]
+        episodes = load_records(root, records, absent="keep")
         assert [exemplar.box for exemplar in episodes[0].support] == [*([expected] if expected else []), SOUND_BOXES[1]]
         assert [len(exemplar.frame.name) for exemplar in episodes[0].support] == [26] * (2 - bool(note))
         assert episodes[0].target_box == SOUND_BOXES[2]
         assert dict(episodes.skipped) == ({f"supports_{note}": 1} if note else {})
-        assert dict(_load(root, records).skipped) == ({f"records_{note}": 1} if note else {})
+        assert dict(load_records(root, records).skipped) == ({f"records_{note}": 1} if note else {})
 
 
 def test_a_record_without_any_support_is_left_out(root: Path) -> None:
-    records = [_record("cat-1", ["[0, 0, 0, 0]", "[9, 9, 2, 2]", SOUND[2]]), _record("cat-2", SOUND)]
-    episodes = _load(root, records, absent="keep")
+    records = [record_of("cat-1", ["[0, 0, 0, 0]", "[9, 9, 2, 2]", SOUND[2]]), record_of("cat-2", SOUND)]
+    episodes = load_records(root, records, absent="keep")
     assert [episode.episode_id for episode in episodes] == ["episodes/1"]
     assert dict(episodes.skipped) == {"supports_no_size": 1, "supports_negative_size": 1, "records_no_support": 1}
-    assert dict(_load(root, records).skipped) == {"records_no_size": 1}
+    assert dict(load_records(root, records).skipped) == {"records_no_size": 1}
 
 
 def test_records_of_other_shots_are_left_out(root: Path) -> None:
-    records = [_record("cat-1", SOUND[:length]) for length in (1, 2, 3)] + [_record("cat-2", [*SOUND, "[1, 1, 9, 9]"])]
+    records = [record_of("cat-1", SOUND[:length]) for length in (1, 2, 3)] + [
+        record_of("cat-2", [*SOUND, "[1, 1, 9, 9]"])
+    ]
     records[0]["image_path"] = ["elsewhere.jpg"]  # nobody looks
     for shots, expected in ((1, "episodes/1"), (2, "episodes/2"), (3, "episodes/3")):
-        episodes = _load(root, records, shots=shots)
+        episodes = load_records(root, records, shots=shots)
         assert [episode.episode_id for episode in episodes] == [expected]
         assert dict(episodes.skipped) == {"records_other_shots": 3}
         assert len(episodes[0].support) == shots
     with pytest.raises(
         ValueError, match=r"no record has 4 supports and a query, they have \[0, 1, 2, 3\] supports; pass"
     ):
-        _load(root, records, shots=4)
+        load_records(root, records, shots=4)
 
 
 def _with(**changes: object) -> Callable[[Record], object]:
@@ -338,10 +192,10 @@ MALFORMED: list[tuple[str, Callable[[Record], object], str]] = [
 
 @pytest.mark.parametrize(("case", "spoil", "match"), MALFORMED, ids=[case for case, *_ in MALFORMED])
 def test_malformed_records_are_named(root: Path, case: str, spoil: Callable[[Record], object], match: str) -> None:
-    records = [_record("cat-2", SOUND), spoil(_record("cat-1", SOUND)), _record("sea lion-7", SOUND)]
+    records = [record_of("cat-2", SOUND), spoil(record_of("cat-1", SOUND)), record_of("sea lion-7", SOUND)]
     with pytest.raises(DatasetError, match=rf"episodes\.json, record 1: {match}"):
-        _load(root, records)
-    episodes = _load(root, records, on_bad="skip")
+        load_records(root, records)
+    episodes = load_records(root, records, on_bad="skip")
     assert [episode.episode_id for episode in episodes] == ["episodes/0", "episodes/2"]
     assert dict(episodes.skipped) == {"records_bad": 1}
     assert len(episodes.bad) == 1
@@ -363,20 +217,20 @@ def test_malformed_records_are_named(root: Path, case: str, spoil: Callable[[Rec
 )
 def test_damaged_pictures_are_named(root: Path, case: str, spoil: Callable[[Path], object], match: str) -> None:
     spoil(root / "LASOT/cat/cat-1/img/00000001.jpg")
-    records = [_record("cat-2", SOUND), _record("cat-1", SOUND), _record("cat-1", SOUND[:1])]
+    records = [record_of("cat-2", SOUND), record_of("cat-1", SOUND), record_of("cat-1", SOUND[:1])]
     with pytest.raises(DatasetError, match=rf"episodes\.json, record 1: .*{match}"):
-        _load(root, records)
-    episodes = _load(root, records, on_bad="skip")
+        load_records(root, records)
+    episodes = load_records(root, records, on_bad="skip")
     assert dict(episodes.skipped) == {"records_bad": 1, "records_other_shots": 1}
 
 
 def test_the_first_bad_records_are_shown(root: Path) -> None:
-    episodes = _load(root, [*range(50), _record("cat-1", SOUND), 50], on_bad="skip")
+    episodes = load_records(root, [*range(50), record_of("cat-1", SOUND), 50], on_bad="skip")
     assert dict(episodes.skipped) == {"records_bad": 51}
     assert len(episodes.bad) == MAX_BAD_SHOWN == 20
     assert "record 19: expected an object" in episodes.bad[-1]
     assert episodes[0].episode_id == "episodes/50"
-    episodes = _load(root, [1, 2], on_bad="skip")
+    episodes = load_records(root, [1, 2], on_bad="skip")
     assert (len(episodes), dict(episodes.skipped)) == (0, {"records_bad": 2})
     with pytest.raises(IndexError, match="episode index"):
         episodes[0]
@@ -400,7 +254,7 @@ def test_the_first_bad_records_are_shown(root: Path) -> None:
 @pytest.mark.parametrize("on_bad", ["raise", "skip"])
 def test_malformed_files_are_named(root: Path, case: str, content: object, match: str, on_bad: str) -> None:
     with pytest.raises(DatasetError, match=match):
-        _load(root, content, on_bad=on_bad)
+        load_records(root, content, on_bad=on_bad)
 
 
 def test_no_file(root: Path) -> None:
@@ -422,7 +276,7 @@ def test_no_file(root: Path) -> None:
 )
 def test_wrong_arguments(root: Path, arguments: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        _load(root, [_record("cat-1", SOUND)], **arguments)
+        load_records(root, [record_of("cat-1", SOUND)], **arguments)
 
 
 class TestLoadDataset:
@@ -430,8 +284,8 @@ class TestLoadDataset:
 
     def test_it_passes_its_arguments_on(self, root: Path) -> None:
         assert "iploc_json" in dataset_names()
-        records = [3, _record("cat-1", [*SOUND[:2], "[0, 0, 0, 0]"]), _record("cat-2", SOUND)]
-        path = _write(root, records)
+        records = [3, record_of("cat-1", [*SOUND[:2], "[0, 0, 0, 0]"]), record_of("cat-2", SOUND)]
+        path = write_records(root, records)
         episodes = load_dataset(
             "iploc_json",
             root=str(path),
@@ -445,7 +299,7 @@ class TestLoadDataset:
         assert isinstance(episodes, IPLocEpisodes)
         assert [episode.target_note for episode in episodes] == ["no_size", ""]
         assert dict(episodes.skipped) == {"records_bad": 1}
-        path = _write(root, records[1:])
+        path = write_records(root, records[1:])
         episodes = load_dataset("iploc_json", root=path, image_root=root, shots=2)
         assert isinstance(episodes, IPLocEpisodes)
         assert dict(episodes.skipped) == {"records_no_size": 1}
@@ -463,17 +317,3 @@ class TestLoadDataset:
     def test_it_refuses(self, options: dict[str, Any], match: str) -> None:
         with pytest.raises(ValueError, match=match):
             load_dataset("iploc_json", **options)
-
-
-@pytest.mark.parametrize("text", ["[1", "\ufeff[]", f"1{'0' * 5000}", "[" * 100_000])
-def test_what_is_no_json_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "a.json").write_text(text)
-    with pytest.raises(DatasetError, match=r"a\.json: expected JSON, got something else"):
-        read_json(tmp_path / "a.json", advice="?")
-
-
-@pytest.mark.parametrize("name", ["loop", "loop/below", "\ud800", "a/\udfff"])
-def test_a_name_that_leads_nowhere_is_named(tmp_path: Path, name: str) -> None:
-    (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    with pytest.raises(DatasetError, match=r"list, line 3: expected a path below .*, which leads nowhere"):
-        inside(tmp_path, name, where="list, line 3")

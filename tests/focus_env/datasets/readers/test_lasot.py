@@ -18,38 +18,7 @@ from focus_env.datasets.sampler import TrackEpisodes
 from focus_env.errors import DatasetError
 from focus_env.types import Box
 from tests.contracts import assert_dataset_contract
-
-IMAGE_WH = (40, 30)
-NUM_FRAMES = 6
-BOXES = [f"{x},5,10,8" for x in range(NUM_FRAMES)]
-
-
-def write_sequence(
-    root: Path,
-    name: str,
-    boxes: list[str] = BOXES,
-    *,
-    hidden: list[int] | None = None,
-    out_of_view: list[int] | None = None,
-) -> Path:
-    folder = root / name.rpartition("-")[0] / name
-    (folder / "img").mkdir(parents=True)
-    rng = np.random.default_rng(len(name))
-    for number in range(1, len(boxes) + 1):
-        pixels = rng.integers(256, size=(IMAGE_WH[1], IMAGE_WH[0], 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "img" / f"{number:08d}.jpg")
-    (folder / "groundtruth.txt").write_text("\n".join(boxes) + "\n")
-    for file, flags in (("full_occlusion.txt", hidden), ("out_of_view.txt", out_of_view)):
-        (folder / file).write_text(",".join(map(str, flags or [0] * len(boxes))) + "\n")
-    (folder / "nlp.txt").write_text("words that nobody reads\n")
-    return folder
-
-
-def write_lists(root: Path, *, train: list[str] | None, test: list[str] | None) -> None:
-    for file, names in (("training_set.txt", train), ("testing_set.txt", test)):
-        if names is not None:
-            (root / file).write_text("\n".join(names) + "\n\n")
-
+from tests.focus_env.datasets.readers.writers import IMAGE_WH, write_lasot_lists, write_lasot_sequence
 
 TRAIN = ["airplane-2", "airplane-10", "zebra-14"]
 TEST = ["airplane-1", "zebra-3"]
@@ -59,8 +28,8 @@ TEST = ["airplane-1", "zebra-3"]
 def root(tmp_path: Path) -> Path:
     """A small tree in LaSOT's layout; of its categories IPLoc tests on airplanes and trains on zebras."""
     for name in (*TRAIN, *TEST):
-        write_sequence(tmp_path, name)
-    write_lists(tmp_path, train=TRAIN, test=TEST)
+        write_lasot_sequence(tmp_path, name)
+    write_lasot_lists(tmp_path, train=TRAIN, test=TEST)
     return tmp_path
 
 
@@ -153,8 +122,8 @@ def test_excluded_sequences_are_left_out(root: Path) -> None:
 def test_boxes(
     tmp_path: Path, case: str, line: str, hidden: int, out_of_view: int, expected: Box | None, note: str
 ) -> None:
-    write_sequence(tmp_path, "cup-1", ["1,1,5,5", line], hidden=[0, hidden], out_of_view=[0, out_of_view])
-    write_lists(tmp_path, train=None, test=["cup-1"])
+    write_lasot_sequence(tmp_path, "cup-1", ["1,1,5,5", line], hidden=[0, hidden], out_of_view=[0, out_of_view])
+    write_lasot_lists(tmp_path, train=None, test=["cup-1"])
     track = LasotTracks(tmp_path, split="test")[0]
     assert track.boxes == (Box(1.0, 1.0, 6.0, 6.0), expected)
     assert track.notes == ("", note)
@@ -215,8 +184,8 @@ def _link_out(folder: Path) -> None:
 def test_malformed_sequences_are_named(tmp_path: Path, case: str, spoil: Callable[[Path], object], match: str) -> None:
     root = tmp_path / "LaSOT"
     for name in ("airplane-2", "airplane-10"):
-        write_sequence(root, name)
-    write_lists(root, train=["airplane-2", "airplane-10"], test=None)
+        write_lasot_sequence(root, name)
+    write_lasot_lists(root, train=["airplane-2", "airplane-10"], test=None)
     spoil(root / "airplane" / "airplane-10")
     tracks = LasotTracks(root, split="train")
     assert tracks[0].identity == "airplane-2"
@@ -250,10 +219,10 @@ def test_malformed_lists_are_named(root: Path, case: str, file: str, text: str |
 
 def test_a_link_to_another_folder_is_refused(tmp_path: Path) -> None:
     root = tmp_path / "LaSOT"
-    write_sequence(tmp_path / "elsewhere", "cup-1")
+    write_lasot_sequence(tmp_path / "elsewhere", "cup-1")
     root.mkdir()
     (root / "cup").symlink_to(tmp_path / "elsewhere" / "cup")
-    write_lists(root, train=None, test=["cat-1"])
+    write_lasot_lists(root, train=None, test=["cat-1"])
     with pytest.raises(DatasetError, match=r"cup-1: expected a path below .*a link to .*elsewhere"):
         LasotTracks(root, split="train")
 
@@ -268,7 +237,7 @@ def test_without_the_list_of_test_sequences_it_says_where_it_comes_from(root: Pa
 
 
 def test_a_folder_without_any_sequence(tmp_path: Path) -> None:
-    write_lists(tmp_path, train=None, test=["cat-1"])
+    write_lasot_lists(tmp_path, train=None, test=["cat-1"])
     with pytest.raises(DatasetError, match=r"training_set\.txt: expected this file, or folders.*found neither; pass"):
         LasotTracks(tmp_path, split="train")
 
@@ -311,7 +280,7 @@ def icl_lasot(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "out_of_view.txt").write_text(",".join("0" * 9))
         for number in range(1, 10):
             os.link(picture, folder / "img" / f"{number:08d}.jpg")
-    write_lists(root, train=None, test=names)
+    write_lasot_lists(root, train=None, test=names)
     return root
 
 

@@ -17,9 +17,14 @@ import pytest
 from focus_env.datasets import Got10kTracks, LasotTracks, TaoTracks
 from focus_env.datasets.readers.lasot import IPLOC_TEST, IPLOC_TRAIN, lasot_categories
 from focus_env.types import Frame, Track
-from tests.focus_env.datasets.readers.test_got10k import _write_sequence as write_got10k_sequence
-from tests.focus_env.datasets.readers.test_lasot import write_lists, write_sequence
-from tests.focus_env.datasets.readers.test_tao import make_annotations, write_annotations, write_frames
+from tests.focus_env.datasets.readers.writers import (
+    make_tao_annotations,
+    write_got10k_sequence,
+    write_lasot_lists,
+    write_lasot_sequence,
+    write_tao_annotations,
+    write_tao_frames,
+)
 from tests.places import NO_REAL_FRAMES, REAL_FRAMES
 
 ODD_BOXES = ["0,0,0,0", "1,1,0,0", "5,5,10,-3", "40,5,10,10", "-2,25,10,10", "3,4,5,6"]
@@ -84,9 +89,9 @@ def their_lasot(root: Path, names: list[str]) -> Any:
 
 def test_lasot_on_a_made_up_tree(tmp_path: Path) -> None:
     names = ["zebra-14", "cup-2"]
-    write_sequence(tmp_path, names[0], ODD_BOXES, hidden=[1, 0, 0, 0, 0, 1], out_of_view=[1, 0, 0, 1, 0, 0])
-    write_sequence(tmp_path, names[1])
-    write_lists(tmp_path, train=names, test=None)
+    write_lasot_sequence(tmp_path, names[0], ODD_BOXES, hidden=[1, 0, 0, 0, 0, 1], out_of_view=[1, 0, 0, 1, 0, 0])
+    write_lasot_sequence(tmp_path, names[1])
+    write_lasot_lists(tmp_path, train=names, test=None)
     theirs, ours = their_lasot(tmp_path, names), LasotTracks(tmp_path, split="train")
     assert len(ours) == len(theirs)
     for position, track in enumerate(ours):
@@ -109,11 +114,11 @@ def test_lasot_splits() -> None:
 
 def test_tao_on_a_made_up_folder(tmp_path: Path) -> None:
     reader = pytest.importorskip("trackeval.datasets.tao")
-    data = make_annotations()
+    data = make_tao_annotations()
     for annotation, box in zip(data["annotations"], ODD_BOXES, strict=False):
         annotation["bbox"] = [float(value) for value in box.split(",")]
-    write_annotations(tmp_path, data)
-    write_frames(tmp_path)
+    write_tao_annotations(tmp_path, data)
+    write_tao_frames(tmp_path)
     theirs = reader.TAO(
         {
             "GT_FOLDER": str(tmp_path / "annotations"),

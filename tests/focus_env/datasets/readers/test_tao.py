@@ -3,102 +3,33 @@
 from __future__ import annotations
 
 import copy
-import json
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from focus_env.datasets import TaoTracks, dataset_names, load_dataset
-from focus_env.datasets.readers.lasot import LasotTracks
-from focus_env.datasets.readers.tao import tao_held_out_lasot_videos
 from focus_env.datasets.sampler import TrackEpisodes
 from focus_env.errors import DatasetError
 from focus_env.types import Box, Episode
 from tests.contracts import assert_dataset_contract
-from tests.focus_env.datasets.readers.test_lasot import write_lists, write_sequence
-
-Json = dict[str, Any]
-
-VIDEOS = {1: "train/YFCC100M/v_1", 2: "train/LaSOT/zebra-14"}
-SIZES = {1: (40, 30), 2: (32, 48)}
-
-
-def image_id(video: int, number: int) -> int:
-    return 100 * video + number
-
-
-def file_name(video: int, number: int) -> str:
-    return f"{VIDEOS[video]}/frame{number:04d}.jpg"
-
-
-def make_annotations() -> Json:
-    """Two videos of six frames; their images are listed backwards, as nothing says that they are in order.
-
-    Track 11 has four boxes, 12 and 13 five each, 21 has six, and 22 none. Category 3 is merged into 7.
-    """
-    images = [
-        {
-            "id": image_id(video, number), "video_id": video, "file_name": file_name(video, number),
-            "width": SIZES[video][0], "height": SIZES[video][1], "frame_index": 30 * number, "license": 0,
-        }
-        for video in VIDEOS
-        for number in reversed(range(6))
-    ]  # fmt: skip
-    tracks = {21: (2, 3), 11: (1, 3), 12: (1, 7), 13: (1, 5), 22: (2, 7)}
-    boxes = [(13, 5), (11, 0), (12, 0), (12, 3), (12, 1), (12, 2), (12, 4)]
-    boxes += [(11, 1), (13, 4), (11, 2), (13, 3), (11, 3), (13, 2), (13, 1)]
-    boxes += [(21, number) for number in range(6)]
-    annotations = [
-        {
-            "id": position, "image_id": image_id(tracks[track][0], number), "track_id": track,
-            "category_id": tracks[track][1], "video_id": tracks[track][0],
-            "bbox": [number + track / 4, 5, 10.5, 8], "area": 84.0, "iscrowd": 0,
-        }
-        for position, (track, number) in enumerate(boxes, start=1000)
-    ]  # fmt: skip
-    return {
-        "info": {"year": 2020},
-        "licenses": ["Unknown"],
-        "videos": [
-            {"id": key, "name": name, "neg_category_ids": [5], "not_exhaustive_category_ids": []}
-            for key, name in VIDEOS.items()
-        ],
-        "categories": [
-            {"id": 3, "name": "baby", "synset": "baby.n.01"},
-            {"id": 7, "name": "person", "synset": "person.n.01", "merged": [{"id": 3, "name": "baby"}]},
-            {"id": 5, "name": "bicycle", "synset": "bicycle.n.01"},
-        ],
-        "images": images,
-        "tracks": [{"id": key, "video_id": video, "category_id": cat} for key, (video, cat) in tracks.items()],
-        "annotations": annotations,
-    }
-
-
-def write_annotations(root: Path, data: object, *, file: str = "train.json") -> Path:
-    path = root / "annotations" / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data))
-    return path
-
-
-def write_frames(root: Path) -> None:
-    rng = np.random.default_rng(0)
-    for video, (width, height) in SIZES.items():
-        for number in range(6):
-            path = root / "frames" / file_name(video, number)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(256, size=(height, width, 3), dtype=np.uint8)).save(path)
+from tests.focus_env.datasets.readers.writers import (
+    Json,
+    make_tao_annotations,
+    tao_file_name,
+    tao_image_id,
+    write_tao_annotations,
+    write_tao_frames,
+)
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    write_annotations(tmp_path, make_annotations())
-    write_frames(tmp_path)
+    write_tao_annotations(tmp_path, make_tao_annotations())
+    write_tao_frames(tmp_path)
     return tmp_path
 
 
@@ -112,7 +43,7 @@ def test_sound_tracks(root: Path) -> None:
     track = tracks[2]
     assert (track.identity, track.video) == ("train/YFCC100M/v_1/12", "train/YFCC100M/v_1")
     # Neither images nor annotations are in the order of time.
-    assert [frame.name for frame in track.frames] == [file_name(1, number) for number in range(5)]
+    assert [frame.name for frame in track.frames] == [tao_file_name(1, number) for number in range(5)]
     assert track.boxes == tuple(Box(number + 3.0, 5.0, number + 13.5, 13.0) for number in range(5))
     assert set(track.notes) == {""}
     assert {frame.image_wh for frame in track.frames} == {(40, 30)}
@@ -127,10 +58,10 @@ def test_merged_categories(root: Path) -> None:
 
 
 def test_an_annotation_may_have_its_category_merged_already(root: Path) -> None:
-    data = make_annotations()
+    data = make_tao_annotations()
     for annotation in data["annotations"]:
         annotation["category_id"] = {3: 7}.get(annotation["category_id"], annotation["category_id"])
-    write_annotations(root, data)
+    write_tao_annotations(root, data)
     assert TaoTracks(root, split="train")[1].category == "person"
 
 
@@ -141,16 +72,16 @@ def test_focus_takes_the_track_with_most_annotations(root: Path) -> None:
     assert [episode.identity for episode in every(episodes)] == ["train/YFCC100M/v_1/13", "train/LaSOT/zebra-14/21"]
     assert dict(episodes.skipped) == {"tracks_shorter": 2}
     first = episodes[0]
-    assert [exemplar.frame.name for exemplar in first.support] == [file_name(1, 1), file_name(1, 3)]
-    assert first.query_frame.name == file_name(1, 5)
+    assert [exemplar.frame.name for exemplar in first.support] == [tao_file_name(1, 1), tao_file_name(1, 3)]
+    assert first.query_frame.name == tao_file_name(1, 5)
 
 
 def test_focus_counts_annotations_and_not_boxes(root: Path) -> None:
-    data = make_annotations()
+    data = make_tao_annotations()
     for annotation in data["annotations"]:
-        if annotation["track_id"] == 13 and annotation["image_id"] != image_id(1, 5):
+        if annotation["track_id"] == 13 and annotation["image_id"] != tao_image_id(1, 5):
             annotation["bbox"] = [0, 0, 0, 0]
-    write_annotations(root, data)
+    write_tao_annotations(root, data)
     episodes = load_dataset("tao", root=root, shots=2)
     assert isinstance(episodes, TrackEpisodes)
     assert [episode.identity for episode in every(episodes)] == ["train/LaSOT/zebra-14/21"]
@@ -170,10 +101,10 @@ def test_focus_counts_annotations_and_not_boxes(root: Path) -> None:
     ],
 )
 def test_boxes(root: Path, case: str, bbox: list[float], expected: Box | None, note: str) -> None:
-    data = make_annotations()
+    data = make_tao_annotations()
     assert data["annotations"][1]["track_id"] == 11
     data["annotations"][1]["bbox"] = bbox
-    write_annotations(root, data)
+    write_tao_annotations(root, data)
     track = TaoTracks(root, split="train")[1]
     assert track.boxes == (expected, *(Box(x + 2.75, 5.0, x + 13.25, 13.0) for x in (1, 2, 3)))
     assert track.notes == (note, "", "", "")
@@ -190,9 +121,9 @@ def test_boxes(root: Path, case: str, bbox: list[float], expected: Box | None, n
 )
 def test_splits(tmp_path: Path, split: str, files: list[str], expected: str) -> None:
     for file in files:
-        data = make_annotations()
+        data = make_tao_annotations()
         data["categories"][2]["name"] = file
-        write_annotations(tmp_path, data, file=file)
+        write_tao_annotations(tmp_path, data, file=file)
     assert TaoTracks(tmp_path, split=split)[0].category == expected
 
 
@@ -274,7 +205,7 @@ FOUR_NUMBERS = r"annotations\[3\]: expected bbox to be \[x_min, y_min, width, he
         ("image of no video", _set("images/4/video_id", 6), r"images\[4\]: expected video_id to be an id.*got 6"),
         (
             "image of another video",
-            _set("annotations/3/image_id", image_id(2, 3)),
+            _set("annotations/3/image_id", tao_image_id(2, 3)),
             r"annotations\[3\]: expected an image of video 1, as track 12 has it, got 2",
         ),
         ("annotation twice", _repeat("annotations"), r"annotations\[20\]: expected id to be its own, got 1000"),
@@ -309,9 +240,9 @@ FOUR_NUMBERS = r"annotations\[3\]: expected bbox to be \[x_min, y_min, width, he
     ],
 )
 def test_malformed_files_are_named(tmp_path: Path, case: str, spoil: Callable[[Json], object], match: str) -> None:
-    data = make_annotations()
+    data = make_tao_annotations()
     spoil(data)
-    path = write_annotations(tmp_path, data)
+    path = write_tao_annotations(tmp_path, data)
     with pytest.raises(DatasetError, match=match) as raised:
         TaoTracks(tmp_path, split="train")
     assert str(raised.value).startswith(str(path))
@@ -327,7 +258,7 @@ def test_malformed_files_are_named(tmp_path: Path, case: str, spoil: Callable[[J
     ],
 )
 def test_files_that_hold_something_else(tmp_path: Path, text: str, match: str) -> None:
-    write_annotations(tmp_path, None).write_text(text)
+    write_tao_annotations(tmp_path, None).write_text(text)
     with pytest.raises(DatasetError, match=match):
         TaoTracks(tmp_path, split="train")
 
@@ -341,31 +272,31 @@ def test_files_that_hold_something_else(tmp_path: Path, text: str, match: str) -
     ],
 )
 def test_a_missing_file(tmp_path: Path, split: str, match: str) -> None:
-    write_annotations(tmp_path, make_annotations(), file="test_without_annotations.json")
+    write_tao_annotations(tmp_path, make_tao_annotations(), file="test_without_annotations.json")
     with pytest.raises(DatasetError, match=match):
         TaoTracks(tmp_path, split=split)
 
 
 def test_a_link_out_of_the_frames(tmp_path: Path) -> None:
     root = tmp_path / "tao"
-    write_annotations(root, make_annotations())
-    write_frames(root)
-    (root / "frames" / file_name(2, 5)).rename(tmp_path / "outside.jpg")
-    (root / "frames" / file_name(2, 5)).symlink_to(tmp_path / "outside.jpg")
+    write_tao_annotations(root, make_tao_annotations())
+    write_tao_frames(root)
+    (root / "frames" / tao_file_name(2, 5)).rename(tmp_path / "outside.jpg")
+    (root / "frames" / tao_file_name(2, 5)).symlink_to(tmp_path / "outside.jpg")
     with pytest.raises(DatasetError, match=r"train\.json, images\[6\]: expected a path below .*a link to .*outside"):
         TaoTracks(root, split="train")
 
 
 def test_all_frames_may_lie_on_another_disk(tmp_path: Path) -> None:
-    write_frames(tmp_path / "disk")
-    write_annotations(tmp_path / "tao", make_annotations())
+    write_tao_frames(tmp_path / "disk")
+    write_tao_annotations(tmp_path / "tao", make_tao_annotations())
     (tmp_path / "tao" / "frames").symlink_to(tmp_path / "disk" / "frames")
     assert TaoTracks(tmp_path / "tao", split="train")[0].frames[0].image().shape == (30, 40, 3)
 
 
 def test_frames_are_opened_when_they_are_asked_for(root: Path) -> None:
-    (root / "frames" / file_name(1, 5)).unlink()
-    Image.new("RGB", (9, 9)).save(root / "frames" / file_name(2, 5))
+    (root / "frames" / tao_file_name(1, 5)).unlink()
+    Image.new("RGB", (9, 9)).save(root / "frames" / tao_file_name(2, 5))
     missing, of_another_size = load_dataset("tao", root=root, shots=2)[0], load_dataset("tao", root=root, shots=2)[1]
     with pytest.raises(DatasetError, match=r"frame0005\.jpg': expected the file .*found none"):
         missing.query_frame.image()
@@ -401,65 +332,3 @@ def test_contract_on_a_made_up_tree(root: Path) -> None:
         assert_dataset_contract(episodes, shots=3)
     # At random, each track counts, not each video.
     assert {episode.identity[-2:] for episode in every(episodes)} == {"11", "12", "13", "21"}
-
-
-def _with_names(*names: str) -> Json:
-    return {"videos": [{"id": key, "name": name} for key, name in enumerate(names)]}
-
-
-def test_lasot_videos_of_the_test_set_are_left_out_of_training(tmp_path: Path) -> None:
-    for name in ("zebra-3", "zebra-14"):
-        write_sequence(tmp_path / "lasot", name)
-    write_lists(tmp_path / "lasot", train=["zebra-3", "zebra-14"], test=None)
-    names = ("test/LaSOT/zebra-14", "test/LaSOT/cat-1", "test/YFCC100M/v_1", "test/BDD/LaSOT", "LaSOT", "LaSOT/dog-2")
-    write_annotations(tmp_path / "tao", _with_names(*names), file="test_without_annotations.json")
-    found = tao_held_out_lasot_videos(tmp_path / "tao")
-    assert found == {"zebra-14", "cat-1", "dog-2"}
-    tracks = LasotTracks(tmp_path / "lasot", split="train", exclude=found)
-    assert [track.identity for track in tracks] == ["zebra-3"]
-
-
-@pytest.mark.parametrize("file", ["test.json", "tao_test_annotations.json", "test_without_annotations.json"])
-def test_any_list_of_test_videos_will_do(tmp_path: Path, file: str) -> None:
-    write_annotations(tmp_path, _with_names("train/LaSOT/dog-1"), file="train.json")
-    write_annotations(tmp_path, _with_names("test/LaSOT/cat-1"), file=file)
-    assert tao_held_out_lasot_videos(tmp_path) == {"cat-1"}
-
-
-def test_videos_of_the_validation_set_are_held_out_too(tmp_path: Path) -> None:
-    write_annotations(tmp_path, _with_names("test/LaSOT/cat-1"), file="test.json")
-    write_annotations(tmp_path, _with_names("val/LaSOT/dog-1", "val/BDD/b-1"), file="validation.json")
-    assert tao_held_out_lasot_videos(tmp_path) == {"cat-1", "dog-1"}
-
-
-def test_joint_training_leaves_them_out(tmp_path: Path) -> None:
-    for name in ("zebra-3", "zebra-14"):
-        write_sequence(tmp_path / "lasot", name)
-    write_lists(tmp_path / "lasot", train=["zebra-3", "zebra-14"], test=["zebra-3"])
-    write_annotations(tmp_path / "tao", make_annotations())
-    joint = {"name": "tao:0.001,lasot:0.999", "root": tmp_path, "shots": 1}
-    with pytest.raises(DatasetError, match=r"test_without_annotations\.json: expected this file, found none"):
-        load_dataset(**joint)
-    write_annotations(tmp_path / "tao", _with_names("test/LaSOT/zebra-14"), file="test.json")
-    episodes = load_dataset(**joint)
-    assert {episodes[index].identity for index in range(len(episodes))} == {"zebra-3"}
-    # The sequences of LaSOT's own test set are what is asked for.
-    assert len(load_dataset("lasot", root=tmp_path / "lasot", split="test", shots=1)) == 1
-
-
-@pytest.mark.parametrize(
-    ("data", "match"),
-    [
-        (None, r"test\.json or .*test_without_annotations\.json: expected this file, found none; pass as root"),
-        (_with_names("test/BDD/b-1"), r"test\.json: expected videos such as 'test/LaSOT/zebra-14', got none of LaSOT"),
-        ({"videos": [{"id": 1}]}, r"test\.json, videos\[0\]: expected name to be a string.*got nothing"),
-        ({}, r"test\.json: expected a list 'videos', got nothing"),
-    ],
-)
-def test_without_the_lasot_videos_of_the_test_set_nothing_is_assumed(
-    tmp_path: Path, data: Json | None, match: str
-) -> None:
-    if data is not None:
-        write_annotations(tmp_path, data, file="test.json")
-    with pytest.raises(DatasetError, match=match):
-        tao_held_out_lasot_videos(tmp_path)

@@ -1,0 +1,1 @@
+"""The parts of grpo_on_ray.py."""

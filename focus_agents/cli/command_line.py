@@ -1,0 +1,117 @@
+"""A command line as nested records: reading one, writing its values down, taking them up again."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import transformers
+import tyro
+
+from focus_agents.settings import Settings, deferred_checks
+
+CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.EnumChoicesFromValues)
+"""A group's flags are without its name; units of coordinates go by their values."""
+
+A = TypeVar("A", bound=Settings)
+
+
+def parse(
+    arguments: type[A],
+    description: str | None,
+    *,
+    default: A | None = None,
+    words: Sequence[str] | None = None,
+    old_flags: Mapping[str, str | None] = MappingProxyType({}),
+) -> A:
+    """Read a command line.
+
+    Args:
+        arguments: A dataclass; a field that is a dataclass itself is a box of the help, and its fields are flags.
+        description: Opens the help.
+        default: Defaults of all flags; None: those of the class.
+        words: The command line; None: this process's.
+        old_flags: Spellings of the last release with those of today; None: the flag, which takes a value, had no effect
+            and is gone. They go on working with a warning.
+
+    Raises:
+        SystemExit: If a flag is unknown or a value cannot be read (exit code 2), or after the help (0).
+        ValueError: If a value is out of its range.
+    """
+    words = _renew(sys.argv[1:] if words is None else words, old_flags)
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    with deferred_checks():  # inside, tyro would show a value that is out of its range in a way of its own
+        args = tyro.cli(
+            arguments,
+            description=description,
+            args=words,
+            config=CONFIG,
+            **options,
+        )
+    args.check()
+    return args
+
+
+def _renew(words: Sequence[str], old_flags: Mapping[str, str | None]) -> list[str]:
+    """The command line in today's spelling."""
+    renewed: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        flag = flag.replace("_", "-") if flag.startswith("--") else flag
+        if flag not in old_flags:
+            renewed.append(word)
+            continue
+        new = old_flags[flag]
+        print(f"warning: {flag} {'has no effect' if new is None else f'is now {new}'}", file=sys.stderr)
+        if new is not None:
+            renewed.append(f"{new}{equals}{value}")
+        elif not equals:
+            next(rest, None)
+    return renewed
+
+
+def flat(args: Any) -> dict[str, Any]:
+    """Return all arguments by name, those of nested groups too, as a run's config.json holds them."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(args):
+        value = getattr(args, field.name)
+        values |= flat(value) if dataclasses.is_dataclass(value) else {field.name: value}
+    return values
+
+
+def restore_arguments(args: A, stored: Mapping[str, Any], *, keep: Sequence[str]) -> A:
+    """Return the arguments of an interrupted run.
+
+    Args:
+        args: Those of this call, a dataclass with groups.
+        stored: Those of the interrupted run, by name, as JSON gives them back.
+        keep: Names of arguments, or of groups, that are this call's.
+    """
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(args):  # type: ignore[arg-type]
+        value = getattr(args, field.name)
+        if field.name in keep:
+            continue
+        if isinstance(value, Settings):
+            changes[field.name] = restore_arguments(value, stored, keep=keep)
+        elif field.name in stored:
+            found = stored[field.name]
+            is_path = found is not None and "Path" in str(field.type)
+            changes[field.name] = Path(found) if is_path else tuple(found) if isinstance(found, list) else found
+    return dataclasses.replace(args, **changes)  # type: ignore[type-var]
+
+
+def quiet_libraries() -> None:
+    """Keep other packages' start-up chatter out of an experiment's output; their errors still show."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's other output prints a table even where it is told not to
+    for name in ("ray.rllib", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,115 @@
+"""The program `focus`: the table of its commands, and the start of one of them.
+
+No command is imported before it is asked for, so `focus --help` needs neither torch nor Ray and answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from dataclasses import dataclass
+
+EXTRA = "train"
+"""The extra of the package that brings whatever a command imports."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        name: How it is called, `focus NAME`.
+        module: The module of its function `main`, which reads `sys.argv`.
+        help: A line for `focus --help`.
+    """
+
+    name: str
+    module: str
+    help: str
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command("demo", "focus_agents.cli.demo", "find an object in a picture, given pictures with a box around it"),
+        Command("evaluate", "focus_agents.cli.evaluate", "score policies on episodes that they have not seen"),
+        Command("sft", "focus_agents.cli.sft", "train, stage 1: supervised fine-tuning with attention loss"),
+        Command("grpo", "focus_agents.cli.grpo", "train, stage 2: GRPO on RLlib"),
+        Command("pretrain", "focus_agents.cli.pretrain", "train the small base model that stage 1 starts from"),
+        Command("data", "focus_agents.cli.data", "write a data set as a store, or show what it holds"),
+        Command("rewards", "focus_agents.cli.rewards", "compare rewards by the policies that they train"),
+        Command("ablation", "focus_agents.cli.ablation", "run the paper's ablation on synthetic scenes"),
+        Command("plot", "focus_agents.cli.plot", "draw the curves of runs side by side"),
+        Command("publish", "focus_agents.cli.publish", "make a run's model one that comes with the package"),
+    )
+}
+"""All commands by name; the dispatcher, the tests and the documentation read this table."""
+
+
+def main() -> None:
+    """Run `focus`: one command by its name, or `--help` or `--version`.
+
+    Raises:
+        SystemExit: With code 2 if there is no such command, 1 if it needs a package that is not installed.
+    """
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+    elif words[0] == "--version":
+        from focus_env import __version__  # here: the environment takes longer to import than the help to print
+
+        print(f"focus {__version__}")
+    elif words[0] in COMMANDS:
+        sys.argv = [f"focus {words[0]}", *words[1:]]  # the command's own parser shows the first word as its name
+        run_command(words[0])
+    else:
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f", did you mean {near[0]!r}? There are" if near else "; there are"
+        print(f"error: focus has no command {words[0]!r}{hint} {', '.join(COMMANDS)}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def run_command(name: str) -> None:
+    """Run one command with the arguments in `sys.argv`.
+
+    Args:
+        name: A key of `COMMANDS`.
+
+    Raises:
+        SystemExit: With code 1 if the command needs a package that is not installed, and as the command itself exits.
+    """
+    try:
+        module = importlib.import_module(COMMANDS[name].module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "focus_agents", "focus_env"):
+            raise  # a fault of this package, which no installation mends
+        print(
+            f"error: focus {name} needs the package {missing}, which is not installed; "
+            f"run: pip install 'focus-localization[{EXTRA}]'",
+            file=sys.stderr,
+        )
+        raise SystemExit(1) from error
+    module.main()
+
+
+def usage() -> str:
+    """Return the text of `focus --help`."""
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "usage: focus [-h] [--version] COMMAND ...",
+            "",
+            "In-context object localization: train policies, evaluate them, and ask them.",
+            "",
+            "commands:",
+            *(f"  {command.name:{width}}  {command.help}" for command in COMMANDS.values()),
+            "",
+            "focus COMMAND --help explains a command and its flags.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

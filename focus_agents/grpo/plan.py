@@ -1,0 +1,57 @@
+"""All that decides a run of GRPO, for the command, studies and tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from focus_agents.grpo.algorithm import GRPOConfig
+from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings
+from focus_agents.models.loading import load_processor
+from focus_agents.models.settings import ModelSettings
+from focus_agents.settings import as_dict
+from focus_env.prompts import PromptTemplate
+from focus_env.rewards.weighted import WeightedReward
+from focus_env.types import EpisodeDataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOPlan:
+    """All that decides a run of GRPO, but for the processes that share its work.
+
+    Attributes:
+        model: The model, and how it is trained.
+        template: Words prompts and answers.
+        reward: Scores answers.
+        training_episodes: The episodes to sample answers for.
+        validation_episodes: The episodes to answer before, in between and after.
+        settings: Settings of the training.
+        schedule: When to validate and to checkpoint.
+        seed: Of sampling, shuffling and new weights.
+    """
+
+    model: ModelSettings
+    template: PromptTemplate
+    reward: WeightedReward
+    training_episodes: EpisodeDataset
+    validation_episodes: EpisodeDataset
+    settings: GRPOSettings
+    schedule: GRPOSchedule
+    seed: int = 0
+
+    def config(self) -> GRPOConfig:
+        """Return RLlib's configuration of the run in one process.
+
+        Raises:
+            ValueError: If a setting is out of its range.
+            CheckpointError: If there is no such model.
+        """
+        load_processor(self.model.model, max_image_tokens=self.model.max_image_tokens)
+        environment = {"reward": self.reward, "template": self.template}
+        return (
+            GRPOConfig()
+            .environment(env_config={"dataset": self.training_episodes, **environment})
+            .validation(env_config={"dataset": self.validation_episodes, **environment})
+            .training(**as_dict(self.settings))
+            .rl_module(model_config=as_dict(self.model))
+            .debugging(seed=self.seed, log_level="ERROR")
+        )

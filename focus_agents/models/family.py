@@ -1,0 +1,190 @@
+"""A model family: all that the package has to know of an architecture, in one record.
+
+    family = family_of(model)                  found by the `model_type` of its configuration
+    family.preprocess(image_processor, images)           the grids of the pictures' tokens, and the family's arrays
+    positions, _ = family.prompt_positions(model, prompts)
+    family.parts(model).backbone(..., position_ids=positions, **family.image_inputs(model, prompts))
+
+Nothing outside `focus_agents.models` names a token, a field or a module of a family. To add one, subclass
+`ModelFamily` and make an object of the class known, by an entry point or by `register` (see `registry.py`). The model's
+class, configuration, tokenizer and image processor must be known to transformers' Auto classes. Its layers must use
+transformers' attention interface, so that `attention.py` can stand in, and hand keywords down to it.
+
+Axis letters: N prompts, P prompt tokens, C answer columns, K pictures of all prompts together.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from focus_agents.models.inputs import PromptBatch
+from focus_env.boxes import CoordinateFrame
+from focus_env.types import ImageArray
+
+ImageSize = tuple[int, int]
+"""(width, height) in pixels."""
+
+
+class PreprocessedImages(NamedTuple):
+    """Pictures as a family's vision tower takes them.
+
+    Attributes:
+        grids: [K, 2] int64, (rows, columns) of each picture's tokens. A picture has rows * columns tokens, row by row.
+        arrays: By name; the first axis of each runs through picture after picture, some rows for each.
+    """
+
+    grids: npt.NDArray[np.int64]
+    arrays: dict[str, npt.NDArray[Any]]
+
+
+class ModelParts(NamedTuple):
+    """The modules that code outside a model calls or trains.
+
+    Attributes:
+        vision_tower: Encodes pictures.
+        backbone: Makes hidden states from token ids, positions and the family's image inputs.
+        layers: The language model's decoder layers.
+        head: Makes logits from hidden states; linear.
+    """
+
+    vision_tower: Any
+    backbone: Any
+    layers: Sequence[torch.nn.Module]
+    head: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFamily(abc.ABC):
+    """What the package has to know of models of one architecture. Picklable: processors carry theirs to workers.
+
+    Methods that take a model want the transformers model itself, out of PEFT and DDP (`adapters.base_model`).
+
+    Attributes:
+        name: Names the family in messages and entry points.
+        model_types: The `model_type` of the configurations of its models.
+        frame: The unit in which its models were trained to write coordinates, unless they were trained on here.
+        image_token: Stands for a picture in the chat template's text, and repeated for each of its tokens in a prompt.
+        never_sampled: Tokens that no answer may hold, the image token among them: an answer with one would break the
+            count of image tokens in the next forward pass. Those that a tokenizer lacks do not matter.
+        lora_targets: Regular expression of the modules that get LoRA adapters: the language model's, none of the tower.
+        end_token: Ends an answer; None: the tokenizer's own.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    frame: CoordinateFrame
+    image_token: str
+    never_sampled: tuple[str, ...]
+    lora_targets: str
+    end_token: str | None = None
+
+    @property
+    def usage(self) -> str:
+        """The name; a family takes no arguments."""
+        return self.name
+
+    @property
+    def summary(self) -> str:
+        """Which models belong to the family."""
+        return f"models of type {', '.join(self.model_types)}"
+
+    # ---- pictures, by the image processor
+
+    @abc.abstractmethod
+    def preprocess(self, image_processor: Any, images: Sequence[ImageArray]) -> PreprocessedImages:
+        """Resize pictures, normalize them, and cut them as the vision tower wants.
+
+        Args:
+            image_processor: The model's, of transformers.
+            images: At least one, [H, W, 3] uint8 each; left as they are.
+        """
+
+    @abc.abstractmethod
+    def limit_image_tokens(self, image_processor: Any, max_image_tokens: int) -> None:
+        """Set an image processor so that a picture has at most so many tokens, or a few more if it is very long.
+
+        Args:
+            image_processor: Changed in place.
+            max_image_tokens: The limit. Smaller pictures stay as they were.
+
+        Raises:
+            ValueError: If the model sees nothing in so few.
+        """
+
+    @abc.abstractmethod
+    def image_to_input_wh(self, image_processor: Any) -> Callable[[ImageSize], ImageSize]:
+        """Return the rule by which a picture's size becomes the size at which the model sees it.
+
+        The frame `RESIZED_PIXEL` counts in pixels of that size. The rule is picklable, and rules that do the same are
+        equal.
+        """
+
+    # ---- the model
+
+    @abc.abstractmethod
+    def parts(self, model: Any) -> ModelParts:
+        """Return the modules of a model."""
+
+    @abc.abstractmethod
+    def prompt_positions(self, model: Any, prompts: PromptBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the positions of the prompts' tokens, and those at which their answers start.
+
+        Returns:
+            ([..., N, P] int64, in the shape of the backbone's `position_ids`; [N] int64).
+        """
+
+    @abc.abstractmethod
+    def text_positions(self, positions: torch.Tensor) -> torch.Tensor:
+        """Return the positions of answers' tokens in the shape of `position_ids`.
+
+        Args:
+            positions: [N, C] int64, counted on from where a prompt's answers start.
+
+        Returns:
+            [..., N, C] int64, to be laid behind positions of prompts.
+        """
+
+    @abc.abstractmethod
+    def image_inputs(self, model: Any, prompts: PromptBatch, num_answer_tokens: int = 0) -> dict[str, Any]:
+        """Return the keyword arguments that hand pictures to a forward pass.
+
+        With the features of a tower in the prompts the tower is not run. Without `position_ids` the model must be able
+        to count its positions from these arguments, the token ids and the attention mask.
+
+        Args:
+            model: The model that will be called.
+            prompts: N prompts.
+            num_answer_tokens: Tokens that follow behind the prompts in the same rows.
+        """
+
+    @abc.abstractmethod
+    def image_features(self, model: Any, prompts: PromptBatch) -> tuple[torch.Tensor, ...]:
+        """Run the vision tower alone.
+
+        Returns:
+            As many tensors as the language model takes from the tower, each [image tokens of all K pictures, ...], as
+            `PromptBatch.image_features` holds them.
+        """
+
+    # ---- what a family may do better
+
+    def batch_pictures(self, model: Any) -> None:  # noqa: B027 - most families have nothing to do
+        """Let the vision tower run many pictures at once where that is faster. Results stay the same but for rounding.
+
+        By default nothing changes.
+        """
+
+    def transformers_processor(self, tokenizer: Any, image_processor: Any) -> Any:
+        """Return a processor of transformers around these two, for trainers of other packages.
+
+        Raises:
+            NotImplementedError: If the family has none.
+        """
+        raise NotImplementedError(f"model family {self.name!r}: expected a processor of transformers, got none")

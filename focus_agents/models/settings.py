@@ -1,0 +1,38 @@
+"""Settings of the model that a stage trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Gt
+
+from focus_agents.models.loading import Precision
+from focus_agents.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuningSettings(Settings):
+    """How much of the model is trained, and in which precision."""
+
+    lora_rank: Annotated[int, Ge(1)] | None = None
+    """Rank of LoRA adapters on the language model; default: train all parameters."""
+    lora_alpha: Annotated[float, Gt(0)] | None = None
+    """Scale of the adapters times their rank; default: twice the rank."""
+    freeze_vision: bool = True
+    """Leave the vision tower as it is, as adapters do anyway; GRPO then encodes each picture once for sampling and all
+    passes of learning."""
+    precision: Precision = "fp32"
+    """bf16 computes in bfloat16; weights that are trained stay in float32."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass, to save memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings(FinetuningSettings):
+    """Which model is trained, and how; the keys of RLlib's ``.rl_module(model_config={...})``."""
+
+    model: str = "focus-small-sft"
+    """Name or folder, as `focus_agents.models.loading.load_model` takes it."""
+    max_image_tokens: int | None = None
+    """Most tokens of a picture, larger ones are scaled down; default: the limit of the model's image processor."""

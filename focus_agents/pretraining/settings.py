@@ -1,0 +1,52 @@
+"""Settings of a pretraining run: each is declared here once, with its meaning, default and range."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Gt
+
+from focus_agents.runs.schedule import check_schedule, lr_factor
+from focus_agents.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingConfig(Settings):
+    """The optimizer's steps, and checkpoints."""
+
+    num_steps: Annotated[int, Ge(1)] = 3000
+    """Optimizer steps; the curriculum of `focus_agents.pretraining.data` takes the first 1,200."""
+    lr: Annotated[float, Gt(0)] = 1e-3
+    """Peak learning rate of AdamW."""
+    warmup: float = 0.03
+    """Fraction of the steps, at the start, in which the learning rate rises."""
+    cooldown: float = 0.5
+    """Fraction of the steps, at the end, in which it falls."""
+    lr_end: float = 0.05
+    """Where it falls to, as a fraction of its peak."""
+    weight_decay: Annotated[float, Ge(0)] = 0.01
+    """Of AdamW."""
+    grad_clip: Annotated[float, Gt(0)] = 1.0
+    """Largest global norm of the gradient."""
+    checkpoint_interval: Annotated[int, Ge(1)] = 250
+    """Steps between checkpoints to resume from."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Of the new weights and of all pictures."""
+
+    def check(self) -> None:
+        """Check the fields, alone and together."""
+        super().check()
+        if self.warmup > 1:  # as in the last release
+            warnings.warn(
+                "warmup: a number of steps goes for one release more; give a fraction", FutureWarning, stacklevel=3
+            )
+            object.__setattr__(self, "warmup", min(1.0, self.warmup / self.num_steps))
+        check_schedule(self.warmup, self.cooldown, self.lr_end)
+
+    def lr_at(self, step: int) -> float:
+        """Return the learning rate of a step, from 0."""
+        return self.lr * lr_factor(
+            step, num_steps=self.num_steps, warmup=self.warmup, cooldown=self.cooldown, lr_end=self.lr_end
+        )

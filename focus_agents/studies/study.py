@@ -1,0 +1,84 @@
+"""A study as plain records: variants by seeds, and a folder for each run that says by its name all that decides it.
+
+A run that has come to its end is not run again; one that was stopped goes on from its checkpoint. How runs are started
+belongs in the studies themselves: the ablation starts processes that wait for each other, the rewards are trials of Ray
+Tune.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One variant with one seed.
+
+    Attributes:
+        variant: Name of the variant in its study.
+        seed: Of training.
+        folder: The run's folder; its name ends with a digest of all that decides the run.
+    """
+
+    variant: str
+    seed: int
+    folder: Path
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the training has come to its end."""
+        return (self.folder / "summary.json").exists()
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a state to go on from."""
+        return any((self.folder / "checkpoints").glob("*_[0-9]*"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(abc.ABC):
+    """Variants that are trained with several seeds each and then compared.
+
+    Attributes:
+        folder: Where runs and results go, an absolute path.
+        seeds: Of training; different numbers, 0 or more.
+    """
+
+    folder: Path
+    seeds: tuple[int, ...]
+
+    @abc.abstractmethod
+    def run(self, variant: str, seed: int) -> Run:
+        """Return the run of a variant with a seed; nothing is started."""
+
+    @abc.abstractmethod
+    def runs(self) -> Sequence[Run]:
+        """Return all runs, seed by seed, so that an interrupted study has compared something."""
+
+    def check_seeds(self) -> None:
+        """Check the seeds.
+
+        Raises:
+            ValueError: If there is none, or one is negative or stands twice.
+        """
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds: expected different numbers, 0 or more, got {self.seeds}")
+
+    def run_folder(self, name: str, seed: int, decides: Any) -> Path:
+        """Return the folder of a run.
+
+        Args:
+            name: Of the variant; characters that a file's name cannot have are replaced.
+            seed: Of training.
+            decides: All that decides the run, as plain values.
+        """
+        digest = hashlib.sha256(json.dumps(decides, default=str).encode()).hexdigest()[:8]
+        slug = re.sub(r"[^\w.-]+", "-", name).strip("-")
+        return self.folder / f"{slug}-seed{seed}-{digest}"

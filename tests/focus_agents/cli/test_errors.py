@@ -1,0 +1,94 @@
+"""What commands print of errors."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from focus_agents.cli.errors import as_flags, user_errors
+from focus_env.errors import FocusError, RewardError
+from tests.places import ROOT
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A box of settings."""
+
+    lr: float = 0.1
+    gradient_checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A command's arguments, with a box."""
+
+    output_dir: Path = Path("runs")
+    resume: Path | None = None
+    loss: Loss = field(default_factory=Loss)
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("", ""),
+        ("lower `lr`", "lower --lr"),
+        ("`lr`, or set `gradient_checkpointing`", "--lr, or set --gradient-checkpointing"),
+        ("go on by `resume` /runs/`resume`", "go on by --resume /runs/--resume"),
+        ("`loss` is a box, `load_model` a function", "--loss is a box, `load_model` a function"),
+        ("lr: expected more than 0, got -1", "lr: expected more than 0, got -1"),
+        ("`lr`` and `output_dir=runs` and ``output_dir``", "--lr` and `output_dir=runs` and `--output-dir`"),
+    ],
+)
+def test_settings_become_flags(message: str, shown: str) -> None:
+    """Those of the command, and no other word in backticks."""
+    assert as_flags(message, Arguments) == shown
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, FocusError, RewardError])
+def test_a_wrong_argument_ends_a_command(error: type[Exception], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"), user_errors(Arguments):
+        raise error("choose another `output_dir`")
+    assert capsys.readouterr().err == "error: choose another --output-dir\n"
+
+
+def test_a_bug_does_not_pass_for_a_wrong_argument() -> None:
+    with pytest.raises(ZeroDivisionError), user_errors(Arguments):
+        _ = 1 / 0
+
+
+FLAG = re.compile(r"(?<![\w-])--(?!help\b)[a-z]")
+
+
+def flags_in(code: str) -> list[str]:
+    """String literals that name a flag among other words. One that is a flag is an argument of a command's call."""
+    found = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+    return [
+        text for text in found if isinstance(text, str) and FLAG.search(text) and not re.fullmatch(r"--[\w-]+", text)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "num_found"),
+    [
+        ("raise ValueError('lower --lr')", 1),
+        ("raise ValueError(f'{x}: lower --lr or {y}')", 1),
+        ("raise ValueError('a '\n'b --resume ' f'{path}')", 1),
+        ('"""`--lr` sets it."""', 1),
+        ('"""What `--help` shows of it."""', 0),
+        ("call('--lr', '3e-4', '--no-dashboard')", 0),
+        ("x = 'a -- b, a--b, ---, -l, |---|'", 0),
+    ],
+)
+def test_flags_in_texts_are_seen(code: str, num_found: int) -> None:
+    assert len(flags_in(code)) == num_found
+
+
+def test_the_packages_name_no_flag() -> None:
+    """A user of the library has settings; only a command has flags."""
+    files = [*(ROOT / "focus_env").rglob("*.py"), *(ROOT / "focus_agents").rglob("*.py")]
+    named = {file.relative_to(ROOT): flags_in(file.read_text()) for file in files if file.parent.name != "cli"}
+    assert {file: texts for file, texts in named.items() if texts} == {}

@@ -1,0 +1,162 @@
+"""The program `focus`: what it lists, which command it starts, and what it says without one."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import focus_env
+from focus_agents.cli import main as program
+from focus_agents.cli.main import COMMANDS, Command
+from tests.places import ROOT
+
+HEAVY = ("torch", "transformers", "ray", "tyro", "rich", "numpy", "gymnasium", "focus_env")
+
+
+def focus(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """The exit code of `focus WORDS` in this process."""
+    monkeypatch.setattr(sys, "argv", ["focus", *words])
+    try:
+        program.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], []])
+def test_help_lists_each_command_on_a_line(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert focus(monkeypatch, *words) == 0
+    listed = re.findall(r"^  ([a-z]+)  +(\S.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert listed == [(command.name, command.help) for command in COMMANDS.values()]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """So it answers at once, and does so with the base dependencies alone."""
+    code = (
+        "import sys; sys.argv = ['focus', '--help']\n"
+        "from focus_agents.cli.main import main; main()\n"
+        f"print('loaded', [name for name in {HEAVY} if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )  # fmt: skip
+    assert result.stdout.startswith("usage: focus ")
+    assert result.stdout.endswith("loaded []\n")
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert focus(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"focus {focus_env.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "answer"),
+    [
+        ("", "no command ''; there are demo, "),
+        ("nonsense", "no command 'nonsense'; there are demo, evaluate, sft, grpo, "),
+        ("gpro", "no command 'gpro', did you mean 'grpo'? There are demo, evaluate, sft, grpo, "),
+        ("evaluat", "no command 'evaluat', did you mean 'evaluate'? There are "),
+        ("--seed", "no command '--seed'; there are "),
+        ("GRPO", "no command 'GRPO'; there are "),
+    ],
+)
+def test_a_command_that_does_not_exist(
+    word: str, answer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert focus(monkeypatch, word, "--help") == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"error: focus has {answer}")
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+
+
+def test_the_table_has_every_command_and_no_other() -> None:
+    """By its file in the package, and by its script in experiments/."""
+    files = {path.stem for path in (ROOT / "focus_agents/cli").glob("*.py") if "\ndef main(" in path.read_text()} - {
+        "main"
+    }
+    assert {command.module for command in COMMANDS.values()} == {f"focus_agents.cli.{name}" for name in files}
+    assert {name: command.name for name, command in COMMANDS.items()} == {name: name for name in COMMANDS}
+    scripts = [path.read_text() for path in (ROOT / "experiments").glob("*.py")]
+    started = [found for text in scripts for found in re.findall(r'run_command\("(\w+)"\)', text)]
+    assert sorted(started) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_a_commands_help_shows_how_to_run_it(command: Command) -> None:
+    module = importlib.import_module(command.module)
+    assert callable(module.main)
+    assert f"    focus {command.name}" in (module.__doc__ or "")
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param(lambda: runpy.run_module("focus_agents", run_name="__main__"), id="python -m focus_agents plot"),
+        pytest.param(program.main, id="focus plot"),
+    ],
+)
+def test_a_command_is_called_by_its_name(
+    start: Callable[[], object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In its usage, and in what it says to a wrong flag."""
+    monkeypatch.setattr(sys, "argv", ["focus", "plot", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        start()
+    assert capsys.readouterr().out.startswith("usage: focus plot [-h]")
+    monkeypatch.setattr(sys, "argv", ["focus", "plot", "--nonsense"])
+    with pytest.raises(SystemExit, match="2"):
+        start()
+    assert "focus plot --help" in capsys.readouterr().err
+
+
+def test_the_script_and_the_module_mean_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def help_of(start: Callable[[], object]) -> str:
+        monkeypatch.setattr(sys, "argv", ["a name", "--help"])
+        with pytest.raises(SystemExit, match="0"):
+            start()
+        usage, text = capsys.readouterr().out.split("\n", 1)
+        assert usage.startswith("usage: ")
+        return text
+
+    monkeypatch.delitem(sys.modules, "focus_agents.cli.plot", raising=False)
+    script = str(ROOT / "experiments/plot_runs.py")
+    by_name = help_of(lambda: program.run_command("plot"))
+    assert help_of(lambda: runpy.run_path(script, run_name="__main__")) == by_name
+    monkeypatch.delitem(sys.modules, "focus_agents.cli.plot")
+    module = "focus_agents.cli.plot"
+    assert help_of(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True)) == by_name
+
+
+def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delitem(sys.modules, "focus_agents.cli.plot", raising=False)
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    assert focus(monkeypatch, "plot", "runs/a") == 1
+    message = "error: focus plot needs the package tyro, which is not installed; run: pip install "
+    assert capsys.readouterr().err == f"{message}'focus-localization[train]'\n"
+
+
+def test_a_missing_module_of_our_own_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COMMANDS, "broken", Command("broken", "focus_agents.cli.broken", "is not there"))
+    with pytest.raises(ModuleNotFoundError, match=r"focus_agents\.cli\.broken"):
+        focus(monkeypatch, "broken")
+
+
+def test_a_module_that_a_user_names_is_no_missing_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only the command's own imports are; the rest is the command's to report."""
+    monkeypatch.chdir(tmp_path)
+    assert focus(monkeypatch, "evaluate", "--policy", "no_such_module:Policy") == 2
+    assert "importing 'no_such_module' raised ModuleNotFoundError" in capsys.readouterr().err

@@ -1,0 +1,42 @@
+"""Cells of results with given answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from focus_agents.evaluation.results import AnswerRecord, Cell, ResultsFolder
+from focus_env.metrics import ScoredAnswer
+
+
+def fill(
+    path: Path,
+    policy: str,
+    dataset: str,
+    shots: int,
+    answers: Sequence[ScoredAnswer],
+    *,
+    num_failed: int = 0,
+    num_expected: int | None = None,
+    **settings: Any,
+) -> tuple[ResultsFolder, Cell]:
+    """Answers of one cell; the first ones failed, and each took a second longer than the one before."""
+    cell = Cell(policy=policy, dataset=dataset, shots=shots, num_episodes=num_expected or len(answers))
+    given = {"dataset": dataset, "split": "test", "protocol": "focus", **settings}
+    results = ResultsFolder.open(path, data={dataset: given}, policies={policy: {}}, cells=[cell])
+    records = [
+        AnswerRecord(
+            policy=policy,
+            dataset=dataset,
+            shots=shots,
+            index=index,
+            text=f"text {index}",
+            error="too late" if index < num_failed else None,
+            seconds=float(index),
+            answer=answer,
+        )
+        for index, answer in enumerate(answers)
+    ]
+    results.append(cell, records)
+    return results, cell
