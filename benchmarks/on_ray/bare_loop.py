@@ -12,8 +12,9 @@ import focus_env
 from benchmarks.on_ray.setup import LEARNING_RATE, MAX_GRAD_NORM, NUM_EPISODES, SEED, Args, build_environment
 from focus_agents.engine.scoring import score_completions
 from focus_agents.grpo.advantage import group_advantages, has_signal
-from focus_agents.grpo.batch import collate_groups, training_group
+from focus_agents.grpo.batch import collate_groups
 from focus_agents.grpo.loss import StepTotals, policy_loss
+from focus_agents.grpo.selection import training_group
 from focus_agents.grpo.settings import GRPOSettings
 from focus_agents.models.loading import TINY, load_processor, load_trainable_model
 from focus_agents.policies.vlm import VLMPolicy

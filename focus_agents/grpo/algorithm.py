@@ -24,7 +24,6 @@ from ray.rllib.utils.metrics import (
 
 import focus_env
 from focus_agents.engine.grammar import largest_coordinate
-from focus_agents.grpo.batch import GroupTrainingData
 from focus_agents.grpo.env_runner import GRPOEnvRunner
 from focus_agents.grpo.evaluation import evaluate_greedily, log_episodes
 from focus_agents.grpo.learner import GRPOTorchLearner
@@ -36,6 +35,7 @@ from focus_agents.grpo.runners import Runners
 from focus_agents.grpo.sampling import GroupSampler
 from focus_agents.grpo.selection import training_data
 from focus_agents.grpo.settings import GRPOSettings
+from focus_agents.grpo.steps import GroupTrainingData
 from focus_agents.models.adapters import merge_adapters
 from focus_agents.models.loading import load_template
 from focus_agents.models.settings import ModelSettings

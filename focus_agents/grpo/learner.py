@@ -16,16 +16,10 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
 from focus_agents.errors import TrainingError
-from focus_agents.grpo.batch import (
-    GroupBatch,
-    GroupTrainingData,
-    TrainingGroup,
-    collate_groups,
-    micro_batches,
-    split_completions,
-)
+from focus_agents.grpo.batch import GroupBatch, collate_groups, micro_batches, split_completions
 from focus_agents.grpo.loss import policy_loss, rollout_weights
 from focus_agents.grpo.module import ENTROPIES, GROUP_BATCH, LOGPROBS, REF_LOGPROBS
+from focus_agents.grpo.steps import GroupTrainingData, TrainingGroup
 
 GROUPS, TOTALS = "groups", "totals"
 SHARED_PREFIX = "shared_prefix"

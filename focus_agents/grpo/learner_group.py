@@ -16,13 +16,13 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from focus_agents.errors import CheckpointError, TrainingError
-from focus_agents.grpo.batch import GroupTrainingData
 from focus_agents.grpo.rllib_compat import (
     kill_learners,
     learner_actors,
     module_spec,
     num_healthy_learners,
 )
+from focus_agents.grpo.steps import GroupTrainingData
 from focus_env.errors import FocusError
 
 logger = logging.getLogger(__name__)

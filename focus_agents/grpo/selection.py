@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from focus_agents.grpo.advantage import group_advantages, has_signal
-from focus_agents.grpo.batch import GroupTrainingData, TrainingGroup, plan_steps, training_group
 from focus_agents.grpo.settings import GRPOSettings
+from focus_agents.grpo.steps import GroupTrainingData, TrainingGroup, plan_steps
 from focus_agents.rollout.records import RolloutGroup
 
 
@@ -26,6 +26,32 @@ def split_by_signal(
     signal = has_signal(learning_rewards(groups, settings), tolerance=settings.signal_tolerance)
     with_signal = [group for group, has in zip(groups, signal, strict=True) if has]
     return with_signal, [group for group, has in zip(groups, signal, strict=True) if not has]
+
+
+def training_group(
+    group: RolloutGroup, advantages: npt.NDArray[np.float64], *, counts_truncated: bool = True
+) -> TrainingGroup:
+    """Keep of a rollout what the loss needs.
+
+    Args:
+        group: The rollout.
+        advantages: [G].
+        counts_truncated: Whether the loss looks at completions that were cut at the limit.
+
+    Raises:
+        ValueError: If the policy that answered does not speak in tokens.
+    """
+    if group.generation.prompt is None:
+        raise ValueError(f"episode {group.episode_index}: a policy without tokens cannot be trained by GRPO")
+    completions = group.generation.completions
+    return TrainingGroup(
+        prompt=group.generation.prompt,
+        token_ids=tuple(c.token_ids for c in completions),
+        sampler_logprobs=tuple(c.logprobs for c in completions),
+        advantages=advantages,
+        counts=np.array([counts_truncated or c.is_finished for c in completions]),
+        prefix=group.generation.prefix,
+    )
 
 
 def make_training_groups(

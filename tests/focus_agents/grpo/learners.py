@@ -11,8 +11,9 @@ import torch
 from ray.rllib.env import INPUT_ENV_SPACES
 
 from focus_agents.grpo.algorithm import GRPOConfig
-from focus_agents.grpo.batch import GroupTrainingData, TrainingGroup, plan_steps, training_group
 from focus_agents.grpo.module import VLMModule
+from focus_agents.grpo.selection import training_group
+from focus_agents.grpo.steps import GroupTrainingData, TrainingGroup, plan_steps
 from focus_agents.rollout.records import RolloutGroup, Sampling
 from focus_env.env import observe
 from focus_env.prompts import get_template

@@ -12,9 +12,10 @@ import torch
 
 from focus_agents.engine.scoring import score_completions
 from focus_agents.grpo.algorithm import GRPOConfig
-from focus_agents.grpo.batch import TrainingGroup, collate_groups
+from focus_agents.grpo.batch import collate_groups
 from focus_agents.grpo.loss import policy_loss
 from focus_agents.grpo.module import VLMModule
+from focus_agents.grpo.steps import TrainingGroup
 from tests.focus_agents.grpo.learners import (
     GROUP_SIZE,
     assert_same,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from focus_agents.grpo.selection import learning_rewards, make_training_groups, split_by_signal
+from focus_agents.grpo.selection import learning_rewards, make_training_groups, split_by_signal, training_group
 from focus_agents.grpo.settings import GRPOSettings
 from focus_agents.models.inputs import EncodedPrompt
 from focus_agents.rollout.records import Completion, Generation, RolloutGroup
@@ -77,3 +79,42 @@ def test_dropping(rewards: list[list[float]], num_learners: int, kept: int) -> N
     groups = [group(row) for row in rewards]
     assert len(make_training_groups(groups, config(zero_variance="drop"), num_learners=num_learners)) == kept
     assert len(make_training_groups(groups, config(), num_learners=num_learners)) == 3
+
+
+def rollout(prompt: EncodedPrompt | None) -> RolloutGroup:
+    completions = tuple(
+        Completion("text", np.arange(3 + g), np.full(3 + g, -0.5, dtype=np.float32), is_finished=True) for g in range(2)
+    )
+    return RolloutGroup(
+        episode_index=41,
+        generation=Generation(completions, prompt),
+        rewards=np.array([0.0, 1.0]),
+        reward_terms=({}, {}),
+        answers=(),
+    )
+
+
+def test_a_training_group_keeps_what_the_loss_needs(prompts: list[EncodedPrompt]) -> None:
+    group = rollout(prompts[0])
+    kept = training_group(group, np.array([-1.0, 1.0]))
+    assert kept.prompt is prompts[0]
+    assert [ids.tolist() for ids in kept.token_ids] == [[0, 1, 2], [0, 1, 2, 3]]
+    assert [len(logprobs) for logprobs in kept.sampler_logprobs] == [3, 4]
+    assert kept.counts.tolist() == [True, True]
+    assert kept.old_logprobs is kept.ref_logprobs is None
+    assert kept.advantages.tolist() == [-1.0, 1.0]
+    assert kept.num_tokens == 7
+
+
+def test_truncated_completions_can_be_left_out_of_the_loss(prompts: list[EncodedPrompt]) -> None:
+    group = rollout(prompts[0])
+    first, second = group.generation.completions
+    cut = dataclasses.replace(group.generation, completions=(first, dataclasses.replace(second, is_finished=False)))
+    group = dataclasses.replace(group, generation=cut)
+    assert training_group(group, np.zeros(2)).counts.tolist() == [True, True]
+    assert training_group(group, np.zeros(2), counts_truncated=False).counts.tolist() == [True, False]
+
+
+def test_a_policy_without_tokens_cannot_be_trained() -> None:
+    with pytest.raises(ValueError, match="episode 41: a policy without tokens cannot be trained by GRPO"):
+        training_group(rollout(None), np.zeros(2))
