@@ -31,7 +31,7 @@ from focus_agents.grpo.learner_group import GRPOLearnerGroup
 from focus_agents.grpo.module import VLMModule
 from focus_agents.grpo.rllib_checks import check_processes, check_rllib_settings
 from focus_agents.grpo.rllib_compat import given_model_config, local_learner, weights_number
-from focus_agents.grpo.runners import Job, Runners
+from focus_agents.grpo.runners import Runners
 from focus_agents.grpo.sampling import GroupSampler
 from focus_agents.grpo.selection import training_data
 from focus_agents.grpo.settings import GRPOSettings
@@ -190,7 +190,8 @@ class GRPOConfig(AlgorithmConfig):
 
     @property
     def _model_config_auto_includes(self) -> dict[str, Any]:
-        """What the module has to know of these settings."""
+        """Return the settings that the module has to know."""
+        # Overridden because RLlib builds modules, on runners and learners, from model_config alone.
         own = {name: getattr(self, name) for name in FOR_THE_MODULE} | {"seed": self.seed or 0}
         largest = largest_coordinate(self.template.frame) if self.constrained else None
         return super()._model_config_auto_includes | as_dict(ModelSettings()) | own | {"largest_coordinate": largest}
@@ -259,14 +260,8 @@ class GRPO(Algorithm):
 
     def validate(self, episode_indices: Sequence[int]) -> list[ScoredAnswer]:
         """Answer validation episodes greedily with the current weights, spread over the runners, in the order given."""
-
-        def answer(runner: Any, jobs: Sequence[Job]) -> tuple[dict[int, ScoredAnswer], None]:
-            answers = runner.validate(episode_indices=[index for _, index in jobs])
-            return {position: answer for (position, _), answer in zip(jobs, answers, strict=True)}, None
-
-        return self._runners.run(
-            list(enumerate(episode_indices)), answer, batch_size=self.config.settings.validation_batch_size
-        )
+        batch_size = self.config.settings.validation_batch_size
+        return self._runners.answer("validate", episode_indices, batch_size=batch_size)
 
     def answer_evaluation_episodes(self) -> list[tuple[float, ScoredAnswer]]:
         """Answer the first `evaluation_duration` episodes of RLlib's evaluation, or all if there are fewer.
@@ -278,15 +273,9 @@ class GRPO(Algorithm):
         if runners is not self._runners:
             # RLlib has sent the weights, but not to a runner that was still taking earlier ones.
             runners.push(self._inference_state(runners))
-        number = self._weights_seq_no
-
-        def answer(runner: Any, jobs: Sequence[Job]) -> tuple[dict[int, tuple[float, ScoredAnswer]], None]:
-            answers = runner.evaluate(episode_indices=[index for _, index in jobs], weights_seq_no=number)
-            return {position: answer for (position, _), answer in zip(jobs, answers, strict=True)}, None
-
-        count = min(self.config.evaluation_duration, self._num_evaluation_episodes)
+        indices = range(min(self.config.evaluation_duration, self._num_evaluation_episodes))
         batch_size = self.evaluation_config.settings.validation_batch_size
-        return runners.run(list(enumerate(range(count))), answer, batch_size=batch_size)
+        return runners.answer("evaluate", indices, batch_size=batch_size, weights_seq_no=self._weights_seq_no)
 
     def save_policy(self, directory: Path) -> Path:
         """Write the policy in transformers' format; `load_model` reads it."""

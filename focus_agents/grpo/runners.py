@@ -115,6 +115,25 @@ class Runners:
         """
         return self.collect(self.submit(jobs, work, batch_size=batch_size))
 
+    def answer(self, method: str, episode_indices: Sequence[int], *, batch_size: int, **arguments: Any) -> list[Any]:
+        """Return what a method of the runners makes of each episode, in the order given.
+
+        Args:
+            method: Takes `episode_indices` and `arguments`, and returns a list.
+            episode_indices: Which episodes.
+            batch_size: As in `Request`.
+            arguments: The same for all.
+
+        Raises:
+            RuntimeError: As `run`.
+        """
+
+        def answer(runner: Any, jobs: Sequence[Job]) -> tuple[dict[int, Any], None]:
+            answers = getattr(runner, method)(episode_indices=[index for _, index in jobs], **arguments)
+            return {position: answer for (position, _), answer in zip(jobs, answers, strict=True)}, None
+
+        return self.run(list(enumerate(episode_indices)), answer, batch_size=batch_size)
+
     def submit(self, jobs: Sequence[Job], work: Work[T], *, batch_size: int) -> Request[T]:
         """Let the runners begin; see `Request`. With a runner in this process, everything is done at once."""
         request = Request(jobs, work, batch_size, self._state)
