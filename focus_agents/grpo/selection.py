@@ -104,29 +104,3 @@ def training_data(
         seed=seed,
     )
     return GroupTrainingData(groups=dict(enumerate(chosen)), steps=steps)
-
-
-def training_group(
-    group: RolloutGroup, advantages: npt.NDArray[np.float64], *, counts_truncated: bool = True
-) -> TrainingGroup:
-    """Keep of a rollout what the loss needs.
-
-    Args:
-        group: The rollout.
-        advantages: [G].
-        counts_truncated: Whether the loss looks at completions that were cut at the limit.
-
-    Raises:
-        ValueError: If the policy that answered does not speak in tokens.
-    """
-    if group.generation.prompt is None:
-        raise ValueError(f"episode {group.episode_index}: a policy without tokens cannot be trained by GRPO")
-    completions = group.generation.completions
-    return TrainingGroup(
-        prompt=group.generation.prompt,
-        token_ids=tuple(c.token_ids for c in completions),
-        sampler_logprobs=tuple(c.logprobs for c in completions),
-        advantages=advantages,
-        counts=np.array([counts_truncated or c.is_finished for c in completions]),
-        prefix=group.generation.prefix,
-    )
