@@ -107,7 +107,7 @@ class Registry(Generic[E]):
             if point.name in self.built_in:
                 warnings.warn(
                     f"{_package(point)} adds a {self._kind} {point.name!r}, which is built in; its own is ignored",
-                    stacklevel=4,
+                    stacklevel=1,  # Python shows it once, whoever asks
                 )
             else:
                 offered.setdefault(point.name, []).append(point)
@@ -127,6 +127,12 @@ class Registry(Generic[E]):
             return None, fault + f"importing {points[0].value!r} raised {_reason(error)}"
         if not isinstance(entry, self._entry_type):
             return None, fault + f"expected a {self._entry_type.__name__}, got {type(entry).__name__}"
+        try:
+            texts = (entry.usage, entry.summary)
+        except Exception as error:
+            return None, fault + f"describing it raised {_reason(error)}"
+        if not all(isinstance(text, str) for text in texts):
+            return None, fault + f"expected a usage and a summary in words, got {texts}"
         if entry.name != name:
             return None, fault + f"its record calls itself {entry.name!r}"
         return entry, ""

@@ -30,7 +30,8 @@ def as_flags(message: str, arguments: type) -> str:
     """Write a message of the library for the user of a command: its settings become flags.
 
     Args:
-        message: A text with settings in backticks, as in "lower `batch_size`".
+        message: A text with settings in backticks, as in "lower `batch_size`", or one before the first colon, as in
+            "error: lr: expected more than 0".
         arguments: The command's dataclass. Other words in backticks stay as they are.
 
     Returns:
@@ -39,9 +40,10 @@ def as_flags(message: str, arguments: type) -> str:
     names = setting_names(arguments)
 
     def flag(found: re.Match[str]) -> str:
-        return f"--{found[1].replace('_', '-')}" if found[1] in names else found[0]
+        name = found[1] or found[2]
+        return f"--{name.replace('_', '-')}" if name in names else found[0]
 
-    return re.sub(r"`(\w+)`", flag, message)
+    return re.sub(r"`(\w+)`|(?<=^error: )(\w+)(?=: )", flag, message)
 
 
 def setting_names(arguments: type) -> frozenset[str]:

@@ -96,7 +96,8 @@ def main() -> None:
     for cell in plan.cells():
         if cell in answered or not results.sheet(cell).exists():
             write_sheet(results, cell, plan.episodes[cell.shots])
-    summary = write_report(results, with_published=args.paper_table)
+    with user_errors(Args):  # the folder may hold files of earlier calls
+        summary = write_report(results, with_published=args.paper_table)
     for title, rows in report_tables(summary).items():
         console.print(text_table(rows, title))
     for note in report_notes(summary):

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
+from annotated_types import Ge
 
 from focus_agents.cli.command_line import parse
 from focus_agents.cli.errors import user_errors
@@ -25,11 +27,12 @@ class Args(Settings):
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders."""
-    metrics: tuple[str, ...] = ("lm_loss", "support_mass", "validation_miou")
-    """What to draw; see METRICS in focus_agents/runs/metrics.py. A layer is named by a slash: support_mass/0."""
+    metrics: tuple[str, ...] = ()
+    """What to draw; default: what the runs have logged of reward, lm_loss, support_mass and validation_miou. A layer is
+    named by a slash: support_mass/0."""
     output: Path = Path("runs.png")
     """File of the picture; its ending decides the format."""
-    window: int = 25
+    window: Annotated[int, Ge(1)] = 25
     """Lines of metrics.jsonl that are averaged."""
     start: int = 0
     """Steps up to here are not drawn."""

@@ -9,12 +9,15 @@ The card holds the run's settings as they were, the scores of the very weights t
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import gymnasium
 import torch
+from annotated_types import Ge
 
 from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.errors import user_errors
@@ -52,7 +55,7 @@ class Args(Settings):
     """One of the models that come with the package."""
     commit: str
     """Short hash of the commit that the run was made at."""
-    num_episodes: int = 1000
+    num_episodes: Annotated[int, Ge(1)] = 1000
     """Test episodes that the published weights are scored on."""
 
 
@@ -67,15 +70,19 @@ def main() -> None:
         source = str(run.checkpoints / "final")
         model, processor, template = load_model(source), load_processor(source), load_template(source)
         summary = json.loads((args.run / "summary.json").read_text())
-    folder = save_policy(WEIGHTS / args.name, model.to(torch.bfloat16), processor, template=template)
-    (folder / CARD).write_text(write_card(args, config, summary, score(args.name, args.num_episodes)))
+    folder = WEIGHTS / args.name
+    # Beside the place first: an error on the way leaves the weights that are there as they are.
+    with TemporaryDirectory(dir=WEIGHTS) as scratch:
+        made = save_policy(Path(scratch) / args.name, model.to(torch.bfloat16), processor, template=template)
+        (made / CARD).write_text(write_card(args, config, summary, score(str(made), args.num_episodes)))
+        shutil.copytree(made, folder, dirs_exist_ok=True)
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: {size / 2**20:.1f} MiB\n{(folder / CARD).read_text()}")
 
 
-def score(name: str, num_episodes: int) -> dict[str, tuple[float, float, float]]:
+def score(model: str, num_episodes: int) -> dict[str, tuple[float, float, float]]:
     """MIoU of the published weights with its 95% interval, by kind of episode and number of shots."""
-    policy = FocusPolicy.from_pretrained(name)
+    policy = FocusPolicy.from_pretrained(model)
     scores: dict[str, tuple[float, float, float]] = {}
     for split_name, shots in [*((MAIN_SPLIT, shots) for shots in SPLITS[MAIN_SPLIT].shots), ("shuffled", 4)]:
         dataset = split_episodes(split_name, shots, num_episodes)

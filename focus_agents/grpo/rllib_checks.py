@@ -205,10 +205,15 @@ def _check_values(config: AlgorithmConfig) -> None:
     units = ("episodes", "timesteps")
     checks = [
         ("env", isinstance(config.env, str), "the id of an environment that is registered with Gymnasium"),
+        (
+            "evaluation_interval",
+            config.evaluation_interval is None or _is_count(config.evaluation_interval),
+            "a number of iterations, or None",
+        ),
         ("evaluation_duration_unit", config.evaluation_duration_unit in units, f"one of {', '.join(units)}"),
         (
             "evaluation_duration",
-            config.evaluation_duration != "auto",
+            _is_count(config.evaluation_duration),
             "a number of episodes, since GRPO does not evaluate beside training",
         ),
         ("custom_evaluation_function", config.custom_evaluation_function is not None, "a function, e.g. the default"),
@@ -216,6 +221,10 @@ def _check_values(config: AlgorithmConfig) -> None:
     for name, is_valid, expected in checks:
         if not is_valid:
             raise ValueError(f"{name}: expected {expected}, got {getattr(config, name)!r}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _check_classes(config: AlgorithmConfig) -> None:

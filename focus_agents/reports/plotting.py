@@ -14,6 +14,7 @@ from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.metrics import METRICS
 
 COUNTERS = ("step", "iteration")
+USUAL_METRICS = ("reward", "lm_loss", "support_mass", "validation_miou")
 MOST_POINTS_WITH_MARKERS = 20
 
 Series = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
@@ -27,7 +28,8 @@ def plot_runs(
 
     Args:
         runs: Run folders by label; those of one label, say seeds, share a colour.
-        metrics: Names in `reporting.METRICS`, optionally with `/<layer>`.
+        metrics: Names in `runs.metrics.METRICS`, optionally with `/<layer>`; none: those of `USUAL_METRICS` that some
+            run has logged.
         path: The picture's file; its ending decides the format.
         window: Lines of metrics that are averaged, to the left of each point. Metrics that most lines lack, such as
             validations, are drawn point by point.
@@ -37,7 +39,7 @@ def plot_runs(
         `path`.
 
     Raises:
-        ValueError: If a metric is unknown, or none of a run's lines has it.
+        ValueError: If there is no run, a metric is unknown, or no run has logged it.
         CheckpointError: If a folder holds no metrics.
     """
     if unknown := sorted({name.partition("/")[0] for name in metrics} - set(METRICS)):
@@ -45,6 +47,13 @@ def plot_runs(
     lines = {folder: RunDirectory(folder).read_metrics() for folders in runs.values() for folder in folders}
     if empty := [str(folder) for folder, found in lines.items() if not found]:
         raise CheckpointError(f"runs: expected folders with metrics.jsonl, got {empty}")
+    if not lines:
+        raise ValueError("runs: expected at least one run folder, got none")
+    if not metrics:
+        series = {name: [read_series(found, name, window)[0] for found in lines.values()] for name in USUAL_METRICS}
+        metrics = [name for name, steps in series.items() if any(map(len, steps))]
+        if not metrics:
+            raise ValueError(f"metrics: expected runs that have logged one of {', '.join(USUAL_METRICS)}, got none")
     figure = Figure(figsize=(4.5 * len(metrics), 3.2), layout="constrained")
     axes = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axis, metric in zip(axes, metrics, strict=True):

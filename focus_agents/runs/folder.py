@@ -69,9 +69,11 @@ class RunDirectory:
             CheckpointError: If the folder is not a run's.
         """
         try:
-            config: dict[str, Any] = json.loads((self.path / "config.json").read_text())
+            config = json.loads((self.path / "config.json").read_text())
         except (OSError, ValueError) as error:
             raise CheckpointError(f"run {self.path}: expected a run's folder with config.json ({error})") from error
+        if not isinstance(config, dict) or not config:
+            raise CheckpointError(f"{self.path / 'config.json'}: expected the arguments of a run, got {config!r}")
         return config
 
     def log(self, metrics: Mapping[str, float | None]) -> None:

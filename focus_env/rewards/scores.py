@@ -55,6 +55,8 @@ def score_answers(
         RewardError: If a term of the reward raises an error or breaks its contract.
         ValueError: If `progress` is outside of 0 to 1.
     """
+    if isinstance(texts, str):  # else each of its characters would be an answer
+        raise TypeError(f"texts: expected a sequence of answers, got one string {texts[:40]!r}; put it into a list")
     parses = [template.parse(text, episode.query_frame.image_wh) for text in texts]
     return score_parses(episode, parses, texts, reward=reward, progress=progress)
 

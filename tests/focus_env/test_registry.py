@@ -54,6 +54,7 @@ def test_an_entry_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.Mo
         ({"bad": "registry_test_faults:NUMBER"}, "expected a Thing, got int"),
         ({"bad": "registry_test_faults:Thing"}, "expected a Thing, got type"),
         ({"bad": "registry_test_faults:GOOD"}, "its record calls itself 'good'"),
+        ({"bad": "registry_test_faults:BAD"}, "expected a usage and a summary in words, got ('bad()', None)"),
         ({"bad:name": "registry_test_faults:GOOD"}, "expected a name of letters, digits, '_', '.' and '-'"),
     ],
 )
@@ -61,7 +62,9 @@ def test_a_broken_entry_is_named_and_harms_nothing(
     entries: dict[str, str], fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modules = {
-        "registry_test_faults": "from tests.focus_env.things import Thing\nNUMBER = 3\nGOOD = Thing('good')\n",
+        "registry_test_faults": (
+            "from tests.focus_env.things import Thing\nNUMBER = 3\nGOOD = Thing('good')\nBAD = Thing('bad', None)\n"
+        ),
         "registry_test_raises": "1 / 0\n",
         "registry_test_exits": "import sys\nsys.exit(3)\n",
     }

@@ -40,6 +40,8 @@ class Arguments:
         ("go on by `resume` /runs/`resume`", "go on by --resume /runs/--resume"),
         ("`loss` is a box, `load_model` a function", "--loss is a box, `load_model` a function"),
         ("lr: expected more than 0, got -1", "lr: expected more than 0, got -1"),
+        ("error: lr: expected more than 0, got -1", "error: --lr: expected more than 0, got -1"),
+        ("error: lower: lr: no", "error: lower: lr: no"),
         ("`lr`` and `output_dir=runs` and ``output_dir``", "--lr` and `output_dir=runs` and `--output-dir`"),
     ],
 )

@@ -94,6 +94,9 @@ def do_nothing(*args: Any, **kwargs: Any) -> None: ...
         (lambda c: c.rl_module(model_config={"modle": "tiny"}), "model_config: expected keys out of .*got modle"),
         (lambda c: c.rl_module(model_config={"kl_coeff": 0.1}), "model_config: expected keys out of .*got kl_coeff"),
         (lambda c: c.evaluation(evaluation_duration="auto"), "evaluation_duration: expected a number of episodes"),
+        (lambda c: c.evaluation(evaluation_duration=1.5), "evaluation_duration: expected a number of episodes"),
+        (lambda c: c.evaluation(evaluation_interval=1.5), "evaluation_interval: expected a number of iterations"),
+        (lambda c: c.evaluation(evaluation_interval=-1), "evaluation_interval: expected a number of iterations"),
         (lambda c: c.evaluation(evaluation_duration_unit="steps"), "evaluation_duration_unit: expected one of"),
         (
             lambda c: c.evaluation(evaluation_parallel_to_training=True, evaluation_num_env_runners=1),

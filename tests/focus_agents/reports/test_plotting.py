@@ -65,6 +65,13 @@ def test_the_start_can_be_left_out(runs: dict[str, list[Path]], tmp_path: Path) 
     assert spreads[0] < 20 < 60 < spreads[1]
 
 
+def test_what_runs_have_logged_is_drawn_where_nothing_is_asked_for(runs: dict[str, list[Path]], tmp_path: Path) -> None:
+    usual = plot_runs(runs, (), tmp_path / "usual.png").read_bytes()
+    assert usual == plot_runs(runs, ("lm_loss", "validation_miou"), tmp_path / "named.png").read_bytes()
+    with pytest.raises(ValueError, match="runs: expected at least one run folder, got none"):
+        plot_runs({}, (), tmp_path / "none.png")
+
+
 def test_wrong_names_are_said(runs: dict[str, list[Path]], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"metrics: expected names from iteration, .* got \['beauty'\]"):
         plot_runs(runs, ("lm_loss", "beauty"), tmp_path / "curves.png")

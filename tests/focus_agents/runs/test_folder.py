@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from focus_agents.errors import CheckpointError
 from focus_agents.rollout.records import Completion, Generation, RolloutGroup
 from focus_agents.runs.folder import AFTER_COLOUR, BEFORE_COLOUR, NUM_SHEET_EPISODES, RunDirectory
 from focus_agents.runs.metrics import METRICS, compare_validation, rollout_metrics
@@ -71,6 +72,13 @@ class TestFolder:
     def test_paths_in_the_config_become_text(self, tmp_path: Path) -> None:
         run = RunDirectory.create(tmp_path, {"data_root": Path("some/where"), "init_from": None, "shots": 2})
         assert run.config() == {"data_root": "some/where", "init_from": None, "shots": 2}
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", "{", "5"])
+def test_a_config_that_is_none_is_named(run: RunDirectory, text: str) -> None:
+    (run.path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.json: expected the arguments of|folder with config\.json"):
+        run.config()
 
 
 class TestMetrics:

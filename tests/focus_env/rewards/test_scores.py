@@ -105,6 +105,11 @@ def test_no_answers_no_scores() -> None:
     assert [values.tolist() for values in scores.terms.values()] == [[], []]
 
 
+def test_one_text_is_not_taken_for_many() -> None:
+    with pytest.raises(TypeError, match=r"texts: expected a sequence of answers, got one string 'no box'; put it into"):
+        score("no box")  # type: ignore[arg-type]
+
+
 def test_each_text_is_read_once() -> None:
     fields = {field.name: getattr(TEMPLATE, field.name) for field in dataclasses.fields(TEMPLATE)}
     spy = Spy(**fields)
