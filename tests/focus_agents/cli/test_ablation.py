@@ -18,7 +18,7 @@ from tests.focus_agents.cli.commands import main_error, run
         (["--arms", "sft", "poetry"], "arms: expected names from base, sft, .* got .'poetry'"),
         (["--seeds", "1", "1"], "seeds: expected different numbers"),
         (["--jobs", "0"], "jobs: expected 1 or more, got 0"),
-        (["--num-episodes", "0"], "num_episodes: expected 1 or more"),
+        (["--num-episodes", "0"], "--num-episodes: expected 1 or more"),
         (["--base", "./nowhere"], "nowhere"),
         (["--base", "tiny"], "base: expected a model with weights, got 'tiny'"),
     ],

@@ -57,7 +57,7 @@ def pictures(tmp_path: Path) -> dict[str, str]:
         (["--policy", "vlm:no-such-model"], "model 'no-such-model': expected one of focus-small, "),
         (["--policy", "vlm:runs/nothing/here"], "model 'runs/nothing/here': expected one of focus-small, "),
         (["--policy", "vml"], "policy 'vml': no such policy. Did you mean 'vlm'? Known are random, center, "),
-        (["--max-image-tokens", "1", "--policy", "vlm:tiny"], "max_image_tokens: expected at least 4, got 1"),
+        (["--max-image-tokens", "1", "--policy", "vlm:tiny"], "--max-image-tokens: expected at least 4, got 1"),
     ],
 )
 def test_demo_names_a_wrong_argument(

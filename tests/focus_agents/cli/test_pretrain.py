@@ -18,13 +18,13 @@ from tests.places import load_experiment
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--num-steps", "0"], "num_steps: expected 1 or more, got 0"),
+        (["--num-steps", "0"], "--num-steps: expected 1 or more, got 0"),
         (["--lr", "-1"], "lr: expected more than 0, got -1"),
         (
             ["--cooldown", "2"],
             "warmup, cooldown: expected shares of the steps that add up to at most 1, got 0.03 and 2",
         ),
-        (["--checkpoint-interval", "0"], "checkpoint_interval: expected 1 or more, got 0"),
+        (["--checkpoint-interval", "0"], "--checkpoint-interval: expected 1 or more, got 0"),
         (["--resume", "runs/nothing"], "run runs/nothing: expected a run's folder with config.json"),
         (["--model", "tiny"], "--model"),
     ],

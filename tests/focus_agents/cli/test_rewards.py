@@ -16,9 +16,9 @@ from tests.focus_agents.cli.commands import main_error
         (["--rewards", "iou", "iou"], "rewards: expected two or more different ones to compare, got ['iou']"),
         (["--rewards", "iou", "guoi"], "unknown term 'guoi', did you mean 'giou'?"),
         (["--seeds", "1", "1"], "seeds: expected different numbers"),
-        (["--cpus-per-run", "0"], "cpus_per_run: expected 1 or more, got 0"),
-        (["--gpus-per-run", "-1"], "gpus_per_run: expected 0 or more, got -1"),
-        (["--num-iterations", "0"], "num_iterations: expected 1 or more, got 0"),
+        (["--cpus-per-run", "0"], "--cpus-per-run: expected 1 or more, got 0"),
+        (["--gpus-per-run", "-1"], "--gpus-per-run: expected 0 or more, got -1"),
+        (["--num-iterations", "0"], "--num-iterations: expected 1 or more, got 0"),
         (["--model", "runs/nothing/here"], "model 'runs/nothing/here': expected one of"),
     ],
 )

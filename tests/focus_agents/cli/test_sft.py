@@ -28,9 +28,9 @@ def test_sft(sft_run: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--num-steps", "0"], "num_steps: expected 1 or more, got 0"),
+        (["--num-steps", "0"], "--num-steps: expected 1 or more, got 0"),
         (["--lr", "0"], "lr: expected more than 0, got 0"),
-        (["--batch-size", "0"], "batch_size: expected 1 or more, got 0"),
+        (["--batch-size", "0"], "--batch-size: expected 1 or more, got 0"),
         (["--preset", "poster"], "poster"),
         (["--template", "long"], "unknown prompt template 'long'; known are default, compact, questions, iploc"),
         (["--frame", "inches"], "inches"),
@@ -39,7 +39,7 @@ def test_sft(sft_run: Path) -> None:
         (["--labels", "none"], "none"),
         (["--beta", "-1"], "beta: expected 0 .* got -1"),
         (["--attention-layers", "8"], "attention layers '8': expected numbers from 0 to 4"),
-        (["--num-workers", "33"], "num_workers: expected at most batch_size, 32"),
+        (["--num-workers", "33"], "--num-workers: expected at most batch_size, 32"),
         (["--patience", "2"], "patience: early stopping needs validations"),
         (["--resume", "runs/nothing"], "runs/nothing"),
         pytest.param(
@@ -59,7 +59,7 @@ def test_a_run_is_not_resumed_without_workers(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "checkpoints/step_000100").mkdir(parents=True)
     (tmp_path / "config.json").write_text("{}")
     error = main_error("run_sft", ["--resume", str(tmp_path), "--num-workers", "0"], capsys)
-    assert "num_workers: expected 1 or more with --resume, got 0" in error
+    assert "--num-workers: expected 1 or more with --resume, got 0" in error
 
 
 def test_presets_are_defaults_that_other_flags_change() -> None:

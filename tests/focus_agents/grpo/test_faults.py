@@ -134,7 +134,8 @@ def test_what_dying_runners_lose_is_sampled_again(
     Batches of two groups are dealt whole, so that a group sampled again has the same numerics; so has the update, since
     with `micro_batch_groups` the one process of the undisturbed run does not take over the sampler's forward pass.
     """
-    settings = {"rollout_batch_groups": 2, "micro_batch_groups": 5, "lr": [[0, 1e-3], [60, 1e-5]]}
+    schedule = {"lr": 1e-3, "num_iterations": 4, "warmup": 0.0, "cooldown": 1.0, "lr_end": 0.01}
+    settings = {"rollout_batch_groups": 2, "micro_batch_groups": 5, **schedule}
     undisturbed = grpo.make_config(policy_folder, **settings).build_algo()
     expected_answers = undisturbed.validate(range(16))
     expected = final_weights(undisturbed, num_iterations=4)
