@@ -36,6 +36,19 @@ DatasetName = Annotated[str, tyro.conf.arg(help=datasets_help())]
 PolicyName = Annotated[str, tyro.conf.arg(help=policies_help())]
 RewardText = Annotated[str, tyro.conf.arg(help=f"{terms_help()}\nOr a YAML file with a line `term: weight` for each.")]
 PolicyNames = Annotated[tuple[str, ...], tyro.conf.arg(help=policies_help())]
+TemplateName = Annotated[
+    str | None,
+    tyro.conf.arg(
+        help="Prompt wording: questions (that of the small models), compact (few words), default (full sentences), or "
+        "iploc (a baseline that names the object); default: the one that a model was trained on, else full sentences."
+    ),
+]
+FrameName = Annotated[
+    CoordinateFrame | None,
+    tyro.conf.arg(
+        help="Unit in which boxes are written; default: the one that a model was trained on, else its family's."
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,11 +162,8 @@ class ModelArguments(Settings):
     package); tiny or small (new weights); a saved policy's folder; or a name on the hub."""
     init_from: Path | None = None
     """Folder of a policy to start from, e.g. runs/my-sft/checkpoints/final; stands in for --model."""
-    template: str | None = None
-    """Prompt wording: questions (that of the small models), compact (few words), default (full sentences), or iploc (a
-    baseline that names the object); default: the one that the model was trained on, for a hub model full sentences."""
-    frame: CoordinateFrame | None = None
-    """Unit in which boxes are written; default: the one that the model was trained on, for a hub model its family's."""
+    template: TemplateName = None
+    frame: FrameName = None
     max_image_tokens: int | None = None
     """Most tokens per picture, larger ones are scaled down; default: what the model's image processor says."""
 
@@ -180,11 +190,8 @@ class ModelArguments(Settings):
 class PolicyArguments(Settings):
     """How a policy is asked, and where it computes."""
 
-    template: str | None = None
-    """Prompt wording: questions (that of the small models), compact (few words), default (full sentences), or iploc (a
-    baseline that names the object); default: the one that a model was trained on, else full sentences."""
-    frame: CoordinateFrame | None = None
-    """Unit in which boxes are written; default: the one that a model was trained on, else its family's."""
+    template: TemplateName = None
+    frame: FrameName = None
     max_image_tokens: int | None = None
     """Most tokens per picture of a vlm, larger ones are scaled down; default: what its image processor says."""
     device: str = "cpu"

@@ -9,6 +9,9 @@ import sys
 from collections.abc import Iterator
 from typing import get_type_hints
 
+from rich.console import Console
+
+from focus_agents.errors import RunInterrupted
 from focus_env.errors import FocusError
 
 
@@ -24,6 +27,29 @@ def user_errors(arguments: type) -> Iterator[None]:
     except (ValueError, OSError, FocusError) as error:
         print(as_flags(f"error: {error}", arguments), file=sys.stderr)
         raise SystemExit(2) from error
+
+
+@contextlib.contextmanager
+def work_errors(arguments: type, console: Console, *errors: type[FocusError]) -> Iterator[None]:
+    """Around the work of a command: an interruption or an expected error ends it with its message, no traceback.
+
+    Args:
+        arguments: As in `user_errors`.
+        console: Where the message goes.
+        errors: The errors that are expected; they end the command with exit code 1. Others pass.
+    """
+
+    def show(message: str, style: str) -> None:
+        console.print(as_flags(message, arguments), style=style, highlight=False, markup=False, soft_wrap=True)
+
+    try:
+        yield
+    except RunInterrupted as interruption:
+        show(str(interruption), "yellow")
+        raise SystemExit(interruption.exit_code) from None
+    except errors as error:
+        show(f"error: {error}", "red")
+        raise SystemExit(1) from None
 
 
 def as_flags(message: str, arguments: type) -> str:

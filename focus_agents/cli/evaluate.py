@@ -28,8 +28,8 @@ from rich.console import Console
 
 from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.common import DataArguments, PolicyArguments, PolicyNames, RayArguments, run_path
-from focus_agents.cli.errors import as_flags, user_errors
-from focus_agents.errors import CheckpointError, RunInterrupted
+from focus_agents.cli.errors import as_flags, user_errors, work_errors
+from focus_agents.errors import CheckpointError
 from focus_agents.evaluation.report import report_notes, report_tables, write_report
 from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.evaluation.run import Chunk, EvaluationPlan, pending_chunks, run_chunks
@@ -155,15 +155,10 @@ def answer_chunks(
     if plan.num_workers:
         args.cluster.start_ray(num_processes=plan.num_workers, console=console)
     num_episodes = sum(len(chunk.indices) for chunk in chunks)
+    expected = work_errors(Args, console, CheckpointError, DatasetError, MissingDependencyError)
     try:
-        with progress_bar("episodes", num_episodes, console) as move_to:
+        with expected, progress_bar("episodes", num_episodes, console) as move_to:
             run_chunks(plan, results, chunks, on_done=move_to)
-    except (CheckpointError, DatasetError, MissingDependencyError) as error:
-        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False, markup=False)
-        raise SystemExit(1) from None
-    except RunInterrupted as interruption:
-        console.print(as_flags(str(interruption), Args), style="yellow", highlight=False, markup=False, soft_wrap=True)
-        raise SystemExit(interruption.exit_code) from None
     finally:
         ray.shutdown()
 

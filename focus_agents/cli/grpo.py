@@ -36,8 +36,7 @@ from focus_agents.cli.common import (
     TrainingDataArguments,
     load_reward,
 )
-from focus_agents.cli.errors import as_flags, user_errors
-from focus_agents.errors import RunInterrupted
+from focus_agents.cli.errors import user_errors, work_errors
 from focus_agents.grpo.algorithm import GRPOConfig
 from focus_agents.grpo.plan import GRPOPlan
 from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings, LearningSettings, LossSettings, SamplingSettings
@@ -133,20 +132,15 @@ def main() -> None:
     num_processes = args.cluster.num_env_runners + args.cluster.num_learners
     args.cluster.start_ray(num_processes=num_processes, console=console)
     try:
-        summary = train_grpo(
-            config,
-            plan.schedule,
-            run,
-            plan.validation_episodes,
-            is_resumed=args.run.resume is not None,
-            console=console,
-        )
-    except RunInterrupted as interruption:
-        console.print(as_flags(str(interruption), Args), style="yellow", highlight=False, markup=False, soft_wrap=True)
-        raise SystemExit(interruption.exit_code) from None
-    except FocusError as error:
-        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False, markup=False, soft_wrap=True)
-        raise SystemExit(1) from None
+        with work_errors(Args, console, FocusError):
+            summary = train_grpo(
+                config,
+                plan.schedule,
+                run,
+                plan.validation_episodes,
+                is_resumed=args.run.resume is not None,
+                console=console,
+            )
     finally:
         ray.shutdown()
     low, high = summary["miou_gain_interval"]

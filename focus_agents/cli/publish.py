@@ -9,7 +9,6 @@ The card holds the run's settings as they were, the scores of the very weights t
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -70,12 +69,12 @@ def main() -> None:
         source = str(run.checkpoints / "final")
         model, processor, template = load_model(source), load_processor(source), load_template(source)
         summary = json.loads((args.run / "summary.json").read_text())
-    folder = WEIGHTS / args.name
-    # Beside the place first: an error on the way leaves the weights that are there as they are.
-    with TemporaryDirectory(dir=WEIGHTS) as scratch:
-        made = save_policy(Path(scratch) / args.name, model.to(torch.bfloat16), processor, template=template)
-        (made / CARD).write_text(write_card(args, config, summary, score(str(made), args.num_episodes)))
-        shutil.copytree(made, folder, dirs_exist_ok=True)
+    # Scored in a folder of its own first: an error on the way leaves the weights that are there as they are.
+    with TemporaryDirectory() as scratch:
+        draft = save_policy(Path(scratch) / args.name, model.to(torch.bfloat16), processor, template=template)
+        card = write_card(args, config, summary, score(str(draft), args.num_episodes))
+    folder = save_policy(WEIGHTS / args.name, model, processor, template=template)
+    (folder / CARD).write_text(card)
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: {size / 2**20:.1f} MiB\n{(folder / CARD).read_text()}")
 

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from focus_agents.cli.command_line import flat, parse, quiet_libraries
 from focus_agents.cli.common import RayArguments, load_reward
-from focus_agents.cli.errors import as_flags, user_errors
+from focus_agents.cli.errors import user_errors, work_errors
 from focus_agents.cli.grpo import TrainingArguments
 from focus_agents.errors import TrainingError
 from focus_agents.grpo.settings import GRPOSchedule, LearningSettings, SamplingSettings
@@ -71,11 +71,8 @@ def main() -> None:
     runs = study.runs()
     num_done = sum(run.is_done for run in runs)
     try:
-        with runs_progress(len(runs), num_done, console) as on_done:
+        with work_errors(Args, console, TrainingError), runs_progress(len(runs), num_done, console) as on_done:
             run_trials(study, lambda run: on_done(run.folder))
-    except TrainingError as error:
-        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False, markup=False)
-        raise SystemExit(1) from None
     finally:
         ray.shutdown()
     command = shlex.join(["focus", "rewards", *sys.argv[1:]])

@@ -30,7 +30,7 @@ from rich.console import Console
 
 from focus_agents.cli.command_line import flat, parse, quiet_libraries, restore_arguments
 from focus_agents.cli.common import ModelArguments, RayArguments, RunArguments, TrainingDataArguments
-from focus_agents.cli.errors import as_flags, user_errors
+from focus_agents.cli.errors import user_errors, work_errors
 from focus_agents.errors import TrainingError
 from focus_agents.models.settings import FinetuningSettings
 from focus_agents.runs.folder import RunDirectory
@@ -137,10 +137,8 @@ def main() -> None:
     if workers.num_workers > 0:
         args.cluster.start_ray(num_processes=workers.num_workers, console=console)
     try:
-        summary = train_sft(plan, workers, console=console)
-    except TrainingError as error:
-        console.print(as_flags(f"error: {error}", Args), style="red", highlight=False, markup=False)
-        raise SystemExit(1) from None
+        with work_errors(Args, console, TrainingError):
+            summary = train_sft(plan, workers, console=console)
     finally:
         ray.shutdown()
     console.print(

@@ -126,7 +126,7 @@ def _iterate(
 def _collect_metrics(
     result: Mapping[str, Any], iteration: int, *, seconds: float, config: GRPOConfig
 ) -> dict[str, float]:
-    """Pick what `reporting.METRICS` names out of RLlib's result."""
+    """Pick what `runs.metrics.METRICS` names out of RLlib's result."""
     learner, timers = result[LEARNER_RESULTS][DEFAULT_MODULE_ID], result[TIMERS]
     return {
         "iteration": iteration,

@@ -43,7 +43,7 @@ SAMPLED_METRICS: Mapping[str, str] = {
     "miou": "sampled mIoU, at the end",
     "zero_variance_rate": "groups without variance",
 }
-"""Of sampled answers: names in `reporting.METRICS`, the first one over the last iterations, the other over all."""
+"""Of sampled answers: names in `runs.metrics.METRICS`, the first one over the last iterations, the other over all."""
 
 COMPARED = ("miou", "acc_75")
 CURVES_CAPTION = "Means over the seeds, with a band from the lowest to the highest"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from focus_agents.cli.errors import as_flags, user_errors
+from focus_agents.cli.errors import as_flags, user_errors, work_errors
+from focus_agents.errors import RunInterrupted, TrainingError
 from focus_env.errors import FocusError, RewardError
 from tests.places import ROOT
 
@@ -55,6 +59,25 @@ def test_a_wrong_argument_ends_a_command(error: type[Exception], capsys: pytest.
     with pytest.raises(SystemExit, match="2"), user_errors(Arguments):
         raise error("choose another `output_dir`")
     assert capsys.readouterr().err == "error: choose another --output-dir\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "shown"),
+    [
+        (TrainingError("lower `lr`"), "1", "error: lower --lr\n"),
+        (RunInterrupted("go on by `resume` runs/a", signal_number=signal.SIGTERM), "143", "go on by --resume runs/a\n"),
+    ],
+)
+def test_an_expected_error_ends_the_work(error: FocusError, code: str, shown: str) -> None:
+    console = Console(file=io.StringIO(), width=10)
+    with pytest.raises(SystemExit, match=f"^{code}$"), work_errors(Arguments, console, TrainingError):
+        raise error
+    assert console.file.getvalue() == shown
+
+
+def test_another_error_is_not_hidden() -> None:
+    with pytest.raises(RewardError), work_errors(Arguments, Console(file=io.StringIO()), TrainingError):
+        raise RewardError("term 'iou'")
 
 
 def test_a_bug_does_not_pass_for_a_wrong_argument() -> None:

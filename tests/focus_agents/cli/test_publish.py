@@ -1,0 +1,74 @@
+"""`focus publish`: a run's model in the place of one that comes with the package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from focus_agents.cli import publish
+from focus_agents.models.loading import load_model, load_processor, load_template
+from focus_agents.runs.checkpoint import save_policy
+from focus_agents.runs.folder import RunDirectory
+
+NAME = "focus-small-base"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    """A run of a model with new weights that has come to its end."""
+    run = RunDirectory.create(tmp_path / "run", {"num_steps": 3})
+    save_policy(
+        run.checkpoints / "final", load_model("small"), load_processor("small"), template=load_template("small")
+    )
+    (run.path / "summary.json").write_text(json.dumps({"seconds": 120.0}))
+    return run
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the model that came with the package before."""
+    monkeypatch.setattr(publish, "WEIGHTS", tmp_path / "weights")
+    folder = tmp_path / "weights" / NAME
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_text("the weights of before")
+    return folder
+
+
+def start(monkeypatch: pytest.MonkeyPatch, run: RunDirectory, *words: str) -> None:
+    words = ("focus publish", "--run", str(run.path), "--name", NAME, "--commit", "1234abc", *words)
+    monkeypatch.setattr("sys.argv", list(words))
+    publish.main()
+
+
+def test_the_model_and_its_card_are_published(
+    run: RunDirectory, published: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(monkeypatch, run, "--num-episodes", "2")
+    card = (published / "README.md").read_text()
+    assert card in capsys.readouterr().out
+    assert "Run at commit 1234abc; 2 minutes" in card
+    assert '"num_steps": 3' in card
+    assert json.loads((published / "config.json").read_text())["dtype"] == "bfloat16"
+    assert [path.name for path in published.parent.iterdir()] == [NAME]
+
+
+@pytest.mark.parametrize("fault", ["score", "write_card"])
+def test_an_error_on_the_way_leaves_what_is_there(
+    fault: str, run: RunDirectory, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(fault)
+
+    monkeypatch.setattr(publish, fault, fail)
+    with pytest.raises(RuntimeError, match=fault):
+        start(monkeypatch, run, "--num-episodes", "2")
+    assert [path.name for path in published.iterdir()] == ["model.safetensors"]
+    assert (published / "model.safetensors").read_text() == "the weights of before"
+
+
+def test_no_episodes_no_scores(run: RunDirectory, published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        start(monkeypatch, run, "--num-episodes", "0")
+    assert (published / "model.safetensors").read_text() == "the weights of before"
