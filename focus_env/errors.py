@@ -5,6 +5,7 @@
     ├── CheckpointError          a checkpoint is missing, incomplete or of another kind
     ├── TrainingError            a training run gave up
     ├── RewardError              a reward term raised, or gave what is no reward; a ValueError, too
+    ├── EpisodeError             an episode could not be asked, or its answers not be scored; a ValueError, too
     ├── EvaluationError          an evaluation gave up
     ├── RunInterrupted           a run stopped when it was asked to, and can go on
     └── MissingDependencyError   an optional package is not installed

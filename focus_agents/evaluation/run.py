@@ -16,7 +16,7 @@ import gymnasium
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from focus_agents.errors import EvaluationError, RunInterrupted
+from focus_agents.errors import EpisodeError, EvaluationError, RunInterrupted
 from focus_agents.evaluation.answers import answer_episodes
 from focus_agents.evaluation.results import MAX_TEXT, AnswerRecord, Cell, ResultsFolder
 from focus_agents.policies.registry import PolicySpec
@@ -149,7 +149,7 @@ class Answerer:
         """Answer the episodes of a chunk.
 
         Raises:
-            EvaluationError: If the policy raises; the message names it and the episodes.
+            EvaluationError: If the policy raises for every episode; the message names it and the episodes.
             FocusError: If the policy cannot be made, or an episode not be read.
             ValueError: Likewise.
         """
@@ -166,13 +166,14 @@ class Answerer:
                 max_completion_tokens=self._max_completion_tokens,
                 batch_size=len(chunk.indices),
             )
-        except FocusError:
-            raise
         except Exception as error:
+            if isinstance(error, FocusError) and not isinstance(error, EpisodeError):
+                raise
+            cause = error.__cause__ or error if isinstance(error, EpisodeError) else error
             raise EvaluationError(
-                f"{chunk}: {type(error).__name__}: {error}. The answers so far are kept: mend it, and repeat the "
+                f"{chunk}: {type(cause).__name__}: {cause}. The answers so far are kept: mend it, and repeat the "
                 "command with their folder as `output_dir`"
-            ) from error
+            ) from cause
         records = []
         for group in groups:
             completion = group.generation.completions[0]

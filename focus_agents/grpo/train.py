@@ -147,9 +147,18 @@ def _line(metrics: Mapping[str, float]) -> str:
     """What a person reads of an iteration."""
     line = (
         f"{metrics['iteration']:>5.0f}  reward {metrics['reward']:.3f}  mIoU {metrics['miou']:.3f}  "
-        f"parsed {metrics['parse_rate']:.0%}  sampling {metrics['seconds_sampling']:.2f} s  "
-        f"learning {metrics['seconds_learning']:.2f} s  {metrics['groups_per_second']:.1f} groups/s"
+        f"parsed {metrics['parse_rate']:.0%}  "
     )
+    for name, word in (("truncated_rate", "cut"), ("failed_rate", "failed")):
+        if metrics[name] > 0:
+            line += f"{word} {metrics[name]:.1%}  "
+    line += (
+        f"sampling {metrics['seconds_sampling']:.2f} s  learning {metrics['seconds_learning']:.2f} s  "
+        f"{metrics['groups_per_second']:.1f} groups/s"
+    )
+    for name, what in (("skipped_episodes", "episodes"), ("skipped_steps", "steps so far")):
+        if metrics[name] > 0:
+            line += f"  skipped {metrics[name]:.0f} {what}"
     return line + (f"  validation mIoU {metrics['validation_miou']:.3f}" if "validation_miou" in metrics else "")
 
 

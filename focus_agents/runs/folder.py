@@ -24,7 +24,7 @@ from focus_agents.rollout.records import RolloutGroup
 from focus_agents.runs.files import write_json, write_text
 from focus_agents.runs.metrics import METRICS, compare_validation
 from focus_env.metrics import ScoredAnswer
-from focus_env.rendering import ANSWER_COLOUR, TARGET_COLOUR, Colour, render_episode, stack_rows
+from focus_env.rendering import ANSWER_COLOUR, TARGET_COLOUR, Colour, render_row, stack_rows
 from focus_env.types import Box, EpisodeDataset, ParseStatus
 
 BEFORE_COLOUR: Colour = (230, 140, 0)
@@ -134,8 +134,9 @@ class RunDirectory:
             answers: By label, the answers and their colour.
         """
         rows = [
-            render_episode(
-                episodes[index],
+            render_row(
+                episodes,
+                index,
                 [(label, given[row].box, colour) for label, (given, colour) in answers.items()],
             )
             for row, index in enumerate(indices)

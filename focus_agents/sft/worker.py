@@ -12,7 +12,7 @@ import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import torch
 import torch.distributed
 from safetensors.torch import save_file
 
+from focus_agents.errors import EpisodeError
 from focus_agents.evaluation import evaluate
 from focus_agents.models.adapters import base_model, merge_adapters, model_parts
 from focus_agents.models.attention import select_layers
@@ -33,8 +34,9 @@ from focus_agents.runs.checkpoint import load_training_state, save_policy, save_
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches
 from focus_agents.sft.plan import SFTPlan
+from focus_agents.sft.progress import Progress
 from focus_agents.sft.settings import SFTConfig
-from focus_agents.sft.step import accumulate_gradients
+from focus_agents.sft.step import accumulate_gradients, sum_over_workers
 from focus_env.datasets.order import shuffled_indices
 from focus_env.env import ENV_ID
 from focus_env.metrics import ScoredAnswer, summarize
@@ -45,39 +47,8 @@ NOT_VALIDATED = -1.0
 """Score of a checkpoint without a validation: below all others. Not NaN, which Ray Train cannot read back."""
 FAILURE_FILE = "failure.json"
 BAD_BATCH_FOLDER = "bad_batch"
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far a run is; part of each checkpoint.
-
-    Attributes:
-        step: Optimizer steps done, the skipped ones included.
-        best_miou: Best validation mean IoU since the start of training; -1 before the first.
-        best_step: Where it was reached.
-        num_stale: Validations since it last rose.
-        num_bad_steps: Steps whose loss or gradient was not finite, in all.
-        num_bad_in_a_row: Likewise, up to the last step.
-    """
-
-    step: int = 0
-    best_miou: float = -1.0
-    best_step: int = 0
-    num_stale: int = 0
-    num_bad_steps: int = 0
-    num_bad_in_a_row: int = 0
-
-    def count_step(self, *, is_finite: bool) -> None:
-        """Note a step."""
-        self.step += 1
-        self.num_bad_steps += not is_finite
-        self.num_bad_in_a_row = 0 if is_finite else self.num_bad_in_a_row + 1
-
-    def count_validation(self, miou: float) -> None:
-        """Note a validation; of equally good ones the last is the best, as Ray Train has it."""
-        self.num_stale = 0 if miou > self.best_miou else self.num_stale + 1
-        if miou >= self.best_miou:
-            self.best_miou, self.best_step = miou, self.step
+SKIPPED_FILE = "skipped_episodes.jsonl"
+"""A line for each episode that could not be trained on, with the reason."""
 
 
 def train_worker(arguments: dict[str, Any]) -> None:
@@ -130,6 +101,7 @@ class SFTWorker:
         progress = self.progress
         for micro_batches in self._batches():
             started = time.perf_counter()
+            self._keep_skipped(micro_batches)
             metrics = self._step(micro_batches)
             if progress.num_bad_in_a_row >= self.config.max_bad_steps:
                 self._give_up(micro_batches)
@@ -171,17 +143,29 @@ class SFTWorker:
     def _batches(self) -> Iterator[list[SFTBatch]]:
         """This worker's share of each step that is left."""
         stop = self.progress.step if self._is_stale() else self.config.num_steps
-        return load_batches(
-            self.examples,
-            steps=range(self.progress.step, stop),
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            num_data_workers=self.plan.schedule.num_data_workers,
-            micro_batch_size=self.config.micro_batch_size,
-            rank=self.rank,
-            num_workers=self.num_workers,
-            num_one_shot_steps=round(self.config.one_shot * self.config.num_steps),
-        )
+        try:
+            yield from load_batches(
+                self.examples,
+                steps=range(self.progress.step, stop),
+                batch_size=self.config.batch_size,
+                seed=self.config.seed,
+                num_data_workers=self.plan.schedule.num_data_workers,
+                micro_batch_size=self.config.micro_batch_size,
+                rank=self.rank,
+                num_workers=self.num_workers,
+                num_one_shot_steps=round(self.config.one_shot * self.config.num_steps),
+            )
+        except EpisodeError as error:
+            # Raised all the same: the other workers wait for this one's gradients, and Ray Train ends them.
+            self._write_failure(f"training stopped after step {self.progress.step}: {error}")
+            raise
+
+    def _keep_skipped(self, micro_batches: Sequence[SFTBatch]) -> None:
+        """Keep which episodes others stand in for, and why, for the driver to show."""
+        if reasons := [reason for batch in micro_batches for reason in batch.replaces]:
+            lines = [json.dumps({"step": self.progress.step + 1, "reason": reason}) + "\n" for reason in reasons]
+            with (self.plan.run_path / SKIPPED_FILE).open("a") as file:
+                file.write("".join(lines))
 
     # ---- training
 
@@ -197,6 +181,8 @@ class SFTWorker:
         metrics = accumulate_gradients(
             self.training_model, [batch.to(self.device) for batch in micro_batches], config, self.layers
         )
+        skipped = torch.tensor(float(sum(len(batch.replaces) for batch in micro_batches)), device=self.device)
+        metrics["skipped_episodes"] = float(sum_over_workers(skipped))
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.grad_clip))
         # Both are the same on all workers, so all of them decide alike.
         is_finite = math.isfinite(metrics["loss"]) and math.isfinite(grad_norm)
@@ -221,7 +207,11 @@ class SFTWorker:
                 f"{self.progress.num_bad_in_a_row} steps in a row; the last batch is in {folder} (episodes {indices}). "
                 "Lower `lr` or `grad_clip`, or try `precision` fp32; the last checkpoint is whole"
             )
-            (self.plan.run_path / FAILURE_FILE).write_text(json.dumps({"message": message}) + "\n")
+            self._write_failure(message)
+
+    def _write_failure(self, message: str) -> None:
+        """Say why the training ends where the driver looks."""
+        (self.plan.run_path / FAILURE_FILE).write_text(json.dumps({"message": message}) + "\n")
 
     def _log(self, metrics: dict[str, float], *, seconds: float) -> None:
         """Append the step to `metrics.jsonl`; what is not finite is null."""

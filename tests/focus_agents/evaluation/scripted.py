@@ -29,7 +29,7 @@ class Scripted:
     """Knows an episode by its seed: the first is answered right, the third not at all, the others by the whole image.
 
     Args:
-        argument: Which episode it raises at, or dies at; or where the marker of its only death is; or empty.
+        argument: Which episode it raises from, raises at, or dies at; or where the mark of its only death is; or empty.
     """
 
     def __init__(self, argument: str = "") -> None:
@@ -40,7 +40,9 @@ class Scripted:
     ) -> list[Generation]:
         assert (num_completions, sampling) == (1, Sampling(temperature=0.0, max_completion_tokens=9))
         ASKED.append(tuple(seeds))
-        if self.kind == "raises" and int(self.place) in seeds:
+        if self.kind == "raises" and max(seeds) >= int(self.place):
+            raise RuntimeError("the camera is broken")
+        if self.kind == "raises_at" and int(self.place) in seeds:
             raise RuntimeError("the camera is broken")
         if self.kind == "dies" and int(self.place) in seeds:
             os.kill(os.getpid(), signal.SIGKILL)

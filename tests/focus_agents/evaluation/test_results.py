@@ -106,10 +106,13 @@ class TestRefusals:
         ("argument", "message"),
         [
             (
-                "raises=4",
+                "raises=3",
                 "policy 'scripted' on episodes 3 to 5 of 'fake' with 2 shots: RuntimeError: the camera is bro",
             ),
-            ("silent", "policy 'scripted' on episodes 0 to 2 of 'fake' with 2 shots: ValueError: zip"),
+            (
+                "silent",
+                "policy 'scripted' on episodes 0 to 2 of 'fake' with 2 shots: ValueError: expected a Gener.* got 0",
+            ),
         ],
     )
     def test_a_policy_that_raises_is_named(self, tmp_path: Path, argument: str, message: str) -> None:
