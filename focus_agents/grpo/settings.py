@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from focus_agents.grpo.advantage import AdvantageScale
-from focus_agents.runs.schedule import check_schedule, lr_factor
+from focus_agents.runs.schedule import MAX_BAD_STEPS, check_schedule, lr_factor
 from focus_agents.settings import Settings
 
 LossName = Literal["grpo", "dapo", "dr_grpo", "bnpo", "gspo", "cispo", "sapo"]
@@ -128,6 +128,8 @@ class LearningSettings(Settings):
     """Of AdamW."""
     grad_clip: Annotated[float, Gt(0)] | None = 1.0
     """Largest global norm of the gradient; None: any."""
+    max_bad_steps: Annotated[int, Ge(1)] = MAX_BAD_STEPS
+    """So many steps in a row whose loss or gradient is not finite end the run; fewer are skipped."""
     shared_prefix: SharedPrefixMode = "auto"
     """Score a group as one row (on), or repeat its prompt for each answer (off); auto checks on the first group that
     both agree, and else warns and is off."""

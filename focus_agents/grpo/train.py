@@ -20,6 +20,7 @@ from rich.console import Console
 
 from focus_agents.errors import CheckpointError, RunInterrupted
 from focus_agents.grpo.algorithm import GRPO, ROLLOUTS, GRPOConfig
+from focus_agents.grpo.learner import GRAD_NORM
 from focus_agents.grpo.settings import GRPOSchedule
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.interruption import stop_requests
@@ -132,8 +133,8 @@ def _collect_metrics(
         "iteration": iteration,
         **{name: float(value) for name, value in result[ROLLOUTS].items()},
         "loss": float(learner["total_loss"]),
-        **{name: float(learner[name]) for name in ("kl", "clip_fraction", "entropy", "sampler_gap")},
-        "grad_norm": float(learner["gradients_default_optimizer_global_norm"]),
+        **{name: float(learner[name]) for name in ("kl", "clip_fraction", "entropy", "sampler_gap", "skipped_steps")},
+        "grad_norm": float(learner[GRAD_NORM]),
         "lr": float(learner["lr"]),
         "seconds_sampling": float(timers[ENV_RUNNER_SAMPLING_TIMER]),
         "seconds_learning": float(timers[LEARNER_UPDATE_TIMER]),
