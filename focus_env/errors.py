@@ -4,6 +4,7 @@
     ├── DatasetError             a data set on disk is missing or malformed
     ├── CheckpointError          a checkpoint is missing, incomplete or of another kind
     ├── TrainingError            a training run gave up
+    │   └── SamplingError        for want of processes that sample
     ├── RewardError              a reward term raised, or gave what is no reward; a ValueError, too
     ├── EpisodeError             an episode could not be asked, or its answers not be scored; a ValueError, too
     ├── EvaluationError          an evaluation gave up

@@ -79,7 +79,7 @@ class GRPOConfig(AlgorithmConfig):
         self.env = focus_env.ENV_ID
         self.env_runner_cls = GRPOEnvRunner
         self.num_env_runners = 0
-        self.sample_timeout_s = self.evaluation_sample_timeout_s = 1800.0
+        self.evaluation_sample_timeout_s = 1800.0
         self.custom_evaluation_function = evaluate_greedily
         self.log_gradients = True  # their norm is a metric, also where nothing is clipped by it
         # A runner that raises sleeps this long before it exits; RLlib's 60 s make a bug look like a hang.

@@ -49,6 +49,9 @@ class SamplingSettings(Settings):
     """Range of rewards within which answers earn the same; the group then gets advantage 0."""
     max_refills: Annotated[int, Ge(1)] = 4
     """Most rounds of sampling others, with refill; dropped groups make up for the rest."""
+    sample_timeout_s: Annotated[float, Gt(0)] = 1800.0
+    """Seconds after which a sampling process that has not answered counts as hung: it is ended and replaced, and what
+    it had to answer is asked again."""
     async_steps: Annotated[int, Ge(0), Le(1)] = 0
     """1 samples an iteration's groups while those before it are learned from, by weights one update old; needs sampling
     processes, and wants rollout_correction token_tis."""

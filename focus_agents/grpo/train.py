@@ -18,7 +18,7 @@ from ray.rllib.utils.metrics import (
 )
 from rich.console import Console
 
-from focus_agents.errors import CheckpointError, RunInterrupted
+from focus_agents.errors import CheckpointError, RunInterrupted, SamplingError
 from focus_agents.grpo.algorithm import GRPO, ROLLOUTS, GRPOConfig
 from focus_agents.grpo.learner import GRAD_NORM
 from focus_agents.grpo.settings import GRPOSchedule
@@ -57,6 +57,7 @@ def train_grpo(
     Raises:
         RunInterrupted: If a signal asked to stop; the iteration that was going on is done and in a checkpoint.
         TrainingError: If the learners failed again and again.
+        SamplingError: If there are no processes any more that sample; what was trained is in a checkpoint.
     """
     console = console or Console()
     started = time.perf_counter()
@@ -97,31 +98,40 @@ def _iterate(
     def announce(name: str) -> None:
         console.print(f"{name}: stopping after this iteration; a second signal stops at once", style="yellow")
 
-    num_iterations = algorithm.config.num_iterations
+    num_iterations, done, saved = algorithm.config.num_iterations, first, first
     with progress_bar("GRPO", num_iterations, console) as move_to, stop_requests(announce) as stop:
         move_to(first)
-        for iteration in range(first + 1, num_iterations + 1):
-            started = time.perf_counter()
-            result = algorithm.train()
-            metrics = _collect_metrics(
-                result, iteration, seconds=time.perf_counter() - started, config=algorithm.config
-            )
-            is_last = iteration == num_iterations
-            if schedule.validation_interval and iteration % schedule.validation_interval == 0 and not is_last:
-                metrics["validation_miou"] = summarize(algorithm.validate(indices))["miou_all"]
-            run.log(metrics)
-            run.write_samples(iteration, algorithm.last_groups)
-            console.print(_line(metrics), highlight=False, soft_wrap=True)
-            move_to(iteration)
-            is_due = schedule.checkpoint_interval and iteration % schedule.checkpoint_interval == 0
-            if is_last or is_due or stop.received is not None:
-                _save(algorithm, run, iteration)
-            if stop.received is not None:
-                raise RunInterrupted(
-                    f"stopped by {stop.received.name} after iteration {iteration} of {num_iterations}; "
-                    f"go on with it by `resume` {run.path}",
-                    signal_number=stop.received,
+        try:
+            for iteration in range(first + 1, num_iterations + 1):
+                started = time.perf_counter()
+                result = algorithm.train()
+                done = iteration
+                metrics = _collect_metrics(
+                    result, iteration, seconds=time.perf_counter() - started, config=algorithm.config
                 )
+                is_last = iteration == num_iterations
+                try:
+                    if schedule.validation_interval and iteration % schedule.validation_interval == 0 and not is_last:
+                        metrics["validation_miou"] = summarize(algorithm.validate(indices))["miou_all"]
+                finally:
+                    run.log(metrics)
+                    run.write_samples(iteration, algorithm.last_groups)
+                console.print(_line(metrics), highlight=False, soft_wrap=True)
+                move_to(iteration)
+                is_due = schedule.checkpoint_interval and iteration % schedule.checkpoint_interval == 0
+                if is_last or is_due or stop.received is not None:
+                    _save(algorithm, run, iteration)
+                    saved = iteration
+                if stop.received is not None:
+                    raise RunInterrupted(
+                        f"stopped by {stop.received.name} after iteration {iteration} of {num_iterations}; "
+                        f"go on with it by `resume` {run.path}",
+                        signal_number=stop.received,
+                    )
+        except SamplingError as error:  # the learners are as they should be
+            if done > saved:
+                _save(algorithm, run, done)
+            raise SamplingError(f"after iteration {done} of {num_iterations}: {error} {run.path}") from error
 
 
 def _collect_metrics(
