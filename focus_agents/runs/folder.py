@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +198,8 @@ class RunDirectory:
 
 def read_answer(record: Mapping[str, Any]) -> ScoredAnswer:
     """A scored answer back from a JSON object, which may hold more than that."""
-    values = {field.name: record[field.name] for field in fields(ScoredAnswer)}
+    values = {field.name: record[field.name] for field in fields(ScoredAnswer) if field.default is MISSING}
     boxes = {key: None if record[key] is None else Box(*record[key]) for key in ("box", "target_box")}
-    return ScoredAnswer(**{**values, **boxes, "status": ParseStatus(record["status"])})
+    # Not in answers that an older version wrote.
+    told = {key: None if record.get(key) is None else tuple(record[key]) for key in ("numbers", "image_wh")}
+    return ScoredAnswer(**{**values, **boxes, **told, "status": ParseStatus(record["status"])})
