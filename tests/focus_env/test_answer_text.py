@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from focus_env.boxes import CoordinateFrame
 from focus_env.parsing import parse_answer, write_answer
 from focus_env.types import Box, ParseResult, ParseStatus
 from tests.focus_env.hostile import find_faults
+from tests.places import ROOT
 
 OK, ABSENT, NO_BOX = ParseStatus.OK, ParseStatus.ABSENT, ParseStatus.NO_BOX
 BAD_NUMBERS, MULTIPLE, AMBIGUOUS = ParseStatus.BAD_NUMBERS, ParseStatus.MULTIPLE, ParseStatus.AMBIGUOUS
@@ -171,6 +174,14 @@ def test_the_right_answer_with_thoughts_is_strict(box: Box | None) -> None:
     text = write_answer(box, frame=CoordinateFrame.NORM_1000, image_wh=(1000, 1000), thinking=True)
     result = parse_answer(text, frame=CoordinateFrame.NORM_1000, image_wh=(1000, 1000), thinking=True)
     assert result == ParseResult(ABSENT if box is None else OK, box, True)
+
+
+def test_the_page_says_what_is_so() -> None:
+    page = (ROOT / "docs" / "answers.md").read_text()
+    rows = re.findall(r"^\| `(.+)` \| `(\w+)` \|$", page, re.MULTILINE)
+    assert {text: parse(text).status for text, _ in rows} == dict(rows)
+    assert {status for _, status in rows} == set(ParseStatus)
+    assert re.findall(r"^\| `(\w+)` \| \w", page, re.MULTILINE) == list(ParseStatus)
 
 
 def test_hostile_texts_break_nothing() -> None:
