@@ -151,7 +151,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     shards = manifest.get("shards")
     is_sound = isinstance(shards, list) and all(
         isinstance(shard, dict)
-        and all(type(shard.get(name)) is int and shard[name] >= 0 for name in numbers)
+        and all(type(shard.get(name)) is int and 0 <= shard[name] <= LARGEST_COUNT for name in numbers)
         and all(isinstance(shard.get(name), str) for name in names)
         for shard in shards
     )
