@@ -24,7 +24,7 @@ from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import TrainingError
 from focus_agents.models.loading import load_config
 from focus_agents.runs.progress import runs_progress
-from focus_agents.settings import Settings
+from focus_agents.settings import Seed, Settings
 from focus_agents.studies.ablation.arms import ARMS
 from focus_agents.studies.ablation.report import write_report
 from focus_agents.studies.ablation.runs import AblationStudy, run_arms
@@ -39,7 +39,7 @@ class Args(Settings):
 
     arms: tuple[str, ...] = tuple(ARMS)
     """Which arms; those that they start from are run too."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Of training."""
     base: str = "focus-small-base"
     """The pretrained model that all arms start from."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from PIL import Image
 from rich.console import Console
@@ -27,7 +27,7 @@ from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import DataArguments
 from focus_agents.cli.errors import user_errors
 from focus_agents.runs.progress import progress_bar
-from focus_agents.settings import Settings
+from focus_agents.settings import Ceiling, Settings
 from focus_env.datasets.describe import Description, describe, picture_sheet
 from focus_env.datasets.store import StoreEpisodes, verify_store
 from focus_env.datasets.store_writer import write_store
@@ -43,7 +43,7 @@ class Args(Settings):
     """Episodes of any data set as a store."""
 
     data: DataArguments = DataArguments()
-    shots: int = 4
+    shots: Annotated[int, Ceiling(256)] = 4
     """Support pictures per episode, at least 1."""
     output: Path | None = None
     """Folder of the store to write, or to go on with."""

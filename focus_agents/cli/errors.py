@@ -57,19 +57,22 @@ def as_flags(message: str, arguments: type) -> str:
 
     Args:
         message: A text with settings in backticks, as in "lower `batch_size`", or one before the first colon, as in
-            "error: lr: expected more than 0".
+            "error: lr: expected more than 0", or before "must", as in "error: shots must be at least 1".
         arguments: The command's dataclass. Other words in backticks stay as they are.
 
     Returns:
-        The text as in "lower --batch-size".
+        The text as in "lower --batch-size", or "error: --shots: shots must be at least 1".
     """
     names = setting_names(arguments)
 
     def flag(found: re.Match[str]) -> str:
-        name = found[1] or found[2]
-        return f"--{name.replace('_', '-')}" if name in names else found[0]
+        name = found[1] or found[2] or found[3]
+        if name not in names:
+            return found[0]
+        as_flag = f"--{name.replace('_', '-')}"
+        return f"{as_flag}: {name}" if found[3] else as_flag
 
-    return re.sub(r"`(\w+)`|(?<=^error: )(\w+)(?=: )", flag, message)
+    return re.sub(r"`(\w+)`|(?<=^error: )(\w+)(?=: )|(?<=^error: )(\w+)(?= must )", flag, message)
 
 
 def setting_names(arguments: type) -> frozenset[str]:

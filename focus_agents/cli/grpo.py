@@ -43,7 +43,7 @@ from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings, LearningSetti
 from focus_agents.grpo.train import newest_checkpoint, train_grpo
 from focus_agents.models.settings import FinetuningSettings, ModelSettings
 from focus_agents.runs.folder import RunDirectory
-from focus_agents.settings import Settings, as_dict, join
+from focus_agents.settings import Seed, Settings, as_dict, join
 from focus_env.errors import FocusError
 
 
@@ -105,7 +105,7 @@ class Args(TrainingArguments):
     """Stage 2: GRPO of a localization policy."""
 
     reward: RewardText = "iou:1,format:0.5"
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Seed = 0
     """Seed of sampling, shuffling and new weights."""
     cluster: ClusterArguments = ClusterArguments()
     run: RunArguments = RunArguments()

@@ -34,7 +34,7 @@ class Args(Settings):
     """File of the picture; its ending decides the format."""
     window: Annotated[int, Ge(1)] = 25
     """Lines of metrics.jsonl that are averaged."""
-    start: int = 0
+    start: Annotated[int, Ge(0)] = 0
     """Steps up to here are not drawn."""
 
 

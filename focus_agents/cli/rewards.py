@@ -29,7 +29,7 @@ from focus_agents.errors import TrainingError
 from focus_agents.grpo.settings import GRPOSchedule, LearningSettings, SamplingSettings
 from focus_agents.models.settings import FinetuningSettings
 from focus_agents.runs.progress import runs_progress
-from focus_agents.settings import names_of
+from focus_agents.settings import Seed, names_of
 from focus_agents.studies.rewards.report import write_report
 from focus_agents.studies.rewards.runs import RewardStudy, check_rewards, reward_of, run_trials
 
@@ -43,7 +43,7 @@ class Args(TrainingArguments):
 
     rewards: tuple[str, ...] = ("iou", "giou", "piecewise")
     """What is compared: specs such as iou:1,format:0.5, or names of terms."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Of training."""
     cpus_per_run: Annotated[int, Ge(1)] = 1
     """CPU cores of each run."""

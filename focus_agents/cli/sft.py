@@ -44,7 +44,7 @@ from focus_agents.sft.train import Workers, check_plan, check_resumable, train_s
 class SFTModelArguments(ModelArguments):
     """Which model, and how it is asked."""
 
-    validation_max_image_tokens: int | None = None
+    validation_max_image_tokens: Annotated[int, Ge(1)] | None = None
     """Most tokens per picture in validation; default: as in training."""
 
 
