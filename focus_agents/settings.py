@@ -163,9 +163,10 @@ def _check_number(name: str, value: Any, kind: type, bounds: Sequence[Any]) -> N
     expected, found = _describe(bounds, is_whole=is_whole), reprlib.repr(value)
     if isinstance(value, bool) or not isinstance(value, kind) or not all(_holds(bound, value) for bound in bounds):
         raise ValueError(f"{name}: expected {expected}, got {found}")
-    if bounds and abs(value) == math.inf:
+    size = abs(value)  # type: ignore[arg-type]
+    if bounds and size == math.inf:
         raise ValueError(f"{name}: expected {expected}, and finite, got {found}")
-    if abs(value) > ceiling.most:  # nan goes on to the check of several settings where one alone has no bounds
+    if size > ceiling.most:  # nan goes on to the check of several settings where one alone has no bounds
         raise ValueError(f"{name}: expected {expected}, and at most {ceiling.most:.12g}, got {found}")
 
 

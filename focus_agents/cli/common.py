@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import ray
-import torch
 import tyro
 import yaml
 from annotated_types import Ge, Gt
-from rich.console import Console
 
-from focus_agents.models.loading import Precision, load_processor, load_template
-from focus_agents.models.processing import VLMProcessor
+from focus_agents.models.settings import Precision
 from focus_agents.policies.registry import PolicySpec, policies_help
-from focus_agents.runs.folder import RunDirectory
 from focus_agents.settings import Ceiling, Seed, Settings
 from focus_env.boxes import CoordinateFrame
 from focus_env.datasets import datasets_help, load_dataset
@@ -31,6 +23,9 @@ from focus_env.prompts import PromptTemplate
 from focus_env.rewards.terms import terms_help
 from focus_env.rewards.weighted import WeightedReward
 from focus_env.types import EpisodeDataset
+
+if TYPE_CHECKING:
+    from focus_agents.models.processing import VLMProcessor
 
 DatasetName = Annotated[str, tyro.conf.arg(help=datasets_help())]
 PolicyName = Annotated[str, tyro.conf.arg(help=policies_help())]
@@ -174,6 +169,8 @@ class ModelArguments(Settings):
 
     def load_template(self) -> PromptTemplate:
         """Load the prompt template."""
+        from focus_agents.models.loading import load_template  # here and below: a command line is read without torch
+
         return load_template(
             self.source,
             name=self.template,
@@ -183,6 +180,8 @@ class ModelArguments(Settings):
 
     def load_processor(self) -> VLMProcessor:
         """Load the model's processor, with the picture budget set."""
+        from focus_agents.models.loading import load_processor
+
         return load_processor(self.source, max_image_tokens=self.max_image_tokens)
 
 
@@ -241,60 +240,12 @@ class PolicyArguments(Settings):
         Raises:
             ValueError: If not.
         """
+        import torch
+
         if self.device != "cpu" and not torch.cuda.is_available():
             raise ValueError(
                 f"--device {self.device}: this machine has no CUDA device that torch can use; leave it out"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunArguments(Settings):
-    """Where the run's folder is."""
-
-    name: str | None = None
-    """Name of the run's folder; default: the command and the time of the start."""
-    output_dir: Path = Path("runs")
-    """Where run folders go."""
-    resume: Path | None = None
-    """Folder of an interrupted run to go on with, with that run's own arguments; all but the cluster's are ignored."""
-
-    def path(self, prefix: str) -> Path:
-        """Return the run's folder: the one to go on with, by its name, or by the time at which it starts."""
-        return self.resume or run_path(self.output_dir, self.name, prefix)
-
-    def open(self, path: Path, arguments: Mapping[str, Any]) -> RunDirectory:
-        """Open the folder to go on with, or make a new one.
-
-        Raises:
-            FileExistsError: If a new one would write into another run's folder.
-        """
-        return RunDirectory.create(path, arguments) if self.resume is None else RunDirectory(self.resume)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RayArguments(Settings):
-    """Where Ray runs."""
-
-    ray_address: str | None = None
-    """Ray cluster to join, e.g. auto; default: start Ray on this machine."""
-    dashboard: bool = True
-    """Serve the Ray dashboard, if this run starts Ray."""
-
-    def start_ray(self, *, num_processes: int, console: Console) -> None:
-        """Join the cluster, or start Ray with a CPU for each of the run's processes; on a small machine they share."""
-        if self.ray_address is not None:
-            ray.init(address=self.ray_address)
-            return
-        num_cpus = max(os.cpu_count() or 1, 1 + num_processes)
-        context = ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            include_dashboard=self.dashboard,
-            logging_level="ERROR",
-            log_to_driver=False,
-        )
-        if self.dashboard:
-            console.print(f"dashboard: http://{context.dashboard_url}", highlight=False, markup=False)
 
 
 def load_reward(text: str) -> WeightedReward:
@@ -332,11 +283,6 @@ def _worth_something(reward: WeightedReward, text: str) -> WeightedReward:
     if all(weight == 0 for _, weight in reward.terms.values()):
         raise ValueError(f"reward {text!r}: expected a weight other than 0, got none; nothing can be learned from it")
     return reward
-
-
-def run_path(output_dir: Path, name: str | None, prefix: str) -> Path:
-    """Folder of a run: by its name, or by the time at which it starts."""
-    return output_dir / (name or f"{prefix}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
 
 
 def _not_empty(episodes: EpisodeDataset, split: str) -> EpisodeDataset:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
 
-from focus_agents.models.loading import Precision
 from focus_agents.settings import Ceiling, Settings
+
+Precision = Literal["fp32", "bf16"]
+"""What is computed in: bfloat16, or single precision."""
 
 
 @dataclass(frozen=True, kw_only=True)

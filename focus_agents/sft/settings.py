@@ -13,8 +13,10 @@ from annotated_types import Ge, Gt, Le
 from focus_agents.models.settings import FinetuningSettings
 from focus_agents.runs.schedule import check_schedule, lr_factor
 from focus_agents.settings import LearningRate, Seed, Settings, TokenCount
-from focus_agents.sft.data import AttentionTarget
 
+AttentionTarget = Literal["coords", "span", "region", "both"]
+"""What counts as a support-box token: the numbers of the box text with the spaces between them (the authors' code), the
+whole box text, the image tokens inside the support box, or numbers and image tokens."""
 Labels = Literal["answer", "full"]
 MarginUnit = Literal["reachable", "absolute"]
 
