@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import os
-import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +17,7 @@ import yaml
 from annotated_types import Ge
 from rich.console import Console
 
+from focus_agents.cli.data_checks import check_given, check_shots, check_validation, not_empty
 from focus_agents.models.loading import Precision, load_processor, load_template
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.policies.registry import PolicySpec, policies_help
@@ -122,8 +122,12 @@ class DataArguments(Settings):
             max_pixels=self.max_pixels,
             **options,
         )
-        episodes = _not_empty(loaded, self.split)
+        episodes = not_empty(loaded, self.split)
         return ShuffledSupports(episodes) if self.shuffle_supports else episodes
+
+    def check_given(self, given: Collection[str]) -> None:
+        """Refuse flags of a command line that have no effect; see `focus_agents.cli.data_checks`."""
+        check_given(self, given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,10 +143,17 @@ class TrainingDataArguments(DataArguments):
 
     def load_training(self) -> EpisodeDataset:
         """Load the episodes to train on."""
-        return self.load(shots=self.shots)
+        episodes = self.load(shots=self.shots)
+        check_shots(self, episodes, default=type(self).shots)
+        return episodes
 
     def load_validation(self) -> EpisodeDataset:
-        """Load the episodes to validate on: those of the paper's protocols, with their own supports."""
+        """Load the episodes to validate on: those of the paper's protocols, with their own supports.
+
+        Raises:
+            ValueError: If they would be those to train on.
+        """
+        check_validation(self)
         validation = dataclasses.replace(
             self,
             split=self.validation_split,
@@ -330,16 +341,3 @@ def load_reward(text: str) -> WeightedReward:
 def run_path(output_dir: Path, name: str | None, prefix: str) -> Path:
     """Folder of a run: by its name, or by the time at which it starts."""
     return output_dir / (name or f"{prefix}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
-
-
-def _not_empty(episodes: EpisodeDataset, split: str) -> EpisodeDataset:
-    """The episodes, if there are any; what was left out is said, never silent."""
-    skipped = ", ".join(f"{reason}: {count}" for reason, count in getattr(episodes, "skipped", {}).items())
-    if len(episodes) == 0:
-        raise ValueError(
-            f"split {split!r} has no episode with these arguments; fewer --shots need fewer frames. "
-            f"Skipped: {skipped or 'nothing'}"
-        )
-    if skipped:
-        print(f"split {split!r}: {len(episodes)} episodes; skipped: {skipped}", file=sys.stderr)
-    return episodes
