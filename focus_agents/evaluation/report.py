@@ -179,13 +179,13 @@ def report_notes(summary: Mapping[str, Any]) -> list[str]:
         "Intervals are 95% bootstrap intervals over episodes."
     ]
     notes += [_data_note(name, settings) for name, settings in summary["data"].items()]
-    notes += [_policy_note(name, settings) for name, settings in summary["policies"].items() if settings]
+    notes += [_policy_note(name, settings) for name, settings in summary.get("policies", {}).items() if settings]
     notes += _count_notes(summary)
     if any(cell["num_failed"] for cell in summary["cells"]):
         notes.append(
             "failed: answers that a policy could not get; they count as unreadable. `retry_failed` asks them again."
         )
-    if summary["code_changes"]:
+    if summary.get("code_changes"):
         notes.append(
             "Not all answers were given by the same code; since the first of them: "
             f"{'; '.join(summary['code_changes'])}."
@@ -203,7 +203,7 @@ def report_notes(summary: Mapping[str, Any]) -> list[str]:
         notes += [
             f"{found['dataset']}, {_shots(found['shots'])}: left out beside the paper's rows, since the episodes are "
             f"not the published ones: {found['reason']}."
-            for found in summary["not_published"]
+            for found in summary.get("not_published", ())
             if found["dataset"] not in others
         ]
     return notes
@@ -243,14 +243,17 @@ def _policy_note(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def _count_notes(summary: Mapping[str, Any]) -> list[str]:
-    """On how many episodes a figure rests, where these are few."""
+    """On how many episodes figures rest, where these are few."""
     notes = []
-    for cell in summary["cells"]:
-        count, (low, high) = cell["num_episodes"], cell["metrics"]["miou_all"]["interval"]
-        if count < FEW_EPISODES:
+    for dataset in dict.fromkeys(cell["dataset"] for cell in summary["cells"]):
+        few = [cell for cell in summary["cells"] if cell["dataset"] == dataset and cell["num_episodes"] < FEW_EPISODES]
+        if few:
+            counts = sorted({cell["num_episodes"] for cell in few})
+            intervals = [cell["metrics"]["miou_all"]["interval"] for cell in few]
+            low, high = max(intervals, key=lambda interval: interval[1] - interval[0])
             notes.append(
-                f"{cell['policy']} on {cell['dataset']}, {_shots(cell['shots'])}: few episodes, {count}; over so few "
-                f"even the interval of the mIoU, {100 * low:.1f} to {100 * high:.1f}, is rough."
+                f"{dataset}: few episodes, {' and '.join(map(str, counts))}; an interval of the mIoU is as wide as "
+                f"{100 * low:.1f} to {100 * high:.1f}, and rough itself."
             )
     of_videos = [
         name
@@ -283,6 +286,12 @@ def write_report(results: ResultsFolder, *, with_published: bool = False) -> dic
     return summary
 
 
+def _others(summary: Mapping[str, Any]) -> set[tuple[str, int]]:
+    """Data sets and shots that are not the paper's; all of them in a summary that does not say so."""
+    cells = summary["cells"] if "not_published" not in summary else summary["not_published"]
+    return {(cell["dataset"], cell["shots"]) for cell in cells}
+
+
 def _by_policy(summary: Mapping[str, Any], *, is_published: bool = False) -> dict[str, dict[tuple[str, int], Any]]:
     """By policy, the mIoU of each (data set, shots).
 
@@ -291,7 +300,7 @@ def _by_policy(summary: Mapping[str, Any], *, is_published: bool = False) -> dic
         is_published: Only those on the paper's very data, under the data set's own name rather than its label.
     """
     scores: dict[str, dict[tuple[str, int], Any]] = {}
-    others = {(found["dataset"], found["shots"]) for found in summary["not_published"]} if is_published else set()
+    others = _others(summary) if is_published else set()
     for cell in summary["cells"]:
         name = summary["data"][cell["dataset"]].get("dataset") if is_published else cell["dataset"]
         if (cell["dataset"], cell["shots"]) not in others:
