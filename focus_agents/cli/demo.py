@@ -1,6 +1,6 @@
 """From pictures to a box: show a policy pictures with a box around some object; it finds that object in another one.
 
-How to run (a box is x1,y1,x2,y2 in pixels):
+How to run (a box is x1,y1,x2,y2 in pixels of the picture as viewers show it):
     focus demo --support a.jpg 10,20,80,120 --support b.jpg 5,5,60,90 --query c.jpg --out answer.png
 
 Without any picture it draws an episode of its own; another policy by its name, as for `focus evaluate`:
@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 from PIL import Image
 
@@ -27,8 +26,10 @@ from focus_agents.cli.common import PolicyArguments, PolicyName
 from focus_agents.cli.errors import user_errors
 from focus_agents.policies.focus import FocusPolicy, locate
 from focus_agents.settings import Settings
+from focus_env import images
 from focus_env.boxes import validate_box
 from focus_env.datasets import SyntheticDataset
+from focus_env.errors import DatasetError
 from focus_env.rendering import render_localization
 from focus_env.types import Box, ImageArray
 
@@ -90,11 +91,12 @@ def read_pictures(args: Args) -> tuple[list[tuple[ImageArray, Box]], ImageArray]
 
 
 def read_picture(file: Path) -> ImageArray:
+    """The pixels of a picture as a person sees it; so a box is in pixels of the picture as viewers show it."""
     try:
-        with Image.open(file) as picture:
-            return np.array(picture.convert("RGB"))
-    except OSError as error:
-        raise ValueError(f"{file}: expected a picture that Pillow can read ({error})") from error
+        return images.read_picture(file)
+    except DatasetError as error:
+        reason = str(error).removeprefix(f"{file}: ")
+        raise ValueError(f"{file}: expected a picture that Pillow can read ({reason})") from error
 
 
 def read_box(words: str) -> Box:
