@@ -7,11 +7,11 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-import transformers
 import tyro
 
 from focus_agents.cli.errors import setting_names
@@ -55,6 +55,7 @@ def parse(
             config=CONFIG,
             **options,
         )
+        args = expand_paths(args)
     args.check()
     given = given_flags(words, arguments)
     for part in (args, *as_dict(args).values()):
@@ -102,6 +103,21 @@ def _many_valued(arguments: Any) -> set[str]:
     return found
 
 
+def expand_paths(value: Any) -> Any:
+    """Return arguments in which each path, or text that is one, has the user's home in place of its tilde.
+
+    A shell does so for `--flag ~/x` and not for `--flag=~/x`; every path of every command comes through here.
+    """
+    if isinstance(value, Settings):
+        named = {field.name: expand_paths(getattr(value, field.name)) for field in dataclasses.fields(value)}  # type: ignore[arg-type]
+        return dataclasses.replace(value, **named)  # type: ignore[type-var]
+    if isinstance(value, tuple):
+        return tuple(map(expand_paths, value))
+    if isinstance(value, Path):
+        return value.expanduser() if str(value).startswith("~") else value
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
+
+
 def _renew(words: Sequence[str], old_flags: Mapping[str, str | None]) -> list[str]:
     """The command line in today's spelling."""
     renewed: list[str] = []
@@ -139,6 +155,7 @@ def restore_arguments(args: A, stored: Mapping[str, Any], *, keep: Sequence[str]
         keep: Names of arguments, or of groups, that are this call's.
     """
     changes: dict[str, Any] = {}
+    hints = get_type_hints(type(args))
     for field in dataclasses.fields(args):  # type: ignore[arg-type]
         value = getattr(args, field.name)
         if field.name in keep:
@@ -146,14 +163,22 @@ def restore_arguments(args: A, stored: Mapping[str, Any], *, keep: Sequence[str]
         if isinstance(value, Settings):
             changes[field.name] = restore_arguments(value, stored, keep=keep)
         elif field.name in stored:
-            found = stored[field.name]
-            is_path = found is not None and "Path" in str(field.type)
-            changes[field.name] = Path(found) if is_path else tuple(found) if isinstance(found, list) else found
+            changes[field.name] = _from_json(stored[field.name], hints[field.name])
     return dataclasses.replace(args, **changes)  # type: ignore[type-var]
+
+
+def _from_json(found: Any, hint: Any) -> Any:
+    """A stored value as its field has it: a path, a unit of coordinates, several values."""
+    kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and issubclass(kind, (Path, Enum))]
+    if isinstance(found, str) and kinds:
+        return kinds[0](found)
+    return tuple(found) if isinstance(found, list) else found
 
 
 def quiet_libraries() -> None:
     """Keep other packages' start-up chatter out of an experiment's output; their errors still show."""
+    import transformers  # here: a command line is read without it
+
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's other output prints a table even where it is told not to

@@ -27,10 +27,12 @@ import torch
 from annotated_types import Ge
 from rich.console import Console
 
+from focus_agents.cli.cluster import RayArguments
 from focus_agents.cli.command_line import parse, quiet_libraries
-from focus_agents.cli.common import DataArguments, PolicyArguments, PolicyNames, RayArguments, run_path
+from focus_agents.cli.common import DataArguments, PolicyArguments, PolicyNames
 from focus_agents.cli.data_checks import check_policy_flags
 from focus_agents.cli.errors import as_flags, user_errors, work_errors
+from focus_agents.cli.runs import run_path
 from focus_agents.errors import CheckpointError, PolicyError
 from focus_agents.evaluation.answerer import Chunk
 from focus_agents.evaluation.episodes import supports_per_episode

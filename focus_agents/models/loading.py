@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, PreTrainedConfig
@@ -20,11 +20,11 @@ from focus_agents.models.attention import set_focus_attention
 from focus_agents.models.family import ModelFamily
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.registry import find_family
+from focus_agents.models.settings import Precision
 from focus_agents.models.weights import bad_weights
 from focus_env.boxes import CoordinateFrame
 from focus_env.prompts import PromptTemplate, get_template
 
-Precision = Literal["fp32", "bf16"]
 T = TypeVar("T")
 
 TINY, SMALL = "tiny", "small"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from focus_agents.models.loading import Precision, load_processor, load_template, weights_digest
+from focus_agents.models.settings import Precision
 from focus_agents.policies.localizers import FLOORS, Localizer, LocalizerPolicy
 from focus_agents.policies.openai.protocol import hide_credentials
 from focus_agents.policies.own import EXPECTED, import_policy, make_policy
@@ -68,6 +68,8 @@ class PolicySpec:
 
     def model_digest(self) -> str | None:
         """Return a digest of the model's weights; None if the policy has no model, or the hub has its files."""
+        from focus_agents.models.loading import weights_digest  # here and below: the list of policies needs no torch
+
         entry, argument = parse_policy(self.text)
         digest = weights_digest(argument) if entry.is_model else None
         return digest and digest[:12]
@@ -237,7 +239,15 @@ def _vlm(spec: PolicySpec) -> Policy:
     return policy
 
 
+def _check_processor(spec: PolicySpec) -> None:
+    from focus_agents.models.loading import load_processor
+
+    load_processor(spec.argument, max_image_tokens=spec.max_image_tokens)
+
+
 def _template_of_model(spec: PolicySpec) -> PromptTemplate:
+    from focus_agents.models.loading import load_template
+
     frame = None if spec.frame is None else CoordinateFrame(spec.frame)
     return load_template(spec.argument, name=spec.template, frame=frame, max_image_tokens=spec.max_image_tokens)
 
@@ -295,7 +305,7 @@ POLICIES: Registry[PolicyEntry] = Registry(
             syntax="[:MODEL]",
             default="focus-small",
             is_model=True,
-            check=lambda spec: load_processor(spec.argument, max_image_tokens=spec.max_image_tokens),
+            check=_check_processor,
             load_template=_template_of_model,
             help="a vision-language model in this process",
         ),

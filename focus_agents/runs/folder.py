@@ -12,6 +12,7 @@ runs/<name>/
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -47,12 +48,18 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any]) -> RunDirectory:
-        """Start a new run; an existing one is never written over."""
-        if (path / "config.json").exists():
-            raise FileExistsError(
-                f"run folder {path} holds a run already; choose another `name`, or go on with it by `resume` {path}"
-            )
-        for name in ("samples", "checkpoints", "validation"):
+        """Start a new run; one in which something was trained is never written over."""
+        names = ("samples", "checkpoints", "validation")
+        run = cls(path)
+        if run.is_blank:
+            for name in names:
+                shutil.rmtree(path / name, ignore_errors=True)
+        elif (path / "config.json").exists():
+            advice = f"go on with it by `resume` {path}"
+            if run.num_done is None and not run.is_finished:
+                advice = "delete the folder, which has no checkpoint to go on from"
+            raise FileExistsError(f"run folder {path} holds a run already; choose another `name`, or {advice}")
+        for name in names:
             (path / name).mkdir(parents=True, exist_ok=True)
         write_json(path / "config.json", config)
         return cls(path)
@@ -61,6 +68,32 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         """Folder of checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def num_done(self) -> int | None:
+        """Steps or iterations that the newest checkpoint has behind it; None if there is none."""
+        names = (path.name.rpartition("_") for path in self.checkpoints.glob("[!.]*_*"))
+        return max((int(number) for _, _, number in names if number.isdecimal()), default=None)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return (self.path / "summary.json").exists()
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether a run was started here and ended before anything was trained, so that it may be started again."""
+        try:
+            self.config()
+        except CheckpointError:
+            return False
+        traces = (self.path / "summary.json", self.path / "metrics.jsonl", self.checkpoints / "final")
+        return self.num_done is None and not any(trace.exists() for trace in traces)
+
+    def abandon(self) -> None:
+        """Set aside what was logged before the first checkpoint, since nothing can go on from there."""
+        if self.num_done is None and not self.is_finished and (self.path / "metrics.jsonl").exists():
+            (self.path / "metrics.jsonl").rename(self.path / "metrics.stopped.jsonl")
 
     def config(self) -> dict[str, Any]:
         """The arguments with which the run was started.

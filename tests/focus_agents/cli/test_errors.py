@@ -46,6 +46,8 @@ class Arguments:
         ("lr: expected more than 0, got -1", "lr: expected more than 0, got -1"),
         ("error: lr: expected more than 0, got -1", "error: --lr: expected more than 0, got -1"),
         ("error: lower: lr: no", "error: lower: lr: no"),
+        ("error: lr must be more than 0", "error: --lr: lr must be more than 0"),
+        ("error: it must be more than 0", "error: it must be more than 0"),
         ("`lr`` and `output_dir=runs` and ``output_dir``", "--lr` and `output_dir=runs` and `--output-dir`"),
     ],
 )
