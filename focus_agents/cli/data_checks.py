@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from focus_agents.policies.registry import parse_policy
 from focus_env.datasets import entries_of
 from focus_env.types import EpisodeDataset
-
-if TYPE_CHECKING:
-    from focus_agents.cli.common import DataArguments, TrainingDataArguments
 
 REQUESTS = {"split": "split", "protocol": "protocol", "absent": "absent", "data_seed": "seed", "shots": "shots"}
 """Flags that any data set may read, by their names in `DatasetEntry.ignores`."""
@@ -23,11 +20,11 @@ OF_RANDOM = ("episodes_per_track", "min_gap")
 """Flags of the protocol `random` alone."""
 
 
-def check_given(data: DataArguments, given: Collection[str]) -> None:
+def check_given(data: Any, given: Collection[str]) -> None:
     """Refuse flags that were given and have no effect on the episodes.
 
     Args:
-        data: The arguments.
+        data: The arguments, a `DataArguments` of `focus_agents.cli.common`.
         given: Names of the flags on the command line.
 
     Raises:
@@ -65,7 +62,7 @@ def check_policy_flags(given: Collection[str], policies: Sequence[str]) -> None:
             raise ValueError(f"{name}: without effect on the policy {' '.join(policies)}; leave it out")
 
 
-def check_validation(data: TrainingDataArguments) -> None:
+def check_validation(data: Any) -> None:
     """See that the episodes to validate on are others than those to train on.
 
     Raises:
@@ -86,11 +83,11 @@ def check_validation(data: TrainingDataArguments) -> None:
         )
 
 
-def check_shots(data: TrainingDataArguments, episodes: EpisodeDataset, *, default: int) -> None:
+def check_shots(data: Any, episodes: EpisodeDataset, *, default: int) -> None:
     """See that episodes whose number of supports is fixed have the one that is asked for.
 
     Args:
-        data: The arguments.
+        data: The arguments, a `TrainingDataArguments`.
         episodes: What they load.
         default: The number of supports where nobody asks for one; it fits any.
 

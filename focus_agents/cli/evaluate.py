@@ -52,7 +52,7 @@ from focus_env.types import EpisodeDataset
 
 PIPED_WIDTH = 160
 SHOTS = (1, 2, 4)
-"""Supports where nobody asks for a number of them."""
+"""Supports per episode where nobody asks for a number of them."""
 OLD_FLAGS = {"--validation-root": None, "--validation-split": None}
 
 
@@ -71,8 +71,8 @@ class Args(Settings):
     """How well policies localize."""
 
     policy: PolicyNames = ("vlm:focus-small",)
-    shots: tuple[int, ...] | None = None
-    """Support pictures per episode; each number in turn, on the same queries. Default: 1 2 4; of a store: its own."""
+    shots: tuple[int, ...] = SHOTS
+    """Support pictures per episode; each number in turn, on the same queries. Without the flag a store has its own."""
     num_episodes: Annotated[int, Ge(1)] = 512
     """Episodes, from the split's front; fewer if it has fewer."""
     batch_size: Annotated[int, Ge(1)] = 32
@@ -100,6 +100,8 @@ class Args(Settings):
             ValueError: If there is such a flag.
         """
         check_policy_flags(given, self.policy)
+        if "shots" in given and self.shots == SHOTS and has_own_shots(self.data):
+            raise ValueError(f"shots: the data set {self.data.dataset!r} has its own number of supports; leave it out")
         if self.cluster.num_workers == 0:
             for name in ("num_gpus_per_worker", "ray_address", "dashboard"):
                 if name in given:
@@ -133,7 +135,7 @@ def main() -> None:
 def check_arguments(args: Args) -> tuple[EvaluationPlan, ResultsFolder, list[Chunk]]:
     """Find all that can be wrong, before Ray or a model starts."""
     for name, values in (("policy", args.policy), ("shots", args.shots)):
-        if values is not None and (not values or len(set(values)) < len(values)):
+        if not values or len(set(values)) < len(values):
             raise ValueError(f"{name}: expected one or several different ones, got {values}")
     if same := _same_policies(args.policy):
         raise ValueError(f"policy: expected one or several different ones, got {same[0]!r} and {same[1]!r}, the same")
@@ -166,17 +168,25 @@ def load_episodes(args: Args) -> dict[int, EpisodeDataset]:
         ValueError: If an argument is wrong, or fixed episodes have other numbers of supports.
         DatasetError: If files are missing or malformed.
     """
-    if not all("shots" in entry.ignores for entry in entries_of(args.data.dataset)):
-        return {shots: args.data.load(shots=shots) for shots in args.shots or SHOTS}
+    if not has_own_shots(args.data):
+        return {shots: args.data.load(shots=shots) for shots in args.shots}
     episodes = args.data.load(shots=1)
     found = supports_per_episode(episodes, args.num_episodes)
-    if len(found) > 1 or args.shots not in (None, found):
+    if len(found) > 1:
         raise ValueError(
-            f"shots: the data set {args.data.dataset!r} has episodes of {' and '.join(map(str, found))} supports, and "
-            "one number of them is evaluated at a time; "
-            + ("write a store for each" if len(found) > 1 else f"leave it out, got {args.shots}")
+            f"data_root: the data set {args.data.dataset!r} has episodes of {' and '.join(map(str, found))} supports; "
+            "write a store for each number of them"
+        )
+    if args.shots not in (SHOTS, found):
+        raise ValueError(
+            f"shots: the data set {args.data.dataset!r} has episodes of {found[0]} supports and no others; leave it out"
         )
     return {found[0]: episodes}
+
+
+def has_own_shots(data: DataArguments) -> bool:
+    """Whether the episodes of a data set are fixed, and have as many supports as they have."""
+    return all("shots" in entry.ignores for entry in entries_of(data.dataset))
 
 
 def _same_policies(texts: Sequence[str]) -> tuple[str, str] | None:

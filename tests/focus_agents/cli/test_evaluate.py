@@ -152,7 +152,7 @@ def test_a_store_is_asked_with_no_other_number_of_shots(
     common = ["--dataset", "store", "--data-root", str(store), "--output-dir", str(tmp_path / "table")]
     for shots in (["2"], ["1", "2", "4"]):
         error = main_error("evaluate", [*common, "--shots", *shots], capsys)
-        assert "--shots: the data set 'store' has episodes of 4 supports" in error or "error: --shots" in error, error
+        assert "--shots: the data set 'store' has " in error, error
     for flag in ("--split", "--protocol", "--absent", "--data-seed"):
         value = {"--protocol": "random", "--absent": "keep"}.get(flag, "7")
         assert f"{flag}: the data set 'store' has nothing" in main_error("evaluate", [*common, flag, value], capsys)
