@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
-from focus_agents.settings import Settings, deferred_checks
+from focus_agents.cli.errors import setting_names
+from focus_agents.settings import Settings, as_dict, deferred_checks
 
 CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.EnumChoicesFromValues)
 """A group's flags are without its name; units of coordinates go by their values."""
@@ -56,7 +57,50 @@ def parse(
         )
         args = expand_paths(args)
     args.check()
+    given = given_flags(words, arguments)
+    for part in (args, *as_dict(args).values()):
+        if isinstance(part, Settings) and hasattr(part, "check_given"):
+            part.check_given(frozenset(given))
     return args
+
+
+def given_flags(words: Sequence[str], arguments: type) -> list[str]:
+    """Return the names of the settings that a command line names, in its order.
+
+    Args:
+        words: The command line.
+        arguments: The command's dataclass, whose settings may be named.
+
+    Raises:
+        ValueError: If one is named twice that takes all its values at once: the first ones would be lost.
+    """
+    names = setting_names(arguments)
+    given: list[str] = []
+    for word in words:
+        name = word[2:].partition("=")[0].replace("-", "_") if word.startswith("--") else ""
+        name = name.removeprefix("no_") if name not in names else name
+        if name in names:
+            given.append(name)
+    again = {name for name in given if given.count(name) > 1} & _many_valued(arguments)
+    if again:
+        name = min(again)
+        raise ValueError(f"{name}: expected once, with all of its values behind it, got it {given.count(name)} times")
+    return given
+
+
+def _many_valued(arguments: Any) -> set[str]:
+    """The settings of a command that take all their values at once, those of its groups too."""
+    found = set()
+    for name, hint in get_type_hints(arguments, include_extras=True).items():
+        extras = getattr(hint, "__metadata__", ())
+        plain = get_args(hint)[0] if extras else hint
+        if dataclasses.is_dataclass(plain):
+            found |= _many_valued(plain)
+        elif tyro.conf.UseAppendAction not in extras and tuple in (
+            get_origin(kind) for kind in (plain, *get_args(plain))
+        ):
+            found.add(name)
+    return found
 
 
 def expand_paths(value: Any) -> Any:

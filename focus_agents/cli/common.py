@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,6 +12,7 @@ import tyro
 import yaml
 from annotated_types import Ge, Gt
 
+from focus_agents.cli.data_checks import check_given, check_shots, check_validation, not_empty
 from focus_agents.models.settings import Precision
 from focus_agents.policies.registry import PolicySpec, policies_help
 from focus_agents.settings import Ceiling, Seed, Settings
@@ -118,8 +119,12 @@ class DataArguments(Settings):
             max_pixels=self.max_pixels,
             **options,
         )
-        episodes = _not_empty(loaded, self.split)
+        episodes = not_empty(loaded, self.split)
         return ShuffledSupports(episodes) if self.shuffle_supports else episodes
+
+    def check_given(self, given: Collection[str]) -> None:
+        """Refuse flags of a command line that have no effect; see `focus_agents.cli.data_checks`."""
+        check_given(self, given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +140,17 @@ class TrainingDataArguments(DataArguments):
 
     def load_training(self) -> EpisodeDataset:
         """Load the episodes to train on."""
-        return self.load(shots=self.shots)
+        episodes = self.load(shots=self.shots)
+        check_shots(self, episodes, default=type(self).shots)
+        return episodes
 
     def load_validation(self) -> EpisodeDataset:
-        """Load the episodes to validate on: those of the paper's protocols, with their own supports."""
+        """Load the episodes to validate on: those of the paper's protocols, with their own supports.
+
+        Raises:
+            ValueError: If they would be those to train on.
+        """
+        check_validation(self)
         validation = dataclasses.replace(
             self,
             split=self.validation_split,
@@ -284,16 +296,3 @@ def _worth_something(reward: WeightedReward, text: str) -> WeightedReward:
     if all(weight == 0 for _, weight in reward.terms.values()):
         raise ValueError(f"reward {text!r}: expected a weight other than 0, got none; nothing can be learned from it")
     return reward
-
-
-def _not_empty(episodes: EpisodeDataset, split: str) -> EpisodeDataset:
-    """The episodes, if there are any; what was left out is said, never silent."""
-    skipped = ", ".join(f"{reason}: {count}" for reason, count in getattr(episodes, "skipped", {}).items())
-    if len(episodes) == 0:
-        raise ValueError(
-            f"split {split!r} has no episode with these arguments; fewer --shots need fewer frames. "
-            f"Skipped: {skipped or 'nothing'}"
-        )
-    if skipped:
-        print(f"split {split!r}: {len(episodes)} episodes; skipped: {skipped}", file=sys.stderr)
-    return episodes

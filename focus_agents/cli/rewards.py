@@ -2,11 +2,11 @@
 
 How to run (30 to 40 minutes on 2 cores; what is done already is not done again, so an interrupted call is repeated):
     focus rewards
-    focus rewards --rewards iou giou "iou:1,format:0.5,copy:0.5" --seeds 0 1 2
+    focus rewards --rewards "iou:1,format:0.5" "giou:1,format:0.5" "iou:1,format:0.5,copy:0.5" --seeds 0 1 2
 
-A reward is a spec as for `focus grpo`, or the name of a term, which then comes with format:0.5. Each run of GRPO is a
-trial of Ray Tune; as many go at once as there are cores or GPUs. Results: --output-dir with a folder for each run, and
-in --report-dir rewards_report.md, .html (one file with its pictures) and .json.
+A reward means what it means for `focus grpo`: the name of a term alone is that term alone. Each run of GRPO is a trial
+of Ray Tune; as many go at once as there are cores or GPUs. Results: --output-dir with a folder for each run, and in
+--report-dir rewards_report.md, .html (one file with its pictures) and .json.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ SHORT = 16
 class Args(TrainingArguments):
     """Which reward trains best?"""
 
-    rewards: tuple[str, ...] = ("iou", "giou", "piecewise")
-    """What is compared: specs such as iou:1,format:0.5, or names of terms."""
+    rewards: tuple[str, ...] = ("iou:1,format:0.5", "giou:1,format:0.5", "piecewise:1,format:0.5")
+    """What is compared: specs or YAML files, as `focus grpo` takes them."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
     """Of training."""
     cpus_per_run: Annotated[int, Ge(1)] = 1
@@ -95,9 +95,11 @@ def train(args: Args, study: RewardStudy) -> None:
 
 def check_arguments(args: Args) -> RewardStudy:
     """Find all that can be wrong, before anything is trained."""
-    from focus_agents.studies.rewards.runs import RewardStudy, check_rewards, reward_of
+    from focus_agents.studies.rewards.runs import RewardStudy, check_rewards
 
-    rewards = {name: load_reward(reward_of(name)) for name in args.rewards}
+    if len(set(args.rewards)) < len(args.rewards):
+        raise ValueError(f"rewards: expected two or more different ones to compare, got {sorted(set(args.rewards))}")
+    rewards = {name: load_reward(name) for name in args.rewards}
     study = RewardStudy(
         folder=args.output_dir.absolute(),
         rewards={name: reward.spec for name, reward in rewards.items()},

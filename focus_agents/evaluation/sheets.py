@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from focus_agents.evaluation.results import AnswerRecord, Cell, ResultsFolder
+from focus_agents.evaluation.records import AnswerRecord, Cell
+from focus_agents.evaluation.results import ResultsFolder
 from focus_env.rendering import ANSWER_COLOUR, render_episode, stack_rows
 from focus_env.types import EpisodeDataset, ImageArray
 

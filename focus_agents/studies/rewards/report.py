@@ -19,12 +19,11 @@ from focus_agents.reports.documents import code, picture, plain, to_markdown, wr
 from focus_agents.reports.plotting import Series, plot_bands, read_series
 from focus_agents.reports.tables import figure, markdown_table
 from focus_agents.runs.folder import RunDirectory
-from focus_agents.studies.rewards.runs import RewardStudy
+from focus_agents.studies.rewards.runs import START, RewardStudy
 from focus_env.metrics import ScoredAnswer, seeds_bootstrap_interval
 from focus_env.rendering import ANSWER_COLOURS, TARGET_COLOUR, render_episode, stack_rows
 
 REPORT_NAME = "rewards_report"
-START = "start"
 NUM_SHOWN_EPISODES = 6
 LAST_SHARE = 0.1
 """Share of the iterations, at the end, over which what was sampled is averaged."""
