@@ -31,13 +31,13 @@ from rich.console import Console
 from focus_agents.cli.command_line import flat, parse, quiet_libraries, restore_arguments
 from focus_agents.cli.common import ModelArguments, RayArguments, RunArguments, TrainingDataArguments
 from focus_agents.cli.errors import user_errors, work_errors
-from focus_agents.errors import TrainingError
 from focus_agents.models.settings import FinetuningSettings
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.settings import Settings, join
 from focus_agents.sft.plan import SFTPlan
 from focus_agents.sft.settings import SFTConfig, SFTLearningSettings, SFTLossSettings, SFTSchedule
 from focus_agents.sft.train import Workers, check_plan, check_resumable, train_sft
+from focus_env.errors import FocusError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ def main() -> None:
     if workers.num_workers > 0:
         args.cluster.start_ray(num_processes=workers.num_workers, console=console)
     try:
-        with work_errors(Args, console, TrainingError):
+        with work_errors(Args, console, FocusError):
             summary = train_sft(plan, workers, console=console)
     finally:
         ray.shutdown()

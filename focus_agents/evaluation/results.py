@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from focus_agents.errors import CheckpointError
-from focus_agents.runs.files import write_json, write_text
+from focus_agents.runs.files import write_json
 from focus_agents.runs.folder import read_answer
+from focus_env.files import write_text
 from focus_env.metrics import ScoredAnswer
 
 MAX_TEXT = 2000
