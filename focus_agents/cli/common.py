@@ -18,6 +18,7 @@ import yaml
 from annotated_types import Ge
 from rich.console import Console
 
+from focus_agents.cli.errors import print_warning
 from focus_agents.models.loading import Precision, load_processor, load_template
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.policies.registry import PolicySpec, policies_help
@@ -262,13 +263,14 @@ class RunArguments(Settings):
         """Return the run's folder: the one to go on with, by its name, or by the time at which it starts."""
         return self.resume or run_path(self.output_dir, self.name, prefix)
 
-    def open(self, path: Path, arguments: Mapping[str, Any]) -> RunDirectory:
-        """Open the folder to go on with, or make a new one.
+    def open(self, path: Path, arguments: Mapping[str, Any], *used: Any) -> RunDirectory:
+        """Open the folder to go on with, or make a new one; `used` are objects that may be a user's own code.
 
         Raises:
-            FileExistsError: If a new one would write into another run's folder.
+            ValueError, OSError, CheckpointError: As `RunDirectory.open` does.
         """
-        return RunDirectory.create(path, arguments) if self.resume is None else RunDirectory(self.resume)
+        is_resumed = self.resume is not None
+        return RunDirectory.open(path, arguments, is_resumed=is_resumed, used=used, warn=print_warning)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,11 @@ def work_errors(arguments: type, console: Console, *errors: type[FocusError]) ->
         raise SystemExit(1) from None
 
 
+def print_warning(message: str) -> None:
+    """Print a warning beside a command's output."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def as_flags(message: str, arguments: type) -> str:
     """Write a message of the library for the user of a command: its settings become flags.
 

@@ -21,7 +21,7 @@ SIGTERM and Ctrl-C end a run after the iteration that is going on, with a checkp
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import ray
 from annotated_types import Ge
@@ -120,7 +120,7 @@ def main() -> None:
             newest_checkpoint(run)
             args = restore_arguments(args, run.config(), keep=("run", "cluster"))
         plan, config = check_arguments(args)
-        run = open_run(args)
+        run = open_run(args, plan.reward, plan.training_episodes, plan.validation_episodes)
     console = Console()
     console.print(f"run folder: {run.path}", highlight=False, markup=False)
     if args.model.source == "tiny" and args.run.resume is None:
@@ -168,11 +168,11 @@ def check_arguments(args: Args) -> tuple[GRPOPlan, GRPOConfig]:
     return plan, config
 
 
-def open_run(args: Args) -> RunDirectory:
-    """Open the run's folder, with its arguments inside."""
+def open_run(args: Args, *used: Any) -> RunDirectory:
+    """Open the run's folder, with its arguments inside; `used` are objects that may be a user's own code."""
     # The terms themselves, so that a resumed run has them whatever has become of a YAML file.
     arguments = flat(args) | {"reward": load_reward(args.reward).spec}
-    return args.run.open(args.run.path("grpo"), arguments)
+    return args.run.open(args.run.path("grpo"), arguments, *used)
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def main() -> None:
                 raise ValueError("num_workers: expected 1 or more with --resume, got 0; only Ray's workers checkpoint")
             args = restore_arguments(args, run.config(), keep=("run", "cluster", "num_data_workers"))
         plan, workers = check_arguments(args)
-        run = args.run.open(plan.run_path, flat(args))
+        run = args.run.open(plan.run_path, flat(args), plan.training_episodes, plan.validation_episodes)
     console = Console()
     console.print(f"run folder: {run.path}", highlight=False, markup=False)
     if workers.num_workers > 0:

@@ -28,6 +28,8 @@ from focus_env.metrics import ScoredAnswer, summarize
 from focus_env.types import EpisodeDataset
 
 CHECKPOINT_PREFIX = "iteration_"
+NUM_KEPT = 2
+"""Checkpoints that stay while a run goes on, so that a damaged one does not end it."""
 
 
 def train_grpo(
@@ -117,7 +119,8 @@ def _iterate(
             move_to(iteration)
             is_due = schedule.checkpoint_interval and iteration % schedule.checkpoint_interval == 0
             if is_last or is_due or stop.received is not None:
-                _save(algorithm, run, iteration)
+                _check_weights(algorithm, checkpoints_of(run).path(iteration))
+                _save(algorithm, run, iteration, num_kept=NUM_KEPT)
             if stop.received is not None:
                 raise RunInterrupted(
                     f"stopped by {stop.received.name} after iteration {iteration} of {num_iterations}; "
@@ -166,17 +169,19 @@ def _describe(answers: Sequence[ScoredAnswer]) -> str:
     return f"validation mIoU {scores['miou_all']:.3f}, parsed {scores['parse_rate']:.0%} of {len(answers)} answers"
 
 
-def checkpoints_of(run: RunDirectory) -> Checkpoints:
+def checkpoints_of(run: RunDirectory, *, num_kept: int = 1) -> Checkpoints:
     """Return the states that a run of GRPO can go on from."""
-    return Checkpoints(run.checkpoints, CHECKPOINT_PREFIX)
+    return Checkpoints(run.checkpoints, CHECKPOINT_PREFIX, num_kept=num_kept)
 
 
-def _save(algorithm: GRPO, run: RunDirectory, iteration: int) -> None:
-    """Write a checkpoint to go on from; one is whole or not there, and one without finite weights is not written."""
-    checkpoints = checkpoints_of(run)
-    weights = algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
-    check_finite(weights, what=f"checkpoint {checkpoints.path(iteration)}")
-    with checkpoints.write(iteration) as folder:
+def _check_weights(algorithm: GRPO, path: Path) -> None:
+    """See that the weights are finite before they go into a checkpoint, which would replace a good one."""
+    check_finite(algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID], what=f"checkpoint {path}")
+
+
+def _save(algorithm: GRPO, run: RunDirectory, iteration: int, *, num_kept: int = 1) -> None:
+    """Write a checkpoint to go on from; one is whole or not there, and it replaces those that are not kept."""
+    with checkpoints_of(run, num_kept=num_kept).write(iteration) as folder:
         algorithm.save_to_path(folder.absolute())
 
 

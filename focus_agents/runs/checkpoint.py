@@ -78,12 +78,18 @@ def check_finite(tensors: Mapping[str, Any], *, what: str) -> None:
         CheckpointError: If a number is NaN or infinite.
     """
     for name, tensor in tensors.items():
-        numbers = torch.from_numpy(tensor) if isinstance(tensor, np.ndarray) else tensor
-        if isinstance(numbers, torch.Tensor) and numbers.is_floating_point() and not torch.isfinite(numbers).all():
+        if not _is_finite(tensor):
             raise CheckpointError(
                 f"{what}: expected finite weights, got NaN or infinity in {name}; what was saved before is as it was. "
                 "Go on from that, or train anew with a lower `lr`"
             )
+
+
+def _is_finite(tensor: Any) -> bool:
+    if isinstance(tensor, torch.Tensor):
+        return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+    is_numbers = isinstance(tensor, np.ndarray) and np.issubdtype(tensor.dtype, np.floating)
+    return not is_numbers or bool(np.isfinite(tensor).all())
 
 
 class Checkpoints:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from focus_agents.runs.files import (
     write_json,
     write_json_lines,
 )
+from focus_agents.runs.lock import hold_folder
 from focus_agents.runs.metrics import METRICS, compare_validation
 from focus_agents.runs.provenance import differences, provenance
 from focus_env.metrics import ScoredAnswer
@@ -59,6 +60,50 @@ class RunDirectory:
         self.path = path
 
     @classmethod
+    def open(
+        cls,
+        path: Path,
+        config: Mapping[str, Any],
+        *,
+        is_resumed: bool,
+        used: Sequence[Any] = (),
+        warn: Callable[[str], None],
+    ) -> RunDirectory:
+        """Start a run or go on with one, as the only process that writes to its folder until it ends.
+
+        Args:
+            path: The folder.
+            config: The arguments of a new run.
+            is_resumed: Go on with the run that is there.
+            used: As for `create`.
+            warn: Told of each change of the code since the run was started.
+
+        Raises:
+            FileExistsError: If a new run would be written into another run's folder.
+            ValueError: If another process is at work in the folder.
+            CheckpointError: If a run that is gone on with has no readable `config.json`.
+        """
+        run = cls(path)
+        if is_resumed:
+            run.config()
+        else:
+            run._check_new()
+        hold_folder(path)
+        if not is_resumed:
+            return cls.create(path, config, used=used)
+        for line in run.note_code(*used):
+            warn(f"run {path}: {line}; what follows is by the code of now")
+        return run
+
+    def _check_new(self) -> None:
+        """See that there is no run yet."""
+        if (self.path / CONFIG_FILE).exists():
+            raise FileExistsError(
+                f"run folder {self.path} holds a run already; choose another `name`, or go on with it by `resume` "
+                f"{self.path}"
+            )
+
+    @classmethod
     def create(cls, path: Path, config: Mapping[str, Any], *, used: Sequence[Any] = ()) -> RunDirectory:
         """Start a new run; an existing one is never written over.
 
@@ -67,10 +112,7 @@ class RunDirectory:
             config: The arguments of the run.
             used: A user's own objects whose source decides the run; see `provenance`.
         """
-        if (path / CONFIG_FILE).exists():
-            raise FileExistsError(
-                f"run folder {path} holds a run already; choose another `name`, or go on with it by `resume` {path}"
-            )
+        cls(path)._check_new()
         for name in ("samples", "checkpoints", "validation"):
             (path / name).mkdir(parents=True, exist_ok=True)
         write_json(path / CONFIG_FILE, {**config, CODE: [provenance(*used)]})
@@ -103,6 +145,8 @@ class RunDirectory:
         Raises:
             CheckpointError: If the folder is not a run's, or the file is damaged.
         """
+        if not (self.path / CONFIG_FILE).exists():
+            raise CheckpointError(f"run {self.path}: expected a run's folder with {CONFIG_FILE}, found none")
         config = read_json(self.path / CONFIG_FILE, ARGUMENTS)
         config.pop(CODE, None)
         return config
