@@ -29,7 +29,8 @@ _ROOT = Path(__file__).parents[2]
 """The folder that holds both packages."""
 _DIGITS = 12
 _DEPTH = 3
-"""How far wrappers of the project's own are looked into for a user's objects."""
+_MOST_PARTS = 64
+"""How far objects of the project's own are looked into for a user's objects."""
 
 
 def provenance(*used: Any) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def _commit() -> str | None:
     """The commit of a checkout, with `-dirty` behind it if tracked files differ from it."""
     if not (_ROOT / ".git").exists():
         return None
-    command = ["git", "--no-optional-locks", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    command = ["git", "--no-optional-locks", "-C", str(_ROOT), "describe", "--always", "--dirty"]
     try:
         outcome = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -153,9 +154,10 @@ def _modules_of(thing: Any, depth: int) -> Iterator[str]:
 
 
 def _flatten(value: Any) -> Iterator[Any]:
-    """The objects in mappings and tuples; texts are no import paths here."""
+    """The objects in mappings and tuples, unless these are long, as those of tracks are; texts are no import paths."""
     if isinstance(value, Mapping | tuple):
-        for part in value.values() if isinstance(value, Mapping) else value:
+        parts = value.values() if isinstance(value, Mapping) else value
+        for part in parts if len(parts) <= _MOST_PARTS else ():
             yield from _flatten(part)
     elif not isinstance(value, str):
         yield value
