@@ -31,7 +31,7 @@ from focus_agents.cli.cluster import RayArguments
 from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.common import DataArguments, PolicyArguments, PolicyNames
 from focus_agents.cli.data_checks import check_policy_flags
-from focus_agents.cli.errors import as_flags, user_errors, work_errors
+from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
 from focus_agents.cli.runs import run_path
 from focus_agents.errors import CheckpointError, PolicyError
 from focus_agents.evaluation.answerer import Chunk
@@ -110,9 +110,9 @@ class Args(Settings):
 
 def main() -> None:
     quiet_libraries()
-    console = Console()
+    console = make_console()
     if not console.is_terminal:
-        console = Console(width=PIPED_WIDTH)
+        console = make_console(width=PIPED_WIDTH)
     with user_errors(Args):
         args = parse(Args, __doc__, old_flags=OLD_FLAGS)
         plan, results, chunks = check_arguments(args)

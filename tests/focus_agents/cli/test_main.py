@@ -156,7 +156,7 @@ def test_ctrl_c_ends_a_command_with_a_sentence(
     def stop() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("focus_agents.cli.plot.main", stop)
+    monkeypatch.setattr(importlib.import_module("focus_agents.cli.plot"), "main", stop)
     assert focus(monkeypatch, "plot", "runs/a") == 130
     assert capsys.readouterr().err == "stopped by SIGINT\n"
 
