@@ -7,6 +7,7 @@
     ├── RewardError              a reward term raised, or gave what is no reward; a ValueError, too
     ├── EvaluationError          an evaluation gave up
     ├── RunInterrupted           a run stopped when it was asked to, and can go on
+    ├── StorageError             a file or folder could not be written; an OSError, too
     └── MissingDependencyError   an optional package is not installed
 
 A wrong argument is a plain ``ValueError``. Each message names the thing, what was expected, what came, and what to do.
@@ -28,6 +29,10 @@ class RewardError(FocusError, ValueError):
 
     Terms are pure functions, so nobody asks a second time.
     """
+
+
+class StorageError(FocusError, OSError):
+    """A file or folder could not be written, because the disk is full or for another reason; it is as it was before."""
 
 
 class MissingDependencyError(FocusError, ImportError):

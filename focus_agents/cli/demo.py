@@ -30,7 +30,7 @@ from focus_env import images
 from focus_env.boxes import validate_box
 from focus_env.datasets import SyntheticDataset
 from focus_env.errors import DatasetError
-from focus_env.rendering import render_localization
+from focus_env.rendering import render_localization, write_picture
 from focus_env.types import Box, ImageArray
 
 DRAWN: Mapping[str, Any] = {"split": "test", "level": 3, "distractors": "any", "image_size": 64, "shots": 2}
@@ -61,7 +61,7 @@ def main() -> None:
         found = policy.locate(supports, query, with_attention=True)
     else:
         found = locate(policy, spec.load_template(), supports, query)
-    Image.fromarray(render_localization(supports, query, found.box, found.attention)).save(args.out)
+    write_picture(args.out, render_localization(supports, query, found.box, found.attention))
     if found.error is not None:
         print(f"no answer: {found.error}")
     elif found.box is None:

@@ -23,7 +23,8 @@ from focus_agents.cli.errors import user_errors
 from focus_agents.evaluation import evaluate
 from focus_agents.models.loading import SHIPPED_MODELS, WEIGHTS, load_model, load_processor, load_template
 from focus_agents.policies.focus import FocusPolicy
-from focus_agents.runs.checkpoint import save_policy
+from focus_agents.runs.checkpoint import check_finite, save_policy
+from focus_agents.runs.files import read_json
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.settings import Settings
 from focus_agents.studies.ablation.arms import MAIN_SPLIT, SPLITS
@@ -68,13 +69,13 @@ def main() -> None:
         config = run.config()
         source = str(run.checkpoints / "final")
         model, processor, template = load_model(source), load_processor(source), load_template(source)
-        summary = json.loads((args.run / "summary.json").read_text())
+        check_finite(model.state_dict(), what=source)
+        summary = read_json(args.run / "summary.json", "the summary of a run that has come to its end")
     # Scored in a folder of its own first: an error on the way leaves the weights that are there as they are.
     with TemporaryDirectory() as scratch:
         draft = save_policy(Path(scratch) / args.name, model.to(torch.bfloat16), processor, template=template)
         card = write_card(args, config, summary, score(str(draft), args.num_episodes))
-    folder = save_policy(WEIGHTS / args.name, model, processor, template=template)
-    (folder / CARD).write_text(card)
+    folder = save_policy(WEIGHTS / args.name, model, processor, template=template, documents={CARD: card})
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: {size / 2**20:.1f} MiB\n{(folder / CARD).read_text()}")
 

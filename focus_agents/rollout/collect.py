@@ -44,11 +44,47 @@ def collect_groups(
     for index in episode_indices:
         prompts.append(template.render(env.reset(options={"episode_index": index})[0]))
         episodes.append(env.get_wrapper_attr("episode"))
-    generations = policy.generate(prompts, num_completions=group_size, sampling=sampling, seeds=seeds)
+    generations = ask_policy(policy, prompts, num_completions=group_size, sampling=sampling, seeds=seeds)
     return [
         _group(env, index, episode, generation, progress)
         for index, episode, generation in zip(episode_indices, episodes, generations, strict=True)
     ]
+
+
+def ask_policy(
+    policy: Policy,
+    prompts: Sequence[Sequence[Message]],
+    *,
+    num_completions: int,
+    sampling: Sampling,
+    seeds: Sequence[int],
+) -> list[Generation]:
+    """Call a policy's `generate`, and see that it gives what `focus_agents.rollout.records.Policy` says.
+
+    Raises:
+        ValueError: If it gives another number of generations or of completions, or other objects.
+        RuntimeError: If it ends the process by `sys.exit`, which would look like an end of the work.
+    """
+    try:
+        generations = policy.generate(prompts, num_completions=num_completions, sampling=sampling, seeds=seeds)
+    except SystemExit as error:
+        raise RuntimeError(
+            f"expected answers of the policy, got a call of sys.exit({error.code!r}); return a Completion with an "
+            "`error` for an answer that cannot be had"
+        ) from error
+    if not isinstance(generations, Sequence) or not all(isinstance(one, Generation) for one in generations):
+        raise ValueError(f"expected a list of Generation of the policy, got {generations!r:.200}")
+    if len(generations) != len(prompts):
+        raise ValueError(
+            f"expected a Generation of the policy for each of {len(prompts)} prompts, got {len(generations)}"
+        )
+    for one in generations:
+        if len(one.completions) != num_completions or not all(isinstance(c.text, str) for c in one.completions):
+            raise ValueError(
+                f"expected {num_completions} completions with texts of the policy for each prompt, got "
+                f"{len(one.completions)}: {one.completions!r:.200}"
+            )
+    return list(generations)
 
 
 def score_texts(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +13,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from focus_agents.models.inputs import EncodedPrompt, PromptBatch
 from focus_agents.models.processing import PromptSpans, VLMProcessor, box_cells
+from focus_agents.sft.settings import AttentionTarget
 from focus_env.datasets.order import shuffled_indices
 from focus_env.env import observe
 from focus_env.prompts import IPLocTemplate, PromptTemplate
 from focus_env.types import Episode, EpisodeDataset
-
-AttentionTarget = Literal["coords", "span", "region", "both"]
-"""What counts as a support-box token: the numbers of the box text with the spaces between them (the authors' code), the
-whole box text, the image tokens inside the support box, or numbers and image tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from focus_env.datasets.sampler import BadPolicy
 from focus_env.datasets.store import MANIFEST_FILE, SCHEMA_VERSION, read_manifest, sha256
 from focus_env.datasets.store_rows import EPISODES, FRAMES
 from focus_env.errors import DatasetError
-from focus_env.files import open_regular
+from focus_env.regular_files import open_regular
 from focus_env.types import Episode, EpisodeDataset, Frame
 
 MANIFEST_SCRATCH = f"{MANIFEST_FILE}.unfinished"

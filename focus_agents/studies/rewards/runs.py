@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,23 +16,13 @@ from focus_agents.errors import TrainingError
 from focus_agents.grpo.plan import GRPOPlan
 from focus_agents.grpo.train import train_grpo
 from focus_agents.runs.folder import RunDirectory
+from focus_agents.runs.provenance import user_sources
 from focus_agents.studies.study import Run, Study
 from focus_env.rewards.weighted import WeightedReward
 
+START = "start"
+"""Name of the model before training in the report."""
 STOPPED = "stopped before their end; the same command goes on with them"
-
-FORMAT_WEIGHT = 0.5
-"""What the exact format is worth beside a reward that is given by its name alone, as in FOCUS (arXiv:2605.31145)."""
-
-
-def reward_of(text: str) -> str:
-    """What is trained on: a spec as it is; the name of a term alone earns beside it what the format is worth.
-
-    >>> reward_of("giou"), reward_of("iou:1,copy:0.5")
-    ('giou:1,format:0.5', 'iou:1,copy:0.5')
-    """
-    is_name_alone = re.fullmatch(r"\w+(\([^()]*\))?", text.strip()) is not None
-    return f"{text.strip()}:1,format:{FORMAT_WEIGHT}" if is_name_alone else text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +45,10 @@ class RewardStudy(Study):
 
     def run(self, variant: str, seed: int) -> Run:
         """Return the run of a reward with a seed."""
-        decides = [self.rewards[variant], seed, dict(self.arguments)]
+        decides: list[Any] = [self.rewards[variant], seed, dict(self.arguments)]
+        # A term of the user's own, since the same name may be another function today.
+        terms = [name for name in WeightedReward.from_spec(self.rewards[variant]).terms if ":" in name]
+        decides += [sources] if (sources := user_sources(*terms)) else []
         return Run(variant, seed, self.run_folder(variant, seed, decides))
 
     def runs(self) -> list[Run]:
@@ -76,9 +69,22 @@ def check_rewards(study: RewardStudy) -> None:
     """
     if len(study.rewards) < 2:
         raise ValueError(f"rewards: expected two or more different ones to compare, got {list(study.rewards)}")
+    if START in study.rewards:
+        raise ValueError(f"rewards: expected another name than {START!r}, the model before training in the report")
+    for (first, one), (second, other) in itertools.combinations(study.rewards.items(), 2):
+        if _weights(one) == _weights(other):
+            raise ValueError(
+                f"rewards: expected different ones to compare, got {first!r} and {second!r}, the same reward"
+            )
     study.check_seeds()
     for run in study.runs():
         study.plan_of(run).config().validate()
+
+
+def _weights(spec: str) -> dict[str, float]:
+    """The terms that count, whatever their order."""
+    terms = WeightedReward.from_spec(spec).terms.items()
+    return {name: weight for name, (_, weight) in terms if weight != 0}
 
 
 def run_trials(study: RewardStudy, on_done: Callable[[Run], None]) -> None:

@@ -21,8 +21,8 @@ from typing import Any
 
 from focus_env.boxes import clip_box, xywh_to_xyxy
 from focus_env.errors import DatasetError
-from focus_env.files import open_regular
 from focus_env.images import picture_wh
+from focus_env.regular_files import open_regular
 from focus_env.types import Box, Frame, Note
 
 logger = logging.getLogger(__name__)

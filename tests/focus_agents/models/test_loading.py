@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,50 @@ def cut_a_weight(folder: Path) -> None:
     change_weights(folder, cut)
 
 
+def set_weights(value: float, dtype: torch.dtype = torch.float32) -> Callable[[Path], None]:
+    """One number of one weight, or another type of all numbers of it."""
+
+    def change(weights: dict[str, torch.Tensor]) -> None:
+        name = next(n for n in weights if n.endswith("q_proj.weight"))
+        weights[name][1, 2] = value
+        weights[name] = weights[name].to(dtype)
+
+    return lambda folder: change_weights(folder, change)
+
+
+def shard_with_nan(folder: Path) -> None:
+    """Two files with an index, the second of which holds an infinite number."""
+    weights = load_file(folder / WEIGHTS)
+    names = sorted(weights)
+    weights[names[-1]].view(-1)[0] = float("-inf")
+    parts = {"model-00001-of-00002.safetensors": names[:-1], "model-00002-of-00002.safetensors": names[-1:]}
+    for file, own in parts.items():
+        save_file({name: weights[name] for name in own}, folder / file, metadata={"format": "pt"})
+    (folder / WEIGHTS).unlink()
+    index = {"metadata": {}, "weight_map": {name: file for file, own in parts.items() for name in own}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def pickle_weights(folder: Path) -> None:
+    """Where older releases of transformers kept weights, and any object can be."""
+    (folder / WEIGHTS).unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"x": Path()}))
+
+
+def few_words(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (config.get("text_config") or config)["vocab_size"] = 10
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def add_adapter_with_nan(folder: Path) -> None:
+    model = load_trainable_model(str(folder), lora_rank=2)
+    model.save_pretrained(str(folder))
+    weights = load_file(folder / "adapter_model.safetensors")
+    next(iter(weights.values()))[0, 0] = float("nan")
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
 class TestFolders:
     """What `save_policy` wrote, whole and damaged."""
 
@@ -104,6 +149,16 @@ class TestFolders:
             pytest.param(lambda f: (f / WEIGHTS).write_bytes(b"no model"), load_model, id="no weights inside"),
             pytest.param(drop_a_weight, load_model, id="a weight is missing"),
             pytest.param(cut_a_weight, load_model, id="a weight has another shape"),
+            pytest.param(set_weights(float("nan")), load_model, id="nan in a weight"),
+            pytest.param(set_weights(float("inf")), load_model, id="an infinite weight"),
+            pytest.param(set_weights(float("nan"), torch.float16), load_model, id="nan in half precision"),
+            pytest.param(set_weights(0, torch.int8), load_model, id="a weight in int8"),
+            pytest.param(shard_with_nan, load_model, id="an infinite weight in a shard"),
+            pytest.param(pickle_weights, load_model, id="pickled weights"),
+            pytest.param(lambda f: (f / "config.json").write_text("[]"), load_model, id="a list as config"),
+            pytest.param(few_words, load_model, id="a vocabulary of ten"),
+            pytest.param(add_adapter_with_nan, load_model, id="nan in an adapter"),
+            pytest.param(lambda f: (f / "tokenizer.json").write_text("[]"), load_processor, id="a list as tokenizer"),
             pytest.param(lambda f: (f / "config.json").unlink(), load_model, id="no config"),
             pytest.param(lambda f: (f / "config.json").write_text("{"), load_model, id="broken config"),
             pytest.param(
