@@ -25,7 +25,6 @@ from PIL import Image
 from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.common import PolicyArguments, PolicyName
 from focus_agents.cli.errors import user_errors
-from focus_agents.policies.focus import FocusPolicy, locate
 from focus_agents.settings import Settings
 from focus_env.boxes import validate_box
 from focus_env.datasets import SyntheticDataset
@@ -50,9 +49,11 @@ class Args(Settings):
 
 
 def main() -> None:
-    quiet_libraries()
     with user_errors(Args):
         args = parse(Args, __doc__)
+        from focus_agents.policies.focus import FocusPolicy, locate  # here: a command line is read without torch
+
+        quiet_libraries()
         supports, query = read_pictures(args)
         spec = args.policies.spec(args.policy)
         policy = spec.build()
