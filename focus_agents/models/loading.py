@@ -21,6 +21,7 @@ from focus_agents.models.family import ModelFamily
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.registry import find_family
 from focus_agents.models.settings import Precision
+from focus_agents.models.shipped import BEST_MODEL, SHIPPED_MODELS, WEIGHTS
 from focus_agents.models.weights import bad_weights
 from focus_env.boxes import CoordinateFrame
 from focus_env.prompts import PromptTemplate, get_template
@@ -35,12 +36,6 @@ PROMPTS_OF_NEW_MODELS: Mapping[str, dict[str, str]] = {
     SMALL: {"template": "questions", "frame": "norm_100"},
 }
 """What `POLICY_FILE` says of a saved one."""
-
-WEIGHTS = Path(__file__).parent.parent / "weights"
-SHIPPED_MODELS = ("focus-small-grpo", "focus-small-sft", "focus-small-base")
-"""Trained by this project, in folders of `WEIGHTS`."""
-BEST_MODEL = {"focus-small": "focus-small-grpo"}
-"""The name by which to ask for the best of them."""
 
 POLICY_FILE = "focus.json"
 """What a saved policy's folder says beside the model itself."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -156,7 +157,7 @@ def test_ctrl_c_ends_a_command_with_a_sentence(
     def stop() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(importlib.import_module("focus_agents.cli.plot"), "main", stop)
+    monkeypatch.setitem(sys.modules, "focus_agents.cli.plot", SimpleNamespace(main=stop))
     assert focus(monkeypatch, "plot", "runs/a") == 130
     assert capsys.readouterr().err == "stopped by SIGINT\n"
 
