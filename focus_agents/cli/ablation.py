@@ -20,9 +20,10 @@ from annotated_types import Ge
 from rich.console import Console
 
 from focus_agents.cli.command_line import parse, quiet_libraries
-from focus_agents.cli.errors import as_flags, user_errors
+from focus_agents.cli.errors import as_flags, print_warning, user_errors
 from focus_agents.errors import TrainingError
 from focus_agents.models.loading import load_config
+from focus_agents.runs.lock import hold_folder
 from focus_agents.runs.progress import runs_progress
 from focus_agents.settings import Settings
 from focus_agents.studies.ablation.arms import ARMS
@@ -66,8 +67,12 @@ def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
         study = check_arguments(args)
+        if not args.report_only:
+            hold_folder(study.folder, setting="output_dir")
     console = Console()
     console.print(f"runs: {study.folder}", highlight=False, markup=False)
+    for line in study.changes_of_code():
+        print_warning(line)
     succeeded = args.report_only or run_with_progress(study, console)
     with user_errors(Args):
         report = write_report(study, args.report_dir or study.folder)

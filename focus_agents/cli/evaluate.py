@@ -38,7 +38,7 @@ from focus_agents.reports.tables import text_table
 from focus_agents.rollout.records import MAX_COMPLETION_TOKENS
 from focus_agents.runs.progress import progress_bar
 from focus_agents.settings import Settings, as_dict
-from focus_env.errors import DatasetError, MissingDependencyError
+from focus_env.errors import DatasetError, MissingDependencyError, StorageError
 
 PIPED_WIDTH = 160
 OLD_FLAGS = {"--validation-root": None, "--validation-split": None}
@@ -155,7 +155,7 @@ def answer_chunks(
     if plan.num_workers:
         args.cluster.start_ray(num_processes=plan.num_workers, console=console)
     num_episodes = sum(len(chunk.indices) for chunk in chunks)
-    expected = work_errors(Args, console, CheckpointError, DatasetError, MissingDependencyError)
+    expected = work_errors(Args, console, CheckpointError, DatasetError, MissingDependencyError, StorageError)
     try:
         with expected, progress_bar("episodes", num_episodes, console) as move_to:
             run_chunks(plan, results, chunks, on_done=move_to)

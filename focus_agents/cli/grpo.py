@@ -120,7 +120,7 @@ def main() -> None:
             newest_checkpoint(run)
             args = restore_arguments(args, run.config(), keep=("run", "cluster"))
         plan, config = check_arguments(args)
-        run = open_run(args, plan.reward, plan.training_episodes, plan.validation_episodes)
+        run = open_run(args, *plan.objects)
     console = Console()
     console.print(f"run folder: {run.path}", highlight=False, markup=False)
     if args.model.source == "tiny" and args.run.resume is None:

@@ -23,11 +23,12 @@ from rich.console import Console
 
 from focus_agents.cli.command_line import flat, parse, quiet_libraries
 from focus_agents.cli.common import RayArguments, load_reward
-from focus_agents.cli.errors import user_errors, work_errors
+from focus_agents.cli.errors import print_warning, user_errors, work_errors
 from focus_agents.cli.grpo import TrainingArguments
 from focus_agents.errors import TrainingError
 from focus_agents.grpo.settings import GRPOSchedule, LearningSettings, SamplingSettings
 from focus_agents.models.settings import FinetuningSettings
+from focus_agents.runs.lock import hold_folder
 from focus_agents.runs.progress import runs_progress
 from focus_agents.settings import names_of
 from focus_agents.studies.rewards.report import write_report
@@ -65,8 +66,11 @@ def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
         study = check_arguments(args)
+        hold_folder(study.folder, setting="output_dir")
     console = Console()
     console.print(f"runs: {study.folder}", highlight=False, markup=False)
+    for line in study.changes_of_code(*study.objects):
+        print_warning(line)
     args.cluster.start_ray(num_processes=0, console=console)
     runs = study.runs()
     num_done = sum(run.is_done for run in runs)

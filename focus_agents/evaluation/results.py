@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +21,7 @@ from typing import Any
 from focus_agents.errors import CheckpointError
 from focus_agents.runs.files import write_json
 from focus_agents.runs.folder import read_answer
-from focus_env.files import write_text
+from focus_env.files import append_text, write_text
 from focus_env.metrics import ScoredAnswer
 
 MAX_TEXT = 2000
@@ -183,10 +182,7 @@ class ResultsFolder:
 
     def append(self, cell: Cell, records: Sequence[AnswerRecord]) -> None:
         """Add answers; when this returns, they are on the disk."""
-        with self._file(cell).open("a") as file:
-            file.write(_to_lines(records))
-            file.flush()
-            os.fsync(file.fileno())
+        append_text(self._file(cell), _to_lines(records), is_synced=True)
 
     def sheet(self, cell: Cell) -> Path:
         """Where a cell's pictures are."""

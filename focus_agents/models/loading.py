@@ -22,6 +22,7 @@ from focus_agents.models.family import ModelFamily
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.registry import find_family
 from focus_env.boxes import CoordinateFrame
+from focus_env.files import find_folder
 from focus_env.prompts import PromptTemplate, get_template
 
 Precision = Literal["fp32", "bf16"]
@@ -328,9 +329,8 @@ def _readable_family(name_or_path: str) -> ModelFamily | None:
 
 def model_folder(name_or_path: str) -> str:
     """Where a model lies: its folder, with the package or elsewhere, or else the name, which the hub may know."""
-    if (name := BEST_MODEL.get(name_or_path, name_or_path)) in SHIPPED_MODELS:
-        return str(WEIGHTS / name)
-    folder = Path(name_or_path).expanduser()
+    name = BEST_MODEL.get(name_or_path, name_or_path)
+    folder = find_folder(WEIGHTS / name if name in SHIPPED_MODELS else Path(name_or_path).expanduser())
     return str(folder) if folder.is_dir() else name_or_path
 
 
