@@ -44,8 +44,7 @@ def fresh_file(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         yield path
         return
-    with named_errors(path):
-        scratch, lock = _take_scratch_file(path)
+    with named_errors(path), _scratch_file(path) as scratch:
         try:
             yield scratch
             _sync(scratch)
@@ -54,8 +53,6 @@ def fresh_file(path: Path) -> Iterator[Path]:
         except BaseException:
             scratch.unlink(missing_ok=True)
             raise
-        finally:
-            _unlock(lock)
 
 
 @contextlib.contextmanager
@@ -71,9 +68,7 @@ def fresh_folder(path: Path) -> Iterator[Path]:
         StorageError: If the folder cannot be written, or another process is writing it.
     """
     path = path.resolve() if path.is_symlink() else path
-    with named_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch, lock = _take_scratch_folder(path)
+    with named_errors(path), _scratch_folder(path) as scratch:
         try:
             yield scratch / _FRESH
             for part in (*(scratch / _FRESH).rglob("*"), scratch / _FRESH):
@@ -83,7 +78,6 @@ def fresh_folder(path: Path) -> Iterator[Path]:
         finally:
             _put_back(scratch, path)
             shutil.rmtree(scratch, ignore_errors=True)
-            _unlock(lock)
 
 
 def find_folder(path: Path) -> Path:
@@ -91,7 +85,7 @@ def find_folder(path: Path) -> Path:
 
     The latter happens only on file systems that cannot exchange two names at once, such as NFS.
     """
-    old = _scratch_folder(path) / _OLD
+    old = _folder_name(path) / _OLD
     return old if not path.exists() and old.exists() else path
 
 
@@ -101,13 +95,13 @@ def write_text(path: Path, text: str) -> None:
         scratch.write_text(text, encoding="utf-8")
 
 
-def append_text(path: Path, text: str, *, sync: bool = False) -> None:
+def append_text(path: Path, text: str, *, is_synced: bool = False) -> None:
     """Append whole lines to a text file in UTF-8; a last line that a killed writer has cut is removed first.
 
     Args:
-        path: The file.
-        text: Whole lines.
-        sync: Wait until they are on the disk, where a kill of the process is not all that may happen.
+        path: The file; made if it is not there.
+        text: One line or several.
+        is_synced: Return only when they are on the disk.
 
     Raises:
         StorageError: If the file cannot be written; then it holds what it held before.
@@ -125,8 +119,8 @@ def append_text(path: Path, text: str, *, sync: bool = False) -> None:
             try:
                 while rest:
                     rest = rest[file.write(rest) :]
-                if sync:
-                    os.fsync(descriptor)
+                if is_synced:
+                    os.fsync(file.fileno())
             except OSError:
                 file.truncate(size)
                 raise
@@ -146,84 +140,77 @@ def remove_unfinished(folder: Path, pattern: str) -> None:
 # ---- scratch names and their locks
 
 
-def _scratch_folder(path: Path) -> Path:
+def _folder_name(path: Path) -> Path:
     """Where a folder is written."""
     return path.parent / f".{path.name}{UNFINISHED}"
 
 
-def _scratch_file(path: Path, number: int) -> Path:
+def _file_name(path: Path, number: int) -> Path:
     """Where a file is written, with its ending, by which libraries choose a format; each writer has a number."""
     return path.parent / f".{path.stem}{UNFINISHED}{f'-{number}' if number else ''}{path.suffix}"
 
 
-def _take_scratch_file(path: Path) -> tuple[Path, int | None]:
-    """An empty file that no other process writes to, and its lock; what dead processes have left goes."""
+@contextlib.contextmanager
+def _scratch_file(path: Path) -> Iterator[Path]:
+    """An empty file that no other process writes to; what dead processes have left goes."""
     for number in itertools.count():
-        scratch = _scratch_file(path, number)
-        is_free, lock = _lock(scratch, os.O_RDWR | os.O_CREAT)
-        if is_free:
-            break
-    os.truncate(scratch, 0)
-    for later in itertools.count(number + 1):
-        if not _scratch_file(path, later).exists():
-            break
-        _remove_dead(_scratch_file(path, later))
-    return scratch, lock
+        scratch = _file_name(path, number)
+        with _lock(scratch, os.O_RDWR | os.O_CREAT) as is_free:
+            if not is_free:
+                continue
+            os.truncate(scratch, 0)
+            for later in itertools.count(number + 1):
+                if not _file_name(path, later).exists():
+                    break
+                _remove_dead(_file_name(path, later))
+            yield scratch
+            return
 
 
-def _take_scratch_folder(path: Path) -> tuple[Path, int | None]:
-    """An empty folder, and its lock; an older folder that a dead process has moved there is put back."""
-    scratch = _scratch_folder(path)
-    while True:
-        scratch.mkdir(exist_ok=True)
-        try:
-            is_free, lock = _lock(scratch, os.O_RDONLY)
-        except FileNotFoundError:  # its owner has just removed it
-            continue
+@contextlib.contextmanager
+def _scratch_folder(path: Path) -> Iterator[Path]:
+    """An empty folder; an older folder that a dead process has moved there is put back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = _folder_name(path)
+    scratch.mkdir(exist_ok=True)
+    with _lock(scratch, os.O_RDONLY) as is_free:
         if not is_free:
             raise StorageError(f"{path}: another process is writing it; wait until that is done")
-        break
-    _put_back(scratch, path)
-    for part in scratch.iterdir():
-        _remove(part)
-    return scratch, lock
+        _put_back(scratch, path)
+        for part in scratch.iterdir():
+            _remove(part)
+        yield scratch
 
 
-def _lock(path: Path, flags: int) -> tuple[bool, int | None]:
-    """Whether a path is this process's alone, and a descriptor that keeps it so; None where there are no locks."""
-    while True:
-        if sys.platform == "win32":
-            if flags & os.O_CREAT:
-                os.close(os.open(path, flags, 0o666))
-            return True, None
-        descriptor = os.open(path, flags, 0o666)
+@contextlib.contextmanager
+def _lock(path: Path, flags: int) -> Iterator[bool]:
+    """Whether a path is this process's alone, which it stays until the end of the context or of the process."""
+    if sys.platform == "win32":
+        if flags & os.O_CREAT:
+            path.touch()
+        yield True
+        return
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        is_free = True
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(descriptor)
-            return False, None
+            is_free = False
         except OSError:  # a file system without locks
-            return True, descriptor
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                return True, descriptor
-        os.close(descriptor)  # renamed or removed between opening and locking
-        if not flags & os.O_CREAT:
-            raise FileNotFoundError(path)
-
-
-def _unlock(lock: int | None) -> None:
-    if lock is not None:
-        os.close(lock)
+            pass
+        # Between opening and locking its last owner may have renamed or removed it.
+        is_there = path.exists() and os.path.samestat(os.fstat(descriptor), os.stat(path))
+        yield is_free and is_there
+    finally:
+        os.close(descriptor)
 
 
 def _remove_dead(scratch: Path) -> None:
     """Remove a scratch file or folder if nobody holds it."""
-    with contextlib.suppress(OSError):
-        is_free, lock = _lock(scratch, os.O_RDONLY)
+    with contextlib.suppress(OSError), _lock(scratch, os.O_RDONLY) as is_free:
         if is_free:
             _remove(scratch)
-        _unlock(lock)
 
 
 def _remove(path: Path) -> None:

@@ -42,7 +42,7 @@ from focus_agents.runs.progress import progress_bar
 from focus_agents.runs.provenance import provenance
 from focus_agents.settings import Settings, as_dict
 from focus_env.datasets import entries_of
-from focus_env.errors import DatasetError, MissingDependencyError
+from focus_env.errors import DatasetError, MissingDependencyError, StorageError
 from focus_env.types import EpisodeDataset
 
 if TYPE_CHECKING:  # a command line is read without torch and Ray
@@ -242,7 +242,8 @@ def answer_chunks(
     if plan.num_workers:
         args.cluster.start_ray(num_processes=plan.num_workers, console=console)
     num_episodes = sum(len(chunk.indices) for chunk in chunks)
-    expected = work_errors(Args, console, CheckpointError, DatasetError, MissingDependencyError, PolicyError)
+    kinds = (CheckpointError, DatasetError, MissingDependencyError, PolicyError, StorageError)
+    expected = work_errors(Args, console, *kinds)
     try:
         with expected, progress_bar("episodes", num_episodes, console) as move_to:
             run_chunks(plan, results, chunks, on_done=move_to)

@@ -138,7 +138,7 @@ def main() -> None:
                 return
         plan, config = check_arguments(args)
         args.cluster.connect(args.cluster.needs())
-        run = open_run(args, plan.reward, plan.training_episodes, plan.validation_episodes)
+        run = open_run(args, *plan.objects)
     train(args, plan, config, run)
 
 

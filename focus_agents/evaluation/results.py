@@ -180,7 +180,7 @@ class ResultsFolder:
 
     def append(self, cell: Cell, records: Sequence[AnswerRecord]) -> None:
         """Add answers; when this returns, they are on the disk."""
-        append_json_lines(self._file(cell), [record.to_json() for record in records], sync=True)
+        append_json_lines(self._file(cell), [record.to_json() for record in records], is_synced=True)
 
     def sheet(self, cell: Cell) -> Path:
         """Where a cell's pictures are."""

@@ -23,7 +23,7 @@ from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.policies.identity import identity
 from focus_agents.policies.registry import PolicySpec
 from focus_agents.runs.interruption import stop_requests
-from focus_agents.runs.provenance import user_sources
+from focus_agents.runs.provenance import sources_of_users
 from focus_env.types import EpisodeDataset
 
 MAX_FAILED_FIRST = 32
@@ -93,7 +93,7 @@ def _code_of(spec: PolicySpec) -> dict[str, str]:
     is_own = ":" in entry.name
     if is_own:
         spec.check()  # imports it
-    return user_sources(entry.name if is_own else entry.build)
+    return sources_of_users([entry.name if is_own else entry.build])
 
 
 def pending_chunks(plan: EvaluationPlan, results: ResultsFolder, *, retry_failed: bool = False) -> list[Chunk]:

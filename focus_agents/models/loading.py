@@ -24,6 +24,7 @@ from focus_agents.models.settings import Precision
 from focus_agents.models.shipped import BEST_MODEL, SHIPPED_MODELS, WEIGHTS
 from focus_agents.models.weights import bad_weights
 from focus_env.boxes import CoordinateFrame
+from focus_env.files import find_folder
 from focus_env.prompts import PromptTemplate, get_template
 
 T = TypeVar("T")
@@ -322,9 +323,8 @@ def _readable_family(name_or_path: str) -> ModelFamily | None:
 
 def model_folder(name_or_path: str) -> str:
     """Where a model lies: its folder, with the package or elsewhere, or else the name, which the hub may know."""
-    if (name := BEST_MODEL.get(name_or_path, name_or_path)) in SHIPPED_MODELS:
-        return str(WEIGHTS / name)
-    folder = Path(name_or_path).expanduser()
+    name = BEST_MODEL.get(name_or_path, name_or_path)
+    folder = find_folder(WEIGHTS / name if name in SHIPPED_MODELS else Path(name_or_path).expanduser())
     return str(folder) if folder.is_dir() else name_or_path
 
 

@@ -41,9 +41,9 @@ def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, to_json_lines(records))
 
 
-def append_json_lines(path: Path, records: Iterable[Mapping[str, Any]], *, sync: bool = False) -> None:
+def append_json_lines(path: Path, records: Iterable[Mapping[str, Any]], *, is_synced: bool = False) -> None:
     """Append to a file of JSON lines; a last line that a killed writer has cut is removed first. See `append_text`."""
-    append_text(path, to_json_lines(records), sync=sync)
+    append_text(path, to_json_lines(records), is_synced=is_synced)
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

@@ -133,11 +133,18 @@ class RunDirectory:
             A sentence without a full stop for each difference; see `differences`.
         """
         config, now = read_json(self.path / CONFIG_FILE, ARGUMENTS), provenance(*used)
-        known = config.get(CODE)
-        states = known if isinstance(known, list) else []
-        if not states or differences(states[-1], now):
-            write_json(self.path / CONFIG_FILE, {**config, CODE: [*(states or [None]), now]})
-        return differences(states[0] if states else None, now)
+        states = _states_of(config)
+        if differences(states[-1], now):
+            write_json(self.path / CONFIG_FILE, {**config, CODE: [*states, now]})
+        return differences(states[0], now)
+
+    def changes_of_code(self, now: Mapping[str, Any]) -> list[str]:
+        """Say what has changed between the code that the run was started with and another state of `provenance`.
+
+        Raises:
+            CheckpointError: If the folder is not a run's, or its `config.json` is damaged.
+        """
+        return differences(_states_of(read_json(self.path / CONFIG_FILE, ARGUMENTS))[0], now)
 
     @property
     def checkpoints(self) -> Path:
@@ -325,6 +332,12 @@ class RunDirectory:
             new["seconds"] += earlier.get("seconds") or 0.0
         write_json(file, new)
         return new
+
+
+def _states_of(config: Mapping[str, Any]) -> list[Any]:
+    """The code that a run was started and gone on with; None stands for what is not recorded."""
+    states = config.get(CODE)
+    return states if isinstance(states, list) and states else [None]
 
 
 def _outcome(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def provenance(*used: Any) -> dict[str, Any]:
     return {
         "versions": _versions(),
         "commit": _commit(),
-        "sources": {**_own_sources(), **_sources_of_users(used)},
+        "sources": {**_own_sources(), **sources_of_users(used)},
     }
 
 
@@ -120,8 +120,12 @@ def _own_sources() -> dict[str, str]:
     }
 
 
-def _sources_of_users(used: Iterable[Any]) -> dict[str, str]:
-    """A digest for each of the user's modules, and for those of the user's that these use."""
+def sources_of_users(used: Iterable[Any]) -> dict[str, str]:
+    """Return a digest for each module of a user's own, by its name, and for those of the user's that these use.
+
+    Args:
+        used: As for `provenance`.
+    """
     waiting = [name for thing in used for name in _modules_of(thing, _DEPTH)]
     files: dict[str, Path] = {}
     while waiting:
@@ -188,8 +192,3 @@ def _digest(path: Path) -> str:
     for file in sorted(path.rglob("*.py")):
         whole.update(f"{file.relative_to(path).as_posix()}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return whole.hexdigest()[:_DIGITS]
-
-
-def user_sources(*used: Any) -> dict[str, str]:
-    """Return the digests of a user's modules alone, by their names; arguments as for `provenance`."""
-    return _sources_of_users(used)

@@ -17,7 +17,7 @@ import pytest
 from focus_env import files
 from focus_env.errors import StorageError
 from focus_env.files import append_text, find_folder, fresh_file, fresh_folder, remove_unfinished, write_text
-from tests.kills import kill_at_each_call
+from tests.kills import in_a_child, kill_at_each_call
 
 
 def write_folder(path: Path, content: str) -> None:
@@ -54,6 +54,7 @@ def no_exchange(*_: Any) -> bool:
 
 @pytest.mark.parametrize("has_old", [True, False])
 @pytest.mark.parametrize("can_exchange", [True, False])
+@in_a_child
 def test_a_folder_is_old_or_new_whenever_its_writer_is_killed(
     tmp_path: Path, has_old: bool, can_exchange: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +81,7 @@ def test_a_folder_is_old_or_new_whenever_its_writer_is_killed(
     assert found == ({"old", "new"} if has_old else {"new"})
 
 
+@in_a_child
 def test_a_file_is_old_or_new_whenever_its_writer_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
     path.write_text("old")
