@@ -4,7 +4,9 @@
     ├── DatasetError             a data set on disk is missing or malformed
     ├── CheckpointError          a checkpoint is missing, incomplete or of another kind
     ├── TrainingError            a training run gave up
+    │   └── SamplingError        for want of processes that sample
     ├── RewardError              a reward term raised, or gave what is no reward; a ValueError, too
+    ├── EpisodeError             an episode could not be asked, or its answers not be scored; a ValueError, too
     ├── EvaluationError          an evaluation gave up
     ├── RunInterrupted           a run stopped when it was asked to, and can go on
     ├── StorageError             a file or folder could not be written; an OSError, too

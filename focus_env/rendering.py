@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from focus_env.boxes import box_iou
 from focus_env.files import fresh_file
-from focus_env.types import Box, Episode, ImageArray
+from focus_env.types import Box, Episode, EpisodeDataset, ImageArray
 
 Colour = tuple[int, int, int]
 """Red, green, blue, 0 to 255."""
@@ -39,6 +39,7 @@ _MAX_ASPECT = 2.5  # a tile wider than this times its height is scaled down to i
 _MARGIN, _QUERY_GAP = 6, 26
 _FONT_SIZE = 13
 _LINE_HEIGHT = 20
+_MAX_REASON = 160
 
 
 def draw_boxes(image: ImageArray, boxes: Sequence[tuple[Box, Colour, str]]) -> ImageArray:
@@ -114,6 +115,27 @@ def render_episode(episode: Episode, answers: Sequence[tuple[str, Box | None, Co
     tiles.append(np.full((1, _QUERY_GAP, 3), _BACKGROUND, np.uint8))
     tiles.append(_with_caption(tile, height, caption))
     return _join(tiles, axis=1)
+
+
+def render_row(
+    episodes: EpisodeDataset, index: int, answers: Sequence[tuple[str, Box | None, Colour]] = ()
+) -> ImageArray:
+    """Draw an episode of a data set as `render_episode`; where its pictures cannot be had, a row that says so.
+
+    Args:
+        episodes: The data set.
+        index: Which of its episodes.
+        answers: As in `render_episode`.
+
+    Returns:
+        [H, W, 3] uint8.
+    """
+    try:
+        return render_episode(episodes[index], answers)
+    except Exception as error:  # a sheet comes after the work, which one bad picture must not cost
+        blank = np.full((_LINE_HEIGHT, _MIN_TILE_HEIGHT, 3), _BACKGROUND, np.uint8)
+        reason = f"episode {index} cannot be drawn: {type(error).__name__}: {error}"[:_MAX_REASON]
+        return _with_caption(blank, len(blank), [(reason.replace("\n", " "), None)])
 
 
 def draw_heat(image: ImageArray, heat: npt.NDArray[np.floating]) -> ImageArray:

@@ -40,10 +40,11 @@ class UnitHint:
     num_answers: int
 
     def __str__(self) -> str:
-        """Return the hint as a sentence, with the setting to try in backticks."""
+        """Return the hint in words, with what to try."""
         return (
             f"{self.num_answers} answers fit another unit of coordinates: mIoU {self.miou:.3f} if they are read as "
-            f"{self.frame.value}, {self.miou_as_read:.3f} as they were. Ask in that unit: `frame` {self.frame.value}"
+            f"{self.frame.value}, {self.miou_as_read:.3f} as they were. Ask in that unit, by "
+            f"--frame {self.frame.value} or the template's `frame`"
         )
 
 

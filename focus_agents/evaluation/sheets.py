@@ -8,7 +8,7 @@ import numpy as np
 
 from focus_agents.evaluation.records import AnswerRecord, Cell
 from focus_agents.evaluation.results import ResultsFolder
-from focus_env.rendering import ANSWER_COLOUR, render_episode, stack_rows, write_picture
+from focus_env.rendering import ANSWER_COLOUR, render_row, stack_rows, write_picture
 from focus_env.types import EpisodeDataset, ImageArray
 
 NUM_SHOWN = 3
@@ -40,9 +40,7 @@ def choose_shown(
 
 def draw_sheet(shown: Sequence[tuple[str, AnswerRecord]], episodes: EpisodeDataset) -> ImageArray:
     """A row for each answer, with truth and answer, below what was written; [H, W, 3] uint8."""
-    rows = [
-        render_episode(episodes[record.index], [("answer", record.answer.box, ANSWER_COLOUR)]) for _, record in shown
-    ]
+    rows = [render_row(episodes, record.index, [("answer", record.answer.box, ANSWER_COLOUR)]) for _, record in shown]
     return stack_rows(rows, [_title(kind, record) for kind, record in shown])
 
 

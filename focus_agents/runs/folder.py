@@ -15,12 +15,12 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
 from focus_agents.errors import CheckpointError
 from focus_agents.rollout.records import RolloutGroup
+from focus_agents.runs.answers import read_answers, write_answers
 from focus_agents.runs.files import (
     append_json_lines,
     read_json,
@@ -34,8 +34,9 @@ from focus_agents.runs.lock import hold_folder
 from focus_agents.runs.metrics import METRICS, compare_validation
 from focus_agents.runs.provenance import differences, provenance
 from focus_env.metrics import ScoredAnswer
-from focus_env.rendering import ANSWER_COLOUR, TARGET_COLOUR, Colour, render_episode, stack_rows, write_picture
-from focus_env.types import Box, EpisodeDataset, ParseStatus
+from focus_env.rendering import ANSWER_COLOUR, TARGET_COLOUR, Colour, render_row, stack_rows, write_picture
+from focus_env.types import EpisodeDataset
+from focus_env.units import find_unit
 
 CONFIG_FILE = "config.json"
 CODE = "code"
@@ -219,7 +220,7 @@ class RunDirectory:
 
     def write_answers(self, name: str, answers: Sequence[ScoredAnswer]) -> None:
         """Keep validation answers, one JSON object a line."""
-        write_json_lines(self.path / "validation" / f"{name}.jsonl", map(asdict, answers))
+        write_answers(self.path / "validation" / f"{name}.jsonl", answers)
 
     def read_answers(self, name: str) -> list[ScoredAnswer]:
         """What `write_answers` kept.
@@ -227,13 +228,7 @@ class RunDirectory:
         Raises:
             CheckpointError: If it kept nothing, or the file is damaged.
         """
-        file = self.path / "validation" / f"{name}.jsonl"
-        if not file.exists():
-            raise CheckpointError(f"{file}: expected the validation answers of the run, found none; start a new run")
-        try:
-            return [read_answer(record) for record in read_json_lines(file)]
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{file}: expected validation answers ({error!r}); start a new run") from error
+        return read_answers(self.path / "validation" / f"{name}.jsonl")
 
     def write_sheet(
         self,
@@ -251,8 +246,9 @@ class RunDirectory:
             answers: By label, the answers and their colour.
         """
         rows = [
-            render_episode(
-                episodes[index],
+            render_row(
+                episodes,
+                index,
                 [(label, given[row].box, colour) for label, (given, colour) in answers.items()],
             )
             for row, index in enumerate(indices)
@@ -300,14 +296,17 @@ class RunDirectory:
             outcome: What else the summary should hold.
 
         Returns:
-            The summary: `compare_validation`, the paths `checkpoint` and `sheet`, and `outcome`.
+            The summary: `compare_validation`, the paths `checkpoint` and `sheet`, `outcome`, and as `unit_hint` what
+            `focus_env.units.find_unit` has found, if anything.
         """
         self.write_answers("before", before)
         self.write_answers("after", after)
+        hint = find_unit(after) or find_unit(before)
         shown = {"before": (before, BEFORE_COLOUR), "after": (after, AFTER_COLOUR)}
         summary = compare_validation(before, after) | {
             "checkpoint": str(self.checkpoints / "final"),
             "sheet": str(self.write_sheet("validation", episodes, indices[:NUM_SHEET_EPISODES], shown)),
+            **({} if hint is None else {"unit_hint": str(hint)}),
             **outcome,
         }
         return self.write_summary(summary)
@@ -350,12 +349,3 @@ def _count(line: Mapping[str, Any], counter: str, file: Path) -> float:
     if not isinstance(count := line.get(counter), int | float):
         raise CheckpointError(f"{file}: expected a number as {counter!r} in each line, got {line!r:.80}")
     return count
-
-
-def read_answer(record: Mapping[str, Any]) -> ScoredAnswer:
-    """A scored answer back from a JSON object, which may hold more than that."""
-    values = {field.name: record[field.name] for field in fields(ScoredAnswer) if field.default is MISSING}
-    boxes = {key: None if record[key] is None else Box(*record[key]) for key in ("box", "target_box")}
-    # Not in answers that an older version wrote.
-    told = {key: None if record.get(key) is None else tuple(record[key]) for key in ("numbers", "image_wh")}
-    return ScoredAnswer(**{**values, **boxes, **told, "status": ParseStatus(record["status"])})

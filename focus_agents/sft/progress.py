@@ -1,4 +1,4 @@
-"""How far a supervised run is, and how good it was when."""
+"""How far a supervised run is, and how well it goes."""
 
 from __future__ import annotations
 

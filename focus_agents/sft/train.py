@@ -17,16 +17,18 @@ from annotated_types import Ge
 from ray.train.torch import TorchTrainer
 from rich.console import Console
 
-from focus_agents.errors import CheckpointError, TrainingError
+from focus_agents.errors import CheckpointError, EpisodeError, TrainingError
 from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import check_fit, load_config, load_processor
+from focus_agents.rollout.collect import describe_error, errors_of_no_episode
 from focus_agents.runs.checkpoint import read_training_state
 from focus_agents.runs.folder import RunDirectory
-from focus_agents.runs.progress import progress_bar
+from focus_agents.runs.progress import UnitWatch, progress_bar
 from focus_agents.settings import Settings
 from focus_agents.sft.data import SFTExamples
 from focus_agents.sft.plan import SFTPlan
-from focus_agents.sft.worker import FAILURE_FILE, SCORE, checkpoints_of, train_worker
+from focus_agents.sft.worker import FAILURE_FILE, SCORE, SKIPPED_FILE, checkpoints_of, train_worker
+from focus_env.errors import FocusError
 
 LINE_INTERVAL = 25
 """Steps between lines on the console."""
@@ -56,6 +58,7 @@ def check_plan(plan: SFTPlan, workers: Workers) -> None:
     Raises:
         ValueError: If something does not fit; the message says what and what to do.
         CheckpointError: If the model or its tokenizer cannot be read, or they do not belong together.
+        FocusError: If none of some episodes can be used.
     """
     if workers.num_workers > plan.config.batch_size:
         raise ValueError(
@@ -74,8 +77,19 @@ def check_plan(plan: SFTPlan, workers: Workers) -> None:
         target=plan.config.attention_target,
         max_tokens=text_config.max_position_embeddings,
     )
-    for index in np.linspace(0, len(examples) - 1, min(NUM_CHECKED_EPISODES, len(examples))).astype(int):
-        examples[int(index)]
+    indices = np.linspace(0, len(examples) - 1, min(NUM_CHECKED_EPISODES, len(examples))).astype(int).tolist()
+    errors: list[FocusError] = []
+    for index in indices:
+        try:
+            examples[index]
+        except errors_of_no_episode():
+            raise
+        except FocusError as error:
+            errors.append(error)
+        except Exception as error:
+            errors.append(EpisodeError(describe_error(error, index, examples.episodes)))
+    if len(errors) == len(indices) > 0:  # a few are replaced in training
+        raise errors[0]
 
 
 def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None) -> dict[str, Any]:
@@ -114,7 +128,9 @@ def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None
     with _show_progress(run, plan.config.num_steps, console):
         try:
             trainer.fit()
-        except ray.train.TrainingFailedError as error:
+        except (ray.train.TrainingFailedError, EpisodeError) as error:  # the latter in this process
+            if failure.exists():
+                raise TrainingError(json.loads(failure.read_text())["message"]) from error
             raise TrainingError(_describe(error, run)) from error
     if failure.exists():
         raise TrainingError(json.loads(failure.read_text())["message"])
@@ -177,7 +193,7 @@ def _describe(error: Exception, run: RunDirectory) -> str:
 @contextlib.contextmanager
 def _show_progress(run: RunDirectory, num_steps: int, console: Console) -> Iterator[None]:
     """Follow `metrics.jsonl`, which a worker writes, by a bar and a line every few steps."""
-    done = threading.Event()
+    done, named, watch = threading.Event(), set[str](), UnitWatch(console)
     with progress_bar("SFT", num_steps, console) as move_to:
 
         def follow() -> None:
@@ -190,6 +206,12 @@ def _show_progress(run: RunDirectory, num_steps: int, console: Console) -> Itera
                 step = int(lines[-1]["step"]) if lines else 0
                 shown = min(shown, step)  # a restart goes back
                 move_to(step)
+                if step > 0 and shown == 0:  # the answers before the first step are there
+                    watch.look(run.read_answers("before"))
+                for reason in _skipped(run):
+                    if reason not in named:
+                        console.print(f"skipped: {reason}", style="yellow", highlight=False, markup=False)
+                        named.add(reason)
                 for end in range(shown + 1, step + 1):
                     if end % LINE_INTERVAL == 0 or end == num_steps or lines[end - 1].get(SCORE) is not None:
                         window = lines[max(0, end - LINE_INTERVAL) : end]
@@ -203,6 +225,13 @@ def _show_progress(run: RunDirectory, num_steps: int, console: Console) -> Itera
         finally:
             done.set()
             follower.join()
+
+
+def _skipped(run: RunDirectory) -> list[str]:
+    """Why episodes were left out so far, as the workers have written it."""
+    file = run.path / SKIPPED_FILE
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line)["reason"] for line in lines if line.endswith("\n")]
 
 
 def _line(window: list[dict[str, Any]]) -> str:

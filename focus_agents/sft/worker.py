@@ -24,7 +24,7 @@ import torch
 import torch.distributed
 from safetensors.torch import save_file
 
-from focus_agents.errors import CheckpointError
+from focus_agents.errors import CheckpointError, EpisodeError
 from focus_agents.evaluation import evaluate
 from focus_agents.models.adapters import base_model, merge_adapters, model_parts
 from focus_agents.models.attention import select_layers
@@ -37,13 +37,13 @@ from focus_agents.runs.checkpoint import (
     save_policy,
     save_training_state,
 )
-from focus_agents.runs.files import write_json
+from focus_agents.runs.files import append_json_lines, write_json
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches
 from focus_agents.sft.plan import SFTPlan
 from focus_agents.sft.progress import Progress
 from focus_agents.sft.settings import SFTConfig
-from focus_agents.sft.step import accumulate_gradients
+from focus_agents.sft.step import accumulate_gradients, sum_over_workers
 from focus_env.datasets.order import shuffled_indices
 from focus_env.env import ENV_ID
 from focus_env.files import named_errors
@@ -56,6 +56,8 @@ NOT_VALIDATED = -1.0
 FAILURE_FILE = "failure.json"
 logger = logging.getLogger(__name__)
 BAD_BATCH_FOLDER = "bad_batch"
+SKIPPED_FILE = "skipped_episodes.jsonl"
+"""A line for each episode that could not be trained on, with the reason."""
 
 
 def train_worker(arguments: dict[str, Any]) -> None:
@@ -120,6 +122,7 @@ class SFTWorker:
         progress = self.progress
         for micro_batches in self._batches():
             started = time.perf_counter()
+            self._keep_skipped(micro_batches)
             metrics = self._step(micro_batches)
             if progress.num_bad_in_a_row >= self.config.max_bad_steps:
                 self._give_up(micro_batches)
@@ -165,17 +168,28 @@ class SFTWorker:
     def _batches(self) -> Iterator[list[SFTBatch]]:
         """This worker's share of each step that is left."""
         stop = self.progress.step if self._is_stale() else self.config.num_steps
-        return load_batches(
-            self.examples,
-            steps=range(self.progress.step, stop),
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            num_data_workers=self.plan.schedule.num_data_workers,
-            micro_batch_size=self.config.micro_batch_size,
-            rank=self.rank,
-            num_workers=self.num_workers,
-            num_one_shot_steps=round(self.config.one_shot * self.config.num_steps),
-        )
+        try:
+            yield from load_batches(
+                self.examples,
+                steps=range(self.progress.step, stop),
+                batch_size=self.config.batch_size,
+                seed=self.config.seed,
+                num_data_workers=self.plan.schedule.num_data_workers,
+                micro_batch_size=self.config.micro_batch_size,
+                rank=self.rank,
+                num_workers=self.num_workers,
+                num_one_shot_steps=round(self.config.one_shot * self.config.num_steps),
+            )
+        except EpisodeError as error:
+            # Raised all the same: the other workers wait for this one's gradients, and Ray Train ends them.
+            self._fail(f"training stopped after step {self.progress.step}: {error}")
+            raise
+
+    def _keep_skipped(self, micro_batches: Sequence[SFTBatch]) -> None:
+        """Keep which episodes others stand in for, and why, for the driver to show."""
+        if reasons := [reason for batch in micro_batches for reason in batch.replaces]:
+            lines = [{"step": self.progress.step + 1, "reason": reason} for reason in reasons]
+            append_json_lines(self.plan.run_path / SKIPPED_FILE, lines)
 
     # ---- training
 
@@ -191,6 +205,8 @@ class SFTWorker:
         metrics = accumulate_gradients(
             self.training_model, [batch.to(self.device) for batch in micro_batches], config, self.layers
         )
+        skipped = torch.tensor(float(sum(len(batch.replaces) for batch in micro_batches)), device=self.device)
+        metrics["skipped_episodes"] = float(sum_over_workers(skipped))
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.grad_clip))
         # Both are the same on all workers, so all of them decide alike.
         is_finite = math.isfinite(metrics["loss"]) and math.isfinite(grad_norm)
@@ -219,8 +235,7 @@ class SFTWorker:
 
     def _fail(self, message: str) -> None:
         """Say where the driver looks why the training ends."""
-        if self.rank == 0:
-            write_json(self.plan.run_path / FAILURE_FILE, {"message": message})
+        write_json(self.plan.run_path / FAILURE_FILE, {"message": message})
 
     def _log(self, metrics: dict[str, float], *, seconds: float) -> None:
         """Append the step to `metrics.jsonl`."""

@@ -17,7 +17,7 @@ from focus_agents.errors import CheckpointError
 from focus_agents.rollout.records import Completion, Generation, RolloutGroup
 from focus_agents.runs import folder
 from focus_agents.runs.folder import AFTER_COLOUR, BEFORE_COLOUR, NUM_SHEET_EPISODES, RunDirectory
-from focus_agents.runs.metrics import METRICS, compare_validation, rollout_metrics
+from focus_agents.runs.metrics import METRICS, rollout_metrics
 from focus_agents.runs.progress import progress_bar
 from focus_env.metrics import ScoredAnswer
 from focus_env.types import Box, ParseStatus
@@ -285,40 +285,6 @@ class TestAnswers:
             "episode": "fake/0", "which": "worst", "reward": 0.0, "iou": 0.0, "status": "no_box", "text": "text 1",
         }  # fmt: skip
         assert [(line["iteration"], line["which"]) for line in rest] == [(5, "best"), (5, "worst")]
-
-
-class TestComparison:
-    """Before and after by hand."""
-
-    def test_a_steady_gain(self) -> None:
-        before = [scored(0.25), UNREADABLE, scored(0.5), scored(0.25)]
-        after = [scored(0.5), scored(0.25), scored(0.75), scored(0.5)]
-        result = compare_validation(before, after)
-        assert list(result) == SUMMARY_KEYS[:9]
-        assert (result["miou_start"], result["miou_end"], result["miou_gain"]) == (0.25, 0.5, 0.25)
-        assert result["miou_gain_interval"] == (0.25, 0.25), "every pair gains the same, so there is no doubt"
-        assert (result["parse_rate_start"], result["parse_rate_end"]) == (0.75, 1.0)
-        assert result["num_validation_episodes"] == 4
-        for name in ("start", "end"):
-            low, high = result[f"miou_{name}_interval"]
-            assert 0 <= low < result[f"miou_{name}"] < high <= 1
-
-    def test_absent_targets_count_by_saying_so(self) -> None:
-        gone: dict[str, Any] = {"target_box": None}
-        before = [scored(0.0, **gone), scored(1.0)]
-        after = [scored(0.0, status=ParseStatus.ABSENT, **gone), UNREADABLE]
-        result = compare_validation(before, after)
-        assert (result["miou_start"], result["miou_end"], result["miou_gain"]) == (0.5, 0.5, 0.0)
-        assert result["miou_gain_interval"] == (-1.0, 1.0)
-
-    def test_it_is_the_same_each_time(self) -> None:
-        before, after = [scored(n / 10) for n in range(6)], [scored(n / 7) for n in range(6)]
-        assert compare_validation(before, after) == compare_validation(before, after)
-
-    @pytest.mark.parametrize("num_before", [1, 2])
-    def test_other_episodes_are_refused(self, num_before: int) -> None:
-        with pytest.raises(ValueError, match=r"must score the same episodes|shapes"):
-            compare_validation([UNREADABLE] * num_before, [UNREADABLE] * 3)
 
 
 class TestFinish:
