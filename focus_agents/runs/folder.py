@@ -223,11 +223,7 @@ class RunDirectory:
         write_answers(self.path / "validation" / f"{name}.jsonl", answers)
 
     def read_answers(self, name: str) -> list[ScoredAnswer]:
-        """What `write_answers` kept.
-
-        Raises:
-            CheckpointError: If it kept nothing, or the file is damaged.
-        """
+        """What `write_answers` kept; see `focus_agents.runs.answers.read_answers`."""
         return read_answers(self.path / "validation" / f"{name}.jsonl")
 
     def write_sheet(
