@@ -25,6 +25,14 @@ class EvaluationError(FocusError):
     """An evaluation gave up; what was answered is in its folder."""
 
 
+class PolicyError(EvaluationError):
+    """A policy cannot be made, or has given nothing but failures; what was answered is in the evaluation's folder."""
+
+
+class EndpointError(PolicyError, ValueError):
+    """An endpoint refuses all questions, or has answered none of many; no further one was sent."""
+
+
 class RunInterrupted(FocusError):
     """A run stopped because a signal asked it to; what it had reached is in its folder.
 

@@ -16,13 +16,37 @@ import dataclasses
 import functools
 import math
 import numbers
+import reprlib
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar, cast
 
 from annotated_types import Ge, Gt, Le
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """A bound beyond which a value is a slip of the pen: it would end in an overflow, in no memory, or never.
+
+    Attributes:
+        most: The largest size that is taken.
+    """
+
+    most: float
+
+
+WHOLE_CEILING, CEILING = Ceiling(2**31 - 1), Ceiling(1e9)
+"""Those of whole numbers and of others, where a setting declares no `Ceiling` of its own."""
+
+Seed = Annotated[int, Ge(0), Ceiling(2**32 - 1)]
+"""Of random draws; NumPy's and RLlib's generators take no larger one."""
+LearningRate = Annotated[float, Gt(0), Ceiling(1)]
+"""AdamW moves every weight by about so much in each step, and weights are mostly smaller than 1."""
+TokenCount = Annotated[int, Ge(1), Ceiling(2**17)]
+"""Tokens of an answer; no model that is known writes longer ones."""
 
 _is_deferred: ContextVar[bool] = ContextVar("is_deferred", default=False)
 
@@ -99,10 +123,12 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
     Args:
         name: Names the field in messages.
         value: The value.
-        annotation: A type; `Annotated` with `Ge`, `Gt` and `Le`; a `Literal`; or a union of these with None.
+        annotation: A type; `Annotated` with `Ge`, `Gt`, `Le` and `Ceiling`; a `Literal`; a tuple of any number of one
+            of these; or a union of these with None.
 
     Raises:
-        ValueError: If the value is none of these. An infinite number is in no range, nor is nan.
+        ValueError: If the value is none of these. An infinite number is in no range, nor is nan, nor one beyond the
+            ceiling.
     """
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         members = typing.get_args(annotation)
@@ -113,6 +139,10 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
         choices = typing.get_args(annotation)
         if not any(value == choice and type(value) is type(choice) for choice in choices):
             raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}")
+        return
+    if typing.get_origin(annotation) is tuple and typing.get_args(annotation)[1:] == (...,):
+        for item in value:
+            check_value(name, item, typing.get_args(annotation)[0])
         return
     bounds: Sequence[Any] = ()
     if typing.get_origin(annotation) is typing.Annotated:
@@ -125,11 +155,19 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
 
 
 def _check_number(name: str, value: Any, kind: type, bounds: Sequence[Any]) -> None:
-    expected = _describe(bounds, is_whole=kind is numbers.Integral)
+    is_whole = kind is numbers.Integral
+    (*_, ceiling), bounds = (
+        [WHOLE_CEILING if is_whole else CEILING, *(bound for bound in bounds if isinstance(bound, Ceiling))],
+        [bound for bound in bounds if not isinstance(bound, Ceiling)],
+    )
+    expected, found = _describe(bounds, is_whole=is_whole), reprlib.repr(value)
     if isinstance(value, bool) or not isinstance(value, kind) or not all(_holds(bound, value) for bound in bounds):
-        raise ValueError(f"{name}: expected {expected}, got {value!r}")
-    if bounds and not math.isfinite(value):  # type: ignore[arg-type]
-        raise ValueError(f"{name}: expected {expected}, and finite, got {value!r}")
+        raise ValueError(f"{name}: expected {expected}, got {found}")
+    size = abs(cast("float", value))
+    if bounds and size == math.inf:
+        raise ValueError(f"{name}: expected {expected}, and finite, got {found}")
+    if size > ceiling.most:  # nan goes on to the check of several settings where one alone has no bounds
+        raise ValueError(f"{name}: expected {expected}, and at most {ceiling.most:.12g}, got {found}")
 
 
 def _holds(bound: Any, value: Any) -> bool:

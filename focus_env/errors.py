@@ -9,6 +9,7 @@
     ├── EpisodeError             an episode could not be asked, or its answers not be scored; a ValueError, too
     ├── EvaluationError          an evaluation gave up
     ├── RunInterrupted           a run stopped when it was asked to, and can go on
+    ├── StorageError             a file or folder could not be written; an OSError, too
     └── MissingDependencyError   an optional package is not installed
 
 A wrong argument is a plain ``ValueError``. Each message names the thing, what was expected, what came, and what to do.
@@ -30,6 +31,10 @@ class RewardError(FocusError, ValueError):
 
     Terms are pure functions, so nobody asks a second time.
     """
+
+
+class StorageError(FocusError, OSError):
+    """A file or folder could not be written, because the disk is full or for another reason; it is as it was before."""
 
 
 class MissingDependencyError(FocusError, ImportError):

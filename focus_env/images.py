@@ -1,4 +1,8 @@
-"""Picture files: their size without decoding, and their pixels at the size that is needed.
+"""The one reader of pictures: their size without decoding, and their pixels at the size that is needed.
+
+A picture is as a person sees it. Its size and its pixels are those after the turn that its EXIF orientation asks for,
+in 8 bits of sRGB over white, see `focus_env.colours`, and of an animation the first frame. So boxes are in pixels of
+the picture as viewers and labelling tools show it.
 
 JPEG decoders can leave out detail while they decode, by 2, 4 or 8, in a fraction of the time; `shown_wh` prefers such
 sizes, and `decode` starts from the nearest one above.
@@ -6,9 +10,7 @@ sizes, and `decode` starts from the nearest one above.
 
 from __future__ import annotations
 
-import io
 import math
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -18,17 +20,18 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from focus_env.colours import as_rgb
 from focus_env.errors import DatasetError
+from focus_env.picture_files import DECODER_ERRORS, FORMATS, TURNS, has_end, opened, orientation_of
+from focus_env.regular_files import open_regular
 
 LARGEST_PICTURE = 64_000_000
 """Pixels beyond which a file is taken for a decompression bomb; a hundred times those of a video frame."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-"""What a file may be. Pillow reads many more, whose readers meet less care, and one of which starts a program."""
+LEAVE_OUT = ", or leave it out, with `on_bad` 'skip'"
+"""What else can be done about a picture of a data set."""
 
 REDUCTIONS = (8, 4, 2)
-JPEG_END = b"\xff\xd9"
-LONGEST_TAIL = 1024  # bytes that may follow the end; some cameras write them
 WORTH_REDUCING = 0.75
 """A size that costs nothing beyond decoding is taken if it has this share of the pixels that are admitted."""
 
@@ -66,26 +69,33 @@ def shown_wh(image_wh: tuple[int, int], max_pixels: int | None) -> tuple[int, in
 
 
 def picture_wh(path: Path) -> tuple[int, int]:
-    """(width, height) of a picture file, from its header.
+    """(width, height) of a picture file as it is shown, from its head.
 
     Raises:
         DatasetError: If there is none, it is no picture, or it is larger than `LARGEST_PICTURE`.
     """
+    return _look_at(path, LEAVE_OUT)[0]
+
+
+def _look_at(path: Path, otherwise: str) -> tuple[tuple[int, int], str]:
+    """Size as shown, and format; errors end with `otherwise`."""
     try:
-        with Image.open(path, formats=FORMATS) as picture:
-            size = picture.size
+        with opened(path) as (picture, orientation):
+            size, kind = _upright(picture.size, orientation), str(picture.format)
     except FileNotFoundError:
-        raise DatasetError(f"{path}: expected a picture, found no file; unpack or copy the data set again") from None
+        raise DatasetError(f"{path}: expected a picture, found no file; unpack or copy it again{otherwise}") from None
     except UnidentifiedImageError:
         raise DatasetError(
-            f"{path}: expected a picture, got something else than {', '.join(FORMATS)}; copy it again, or convert it"
+            f"{path}: expected a picture, got something else than {', '.join(FORMATS)}; convert it{otherwise}"
         ) from None
     except Image.DecompressionBombError as error:
-        raise DatasetError(f"{path}: expected a picture of a usual size: {error}; remove it") from error
-    except (OSError, ValueError) as error:  # ValueError: of a damaged head
-        raise DatasetError(f"{path}: expected a picture that can be read: {error}; copy it again") from error
+        raise DatasetError(f"{path}: expected a picture of a usual size: {error}; remove it{otherwise}") from error
+    except DECODER_ERRORS as error:  # many of them of a damaged head
+        raise DatasetError(
+            f"{path}: expected a picture that can be read: {error}; replace the file{otherwise}"
+        ) from error
     _require_usual_size(size, str(path))
-    return size
+    return size, kind
 
 
 def _require_usual_size(size: tuple[int, int], where: str) -> None:
@@ -96,19 +106,36 @@ def _require_usual_size(size: tuple[int, int], where: str) -> None:
         )
 
 
+def _upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """A size after the turn, and also one before it."""
+    return size if orientation < 5 else (size[1], size[0])
+
+
 def check_picture(path: Path, file_wh: tuple[int, int]) -> None:
-    """Look at the head and the end of a file: has it the size, and if it is a JPEG, was it copied to its end?
+    """Look at the head and the end of a file: has it the size, and was it copied to its end?
+
+    Args:
+        path: The file.
+        file_wh: (width, height) as it is to be shown.
 
     Raises:
         DatasetError: If not.
     """
-    if (found := picture_wh(path)) != file_wh:
-        raise DatasetError(f"{path}: expected {file_wh[0]} x {file_wh[1]} pixels, got {found[0]} x {found[1]}")
-    if path.suffix.lower() in (".jpg", ".jpeg"):
-        with path.open("rb") as file:
-            file.seek(-min(LONGEST_TAIL, path.stat().st_size), os.SEEK_END)
-            if JPEG_END not in file.read():
-                raise DatasetError(f"{path}: expected a whole JPEG, got one without an end; copy it again")
+    found, kind = _look_at(path, LEAVE_OUT)
+    if found != file_wh:
+        raise DatasetError(_other_size(str(path), file_wh, found))
+    with open_regular(path) as file:
+        if not has_end(file, kind):
+            raise DatasetError(f"{path}: expected a whole {kind}, got one without an end; copy it again{LEAVE_OUT}")
+
+
+def _other_size(where: str, expected: tuple[int, int], found: tuple[int, int]) -> str:
+    """The message of a picture of another size than its boxes are for."""
+    turned = ", which its EXIF orientation may have turned: boxes are in pixels of the picture as it is shown"
+    return (
+        f"{where}: expected {expected[0]} x {expected[1]} pixels, got {found[0]} x {found[1]}"
+        f"{turned if found == expected[::-1] else ''}; put the picture there that its boxes are for{LEAVE_OUT}"
+    )
 
 
 def decode(
@@ -118,7 +145,7 @@ def decode(
 
     Args:
         source: The file, or what is in it.
-        file_wh: (width, height) that it must have.
+        file_wh: (width, height) that it must have as it is shown.
         image_wh: (width, height) of the result, not larger.
         name: Names the picture in errors.
 
@@ -129,25 +156,71 @@ def decode(
         DatasetError: If it cannot be decoded, is larger than `LARGEST_PICTURE`, or has another size, since boxes would
             then mean something else.
     """
+    return _decoded(source, file_wh, image_wh, name, LEAVE_OUT)
+
+
+def _decoded(
+    source: Path | bytes, file_wh: tuple[int, int], image_wh: tuple[int, int], name: str, otherwise: str
+) -> npt.NDArray[np.uint8]:
+    where = f"picture {name!r}"
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as picture:
-            if picture.size != file_wh:
-                raise DatasetError(
-                    f"picture {name!r}: expected {file_wh[0]} x {file_wh[1]} pixels, got {picture.size[0]} x "
-                    f"{picture.size[1]}; index the data set again"
-                )
-            _require_usual_size(file_wh, f"picture {name!r}")
-            reduction = next((r for r in REDUCTIONS if _covers(_reduced(file_wh, r), image_wh)), 1)
-            drafted = picture.draft("RGB", (max(1, file_wh[0] // reduction), max(1, file_wh[1] // reduction)))
-            pixels = picture.convert("RGB")
-            # The last column and row may lie partly outside the picture; without this, it would be stretched.
-            extent = drafted[1] if drafted else (0, 0, *pixels.size)
-            is_done = pixels.size == image_wh == extent[2:]
-            return np.array(pixels if is_done else pixels.resize(image_wh, box=extent))
+        with opened(source) as (picture, orientation):
+            if (found := _upright(picture.size, orientation)) != file_wh:
+                raise DatasetError(_other_size(where, file_wh, found))
+            _require_usual_size(file_wh, where)
+            return _pixels(picture, orientation, image_wh)
     except FileNotFoundError:
-        raise DatasetError(f"picture {name!r}: expected the file {source!s}, found none; copy it again") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"picture {name!r}: expected a whole picture: {error}; copy it again") from error
+        raise DatasetError(f"{where}: expected the file {source!s}, found none; copy it again{otherwise}") from None
+    except DECODER_ERRORS as error:
+        raise DatasetError(f"{where}: expected a whole picture: {error}; replace the file{otherwise}") from error
+
+
+def _pixels(picture: Image.Image, orientation: int, image_wh: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """What an opened picture shows, at a size."""
+    # Turned last, when there are fewest pixels; until then sizes are those of the file.
+    file_wh, wanted = picture.size, _upright(image_wh, orientation)
+    reduction = next((r for r in REDUCTIONS if _covers(_reduced(file_wh, r), wanted)), 1)
+    drafted = picture.draft("RGB", (max(1, file_wh[0] // reduction), max(1, file_wh[1] // reduction)))
+    picture.load()
+    pixels = as_rgb(picture)
+    # The last column and row may lie partly outside the picture; without this, it would be stretched.
+    extent = drafted[1] if drafted else (0, 0, *pixels.size)
+    is_done = pixels.size == wanted == extent[2:]
+    pixels = pixels if is_done else pixels.resize(wanted, box=extent)
+    return np.array(pixels.transpose(TURNS[orientation]) if orientation in TURNS else pixels)
+
+
+def read_picture(source: str | Path | bytes | Image.Image) -> npt.NDArray[np.uint8]:
+    """The pixels of a picture that somebody gives, as a person sees it.
+
+    Args:
+        source: A file, what is in it, or a picture of Pillow in any mode.
+
+    Returns:
+        [H, W, 3] uint8, RGB.
+
+    Raises:
+        DatasetError: If there is no such file, it is no picture, it cannot be decoded, or it is larger than
+            `LARGEST_PICTURE`.
+    """
+    if isinstance(source, Image.Image):
+        where = "picture"
+        try:
+            _require_usual_size(source.size, where)
+            source.load()
+            orientation = orientation_of(source)
+            return _pixels(source, orientation, _upright(source.size, orientation))
+        except DECODER_ERRORS as error:
+            raise DatasetError(f"{where}: expected one that Pillow can decode: {error}") from error
+    if isinstance(source, bytes):
+        try:
+            with opened(source) as (picture, orientation):
+                size = _upright(picture.size, orientation)
+        except DECODER_ERRORS as error:
+            raise DatasetError(f"picture: expected one of {', '.join(FORMATS)}: {error}") from error
+        return _decoded(source, size, size, "given", "")
+    size, _ = _look_at(Path(source), "")
+    return _decoded(Path(source), size, size, str(source), "")
 
 
 def _reduced(image_wh: tuple[int, int], reduction: int) -> tuple[int, int]:

@@ -1,19 +1,21 @@
 """Pictures for people: an episode as a row of tiles, and rows as a sheet.
 
-Green is the truth, on supports and query; every other colour is an answer. All functions are pure: they take
-arrays and records, and give new arrays [H, W, 3] uint8, RGB.
+Green is the truth, on supports and query; every other colour is an answer. All functions but `write_picture` are
+pure: they take arrays and records, and give new arrays [H, W, 3] uint8, RGB.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from focus_env.boxes import box_iou
+from focus_env.files import fresh_file
 from focus_env.types import Box, Episode, EpisodeDataset, ImageArray
 
 Colour = tuple[int, int, int]
@@ -229,6 +231,25 @@ def stack_rows(
             parts.append(_caption_strip([(titles[index], None)], width, indent=_MARGIN))
         parts += [row, _rule(width)]
     return _join(parts[:-1], axis=0)
+
+
+def write_picture(path: Path, image: ImageArray) -> Path:
+    """Write a picture at once, in the format that the ending of its name says.
+
+    Args:
+        path: The file.
+        image: [H, W, 3] uint8.
+
+    Returns:
+        `path`.
+
+    Raises:
+        StorageError: If the file cannot be written.
+        ValueError: If no format has this ending.
+    """
+    with fresh_file(path) as scratch:
+        Image.fromarray(image).save(scratch)
+    return path
 
 
 def _describe(label: str, box: Box | None, target_box: Box | None) -> str:

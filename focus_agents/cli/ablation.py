@@ -13,21 +13,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 from annotated_types import Ge
 from rich.console import Console
 
 from focus_agents.cli.command_line import parse, quiet_libraries
-from focus_agents.cli.errors import as_flags, user_errors
+from focus_agents.cli.errors import as_flags, make_console, print_warning, user_errors, work_errors
 from focus_agents.errors import TrainingError
-from focus_agents.models.loading import load_config
+from focus_agents.runs.lock import hold_folder
 from focus_agents.runs.progress import runs_progress
-from focus_agents.settings import Settings
+from focus_agents.settings import Seed, Settings
 from focus_agents.studies.ablation.arms import ARMS
-from focus_agents.studies.ablation.report import write_report
-from focus_agents.studies.ablation.runs import AblationStudy, run_arms
+
+if TYPE_CHECKING:  # a command line is read without torch
+    from focus_agents.studies.ablation.runs import AblationStudy
 
 PAPER_ARMS = tuple(name for name, arm in ARMS.items() if arm.is_paper)
 QUICK = {"seeds": (0,), "num_sft_steps": 120, "num_grpo_iterations": 20, "num_episodes": 64}
@@ -39,7 +39,7 @@ class Args(Settings):
 
     arms: tuple[str, ...] = tuple(ARMS)
     """Which arms; those that they start from are run too."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Of training."""
     base: str = "focus-small-base"
     """The pretrained model that all arms start from."""
@@ -62,33 +62,47 @@ class Args(Settings):
 
 
 def main() -> None:
-    quiet_libraries()
     with user_errors(Args):
         args = parse(Args, __doc__)
         study = check_arguments(args)
-    console = Console()
-    console.print(f"runs: {study.folder}", highlight=False, markup=False)
-    succeeded = args.report_only or run_with_progress(study, console)
+        if not args.report_only:
+            hold_folder(study.folder, setting="output_dir")
+    from focus_agents.studies.ablation.report import write_report
+
+    quiet_libraries()
+    console = make_console()
+    console.print(f"runs: {study.folder}")
+    for line in study.changes_of_code():
+        print_warning(line)
+    with work_errors(Args, console):
+        succeeded = args.report_only or run_with_progress(study, console)
     with user_errors(Args):
         report = write_report(study, args.report_dir or study.folder)
-    console.print(report.read_text(), highlight=False, soft_wrap=True)
+    console.print(report.read_text(), soft_wrap=True)
     if not succeeded:
         raise SystemExit(1)
 
 
 def run_with_progress(study: AblationStudy, console: Console) -> bool:
     """Run a study, and say what failed of it; False if something did. The rest can be reported all the same."""
+    from focus_agents.studies.ablation.runs import run_arms
+
     with runs_progress(len(study.runs()), 0, console) as on_done:
         try:
             run_arms(study, lambda run: on_done(run.folder))
         except TrainingError as error:
-            console.print(as_flags(f"error: {error}", Args), style="red", highlight=False, markup=False)
+            console.print(as_flags(f"error: {error}", Args), style="red")
             return False
     return True
 
 
 def check_arguments(args: Args) -> AblationStudy:
     """Everything that can be wrong is found here, before anything is trained."""
+    import torch
+
+    from focus_agents.models.loading import load_config
+    from focus_agents.studies.ablation.runs import AblationStudy
+
     if unknown := sorted(set(args.arms) - set(ARMS)):
         raise ValueError(f"arms: expected names from {', '.join(ARMS)}, got {unknown}")
     load_config(args.base)

@@ -7,14 +7,15 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-import transformers
 import tyro
 
-from focus_agents.settings import Settings, deferred_checks
+from focus_agents.cli.errors import setting_names
+from focus_agents.settings import Settings, as_dict, deferred_checks
 
 CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.EnumChoicesFromValues)
 """A group's flags are without its name; units of coordinates go by their values."""
@@ -54,8 +55,67 @@ def parse(
             config=CONFIG,
             **options,
         )
+        args = expand_paths(args)
     args.check()
+    given = given_flags(words, arguments)
+    for part in (args, *as_dict(args).values()):
+        if isinstance(part, Settings) and hasattr(part, "check_given"):
+            part.check_given(frozenset(given))
     return args
+
+
+def given_flags(words: Sequence[str], arguments: type) -> list[str]:
+    """Return the names of the settings that a command line names, in its order.
+
+    Args:
+        words: The command line.
+        arguments: The command's dataclass, whose settings may be named.
+
+    Raises:
+        ValueError: If one is named twice that takes all its values at once: the first ones would be lost.
+    """
+    names = setting_names(arguments)
+    given: list[str] = []
+    for word in words:
+        name = word[2:].partition("=")[0].replace("-", "_") if word.startswith("--") else ""
+        name = name.removeprefix("no_") if name not in names else name
+        if name in names:
+            given.append(name)
+    again = {name for name in given if given.count(name) > 1} & _many_valued(arguments)
+    if again:
+        name = min(again)
+        raise ValueError(f"{name}: expected once, with all of its values behind it, got it {given.count(name)} times")
+    return given
+
+
+def _many_valued(arguments: Any) -> set[str]:
+    """The settings of a command that take all their values at once, those of its groups too."""
+    found = set()
+    for name, hint in get_type_hints(arguments, include_extras=True).items():
+        extras = getattr(hint, "__metadata__", ())
+        plain = get_args(hint)[0] if extras else hint
+        if dataclasses.is_dataclass(plain):
+            found |= _many_valued(plain)
+        elif tyro.conf.UseAppendAction not in extras and tuple in (
+            get_origin(kind) for kind in (plain, *get_args(plain))
+        ):
+            found.add(name)
+    return found
+
+
+def expand_paths(value: Any) -> Any:
+    """Return arguments in which each path, or text that is one, has the user's home in place of its tilde.
+
+    A shell does so for `--flag ~/x` and not for `--flag=~/x`; every path of every command comes through here.
+    """
+    if isinstance(value, Settings):
+        named = {field.name: expand_paths(getattr(value, field.name)) for field in dataclasses.fields(value)}  # type: ignore[arg-type]
+        return dataclasses.replace(value, **named)  # type: ignore[type-var]
+    if isinstance(value, tuple):
+        return tuple(map(expand_paths, value))
+    if isinstance(value, Path):
+        return value.expanduser() if str(value).startswith("~") else value
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
 
 
 def _renew(words: Sequence[str], old_flags: Mapping[str, str | None]) -> list[str]:
@@ -95,6 +155,7 @@ def restore_arguments(args: A, stored: Mapping[str, Any], *, keep: Sequence[str]
         keep: Names of arguments, or of groups, that are this call's.
     """
     changes: dict[str, Any] = {}
+    hints = get_type_hints(type(args))
     for field in dataclasses.fields(args):  # type: ignore[arg-type]
         value = getattr(args, field.name)
         if field.name in keep:
@@ -102,14 +163,22 @@ def restore_arguments(args: A, stored: Mapping[str, Any], *, keep: Sequence[str]
         if isinstance(value, Settings):
             changes[field.name] = restore_arguments(value, stored, keep=keep)
         elif field.name in stored:
-            found = stored[field.name]
-            is_path = found is not None and "Path" in str(field.type)
-            changes[field.name] = Path(found) if is_path else tuple(found) if isinstance(found, list) else found
+            changes[field.name] = _from_json(stored[field.name], hints[field.name])
     return dataclasses.replace(args, **changes)  # type: ignore[type-var]
+
+
+def _from_json(found: Any, hint: Any) -> Any:
+    """A stored value as its field has it: a path, a unit of coordinates, several values."""
+    kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and issubclass(kind, (Path, Enum))]
+    if isinstance(found, str) and kinds:
+        return kinds[0](found)
+    return tuple(found) if isinstance(found, list) else found
 
 
 def quiet_libraries() -> None:
     """Keep other packages' start-up chatter out of an experiment's output; their errors still show."""
+    import transformers  # here: a command line is read without it
+
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's other output prints a table even where it is told not to

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import os
-import sys
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import ray
-import torch
 import tyro
 import yaml
-from annotated_types import Ge
-from rich.console import Console
+from annotated_types import Ge, Gt
 
-from focus_agents.models.loading import Precision, load_processor, load_template
-from focus_agents.models.processing import VLMProcessor
+from focus_agents.cli.data_checks import check_given, check_shots, check_validation, not_empty
+from focus_agents.models.settings import Precision
 from focus_agents.policies.registry import PolicySpec, policies_help
-from focus_agents.runs.folder import RunDirectory
-from focus_agents.settings import Settings
+from focus_agents.settings import Ceiling, Seed, Settings
 from focus_env.boxes import CoordinateFrame
 from focus_env.datasets import datasets_help, load_dataset
 from focus_env.datasets.sampler import AbsentPolicy, BadPolicy, SamplingProtocol
@@ -32,6 +25,9 @@ from focus_env.rewards.terms import terms_help
 from focus_env.rewards.weighted import WeightedReward
 from focus_env.types import EpisodeDataset
 
+if TYPE_CHECKING:
+    from focus_agents.models.processing import VLMProcessor
+
 DatasetName = Annotated[str, tyro.conf.arg(help=datasets_help())]
 PolicyName = Annotated[str, tyro.conf.arg(help=policies_help())]
 RewardText = Annotated[str, tyro.conf.arg(help=f"{terms_help()}\nOr a YAML file with a line `term: weight` for each.")]
@@ -39,8 +35,9 @@ PolicyNames = Annotated[tuple[str, ...], tyro.conf.arg(help=policies_help())]
 TemplateName = Annotated[
     str | None,
     tyro.conf.arg(
-        help="Prompt wording: questions (that of the small models), compact (few words), default (full sentences), or "
-        "iploc (a baseline that names the object); default: the one that a model was trained on, else full sentences."
+        help="Prompt wording: questions (that of the small models), compact (few words), default (full sentences), "
+        "thinking (the same, thoughts first) or iploc (a baseline that names the object); default: the one that a "
+        "model was trained on, else full sentences."
     ),
 ]
 FrameName = Annotated[
@@ -67,13 +64,13 @@ class DataArguments(Settings):
     """How episodes are cut from videos: random frames, or focus and iploc, as these papers evaluate."""
     episodes_per_track: Annotated[int, Ge(1)] | None = None
     """Random episodes of each track; default: 100."""
-    min_gap: int = 1
+    min_gap: Annotated[int, Ge(1)] = 1
     """Least distance of two frames of a random episode, in frames that show the object."""
     absent: AbsentPolicy = "skip"
     """Frames of videos without the object: skip them, keep them as queries, or go to the nearest that shows it."""
     on_bad: BadPolicy = "raise"
     """A track or picture that cannot be read is an error, or is left out and counted."""
-    max_pixels: int | None = None
+    max_pixels: Annotated[int, Ge(1)] | None = None
     """Most pixels of a picture; larger ones are decoded smaller, which is faster. Default: as they are."""
     level: int = 3
     """Difficulty of synthetic scenes, from 1 (one object) to 5 (many, occluded); 3 has four objects."""
@@ -84,9 +81,9 @@ class DataArguments(Settings):
     in other paints, or (near) objects almost like it, by far the hardest."""
     shuffle_supports: bool = False
     """Show the supports of other episodes, a control that shows what can be earned without them."""
-    image_size: int = 64
+    image_size: Annotated[int, Ceiling(4096)] = 64
     """Side of synthetic pictures in pixels."""
-    data_seed: int = 0
+    data_seed: Seed = 0
     """Seed of the data set."""
 
     def load(self, *, shots: int) -> EpisodeDataset:
@@ -122,15 +119,19 @@ class DataArguments(Settings):
             max_pixels=self.max_pixels,
             **options,
         )
-        episodes = _not_empty(loaded, self.split)
+        episodes = not_empty(loaded, self.split)
         return ShuffledSupports(episodes) if self.shuffle_supports else episodes
+
+    def check_given(self, given: Collection[str]) -> None:
+        """Refuse flags of a command line that have no effect; see `focus_agents.cli.data_checks`."""
+        check_given(self, given)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingDataArguments(DataArguments):
     """Which episodes to train and to validate on."""
 
-    shots: int = 4
+    shots: Annotated[int, Ceiling(256)] = 4
     """Support pictures per episode, at least 1."""
     validation_root: Path | None = None
     """--data-root of validation; default: the same. A store is one split, so it needs another."""
@@ -139,10 +140,17 @@ class TrainingDataArguments(DataArguments):
 
     def load_training(self) -> EpisodeDataset:
         """Load the episodes to train on."""
-        return self.load(shots=self.shots)
+        episodes = self.load(shots=self.shots)
+        check_shots(self, episodes, default=type(self).shots)
+        return episodes
 
     def load_validation(self) -> EpisodeDataset:
-        """Load the episodes to validate on: those of the paper's protocols, with their own supports."""
+        """Load the episodes to validate on: those of the paper's protocols, with their own supports.
+
+        Raises:
+            ValueError: If they would be those to train on.
+        """
+        check_validation(self)
         validation = dataclasses.replace(
             self,
             split=self.validation_split,
@@ -164,7 +172,7 @@ class ModelArguments(Settings):
     """Folder of a policy to start from, e.g. runs/my-sft/checkpoints/final; stands in for --model."""
     template: TemplateName = None
     frame: FrameName = None
-    max_image_tokens: int | None = None
+    max_image_tokens: Annotated[int, Ge(1)] | None = None
     """Most tokens per picture, larger ones are scaled down; default: what the model's image processor says."""
 
     @property
@@ -174,6 +182,8 @@ class ModelArguments(Settings):
 
     def load_template(self) -> PromptTemplate:
         """Load the prompt template."""
+        from focus_agents.models.loading import load_template  # here and below: a command line is read without torch
+
         return load_template(
             self.source,
             name=self.template,
@@ -183,6 +193,8 @@ class ModelArguments(Settings):
 
     def load_processor(self) -> VLMProcessor:
         """Load the model's processor, with the picture budget set."""
+        from focus_agents.models.loading import load_processor
+
         return load_processor(self.source, max_image_tokens=self.max_image_tokens)
 
 
@@ -192,19 +204,19 @@ class PolicyArguments(Settings):
 
     template: TemplateName = None
     frame: FrameName = None
-    max_image_tokens: int | None = None
+    max_image_tokens: Annotated[int, Ge(1)] | None = None
     """Most tokens per picture of a vlm, larger ones are scaled down; default: what its image processor says."""
     device: str = "cpu"
     """Where to compute, e.g. cuda."""
     precision: Precision = "fp32"
     """bf16 computes in bfloat16."""
-    api_concurrency: int = 8
+    api_concurrency: Annotated[int, Ge(1), Ceiling(4096)] = 8
     """Requests to an openai_api at a time, of each process."""
-    api_timeout: float = 120.0
+    api_timeout: Annotated[float, Gt(0)] = 120.0
     """Seconds after which a request to it is given up."""
-    api_retries: int = 3
+    api_retries: Annotated[int, Ge(0)] = 3
     """How often a request to it is repeated."""
-    api_token_budget: int | None = None
+    api_token_budget: Annotated[int, Ge(1), Ceiling(2**63 - 1)] | None = None
     """Tokens after which a process asks it no more, and further answers fail; default: no limit."""
     api_cache: Path | None = None
     """Folder in which its answers are kept, so that no question is paid for twice; default: none."""
@@ -241,60 +253,12 @@ class PolicyArguments(Settings):
         Raises:
             ValueError: If not.
         """
+        import torch
+
         if self.device != "cpu" and not torch.cuda.is_available():
             raise ValueError(
                 f"--device {self.device}: this machine has no CUDA device that torch can use; leave it out"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunArguments(Settings):
-    """Where the run's folder is."""
-
-    name: str | None = None
-    """Name of the run's folder; default: the command and the time of the start."""
-    output_dir: Path = Path("runs")
-    """Where run folders go."""
-    resume: Path | None = None
-    """Folder of an interrupted run to go on with, with that run's own arguments; all but the cluster's are ignored."""
-
-    def path(self, prefix: str) -> Path:
-        """Return the run's folder: the one to go on with, by its name, or by the time at which it starts."""
-        return self.resume or run_path(self.output_dir, self.name, prefix)
-
-    def open(self, path: Path, arguments: Mapping[str, Any]) -> RunDirectory:
-        """Open the folder to go on with, or make a new one.
-
-        Raises:
-            FileExistsError: If a new one would write into another run's folder.
-        """
-        return RunDirectory.create(path, arguments) if self.resume is None else RunDirectory(self.resume)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RayArguments(Settings):
-    """Where Ray runs."""
-
-    ray_address: str | None = None
-    """Ray cluster to join, e.g. auto; default: start Ray on this machine."""
-    dashboard: bool = True
-    """Serve the Ray dashboard, if this run starts Ray."""
-
-    def start_ray(self, *, num_processes: int, console: Console) -> None:
-        """Join the cluster, or start Ray with a CPU for each of the run's processes; on a small machine they share."""
-        if self.ray_address is not None:
-            ray.init(address=self.ray_address)
-            return
-        num_cpus = max(os.cpu_count() or 1, 1 + num_processes)
-        context = ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            include_dashboard=self.dashboard,
-            logging_level="ERROR",
-            log_to_driver=False,
-        )
-        if self.dashboard:
-            console.print(f"dashboard: http://{context.dashboard_url}", highlight=False, markup=False)
 
 
 def load_reward(text: str) -> WeightedReward:
@@ -309,7 +273,7 @@ def load_reward(text: str) -> WeightedReward:
     """
     path = Path(text).expanduser()
     if path.suffix not in (".yaml", ".yml"):
-        return WeightedReward.from_spec(text)
+        return _worth_something(WeightedReward.from_spec(text), text)
     try:
         # Composed, not loaded: loading keeps the last of two equal terms in silence, and reads 1e-3 as a text.
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
@@ -322,24 +286,13 @@ def load_reward(text: str) -> WeightedReward:
     if twice := sorted({term for term in terms if terms.count(term) > 1}):
         raise ValueError(f"reward {text}: the term {twice[0]!r} stands twice; give it one weight")
     try:
-        return WeightedReward.from_mapping({term.value: weight.value for term, weight in pairs})
+        return _worth_something(WeightedReward.from_mapping({term.value: weight.value for term, weight in pairs}), text)
     except ValueError as error:
         raise ValueError(f"{text}: {error}") from error
 
 
-def run_path(output_dir: Path, name: str | None, prefix: str) -> Path:
-    """Folder of a run: by its name, or by the time at which it starts."""
-    return output_dir / (name or f"{prefix}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
-
-
-def _not_empty(episodes: EpisodeDataset, split: str) -> EpisodeDataset:
-    """The episodes, if there are any; what was left out is said, never silent."""
-    skipped = ", ".join(f"{reason}: {count}" for reason, count in getattr(episodes, "skipped", {}).items())
-    if len(episodes) == 0:
-        raise ValueError(
-            f"split {split!r} has no episode with these arguments; fewer --shots need fewer frames. "
-            f"Skipped: {skipped or 'nothing'}"
-        )
-    if skipped:
-        print(f"split {split!r}: {len(episodes)} episodes; skipped: {skipped}", file=sys.stderr)
-    return episodes
+def _worth_something(reward: WeightedReward, text: str) -> WeightedReward:
+    """The reward, if an answer can earn anything by it."""
+    if all(weight == 0 for _, weight in reward.terms.values()):
+        raise ValueError(f"reward {text!r}: expected a weight other than 0, got none; nothing can be learned from it")
+    return reward

@@ -17,20 +17,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import DataArguments
-from focus_agents.cli.errors import user_errors
+from focus_agents.cli.errors import make_console, user_errors
 from focus_agents.runs.progress import progress_bar
-from focus_agents.settings import Settings
+from focus_agents.settings import Ceiling, Settings
 from focus_env.datasets.describe import Description, describe, picture_sheet
 from focus_env.datasets.store import StoreEpisodes, verify_store
 from focus_env.datasets.store_writer import write_store
+from focus_env.rendering import write_picture
 from focus_env.types import EpisodeDataset
 
 SHEET_FILE = "sheet.png"
@@ -43,7 +43,7 @@ class Args(Settings):
     """Episodes of any data set as a store."""
 
     data: DataArguments = DataArguments()
-    shots: int = 4
+    shots: Annotated[int, Ceiling(256)] = 4
     """Support pictures per episode, at least 1."""
     output: Path | None = None
     """Folder of the store to write, or to go on with."""
@@ -56,7 +56,7 @@ class Args(Settings):
 
 
 def main() -> None:
-    console = Console()
+    console = make_console()
     with user_errors(Args):
         args = parse(Args, __doc__, old_flags=OLD_FLAGS)
         episodes = args.data.load(shots=args.shots)
@@ -81,7 +81,7 @@ def write(args: Args, episodes: EpisodeDataset, folder: Path, console: Console) 
         )
     what = "nothing to do" if outcome.num_found == outcome.num_shards else f"{outcome.num_found} were there"
     line = f"{folder}: {len(episodes)} episodes in {outcome.num_shards} shards, {what}"
-    console.print(line, highlight=False, markup=False)
+    console.print(line)
 
 
 def verify(folder: Path | None, console: Console) -> None:
@@ -89,7 +89,7 @@ def verify(folder: Path | None, console: Console) -> None:
     if folder is None:
         raise ValueError("--verify: expected --output, or --dataset store with --data-root, got neither")
     num_files = sum(1 for _ in verify_store(folder))
-    console.print(f"{folder}: all {num_files} files are as they were written", highlight=False, markup=False)
+    console.print(f"{folder}: all {num_files} files are as they were written")
 
 
 def inspect(episodes: EpisodeDataset, sheet: Path, console: Console) -> None:
@@ -97,8 +97,8 @@ def inspect(episodes: EpisodeDataset, sheet: Path, console: Console) -> None:
     with progress_bar("reading", min(len(episodes), 10_000), console) as move_to:
         found = describe(episodes, on_episode=move_to)
     console.print(table_of(found))
-    Image.fromarray(picture_sheet(episodes)).save(sheet)
-    console.print(f"pictures: {sheet}", highlight=False, markup=False)
+    write_picture(sheet, picture_sheet(episodes))
+    console.print(f"pictures: {sheet}")
 
 
 def table_of(found: Description) -> Table:

@@ -1,6 +1,6 @@
 """From pictures to a box: show a policy pictures with a box around some object; it finds that object in another one.
 
-How to run (a box is x1,y1,x2,y2 in pixels):
+How to run (a box is x1,y1,x2,y2 in pixels of the picture as viewers show it):
     focus demo --support a.jpg 10,20,80,120 --support b.jpg 5,5,60,90 --query c.jpg --out answer.png
 
 Without any picture it draws an episode of its own; another policy by its name, as for `focus evaluate`:
@@ -18,18 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 from PIL import Image
 
 from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.common import PolicyArguments, PolicyName
 from focus_agents.cli.errors import user_errors
-from focus_agents.policies.focus import FocusPolicy, locate
 from focus_agents.settings import Settings
+from focus_env import images
 from focus_env.boxes import validate_box
 from focus_env.datasets import SyntheticDataset
-from focus_env.rendering import render_localization
+from focus_env.errors import DatasetError
+from focus_env.rendering import render_localization, write_picture
 from focus_env.types import Box, ImageArray
 
 DRAWN: Mapping[str, Any] = {"split": "test", "level": 3, "distractors": "any", "image_size": 64, "shots": 2}
@@ -50,9 +50,11 @@ class Args(Settings):
 
 
 def main() -> None:
-    quiet_libraries()
     with user_errors(Args):
         args = parse(Args, __doc__)
+        from focus_agents.policies.focus import FocusPolicy, locate  # here: a command line is read without torch
+
+        quiet_libraries()
         supports, query = read_pictures(args)
         spec = args.policies.spec(args.policy)
         policy = spec.build()
@@ -60,7 +62,7 @@ def main() -> None:
         found = policy.locate(supports, query, with_attention=True)
     else:
         found = locate(policy, spec.load_template(), supports, query)
-    Image.fromarray(render_localization(supports, query, found.box, found.attention)).save(args.out)
+    write_picture(args.out, render_localization(supports, query, found.box, found.attention))
     if found.error is not None:
         print(f"no answer: {found.error}")
     elif found.box is None:
@@ -90,11 +92,12 @@ def read_pictures(args: Args) -> tuple[list[tuple[ImageArray, Box]], ImageArray]
 
 
 def read_picture(file: Path) -> ImageArray:
+    """The pixels of a picture as a person sees it; so a box is in pixels of the picture as viewers show it."""
     try:
-        with Image.open(file) as picture:
-            return np.array(picture.convert("RGB"))
-    except OSError as error:
-        raise ValueError(f"{file}: expected a picture that Pillow can read ({error})") from error
+        return images.read_picture(file)
+    except DatasetError as error:
+        reason = str(error).removeprefix(f"{file}: ")
+        raise ValueError(f"{file}: expected a picture that Pillow can read ({reason})") from error
 
 
 def read_box(words: str) -> Box:

@@ -5,14 +5,29 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import signal
 import sys
-from collections.abc import Iterator
-from typing import get_type_hints
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from types import FrameType
+from typing import TypeVar, get_type_hints
 
 from rich.console import Console
 
 from focus_agents.errors import RunInterrupted
 from focus_env.errors import FocusError
+
+T = TypeVar("T")
+
+
+def make_console(*, width: int | None = None) -> Console:
+    """Return a console that prints every text as it is, so that no name in it passes for rich's markup.
+
+    Args:
+        width: In characters; None: the terminal's.
+    """
+    return Console(width=width, markup=False, highlight=False, emoji=False)
 
 
 @contextlib.contextmanager
@@ -29,27 +44,81 @@ def user_errors(arguments: type) -> Iterator[None]:
         raise SystemExit(2) from error
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM as an exception, as Ctrl-C is one."""
+
+
 @contextlib.contextmanager
-def work_errors(arguments: type, console: Console, *errors: type[FocusError]) -> Iterator[None]:
+def work_errors(
+    arguments: type,
+    console: Console,
+    *errors: type[FocusError],
+    advice: Callable[[], str] = lambda: "the same command goes on with what is there",
+) -> Iterator[None]:
     """Around the work of a command: an interruption or an expected error ends it with its message, no traceback.
 
     Args:
         arguments: As in `user_errors`.
         console: Where the message goes.
         errors: The errors that are expected; they end the command with exit code 1. Others pass.
+        advice: Called where a signal stops the work at once, with exit code 128 + its number; says how to go on.
     """
 
     def show(message: str, style: str) -> None:
         console.print(as_flags(message, arguments), style=style, highlight=False, markup=False, soft_wrap=True)
 
     try:
-        yield
+        with _termination_as_exception():
+            yield
     except RunInterrupted as interruption:
         show(str(interruption), "yellow")
         raise SystemExit(interruption.exit_code) from None
+    except KeyboardInterrupt as stop:
+        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        show(f"stopped by {number.name}; {advice()}", "yellow")
+        raise SystemExit(128 + number) from None
     except errors as error:
         show(f"error: {error}", "red")
         raise SystemExit(1) from None
+
+
+def in_a_thread(work: Callable[[], T]) -> T:
+    """Do work in a thread, so that signals reach this one whatever handlers a library would set for them.
+
+    Ray Train answers Ctrl-C by an exit without a word, unless it runs outside of the main thread.
+    """
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return outcome.result()
+
+
+@contextlib.contextmanager
+def _termination_as_exception() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated` in the main thread; elsewhere Python admits no handlers, and nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def print_warning(message: str) -> None:
+    """Print a warning beside a command's output."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def as_flags(message: str, arguments: type) -> str:
@@ -57,19 +126,22 @@ def as_flags(message: str, arguments: type) -> str:
 
     Args:
         message: A text with settings in backticks, as in "lower `batch_size`", or one before the first colon, as in
-            "error: lr: expected more than 0".
+            "error: lr: expected more than 0", or before "must", as in "error: shots must be at least 1".
         arguments: The command's dataclass. Other words in backticks stay as they are.
 
     Returns:
-        The text as in "lower --batch-size".
+        The text as in "lower --batch-size", or "error: --shots: shots must be at least 1".
     """
     names = setting_names(arguments)
 
     def flag(found: re.Match[str]) -> str:
-        name = found[1] or found[2]
-        return f"--{name.replace('_', '-')}" if name in names else found[0]
+        name = found[1] or found[2] or found[3]
+        if name not in names:
+            return found[0]
+        as_flag = f"--{name.replace('_', '-')}"
+        return f"{as_flag}: {name}" if found[3] else as_flag
 
-    return re.sub(r"`(\w+)`|(?<=^error: )(\w+)(?=: )", flag, message)
+    return re.sub(r"`(\w+)`|(?<=^error: )(\w+)(?=: )|(?<=^error: )(\w+)(?= must )", flag, message)
 
 
 def setting_names(arguments: type) -> frozenset[str]:

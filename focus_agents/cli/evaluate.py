@@ -17,30 +17,43 @@ interruption, the same command with the same --output-dir answers what is missin
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import ray
-import torch
 from annotated_types import Ge
-from rich.console import Console
 
+from focus_agents.cli.cluster import Need, RayArguments
 from focus_agents.cli.command_line import parse, quiet_libraries
-from focus_agents.cli.common import DataArguments, PolicyArguments, PolicyNames, RayArguments, run_path
-from focus_agents.cli.errors import as_flags, user_errors, work_errors
-from focus_agents.errors import CheckpointError
+from focus_agents.cli.common import DataArguments, PolicyArguments, PolicyNames
+from focus_agents.cli.data_checks import check_policy_flags
+from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
+from focus_agents.cli.runs import run_path
+from focus_agents.errors import CheckpointError, PolicyError
+from focus_agents.evaluation.episodes import supports_per_episode
 from focus_agents.evaluation.report import report_notes, report_tables, write_report
 from focus_agents.evaluation.results import ResultsFolder
-from focus_agents.evaluation.run import Chunk, EvaluationPlan, pending_chunks, run_chunks
 from focus_agents.evaluation.sheets import write_sheet
+from focus_agents.policies.registry import parse_policy
 from focus_agents.reports.tables import text_table
 from focus_agents.rollout.records import MAX_COMPLETION_TOKENS
 from focus_agents.runs.progress import progress_bar
+from focus_agents.runs.provenance import provenance
 from focus_agents.settings import Settings, as_dict
-from focus_env.errors import DatasetError, MissingDependencyError
+from focus_env.datasets import entries_of
+from focus_env.errors import DatasetError, MissingDependencyError, StorageError
+from focus_env.types import EpisodeDataset
+
+if TYPE_CHECKING:  # a command line is read without torch and Ray
+    from rich.console import Console
+
+    from focus_agents.evaluation.answerer import Chunk
+    from focus_agents.evaluation.run import EvaluationPlan
 
 PIPED_WIDTH = 160
+SHOTS = (1, 2, 4)
+"""Supports per episode where nobody asks for a number of them."""
 OLD_FLAGS = {"--validation-root": None, "--validation-split": None}
 
 
@@ -53,14 +66,22 @@ class WorkerArguments(RayArguments):
     num_gpus_per_worker: Annotated[float, Ge(0)] = 0
     """GPUs of each, fractions allowed."""
 
+    def needs(self) -> list[Need]:
+        """Return what an evaluation asks Ray for; Ray that is started here has a core for each worker."""
+        num_cpus = 0 if self.ray_address is None else 1
+        return [
+            Need(setting="num_gpus_per_worker", num_processes=self.num_workers, num_gpus=self.num_gpus_per_worker),
+            Need(setting="num_workers", num_processes=self.num_workers, num_cpus=num_cpus),
+        ]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Settings):
     """How well policies localize."""
 
     policy: PolicyNames = ("vlm:focus-small",)
-    shots: tuple[int, ...] = (1, 2, 4)
-    """Support pictures per episode; each number in turn, on the same queries."""
+    shots: tuple[int, ...] = SHOTS
+    """Support pictures per episode; each number in turn, on the same queries. Without the flag a store has its own."""
     num_episodes: Annotated[int, Ge(1)] = 512
     """Episodes, from the split's front; fewer if it has fewer."""
     batch_size: Annotated[int, Ge(1)] = 32
@@ -81,16 +102,30 @@ class Args(Settings):
     policies: PolicyArguments = PolicyArguments()
     cluster: WorkerArguments = WorkerArguments()
 
+    def check_given(self, given: Collection[str]) -> None:
+        """Refuse flags of a command line that have no effect.
+
+        Raises:
+            ValueError: If there is such a flag.
+        """
+        check_policy_flags(given, self.policy)
+        if "shots" in given and self.shots == SHOTS and has_own_shots(self.data):
+            raise ValueError(f"shots: the data set {self.data.dataset!r} has its own number of supports; leave it out")
+        if self.cluster.num_workers == 0:
+            for name in ("num_gpus_per_worker", "ray_address", "dashboard"):
+                if name in given:
+                    raise ValueError(f"{name}: expected `num_workers` beside it; without workers no Ray is started")
+
 
 def main() -> None:
-    quiet_libraries()
-    console = Console()
+    console = make_console()
     if not console.is_terminal:
-        console = Console(width=PIPED_WIDTH)
+        console = make_console(width=PIPED_WIDTH)
     with user_errors(Args):
         args = parse(Args, __doc__, old_flags=OLD_FLAGS)
+        quiet_libraries()
         plan, results, chunks = check_arguments(args)
-    console.print(f"results: {results.path}", highlight=False, markup=False)
+    console.print(f"results: {results.path}")
     answer_chunks(args, plan, results, chunks, console)
     answered = {chunk.cell for chunk in chunks}
     for cell in plan.cells():
@@ -101,38 +136,86 @@ def main() -> None:
     for title, rows in report_tables(summary).items():
         console.print(text_table(rows, title))
     for note in report_notes(summary):
-        console.print(as_flags(note, Args), highlight=False, markup=False)
+        console.print(as_flags(note, Args))
     places = f"report: {results.path / 'report.md'}\npictures: {results.path / 'sheets'}"
-    console.print(places, highlight=False, markup=False)
+    console.print(places)
 
 
 def check_arguments(args: Args) -> tuple[EvaluationPlan, ResultsFolder, list[Chunk]]:
     """Find all that can be wrong, before Ray or a model starts."""
+    from focus_agents.evaluation.run import EvaluationPlan, pending_chunks
+
     for name, values in (("policy", args.policy), ("shots", args.shots)):
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{name}: expected one or several different ones, got {values}")
+    if same := _same_policies(args.policy):
+        raise ValueError(f"policy: expected one or several different ones, got {same[0]!r} and {same[1]!r}, the same")
     check_devices(args)
     plan = EvaluationPlan(
         policies={text: args.policies.spec(text) for text in args.policy},
         dataset=args.label or args.data.dataset,
-        episodes={shots: args.data.load(shots=shots) for shots in args.shots},
+        episodes=load_episodes(args),
         num_episodes=args.num_episodes,
         max_completion_tokens=args.max_completion_tokens,
         batch_size=args.batch_size,
         num_workers=args.cluster.num_workers,
         num_gpus_per_worker=args.cluster.num_gpus_per_worker,
     )
+    plan.check_supports()
+    if args.cluster.num_workers:
+        args.cluster.connect(args.cluster.needs())
     results = ResultsFolder.open(
         args.output_dir or run_path(Path("runs"), None, "evaluation"),
         data={plan.dataset: as_dict(args.data)},
         policies=plan.policy_settings(),
         cells=plan.cells(),
+        code=provenance(),
     )
     return plan, results, pending_chunks(plan, results, retry_failed=args.retry_failed)
 
 
+def load_episodes(args: Args) -> dict[int, EpisodeDataset]:
+    """Load the data set with each number of shots; one whose episodes are fixed has its own.
+
+    Raises:
+        ValueError: If an argument is wrong, or fixed episodes have other numbers of supports.
+        DatasetError: If files are missing or malformed.
+    """
+    if not has_own_shots(args.data):
+        return {shots: args.data.load(shots=shots) for shots in args.shots}
+    episodes = args.data.load(shots=1)
+    found = supports_per_episode(episodes, args.num_episodes)
+    if len(found) > 1:
+        raise ValueError(
+            f"data_root: the data set {args.data.dataset!r} has episodes of {' and '.join(map(str, found))} supports; "
+            "write a store for each number of them"
+        )
+    if args.shots not in (SHOTS, found):
+        raise ValueError(
+            f"shots: the data set {args.data.dataset!r} has episodes of {found[0]} supports and no others; leave it out"
+        )
+    return {found[0]: episodes}
+
+
+def has_own_shots(data: DataArguments) -> bool:
+    """Whether the episodes of a data set are fixed, and have as many supports as they have."""
+    return all("shots" in entry.ignores for entry in entries_of(data.dataset))
+
+
+def _same_policies(texts: Sequence[str]) -> tuple[str, str] | None:
+    """Two texts that name one policy with one argument, if there are such."""
+    known: dict[tuple[str, str], str] = {}
+    for text in texts:
+        entry, argument = parse_policy(text)
+        if (other := known.setdefault((entry.name, argument), text)) != text:
+            return other, text
+    return None
+
+
 def check_devices(args: Args) -> None:
     """See that policies can compute where they are asked to."""
+    import torch
+
     device, workers = args.policies.device, args.cluster
     num_gpus = workers.num_workers * workers.num_gpus_per_worker
     if workers.num_workers == 0:
@@ -152,10 +235,15 @@ def answer_chunks(
     """Answer what is missing. A policy that raises ends the run with its traceback."""
     if not chunks:
         return
+    import ray
+
+    from focus_agents.evaluation.run import run_chunks
+
     if plan.num_workers:
         args.cluster.start_ray(num_processes=plan.num_workers, console=console)
     num_episodes = sum(len(chunk.indices) for chunk in chunks)
-    expected = work_errors(Args, console, CheckpointError, DatasetError, MissingDependencyError)
+    kinds = (CheckpointError, DatasetError, MissingDependencyError, PolicyError, StorageError)
+    expected = work_errors(Args, console, *kinds)
     try:
         with expected, progress_bar("episodes", num_episodes, console) as move_to:
             run_chunks(plan, results, chunks, on_done=move_to)

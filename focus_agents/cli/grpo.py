@@ -20,31 +20,26 @@ SIGTERM and Ctrl-C end a run after the iteration that is going on, with a checkp
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import ray
 from annotated_types import Ge
-from rich.console import Console
 
-from focus_agents.cli.command_line import flat, parse, quiet_libraries, restore_arguments
-from focus_agents.cli.common import (
-    ModelArguments,
-    RayArguments,
-    RewardText,
-    RunArguments,
-    TrainingDataArguments,
-    load_reward,
-)
-from focus_agents.cli.errors import user_errors, work_errors
-from focus_agents.grpo.algorithm import GRPOConfig
-from focus_agents.grpo.plan import GRPOPlan
+from focus_agents.cli.cluster import Need, RayArguments
+from focus_agents.cli.command_line import flat, parse, quiet_libraries
+from focus_agents.cli.common import ModelArguments, RewardText, TrainingDataArguments, load_reward
+from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
+from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
 from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings, LearningSettings, LossSettings, SamplingSettings
-from focus_agents.grpo.train import newest_checkpoint, train_grpo
 from focus_agents.models.settings import FinetuningSettings, ModelSettings
 from focus_agents.runs.folder import RunDirectory
-from focus_agents.settings import Settings, as_dict, join
+from focus_agents.settings import Seed, Settings, as_dict, join
 from focus_env.errors import FocusError
+
+if TYPE_CHECKING:  # a command line is read without torch and Ray
+    from focus_agents.grpo.algorithm import GRPOConfig
+    from focus_agents.grpo.plan import GRPOPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +54,26 @@ class ClusterArguments(RayArguments):
     """GPUs of each sampling process, fractions allowed."""
     num_gpus_per_learner: Annotated[float, Ge(0)] = 0
     """GPUs of each training process, fractions allowed."""
+
+    def needs(self) -> list[Need]:
+        """Return what a run asks Ray for; the process of the command samples and trains where no other does."""
+        return [
+            Need(
+                setting="num_gpus_per_env_runner",
+                num_processes=self.num_env_runners,
+                num_gpus=self.num_gpus_per_env_runner,
+            ),
+            Need(
+                setting="num_gpus_per_learner",
+                num_processes=max(1, self.num_learners),
+                num_gpus=self.num_gpus_per_learner,
+            ),
+            Need(
+                setting="num_env_runners" if self.num_env_runners else "num_learners",
+                num_processes=self.num_env_runners + self.num_learners,
+                num_cpus=0 if self.ray_address is None else 1,  # Ray here has a core for each of them
+            ),
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +100,8 @@ class TrainingArguments(Settings):
             DatasetError: If there are no such episodes.
             CheckpointError: If there is no such model.
         """
+        from focus_agents.grpo.plan import GRPOPlan
+
         model = ModelSettings(
             model=self.model.source, max_image_tokens=self.model.max_image_tokens, **as_dict(self.finetuning)
         )
@@ -105,24 +122,35 @@ class Args(TrainingArguments):
     """Stage 2: GRPO of a localization policy."""
 
     reward: RewardText = "iou:1,format:0.5"
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Seed = 0
     """Seed of sampling, shuffling and new weights."""
     cluster: ClusterArguments = ClusterArguments()
     run: RunArguments = RunArguments()
 
 
 def main() -> None:
-    quiet_libraries()
     with user_errors(Args):
-        args = parse(Args, __doc__)
+        args = with_spec(parse(Args, __doc__))
         if args.run.resume is not None:
-            run = RunDirectory(args.run.resume)
-            newest_checkpoint(run)
-            args = restore_arguments(args, run.config(), keep=("run", "cluster"))
+            args = resumed(args, command="grpo", plain=with_spec)
+            if (message := nothing_to_do(RunDirectory(args.run.path("grpo")), args)) is not None:
+                print(as_flags(message, Args))
+                return
         plan, config = check_arguments(args)
-        run = open_run(args)
-    console = Console()
-    console.print(f"run folder: {run.path}", highlight=False, markup=False)
+        args.cluster.connect(args.cluster.needs())
+        run = open_run(args, *plan.objects)
+    train(args, plan, config, run)
+
+
+def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> None:
+    """Start Ray where it does not run yet, train, and print the outcome."""
+    import ray
+
+    from focus_agents.grpo.train import train_grpo
+
+    quiet_libraries()
+    console = make_console()
+    console.print(f"run folder: {run.path}")
     if args.model.source == "tiny" and args.run.resume is None:
         console.print(
             "warning: the tiny model starts from random weights, which never answer in the format, so GRPO has "
@@ -130,9 +158,13 @@ def main() -> None:
             style="yellow",
         )
     num_processes = args.cluster.num_env_runners + args.cluster.num_learners
-    args.cluster.start_ray(num_processes=num_processes, console=console)
+
+    def advice() -> str:
+        return as_flags(after_a_stop(run), Args)
+
     try:
-        with work_errors(Args, console, FocusError):
+        with work_errors(Args, console, FocusError, advice=advice):
+            args.cluster.start_ray(num_processes=num_processes, console=console, advice=advice)
             summary = train_grpo(
                 config,
                 plan.schedule,
@@ -147,9 +179,16 @@ def main() -> None:
     console.print(
         f"validation mIoU {summary['miou_start']:.3f} -> {summary['miou_end']:.3f} "
         f"(gain {summary['miou_gain']:+.3f}, 95% interval {low:+.3f} to {high:+.3f}) in {summary['seconds']:.0f} s\n"
-        f"policy: {summary['checkpoint']}\npictures: {summary['sheet']}",
-        highlight=False,
+        f"policy: {summary['checkpoint']}\npictures: {summary['sheet']}"
     )
+
+
+def with_spec(args: Args) -> Args:
+    """Return the arguments with the reward's terms themselves in place of a YAML file.
+
+    A run that is gone on with has them, whatever has become of the file.
+    """
+    return dataclasses.replace(args, reward=load_reward(args.reward).spec)
 
 
 def check_arguments(args: Args) -> tuple[GRPOPlan, GRPOConfig]:
@@ -168,11 +207,9 @@ def check_arguments(args: Args) -> tuple[GRPOPlan, GRPOConfig]:
     return plan, config
 
 
-def open_run(args: Args) -> RunDirectory:
-    """Open the run's folder, with its arguments inside."""
-    # The terms themselves, so that a resumed run has them whatever has become of a YAML file.
-    arguments = flat(args) | {"reward": load_reward(args.reward).spec}
-    return args.run.open(args.run.path("grpo"), arguments)
+def open_run(args: Args, *used: Any) -> RunDirectory:
+    """Open the run's folder, with its arguments inside; `used` are objects that may be a user's own code."""
+    return args.run.open(args.run.path("grpo"), flat(with_spec(args)), *used, command="grpo")
 
 
 if __name__ == "__main__":

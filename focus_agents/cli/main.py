@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import signal
 import sys
 from dataclasses import dataclass
 
@@ -77,7 +78,8 @@ def run_command(name: str) -> None:
         name: A key of `COMMANDS`.
 
     Raises:
-        SystemExit: With code 1 if the command needs a package that is not installed, and as the command itself exits.
+        SystemExit: With code 1 if the command needs a package that is not installed, 130 after Ctrl-C, and as the
+            command itself exits.
     """
     try:
         module = importlib.import_module(COMMANDS[name].module)
@@ -91,7 +93,11 @@ def run_command(name: str) -> None:
             file=sys.stderr,
         )
         raise SystemExit(1) from error
-    module.main()
+    try:
+        module.main()
+    except KeyboardInterrupt:
+        print("stopped by SIGINT", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def usage() -> str:

@@ -17,7 +17,6 @@ from annotated_types import Ge
 
 from focus_agents.cli.command_line import parse
 from focus_agents.cli.errors import user_errors
-from focus_agents.reports.plotting import plot_runs
 from focus_agents.settings import Settings
 
 
@@ -34,13 +33,15 @@ class Args(Settings):
     """File of the picture; its ending decides the format."""
     window: Annotated[int, Ge(1)] = 25
     """Lines of metrics.jsonl that are averaged."""
-    start: int = 0
+    start: Annotated[int, Ge(0)] = 0
     """Steps up to here are not drawn."""
 
 
 def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
+        from focus_agents.reports.plotting import plot_runs  # here: a command line is read without matplotlib
+
         by_label: dict[str, list[Path]] = {}
         for run in args.runs:
             by_label.setdefault(run.name.rpartition("-")[0] or run.name, []).append(run)

@@ -12,16 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rich.console import Console
-
-from focus_agents.cli.command_line import flat, parse, quiet_libraries, restore_arguments
-from focus_agents.cli.common import RunArguments
-from focus_agents.cli.errors import user_errors
-from focus_agents.models.loading import SMALL, load_template
+from focus_agents.cli.command_line import flat, parse, quiet_libraries
+from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
+from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
 from focus_agents.pretraining.settings import PretrainingConfig
-from focus_agents.pretraining.train import Pretraining
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.settings import Settings
+from focus_env.errors import FocusError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,19 +30,25 @@ class Args(Settings):
 
 
 def main() -> None:
-    quiet_libraries()
     with user_errors(Args):
         args = parse(Args, __doc__)
         if args.run.resume is not None:
-            args = restore_arguments(args, RunDirectory(args.run.resume).config(), keep=("run",))
-        run = args.run.open(args.run.path("pretraining"), flat(args))
-    console = Console()
-    console.print(f"run folder: {run.path}", highlight=False, markup=False)
-    summary = Pretraining(run, args.learning, load_template(SMALL)).run(console)
+            args = resumed(args, command="pretrain")
+            if (message := nothing_to_do(RunDirectory(args.run.path("pretraining")), args)) is not None:
+                print(as_flags(message, Args))
+                return
+        run = args.run.open(args.run.path("pretraining"), flat(args), command="pretrain")
+    console = make_console()
+    console.print(f"run folder: {run.path}")
+    with work_errors(Args, console, FocusError, advice=lambda: after_a_stop(run)):
+        from focus_agents.models.loading import SMALL, load_template  # here: a command line is read without torch
+        from focus_agents.pretraining.train import Pretraining
+
+        quiet_libraries()
+        summary = Pretraining(run, args.learning, load_template(SMALL)).run(console)
     console.print(
         f"on unseen identities: box IoU {summary['box_iou']:.3f}, right words {summary['name_accuracy']:.1%}; "
-        f"{summary['seconds']:.0f} s\nmodel: {run.checkpoints / 'final'}",
-        highlight=False,
+        f"{summary['seconds']:.0f} s\nmodel: {run.checkpoints / 'final'}"
     )
 
 

@@ -2,11 +2,11 @@
 
 How to run (30 to 40 minutes on 2 cores; what is done already is not done again, so an interrupted call is repeated):
     focus rewards
-    focus rewards --rewards iou giou "iou:1,format:0.5,copy:0.5" --seeds 0 1 2
+    focus rewards --rewards "iou:1,format:0.5" "giou:1,format:0.5" "iou:1,format:0.5,copy:0.5" --seeds 0 1 2
 
-A reward is a spec as for `focus grpo`, or the name of a term, which then comes with format:0.5. Each run of GRPO is a
-trial of Ray Tune; as many go at once as there are cores or GPUs. Results: --output-dir with a folder for each run, and
-in --report-dir rewards_report.md, .html (one file with its pictures) and .json.
+A reward means what it means for `focus grpo`: the name of a term alone is that term alone. Each run of GRPO is a trial
+of Ray Tune; as many go at once as there are cores or GPUs. Results: --output-dir with a folder for each run, and in
+--report-dir rewards_report.md, .html (one file with its pictures) and .json.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import ray
 from annotated_types import Ge
-from rich.console import Console
 
+from focus_agents.cli.cluster import Need, RayArguments
 from focus_agents.cli.command_line import flat, parse, quiet_libraries
-from focus_agents.cli.common import RayArguments, load_reward
-from focus_agents.cli.errors import user_errors, work_errors
+from focus_agents.cli.common import load_reward
+from focus_agents.cli.errors import make_console, print_warning, user_errors, work_errors
 from focus_agents.cli.grpo import TrainingArguments
 from focus_agents.errors import TrainingError
 from focus_agents.grpo.settings import GRPOSchedule, LearningSettings, SamplingSettings
 from focus_agents.models.settings import FinetuningSettings
+from focus_agents.runs.lock import hold_folder
 from focus_agents.runs.progress import runs_progress
-from focus_agents.settings import names_of
-from focus_agents.studies.rewards.report import write_report
-from focus_agents.studies.rewards.runs import RewardStudy, check_rewards, reward_of, run_trials
+from focus_agents.settings import Seed, names_of
+
+if TYPE_CHECKING:  # a command line is read without torch and Ray
+    from focus_agents.studies.rewards.runs import RewardStudy
 
 SHORT = 16
 """Tokens at which an answer is cut."""
@@ -41,9 +42,9 @@ SHORT = 16
 class Args(TrainingArguments):
     """Which reward trains best?"""
 
-    rewards: tuple[str, ...] = ("iou", "giou", "piecewise")
-    """What is compared: specs such as iou:1,format:0.5, or names of terms."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    rewards: tuple[str, ...] = ("iou:1,format:0.5", "giou:1,format:0.5", "piecewise:1,format:0.5")
+    """What is compared: specs or YAML files, as `focus grpo` takes them."""
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Of training."""
     cpus_per_run: Annotated[int, Ge(1)] = 1
     """CPU cores of each run."""
@@ -61,29 +62,48 @@ class Args(TrainingArguments):
 
 
 def main() -> None:
-    quiet_libraries()
     with user_errors(Args):
         args = parse(Args, __doc__)
         study = check_arguments(args)
-    console = Console()
-    console.print(f"runs: {study.folder}", highlight=False, markup=False)
-    args.cluster.start_ray(num_processes=0, console=console)
+        need = Need(setting="cpus_per_run", num_cpus=args.cpus_per_run)
+        args.cluster.connect([need, Need(setting="gpus_per_run", num_gpus=args.gpus_per_run)])
+        hold_folder(study.folder, setting="output_dir")
+    train(args, study)
+
+
+def train(args: Args, study: RewardStudy) -> None:
+    """Train what is not trained yet, and write the report."""
+    import ray
+
+    from focus_agents.studies.rewards.report import write_report
+    from focus_agents.studies.rewards.runs import run_trials
+
+    quiet_libraries()
+    console = make_console()
+    console.print(f"runs: {study.folder}")
+    for line in study.changes_of_code(*study.objects):
+        print_warning(line)
     runs = study.runs()
     num_done = sum(run.is_done for run in runs)
     try:
         with work_errors(Args, console, TrainingError), runs_progress(len(runs), num_done, console) as on_done:
+            args.cluster.start_ray(num_processes=0, console=console, advice=lambda: "the same command goes on with it")
             run_trials(study, lambda run: on_done(run.folder))
     finally:
         ray.shutdown()
     command = shlex.join(["focus", "rewards", *sys.argv[1:]])
     report = write_report(study, args.report_dir or study.folder, command=command)
-    console.print(report.read_text(), highlight=False, soft_wrap=True, markup=False)
-    console.print(f"with pictures: {report.with_suffix('.html')}", highlight=False, markup=False)
+    console.print(report.read_text(), soft_wrap=True)
+    console.print(f"with pictures: {report.with_suffix('.html')}")
 
 
 def check_arguments(args: Args) -> RewardStudy:
     """Find all that can be wrong, before anything is trained."""
-    rewards = {name: load_reward(reward_of(name)) for name in args.rewards}
+    from focus_agents.studies.rewards.runs import RewardStudy, check_rewards
+
+    if len(set(args.rewards)) < len(args.rewards):
+        raise ValueError(f"rewards: expected two or more different ones to compare, got {sorted(set(args.rewards))}")
+    rewards = {name: load_reward(name) for name in args.rewards}
     study = RewardStudy(
         folder=args.output_dir.absolute(),
         rewards={name: reward.spec for name, reward in rewards.items()},

@@ -21,30 +21,31 @@ import argparse
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import ray
-import torch
 from annotated_types import Ge
-from rich.console import Console
 
-from focus_agents.cli.command_line import flat, parse, quiet_libraries, restore_arguments
-from focus_agents.cli.common import ModelArguments, RayArguments, RunArguments, TrainingDataArguments
-from focus_agents.cli.errors import user_errors, work_errors
-from focus_agents.errors import TrainingError
+from focus_agents.cli.cluster import Need, RayArguments
+from focus_agents.cli.command_line import flat, parse, quiet_libraries
+from focus_agents.cli.common import ModelArguments, TrainingDataArguments
+from focus_agents.cli.errors import as_flags, in_a_thread, make_console, user_errors, work_errors
+from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed, stored_config
 from focus_agents.models.settings import FinetuningSettings
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.settings import Settings, join
-from focus_agents.sft.plan import SFTPlan
 from focus_agents.sft.settings import SFTConfig, SFTLearningSettings, SFTLossSettings, SFTSchedule
-from focus_agents.sft.train import Workers, check_plan, check_resumable, train_sft
+from focus_env.errors import FocusError
+
+if TYPE_CHECKING:  # a command line is read without torch and Ray
+    from focus_agents.sft.plan import SFTPlan
+    from focus_agents.sft.train import Workers
 
 
 @dataclass(frozen=True, kw_only=True)
 class SFTModelArguments(ModelArguments):
     """Which model, and how it is asked."""
 
-    validation_max_image_tokens: int | None = None
+    validation_max_image_tokens: Annotated[int, Ge(1)] | None = None
     """Most tokens per picture in validation; default: as in training."""
 
 
@@ -58,6 +59,17 @@ class ClusterArguments(RayArguments):
     """Give each of them a GPU."""
     max_failures: Annotated[int, Ge(0)] = 2
     """How often workers are started again from the last checkpoint after one has died."""
+
+    def needs(self) -> list[Need]:
+        """Return what a run asks Ray for; Ray that is started here has a core for each worker."""
+        return [
+            Need(
+                setting="num_workers",
+                num_processes=self.num_workers,
+                num_gpus=1 if self.use_gpu else 0,
+                num_cpus=0 if self.ray_address is None or self.use_gpu else 1,
+            )
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,31 +133,59 @@ PRESETS: Mapping[str, Args] = {
 
 
 def main() -> None:
-    quiet_libraries()
     with user_errors(Args):
         args = parse_arguments(sys.argv[1:])
         if args.run.resume is not None:
             run = RunDirectory(args.run.resume)
-            check_resumable(run)
-            if args.cluster.num_workers == 0:
-                raise ValueError("num_workers: expected 1 or more with --resume, got 0; only Ray's workers checkpoint")
-            args = restore_arguments(args, run.config(), keep=("run", "cluster", "num_data_workers"))
+            check_checkpoint(run, args)
+            args = resumed(args, command="sft")
+            if (message := nothing_to_do(run, args)) is not None:
+                print(as_flags(message, Args))
+                return
         plan, workers = check_arguments(args)
-        run = args.run.open(plan.run_path, flat(args))
-    console = Console()
-    console.print(f"run folder: {run.path}", highlight=False, markup=False)
-    if workers.num_workers > 0:
-        args.cluster.start_ray(num_processes=workers.num_workers, console=console)
+        args.cluster.connect(args.cluster.needs() if workers.num_workers else [])
+        used = (plan.training_episodes, plan.validation_episodes)
+        run = args.run.open(plan.run_path, flat(args), *used, command="sft")
+    train(args, plan, workers, run)
+
+
+def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> None:
+    """Start Ray where it does not run yet, train, and print the outcome."""
+    import ray
+
+    from focus_agents.sft.train import train_sft
+
+    quiet_libraries()
+    console = make_console()
+    console.print(f"run folder: {run.path}")
+
+    def advice() -> str:
+        return as_flags(after_a_stop(run), Args)
+
     try:
-        with work_errors(Args, console, TrainingError):
-            summary = train_sft(plan, workers, console=console)
+        with work_errors(Args, console, FocusError, advice=advice):
+            if workers.num_workers > 0:
+                args.cluster.start_ray(num_processes=workers.num_workers, console=console, advice=advice)
+                summary = in_a_thread(lambda: train_sft(plan, workers, console=console))
+            else:
+                summary = train_sft(plan, workers, console=console)
     finally:
         ray.shutdown()
     console.print(
         f"validation mIoU {summary['miou_start']:.3f} -> {summary['miou_end']:.3f} in {summary['seconds']:.0f} s\n"
-        f"policy: {summary['checkpoint']}\npictures: {summary['sheet']}",
-        highlight=False,
+        f"policy: {summary['checkpoint']}\npictures: {summary['sheet']}"
     )
+
+
+def check_checkpoint(run: RunDirectory, args: Args) -> None:
+    """See that an interrupted run has a checkpoint, and that somebody goes on with it who reads and writes them."""
+    from focus_agents.sft.train import check_resumable
+
+    if not run.path.is_dir():
+        stored_config(run, "sft")
+    check_resumable(run)
+    if args.cluster.num_workers == 0:
+        raise ValueError("num_workers: expected 1 or more with --resume, got 0; only Ray's workers checkpoint")
 
 
 def parse_arguments(words: list[str]) -> Args:
@@ -158,6 +198,11 @@ def parse_arguments(words: list[str]) -> Args:
 
 def check_arguments(args: Args) -> tuple[SFTPlan, Workers]:
     """Find all that can be wrong, before Ray or a model starts."""
+    import torch
+
+    from focus_agents.sft.plan import SFTPlan
+    from focus_agents.sft.train import Workers, check_plan
+
     plan = SFTPlan(
         model=args.model.source,
         template=args.model.load_template(),

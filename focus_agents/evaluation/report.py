@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from focus_agents.evaluation.published import PAPER, TABLES, PublishedTable
-from focus_agents.evaluation.results import Cell, ResultsFolder
+from focus_agents.evaluation.records import Cell
+from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.reports.documents import paragraph, to_markdown, write_document
 from focus_agents.reports.tables import figure, markdown_table
 from focus_agents.runs.files import write_json
+from focus_env.datasets import entries_of
 from focus_env.metrics import summarize_with_intervals
 
 COLUMNS: Mapping[str, str] = {
@@ -27,6 +29,9 @@ COLUMNS: Mapping[str, str] = {
 }
 """Titles of metrics, in the order of the table; `focus_env.metrics.summarize` says what each is."""
 
+FEW_EPISODES = 100
+"""Fewer are said."""
+
 Rows = list[list[str]]
 """The first is the heading."""
 
@@ -39,13 +44,21 @@ def summarize_folder(results: ResultsFolder, *, with_published: bool = False) ->
         with_published: Whether the paper's rows are to stand beside them.
 
     Returns:
-        `data`: settings by name of a data set. `cells`: for each, `policy`, `dataset`, `shots`, `num_episodes` answered
-        and `num_expected`, `num_failed` (answers that a policy could not get; they count as unreadable),
-        `seconds_per_episode`, and `metrics`: by name, `mean` and `interval`. `published`, if asked for: rows with
-        `model`, `source` and `scores`, mIoU * 100 by data set and number of shots.
+        `data`: settings by name of a data set. `policies`: settings by name of a policy. `code_changes`: what has
+        changed in the code since the first answer. `cells`: for each, `policy`, `dataset`, `shots`, `num_episodes`
+        answered and `num_expected`, `num_failed` (answers that a policy could not get; they count as unreadable),
+        `seconds_per_episode`, and `metrics`: by name, `mean` and `interval`. `not_published`: for `dataset` and `shots`
+        the `reason` why their episodes are not the paper's; those that are have none. `published`, if asked for: rows
+        with `model`, `source` and `scores`, mIoU * 100 by data set and number of shots.
     """
     cells = [_summarize_cell(results, cell) for cell in results.cells()]
-    summary: dict[str, Any] = {"data": results.data_settings(), "cells": [cell for cell in cells if cell is not None]}
+    summary: dict[str, Any] = {
+        "data": results.data_settings(),
+        "policies": results.policy_settings(),
+        "code_changes": results.code_changes(),
+        "cells": [cell for cell in cells if cell is not None],
+        "not_published": _not_published(results),
+    }
     if with_published:
         summary["published"] = [
             {
@@ -60,6 +73,14 @@ def summarize_folder(results: ResultsFolder, *, with_published: bool = False) ->
             for row in table.rows
         ]
     return summary
+
+
+def _not_published(results: ResultsFolder) -> list[dict[str, Any]]:
+    cells = {(cell.dataset, cell.shots): cell for cell in results.cells()}
+    reasons = {place: results.read_episodes(cell)[1] for place, cell in cells.items()}
+    return [
+        {"dataset": dataset, "shots": shots, "reason": reason} for (dataset, shots), reason in reasons.items() if reason
+    ]
 
 
 def _summarize_cell(results: ResultsFolder, cell: Cell) -> dict[str, Any] | None:
@@ -130,12 +151,12 @@ def detail_rows(summary: Mapping[str, Any]) -> Rows:
 
 
 def published_rows(summary: Mapping[str, Any], table: PublishedTable) -> Rows:
-    """One of the paper's layouts: our policies where they were asked on its data sets, and the paper's rows."""
+    """One of the paper's layouts: our policies where they were asked on its very data, and the paper's rows."""
     columns = [(name, shots) for name, (_, all_shots) in table.datasets.items() for shots in all_shots]
     rows = [["", *(f"{table.datasets[name][0]}, {_shots(shots)}" for name, shots in columns)]]
     has_average = any(row.average is not None for row in table.rows)
     rows[0] += ["average"] if has_average else []
-    for policy, scores in _by_policy(summary).items():
+    for policy, scores in _by_policy(summary, is_published=True).items():
         given = [scores.get(column) for column in columns]
         if any(given):
             rows.append([policy, *map(figure, given), *([_mean(given)] if has_average else [])])
@@ -157,14 +178,17 @@ def report_notes(summary: Mapping[str, Any]) -> list[str]:
         "mIoU counts an answer without a readable box as 0, and an absent target as 1 if it is called absent, else 0. "
         "Intervals are 95% bootstrap intervals over episodes."
     ]
-    for name, settings in summary["data"].items():
-        kind = "level" if settings.get("dataset") == "synthetic" else "protocol"
-        told = [f"{key} {settings[key]}" for key in ("dataset", "split", kind) if key in settings]
-        told += ["supports of other episodes"] if settings.get("shuffle_supports") else []
-        notes.append(f"{name}: {', '.join(told)}.")
+    notes += [_data_note(name, settings) for name, settings in summary["data"].items()]
+    notes += [_policy_note(name, settings) for name, settings in summary.get("policies", {}).items() if settings]
+    notes += _count_notes(summary)
     if any(cell["num_failed"] for cell in summary["cells"]):
         notes.append(
             "failed: answers that a policy could not get; they count as unreadable. `retry_failed` asks them again."
+        )
+    if summary.get("code_changes"):
+        notes.append(
+            "Not all answers were given by the same code; since the first of them: "
+            f"{'; '.join(summary['code_changes'])}."
         )
     if "published" in summary:
         notes.append(
@@ -172,10 +196,73 @@ def report_notes(summary: Mapping[str, Any]) -> list[str]:
             "intervals."
         )
         known = {name for table in TABLES for name in table.datasets}
-        if others := [name for name in summary["data"] if name not in known]:
+        if others := [name for name, settings in summary["data"].items() if settings.get("dataset") not in known]:
             notes.append(
                 f"The paper has nothing on {', '.join(others)}: other data, whose figures cannot be compared with its."
             )
+        notes += [
+            f"{found['dataset']}, {_shots(found['shots'])}: left out beside the paper's rows, since the episodes are "
+            f"not the published ones: {found['reason']}."
+            for found in summary.get("not_published", ())
+            if found["dataset"] not in others
+        ]
+    return notes
+
+
+def _data_note(name: str, settings: Mapping[str, Any]) -> str:
+    """Which episodes, by the settings that choose them."""
+    try:
+        ignored = set.intersection(*(set(entry.ignores) for entry in entries_of(str(settings.get("dataset")))))
+    except ValueError:  # of a package that is not installed here, or a name of a caller's own
+        ignored = set()
+    is_drawn = settings.get("dataset") == "synthetic"
+    kinds = [key for key in ("split", "protocol") if key in settings and key not in ignored]
+    told = [
+        f"{key} {settings[key]}" for key in ("dataset", *kinds, *(["level"] if is_drawn else [])) if key in settings
+    ]
+    told += [f"from {settings['data_root']}"] if settings.get("data_root") else []
+    told += ["supports of other episodes"] if settings.get("shuffle_supports") else []
+    return f"{name}: {', '.join(told)}."
+
+
+def _ignored(settings: Mapping[str, Any]) -> set[str]:
+    """Names of the settings that have no effect on a data set."""
+    try:
+        return set.intersection(*(set(entry.ignores) for entry in entries_of(str(settings.get("dataset")))))
+    except ValueError:  # of a package that is not installed here, or a name of a caller's own
+        return set()
+
+
+def _policy_note(name: str, settings: Mapping[str, Any]) -> str:
+    """How a policy was asked."""
+    told = [f"prompt {settings['template']}", f"unit {settings['frame']}"] if "frame" in settings else []
+    told += [f"weights {settings['weights']}"] if settings.get("weights") else []
+    told += [f"endpoint {settings['endpoint']}"] if settings.get("endpoint") else []
+    told += [f"code {module} {digest}" for module, digest in settings.get("code", {}).items()][:1]
+    return f"{name}: {', '.join(told)}."
+
+
+def _count_notes(summary: Mapping[str, Any]) -> list[str]:
+    """On how many episodes figures rest, where these are few."""
+    notes = []
+    for dataset in dict.fromkeys(cell["dataset"] for cell in summary["cells"]):
+        few = [cell for cell in summary["cells"] if cell["dataset"] == dataset and cell["num_episodes"] < FEW_EPISODES]
+        if few:
+            counts = sorted({cell["num_episodes"] for cell in few})
+            intervals = [cell["metrics"]["miou_all"]["interval"] for cell in few]
+            low, high = max(intervals, key=lambda interval: interval[1] - interval[0])
+            notes.append(
+                f"{dataset}: few episodes, {' and '.join(map(str, counts))}; an interval of the mIoU is as wide as "
+                f"{100 * low:.1f} to {100 * high:.1f}, and rough itself."
+            )
+    of_videos = [
+        name
+        for name, settings in summary["data"].items()
+        if settings.get("protocol") in ("focus", "iploc")
+        and settings.get("dataset") not in (None, "synthetic", "store")
+    ]
+    if notes and of_videos:
+        notes.append(f"The protocols focus and iploc give one episode for each video ({', '.join(of_videos)}).")
     return notes
 
 
@@ -199,11 +286,25 @@ def write_report(results: ResultsFolder, *, with_published: bool = False) -> dic
     return summary
 
 
-def _by_policy(summary: Mapping[str, Any]) -> dict[str, dict[tuple[str, int], Any]]:
-    """By policy, the mIoU of each (data set, shots)."""
+def _others(summary: Mapping[str, Any]) -> set[tuple[str, int]]:
+    """Data sets and shots that are not the paper's; all of them in a summary that does not say so."""
+    cells = summary["cells"] if "not_published" not in summary else summary["not_published"]
+    return {(cell["dataset"], cell["shots"]) for cell in cells}
+
+
+def _by_policy(summary: Mapping[str, Any], *, is_published: bool = False) -> dict[str, dict[tuple[str, int], Any]]:
+    """By policy, the mIoU of each (data set, shots).
+
+    Args:
+        summary: All figures.
+        is_published: Only those on the paper's very data, under the data set's own name rather than its label.
+    """
     scores: dict[str, dict[tuple[str, int], Any]] = {}
+    others = _others(summary) if is_published else set()
     for cell in summary["cells"]:
-        scores.setdefault(cell["policy"], {})[cell["dataset"], cell["shots"]] = cell["metrics"]["miou_all"]
+        name = summary["data"][cell["dataset"]].get("dataset") if is_published else cell["dataset"]
+        if (cell["dataset"], cell["shots"]) not in others:
+            scores.setdefault(cell["policy"], {})[name, cell["shots"]] = cell["metrics"]["miou_all"]
     return scores
 
 

@@ -2,6 +2,7 @@
 
 runs/<evaluation>/
   config.json               what was asked: data sets, policies, and the cells of the table
+  episodes/<data>.json      digests of the episodes of a data set with a number of supports, and whose data they are
   answers/<cell>.jsonl      one line per answered episode, in the order in which they were answered
   sheets/<cell>.png         the best, the worst and some other episodes
   summary.json              every figure
@@ -10,81 +11,17 @@ runs/<evaluation>/
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from focus_agents.errors import CheckpointError
-from focus_agents.runs.files import write_json, write_text
-from focus_agents.runs.folder import read_answer
-from focus_env.metrics import ScoredAnswer
-
-MAX_TEXT = 2000
-"""Characters kept of an answer."""
-_MAX_NAME = 80
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One cell of the table.
-
-    Attributes:
-        policy: Its name in tables, as the user wrote it.
-        dataset: Likewise.
-        shots: Supports per episode.
-        num_episodes: How many are to be answered, from index 0 on.
-    """
-
-    policy: str
-    dataset: str
-    shots: int
-    num_episodes: int
-
-    @property
-    def name(self) -> str:
-        """Of its files."""
-        return f"{_file_name(self.policy)}__{_file_name(self.dataset)}__{self.shots}-shot"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerRecord:
-    """One answered episode.
-
-    Attributes:
-        policy: As in `Cell`.
-        dataset: As in `Cell`.
-        shots: As in `Cell`.
-        index: Of the episode in its data set.
-        text: What the policy wrote, at most `MAX_TEXT` characters of it.
-        error: Why there is no answer, see `focus_agents.rollout.records.Completion`.
-        seconds: What the policy took for the episode's batch, divided by the episodes of the batch.
-        answer: How it was scored.
-    """
-
-    policy: str
-    dataset: str
-    shots: int
-    index: int
-    text: str
-    error: str | None
-    seconds: float
-    answer: ScoredAnswer
-
-    def to_json(self) -> dict[str, Any]:
-        """As one flat object."""
-        own = {name: getattr(self, name) for name in self.__slots__ if name != "answer"}
-        return {**own, **asdict(self.answer)}
-
-    @classmethod
-    def from_json(cls, line: Mapping[str, Any]) -> AnswerRecord:
-        """Back from `to_json`."""
-        own = {name: line[name] for name in cls.__slots__ if name != "answer"}
-        return cls(**own, answer=read_answer(line))
+from focus_agents.evaluation.episodes import EpisodeDigests
+from focus_agents.evaluation.records import AnswerRecord, Cell, file_name, is_value
+from focus_agents.runs.files import append_json_lines, write_json, write_json_lines
+from focus_agents.runs.provenance import differences
 
 
 class ResultsFolder:
@@ -105,6 +42,7 @@ class ResultsFolder:
         data: Mapping[str, Mapping[str, Any]],
         policies: Mapping[str, Mapping[str, Any]],
         cells: Sequence[Cell],
+        code: Mapping[str, Any] | None = None,
     ) -> ResultsFolder:
         """Start an evaluation, or go on with the one that is there, which may get further cells.
 
@@ -113,9 +51,11 @@ class ResultsFolder:
             data: By name of a data set, all that decides which episodes it has.
             policies: By name of a policy, all that decides what it answers.
             cells: What is to be answered.
+            code: What `focus_agents.runs.provenance.provenance` says; where it is not what it was, the report does.
 
         Raises:
-            ValueError: If a data set or policy of the same name is there with other settings.
+            ValueError: If a data set or policy of the same name is there with other settings, or two cells would have
+                the same files.
             CheckpointError: If the folder holds something else.
         """
         results = cls(path)
@@ -125,23 +65,75 @@ class ResultsFolder:
                 # As it comes back from JSON: tuples are lists, paths are texts.
                 new = json.loads(json.dumps(values, default=str))
                 _check_same(f"{path}: {kind} {name!r}", config[kind].setdefault(name, new), new)
-        known = {cell.name: cell for cell in results.cells()}
+        known = {cell.name.casefold(): cell for cell in results.cells()}
         for cell in cells:
-            before = known.get(cell.name, cell)
-            known[cell.name] = replace(cell, num_episodes=max(cell.num_episodes, before.num_episodes))
-        for folder in ("answers", "sheets"):
+            before = known.get(cell.name.casefold(), cell)
+            if replace(before, num_episodes=cell.num_episodes) != cell:
+                raise ValueError(
+                    f"{path}: policy {cell.policy!r} on {cell.dataset!r} and policy {before.policy!r} on "
+                    f"{before.dataset!r} would have the same files, {cell.name}; choose another `label`"
+                )
+            known[cell.name.casefold()] = replace(cell, num_episodes=max(cell.num_episodes, before.num_episodes))
+        if code is not None:
+            changes = differences(config["code"], code) if "code" in config else []
+            config["code_changes"] = list(dict.fromkeys([*config.get("code_changes", ()), *changes]))
+            config.setdefault("code", code)
+        for folder in ("answers", "episodes", "sheets"):
             (path / folder).mkdir(parents=True, exist_ok=True)
         write_json(path / "config.json", {**config, "cells": [asdict(cell) for cell in known.values()]})
         return results
 
     def cells(self) -> list[Cell]:
-        """All that was ever asked of this folder."""
-        return [Cell(**cell) for cell in self._config()["cells"]]
+        """All that was ever asked of this folder.
+
+        Raises:
+            CheckpointError: If the folder says so in another way than `open` writes it.
+        """
+        kinds = get_type_hints(Cell)
+        cells = self._config()["cells"]
+        for cell in cells:
+            if set(cell) != set(kinds) or not all(is_value(cell[name], kind) for name, kind in kinds.items()):
+                raise CheckpointError(
+                    f"{self.path / 'config.json'}: cells: expected {', '.join(kinds)} of each, got {cell!r:.120}; "
+                    "choose another `output_dir`"
+                )
+        return [Cell(**cell) for cell in cells]
 
     def data_settings(self) -> dict[str, dict[str, Any]]:
         """By name of a data set, all that decides which episodes it has."""
         settings: dict[str, dict[str, Any]] = self._config()["data"]
         return settings
+
+    def policy_settings(self) -> dict[str, dict[str, Any]]:
+        """By name of a policy, all that decides what it answers."""
+        settings: dict[str, dict[str, Any]] = self._config()["policies"]
+        return settings
+
+    def code_changes(self) -> list[str]:
+        """Sentences about what has changed in the code since the first answer, as far as calls have noticed."""
+        return list(self._config().get("code_changes", ()))
+
+    def read_episodes(self, cell: Cell) -> tuple[EpisodeDigests | None, str]:
+        """What a cell was asked: the digests of its episodes, and why they are not those of the paper ("": they are).
+
+        Raises:
+            CheckpointError: If the file cannot be read.
+        """
+        file = self._episodes_file(cell)
+        if not file.exists():
+            return None, "which data these are is not recorded"
+        try:
+            found = json.loads(file.read_text())
+            return EpisodeDigests.from_json(found), str(found["not_published"])
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{file}: expected digests of episodes in JSON ({error}); delete the file, and they are made again"
+            ) from error
+
+    def write_episodes(self, cell: Cell, digests: EpisodeDigests, not_published: str) -> None:
+        """Keep what `read_episodes` reads; cells of other policies share it."""
+        self._episodes_file(cell).parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._episodes_file(cell), {**digests.to_json(), "not_published": not_published})
 
     def read(self, cell: Cell) -> list[AnswerRecord]:
         """The answers of a cell in the order of their episodes; a line that was cut by a kill is left out.
@@ -152,12 +144,18 @@ class ResultsFolder:
         records: dict[int, AnswerRecord] = {}
         for number, line in enumerate(self._lines(cell), start=1):
             try:
-                record = AnswerRecord.from_json(json.loads(line))
-            except (KeyError, TypeError, ValueError) as error:
+                record = AnswerRecord.from_json(json.loads(line, parse_constant=_no_number))
+            except (ValueError, RecursionError) as error:
                 raise CheckpointError(
-                    f"{self._file(cell)}, line {number}: expected an answer in JSON ({error!r}); delete the line, and "
+                    f"{self._file(cell)}, line {number}: expected an answer in JSON ({error}); delete the line, and "
                     "its episode is answered again"
                 ) from error
+            if (record.policy, record.dataset, record.shots) != (cell.policy, cell.dataset, cell.shots):
+                raise CheckpointError(
+                    f"{self._file(cell)}, line {number}: expected an answer of {cell.policy!r} to {cell.dataset!r}, "
+                    f"{cell.shots} supports, got one of {record.policy!r} to {record.dataset!r} with {record.shots}; "
+                    "delete the line"
+                )
             if record.index in records:
                 raise CheckpointError(
                     f"{self._file(cell)}, line {number}: episode {record.index} is there twice; delete one of the "
@@ -177,15 +175,12 @@ class ResultsFolder:
         kept = [record for record in records if not (drop_failed and record.error is not None)]
         file = self._file(cell)
         if file.exists() and (len(kept) < len(records) or not file.read_text().endswith("\n")):
-            write_text(file, _to_lines(kept))
+            write_json_lines(file, [record.to_json() for record in kept])
         return kept
 
     def append(self, cell: Cell, records: Sequence[AnswerRecord]) -> None:
         """Add answers; when this returns, they are on the disk."""
-        with self._file(cell).open("a") as file:
-            file.write(_to_lines(records))
-            file.flush()
-            os.fsync(file.fileno())
+        append_json_lines(self._file(cell), [record.to_json() for record in records], is_synced=True)
 
     def sheet(self, cell: Cell) -> Path:
         """Where a cell's pictures are."""
@@ -194,10 +189,14 @@ class ResultsFolder:
     def _file(self, cell: Cell) -> Path:
         return self.path / "answers" / f"{cell.name}.jsonl"
 
+    def _episodes_file(self, cell: Cell) -> Path:
+        return self.path / "episodes" / f"{file_name(cell.dataset)}__{cell.shots}-shot.json"
+
     def _lines(self, cell: Cell) -> Iterator[str]:
         """The whole lines of a cell's file."""
         if self._file(cell).exists():
-            with self._file(cell).open() as file:
+            # A byte that is none of UTF-8 makes its line no JSON, which is said of that line.
+            with self._file(cell).open(encoding="utf-8", errors="replace") as file:
                 yield from (line for line in file if line.endswith("\n"))
 
     def _config(self) -> dict[str, Any]:
@@ -208,13 +207,21 @@ class ResultsFolder:
             config: dict[str, Any] = json.loads(file.read_text())
         except ValueError as error:
             raise CheckpointError(f"{file}: expected JSON ({error}); choose another `output_dir`") from error
-        if not {"data", "policies", "cells"} <= set(config):
+        kinds = {"data": dict, "policies": dict, "cells": list}
+        if not isinstance(config, dict) or not set(kinds) <= set(config):
             raise CheckpointError(f"{self.path} holds something else than an evaluation; choose another `output_dir`")
+        for name, kind in kinds.items():
+            values = config[name].values() if isinstance(config[name], dict) else config[name]
+            if not isinstance(config[name], kind) or not all(isinstance(value, dict) for value in values):
+                raise CheckpointError(
+                    f"{file}: {name}: expected what an evaluation writes there, got {config[name]!r:.80}; choose "
+                    "another `output_dir`"
+                )
         return config
 
 
-def _to_lines(records: Sequence[AnswerRecord]) -> str:
-    return "".join(json.dumps(record.to_json()) + "\n" for record in records)
+def _no_number(word: str) -> Any:
+    raise ValueError(f"expected numbers, got {word}")
 
 
 def _check_same(what: str, stored: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -229,11 +236,3 @@ def _check_same(what: str, stored: Mapping[str, Any], new: Mapping[str, Any]) ->
             f"{what} was answered with other settings: {'; '.join(differences)}. Choose another `output_dir`, or for "
             "a data set another `label`"
         )
-
-
-def _file_name(text: str) -> str:
-    """A text as part of a file's name; one that loses more than colons gets a digest, so that no two are the same."""
-    name = re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip("-")
-    if name == text.replace(":", "-") and len(name) <= _MAX_NAME:
-        return name
-    return f"{name[-_MAX_NAME:]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -6,26 +6,28 @@ Episodes are cut into chunks that do not depend on who answers them, so the numb
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from focus_agents.errors import EpisodeError, EvaluationError, RunInterrupted
-from focus_agents.evaluation.answers import answer_episodes
-from focus_agents.evaluation.results import MAX_TEXT, AnswerRecord, Cell, ResultsFolder
+from focus_agents.errors import EvaluationError, PolicyError, RunInterrupted
+from focus_agents.evaluation.answerer import Answerer, Chunk
+from focus_agents.evaluation.episodes import check_shots, digest_episodes, is_sampled
+from focus_agents.evaluation.published import why_not_published
+from focus_agents.evaluation.records import AnswerRecord, Cell
+from focus_agents.evaluation.results import ResultsFolder
+from focus_agents.policies.identity import identity
 from focus_agents.policies.registry import PolicySpec
-from focus_agents.rollout.records import Generation, Policy
 from focus_agents.runs.interruption import stop_requests
-from focus_env.env import ENV_ID
-from focus_env.errors import FocusError
+from focus_agents.runs.provenance import sources_of_users
 from focus_env.types import EpisodeDataset
 
+MAX_FAILED_FIRST = 32
+"""Answers of a policy that may fail, all alike, before there is any."""
 MAX_RESTARTS = 3
 """How often a worker that dies is started again, and its chunk asked again."""
 
@@ -64,34 +66,34 @@ class EvaluationPlan:
 
     def policy_settings(self) -> dict[str, dict[str, Any]]:
         """By name of a policy, what decides its answers. Where and how fast it computes does not, up to rounding."""
-        settings = {}
-        for name, spec in self.policies.items():
-            template = spec.load_template()
-            settings[name] = {
-                "policy": spec.text,
-                "weights": spec.model_digest(),
-                "template": template.name,
-                "frame": template.frame.value,
-                "max_image_tokens": spec.max_image_tokens,
-                "precision": spec.precision,
+        return {
+            name: {
+                **identity(spec),
                 "max_completion_tokens": self.max_completion_tokens,
+                "code": _code_of(spec),
             }
-        return settings
+            for name, spec in self.policies.items()
+        }
+
+    def check_supports(self) -> None:
+        """See that episodes have as many supports as is asked for, at a sample of them.
+
+        Raises:
+            ValueError: If not.
+            DatasetError: If an episode cannot be read.
+        """
+        for shots, episodes in self.episodes.items():
+            for index in filter(is_sampled, range(min(self.num_episodes, len(episodes)))):
+                check_shots(episodes[index], shots, name=self.dataset)
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Episodes that are answered in one call of a policy."""
-
-    cell: Cell
-    spec: PolicySpec
-    indices: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return (
-            f"policy {self.cell.policy!r} on episodes {self.indices[0]} to {self.indices[-1]} of "
-            f"{self.cell.dataset!r} with {self.cell.shots} shots"
-        )
+def _code_of(spec: PolicySpec) -> dict[str, str]:
+    """Digests of the modules that a policy of the user's own, or of an installed package, is made of."""
+    entry = spec.entry
+    is_own = ":" in entry.name
+    if is_own:
+        spec.check()  # imports it
+    return sources_of_users([entry.name if is_own else entry.build])
 
 
 def pending_chunks(plan: EvaluationPlan, results: ResultsFolder, *, retry_failed: bool = False) -> list[Chunk]:
@@ -106,11 +108,11 @@ def pending_chunks(plan: EvaluationPlan, results: ResultsFolder, *, retry_failed
         ValueError: If the data set is not the one that was answered.
         CheckpointError: If a file cannot be read.
     """
+    for cell in {cell.shots: cell for cell in plan.cells()}.values():
+        _check_episodes(plan, results, cell)
     chunks = []
     for cell in plan.cells():
-        answered = results.reopen(cell, drop_failed=retry_failed)
-        _check_episodes(cell, answered, plan.episodes[cell.shots])
-        known = {record.index for record in answered}
+        known = {record.index for record in results.reopen(cell, drop_failed=retry_failed)}
         for start in range(0, cell.num_episodes, plan.batch_size):
             batch = range(start, min(start + plan.batch_size, cell.num_episodes))
             if missing := tuple(index for index in batch if index not in known):
@@ -118,77 +120,34 @@ def pending_chunks(plan: EvaluationPlan, results: ResultsFolder, *, retry_failed
     return chunks
 
 
-def _check_episodes(cell: Cell, answered: Sequence[AnswerRecord], episodes: EpisodeDataset) -> None:
-    """Look at the last answered episode: files may have changed below settings that have not."""
-    if not answered:
-        return
-    last = answered[-1]
-    found = episodes[last.index].episode_id if last.index < len(episodes) else "none"
-    if found != last.answer.episode_id:
-        raise ValueError(
-            f"data set {cell.dataset!r}, {cell.shots} shots: episode {last.index} was {last.answer.episode_id!r} when "
-            f"it was answered, and is {found!r} now; choose another `output_dir`"
-        )
-
-
-class Answerer:
-    """Answers chunks, in whatever process; it holds one policy at a time.
-
-    Args:
-        episodes: The data set, by number of shots.
-        max_completion_tokens: Where an answer is cut.
-    """
-
-    def __init__(self, episodes: Mapping[int, EpisodeDataset], max_completion_tokens: int) -> None:
-        self._episodes = episodes
-        self._max_completion_tokens = max_completion_tokens
-        self._spec: PolicySpec | None = None
-        self._policy: _Timed | None = None
-
-    def answer(self, chunk: Chunk) -> list[AnswerRecord]:
-        """Answer the episodes of a chunk.
-
-        Raises:
-            EvaluationError: If the policy raises for every episode; the message names it and the episodes.
-            FocusError: If the policy cannot be made, or an episode not be read.
-            ValueError: Likewise.
-        """
-        if self._spec != chunk.spec or self._policy is None:
-            self._policy = None  # its memory is needed for the next one
-            self._policy, self._spec = _Timed(chunk.spec.build()), chunk.spec
-        dataset, template = self._episodes[chunk.cell.shots], chunk.spec.load_template()
-        env = gymnasium.make(ENV_ID, dataset=dataset, template=template)
-        try:
-            (groups,) = answer_episodes(
-                env,
-                self._policy,
-                chunk.indices,
-                max_completion_tokens=self._max_completion_tokens,
-                batch_size=len(chunk.indices),
+def _check_episodes(plan: EvaluationPlan, results: ResultsFolder, cell: Cell) -> None:
+    """Compare the episodes with those that were answered, by whatever policy; then keep what they are now."""
+    episodes, name = plan.episodes[cell.shots], f"data set {cell.dataset!r}, {cell.shots} shots"
+    cells = [known for known in results.cells() if (known.dataset, known.shots) == (cell.dataset, cell.shots)]
+    answered = {record.index: record.answer for known in cells for record in results.read(known)}
+    for index, answer in sorted(answered.items(), reverse=True):
+        found = episodes[index].episode_id if index < len(episodes) else "none"
+        if found != answer.episode_id:
+            raise ValueError(
+                f"{name}: episode {index} was {answer.episode_id!r} when it was answered, and is {found!r} now; choose "
+                "another `output_dir`"
             )
-        except Exception as error:
-            if isinstance(error, FocusError) and not isinstance(error, EpisodeError):
-                raise
-            cause = error.__cause__ or error if isinstance(error, EpisodeError) else error
-            raise EvaluationError(
-                f"{chunk}: {type(cause).__name__}: {cause}. The answers so far are kept: mend it, and repeat the "
-                "command with their folder as `output_dir`"
-            ) from cause
-        records = []
-        for group in groups:
-            completion = group.generation.completions[0]
-            record = AnswerRecord(
-                policy=chunk.cell.policy,
-                dataset=chunk.cell.dataset,
-                shots=chunk.cell.shots,
-                index=group.episode_index,
-                text=completion.text[:MAX_TEXT],
-                error=completion.error,
-                seconds=self._policy.seconds / len(groups),
-                answer=group.answers[0],
-            )
-            records.append(record)
-        return records
+        if episodes[index].target_box != answer.target_box:
+            raise _changed(name, answer.episode_id, "labels")
+    num_episodes = min(len(episodes), max(known.num_episodes for known in cells))
+    now = digest_episodes(episodes, num_episodes, shots=cell.shots, name=cell.dataset)
+    before, _ = results.read_episodes(cell)
+    if before is not None and (change := before.first_change(now, sorted(answered))) is not None:
+        raise _changed(name, answered[change[0]].episode_id, change[1])
+    settings = results.data_settings().get(cell.dataset, {})
+    results.write_episodes(cell, now, why_not_published(settings, now.identities))
+
+
+def _changed(name: str, episode_id: str, what: str) -> ValueError:
+    return ValueError(
+        f"{name}: the {what} of episode {episode_id!r} have changed since it was answered; choose another "
+        "`output_dir`, or for a data set another `label`"
+    )
 
 
 class _RemoteAnswerer:
@@ -208,20 +167,6 @@ class _RemoteAnswerer:
         return self._answerer.answer(chunk)
 
 
-class _Timed:
-    """A policy whose last call's duration is known."""
-
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self.seconds = 0.0
-
-    def generate(self, *args: Any, **options: Any) -> list[Generation]:
-        started = time.perf_counter()
-        generations = self._policy.generate(*args, **options)
-        self.seconds = time.perf_counter() - started
-        return generations
-
-
 Answers = Generator[tuple[Chunk, list[AnswerRecord]], None, None]
 
 
@@ -237,13 +182,16 @@ def run_chunks(
         on_done: Called with the number of episodes that were answered, after each chunk.
 
     Raises:
-        EvaluationError: If a policy raises, or workers die too often.
+        EvaluationError: If a policy raises too often, or workers die too often.
+        PolicyError: If a policy cannot be made, or gives nothing but failures.
         RunInterrupted: After a chunk, if a signal asks to stop.
     """
     num_done = 0
+    tallies: dict[str, _Tally] = {}
     answers = _answer_on_ray(plan, chunks) if plan.num_workers else _answer_here(plan, chunks)
     with contextlib.closing(answers), stop_requests(lambda name: None) as stop:
         for chunk, records in answers:
+            tallies.setdefault(chunk.cell.policy, _Tally()).add(chunk.cell.policy, records)
             results.append(chunk.cell, records)
             num_done += len(records)
             on_done(num_done)
@@ -253,6 +201,47 @@ def run_chunks(
                     f"command with `output_dir` {results.path}",
                     signal_number=stop.received,
                 )
+
+    for policy, tally in tallies.items():
+        if not tally.num_answered and not _has_answers(results, policy):
+            raise PolicyError(
+                f"policy {policy!r}: none of {len(tally.errors)} episodes was answered ({tally.errors[0]}); they are "
+                "kept as failed, `retry_failed` asks them again"
+            )
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What has come of a policy so far.
+
+    Attributes:
+        num_answered: Answers.
+        errors: Why there was none, for each that failed.
+    """
+
+    num_answered: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    def add(self, policy: str, records: Sequence[AnswerRecord]) -> None:
+        """Count answers, and give up where there are none.
+
+        Raises:
+            PolicyError: If the first `MAX_FAILED_FIRST` answers have all failed alike.
+        """
+        failed = [record.error for record in records if record.error is not None]
+        self.errors += failed
+        self.num_answered += len(records) - len(failed)
+        kinds = {error.partition(":")[0] for error in self.errors}
+        if not self.num_answered and len(self.errors) >= MAX_FAILED_FIRST and len(kinds) == 1:
+            raise PolicyError(
+                f"policy {policy!r}: the first {len(self.errors)} answers have all failed alike ({self.errors[0]}); no "
+                "more are asked. Mend it, and repeat the command"
+            )
+
+
+def _has_answers(results: ResultsFolder, policy: str) -> bool:
+    cells = (cell for cell in results.cells() if cell.policy == policy)
+    return any(record.error is None for cell in cells for record in results.read(cell))
 
 
 def _answer_here(plan: EvaluationPlan, chunks: Sequence[Chunk]) -> Answers:

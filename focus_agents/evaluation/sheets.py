@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
-from focus_agents.evaluation.results import AnswerRecord, Cell, ResultsFolder
-from focus_env.rendering import ANSWER_COLOUR, render_row, stack_rows
+from focus_agents.evaluation.records import AnswerRecord, Cell
+from focus_agents.evaluation.results import ResultsFolder
+from focus_env.rendering import ANSWER_COLOUR, render_row, stack_rows, write_picture
 from focus_env.types import EpisodeDataset, ImageArray
 
 NUM_SHOWN = 3
@@ -47,7 +47,7 @@ def draw_sheet(shown: Sequence[tuple[str, AnswerRecord]], episodes: EpisodeDatas
 def write_sheet(results: ResultsFolder, cell: Cell, episodes: EpisodeDataset) -> None:
     """Draw what a cell has answered, if anything."""
     if records := results.read(cell):
-        Image.fromarray(draw_sheet(choose_shown(records), episodes)).save(results.sheet(cell))
+        write_picture(results.sheet(cell), draw_sheet(choose_shown(records), episodes))
 
 
 def _title(kind: str, record: AnswerRecord) -> str:

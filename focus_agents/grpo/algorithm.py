@@ -164,6 +164,11 @@ class GRPOConfig(AlgorithmConfig):
         self.model_settings.check()
         if self.constrained:
             largest_coordinate(self.template.frame)
+            if self.template.thinking:
+                raise ValueError(
+                    f"constrained: expected a template without thoughts, which no grammar knows, got "
+                    f"{self.template.name!r}; choose another `template`, or sample without `constrained`"
+                )
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """Our module."""

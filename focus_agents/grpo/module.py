@@ -14,8 +14,8 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from focus_agents.engine.grammar import AnswerGrammar
 from focus_agents.engine.scoring import score_completions, shared_prefix_gap
 from focus_agents.grpo.batch import GroupBatch
-from focus_agents.models.loading import Precision, has_frozen_vision, load_processor, load_trainable_model
-from focus_agents.models.settings import FinetuningSettings, ModelSettings
+from focus_agents.models.loading import has_frozen_vision, load_processor, load_trainable_model
+from focus_agents.models.settings import FinetuningSettings, ModelSettings, Precision
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.settings import names_of
 

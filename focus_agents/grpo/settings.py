@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Le
 
 from focus_agents.grpo.advantage import AdvantageScale
 from focus_agents.runs.schedule import MAX_BAD_STEPS, check_schedule, lr_factor
-from focus_agents.settings import Settings
+from focus_agents.settings import LearningRate, Settings, TokenCount
 
 LossName = Literal["grpo", "dapo", "dr_grpo", "bnpo", "gspo", "cispo", "sapo"]
 KLEstimator = Literal["k1", "k2", "k3"]
@@ -37,7 +37,7 @@ class SamplingSettings(Settings):
     """Episodes sampled together; a sampling process takes whole batches, so there must be one for each."""
     temperature: Annotated[float, Gt(0)] = 1.0
     """Sampling temperature, above 0."""
-    max_completion_tokens: Annotated[int, Ge(1)] = 40
+    max_completion_tokens: TokenCount = 40
     """Tokens at which an answer is cut."""
     constrained: bool = False
     """Sample and learn under the answer's grammar, in which every answer has the format; its reward is then constant.
@@ -119,7 +119,7 @@ class LearningSettings(Settings):
     """Episodes per optimizer step; default: all of the iteration."""
     micro_batch_groups: Annotated[int, Ge(1)] | None = None
     """Episodes per forward and backward pass, to save memory; default: all of a learner's share."""
-    lr: Annotated[float, Gt(0)] = 3e-4
+    lr: LearningRate = 3e-4
     """Peak learning rate of AdamW; the default suits the small model, 1e-5 adapters of a 7B one (paper, table 7)."""
     warmup: float = 0.05
     """Fraction of the optimizer steps, at the start, in which the learning rate rises."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,14 +21,16 @@ from focus_agents.errors import CheckpointError, RunInterrupted, SamplingError
 from focus_agents.grpo.algorithm import GRPO, ROLLOUTS, GRPOConfig
 from focus_agents.grpo.learner import GRAD_NORM
 from focus_agents.grpo.settings import GRPOSchedule
+from focus_agents.runs.checkpoint import Checkpoints, check_finite
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.interruption import stop_requests
-from focus_agents.runs.progress import progress_bar
+from focus_agents.runs.progress import UnitWatch, progress_bar
 from focus_env.metrics import ScoredAnswer, summarize
 from focus_env.types import EpisodeDataset
 
 CHECKPOINT_PREFIX = "iteration_"
-SCRATCH_PREFIX = f".{CHECKPOINT_PREFIX}"
+NUM_KEPT = 2
+"""Checkpoints that stay while a run goes on, so that a damaged one does not end it."""
 
 
 def train_grpo(
@@ -57,6 +58,8 @@ def train_grpo(
     Raises:
         RunInterrupted: If a signal asked to stop; the iteration that was going on is done and in a checkpoint.
         TrainingError: If the learners failed again and again.
+        CheckpointError: If no checkpoint to go on from can be read, or the weights are not finite any more.
+        StorageError: If something cannot be written.
         SamplingError: If there are no processes any more that sample; what was trained is in a checkpoint.
     """
     console = console or Console()
@@ -65,16 +68,18 @@ def train_grpo(
     with console.status("building runners and learners"):
         algorithm = config.build_algo()
     try:
-        first = _restore(algorithm, run) if is_resumed else 0
+        first = _restore(algorithm, run, console) if is_resumed else 0
         before = run.read_answers("before") if is_resumed else _validate(algorithm, indices, console)
         run.write_answers("before", before)
         console.print(f"before: {_describe(before)}")
-        _iterate(algorithm, schedule, run, indices, first=first, console=console)
+        watch = UnitWatch(console)
+        watch.look(before)
+        _iterate(algorithm, schedule, run, indices, first=first, console=console, watch=watch)
         after = _validate(algorithm, indices, console)
         algorithm.save_policy(run.checkpoints / "final")
     finally:
         algorithm.stop()
-    return run.finish(
+    summary = run.finish(
         validation_episodes,
         indices,
         before,
@@ -82,6 +87,8 @@ def train_grpo(
         num_iterations=config.num_iterations,
         seconds=time.perf_counter() - started,
     )
+    checkpoints_of(run).prune(1)  # nothing is left to fall back from
+    return summary
 
 
 def _iterate(
@@ -92,6 +99,7 @@ def _iterate(
     *,
     first: int,
     console: Console,
+    watch: UnitWatch,
 ) -> None:
     """The training iterations, with a bar and a line for each."""
 
@@ -117,10 +125,12 @@ def _iterate(
                     run.log(metrics)
                     run.write_samples(iteration, algorithm.last_groups)
                 console.print(_line(metrics), highlight=False, soft_wrap=True)
+                watch.look([answer for group in algorithm.last_groups for answer in group.answers])
                 move_to(iteration)
                 is_due = schedule.checkpoint_interval and iteration % schedule.checkpoint_interval == 0
                 if is_last or is_due or stop.received is not None:
-                    _save(algorithm, run, iteration)
+                    _check_weights(algorithm, checkpoints_of(run).path(iteration))
+                    _save(algorithm, run, iteration, num_kept=NUM_KEPT)
                     saved = iteration
                 if stop.received is not None:
                     raise RunInterrupted(
@@ -130,7 +140,8 @@ def _iterate(
                     )
         except SamplingError as error:  # the learners are as they should be
             if done > saved:
-                _save(algorithm, run, done)
+                _check_weights(algorithm, checkpoints_of(run).path(done))
+                _save(algorithm, run, done, num_kept=NUM_KEPT)
             raise SamplingError(f"after iteration {done} of {num_iterations}: {error} {run.path}") from error
 
 
@@ -183,40 +194,47 @@ def _describe(answers: Sequence[ScoredAnswer]) -> str:
     return f"validation mIoU {scores['miou_all']:.3f}, parsed {scores['parse_rate']:.0%} of {len(answers)} answers"
 
 
-def _save(algorithm: GRPO, run: RunDirectory, iteration: int) -> None:
-    """Write a checkpoint to go on from; one is whole or not there, and it replaces the one before."""
-    scratch = run.checkpoints / f"{SCRATCH_PREFIX}{iteration:06d}"
-    for folder in run.checkpoints.glob(f"{SCRATCH_PREFIX}*"):  # of a process that was killed
-        shutil.rmtree(folder)
-    algorithm.save_to_path(scratch.absolute())
-    older = list(run.checkpoints.glob(f"{CHECKPOINT_PREFIX}*"))
-    scratch.rename(run.checkpoints / f"{CHECKPOINT_PREFIX}{iteration:06d}")
-    for folder in older:
-        shutil.rmtree(folder)
+def checkpoints_of(run: RunDirectory, *, num_kept: int = 1) -> Checkpoints:
+    """Return the states that a run of GRPO can go on from."""
+    return Checkpoints(run.checkpoints, CHECKPOINT_PREFIX, num_kept=num_kept)
 
 
-def _restore(algorithm: GRPO, run: RunDirectory) -> int:
-    """Load the newest checkpoint; returns the iterations that it has behind it.
+def _check_weights(algorithm: GRPO, path: Path) -> None:
+    """See that the weights are finite before they go into a checkpoint, which would replace a good one."""
+    check_finite(algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID], what=f"checkpoint {path}")
+
+
+def _save(algorithm: GRPO, run: RunDirectory, iteration: int, *, num_kept: int = 1) -> None:
+    """Write a checkpoint to go on from; one is whole or not there, and it replaces those that are not kept."""
+    with checkpoints_of(run, num_kept=num_kept).write(iteration) as folder:
+        algorithm.save_to_path(folder.absolute())
+
+
+def _restore(algorithm: GRPO, run: RunDirectory, console: Console) -> int:
+    """Load the newest checkpoint that is whole; returns the iterations that it has behind it.
 
     Raises:
         CheckpointError: If the run has none.
     """
-    path = newest_checkpoint(run)
-    algorithm.restore_from_path(path.absolute())
-    iteration = int(path.name.removeprefix(CHECKPOINT_PREFIX))
-    run.rewind(iteration, counter="iteration")
-    return iteration
+    newest_checkpoint(run)
+    restored = checkpoints_of(run).restore(
+        lambda path: algorithm.restore_from_path(path.absolute()),
+        lambda message: console.print(f"warning: {message}", style="yellow", highlight=False, markup=False),
+    )
+    assert restored is not None  # since there is one
+    run.rewind(restored[0], counter="iteration")
+    return restored[0]
 
 
 def newest_checkpoint(run: RunDirectory) -> Path:
-    """The checkpoint that a resumed run goes on from.
+    """The checkpoint that a resumed run goes on from, if it is not damaged.
 
     Raises:
         CheckpointError: If there is none.
     """
-    checkpoints = sorted(run.checkpoints.glob(f"{CHECKPOINT_PREFIX}*"))
-    if not checkpoints:
+    found = checkpoints_of(run).newest_first()
+    if not found:
         raise CheckpointError(
             f"run {run.path}: expected a checkpoint in {run.checkpoints}, found none; start a new run"
         )
-    return checkpoints[-1]
+    return found[0]

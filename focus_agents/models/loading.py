@@ -8,10 +8,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, PreTrainedConfig
 
 from focus_agents.errors import CheckpointError
@@ -21,10 +20,13 @@ from focus_agents.models.attention import set_focus_attention
 from focus_agents.models.family import ModelFamily
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.registry import find_family
+from focus_agents.models.settings import Precision
+from focus_agents.models.shipped import BEST_MODEL, SHIPPED_MODELS, WEIGHTS
+from focus_agents.models.weights import bad_weights
 from focus_env.boxes import CoordinateFrame
+from focus_env.files import find_folder
 from focus_env.prompts import PromptTemplate, get_template
 
-Precision = Literal["fp32", "bf16"]
 T = TypeVar("T")
 
 TINY, SMALL = "tiny", "small"
@@ -36,18 +38,10 @@ PROMPTS_OF_NEW_MODELS: Mapping[str, dict[str, str]] = {
 }
 """What `POLICY_FILE` says of a saved one."""
 
-WEIGHTS = Path(__file__).parent.parent / "weights"
-SHIPPED_MODELS = ("focus-small-grpo", "focus-small-sft", "focus-small-base")
-"""Trained by this project, in folders of `WEIGHTS`."""
-BEST_MODEL = {"focus-small": "focus-small-grpo"}
-"""The name by which to ask for the best of them."""
-
 POLICY_FILE = "focus.json"
 """What a saved policy's folder says beside the model itself."""
 
 MIN_VOCABULARY = 256
-LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
-"""What transformers raises at missing, cut or contradictory files."""
 
 LANGUAGE_MODELS = (
     f"one of {', '.join((*BEST_MODEL, *SHIPPED_MODELS, *NEW_MODELS))}, a folder with a saved model, or a hub name such "
@@ -283,7 +277,7 @@ def load_part(load: Callable[..., T], name_or_path: str, *, expected: str = LANG
         raise CheckpointError(f"model {name_or_path!r}: expected {expected}; there is no such folder")
     try:
         return load(place, **options)
-    except LOADING_ERRORS as error:
+    except Exception as error:  # what libraries raise at missing, cut or contradictory files is no family
         raise CheckpointError(_not_loaded(name_or_path, error, expected)) from error
 
 
@@ -291,9 +285,10 @@ def _load_whole(model_class: Any, name_or_path: str, *, expected: str = LANGUAGE
     """A model that has all its weights; transformers would make up those that are missing."""
     options["output_loading_info"] = True
     model, info = load_part(model_class.from_pretrained, name_or_path, expected=expected, **options)
-    if missing := sorted(info["missing_keys"]):
-        lack = f"{len(missing)} weights are missing, e.g. {missing[0]}"
-        raise CheckpointError(_not_loaded(name_or_path, lack, expected))
+    missing = sorted(info["missing_keys"])
+    lack = f"{len(missing)} weights are missing, e.g. {missing[0]}" if missing else None
+    if fault := lack or bad_weights(model, Path(model_folder(name_or_path))):
+        raise CheckpointError(_not_loaded(name_or_path, fault, expected))
     return model
 
 
@@ -314,7 +309,7 @@ def _model_type(name_or_path: str) -> str | None:
     if name_or_path in NEW_MODELS:
         return str(NEW_MODELS[name_or_path].MODEL_TYPE)
     settings, _ = load_part(PreTrainedConfig.get_config_dict, name_or_path)
-    return settings.get("model_type")
+    return settings.get("model_type") if isinstance(settings, dict) else None
 
 
 def _readable_family(name_or_path: str) -> ModelFamily | None:
@@ -328,9 +323,8 @@ def _readable_family(name_or_path: str) -> ModelFamily | None:
 
 def model_folder(name_or_path: str) -> str:
     """Where a model lies: its folder, with the package or elsewhere, or else the name, which the hub may know."""
-    if (name := BEST_MODEL.get(name_or_path, name_or_path)) in SHIPPED_MODELS:
-        return str(WEIGHTS / name)
-    folder = Path(name_or_path).expanduser()
+    name = BEST_MODEL.get(name_or_path, name_or_path)
+    folder = find_folder(WEIGHTS / name if name in SHIPPED_MODELS else Path(name_or_path).expanduser())
     return str(folder) if folder.is_dir() else name_or_path
 
 
@@ -347,4 +341,5 @@ def weights_digest(name_or_path: str) -> str | None:
 
 
 def _not_loaded(name_or_path: str, error: Exception | str, expected: str = LANGUAGE_MODELS) -> str:
-    return f"model {name_or_path!r} could not be loaded; expected {expected}: {error}"
+    reason = error if str(error).strip() else type(error).__name__  # all that a plain assertion says
+    return f"model {name_or_path!r} could not be loaded; expected {expected}: {reason}"

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
 
-from focus_agents.models.loading import Precision
-from focus_agents.settings import Settings
+from focus_agents.settings import Ceiling, Settings
+
+Precision = Literal["fp32", "bf16"]
+"""What is computed in: bfloat16, or single precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuningSettings(Settings):
     """How much of the model is trained, and in which precision."""
 
-    lora_rank: Annotated[int, Ge(1)] | None = None
-    """Rank of LoRA adapters on the language model; default: train all parameters."""
+    lora_rank: Annotated[int, Ge(1), Ceiling(4096)] | None = None
+    """Rank of LoRA adapters on the language model, far below the width of its layers; default: train all parameters."""
     lora_alpha: Annotated[float, Gt(0)] | None = None
     """Scale of the adapters times their rank; default: twice the rank."""
     freeze_vision: bool = True
@@ -34,5 +36,5 @@ class ModelSettings(FinetuningSettings):
 
     model: str = "focus-small-sft"
     """Name or folder, as `focus_agents.models.loading.load_model` takes it."""
-    max_image_tokens: int | None = None
+    max_image_tokens: Annotated[int, Ge(1)] | None = None
     """Most tokens of a picture, larger ones are scaled down; default: the limit of the model's image processor."""

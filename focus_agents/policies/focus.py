@@ -14,8 +14,9 @@ from focus_agents.engine.forward import image_inputs
 from focus_agents.models.adapters import base_model, family_of
 from focus_agents.models.attention import set_focus_attention
 from focus_agents.models.inputs import EncodedPrompt
-from focus_agents.models.loading import Precision, check_fit, load_model, load_processor, load_template
+from focus_agents.models.loading import check_fit, load_model, load_processor, load_template
 from focus_agents.models.processing import VLMProcessor, box_cells
+from focus_agents.models.settings import Precision
 from focus_agents.models.support_mass import SupportProbe
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.rollout.records import MAX_COMPLETION_TOKENS, Generation, Policy, Sampling

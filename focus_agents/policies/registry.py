@@ -7,16 +7,19 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from focus_agents.models.loading import Precision, load_processor, load_template, weights_digest
+from focus_agents.models.settings import Precision
 from focus_agents.policies.localizers import FLOORS, Localizer, LocalizerPolicy
 from focus_agents.policies.openai.protocol import hide_credentials
+from focus_agents.policies.own import EXPECTED, import_policy, make_policy
 from focus_agents.rollout.records import Policy
 from focus_env.boxes import CoordinateFrame
-from focus_env.importing import import_object
 from focus_env.prompts import PromptTemplate, get_template
 from focus_env.registry import Registry
+
+if TYPE_CHECKING:
+    from focus_agents.policies.openai.policy import OpenAIPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +67,9 @@ class PolicySpec:
         return dataclasses.replace(self, text=f"{entry.name}:{Path(argument).expanduser().resolve()}")
 
     def model_digest(self) -> str | None:
-        """Return a digest of the model's files; None if the policy has no model, or the hub has its files."""
+        """Return a digest of the model's weights; None if the policy has no model, or the hub has its files."""
+        from focus_agents.models.loading import weights_digest  # here and below: the list of policies needs no torch
+
         entry, argument = parse_policy(self.text)
         digest = weights_digest(argument) if entry.is_model else None
         return digest and digest[:12]
@@ -96,10 +101,7 @@ class PolicySpec:
         if hasattr(found, "generate"):
             return found
         if not callable(found):
-            raise ValueError(
-                f"policy {self.text!r}: expected an object with a method `generate` (focus_agents.Policy) or a "
-                f"function from an observation and a random generator to a box, got {type(found).__name__}"
-            )
+            raise ValueError(f"policy {self.text!r}: expected {EXPECTED}, got {type(found).__name__}")
         return LocalizerPolicy(found, self.load_template())
 
     def check(self) -> None:
@@ -131,6 +133,9 @@ class PolicyEntry:
         load_template: Returns the prompt that the policy was trained on; None: "default", or the one that the user
             chooses.
         extra: The extra of this package that brings what `build` imports.
+        options: Fields of `PolicySpec` beyond the prompt's that change its answers or where it computes; others are
+            without effect.
+        describe: Returns what else decides its answers, as plain values by name.
     """
 
     name: str
@@ -142,6 +147,8 @@ class PolicyEntry:
     check: Callable[[PolicySpec], object] | None = None
     load_template: Callable[[PolicySpec], PromptTemplate] | None = None
     extra: str | None = None
+    options: tuple[str, ...] = ("max_image_tokens", "device", "precision", "api")
+    describe: Callable[[PolicySpec], Mapping[str, Any]] = lambda spec: {}
 
     @property
     def usage(self) -> str:
@@ -167,23 +174,25 @@ def parse_policy(text: str) -> tuple[PolicyEntry, str]:
     attribute, _, argument = rest.partition(":")
     path = f"{name}:{attribute}"
 
-    def build(spec: PolicySpec) -> Any:
-        found = _import(path, text)
-        if not isinstance(found, type):
-            return found
-        return found(argument) if argument else found()
-
     own = PolicyEntry(
-        name=path, help="your own", build=build, syntax="[:ARGUMENT]", check=lambda spec: _import(path, text)
+        name=path,
+        help="your own",
+        build=lambda spec: _named(make_policy, path, argument, text),
+        syntax="[:ARGUMENT]",
+        check=lambda spec: _named(import_policy, path, text),
+        options=(),
     )
     return own, argument
 
 
-def _import(path: str, text: str) -> Any:
-    """A user's own object."""
+def _named(load: Callable[..., Any], path: str, *arguments: str) -> Any:
+    """A user's own object; where there is no such module, the message names the policies that there are."""
+    text = arguments[-1]
     try:
-        return import_object(path)
+        return load(path, *arguments)
     except ValueError as error:
+        if not str(error).startswith("import path"):
+            raise
         near = difflib.get_close_matches(text.partition(":")[0], POLICIES.load_all()[0], n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
@@ -230,12 +239,20 @@ def _vlm(spec: PolicySpec) -> Policy:
     return policy
 
 
+def _check_processor(spec: PolicySpec) -> None:
+    from focus_agents.models.loading import load_processor
+
+    load_processor(spec.argument, max_image_tokens=spec.max_image_tokens)
+
+
 def _template_of_model(spec: PolicySpec) -> PromptTemplate:
+    from focus_agents.models.loading import load_template
+
     frame = None if spec.frame is None else CoordinateFrame(spec.frame)
     return load_template(spec.argument, name=spec.template, frame=frame, max_image_tokens=spec.max_image_tokens)
 
 
-def _openai_api(spec: PolicySpec) -> Policy:
+def _openai_api(spec: PolicySpec) -> OpenAIPolicy:
     from focus_agents.policies.openai.policy import OpenAIPolicy  # here: the package openai is optional
 
     return OpenAIPolicy.from_argument(spec.argument, **spec.api)
@@ -246,11 +263,12 @@ POLICIES: Registry[PolicyEntry] = Registry(
     "focus_agents.policies",
     PolicyEntry,
     [
-        PolicyEntry(name="random", build=_floor, help="a box drawn uniformly"),
-        PolicyEntry(name="center", build=_floor, help="a box in the middle, of the supports' mean size"),
+        PolicyEntry(name="random", build=_floor, options=(), help="a box drawn uniformly"),
+        PolicyEntry(name="center", build=_floor, options=(), help="a box in the middle, of the supports' mean size"),
         PolicyEntry(
             name="copy_support",
             build=_floor,
+            options=(),
             syntax="[:last|nearest]",
             default="last",
             help="the box of the last support again, or of the one whose picture is most like the query",
@@ -259,11 +277,13 @@ POLICIES: Registry[PolicyEntry] = Registry(
             name="template_match",
             build=_template_match,
             extra="baselines",
+            options=(),
             help="the place most like a support's crop, by normalised cross-correlation at several scales",
         ),
         PolicyEntry(
             name="dino_match",
             build=_dino_match,
+            options=("device",),
             syntax="[:MODEL]",
             default="facebook/dinov2-small",
             is_model=True,
@@ -272,6 +292,7 @@ POLICIES: Registry[PolicyEntry] = Registry(
         PolicyEntry(
             name="owlv2",
             build=_owlv2,
+            options=("device",),
             syntax="[:MODEL]",
             default="google/owlv2-base-patch16-ensemble",
             is_model=True,
@@ -280,16 +301,19 @@ POLICIES: Registry[PolicyEntry] = Registry(
         PolicyEntry(
             name="vlm",
             build=_vlm,
+            options=("max_image_tokens", "device", "precision"),
             syntax="[:MODEL]",
             default="focus-small",
             is_model=True,
-            check=lambda spec: load_processor(spec.argument, max_image_tokens=spec.max_image_tokens),
+            check=_check_processor,
             load_template=_template_of_model,
             help="a vision-language model in this process",
         ),
         PolicyEntry(
             name="openai_api",
             build=_openai_api,
+            options=("api",),
+            describe=lambda spec: {"endpoint": _openai_api(spec).base_url},
             syntax=":MODEL[@URL]",
             extra="api",
             help="a vision-language model behind an OpenAI-compatible endpoint",

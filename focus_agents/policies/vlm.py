@@ -12,8 +12,8 @@ from focus_agents.engine.generation import sample_completions
 from focus_agents.engine.grammar import AnswerGrammar
 from focus_agents.models.adapters import base_model
 from focus_agents.models.inputs import check_context
-from focus_agents.models.loading import Precision
 from focus_agents.models.processing import VLMProcessor
+from focus_agents.models.settings import Precision
 from focus_agents.models.shared_prefix import PrefixRow
 from focus_agents.rollout.records import Completion, Generation, Sampling
 from focus_env.types import Message

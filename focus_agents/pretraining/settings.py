@@ -9,7 +9,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt
 
 from focus_agents.runs.schedule import check_schedule, lr_factor
-from focus_agents.settings import Settings
+from focus_agents.settings import LearningRate, Seed, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class PretrainingConfig(Settings):
 
     num_steps: Annotated[int, Ge(1)] = 3000
     """Optimizer steps; the curriculum of `focus_agents.pretraining.data` takes the first 1,200."""
-    lr: Annotated[float, Gt(0)] = 1e-3
+    lr: LearningRate = 1e-3
     """Peak learning rate of AdamW."""
     warmup: float = 0.03
     """Fraction of the steps, at the start, in which the learning rate rises."""
@@ -32,7 +32,7 @@ class PretrainingConfig(Settings):
     """Largest global norm of the gradient."""
     checkpoint_interval: Annotated[int, Ge(1)] = 250
     """Steps between checkpoints to resume from."""
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Seed = 0
     """Of the new weights and of all pictures."""
 
     def check(self) -> None:

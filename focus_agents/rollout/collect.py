@@ -8,13 +8,13 @@ without it. Callers count errors, and stop where nothing but errors comes.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
 
 from focus_agents.errors import EpisodeError
 from focus_agents.rollout.records import Completion, Generation, Policy, RolloutGroup, Sampling
@@ -26,8 +26,11 @@ from focus_env.types import Box, Episode, EpisodeDataset, Message
 MAX_FAILED_IN_A_ROW = 16
 """So many episodes in a row that cannot be used end a training: the fault is then not theirs."""
 
-OF_NO_EPISODE = (MissingDependencyError, MemoryError, torch.OutOfMemoryError)
-"""Errors that any other episode would bring, too."""
+
+def errors_of_no_episode() -> tuple[type[BaseException], ...]:
+    """Return the errors that any other episode would bring, too; torch's where it is imported."""
+    torch = sys.modules.get("torch")
+    return (MissingDependencyError, MemoryError, *([] if torch is None else [torch.OutOfMemoryError]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,7 @@ def _ask(env: gymnasium.Env[Any, Any], index: int, seed: int) -> _Question:
         observation, _ = env.reset(options={"episode_index": index})
         episode: Episode = env.get_wrapper_attr("episode")
         return _Question(index, seed, episode, env.get_wrapper_attr("template").render(observation))
-    except OF_NO_EPISODE:
+    except errors_of_no_episode():
         raise
     except Exception as error:
         if not 0 <= index < len(dataset):
@@ -156,7 +159,9 @@ def _generate_apart(
     """All generations of one call; or where that raises, of as few calls as part the bad questions from the good."""
     try:
         return [*generate(asked)]
-    except (FocusError, *OF_NO_EPISODE):
+    except FocusError:
+        raise
+    except errors_of_no_episode():
         raise
     except Exception as error:
         if len(asked) == 1:

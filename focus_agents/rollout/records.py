@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from focus_agents.models.inputs import EncodedPrompt
-from focus_agents.models.shared_prefix import PrefixRow
 from focus_env.errors import FocusError
 from focus_env.metrics import ScoredAnswer
 from focus_env.types import Message
+
+if TYPE_CHECKING:  # a command line is read without torch
+    from focus_agents.models.inputs import EncodedPrompt
+    from focus_agents.models.shared_prefix import PrefixRow
 
 MAX_COMPLETION_TOKENS = 50
 """Tokens at which an answer is cut where a caller says nothing."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 from focus_agents.errors import EpisodeError
 from focus_agents.models.inputs import EncodedPrompt, PromptBatch, check_context
 from focus_agents.models.processing import PromptSpans, VLMProcessor, box_cells
-from focus_agents.rollout.collect import MAX_FAILED_IN_A_ROW, OF_NO_EPISODE, describe_error
+from focus_agents.rollout.collect import MAX_FAILED_IN_A_ROW, describe_error, errors_of_no_episode
+from focus_agents.sft.settings import AttentionTarget
 from focus_env.datasets.order import shuffled_indices
 from focus_env.env import observe
 from focus_env.prompts import IPLocTemplate, PromptTemplate
 from focus_env.types import Episode, EpisodeDataset
-
-AttentionTarget = Literal["coords", "span", "region", "both"]
-"""What counts as a support-box token: the numbers of the box text with the spaces between them (the authors' code), the
-whole box text, the image tokens inside the support box, or numbers and image tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +171,7 @@ class UsableExamples(Dataset[SFTExample | EpisodeError]):
         for place in range(index, index + min(count, MAX_FAILED_IN_A_ROW)):
             try:
                 example = self.examples[place % count if num_shots is None else (place % count, num_shots)]
-            except OF_NO_EPISODE:
+            except errors_of_no_episode():
                 raise
             except Exception as error:
                 reasons.append(describe_error(error, place % count, self.examples.episodes))

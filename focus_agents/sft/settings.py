@@ -12,9 +12,11 @@ from annotated_types import Ge, Gt, Le
 
 from focus_agents.models.settings import FinetuningSettings
 from focus_agents.runs.schedule import MAX_BAD_STEPS, check_schedule, lr_factor
-from focus_agents.settings import Settings
-from focus_agents.sft.data import AttentionTarget
+from focus_agents.settings import LearningRate, Seed, Settings, TokenCount
 
+AttentionTarget = Literal["coords", "span", "region", "both"]
+"""What counts as a support-box token: the numbers of the box text with the spaces between them (the authors' code), the
+whole box text, the image tokens inside the support box, or numbers and image tokens."""
 Labels = Literal["answer", "full"]
 MarginUnit = Literal["reachable", "absolute"]
 
@@ -53,7 +55,7 @@ class SFTLearningSettings(Settings):
     """Episodes per step, over all workers."""
     micro_batch_size: Annotated[int, Ge(1)] | None = None
     """Most episodes per forward and backward pass of a worker, to save memory; default: its whole share."""
-    lr: Annotated[float, Gt(0)] = 1e-3
+    lr: LearningRate = 1e-3
     """Peak learning rate of AdamW."""
     warmup: float = 0.1
     """Fraction of the steps, at the start, in which the learning rate rises."""
@@ -69,7 +71,7 @@ class SFTLearningSettings(Settings):
     """Largest global norm of the gradient."""
     compile: bool = False
     """Compile the language model's layers by torch.compile."""
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Seed = 0
     """Of the order of episodes, and of all random draws."""
     max_bad_steps: Annotated[int, Ge(1)] = MAX_BAD_STEPS
     """So many steps in a row whose loss or gradient is not finite end the run; fewer are skipped."""
@@ -105,7 +107,7 @@ class SFTSchedule(Settings):
     """Validations without a better mean IoU after which training stops; 0: never."""
     checkpoint_interval: Annotated[int, Ge(0)] = 100
     """Steps between checkpoints to resume from; 0: at validations and at the end only."""
-    max_completion_tokens: Annotated[int, Ge(1)] = 40
+    max_completion_tokens: TokenCount = 40
     """Tokens at which a validation answer is cut."""
     num_data_workers: Annotated[int, Ge(0)] = 1
     """Processes of each worker that draw episodes ahead of the training; 0 draws them in the worker."""

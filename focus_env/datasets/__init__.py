@@ -24,6 +24,7 @@ from focus_env.datasets.registry import (
     DatasetRequest,
     dataset_names,
     datasets_help,
+    entries_of,
     track_dataset,
 )
 from focus_env.datasets.sampler import AbsentPolicy, SamplingProtocol, TrackEpisodes
@@ -48,6 +49,7 @@ __all__ = [
     "TrackEpisodes",
     "dataset_names",
     "datasets_help",
+    "entries_of",
     "load_dataset",
     "track_dataset",
 ]
@@ -93,16 +95,10 @@ def load_dataset(
     if ":" in name:
         episodes = _load_joint(parse_weights(name), root, request, options)
     else:
-        entry = _find(name)
+        (entry,) = entries_of(name)
         _check_options(name, options, entry.options)
         episodes = _load_one(entry, root, request, options)
     return episodes if max_pixels is None else ShrunkPictures(episodes, max_pixels)
-
-
-def _find(name: str) -> DatasetEntry:
-    if (entry := DATASETS.find(name)) is None:
-        raise ValueError(f"unknown data set {name!r}; there are {DATASETS.known()}")
-    return entry
 
 
 def _check_options(name: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -115,7 +111,7 @@ def _load_joint(
     weights: Mapping[str, float], root: Root | None, request: DatasetRequest, options: Mapping[str, Any]
 ) -> EpisodeDataset:
     """Several data sets, each from its own folder."""
-    entries = {name: _find(name) for name in weights}
+    entries = {name: entries_of(name)[0] for name in weights}
     known = sorted({option for entry in entries.values() for option in entry.options})
     _check_options(",".join(weights), options, known)
     roots: dict[str, Any] = dict.fromkeys(weights)

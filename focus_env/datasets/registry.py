@@ -17,6 +17,7 @@ from focus_env.datasets.readers.tao import TaoTracks, tao_held_out_lasot_videos
 from focus_env.datasets.sampler import AbsentPolicy, SamplingProtocol, TrackEpisodes
 from focus_env.datasets.store import StoreEpisodes
 from focus_env.datasets.synthetic import SyntheticDataset
+from focus_env.datasets.transforms import parse_weights
 from focus_env.registry import Registry
 from focus_env.types import EpisodeDataset, Track
 
@@ -55,6 +56,7 @@ class DatasetEntry:
         load: Called as ``load(root, request, **options)``, with those of `options` that the user gives; `root` is None
             for a data set that needs none.
         options: Names of the options that this data set has of its own.
+        ignores: Names of the settings of `DatasetRequest` that have no effect on its episodes.
         needs_root: Whether it is read from files that the user names by `root`.
         source: For messages: the thing that `root` must be; or where no root is needed, the reason in a few words.
     """
@@ -63,6 +65,7 @@ class DatasetEntry:
     help: str
     load: Callable[..., EpisodeDataset]
     options: tuple[str, ...] = ()
+    ignores: tuple[str, ...] = ()
     needs_root: bool = True
     source: str = "the folder where it was unpacked"
 
@@ -136,6 +139,7 @@ DATASETS: Registry[DatasetEntry] = Registry(
             help="procedural scenes",
             load=_load_synthetic,
             options=("num_episodes", "level", "image_size", "num_objects", "distractors", "absent_fraction"),
+            ignores=("protocol", "absent"),
             needs_root=False,
             source="drawn, not read",
         ),
@@ -150,12 +154,35 @@ DATASETS: Registry[DatasetEntry] = Registry(
             help="episodes that IPLoc published",
             load=_load_iploc_json,
             options=("image_root", "on_bad"),
+            ignores=("split", "seed", "protocol"),
             source="one of IPLoc's JSON files",
         ),
-        DatasetEntry(name="store", help="episodes that were written as a store", load=_load_store),
+        DatasetEntry(
+            name="store",
+            help="episodes that were written as a store",
+            load=_load_store,
+            ignores=("split", "shots", "seed", "protocol", "absent"),
+        ),
     ],
 )
 """The data sets that `load_dataset` knows by name; installed packages add theirs, see `focus_env.registry`."""
+
+
+def entries_of(name: str) -> list[DatasetEntry]:
+    """Return the entries of one data set, or of several with weights.
+
+    Args:
+        name: As `load_dataset` takes it.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+    entries = []
+    for part in parse_weights(name) if ":" in name else (name,):
+        if (entry := DATASETS.find(part)) is None:
+            raise ValueError(f"unknown data set {part!r}; there are {DATASETS.known()}")
+        entries.append(entry)
+    return entries
 
 
 def dataset_names() -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """A store: any data set's episodes as Parquet files, quick to open and to read at random, however many there are.
 
     <store>/manifest.json                  what it was made of, its shards with their sizes and SHA-256
-    <store>/episodes/part-00000.parquet    a row for each episode; `EPISODES` is the schema
-    <store>/frames/part-00000.parquet      a row for each picture of that shard's episodes; `FRAMES` is the schema
+    <store>/episodes/part-00000.parquet    a row for each episode; see `focus_env.datasets.store_rows`
+    <store>/frames/part-00000.parquet      a row for each picture of that shard's episodes
 
 A shard's pictures are embedded once each, as the bytes of their files, or named by path. Both tables are plain Parquet,
 which pandas or `ray.data.read_parquet` read too; columns `support_frame` and `query_frame` are rows of the frames' part
@@ -25,34 +25,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from focus_env.datasets.readers.files import inside, read_json
+from focus_env.datasets.store_rows import ADVICE, EPISODES, episode_of
 from focus_env.errors import DatasetError
-from focus_env.types import Box, Episode, Exemplar, Frame
+from focus_env.picture_files import LARGEST_FILE
+from focus_env.regular_files import open_regular, require_regular
+from focus_env.types import Episode, Frame
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 
-_WH = pa.list_(pa.int32(), 2)
-_BOX = pa.list_(pa.float64(), 4)
-EPISODES = pa.schema(
-    [
-        ("episode_id", pa.string()),
-        ("identity", pa.string()),
-        ("category", pa.string()),
-        ("support_frame", pa.list_(pa.int32())),
-        ("support_name", pa.list_(pa.string())),
-        ("support_wh", pa.list_(_WH)),
-        ("support_box", pa.list_(_BOX)),
-        ("support_note", pa.list_(pa.string())),
-        ("query_frame", pa.int32()),
-        ("query_name", pa.string()),
-        ("query_wh", _WH),
-        ("target_box", _BOX),
-        ("target_note", pa.string()),
-    ]
-)
-"""Boxes are `xyxy` in pixels, null where the object is absent; sizes are (width, height)."""
-FRAMES = pa.schema([("name", pa.string()), ("image", pa.binary()), ("path", pa.string())])
-"""`image` is an encoded picture, or null where `path` names its file."""
+COPY_ADVICE = "copy the store again, or write it again from its data set"
+LARGEST_COUNT = 2**40
+"""Of episodes, or of a file's bytes; a manifest that says more is no store's."""
 
 
 class StoreEpisodes:
@@ -80,9 +64,7 @@ class StoreEpisodes:
             path = inside(self._root, f"{kind}/{shard['file']}", where=str(self._root / MANIFEST_FILE))
             if not path.is_file() or path.stat().st_size != shard[f"{kind}_bytes"]:
                 found = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
-                raise DatasetError(
-                    f"{path}: expected {shard[f'{kind}_bytes']} bytes, got {found}; copy the store again"
-                )
+                raise DatasetError(f"{path}: expected {shard[f'{kind}_bytes']} bytes, got {found}; {COPY_ADVICE}")
         self._files = [shard["file"] for shard in manifest["shards"]]
         counts = [shard["num_episodes"] for shard in manifest["shards"]]
         self._starts: list[int] = [0, *itertools.accumulate(counts)]
@@ -101,8 +83,15 @@ class StoreEpisodes:
             raise IndexError(f"episode index must be in 0 .. {len(self) - 1}, got {index}")
         shard = bisect.bisect_right(self._starts, index) - 1
         table = self._root / "episodes" / self._files[shard]
-        row = _read_row(table, index - self._starts[shard], tuple(EPISODES.names))
-        return _episode(row, self._root / "frames" / self._files[shard])
+        number = index - self._starts[shard]
+        row = _read_row(table, number, tuple(EPISODES.names))
+        frames = self._root / "frames" / self._files[shard]
+        changed = _changed(frames, number)
+
+        def make_frame(name: str, image_wh: tuple[int, int], number: int) -> Frame:
+            return Frame(name, image_wh, StoredPicture(frames, number, changed))
+
+        return episode_of(row, where=f"{table}, row {number}", make_frame=make_frame)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -128,13 +117,20 @@ class StoredPicture:
         row = _read_row(self.path, self.row, ("image", "path"))
         if row["image"] is not None:
             return bytes(row["image"])
+        where = f"{self.path}, row {self.row}"
+        if not row["path"]:
+            raise DatasetError(f"{where}: expected a picture, or the path of one, got neither; {ADVICE}")
         try:
-            return Path(row["path"] or "").read_bytes()
-        except OSError as error:
+            with open_regular(row["path"]) as file:
+                content = file.read(LARGEST_FILE + 1)
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
             raise DatasetError(
-                f"{self.path}, row {self.row}: expected a picture at {row['path']}: {error}; write the store again, or "
-                "with the pictures in it"
+                f"{where}: expected a picture at {row['path']}: {error}; put it there, or write the store again with "
+                "the pictures in it"
             ) from error
+        if len(content) > LARGEST_FILE:
+            raise DatasetError(f"{where}: expected at most {LARGEST_FILE} bytes at {row['path']}, got more; {ADVICE}")
+        return content
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -155,12 +151,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     shards = manifest.get("shards")
     is_sound = isinstance(shards, list) and all(
         isinstance(shard, dict)
-        and all(type(shard.get(name)) is int and shard[name] >= 0 for name in numbers)
+        and all(type(shard.get(name)) is int and 0 <= shard[name] <= LARGEST_COUNT for name in numbers)
         and all(isinstance(shard.get(name), str) for name in names)
         for shard in shards
     )
-    if not is_sound or not isinstance(manifest.get("skipped"), dict) or "source" not in manifest:
-        raise DatasetError(f"{path}: expected a manifest as it was written, got one that was changed; copy it again")
+    skipped = manifest.get("skipped")
+    counts = skipped.values() if isinstance(skipped, dict) else [None]
+    is_sound &= all(type(count) is int and count >= 0 for count in counts) and isinstance(manifest.get("source"), dict)
+    if not is_sound:
+        raise DatasetError(
+            f"{path}: expected a manifest as it was written, got one that was changed; take it from where the store "
+            "was copied from, or write the store again"
+        )
     return manifest
 
 
@@ -176,7 +178,7 @@ def verify_store(folder: Path) -> Iterator[Path]:
     for shard, kind in itertools.product(read_manifest(folder)["shards"], ("episodes", "frames")):
         path = folder / kind / shard["file"]
         if not path.is_file() or sha256(path) != shard[f"{kind}_sha256"]:
-            raise DatasetError(f"{path}: expected what was written, got other bytes; copy the store again")
+            raise DatasetError(f"{path}: expected what was written, got other bytes; {COPY_ADVICE}")
         yield path
 
 
@@ -188,14 +190,25 @@ def sha256(path: Path) -> str:
 
 def _read_row(path: Path, row: int, columns: tuple[str, ...]) -> dict[str, Any]:
     """A row of a table, whose row groups but for the last are of one size."""
+    changed = _changed(path, row)
     try:
-        changed = path.stat().st_mtime_ns
         group, position = divmod(row, _open(path, changed).metadata.row_group(0).num_rows)
         table = _read_group(path, changed, group, columns)
-    except (OSError, IndexError, pa.ArrowException) as error:
-        raise DatasetError(f"{path}, row {row}: expected to read it, got {error}; copy the store again") from error
-    values: dict[str, Any] = table.slice(position, 1).to_pylist()[0]
+        values: dict[str, Any] = table.slice(position, 1).to_pylist()[0]
+    # ValueError: also of bytes that are no text; the others: of tables of no row, or of less than the manifest says.
+    except (OSError, IndexError, ArithmeticError, ValueError, pa.ArrowException) as error:
+        raise DatasetError(f"{path}, row {row}: expected to read it, got {error}; {COPY_ADVICE}") from error
     return values
+
+
+def _changed(path: Path, row: int) -> int:
+    """When a table was written."""
+    try:
+        status = path.stat()
+        require_regular(status, path)
+    except OSError as error:
+        raise DatasetError(f"{path}, row {row}: expected to read it, got {error}; {COPY_ADVICE}") from error
+    return status.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=8)
@@ -203,33 +216,10 @@ def _read_group(path: Path, changed: int, group: int, columns: tuple[str, ...]) 
     """A row group of a file as it was at a time; the last few are kept."""
     table = _open(path, changed).read_row_group(group, columns=list(columns))
     if missing := sorted(set(columns) - set(table.column_names)):
-        raise DatasetError(f"{path}: expected the column {missing[0]!r}, found none; copy the store again")
+        raise DatasetError(f"{path}: expected the column {missing[0]!r}, found none; {COPY_ADVICE}")
     return table
 
 
 @functools.lru_cache(maxsize=128)
 def _open(path: Path, changed: int) -> pq.ParquetFile:
     return pq.ParquetFile(path, memory_map=True)
-
-
-def _episode(row: Mapping[str, Any], frames: Path) -> Episode:
-    """A row as an episode; its pictures stay where they are."""
-    changed = frames.stat().st_mtime_ns
-
-    def frame(name: str, image_wh: list[int], number: int) -> Frame:
-        return Frame(name, (image_wh[0], image_wh[1]), StoredPicture(frames, number, changed))
-
-    columns = ("support_name", "support_wh", "support_frame", "support_box", "support_note")
-    support = tuple(
-        Exemplar(frame(name, image_wh, number), Box(*box), note)
-        for name, image_wh, number, box, note in zip(*(row[column] for column in columns), strict=True)
-    )
-    return Episode(
-        episode_id=row["episode_id"],
-        support=support,
-        query_frame=frame(row["query_name"], row["query_wh"], row["query_frame"]),
-        target_box=None if row["target_box"] is None else Box(*row["target_box"]),
-        identity=row["identity"],
-        category=row["category"],
-        target_note=row["target_note"],
-    )

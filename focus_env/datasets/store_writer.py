@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +17,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from focus_env.boxes import validate_box
+from focus_env.datasets.readers.files import is_stray
 from focus_env.datasets.sampler import BadPolicy
-from focus_env.datasets.store import EPISODES, FRAMES, MANIFEST_FILE, SCHEMA_VERSION, read_manifest, sha256
+from focus_env.datasets.store import MANIFEST_FILE, SCHEMA_VERSION, read_manifest, sha256
+from focus_env.datasets.store_rows import EPISODES, FRAMES
 from focus_env.errors import DatasetError
+from focus_env.files import fresh_file, write_text
+from focus_env.regular_files import open_regular
 from focus_env.types import Episode, EpisodeDataset, Frame
 
+MANIFEST_SCRATCH = f"{MANIFEST_FILE}.unfinished"
 EPISODES_PER_GROUP = 256
 """Episodes that are read at once to get at one of them."""
 FRAMES_PER_GROUP = 4
@@ -58,6 +63,7 @@ def write_store(
 
     Raises:
         DatasetError: If the folder holds something else, or a picture cannot be decoded.
+        StorageError: If a file cannot be written; the call can be repeated once it can.
         ValueError: If pictures without a file are not to be embedded.
     """
     description = json.loads(json.dumps({**source, "num_episodes": len(episodes), "embeds": embeds}))
@@ -101,8 +107,9 @@ class _Shard:
         return self._num_read >= MAX_SHARD_EPISODES or self._num_bytes >= MAX_SHARD_BYTES
 
     def add(self, episode: Episode) -> None:
-        """Add an episode, unless one of its pictures cannot be decoded."""
+        """Add an episode, unless a box lies outside its picture, or a picture cannot be decoded."""
         self._num_read += 1
+        _check_boxes(episode)
         support_frames = [exemplar.frame for exemplar in episode.support]
         encoded = {
             frame.name: _encode(frame, embeds=self._embeds)
@@ -115,16 +122,16 @@ class _Shard:
             self._num_bytes += len(row["image"] or b"")
         self._episodes.append(
             {
-                "episode_id": episode.episode_id,
-                "identity": episode.identity,
-                "category": episode.category,
+                "episode_id": _text(episode.episode_id),
+                "identity": _text(episode.identity),
+                "category": None if episode.category is None else _text(episode.category),
                 "support_frame": [self._rows[frame.name] for frame in support_frames],
-                "support_name": [frame.name for frame in support_frames],
+                "support_name": [_text(frame.name) for frame in support_frames],
                 "support_wh": [frame.image_wh for frame in support_frames],
                 "support_box": [exemplar.box for exemplar in episode.support],
                 "support_note": [exemplar.note for exemplar in episode.support],
                 "query_frame": self._rows[episode.query_frame.name],
-                "query_name": episode.query_frame.name,
+                "query_name": _text(episode.query_frame.name),
                 "query_wh": episode.query_frame.image_wh,
                 "target_box": episode.target_box,
                 "target_note": episode.target_note,
@@ -142,13 +149,28 @@ class _Shard:
         for kind, (rows, schema, per_group) in tables.items():
             path = folder / kind / name
             path.parent.mkdir(exist_ok=True)
-            scratch = path.with_suffix(".unfinished")
             compression = "none" if kind == "frames" else "zstd"  # pictures are compressed already
             table = pa.Table.from_pylist(rows, schema=schema)
-            pq.write_table(table, scratch, row_group_size=per_group, compression=compression)
-            entry |= {f"{kind}_bytes": scratch.stat().st_size, f"{kind}_sha256": sha256(scratch)}
-            os.replace(scratch, path)
+            with fresh_file(path) as scratch:
+                pq.write_table(table, scratch, row_group_size=per_group, compression=compression)
+                entry |= {f"{kind}_bytes": scratch.stat().st_size, f"{kind}_sha256": sha256(scratch)}
         return entry
+
+
+def _check_boxes(episode: Episode) -> None:
+    boxes = [(f"support {number}", e.box, e.frame) for number, e in enumerate(episode.support)]
+    if episode.target_box is not None:
+        boxes.append(("target_box", episode.target_box, episode.query_frame))
+    for what, box, frame in boxes:
+        try:
+            validate_box(box, frame.image_wh, f"{what} of episode {episode.episode_id!r}")
+        except ValueError as error:
+            raise DatasetError(str(error)) from error
+
+
+def _text(name: str) -> str:
+    """A name as a store can have it: names of files may hold bytes that are no text."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _encode(frame: Frame, *, embeds: bool) -> dict[str, Any]:
@@ -160,9 +182,12 @@ def _encode(frame: Frame, *, embeds: bool) -> dict[str, Any]:
                 f"frame {frame.name!r}: expected a picture file, shown at its own size, to name by path, got "
                 f"{type(frame.source).__name__}; embed the pictures"
             )
-        return {"name": frame.name, "image": None, "path": str(frame.source.resolve())}
+        path = str(frame.source.resolve())
+        if _text(path) != path:
+            raise DatasetError(f"frame {frame.name!r}: expected a path that is text, got {path!r}; rename it, or embed")
+        return {"name": _text(frame.name), "image": None, "path": path}
     if frame.file_wh is None and not isinstance(frame.source, np.ndarray):
-        image = frame.source.read_bytes() if isinstance(frame.source, Path) else frame.source.read()
+        image = _content(frame.source) if isinstance(frame.source, Path) else frame.source.read()
     else:
         buffer = io.BytesIO()
         if isinstance(frame.source, np.ndarray):
@@ -170,7 +195,12 @@ def _encode(frame: Frame, *, embeds: bool) -> dict[str, Any]:
         else:  # made smaller: its details are small as well, in colour too
             Image.fromarray(pixels).save(buffer, "JPEG", quality=95, subsampling=0)
         image = buffer.getvalue()
-    return {"name": frame.name, "image": image, "path": None}
+    return {"name": _text(frame.name), "image": image, "path": None}
+
+
+def _content(path: Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read()
 
 
 def _start_manifest(folder: Path, description: Mapping[str, Any], skipped: Mapping[str, int]) -> dict[str, Any]:
@@ -178,7 +208,9 @@ def _start_manifest(folder: Path, description: Mapping[str, Any], skipped: Mappi
     manifest: dict[str, Any]
     if not (folder / MANIFEST_FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        if others := sorted(path.name for path in folder.iterdir()):
+        # A writer that was killed at its first file has left a hidden one, or one of this name in earlier releases.
+        names = sorted(path.name for path in folder.iterdir())
+        if others := [name for name in names if name != MANIFEST_SCRATCH and not is_stray(name)]:
             raise DatasetError(f"{folder}: expected an empty folder or a store, found {others[0]}; choose another")
         manifest = {
             "schema_version": SCHEMA_VERSION,
@@ -201,6 +233,4 @@ def _start_manifest(folder: Path, description: Mapping[str, Any], skipped: Mappi
 
 
 def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    scratch = folder / f"{MANIFEST_FILE}.unfinished"
-    scratch.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    os.replace(scratch, folder / MANIFEST_FILE)
+    write_text(folder / MANIFEST_FILE, json.dumps(manifest, indent=1) + "\n")

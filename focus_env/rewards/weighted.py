@@ -30,6 +30,9 @@ _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _COMMA = re.compile(r",(?![^()]*\))")
 """A comma that stands outside of parentheses."""
 
+MOST_WEIGHT = 1e6
+"""The largest size of a weight; rewards and what is computed from them stay far within float32."""
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 200
 
@@ -39,11 +42,11 @@ class WeightedReward:
     """A weighted sum of named terms.
 
     Attributes:
-        terms: Name -> (function, weight). Weights are finite; those of penalties, whose values are negative, are
-            positive like others.
+        terms: Name -> (function, weight). Weights are finite and at most `MOST_WEIGHT` in size; those of penalties,
+            whose values are negative, are positive like others.
 
     Raises:
-        ValueError: If there is no term, or a weight is not finite.
+        ValueError: If there is no term, or a weight is not finite or too large.
     """
 
     terms: Mapping[str, tuple[RewardTerm, float]]
@@ -56,6 +59,8 @@ class WeightedReward:
         for name, (_, weight) in self.terms.items():
             if not math.isfinite(weight):
                 raise ValueError(f"the weight of reward term {name!r} must be a finite number, got {weight}")
+            if abs(weight) > MOST_WEIGHT:
+                raise ValueError(f"the weight of reward term {name!r} must be from -1e6 to 1e6, got {weight}")
         object.__setattr__(self, "terms", dict(self.terms))  # a copy: later changes to the caller's dict do not count
 
     @classmethod

@@ -88,7 +88,10 @@ class TestFrame:
             (8, 16, 3),
         ]
         wrong = Frame("7", (8, 4), path)  # its file is no longer as large as this
-        with pytest.raises(DatasetError, match=r"picture '7': expected 8 x 4 pixels, got 16 x 8; index"):
+        with pytest.raises(
+            DatasetError,
+            match=r"picture '7': expected 8 x 4 pixels, got 16 x 8; put the picture there that its boxes are for",
+        ):
             wrong.image()
 
     def test_shrunk_again_it_still_knows_its_file(self, tmp_path: Path, detailed: bytes, recent: PictureCache) -> None:

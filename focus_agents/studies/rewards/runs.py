@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,23 +16,14 @@ from focus_agents.errors import TrainingError
 from focus_agents.grpo.plan import GRPOPlan
 from focus_agents.grpo.train import train_grpo
 from focus_agents.runs.folder import RunDirectory
+from focus_agents.runs.lock import hold_folder
+from focus_agents.runs.provenance import sources_of_users
 from focus_agents.studies.study import Run, Study
 from focus_env.rewards.weighted import WeightedReward
 
+START = "start"
+"""Name of the model before training in the report."""
 STOPPED = "stopped before their end; the same command goes on with them"
-
-FORMAT_WEIGHT = 0.5
-"""What the exact format is worth beside a reward that is given by its name alone, as in FOCUS (arXiv:2605.31145)."""
-
-
-def reward_of(text: str) -> str:
-    """What is trained on: a spec as it is; the name of a term alone earns beside it what the format is worth.
-
-    >>> reward_of("giou"), reward_of("iou:1,copy:0.5")
-    ('giou:1,format:0.5', 'iou:1,copy:0.5')
-    """
-    is_name_alone = re.fullmatch(r"\w+(\([^()]*\))?", text.strip()) is not None
-    return f"{text.strip()}:1,format:{FORMAT_WEIGHT}" if is_name_alone else text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +45,20 @@ class RewardStudy(Study):
     gpus_per_run: float = 0.0
 
     def run(self, variant: str, seed: int) -> Run:
-        """Return the run of a reward with a seed."""
-        decides = [self.rewards[variant], seed, dict(self.arguments)]
+        """Return the run of a reward with a seed; a reward of one's own whose source has changed is another run."""
+        decides: list[Any] = [self.rewards[variant], seed, dict(self.arguments)]
+        if sources := sources_of_users([WeightedReward.from_spec(self.rewards[variant])]):
+            decides.append(sources)
         return Run(variant, seed, self.run_folder(variant, seed, decides))
 
     def runs(self) -> list[Run]:
         """Return all runs, seed by seed."""
         return [self.run(name, seed) for seed in self.seeds for name in self.rewards]
+
+    @property
+    def objects(self) -> tuple[Any, ...]:
+        """What may be a user's own code, for `provenance`."""
+        return (*self.plan.objects, *map(WeightedReward.from_spec, self.rewards.values()))
 
     def plan_of(self, run: Run) -> GRPOPlan:
         """Return all that decides a run."""
@@ -76,9 +74,22 @@ def check_rewards(study: RewardStudy) -> None:
     """
     if len(study.rewards) < 2:
         raise ValueError(f"rewards: expected two or more different ones to compare, got {list(study.rewards)}")
+    if START in study.rewards:
+        raise ValueError(f"rewards: expected another name than {START!r}, the model before training in the report")
+    for (first, one), (second, other) in itertools.combinations(study.rewards.items(), 2):
+        if _weights(one) == _weights(other):
+            raise ValueError(
+                f"rewards: expected different ones to compare, got {first!r} and {second!r}, the same reward"
+            )
     study.check_seeds()
     for run in study.runs():
         study.plan_of(run).config().validate()
+
+
+def _weights(spec: str) -> dict[str, float]:
+    """The terms that count, whatever their order."""
+    terms = WeightedReward.from_spec(spec).terms.items()
+    return {name: weight for name, (_, weight) in terms if weight != 0}
 
 
 def run_trials(study: RewardStudy, on_done: Callable[[Run], None]) -> None:
@@ -147,9 +158,12 @@ def train_run(config: dict[str, Any], *, study: RewardStudy) -> None:
         .env_runners(num_env_runners=0, create_local_env_runner=True)
         .learners(num_learners=0, num_gpus_per_learner=study.gpus_per_run)
     )
-    directory = RunDirectory(run.folder) if run.has_checkpoint else _new_directory(run, study)
+    hold_folder(run.folder, setting="output_dir")
     is_resumed = run.has_checkpoint
+    directory = RunDirectory(run.folder) if is_resumed else _new_directory(run, study, plan)
     with (run.folder / "log.txt").open("a") as log:
+        for line in directory.note_code(*plan.objects) if is_resumed else []:
+            print(f"warning: {line}", file=log)
         summary = train_grpo(
             grpo,
             plan.schedule,
@@ -161,11 +175,10 @@ def train_run(config: dict[str, Any], *, study: RewardStudy) -> None:
     tune.report({"miou": summary["miou_end"], "miou_gain": summary["miou_gain"]})
 
 
-def _new_directory(run: Run, study: RewardStudy) -> RunDirectory:
+def _new_directory(run: Run, study: RewardStudy, plan: GRPOPlan) -> RunDirectory:
     """The folder of a run that starts; what an earlier one left there before its first checkpoint goes."""
     (run.folder / "config.json").unlink(missing_ok=True)
     for name in ("metrics.jsonl", "samples/rollouts.jsonl"):
         (run.folder / name).unlink(missing_ok=True)
-    return RunDirectory.create(
-        run.folder, dict(study.arguments) | {"reward": study.rewards[run.variant], "seed": run.seed}
-    )
+    arguments = dict(study.arguments) | {"reward": study.rewards[run.variant], "seed": run.seed}
+    return RunDirectory.create(run.folder, arguments, used=plan.objects)

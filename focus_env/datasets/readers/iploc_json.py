@@ -38,7 +38,6 @@ A file says nothing of frames where the object is out of sight but has a box; La
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -46,12 +45,13 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
 
 from focus_env.boxes import clip_box
-from focus_env.datasets.readers.files import inside, read_json
+from focus_env.datasets.readers.files import as_name, inside, json_numbers, read_json
 from focus_env.datasets.sampler import MAX_BAD_SHOWN, AbsentPolicy, BadPolicy
 from focus_env.errors import DatasetError
 from focus_env.images import picture_wh
 from focus_env.types import Box, Episode, Exemplar, Frame, Note
 
+LEAVE_OUT = "correct the record, or leave it out, with `on_bad` 'skip'"
 ADVICE = "pass as root one of IPLoc's JSON files, e.g. test_LASOT_4_shot.json"
 
 
@@ -216,8 +216,9 @@ class IPLocEpisodes:
             support=tuple(support),
             query_frame=shown[-1],
             target_box=target_box,
-            identity=str(PurePosixPath(shown[-1].name).parent / record.element),  # a video may have several objects
-            category=record.element,
+            # A video may have several objects.
+            identity=as_name(str(PurePosixPath(shown[-1].name).parent / record.element)),
+            category=as_name(record.element),
             target_note=target_note,
         )
 
@@ -245,7 +246,7 @@ def _parse(entry: Any, number: int, where: str) -> _Record:
         raise DatasetError(f"{where}: expected an object with element, image_path and bbox, got {_brief(entry)}")
     for key in ("element", "image_path", "bbox"):
         if key not in entry:
-            raise DatasetError(f"{where}: expected the key {key!r}, found {sorted(entry)}; copy the file again")
+            raise DatasetError(f"{where}: expected the key {key!r}, found {sorted(entry)}; {LEAVE_OUT}")
     element, paths, boxes = entry["element"], entry["image_path"], entry["bbox"]
     if not isinstance(element, str) or not element.strip():
         raise DatasetError(f"{where}: expected a category as element, got {_brief(element)}")
@@ -254,7 +255,7 @@ def _parse(entry: Any, number: int, where: str) -> _Record:
             raise DatasetError(f"{where}: expected a list of texts as {key}, got {_brief(texts)}")
     if len(paths) != len(boxes):
         raise DatasetError(
-            f"{where}: expected as many boxes as pictures, got {len(boxes)} and {len(paths)}; copy the file again"
+            f"{where}: expected as many boxes as pictures, got {len(boxes)} and {len(paths)}; {LEAVE_OUT}"
         )
     # A path from the root of the other machine is one like any other: its beginning is left out.
     parts = [PurePosixPath(path.lstrip("/")).parts for path in paths]
@@ -264,15 +265,14 @@ def _parse(entry: Any, number: int, where: str) -> _Record:
 def _parse_box(text: str, where: str) -> Box:
     """The four numbers that a text spells."""
     try:
-        values = json.loads(text)
-        # bool is a kind of int, and an int may be too large for a float.
-        if isinstance(values, list) and len(values) == 4 and all(type(value) in (int, float) for value in values):
-            box = Box(*map(float, values))
-            if all(map(math.isfinite, box)):
-                return box
-    except (ValueError, OverflowError, RecursionError):
-        pass
-    raise DatasetError(f'{where}: expected a bbox "[x1, y1, x2, y2]" of four finite numbers, got {_brief(text)}')
+        numbers = json_numbers(json.loads(text), 4)
+    except (ValueError, RecursionError):
+        numbers = None
+    if numbers is None:
+        raise DatasetError(
+            f'{where}: expected a bbox "[x1, y1, x2, y2]" of four finite numbers, got {_brief(text)}; {LEAVE_OUT}'
+        )
+    return Box(*numbers)
 
 
 def _place(box: Box, image_wh: tuple[int, int]) -> tuple[Box | None, Note]:

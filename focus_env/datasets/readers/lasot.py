@@ -7,7 +7,8 @@ Layout, with one line per frame in groundtruth.txt:
     <root>/<class>/<class>-<n>/img/%08d.jpg           frames, from 00000001
     <root>/<class>/<class>-<n>/groundtruth.txt        x_min,y_min,width,height in pixels
     <root>/<class>/<class>-<n>/full_occlusion.txt     one line: 1 where the object is hidden, else 0, with commas
-    <root>/<class>/<class>-<n>/out_of_view.txt        the same: 1 where the object is out of the picture
+    <root>/<class>/<class>-<n>/out_of_view.txt        the same: 1 where the object is out of the picture; both may be
+                                                      missing
 
 Splits; the last two are those of ICL-LaSOT, IPLoc's benchmark (arXiv:2411.13317), whose categories are disjoint:
 
@@ -23,24 +24,42 @@ What is made of defects:
     a box that reaches beyond the picture             clipped; no box where nothing of it is left, noted
     training_set.txt missing                          the folders of LaSOT's 70 categories that testing_set.txt lacks,
                                                       as many as there are
+    full_occlusion.txt or out_of_view.txt missing     no frame is flagged by it; a warning says so
+    other separators, ends of lines, encodings,       read, see `focus_env.datasets.readers.files`
+    .JPG, .jpeg or .png; a PNG called .jpg
+    other files beside the frames, ._00000001.jpg     passed over
     any other file missing, a line or value too       DatasetError: file, line, what was expected and found
     many or too few, anything but numbers, a frame
-    number left out, a sequence listed twice
+    number left out, a sequence listed twice, a link
+    out of <root>, a pipe for a file
 
-The size of a sequence's frames is read from the header of its first one. No frame is decoded until its picture is asked
-for. Some training sequences are in TAO's test set: leave them out of a training that is tested there, by
+Boxes are in pixels of the frames as they are shown, see `focus_env.images`. The size of a sequence's frames is read
+from the header of its first one. No frame is decoded until its picture is asked for.
+
+Some training sequences are in TAO's test set: leave them out of a training that is tested there, by
 ``exclude=focus_env.datasets.readers.tao.tao_test_lasot_videos(tao_root)``.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Iterator
 from importlib import resources
 from pathlib import Path
 
 from focus_env.datasets.readers.base import ReadTracks
-from focus_env.datasets.readers.files import as_flags, inside, numbered_frames, placed_box, read_boxes, read_lines
+from focus_env.datasets.readers.files import (
+    LEAVE_OUT,
+    as_flags,
+    inside,
+    numbered_frames,
+    placed_box,
+    read_boxes,
+    read_lines,
+    split_fields,
+    warn_once,
+)
 from focus_env.errors import DatasetError
 from focus_env.types import Track
 
@@ -109,24 +128,34 @@ class LasotTracks(ReadTracks[str]):
         if split in ("train", "iploc_train"):
             yield from self._training()
         if split != "train":
-            yield from _read_list(self._root / "testing_set.txt", advice=TESTING_ADVICE)
+            yield from self._read_list("testing_set.txt", advice=TESTING_ADVICE)
 
     def _training(self) -> Iterator[tuple[str, str]]:
-        if (path := self._root / "training_set.txt").is_file():
-            yield from _read_list(path, advice=TRAINING_ADVICE)
+        if os.path.lexists(path := self._root / "training_set.txt"):
+            yield from self._read_list(path.name, advice=TRAINING_ADVICE)
             return
-        test = {name for name, _ in _read_list(self._root / "testing_set.txt", advice=TESTING_ADVICE)}
+        test = {name for name, _ in self._read_list("testing_set.txt", advice=TESTING_ADVICE)}
         found = [(name, str(folder)) for name, folder in _sequence_folders(self._root) if name not in test]
         if not found:
             raise DatasetError(f"{path}: expected this file, or folders of training sequences, found neither; {ADVICE}")
         yield from found
 
+    def _read_list(self, file: str, *, advice: str) -> list[tuple[str, str]]:
+        """The names in a list of sequences, each with its file and line."""
+        path = self._root / file
+        lines = enumerate(read_lines(path, advice=advice, root=self._root), start=1)
+        names = [(line.strip(), f"{path}, line {number}") for number, line in lines if line.strip()]
+        if not names:
+            raise DatasetError(f"{path}: expected one sequence name per line, got an empty file; {advice}")
+        return names
+
     def _read(self, key: str) -> Track:
         folder = self._folders[key]
         category = _category(key, str(folder))
-        corners = read_boxes(folder / "groundtruth.txt", advice=ADVICE)
-        hidden = _read_flags(folder / "full_occlusion.txt", expected=len(corners))
-        out_of_view = _read_flags(folder / "out_of_view.txt", expected=len(corners))
+        advice = f"unpack it, take {key!r} out of the list of sequences, or {LEAVE_OUT}"
+        corners = read_boxes(folder / "groundtruth.txt", advice=advice, root=self._root)
+        hidden = self._read_flags(folder / "full_occlusion.txt", expected=len(corners))
+        out_of_view = self._read_flags(folder / "out_of_view.txt", expected=len(corners))
         prefix = f"{category}/{key}/img"
         frames = numbered_frames(self._root, folder / "img", prefix=prefix, expected=len(corners))
         boxes, notes = zip(
@@ -138,6 +167,18 @@ class LasotTracks(ReadTracks[str]):
         )
         return Track(identity=key, frames=frames, boxes=boxes, category=category, notes=notes)
 
+    def _read_flags(self, path: Path, *, expected: int) -> list[bool]:
+        if not os.path.lexists(path):
+            warn_once(f"{self._root}: sequences without {path.name}, of which no frame counts as absent by it")
+            return [False] * expected
+        lines = read_lines(path, advice=ADVICE, root=self._root)
+        if len(lines) != 1:
+            raise DatasetError(
+                f"{path}: expected one line of {expected} values, got {len(lines)} lines; replace it by the data "
+                f"set's, or {LEAVE_OUT}"
+            )
+        return as_flags(split_fields(lines[0]), expected=expected, what="value", path=path)
+
 
 def _category(name: str, where: str) -> str:
     category, _, number = name.rpartition("-")
@@ -146,27 +187,11 @@ def _category(name: str, where: str) -> str:
     return category
 
 
-def _read_list(path: Path, *, advice: str) -> list[tuple[str, str]]:
-    """The names in a list of sequences, each with its file and line."""
-    lines = enumerate(read_lines(path, advice=advice), start=1)
-    names = [(line.strip(), f"{path}, line {number}") for number, line in lines if line.strip()]
-    if not names:
-        raise DatasetError(f"{path}: expected one sequence name per line, got an empty file; {advice}")
-    return names
-
-
 def _sequence_folders(root: Path) -> Iterator[tuple[str, Path]]:
     """Folders <category>/<category>-<n>, by category and number."""
     for category in lasot_categories():
         found = (root / category).iterdir() if (root / category).is_dir() else ()
         parts = [path.name.rpartition("-") for path in found if path.is_dir()]
-        numbers = [number for name, _, number in parts if name == category and number.isdecimal()]
+        numbers = [number for name, _, number in parts if name == category and number.isascii() and number.isdecimal()]
         for number in sorted(numbers, key=int):
             yield f"{category}-{number}", root / category / f"{category}-{number}"
-
-
-def _read_flags(path: Path, *, expected: int) -> list[bool]:
-    lines = read_lines(path, advice=ADVICE)
-    if len(lines) != 1:
-        raise DatasetError(f"{path}: expected one line of {expected} values, got {len(lines)} lines; copy it again")
-    return as_flags(lines[0].split(","), expected=expected, what="value", path=path)

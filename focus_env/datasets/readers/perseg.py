@@ -10,12 +10,16 @@ The box of a picture is the tightest around its mask's pixels. An object's folde
 What is made of defects:
 
     a mask that is 0 everywhere                       no box in that picture, noted
-    other files, and names that begin with a dot      passed over
+    other files, names that begin with a dot,         passed over
+    __MACOSX, Thumbs.db
+    .JPG, .jpeg or .png; a PNG called .jpg            read
     a picture without its mask, a mask without its    DatasetError: file, what was expected and found
-    picture, a mask that is no PNG or of another
-    size, a link to a place outside <root>
+    picture, two of one name, a mask that is no PNG
+    or of another size, a link to a place outside
+    <root>, a pipe for a file
 
-Masks are decoded when an object is first asked for, and their boxes are remembered; pictures are not.
+Boxes are in pixels of the pictures as they are shown, see `focus_env.images`, so a mask has that size too. Masks are
+decoded when an object is first asked for, and their boxes are remembered; pictures are not.
 """
 
 from __future__ import annotations
@@ -25,12 +29,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from focus_env.datasets.readers.base import ReadTracks
-from focus_env.datasets.readers.files import inside
+from focus_env.datasets.readers.files import as_name, inside, is_stray
 from focus_env.errors import DatasetError
 from focus_env.images import picture_wh
+from focus_env.picture_files import DECODER_ERRORS, TURNS, opened
 from focus_env.types import Box, Frame, Track
 
 SPLITS = ("test",)
@@ -66,11 +70,13 @@ class PerSegTracks(ReadTracks[str]):
         return self._read_tracks[key]
 
     def _decode(self, name: str) -> Track:
-        pictures, masks = self._files("Images", name, ".jpg"), self._files("Annotations", name, ".png")
+        pictures = self._files("Images", name, ".jpg", ".jpeg", ".png")
+        masks = self._files("Annotations", name, ".png")
         if odd := sorted(pictures.keys() ^ masks.keys()):
             path, lacking = (pictures[odd[0]], "mask") if odd[0] in pictures else (masks[odd[0]], "picture")
             raise DatasetError(
-                f"{path}: expected a {lacking} that goes with it, found none; unpack or copy PerSeg again"
+                f"{path}: expected a {lacking} that goes with it, found none; put it there, delete this file, or leave "
+                "the object out, with `on_bad` 'skip'"
             )
         if not pictures:
             raise DatasetError(f"{self._root / 'Images' / name}: expected pictures NN.jpg, found none; {ADVICE}")
@@ -81,22 +87,34 @@ class PerSegTracks(ReadTracks[str]):
             mask_box(path, image_wh=frame.image_wh)
             for (_, path), frame in zip(sorted(masks.items()), frames, strict=True)
         )
-        return Track(identity=name, frames=frames, boxes=boxes, category=name)
+        return Track(identity=as_name(name), frames=frames, boxes=boxes, category=as_name(name))
 
-    def _files(self, kind: str, name: str, suffix: str) -> dict[str, Path]:
+    def _files(self, kind: str, name: str, *suffixes: str) -> dict[str, Path]:
         """The files of an object that are not hidden, by their names without suffix."""
         folder = inside(self._root, f"{kind}/{name}", where=str(self._root / kind))
         if not folder.is_dir():
-            raise DatasetError(f"{folder}: expected a folder of *{suffix}, found none; unpack or copy PerSeg again")
-        names = [path.name for path in folder.glob(f"*{suffix}") if not path.name.startswith(".")]
-        return {Path(file).stem: inside(self._root, f"{kind}/{name}/{file}", where=str(folder)) for file in names}
+            raise DatasetError(
+                f"{folder}: expected a folder of *{suffixes[0]}, found none; unpack it, delete the other folder of "
+                f"{name!r}, or leave the object out, with `on_bad` 'skip'"
+            )
+        found: dict[str, Path] = {}
+        for file in sorted(os.listdir(folder)):
+            stem, suffix = os.path.splitext(file)
+            if suffix.lower() not in suffixes or is_stray(file):
+                continue
+            if stem in found:
+                raise DatasetError(
+                    f"{folder}: expected one file {stem!r}, got {found[stem].name} and {file}; delete one"
+                )
+            found[stem] = inside(self._root, f"{kind}/{name}/{file}", where=str(folder))
+        return found
 
 
 def _folders(path: Path) -> list[str]:
     if not path.is_dir():
         raise DatasetError(f"{path}: expected this folder, found none; {ADVICE}")
     with os.scandir(path) as entries:
-        return [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+        return [entry.name for entry in entries if entry.is_dir() and not is_stray(entry.name)]
 
 
 def mask_box(path: Path, *, image_wh: tuple[int, int]) -> Box | None:
@@ -115,13 +133,15 @@ def mask_box(path: Path, *, image_wh: tuple[int, int]) -> Box | None:
     if (found := picture_wh(path)) != image_wh:
         raise DatasetError(
             f"{path}: expected a mask of {image_wh[0]} x {image_wh[1]} pixels, as its picture has, got {found[0]} x "
-            f"{found[1]}; copy both again"
+            f"{found[1]}; copy both again, or leave the object out, with `on_bad` 'skip'"
         )
     try:
-        with Image.open(path, formats=("PNG",)) as mask:
-            values = np.asarray(mask)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DatasetError(f"{path}: expected a whole PNG: {error}; copy it again") from error
+        with opened(path, formats=("PNG",)) as (mask, orientation):
+            values = np.asarray(mask.transpose(TURNS[orientation]) if orientation in TURNS else mask)
+    except DECODER_ERRORS as error:
+        raise DatasetError(
+            f"{path}: expected a whole PNG: {error}; copy it again, or leave the object out, with `on_bad` 'skip'"
+        ) from error
     is_object = np.any(_colours(values) != 0, axis=-1)
     rows, columns = np.flatnonzero(is_object.any(axis=1)), np.flatnonzero(is_object.any(axis=0))
     if rows.size == 0:

@@ -30,14 +30,16 @@ What is made of defects:
     a list, key or id missing, a value of another     DatasetError: file, list and position, what was expected and
     type, not finite, or that contradicts another,    found; all of it is looked at when the split is opened
     ids, names or files twice, two boxes of a track
-    in one picture, a path that leaves the frames
+    in one picture, two categories merged into each
+    other, a path that leaves the frames
 
-No picture is opened until it is asked for: their sizes are in the file.
+No picture is opened until it is asked for: their sizes are in the file. Sizes and boxes are those of pictures as they
+are shown, see `focus_env.images`: one that its EXIF orientation turns away from the size in the file is an error.
 """
 
 from __future__ import annotations
 
-import math
+import os
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +47,7 @@ from pathlib import Path
 from typing import Any
 
 from focus_env.datasets.readers.base import ReadTracks
-from focus_env.datasets.readers.files import XYWH, inside, placed_box, read_json
+from focus_env.datasets.readers.files import XYWH, as_name, inside, json_numbers, placed_box, read_json
 from focus_env.errors import DatasetError
 from focus_env.images import LARGEST_PICTURE
 from focus_env.types import Frame, Track
@@ -60,6 +62,7 @@ FILES = {
 LISTS_OF_TEST_VIDEOS = (*FILES["test"], "test_without_annotations.json")
 ADVICE = "pass as root the folder that holds annotations/ and frames/ of TAO, and copy what is missing there"
 TEST_ADVICE = "TAO-Amodal has the boxes of the test set, annotations/tao_test_annotations.json; " + ADVICE
+CORRECT = "correct the entry, or remove it with what names it"
 KINDS = {int: "a whole number", str: "a string that is not empty", list: "a list"}
 
 
@@ -124,11 +127,11 @@ def tao_held_out_lasot_videos(root: str | Path) -> frozenset[str]:
             f"{test}: expected videos such as 'test/LaSOT/zebra-14', got none of LaSOT; pass as root TAO's own folder"
         )
     (validation,) = (Path(root) / "annotations" / name for name in FILES["val"])
-    return names | _lasot_videos(validation) if validation.is_file() else names
+    return names | _lasot_videos(validation) if os.path.lexists(validation) else names
 
 
 def _lasot_videos(path: Path) -> frozenset[str]:
-    videos = _entries(read_json(path, advice=ADVICE), "videos", {"name": str}, path)
+    videos = _entries(read_json(path, advice=ADVICE, root=path.parent), "videos", {"name": str}, path)
     parts = [video["name"].split("/") for _, video in videos]
     return frozenset(name for *_, source, name in (part for part in parts if len(part) > 1) if source == "LaSOT")
 
@@ -136,14 +139,14 @@ def _lasot_videos(path: Path) -> frozenset[str]:
 def _first_there(root: Path, names: Sequence[str], *, advice: str) -> Path:
     paths = [root / "annotations" / name for name in names]
     for path in paths:
-        if path.is_file():
+        if os.path.lexists(path):
             return path
     raise DatasetError(f"{' or '.join(map(str, paths))}: expected this file, found none; {advice}")
 
 
 def _read_rows(path: Path, *, frames: Path) -> tuple[dict[int, tuple[str, tuple[int, int]]], list[_Row]]:
     """Name and size of the images by id, and the tracks."""
-    data = read_json(path, advice=ADVICE)
+    data = read_json(path, advice=ADVICE, root=path.parent)
     videos = _by_id(data, "videos", {"name": str}, path, unique=("name",))
     categories = _by_id(data, "categories", {"name": str}, path)
     images = _read_images(data, videos, path, frames=frames)
@@ -160,7 +163,7 @@ def _read_rows(path: Path, *, frames: Path) -> tuple[dict[int, tuple[str, tuple[
         video = videos[tracks[identity]["video_id"]]["name"]
         category = categories[tracks[identity]["category_id"]]["name"]
         in_order = tuple(boxes[image] for image in in_time)
-        rows.append(_Row(f"{video}/{identity}", video, category, tuple(in_time), in_order))
+        rows.append(_Row(as_name(f"{video}/{identity}"), video, as_name(category), tuple(in_time), in_order))
     sizes = {key: (image["file_name"], (image["width"], image["height"])) for key, image in images.items()}
     return sizes, rows
 
@@ -176,7 +179,7 @@ def _read_images(data: Any, videos: Mapping[int, Any], path: Path, *, frames: Pa
         if min(width, height) < 1 or width * height > LARGEST_PICTURE:
             raise DatasetError(
                 f"{where}: expected a width and height from 1, and at most {LARGEST_PICTURE} pixels, "
-                f"got {reprlib.repr(width)} x {reprlib.repr(height)}; copy the file again"
+                f"got {reprlib.repr(width)} x {reprlib.repr(height)}; {CORRECT}"
             )
     return images
 
@@ -190,15 +193,20 @@ def _merged(data: Any, path: Path) -> dict[int, int]:
             isinstance(synonym, dict) and type(synonym.get("id")) is int for synonym in synonyms
         ):
             raise DatasetError(
-                f"{where}: expected merged to be a list of objects with an id, got {reprlib.repr(synonyms)}; copy the "
-                "file again"
+                f"{where}: expected merged to be a list of objects with an id, got {reprlib.repr(synonyms)}; {CORRECT}"
             )
         for synonym in synonyms:
             if merged.setdefault(synonym["id"], category["id"]) != category["id"]:
                 raise DatasetError(
                     f"{where}: expected each category to be merged into one, got {synonym['id']}, which is also "
-                    f"merged into {merged[synonym['id']]}; copy the file again"
+                    f"merged into {merged[synonym['id']]}; {CORRECT}"
                 )
+    for one, other in merged.items():
+        if other != one and merged.get(other) == one:
+            raise DatasetError(
+                f"{path}, categories: expected one of two categories to be merged into the other, got {one} and "
+                f"{other}, each merged into the other; take one out of the other's `merged`"
+            )
     return merged
 
 
@@ -219,7 +227,7 @@ def _boxes_by_track(
         ):
             if value != expected:
                 raise DatasetError(
-                    f"{where}: expected {name} {expected}, as track {track} has it, got {value}; copy the file again"
+                    f"{where}: expected {name} {expected}, as track {track} has it, got {value}; {CORRECT}"
                 )
         boxes = by_track.setdefault(track, {})
         if image in boxes:
@@ -229,17 +237,13 @@ def _boxes_by_track(
 
 
 def _box(values: list[Any], where: str) -> XYWH:
-    try:
-        if len(values) == 4 and all(type(value) in (int, float) for value in values):
-            x, y, width, height = (float(value) for value in values)
-            if all(map(math.isfinite, (x, y, width, height))):
-                return x, y, width, height
-    except OverflowError:  # whole numbers beyond all floats
-        pass
-    raise DatasetError(
-        f"{where}: expected bbox to be [x_min, y_min, width, height], four finite numbers, got {reprlib.repr(values)}; "
-        "copy the file again"
-    )
+    numbers = json_numbers(values, 4)
+    if numbers is None:
+        raise DatasetError(
+            f"{where}: expected bbox to be [x_min, y_min, width, height], four finite numbers, got "
+            f"{reprlib.repr(values)}; {CORRECT}"
+        )
+    return numbers[0], numbers[1], numbers[2], numbers[3]
 
 
 def _by_id(
@@ -264,16 +268,16 @@ def _entries(data: Any, key: str, fields: Mapping[str, type], path: Path) -> Ite
     if not isinstance(data, dict):
         raise DatasetError(f"{path}: expected an object, got {reprlib.repr(data)}; {ADVICE}")
     if not isinstance(entries := data.get(key), list):
-        raise DatasetError(f"{path}: expected a list {key!r}, got {_shown(data, key)}; copy the file again")
+        raise DatasetError(f"{path}: expected a list {key!r}, got {_shown(data, key)}; {ADVICE}")
     for position, entry in enumerate(entries):
         where = f"{path}, {key}[{position}]"
         if not isinstance(entry, dict):
-            raise DatasetError(f"{where}: expected an object, got {reprlib.repr(entry)}; copy the file again")
+            raise DatasetError(f"{where}: expected an object, got {reprlib.repr(entry)}; {CORRECT}")
         for field, kind in fields.items():
             value = entry.get(field)
             if type(value) is not kind or value == "":  # not isinstance: true is no number
                 raise DatasetError(
-                    f"{where}: expected {field} to be {KINDS[kind]}, got {_shown(entry, field)}; copy the file again"
+                    f"{where}: expected {field} to be {KINDS[kind]}, got {_shown(entry, field)}; {CORRECT}"
                 )
         yield where, entry
 
@@ -284,4 +288,4 @@ def _shown(entry: Mapping[str, Any], key: str) -> str:
 
 def _require_known(value: int, known: Mapping[int, Any], name: str, where: str) -> None:
     if value not in known:
-        raise DatasetError(f"{where}: expected {name} to be an id in the file, got {value!r}; copy the file again")
+        raise DatasetError(f"{where}: expected {name} to be an id in the file, got {value!r}; {CORRECT}")

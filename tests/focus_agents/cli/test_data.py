@@ -97,8 +97,24 @@ class TestArguments:
     def test_a_store_for_training_and_one_for_validation(self, folder: Path) -> None:
         args = TrainingDataArguments(dataset="store", data_root=folder / "train", validation_root=folder / "val")
         assert (len(args.load_training()), len(args.load_validation())) == (5, 3)
-        alone = dataclasses.replace(args, validation_root=None)
-        assert len(alone.load_validation()) == 5
+
+    @pytest.mark.parametrize("root", [None, "train", "train/../train"])
+    def test_nobody_validates_on_what_is_trained_on(self, folder: Path, root: str | None) -> None:
+        """A store has no splits, and one of several is enough to mix both."""
+        validation_root = None if root is None else folder / root
+        args = TrainingDataArguments(dataset="store", data_root=folder / "train", validation_root=validation_root)
+        for several in (args, dataclasses.replace(args, dataset="store:0.5,synthetic:0.5", data_root=folder)):
+            with pytest.raises(ValueError, match="validation_root: the data set 'store' is one split"):
+                dataclasses.replace(several, validation_root=root and several.data_root).load_validation()
+        with pytest.raises(ValueError, match=r"validation_split: expected another split than .* 'train' for both"):
+            TrainingDataArguments(validation_split="train").load_validation()
+
+    @pytest.mark.parametrize("shots", [1, 3])
+    def test_a_store_has_its_own_number_of_shots(self, folder: Path, shots: int) -> None:
+        args = TrainingDataArguments(dataset="store", data_root=folder / "train", shots=shots)
+        with pytest.raises(ValueError, match=f"shots: the data set 'store' has episodes of 2 supports, got {shots}"):
+            args.load_training()
+        assert len(dataclasses.replace(args, shots=2).load_training()) == 5
 
     def test_smaller_pictures(self, folder: Path) -> None:
         args = TrainingDataArguments(dataset="store", data_root=folder / "train", max_pixels=500)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,48 @@ def test_demo_with_a_policy_that_is_no_model(
     with Image.open(pictures["support"]) as support, Image.open(pictures["query"]) as query, Image.open(out) as drawn:
         expected = render_localization([(np.array(support), Box(16, 12, 48, 36))], np.array(query), Box(20, 12, 60, 36))
         np.testing.assert_array_equal(np.array(drawn), expected)
+
+
+def test_demo_sees_pictures_as_a_person_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a picture that its EXIF turns, box and answer are in pixels of the upright picture."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = np.random.default_rng(0).integers(256, size=(48, 64, 3), dtype=np.uint8)
+    Image.fromarray(stored).save(tmp_path / "turned.png", exif=exif)
+    out = tmp_path / "out.png"
+    words = ["--policy", "copy_support", "--query", str(tmp_path / "turned.png"), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["demo", *words, "--support", str(tmp_path / "turned.png"), "4,50,40,64"])
+    load_experiment("demo").main()
+    assert capsys.readouterr().out.splitlines()[0] == "box 4.0,50.0,40.0,64.0 (x1,y1,x2,y2 in pixels of the query)"
+    upright = np.rot90(stored, -1)
+    with Image.open(out) as drawn:
+        expected = render_localization([(upright, Box(4, 50, 40, 64))], upright, Box(4, 50, 40, 64))
+        np.testing.assert_array_equal(np.array(drawn), expected)
+
+
+def _bomb(path: Path) -> None:
+    Image.new("1", (9000, 9000)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("case", "make", "message"),
+    [
+        ("a pipe", os.mkfifo, "expected a picture that can be read: [Errno 22] a pipe (FIFO), no regular file"),
+        ("a device", lambda path: path.symlink_to("/dev/zero"), "a device, no regular file"),
+        ("a bomb", _bomb, "expected at most 64000000 pixels, got 9000 x 9000"),
+        ("a program", lambda path: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n"), "something else"),
+    ],
+)  # fmt: skip
+def test_demo_opens_pictures_within_the_limits_of_the_package(
+    case: str, make: Callable[[Path], object], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "a.png")
+    error = main_error("demo", ["--support", str(tmp_path / "a.png"), "1,2,3,4", "--query", "/no.png"], capsys)
+    assert message in error, error
+    assert "on-bad" not in error  # which the demo has not
+    assert "on_bad" not in error
 
 
 def test_demo_says_why_there_is_no_answer(

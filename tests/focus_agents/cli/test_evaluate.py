@@ -11,7 +11,10 @@ import pytest
 from PIL import Image
 
 from focus_agents.errors import EvaluationError
+from focus_env.datasets.store_writer import write_store
+from tests.fakes import FakeDataset
 from tests.focus_agents.cli.commands import main_error, run, start, wait_for
+from tests.focus_env.datasets.readers.writers import write_got10k_sequence
 from tests.places import load_experiment
 
 
@@ -38,6 +41,33 @@ from tests.places import load_experiment
         (["--num-workers", "1", "--device", "cuda"], "--device cuda: workers see no GPU without --num-gpus-per-worker"),
         (["--num-workers", "64", "--num-gpus-per-worker", "1"], "64 workers need more than the"),
         (["--model", "focus-small"], "--model"),
+        (
+            ["--policy", "random", "--policy", "center"],
+            "--policy: expected once, with all of its values behind it",
+        ),
+        (["--shots", "1", "--shots=2"], "--shots: expected once, with all of its values behind it, got it 2 times"),
+        (["--policy", "copy_support", "copy_support:last"], "got 'copy_support' and 'copy_support:last', the same"),
+        (["--policy", "random", "--device", "cuda"], "--device: without effect on the policy random"),
+        (
+            ["--policy", "center", "random", "--precision", "bf16"],
+            "--precision: without effect on the policy center",
+        ),
+        (["--api-retries", "1"], "--api-retries: without effect on the policy vlm:focus-small"),
+        (
+            ["--protocol", "iploc"],
+            "--protocol: the data set 'synthetic' has nothing that it could change",
+        ),
+        (["--dataset", "got10k", "--level", "2"], "--level: the data set 'got10k' has nothing that it could change"),
+        (
+            ["--dataset", "got10k", "--min-gap", "2"],
+            "--min-gap: expected the protocol 'random', whose episodes",
+        ),
+        (["--no-dashboard"], "--dashboard: expected --num-workers beside it; without workers no Ray is started"),
+        (["--ray-address", "auto"], "--ray-address: expected --num-workers beside it"),
+        (["--policy", "json:dumps"], "called as call(observation, rng), which it does not take"),
+        (["--policy", "math:pi"], "expected an object with a method `generate` (focus_agents.Policy) or a function"),
+        (["--policy", "collections:OrderedDict"], "got the class OrderedDict, whose objects are neither"),
+        (["--policy", "json:loads:x"], "called as call(observation, rng), which it does not take"),
     ],
 )
 def test_evaluate_names_a_wrong_argument(
@@ -92,6 +122,61 @@ def test_evaluations_of_several_calls_make_one_table(
     error = main_error("evaluate", [*common, "--policy", "random", "--level", "5"], capsys)
     assert "data 'synthetic' was answered with other settings: level is 5 here and 3 there" in error
     assert "Choose another --output-dir, or for a data set another --label" in error
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stores") / "four"
+    write_store(FakeDataset(5, shots=4), folder, source={})
+    return folder
+
+
+@pytest.mark.parametrize("shots", [[], ["--shots", "4"]])
+def test_a_store_is_asked_with_its_own_number_of_shots(
+    store: Path, shots: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--dataset", "store", "--data-root", str(store), "--policy", "center", *shots]
+    evaluate_here(monkeypatch, *arguments, "--output-dir", str(tmp_path / "table"))
+    (cell,) = json.loads((tmp_path / "table/summary.json").read_text())["cells"]
+    assert (cell["shots"], cell["num_episodes"]) == (4, 5)
+    report = (tmp_path / "table/report.md").read_text()
+    assert f"\nstore: dataset store, from {store}.\n" in report.replace("\\", "")
+    assert "few episodes, 5" in report
+    assert "split" not in report
+    assert "protocol" not in report
+
+
+def test_a_store_is_asked_with_no_other_number_of_shots(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--dataset", "store", "--data-root", str(store), "--output-dir", str(tmp_path / "table")]
+    for shots in (["2"], ["1", "2", "4"]):
+        error = main_error("evaluate", [*common, "--shots", *shots], capsys)
+        assert "--shots: the data set 'store' has " in error, error
+    for flag in ("--split", "--protocol", "--absent", "--data-seed"):
+        value = {"--protocol": "random", "--absent": "keep"}.get(flag, "7")
+        assert f"{flag}: the data set 'store' has nothing" in main_error("evaluate", [*common, flag, value], capsys)
+    assert not (tmp_path / "table").exists()
+
+
+def test_a_folder_in_the_layout_of_got10k_is_not_the_papers_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(2):
+        boxes = [f"{x},5,10,8" for x in range(6)]
+        write_got10k_sequence(tmp_path / "data/val", f"GOT-10k_Val_{number:06d}", boxes, [0] * 6, "cat")
+    (tmp_path / "data/val/list.txt").write_text("GOT-10k_Val_000000\nGOT-10k_Val_000001\n")
+    evaluate_here(
+        monkeypatch, "--dataset", "got10k", "--data-root", str(tmp_path / "data"), "--split", "val", "--paper-table",
+        "--policy", "center", "--shots", "1", "--output-dir", str(tmp_path / "table"),
+    )  # fmt: skip
+    report = (tmp_path / "table/report.md").read_text()
+    beside = report[report.index("## Beside the paper: TAO") :]
+    assert "FOCUS, Qwen2-VL-7B (published, table 1)" in beside
+    assert "center" not in beside
+    assert "got10k, 1 shot: left out beside the paper's rows, since the episodes are not the published ones: " in report
+    assert "2 episodes of 2 objects, where the published data have 180" in report
+    assert "one episode for each video (got10k)" in report
 
 
 def test_a_bug_in_a_policy_is_shown_with_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from focus_agents.cli.command_line import parse, restore_arguments
-from focus_agents.cli.common import RunArguments
+from focus_agents.cli.runs import RunArguments
 from focus_env.datasets.transforms import ShuffledSupports
 from tests.focus_agents.cli.commands import (
     NEW_FLAGS,

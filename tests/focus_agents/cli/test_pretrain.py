@@ -47,7 +47,7 @@ def test_pretraining_does_not_write_over_a_run(tmp_path: Path, capsys: pytest.Ca
 def test_pretraining_runs_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With its own arguments, whatever else is given with --resume; in this process, at a fraction of the work."""
+    """As long as is asked for, and otherwise with its own arguments; in this process, at a fraction of the work."""
     from focus_agents.pretraining import data, train
 
     stage = data.Stage(until=10**9, num_objects=(2, 3), num_questions=2, num_pictures=1, num_documents=4)
@@ -61,9 +61,15 @@ def test_pretraining_runs_and_resumes(
     assert re.search(r"on unseen identities: box IoU 0\.\d{3}, right words [\d.]+%; \d+ s", capsys.readouterr().out)
     config = json.loads((folder / "config.json").read_text())
     assert (config["num_steps"], config["checkpoint_interval"], config["seed"]) == (2, 1, 0)
-    (folder / "config.json").write_text(json.dumps({**config, "num_steps": 3}))
-    monkeypatch.setattr(sys, "argv", ["run_pretraining", "--resume", str(folder), "--num-steps", "9"])
+    summary = (folder / "summary.json").read_text()
+    monkeypatch.setattr(sys, "argv", ["run_pretraining", "--resume", str(folder)])
     run_pretraining.main()
+    assert "is finished, there is nothing to do; a larger --num-steps than 2 makes it longer" in capsys.readouterr().out
+    assert (folder / "summary.json").read_text() == summary
+    monkeypatch.setattr(sys, "argv", ["run_pretraining", "--resume", str(folder), "--num-steps", "3"])
+    run_pretraining.main()
+    assert json.loads((folder / "config.json").read_text()) == {**config, "num_steps": 3}
+    assert (folder / "summary_2.json").read_text() == summary
     assert str(folder / "checkpoints/final") in capsys.readouterr().out.replace("\n", "")
     assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
     assert (folder / "checkpoints/final/model.safetensors").is_file()

@@ -14,6 +14,8 @@ from tests.focus_agents.cli.commands import main_error
     [
         (["--rewards", "iou"], "rewards: expected two or more different ones to compare, got ['iou']"),
         (["--rewards", "iou", "iou"], "rewards: expected two or more different ones to compare, got ['iou']"),
+        (["--rewards", "iou", "iou:1"], "got 'iou' and 'iou:1', the same reward"),
+        (["--rewards", "iou", "--rewards", "giou"], "--rewards: expected once, with all of its values behind it"),
         (["--rewards", "iou", "guoi"], "unknown term 'guoi', did you mean 'giou'?"),
         (["--seeds", "1", "1"], "seeds: expected different numbers"),
         (["--cpus-per-run", "0"], "--cpus-per-run: expected 1 or more, got 0"),

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from focus_agents.evaluation.results import AnswerRecord, Cell, ResultsFolder
+from focus_agents.evaluation.episodes import EpisodeDigests
+from focus_agents.evaluation.records import AnswerRecord, Cell
+from focus_agents.evaluation.results import ResultsFolder
 from focus_env.metrics import ScoredAnswer
 
 
@@ -19,9 +21,13 @@ def fill(
     *,
     num_failed: int = 0,
     num_expected: int | None = None,
+    not_published: str = "",
     **settings: Any,
 ) -> tuple[ResultsFolder, Cell]:
-    """Answers of one cell; the first ones failed, and each took a second longer than the one before."""
+    """Answers of one cell; the first ones failed, and each took a second longer than the one before.
+
+    The episodes are those of the paper, unless a reason is given why they are not.
+    """
     cell = Cell(policy=policy, dataset=dataset, shots=shots, num_episodes=num_expected or len(answers))
     given = {"dataset": dataset, "split": "test", "protocol": "focus", **settings}
     results = ResultsFolder.open(path, data={dataset: given}, policies={policy: {}}, cells=[cell])
@@ -39,4 +45,5 @@ def fill(
         for index, answer in enumerate(answers)
     ]
     results.append(cell, records)
+    results.write_episodes(cell, EpisodeDigests((), {}), not_published)
     return results, cell

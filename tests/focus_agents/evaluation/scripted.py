@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from focus_agents.evaluation.results import AnswerRecord, ResultsFolder
+from focus_agents.evaluation.records import AnswerRecord
+from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.evaluation.run import EvaluationPlan, pending_chunks, run_chunks
 from focus_agents.policies.registry import PolicySpec
 from focus_agents.rollout.records import Completion, Generation, Sampling
@@ -29,7 +31,8 @@ class Scripted:
     """Knows an episode by its seed: the first is answered right, the third not at all, the others by the whole image.
 
     Args:
-        argument: Which episode it raises from, raises at, or dies at; or where the mark of its only death is; or empty.
+        argument: Which episode it raises at (`all`: any), or dies at; or where the marker of its only death is; or
+            empty.
     """
 
     def __init__(self, argument: str = "") -> None:
@@ -40,9 +43,9 @@ class Scripted:
     ) -> list[Generation]:
         assert (num_completions, sampling) == (1, Sampling(temperature=0.0, max_completion_tokens=9))
         ASKED.append(tuple(seeds))
-        if self.kind == "raises" and max(seeds) >= int(self.place):
-            raise RuntimeError("the camera is broken")
-        if self.kind == "raises_at" and int(self.place) in seeds:
+        if self.kind == "exits":
+            sys.exit(0)
+        if self.kind == "raises" and (self.place == "all" or int(self.place) in seeds):
             raise RuntimeError("the camera is broken")
         if self.kind == "dies" and int(self.place) in seeds:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -51,6 +54,8 @@ class Scripted:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.kind == "silent":
             return []
+        if self.kind == "double":
+            return [Generation(self.answer(seed).completions * 2) for seed in seeds]
         return [self.answer(seed) for seed in seeds]
 
     def answer(self, seed: int) -> Generation:

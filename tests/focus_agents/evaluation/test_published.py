@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from focus_agents.evaluation.published import TABLES
+from focus_agents.evaluation.published import DATA, TABLES, why_not_published
 
 PUBLISHED = """
 Idefics3      | 6.8 15.0 25.5  | 9.3 21.2 32.3  | 3.6 8.7 14.7   | 15.2
@@ -58,3 +58,37 @@ class TestPublished:
         assert len(averages) == 8
         for printed, mean in averages:
             assert printed == pytest.approx(mean, abs=0.051)
+
+
+GOT = [f"GOT-10k_Val_{number:06d}" for number in range(1, 181)]
+VAL = {"dataset": "got10k", "split": "val", "protocol": "focus", "shuffle_supports": False, "on_bad": "raise"}
+
+
+class TestPublishedData:
+    """Whether episodes are those of the paper."""
+
+    @pytest.mark.parametrize(
+        ("changes", "identities", "reason"),
+        [
+            ({}, GOT[:4], "4 episodes of 4 objects, where the published data have 180"),
+            ({}, [*GOT[:-1], GOT[0]], "180 episodes of 179 objects"),
+            ({}, [*GOT[:-1], "my_dog"], "'my_dog' is none of its names"),
+            ({}, [], "0 episodes"),
+            ({"split": "train"}, GOT, "split is 'train', not 'val'"),
+            ({"protocol": "random"}, GOT, "protocol is 'random', not 'focus'"),
+            ({"shuffle_supports": True}, GOT, "shuffle_supports is True"),
+            ({"on_bad": "skip"}, GOT, "on_bad is 'skip'"),
+            ({"dataset": "store"}, GOT, "no figures on the data set 'store'"),
+            ({"dataset": "tao:0.5,got10k:0.5"}, GOT, "no figures on"),
+            ({}, GOT, ""),
+        ],
+    )
+    def test_they_are_or_there_is_a_reason(
+        self, changes: dict[str, object], identities: list[str], reason: str
+    ) -> None:
+        found = why_not_published(VAL | changes, identities)
+        assert reason in found
+        assert bool(reason) == bool(found)
+
+    def test_each_has_a_column(self) -> None:
+        assert set(DATA) < {name for table in TABLES for name in table.datasets}

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from focus_agents.evaluation.published import TABLES
 from focus_agents.evaluation.report import (
+    FEW_EPISODES,
     detail_rows,
     published_rows,
     render_markdown,
@@ -208,6 +209,25 @@ class TestLayout:
         focus = next(row for row in stored if row["model"] == "FOCUS, Qwen2-VL-7B")
         assert focus["source"] == "arXiv:2605.31145, table 1"
         assert focus["scores"]["got10k"] == {"1": 77.1, "2": 80.6, "4": 82.6}
+
+    def test_other_data_of_a_published_name_are_left_out(self, tmp_path: Path) -> None:
+        """And a label that is a published name makes no data the published ones."""
+        fill(tmp_path, "mine", "got10k", 1, [scored(0.5)], not_published="4 episodes of 4 objects")
+        results, _ = fill(tmp_path, "mine", "tao", 1, [scored(0.5)], not_published="no figures")
+        summary = write_report(results, with_published=True)
+        assert not any(row[0] == "mine" for row in published_rows(summary, TABLES[0]))
+        notes = "\n".join(report_notes(summary))
+        assert "got10k, 1 shot: left out beside the paper's rows, since" in notes
+        assert "not the published ones: 4 episodes of 4 objects." in notes
+        assert ["mine", "50.0 [50.0, 50.0]", "50.0 [50.0, 50.0]", "50.0"] in score_rows(summary)
+
+    def test_few_episodes_are_said(self, tmp_path: Path) -> None:
+        fill(tmp_path, "few", "got10k", 1, [scored(0.25), scored(0.75)])
+        results, _ = fill(tmp_path, "many", "tao", 4, [scored(0.5)] * FEW_EPISODES)
+        notes = report_notes(summarize_folder(results))
+        (note,) = [note for note in notes if "few episodes" in note]
+        assert note.startswith("got10k: few episodes, 2; an interval of the mIoU is as wide as 25.0 to 75.0, and rough")
+        assert "The protocols focus and iploc give one episode for each video (got10k, tao)." in notes
 
     def test_ours_in_full_has_an_average_there(self, tmp_path: Path) -> None:
         for name in ("tao", "got10k", "lasot"):

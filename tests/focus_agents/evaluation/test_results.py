@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from typing import Any
 import pytest
 
 from focus_agents.errors import CheckpointError, EvaluationError
-from focus_agents.evaluation.results import Cell, ResultsFolder
+from focus_agents.evaluation.records import Cell
+from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.evaluation.run import pending_chunks
 from focus_agents.models.loading import model_folder
 from focus_agents.policies.registry import PolicySpec
@@ -48,6 +51,42 @@ def test_answers_of_other_weights_in_the_same_place_are_not_mixed(tmp_path: Path
         open_results(tmp_path / "table", plan)
 
 
+def change_second(lines: list[str], **values: Any) -> list[str]:
+    """The lines, of which the second has other values."""
+    return [lines[0], json.dumps({**json.loads(lines[1]), **values}) + "\n", *lines[2:]]
+
+
+def config(**values: Any) -> str:
+    return json.dumps({"data": {}, "policies": {}, "cells": [], **values})
+
+
+CELL = {"policy": "a", "dataset": "b", "shots": 1, "num_episodes": 3}
+NUMBER = "expected a finite number"
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"iou": float("nan")}, "expected numbers, got NaN"),
+    ({"iou": float("inf")}, "expected numbers, got Infinity"),
+    ({"iou": 7}, "an iou from 0 to 1"),
+    ({"iou": -0.1}, "an iou from 0 to 1"),
+    ({"iou": "0.5"}, f"iou: {NUMBER}"),
+    ({"iou": None}, f"iou: {NUMBER}"),
+    ({"iou": True}, f"iou: {NUMBER}"),
+    ({"index": "5"}, "index: expected a whole number"),
+    ({"index": 1.5}, "index: expected a whole number"),
+    ({"index": -1}, "index and seconds of 0 or more"),
+    ({"seconds": -1.0}, "index and seconds of 0 or more"),
+    ({"status": "fine"}, "status: expected one of ok"),
+    ({"is_strict": 1}, "is_strict: expected true or false"),
+    ({"box": [1, 2, 3]}, "box: expected four finite numbers or null"),
+    ({"box": [1, 2, 3, None]}, "box: expected four finite numbers or null"),
+    ({"target_box": "none"}, "target_box: expected four finite numbers or null"),
+    ({"text": None}, "text: expected a text"),
+    ({"error": 3}, "error: expected a text or null"),
+    ({"policy": "another"}, "expected an answer of 'scripted'"),
+    ({"shots": 4}, "got one of 'scripted' to 'fake' with 4"),
+]
+"""Values that no answer has."""
+
+
 class TestRefusals:
     """Answers to different questions are not mixed."""
 
@@ -77,7 +116,19 @@ class TestRefusals:
                 pending_chunks(plan, open_results(tmp_path, plan))
 
     @pytest.mark.parametrize(
-        ("text", "message"), [("{", "expected JSON"), ('{"name": "sft"}', "holds something else than an evaluation")]
+        ("text", "message"),
+        [
+            ("{", "expected JSON"),
+            ('{"name": "sft"}', "holds something else than an evaluation"),
+            ("[]", "holds something else than an evaluation"),
+            (config(data=[]), "config.json: data: expected what an evaluation writes"),
+            (config(data={"a": 1}), "config.json: data: expected what an evaluation writes"),
+            (config(policies=None), "config.json: policies: expected what an evaluation writes"),
+            (config(cells={}), "config.json: cells: expected what an evaluation writes"),
+            (config(cells=[1]), "config.json: cells: expected what an evaluation writes"),
+            (config(cells=[{"shots": 1}]), "cells: expected policy, dataset, shots, num_episodes"),
+            (config(cells=[{**CELL, "shots": "1"}]), "cells: expected policy, dataset, shots, num_episodes"),
+        ],
     )
     def test_another_folder(self, tmp_path: Path, text: str, message: str) -> None:
         (tmp_path / "config.json").write_text(text)
@@ -91,6 +142,7 @@ class TestRefusals:
             (lambda lines: [lines[0], "{}\n", *lines[2:]], "line 2: expected an answer in JSON .*'policy'"),
             (lambda lines: [lines[0], "nonsense\n", *lines[2:]], "line 2: expected an answer in JSON"),
             (lambda lines: [*lines, lines[3]], "line 8: episode 3 is there twice"),
+            *((functools.partial(change_second, **change), f"line 2: .*{message}") for change, message in WRONG),
         ],
     )
     def test_a_damaged_file(self, tmp_path: Path, change: Any, message: str) -> None:
@@ -105,21 +157,18 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("argument", "message"),
         [
-            (
-                "raises=3",
-                "policy 'scripted' on episodes 3 to 5 of 'fake' with 2 shots: RuntimeError: the camera is bro",
-            ),
-            (
-                "silent",
-                "policy 'scripted' on episodes 0 to 2 of 'fake' with 2 shots: ValueError: expected a Gener.* got 0",
-            ),
+            ("raises=all", "RuntimeError: the camera is broken"),
+            ("silent", "ValueError: expected a Generation of the policy for each of 1 prompts, got 0"),
+            ("double", "ValueError: expected 1 completions with texts of the policy for each prompt, got 2"),
+            ("exits", r"RuntimeError: expected answers of the policy, got a call of sys.exit\(0\)"),
         ],
     )
     def test_a_policy_that_raises_is_named(self, tmp_path: Path, argument: str, message: str) -> None:
-        with pytest.raises(EvaluationError, match=message) as info:
+        where = "policy 'scripted' on episodes 0 to 2 of 'fake' with 2 shots: "
+        with pytest.raises(EvaluationError, match=where + message) as info:
             run(tmp_path, make_plan(policies=scripted(argument)))
         assert info.value.__cause__ is not None
-        assert len(records_of(ResultsFolder(tmp_path))) == (3 if "raises" in argument else 0)
+        assert records_of(ResultsFolder(tmp_path)) == []
 
     def test_a_picture_that_cannot_be_read_is_no_fault_of_the_policy(self, tmp_path: Path) -> None:
         class Damaged(FakeDataset):

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import ray
 
-from focus_agents.errors import CheckpointError, EvaluationError, RunInterrupted
+from focus_agents.errors import CheckpointError, EvaluationError, PolicyError, RunInterrupted
 from focus_agents.evaluation import evaluate
-from focus_agents.evaluation.results import MAX_TEXT, ResultsFolder
+from focus_agents.evaluation.records import MAX_TEXT
+from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.evaluation.run import pending_chunks, run_chunks
 from focus_agents.policies.registry import PolicySpec
 from focus_agents.rollout.records import Completion, Generation
@@ -77,7 +78,56 @@ class TestAnswering:
             "iou": 39 * 30 / 4800,
             "is_whole_image": True,
             "is_support_copy": False,
+            "numbers": [0.0, 0.0, 1000.0, 1000.0],
+            "image_wh": [80, 60],
         }
+
+    @pytest.mark.parametrize("batch_size", [1, 3, 7])
+    def test_an_exception_on_one_answer_is_one_failed_answer(self, tmp_path: Path, batch_size: int) -> None:
+        expected = records_of(run(tmp_path / "whole", make_plan(batch_size=batch_size)))
+        records = records_of(run(tmp_path / "raises", make_plan(policies=scripted("raises=4"), batch_size=batch_size)))
+        assert (records[4].error, records[4].text) == ("RuntimeError: the camera is broken", "")
+        assert (records[4].answer.status, records[4].answer.credit) == (ParseStatus.NO_BOX, 0)
+        assert records[:4] + records[5:] == expected[:4] + expected[5:]
+
+    def test_exceptions_have_a_cap(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        right = Scripted().answer(0)
+        monkeypatch.setattr(Scripted, "answer", lambda self, seed: 1 / 0 if seed % 2 else right)
+        monkeypatch.setattr("focus_agents.evaluation.answerer.MAX_RAISED", 2)
+        with pytest.raises(EvaluationError, match=r"episodes 3 to 5 .*ZeroDivisionError"):
+            run(tmp_path, make_plan())
+        assert [record.error for record in records_of(ResultsFolder(tmp_path))] == [
+            None, "ZeroDivisionError: division by zero", None,
+        ]  # fmt: skip
+
+    def test_a_policy_that_answers_nothing_is_given_up(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(self: Scripted, seed: int) -> Generation:
+            nothing = np.empty(0)
+            return Generation((Completion("", nothing, nothing, False, f"connection: refused, try {seed}"),))
+
+        monkeypatch.setattr(Scripted, "answer", fail)
+        with pytest.raises(PolicyError, match="'scripted': none of 7 episodes was answered"):
+            run(tmp_path / "few", make_plan())
+        assert len(records_of(ResultsFolder(tmp_path / "few"))) == 7
+        monkeypatch.setattr("focus_agents.evaluation.run.MAX_FAILED_FIRST", 5)
+        ASKED.clear()
+        with pytest.raises(PolicyError, match="the first 6 answers have all failed alike"):
+            run(tmp_path / "many", make_plan())
+        assert ASKED == [(0, 1, 2), (3, 4, 5)]
+
+    @pytest.mark.parametrize("text", ["raise ValueError('no camera')", "import sys; sys.exit(0)"])
+    def test_a_policy_that_cannot_be_made_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+    ) -> None:
+        monkeypatch.setattr(Scripted, "__init__", lambda self: exec(text))
+        with pytest.raises(PolicyError, match=r"'scripted' could not be made: ValueError: policy .* making it raised"):
+            run(tmp_path, make_plan())
+
+    def test_other_numbers_of_supports_are_refused(self, tmp_path: Path) -> None:
+        plan = make_plan(episodes={3: FakeDataset(NUM_EPISODES)})
+        for check in (plan.check_supports, lambda: run(tmp_path, plan)):
+            with pytest.raises(ValueError, match=r"'fake': expected episodes of 3 supports, .* got one of 2, 'fake/0'"):
+                check()
 
     def test_long_answers_are_cut(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         text = GOLD + "\ud800\n" * 2000
@@ -129,7 +179,7 @@ class TestResuming:
 
     @pytest.mark.parametrize(
         ("num_bytes", "num_left"),
-        [(0, 0), (5, 0), (-1, 6), (-40, 6), (-400, 5)],
+        [(0, 0), (5, 0), (-1, 6), (-40, 6), (-600, 5)],
         ids=["empty", "cut in the first line", "without the last byte", "cut in the last line", "in the last but one"],
     )
     def test_a_cut_file_is_gone_on_with(self, tmp_path: Path, num_bytes: int, num_left: int) -> None:
@@ -241,7 +291,7 @@ class TestWorkers:
         assert [record.index for record in records_of(ResultsFolder(tmp_path))] == [0, 1, 2]
 
     def test_errors_come_back(self, ray_here: None, tmp_path: Path) -> None:
-        plan = make_plan(policies=scripted("raises=0"), num_workers=1)
+        plan = make_plan(policies=scripted("raises=all"), num_workers=1)
         with pytest.raises(EvaluationError, match=r"policy 'scripted' on episodes 0 to 2 .*the camera is broken"):
             run(tmp_path / "raises", plan)
         wrong = make_plan(policies={"wrong": PolicySpec(text="vlm:runs/nothing/here")}, num_workers=1)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focus_agents.evaluation.results import Cell, ResultsFolder
+from focus_agents.evaluation.records import Cell
+from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.evaluation.sheets import choose_shown, draw_sheet, write_sheet
 from focus_env.rendering import ANSWER_COLOUR, render_episode, stack_rows
 from focus_env.types import Box

@@ -21,7 +21,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from focus_agents.models.inputs import PromptBatch
 from focus_agents.models.processing import VLMProcessor
-from focus_agents.sft.data import AttentionTarget, SFTBatch, SFTExamples
+from focus_agents.sft.data import SFTBatch, SFTExamples
+from focus_agents.sft.settings import AttentionTarget
 from focus_env.prompts import get_template
 from focus_env.types import Box
 from tests.fakes import make_episode

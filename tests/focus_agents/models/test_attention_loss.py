@@ -12,8 +12,7 @@ from focus_agents.models.adapters import add_adapters
 from focus_agents.models.attention import select_layers, set_focus_attention
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.support_mass import SupportProbe
-from focus_agents.sft.data import AttentionTarget
-from focus_agents.sft.settings import Labels, MarginUnit, SFTConfig
+from focus_agents.sft.settings import AttentionTarget, Labels, MarginUnit, SFTConfig
 from focus_agents.sft.step import accumulate_gradients
 from tests.focus_agents.models.eager_maps import (
     attention_loss_and_gradients,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +19,10 @@ from focus_agents.engine.forward import prefill
 from focus_agents.errors import CheckpointError
 from focus_agents.models.inputs import EncodedPrompt
 from focus_agents.models.loading import (
-    POLICY_FILE,
     SHIPPED_MODELS,
     load_config,
     load_model,
     load_processor,
-    load_template,
     load_trainable_model,
     model_folder,
     weights_digest,
@@ -34,7 +32,6 @@ from focus_agents.models.loading import (
 )
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.runs.checkpoint import save_policy
-from focus_env.boxes import CoordinateFrame
 from focus_env.env import observe
 from focus_env.prompts import get_template
 from tests.fakes import make_episode
@@ -68,6 +65,50 @@ def cut_a_weight(folder: Path) -> None:
         weights[name] = weights[name][:4].clone()
 
     change_weights(folder, cut)
+
+
+def set_weights(value: float, dtype: torch.dtype = torch.float32) -> Callable[[Path], None]:
+    """One number of one weight, or another type of all numbers of it."""
+
+    def change(weights: dict[str, torch.Tensor]) -> None:
+        name = next(n for n in weights if n.endswith("q_proj.weight"))
+        weights[name][1, 2] = value
+        weights[name] = weights[name].to(dtype)
+
+    return lambda folder: change_weights(folder, change)
+
+
+def shard_with_nan(folder: Path) -> None:
+    """Two files with an index, the second of which holds an infinite number."""
+    weights = load_file(folder / WEIGHTS)
+    names = sorted(weights)
+    weights[names[-1]].view(-1)[0] = float("-inf")
+    parts = {"model-00001-of-00002.safetensors": names[:-1], "model-00002-of-00002.safetensors": names[-1:]}
+    for file, own in parts.items():
+        save_file({name: weights[name] for name in own}, folder / file, metadata={"format": "pt"})
+    (folder / WEIGHTS).unlink()
+    index = {"metadata": {}, "weight_map": {name: file for file, own in parts.items() for name in own}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def pickle_weights(folder: Path) -> None:
+    """Where older releases of transformers kept weights, and any object can be."""
+    (folder / WEIGHTS).unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"x": Path()}))
+
+
+def few_words(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (config.get("text_config") or config)["vocab_size"] = 10
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def add_adapter_with_nan(folder: Path) -> None:
+    model = load_trainable_model(str(folder), lora_rank=2)
+    model.save_pretrained(str(folder))
+    weights = load_file(folder / "adapter_model.safetensors")
+    next(iter(weights.values()))[0, 0] = float("nan")
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 class TestFolders:
@@ -104,6 +145,16 @@ class TestFolders:
             pytest.param(lambda f: (f / WEIGHTS).write_bytes(b"no model"), load_model, id="no weights inside"),
             pytest.param(drop_a_weight, load_model, id="a weight is missing"),
             pytest.param(cut_a_weight, load_model, id="a weight has another shape"),
+            pytest.param(set_weights(float("nan")), load_model, id="nan in a weight"),
+            pytest.param(set_weights(float("inf")), load_model, id="an infinite weight"),
+            pytest.param(set_weights(float("nan"), torch.float16), load_model, id="nan in half precision"),
+            pytest.param(set_weights(0, torch.int8), load_model, id="a weight in int8"),
+            pytest.param(shard_with_nan, load_model, id="an infinite weight in a shard"),
+            pytest.param(pickle_weights, load_model, id="pickled weights"),
+            pytest.param(lambda f: (f / "config.json").write_text("[]"), load_model, id="a list as config"),
+            pytest.param(few_words, load_model, id="a vocabulary of ten"),
+            pytest.param(add_adapter_with_nan, load_model, id="nan in an adapter"),
+            pytest.param(lambda f: (f / "tokenizer.json").write_text("[]"), load_processor, id="a list as tokenizer"),
             pytest.param(lambda f: (f / "config.json").unlink(), load_model, id="no config"),
             pytest.param(lambda f: (f / "config.json").write_text("{"), load_model, id="broken config"),
             pytest.param(
@@ -199,117 +250,6 @@ class TestFolderOfAModel:
             assert model_folder(name) == name
 
 
-class TestTemplates:
-    """The prompt that a model was trained on."""
-
-    @pytest.fixture
-    def policy(self, tmp_path: Path) -> Callable[[str | bytes | None], str]:
-        """A folder with this description of a policy, or with none."""
-
-        def write(content: str | bytes | None) -> str:
-            folder = tmp_path / "policy"
-            folder.mkdir()
-            if content is not None:
-                (folder / POLICY_FILE).write_bytes(content if isinstance(content, bytes) else content.encode())
-            return str(folder)
-
-        return write
-
-    @pytest.mark.parametrize(
-        ("name", "template", "frame"),
-        [
-            ("tiny", "compact", CoordinateFrame.NORM_1000),
-            ("small", "questions", CoordinateFrame.NORM_100),
-            ("Qwen/Qwen2-VL-7B-Instruct", "default", CoordinateFrame.NORM_1000),
-        ],
-    )
-    def test_of_models_without_a_description(self, name: str, template: str, frame: CoordinateFrame) -> None:
-        expected = dataclasses.replace(get_template(template), frame=frame)
-        assert load_template(name) == expected
-
-    @pytest.mark.parametrize("content", [None, "{}", '{"versions": {"focus": "0.1.0"}}', '{"prompt": {}}'])
-    def test_a_folder_that_says_nothing_is_asked_in_full_sentences(
-        self, policy: Callable[..., str], content: str | None
-    ) -> None:
-        assert load_template(policy(content)) == get_template("default")
-
-    @pytest.mark.parametrize("name", ["default", "compact", "iploc"])
-    @pytest.mark.parametrize("frame", list(CoordinateFrame))
-    def test_a_saved_policys_own(
-        self, tmp_path: Path, model: Any, processor: VLMProcessor, name: str, frame: CoordinateFrame
-    ) -> None:
-        template = dataclasses.replace(get_template(name), frame=frame)
-        folder = save_policy(tmp_path / "policy", _Weightless(), processor, template=template)
-        assert load_template(str(folder)) == template
-        assert type(load_template(str(folder)).frame) is CoordinateFrame
-
-    def test_a_folder_that_is_called_like_a_model_is_not_read(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (tmp_path / "small").mkdir()
-        (tmp_path / "small" / POLICY_FILE).write_text('{"prompt": {"template": "iploc"}}')
-        monkeypatch.chdir(tmp_path)
-        assert load_template("small").name == "questions"
-        assert load_template("./small").name == "iploc"
-
-    def test_what_is_given_stands_in_for_the_models_own(self, policy: Callable[..., str]) -> None:
-        folder = policy('{"prompt": {"template": "questions", "frame": "norm_100"}}')
-        for place in (folder, "small"):
-            other = load_template(place, name="default")
-            assert other == dataclasses.replace(get_template("default"), frame=CoordinateFrame.NORM_100)
-            other = load_template(place, frame=CoordinateFrame.PIXEL)
-            assert other == dataclasses.replace(get_template("questions"), frame=CoordinateFrame.PIXEL)
-            other = load_template(place, name="iploc", frame=CoordinateFrame.NORM_1000)
-            assert other == get_template("iploc")
-        # A resumed run has it from JSON.
-        stored: Any = "norm_1"
-        assert load_template("tiny", frame=stored).frame is CoordinateFrame.NORM_1
-
-    @pytest.mark.parametrize(
-        "content",
-        [
-            "",
-            "{",
-            "[1]",
-            "3",
-            "null",
-            '"compact"',
-            b"\xff\xfe{",
-            '{"prompt": 3}',
-            '{"prompt": null}',
-            '{"prompt": "compact"}',
-            '{"prompt": ["compact", "norm_100"]}',
-            '{"prompt": {"template": "sonnet"}}',
-            '{"prompt": {"template": null}}',
-            '{"prompt": {"template": ["compact"]}}',
-            '{"prompt": {"template": "compact", "frame": "inches"}}',
-            '{"prompt": {"frame": null}}',
-            '{"prompt": {"frame": ["norm_100"]}}',
-        ],
-    )
-    def test_a_damaged_description_is_named(self, policy: Callable[..., str], content: str | bytes) -> None:
-        folder = policy(content)
-        with pytest.raises(CheckpointError, match=rf"policy/{POLICY_FILE}: expected a saved policy's description"):
-            load_template(folder)
-
-    def test_what_is_given_is_not_asked_of_the_description(self, policy: Callable[..., str]) -> None:
-        """A policy of a prompt that this version does not know can be asked in one that it does."""
-        folder = policy('{"prompt": {"template": "sonnet", "frame": "inches"}}')
-        assert load_template(folder, name="compact", frame=CoordinateFrame.NORM_1000) == get_template("compact")
-
-    @pytest.mark.parametrize("name", ["sonnet", ""])
-    def test_an_unknown_template_is_the_callers_fault(self, policy: Callable[..., str], name: str) -> None:
-        folder = policy('{"prompt": {"template": "compact"}}')
-        for place in (folder, "small"):
-            with pytest.raises(ValueError, match=f"unknown prompt template '{name}'; known are default, compact"):
-                load_template(place, name=name)
-
-    def test_an_unknown_frame_is_the_callers_fault(self) -> None:
-        inches: Any = "inches"
-        with pytest.raises(ValueError, match="'inches' is not a valid CoordinateFrame"):
-            load_template("small", frame=inches)
-
-
 def test_weights_are_known_by_what_all_their_files_hold(tmp_path: Path) -> None:
     (tmp_path / "b.safetensors").write_bytes(b"wei")
     (tmp_path / "c.safetensors").write_bytes(b"ghts")
@@ -318,13 +258,6 @@ def test_weights_are_known_by_what_all_their_files_hold(tmp_path: Path) -> None:
     assert weights_digest(str(tmp_path)) == hashlib.sha256(b"ghtswei").hexdigest()
     assert weights_digest("focus-small") == weights_digest("focus-small-grpo") != weights_digest("focus-small-sft")
     assert weights_digest("tiny") is weights_digest("somebody/somewhere") is None
-
-
-class _Weightless:
-    """In the role of a model."""
-
-    def save_pretrained(self, directory: Path) -> None:
-        directory.mkdir()
 
 
 class TestTrainableModels:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,19 @@ import numpy as np
 import pytest
 import ray
 
+from focus_agents.cli import rewards as benchmark
 from focus_agents.cli.command_line import flat
-from focus_agents.cli.common import TrainingDataArguments
+from focus_agents.cli.common import TrainingDataArguments, load_reward
 from focus_agents.cli.grpo import TrainingArguments
 from focus_agents.errors import TrainingError
 from focus_agents.grpo.settings import GRPOSchedule, LearningSettings, SamplingSettings
 from focus_agents.reports.documents import to_html
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.studies.rewards import report
-from focus_agents.studies.rewards.runs import RewardStudy, check_rewards, reward_of, run_trials
+from focus_agents.studies.rewards.runs import RewardStudy, check_rewards, run_trials
 from focus_agents.studies.study import Run
 from focus_env.metrics import ScoredAnswer
+from focus_env.rewards.weighted import WeightedReward
 from focus_env.types import Box, ParseStatus
 
 ARGUMENTS = TrainingArguments(
@@ -41,19 +44,24 @@ def make_study(folder: Path, *, arguments: TrainingArguments = ARGUMENTS, **chan
     return RewardStudy(**(study | changes))
 
 
-@pytest.mark.parametrize(
-    ("text", "reward"),
-    [
-        ("giou", "giou:1,format:0.5"),
-        (" iou_at(0.5) ", "iou_at(0.5):1,format:0.5"),
-        ("giou:1", "giou:1"),
-        ("iou,copy", "iou,copy"),
-        ("my_module:my_term", "my_module:my_term"),
-        ("rewards.yaml", "rewards.yaml"),
-    ],
-)
-def test_a_name_alone_comes_with_the_format(text: str, reward: str) -> None:
-    assert reward_of(text) == reward
+@pytest.mark.parametrize("text", ["iou", "giou", "iou_at(0.5)", "iou:1,format:0.5", "iou,copy"])
+def test_a_reward_means_what_it_means_for_a_training(tmp_path: Path, text: str) -> None:
+    args = benchmark.Args(rewards=(text, "length(5)"), output_dir=tmp_path)
+    study = benchmark.check_arguments(args)
+    assert study.plan_of(study.run(text, 0)).reward == load_reward(text)
+    assert WeightedReward.from_spec(study.rewards[text]) == load_reward(text)
+
+
+def test_an_edited_term_of_ones_own_is_run_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "term_to_edit.py"
+    module.write_text("def mine(answers): return answers.ious\n")
+    study = make_study(tmp_path, rewards={"iou": "iou:1", "mine": "term_to_edit:mine:1"})
+    before = study.run("mine", 0).folder, study.run("iou", 0).folder
+    module.write_text("def mine(answers): return answers.ious / 2\n")
+    after = study.run("mine", 0).folder, study.run("iou", 0).folder
+    assert (before[0] != after[0], before[1] == after[1]) == (True, True)
+    sys.modules.pop("term_to_edit")
 
 
 def test_a_run_has_a_folder_for_all_that_decides_it(tmp_path: Path) -> None:
@@ -74,6 +82,9 @@ def test_a_run_has_a_folder_for_all_that_decides_it(tmp_path: Path) -> None:
     [
         ({"rewards": {"iou": "iou:1"}}, "rewards: expected two or more different ones to compare, got \\['iou'\\]"),
         ({"rewards": {**REWARDS, "x": "iuo:1"}}, "unknown term 'iuo'"),
+        ({"rewards": {**REWARDS, "x": "format:0.5,iou:1.0"}}, "got 'iou' and 'x', the same reward"),
+        ({"rewards": {**REWARDS, "x": "giou:1,format:0.5,copy:0"}}, "got 'giou' and 'x', the same reward"),
+        ({"rewards": {**REWARDS, "start": "iou:2"}}, "rewards: expected another name than 'start', the model before"),
         ({"seeds": ()}, "seeds: expected different numbers"),
         ({"seeds": (1, 1)}, "seeds: expected different numbers"),
         ({"seeds": (-1,)}, "seeds: expected different numbers"),

@@ -105,8 +105,6 @@ def _remove(name: str) -> Callable[[Path], object]:
     ("case", "spoil", "match"),
     [
         ("no boxes file", _remove("groundtruth.txt"), r"b.groundtruth\.txt: expected this file.*found none"),
-        ("no flags file", _remove("absence.label"), r"b.absence\.label: expected this file"),
-        ("no meta file", _remove("meta_info.ini"), r"b.meta_info\.ini: expected this file"),
         ("empty boxes", _replace("groundtruth.txt", "\n"), r"groundtruth\.txt: expected one line per frame"),
         (
             "no text",

@@ -166,7 +166,7 @@ MALFORMED: list[tuple[str, Callable[[Record], object], str]] = [
     ("no paths", _with(image_path=[], bbox=[]), r"expected a list of texts as image_path, got \[\]"),
     ("one box", _with(bbox="[1, 2, 3, 4]"), r"expected a list of texts as bbox, got '\[1, 2, 3, 4\]'"),
     ("boxes of numbers", _bbox([1, 2, 3, 4]), r"expected a list of texts as bbox, got"),
-    ("a box too few", _with(bbox=SOUND[:2]), r"expected as many boxes as pictures, got 2 and 3; copy"),
+    ("a box too few", _with(bbox=SOUND[:2]), r"expected as many boxes as pictures, got 2 and 3; correct"),
     ("a box too many", _with(bbox=[*SOUND, SOUND[0]]), r"expected as many boxes as pictures, got 4 and 3"),
     ("words", _bbox("left"), BBOX + r"'left'"),
     ("an empty text", _bbox(""), BBOX + r"''"),

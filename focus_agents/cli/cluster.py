@@ -1,0 +1,258 @@
+"""Where Ray runs: a cluster that is joined, or this machine, and whether it has what a run asks for.
+
+Ray itself waits without a word for resources that no machine has, and for a cluster that does not answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from rich.console import Console
+
+from focus_agents.settings import Settings
+
+ANSWER_SECONDS = 5.0
+"""How long a cluster may take to answer at its address."""
+TOKEN_FILE = Path("~/.ray/auth_token")
+"""Where Ray keeps the token of this user's clusters, made when it first runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """What some of a run's processes ask Ray for, all at once.
+
+    Attributes:
+        setting: The setting that asks for it, for messages.
+        num_processes: How many there are.
+        num_gpus: GPUs of each, fractions allowed below 1.
+        num_cpus: CPU cores of each.
+    """
+
+    setting: str
+    num_processes: int = 1
+    num_gpus: float = 0
+    num_cpus: float = 0
+
+
+def check_needs(needs: Sequence[Need], nodes: Sequence[Mapping[str, float]], *, where: str) -> None:
+    """See that a cluster has what a run asks for.
+
+    Args:
+        needs: What is asked for.
+        nodes: For each machine the numbers of "CPU" and "GPU" that it has, busy or not.
+        where: Names the cluster in messages.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    for resource, unit in (("GPU", "GPUs"), ("CPU", "CPU cores")):
+        asked = 0.0
+        largest = max((node.get(resource, 0.0) for node in nodes), default=0.0)
+        total = sum(node.get(resource, 0.0) for node in nodes)
+        for need in needs:
+            each = need.num_gpus if resource == "GPU" else need.num_cpus
+            if resource == "GPU" and each > 1 and each != int(each):
+                raise ValueError(f"{need.setting}: expected a whole number above 1, or a fraction below, got {each}")
+            asked += each * need.num_processes
+            if need.num_processes and each > largest:
+                raise ValueError(
+                    f"{need.setting}: expected at most {largest:g} {unit} for a process, as "
+                    f"{'' if len(nodes) == 1 else 'the largest machine of '}{where} has, got {each:g}"
+                )
+            if asked > total:
+                raise ValueError(
+                    f"{need.setting}: expected at most {total:g} {unit} in all, as many as {where} has; this run asks "
+                    f"for {asked:g}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayArguments(Settings):
+    """Where Ray runs."""
+
+    ray_address: str | None = None
+    """Ray cluster to join, auto or HOST:PORT; default: start Ray on this machine."""
+    dashboard: bool = True
+    """Serve the Ray dashboard, if this run starts Ray."""
+
+    def connect(self, needs: Sequence[Need] = ()) -> None:
+        """Join the cluster, if one is named, and see that it, or else this machine, has what a run asks for.
+
+        Args:
+            needs: What is asked for.
+
+        Raises:
+            ValueError: If it has not, or no cluster answers at the address.
+        """
+        if self.ray_address is None:
+            check_needs(needs, [_this_machine()], where="this machine")
+            return
+        join_cluster(self.ray_address)
+        import ray  # here and below: a command line is read without it
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        check_needs(needs, nodes, where=f"the cluster at {self.ray_address}")
+
+    def start_ray(
+        self, *, num_processes: int, console: Console, advice: Callable[[], str] = lambda: "start again as before"
+    ) -> None:
+        """Join the cluster, or start Ray with a CPU for each of the run's processes; on a small machine they share.
+
+        Args:
+            num_processes: How many there are beside this one.
+            console: Where to print.
+            advice: Called where Ray dies under this process, which ends it at once; says how to go on.
+        """
+        import ray
+
+        if not ray.is_initialized():
+            if self.ray_address is None:
+                self._start_here(1 + num_processes, console)
+            else:
+                join_cluster(self.ray_address)
+        watch_raylet(console, advice)
+
+    def _start_here(self, num_processes: int, console: Console) -> None:
+        """Start Ray on this machine."""
+        import ray
+
+        with own_handlers():
+            context = ray.init(
+                address="local",
+                num_cpus=max(os.cpu_count() or 1, num_processes),
+                include_dashboard=self.dashboard,
+                logging_level="ERROR",
+                log_to_driver=False,
+            )
+        if self.dashboard:
+            token = f" (it asks for the token in {TOKEN_FILE})" if TOKEN_FILE.expanduser().is_file() else ""
+            console.print(f"dashboard: http://{context.dashboard_url}{token}", highlight=False, markup=False)
+
+
+def join_cluster(address: str) -> None:
+    """Join a cluster of Ray, soon or not at all.
+
+    Args:
+        address: "auto" for the one on this machine, "HOST:PORT", or "ray://HOST:PORT".
+
+    Raises:
+        ValueError: If none answers there, or it does not let this process in.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    expected = f"ray_address: expected a cluster of Ray that answers at {address}"
+    advice = "start one by `ray start --head`, whose output says the address, or leave it out"
+    if address != "auto":
+        check_answer(address, expected, advice)
+        token_for_an_address()
+    try:
+        with own_handlers():
+            ray.init(address=address, log_to_driver=True)
+    except (OSError, RuntimeError, ValueError, RayError, SystemExit) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        token = f"; if it wants a token, {TOKEN_FILE} here must hold that of its head" if address != "auto" else ""
+        raise ValueError(f"{expected}, got: {lines[0]}{token}; {advice}") from error
+
+
+def check_answer(address: str, expected: str, advice: str) -> None:
+    """See that something answers at an address as Ray's head does.
+
+    Raises:
+        ValueError: If nothing does within `ANSWER_SECONDS`.
+    """
+    try:
+        parts = urlsplit(address if "://" in address else f"ray-head://{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if parts.scheme not in ("ray", "ray-head") or not host or not port:
+        raise ValueError(f"ray_address: expected auto, HOST:PORT or ray://HOST:PORT, got {address!r}")
+    try:
+        socket.create_connection((host, port), timeout=ANSWER_SECONDS).close()
+    except OSError as error:
+        raise ValueError(f"{expected}, got: {error}; {advice}") from error
+    if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+        return  # such a head answers only whom it knows
+    import grpc
+
+    with grpc.insecure_channel(f"{host}:{port}") as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=ANSWER_SECONDS)
+        except grpc.FutureTimeoutError:
+            raise ValueError(f"{expected}, got: something else listens there; {advice}") from None
+
+
+def token_for_an_address() -> None:
+    """Show the token of this user's clusters, if there is one, to a cluster that is named by its address.
+
+    Ray does so by itself for `auto` only, though any head that it starts beside such a token asks for it. A cluster
+    that asks for none takes whoever shows one.
+    """
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def _this_machine() -> dict[str, float]:
+    """The resources of this machine, as Ray counts them where it is started here."""
+    import torch
+
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+
+
+@contextlib.contextmanager
+def own_handlers() -> Iterator[None]:
+    """Keep this process's handlers of signals, where Ray would set its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+RAYLET_EXIT_CODE = 1
+WATCH_SECONDS = 1.0
+
+
+def watch_raylet(console: Console, advice: Callable[[], str]) -> None:
+    """End this process with one line when Ray's daemon on this machine has died under it.
+
+    Ray would do so too, some time later and after forty lines of its own state, without a word of how to go on.
+
+    Args:
+        console: Where to print.
+        advice: Says how to go on, in the words of the command.
+    """
+    import ray
+
+    node = ray._private.worker._global_node
+    processes = getattr(node, "all_processes", {}).get("raylet", ())
+    if not processes:
+        return  # that of a cluster is not this process's child
+
+    def watch() -> None:
+        while ray.is_initialized() and ray._private.worker._global_node is node:
+            if any(info.process.poll() is not None for info in processes):
+                time.sleep(WATCH_SECONDS / 2)  # a shutdown ends it too, and then says so
+                if not ray.is_initialized() or ray._private.worker._global_node is not node:
+                    return
+                console.print(f"error: Ray has died on this machine; {advice()}", style="red", soft_wrap=True)
+                console.file.flush()
+                os._exit(RAYLET_EXIT_CODE)
+            time.sleep(WATCH_SECONDS)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,114 @@
+"""Checks of flags: none is without effect, and nobody validates on the episodes that are trained on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from focus_agents.policies.registry import parse_policy
+from focus_env.datasets import entries_of
+from focus_env.types import EpisodeDataset
+
+REQUESTS = {"split": "split", "protocol": "protocol", "absent": "absent", "data_seed": "seed", "shots": "shots"}
+"""Flags that any data set may read, by their names in `DatasetEntry.ignores`."""
+OPTIONS = (
+    "level", "image_size", "num_objects", "distractors", "image_root", "on_bad", "episodes_per_track", "min_gap",
+)  # fmt: skip
+"""Flags that only some data sets know, by their names in `DatasetEntry.options`."""
+OF_RANDOM = ("episodes_per_track", "min_gap")
+"""Flags of the protocol `random` alone."""
+
+
+def check_given(data: Any, given: Collection[str]) -> None:
+    """Refuse flags that were given and have no effect on the episodes.
+
+    Args:
+        data: The arguments, a `DataArguments` of `focus_agents.cli.common`.
+        given: Names of the flags on the command line.
+
+    Raises:
+        ValueError: If there is such a flag, or no such data set.
+    """
+    entries = entries_of(data.dataset)
+    for name in given:
+        if (name in OPTIONS and not any(name in entry.options for entry in entries)) or (
+            name in REQUESTS and all(REQUESTS[name] in entry.ignores for entry in entries) and name != "shots"
+        ):
+            raise ValueError(f"{name}: the data set {data.dataset!r} has nothing that it could change; leave it out")
+        if name in OF_RANDOM and data.protocol != "random":
+            raise ValueError(f"{name}: expected the protocol 'random', whose episodes it draws, got {data.protocol!r}")
+    if "validation_split" in given and all("split" in entry.ignores for entry in entries):
+        raise ValueError(
+            f"validation_split: the data set {data.dataset!r} is one split; name the episodes to validate on by "
+            "`validation_root`"
+        )
+
+
+def check_policy_flags(given: Collection[str], policies: Sequence[str]) -> None:
+    """Refuse flags that were given and change neither the answers of any policy nor where it computes.
+
+    Args:
+        given: Names of the flags on the command line.
+        policies: As the user wrote them.
+
+    Raises:
+        ValueError: If there is such a flag.
+    """
+    used = {option for text in policies for option in parse_policy(text)[0].options}
+    for name in given:
+        option = "api" if name.startswith("api_") else name
+        if option in ("max_image_tokens", "device", "precision", "api") and option not in used:
+            raise ValueError(f"{name}: without effect on the policy {' '.join(policies)}; leave it out")
+
+
+def check_validation(data: Any) -> None:
+    """See that the episodes to validate on are others than those to train on.
+
+    Raises:
+        ValueError: If they are the same.
+    """
+    whole = [entry.name for entry in entries_of(data.dataset) if "split" in entry.ignores]
+    roots = [root and root.expanduser().resolve() for root in (data.validation_root or data.data_root, data.data_root)]
+    is_elsewhere = roots[0] != roots[1]
+    if whole and not is_elsewhere:
+        raise ValueError(
+            f"validation_root: the data set {whole[0]!r} is one split, so that the episodes of `data_root` would be "
+            "trained on and validated on, and the best policy chosen by them; pass another, with episodes that are not "
+            "trained on"
+        )
+    if not whole and not is_elsewhere and data.validation_split == data.split:
+        raise ValueError(
+            f"validation_split: expected another split than the one that is trained on, got {data.split!r} for both"
+        )
+
+
+def check_shots(data: Any, episodes: EpisodeDataset, *, default: int) -> None:
+    """See that episodes whose number of supports is fixed have the one that is asked for.
+
+    Args:
+        data: The arguments, a `TrainingDataArguments`.
+        episodes: What they load.
+        default: The number of supports where nobody asks for one; it fits any.
+
+    Raises:
+        ValueError: If the first episode has another.
+    """
+    found = len(episodes[0].support)
+    if data.shots not in (found, default):
+        raise ValueError(
+            f"shots: the data set {data.dataset!r} has episodes of {found} supports, got {data.shots}; leave it out"
+        )
+
+
+def not_empty(episodes: EpisodeDataset, split: str) -> EpisodeDataset:
+    """Return the episodes, if there are any; what was left out is said, never silent."""
+    skipped = ", ".join(f"{reason}: {count}" for reason, count in getattr(episodes, "skipped", {}).items())
+    if len(episodes) == 0:
+        raise ValueError(
+            f"split {split!r} has no episode with these arguments; fewer --shots need fewer frames. "
+            f"Skipped: {skipped or 'nothing'}"
+        )
+    if skipped:
+        print(f"split {split!r}: {len(episodes)} episodes; skipped: {skipped}", file=sys.stderr)
+    return episodes

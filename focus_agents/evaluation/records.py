@@ -1,0 +1,136 @@
+"""What an evaluation keeps of each answer, and how a line of a file is seen to be such a record."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, get_type_hints
+
+from focus_agents.runs.answers import read_answer
+from focus_env.metrics import ScoredAnswer
+from focus_env.types import Box, ParseStatus
+
+MAX_TEXT = 2000
+"""Characters kept of an answer."""
+_MAX_NAME = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One cell of the table.
+
+    Attributes:
+        policy: Its name in tables, as the user wrote it.
+        dataset: Likewise.
+        shots: Supports per episode.
+        num_episodes: How many are to be answered, from index 0 on.
+    """
+
+    policy: str
+    dataset: str
+    shots: int
+    num_episodes: int
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{file_name(self.policy)}__{file_name(self.dataset)}__{self.shots}-shot"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerRecord:
+    """One answered episode.
+
+    Attributes:
+        policy: As in `Cell`.
+        dataset: As in `Cell`.
+        shots: As in `Cell`.
+        index: Of the episode in its data set.
+        text: What the policy wrote, at most `MAX_TEXT` characters of it.
+        error: Why there is no answer, see `focus_agents.rollout.records.Completion`.
+        seconds: What the policy took for the episode's batch, divided by the episodes of the batch.
+        answer: How it was scored.
+    """
+
+    policy: str
+    dataset: str
+    shots: int
+    index: int
+    text: str
+    error: str | None
+    seconds: float
+    answer: ScoredAnswer
+
+    def to_json(self) -> dict[str, Any]:
+        """As one flat object."""
+        own = {name: getattr(self, name) for name in self.__slots__ if name != "answer"}
+        return {**own, **asdict(self.answer)}
+
+    @classmethod
+    def from_json(cls, line: Any) -> AnswerRecord:
+        """Back from `to_json`.
+
+        Raises:
+            ValueError: If a value is missing, or is none that `to_json` can have written.
+        """
+        if not isinstance(line, Mapping):
+            raise ValueError(f"expected an object, got {line!r:.80}")
+        if missing := [name for name in _kinds() if name not in line]:
+            raise ValueError(f"expected a value of {missing[0]!r}, found none")
+        for name, kind in _kinds().items():
+            if not is_value(line[name], kind):
+                raise ValueError(f"{name}: expected {_EXPECTED[kind]}, got {line[name]!r:.80}")
+        if line["index"] < 0 or not 0 <= line["iou"] <= 1 or line["seconds"] < 0:
+            raise ValueError(
+                "expected an index and seconds of 0 or more and an iou from 0 to 1, got "
+                f"{line['index']}, {line['seconds']} and {line['iou']}"
+            )
+        own = {name: line[name] for name in cls.__slots__ if name != "answer"}
+        return cls(**own, answer=read_answer(line))
+
+
+_EXPECTED: Mapping[Any, str] = {
+    str: "a text",
+    str | None: "a text or null",
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+    ParseStatus: f"one of {', '.join(ParseStatus)}",
+    Box | None: "four finite numbers or null",
+}
+
+
+@functools.cache
+def _kinds() -> Mapping[str, Any]:
+    """By name of a value of a line, what it must be; values of other kinds are not looked at."""
+    own = {name: kind for name, kind in get_type_hints(AnswerRecord).items() if name != "answer"}
+    return {name: kind for name, kind in (own | get_type_hints(ScoredAnswer)).items() if kind in _EXPECTED}
+
+
+def is_value(value: Any, kind: Any) -> bool:
+    """Whether a value out of JSON is of a kind, one of those that `AnswerRecord` and `Cell` have."""
+    if kind == (Box | None):
+        is_box = isinstance(value, list) and len(value) == 4 and all(is_value(number, float) for number in value)
+        return value is None or is_box
+    if kind is float:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and -math.inf < value < math.inf
+    if kind is ParseStatus:
+        return value in list(ParseStatus)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def file_name(text: str) -> str:
+    """A text as part of a file's name; one that loses more than a first colon gets a digest, so that none are the same.
+
+    A text with a dash and no colon could be another one's whose colon has become a dash; `ResultsFolder.open` sees to
+    that.
+    """
+    name = re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip("-")
+    if name == text.replace(":", "-") and len(name) <= _MAX_NAME:
+        return name
+    return f"{name[-_MAX_NAME:]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
