@@ -77,8 +77,8 @@ def as_supports(supports: Any) -> list[tuple[ImageArray, Box]]:
     is_listed = isinstance(supports, Iterable) and not isinstance(supports, str | bytes | Mapping | np.ndarray)
     pairs = list(supports) if is_listed else []
     if not pairs:
-        got = "none" if is_listed else type(supports).__name__
-        raise ValueError(f"supports: expected at least one picture with a box, as in [(picture, box)], got {got}")
+        got = ", got none" if is_listed else f", as in [(picture, box)], got {type(supports).__name__}"
+        raise ValueError(f"supports: expected at least one picture with a box{got}")
     found = []
     for number, pair in enumerate(pairs, start=1):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -91,7 +91,7 @@ def as_supports(supports: Any) -> list[tuple[ImageArray, Box]]:
 
 
 def _from_array(array: npt.NDArray[Any], name: str) -> ImageArray:
-    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 2, 3, 4):
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and min(array.shape[1:]) > 4:
         raise ValueError(
             f"{name}: expected channels last, as in [H, W, 3], got the shape {list(array.shape)}; transpose it with "
             "array.transpose(1, 2, 0)"

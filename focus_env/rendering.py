@@ -154,7 +154,7 @@ def render_localization(
     Returns:
         [H, W, 3] uint8.
     """
-    given = as_supports(supports)
+    given = as_supports(supports) if len(supports) else []
     shown: list[tuple[ImageArray, Box | None, Colour]] = [(image, box, TARGET_COLOUR) for image, box in given]
     shown.append((as_picture(query, "query"), None if answer is None else as_box(answer, "answer"), ANSWER_COLOUR))
     names = [f"support {number}" for number in range(1, len(given) + 1)] + ["query"]

@@ -114,7 +114,8 @@ def test_boxes_of_all_kinds(box: Any) -> None:
 
 
 NO_BOX = [
-    None, 7, "1,2,3,4", (1, 2, 3), (1, 2, 3, 4, 5), ("1", "2", "3", "4"), np.zeros((2, 4)), [None] * 4, {1: 2}, [[1], 2],
+    None, 7, "1,2,3,4", (1, 2, 3), (1, 2, 3, 4, 5), ("1", "2", "3", "4"), np.zeros((2, 4)), [None] * 4, {1: 2},
+    [[1], 2],
 ]  # fmt: skip
 
 
@@ -164,7 +165,7 @@ def test_a_tiny_picture_has_boxes_of_a_pixel() -> None:
 @pytest.mark.parametrize(
     ("supports", "message"),
     [
-        ([], "supports: expected at least one picture with a box, as in .*, got none"),
+        ([], "supports: expected at least one picture with a box, got none"),
         (None, "got NoneType"),
         ("a.png", "got str"),
         (PIXELS, "got ndarray"),
@@ -189,5 +190,5 @@ def test_arrays_that_are_no_boxes_are_named(boxes: Any) -> None:
 
 
 def test_an_observation_without_a_part_is_named() -> None:
-    with pytest.raises(ValueError, match="observation: expected support_images, .*, found no query_image"):
+    with pytest.raises(ValueError, match=r"observation: expected support_images, .*, found no query_image"):
         get_template("default").render({"support_images": (), "support_boxes": []})  # type: ignore[typeddict-item]

@@ -34,9 +34,11 @@ class AnswerCache:
         """
         place = next((path for path in (self.folder, *self.folder.absolute().parents) if path.exists()), self.folder)
         if not place.is_dir():
-            raise ValueError(f"cache_dir: expected a folder, or a place for one, got {self.folder}; {place} is a file")
+            raise ValueError(
+                f"cache_dir (`api_cache`): expected a folder, or a place for one, got {self.folder}; {place} is a file"
+            )
         if not os.access(place, os.W_OK | os.X_OK):
-            raise ValueError(f"cache_dir: expected a folder that can be written into, got {self.folder}")
+            raise ValueError(f"cache_dir (`api_cache`): expected a folder that can be written into, got {self.folder}")
 
     def read(self, key: str) -> Answer | None:
         """The answer of that name, if there is one."""

@@ -130,6 +130,7 @@ class OpenAIPolicy:
         self.stats = EndpointStats()
         self._api_key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip() or NO_KEY
         self._has_answered = False
+        self._end: EndpointError | None = None
         self._client: Any = None
 
     @classmethod
@@ -199,6 +200,8 @@ class OpenAIPolicy:
             with _COUNTING:
                 self.stats.num_cached += 1
             return _completion(answer.text, answer.is_finished)
+        if self._end is not None:
+            raise self._end
         try:
             answer = self._ask(request)
         except EndpointFailure as failure:
@@ -228,10 +231,11 @@ class OpenAIPolicy:
         """
         kinds = dict(self.stats.failures)
         if len(kinds) == 1 and kinds[failure.kind] >= MAX_FAILED_FIRST:
-            raise EndpointError(
+            self._end = EndpointError(
                 f"{self.base_url} has answered none of {kinds[failure.kind]} questions to model {self.model!r}, all "
                 f"for one reason: {failure}. No more are asked; see that it runs and can be reached from here"
             )
+            raise self._end
 
     def _ask(self, request: dict[str, Any]) -> Answer:
         """The endpoint's answer.

@@ -144,7 +144,7 @@ def test_a_killed_run_is_resumed(server: ChatServer, tmp_path: Path) -> None:
 def test_a_place_that_is_no_folder_is_found_before_anything_is_asked(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(ValueError, match="cache_dir: expected a folder, or a place for one, got .*file is a file"):
+        with pytest.raises(ValueError, match=r"cache_dir .`api_cache`.: expected a folder, or a place .*file is a"):
             OpenAIPolicy(model="m", base_url="http://localhost:1/v1", cache_dir=place)
     OpenAIPolicy(model="m", base_url="http://localhost:1/v1", cache_dir=tmp_path / "new" / "folder")
     assert not (tmp_path / "new").exists()

