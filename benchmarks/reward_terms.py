@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measuring import command, machine, print_line
+from focus_env.answer_text import ANSWER_CLOSE, ANSWER_OPEN
 from focus_env.overlap import COPY_IOU, WHOLE_IMAGE_SHARE
-from focus_env.parsing import ANSWER_CLOSE, ANSWER_OPEN
 from focus_env.rewards.answers import AnswerBatch
 from focus_env.rewards.terms import PARAMETRIC_TERMS, REWARD_TERMS, RewardTerm, Values
 from focus_env.types import Box, Episode, Exemplar, Frame, ParseResult, ParseStatus

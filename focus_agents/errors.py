@@ -13,6 +13,14 @@ class TrainingError(FocusError):
     """A training run gave up; what it had reached is in its folder."""
 
 
+class SamplingError(TrainingError):
+    """The processes that sample cannot be had any more; what was trained is all there."""
+
+
+class EpisodeError(FocusError, ValueError):
+    """An episode could not be asked, or none of its answers be scored; the message names it and the reason."""
+
+
 class EvaluationError(FocusError):
     """An evaluation gave up; what was answered is in its folder."""
 

@@ -23,6 +23,9 @@ TINY = 16
 Coordinates = tuple[float, float, float, float]
 """Four numbers in the order x_min, y_min, x_max, y_max, in a frame that goes with them."""
 
+CLIP_TOLERANCE = 0.01
+"""Share of the picture's width or height by which a box may leave the picture; a pixel where that is more."""
+
 
 class CoordinateFrame(enum.StrEnum):
     """The unit in which a text writes coordinates; per axis, from the upper left corner."""
@@ -231,13 +234,14 @@ def box_iou(a: Box | None, b: Box | None) -> float:
     return float(iou(as_box(a, "box_iou: a"), as_box(b, "box_iou: b")))
 
 
-def validate_box(box: Coordinates, image_wh: tuple[int, int], name: str) -> None:
+def validate_box(box: Coordinates, image_wh: tuple[int, int], name: str, *, tolerance: float = 0.0) -> None:
     """Refuse what is not a box inside the image.
 
     Args:
         box: Four numbers, meant as `xyxy` in pixels.
         image_wh: (width, height) of the image in pixels.
         name: What the box is, for the message, e.g. ``"target_box of episode 'cat-3/17'"``.
+        tolerance: Share of the width or height by which the box may leave the image; with any, a pixel is allowed.
 
     Raises:
         ValueError: If a coordinate is not finite or lies outside the image, or the box has no area.
@@ -250,7 +254,8 @@ def validate_box(box: Coordinates, image_wh: tuple[int, int], name: str) -> None
             f"{name} must be xyxy with x1 < x2 and y1 < y2 in pixels, got {tuple(box)}; "
             "if it is x, y, width, height, convert it with xywh_to_xyxy"
         )
-    if x1 < 0 or y1 < 0 or x2 > image_wh[0] or y2 > image_wh[1]:
+    room_x, room_y = (max(1.0, tolerance * side) if tolerance else 0.0 for side in image_wh)
+    if x1 < -room_x or y1 < -room_y or x2 > image_wh[0] + room_x or y2 > image_wh[1] + room_y:
         raise ValueError(
             f"{name} must lie inside the image of {image_wh} (width, height), got {tuple(box)}; "
             "cut it with clip_box, or check that box and image belong together"

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
-from focus_env.boxes import CoordinateFrame
+from focus_env.boxes import CLIP_TOLERANCE, CoordinateFrame, validate_box
+from focus_env.errors import DatasetError
 from focus_env.metrics import ScoredAnswer
 from focus_env.parsing import judge_coordinates
 from focus_env.prompts import PromptTemplate, get_template
@@ -27,7 +28,7 @@ from focus_env.rendering import ANSWER_COLOUR, render_episode
 from focus_env.rewards.scores import AnswerScores, score_answers, score_parses
 from focus_env.rewards.weighted import WeightedReward
 from focus_env.spaces import BoxAction, CompletionSpace, Observation, box_action_space, observation_space
-from focus_env.types import Episode, EpisodeDataset, ImageArray, ParseResult, ParseStatus
+from focus_env.types import Episode, EpisodeDataset, ImageArray, ParseResult
 
 ENV_ID = "focus_env/InContextLocalization-v0"
 
@@ -47,8 +48,13 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
     ``is_strict`` (see `focus_env.types.ParseResult`), ``iou`` (0.0 without a box or a target), ``box`` and
     ``target_box`` (tuples `xyxy` in pixels of the query image, or None).
 
-    Images vary in size, so an asynchronous vector environment cannot share memory: pass
-    ``vector_kwargs={"shared_memory": False}`` to `gymnasium.make_vec`, or wrap with `FixedSizeObservation`.
+    A vector environment resets by itself. Gymnasium's default, ``AutoresetMode.NEXT_STEP``, spends the step after each
+    answer on the reset, throws the answer of that step away and pays it 0: every second answer here. Ask for
+    ``vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP}``; the answer's ``info`` is then in
+    ``infos["final_info"]``.
+
+    Images vary in size, so an asynchronous vector environment cannot share memory: add
+    ``"shared_memory": False`` to the ``vector_kwargs`` of `gymnasium.make_vec`, or wrap with `FixedSizeObservation`.
 
     Args:
         dataset: Where episodes come from, or the name of one for `focus_env.datasets.load_dataset`.
@@ -103,6 +109,7 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
 
         Raises:
             ValueError: If an option is unknown, the index is outside the data set, or `progress` is no share.
+            DatasetError: If a picture of the episode cannot be read, or one of its boxes is no box in its picture.
         """
         super().reset(seed=seed)
         options = options or {}
@@ -206,6 +213,7 @@ class _Question:
     def __init__(self, index: int, episode: Episode) -> None:
         self.index = index
         self.episode = episode
+        _check_boxes(episode)
         self._observation = observe(episode)
 
     def observe(self) -> Observation:
@@ -230,6 +238,21 @@ def observe(episode: Episode) -> Observation:
     )
 
 
+def _check_boxes(episode: Episode) -> None:
+    # A target of NaN would count as absent, and nothing could hit a reversed one.
+    given = [
+        (exemplar.box, exemplar.frame.image_wh, f"box of support {number}")
+        for number, exemplar in enumerate(episode.support, start=1)
+    ]
+    if episode.target_box is not None:
+        given.append((episode.target_box, episode.query_frame.image_wh, "target_box"))
+    for box, image_wh, name in given:
+        try:
+            validate_box(box, image_wh, f"episode {episode.episode_id!r}: {name}", tolerance=CLIP_TOLERANCE)
+        except (TypeError, ValueError) as error:
+            raise DatasetError(str(error)) from error
+
+
 def _read_only(array: Array) -> Array:
     # A view of an array that owns its memory and is read-only: any other could be made writeable again.
     owner = array if array.base is None else array.copy()
@@ -244,7 +267,7 @@ def _read_box(action: BoxAction, image_wh: tuple[int, int]) -> ParseResult:
         raise ValueError(f"a box action must have the shape [4], got {list(values.shape)}")
     x1, y1, x2, y2 = values.tolist()
     status, box = judge_coordinates((x1, y1, x2, y2), frame=CoordinateFrame.NORM_1, image_wh=image_wh)
-    return ParseResult(status, box, is_strict=status is ParseStatus.OK)
+    return ParseResult(status, box, is_strict=box is not None)
 
 
 def _make_dataset(dataset: EpisodeDataset | str, options: Mapping[str, Any] | None) -> EpisodeDataset:

@@ -4,9 +4,12 @@
     ├── DatasetError             a data set on disk is missing or malformed
     ├── CheckpointError          a checkpoint is missing, incomplete or of another kind
     ├── TrainingError            a training run gave up
+    │   └── SamplingError        for want of processes that sample
     ├── RewardError              a reward term raised, or gave what is no reward; a ValueError, too
+    ├── EpisodeError             an episode could not be asked, or its answers not be scored; a ValueError, too
     ├── EvaluationError          an evaluation gave up
     ├── RunInterrupted           a run stopped when it was asked to, and can go on
+    ├── StorageError             a file or folder could not be written; an OSError, too
     └── MissingDependencyError   an optional package is not installed
 
 A wrong argument is a plain ``ValueError``. Each message names the thing, what was expected, what came, and what to do.
@@ -28,6 +31,10 @@ class RewardError(FocusError, ValueError):
 
     Terms are pure functions, so nobody asks a second time.
     """
+
+
+class StorageError(FocusError, OSError):
+    """A file or folder could not be written, because the disk is full or for another reason; it is as it was before."""
 
 
 class MissingDependencyError(FocusError, ImportError):

@@ -22,8 +22,8 @@ from PIL import Image, UnidentifiedImageError
 
 from focus_env.colours import as_rgb
 from focus_env.errors import DatasetError
-from focus_env.files import open_regular
 from focus_env.picture_files import DECODER_ERRORS, FORMATS, TURNS, has_end, opened, orientation_of
+from focus_env.regular_files import open_regular
 
 LARGEST_PICTURE = 64_000_000
 """Pixels beyond which a file is taken for a decompression bomb; a hundred times those of a video frame."""

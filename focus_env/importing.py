@@ -25,7 +25,7 @@ def import_object(path: str) -> Any:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # whatever the module's own code raises
+    except (Exception, SystemExit) as error:  # whatever the module's own code raises, `sys.exit` among it
         raise ValueError(
             f"import path {path!r}: importing {module_name!r} raised {type(error).__name__}: {error}; a module of your "
             "own must lie in the folder of this call or on PYTHONPATH"

@@ -9,7 +9,7 @@ support box.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,12 +29,14 @@ class ScoredAnswer:
         episode_id: The episode that was answered.
         status: What the text held.
         is_strict: Whether the text had the answer format and nothing else.
-        box: The answer, `xyxy` in pixels of the query; None unless the status is `OK`.
+        box: The answer, `xyxy` in pixels of the query; None unless the status is `OK` or `CLIPPED`.
         target_box: The truth, likewise; None where the object is absent.
         iou: Of the two boxes, in [0, 1]; 0 where either is None.
         is_whole_image: Whether the answer covers at least `overlap.WHOLE_IMAGE_SHARE` of the query.
         is_support_copy: Whether the answer repeats a support box, see `overlap.COPY_IOU`. A target that has not moved
             makes a right answer a copy, too; compare with a policy that always copies.
+        numbers: The four finite numbers that the text gave for a box, in its unit, readable or not; None without them.
+        image_wh: (width, height) of the query in pixels.
     """
 
     episode_id: str
@@ -45,6 +47,8 @@ class ScoredAnswer:
     iou: float
     is_whole_image: bool
     is_support_copy: bool
+    numbers: tuple[float, float, float, float] | None = field(default=None, compare=False)
+    image_wh: tuple[int, int] | None = field(default=None, compare=False)
 
     @property
     def is_absent_target(self) -> bool:
@@ -54,7 +58,7 @@ class ScoredAnswer:
     @property
     def is_parsed(self) -> bool:
         """Whether the text held one answer: a box, or that the object is absent."""
-        return self.status in (ParseStatus.OK, ParseStatus.ABSENT)
+        return self.box is not None or self.status is ParseStatus.ABSENT
 
     @property
     def credit(self) -> float:

@@ -3,17 +3,27 @@
     <answer>[x_min, y_min, x_max, y_max]</answer>      the object is there
     <answer>none</answer>                              it is not in the picture
 
-Numbers are integers, except decimals in the frame `NORM_1`. A text that is exactly this is *strict*. From any
-other text the answer is recovered only where that takes no guess:
+Numbers are integers, except decimals in the frame `NORM_1`. A text that is exactly this is *strict*; where a template
+asks for thoughts, a text that is `<think>...</think>` and then exactly this (the opening tag may stand in the prompt).
+From any other text the answer is recovered only where that takes no guess:
 
-1. A box is one pair of brackets, square or round, around four numbers; or two points in a row, `(x1, y1),
-   (x2, y2)`. JSON with `"bbox_2d": [x1, y1, x2, y2]` is thereby a box, too.
-2. If complete answer tags hold an answer (a box, or `none`), only what stands in tags counts, since the tags
-   say which is the answer. Otherwise the whole text counts.
-3. More than one answer is `MULTIPLE`, even if all are equal.
-4. One box is judged in this order: `BAD_NUMBERS` (not finite), `OUT_OF_RANGE`, `REVERSED`, `DEGENERATE`, else
-   `OK`. Nothing is clamped, swapped or rounded.
-5. Without any box, four other values with commas between them in brackets, such as the echo
+1. Thoughts are no answers: what stands in `<think>` tags, before a closing one whose opening is missing, or behind an
+   opening one that is never closed, is left out. Where a template asks for thoughts and none has ended, only complete
+   answer tags count.
+2. A box is four numbers in a pair of brackets of any kind or in box tags, with commas, semicolons or blanks between
+   them; four numbers whose names say which they are, `x1: 1, y1: 2, x2: 30, y2: 40` or `x`, `y`, `width`, `height`,
+   in brackets; or two points in a row, `(x1, y1), (x2, y2)`. Four bare numbers are one where they stand alone in answer
+   tags. JSON with `"bbox_2d": [x1, y1, x2, y2]` is thereby a box, too.
+3. The object is absent where the text, or what stands in its answer tags, is `none` or another of
+   `answer_text.ABSENT_WORDS`, in any case, quotes or punctuation, or JSON that holds no box: `[]`, `{"bbox_2d": null}`.
+4. If complete answer tags hold an answer, only what stands in tags counts, since the tags say which is the answer.
+   Otherwise the whole text counts.
+5. More than one answer is `MULTIPLE`, even if all are equal.
+6. One box is judged in this order: `AMBIGUOUS` (Gemini's `box_2d`, which may have y first), `BAD_NUMBERS` (not finite),
+   `OUT_OF_RANGE`, `REVERSED`, `DEGENERATE`, `BAD_NUMBERS` again (decimals in a frame of integers, which are another
+   unit), else `OK`. A box with no other defect that leaves the picture by at most `boxes.CLIP_TOLERANCE` of its width
+   or height, or by one unit of the frame, is cut there and `CLIPPED`. Nothing else is clamped, swapped or rounded.
+7. Without any box, four other values with commas between them in brackets, such as the echo
    `[x_min, y_min, x_max, y_max]`, are `BAD_NUMBERS`; anything else is `NO_BOX`.
 
 Source: the answer tag and the 0-1000 frame follow FOCUS (arXiv:2605.31145, sec. 5.1 and app. A). The word for
@@ -27,11 +37,24 @@ import math
 import re
 from collections.abc import Iterator
 
-from focus_env.boxes import CoordinateFrame, Coordinates, box_to_frame, clip_box, frame_to_box
+from focus_env.answer_text import (
+    ABSENT_WORD,
+    ANSWER_CLOSE,
+    ANSWER_OPEN,
+    THOUGHT_CLOSE,
+    THOUGHT_OPEN,
+    FoundBox,
+    answer_spans,
+    bare_box,
+    behind_thoughts,
+    ends_a_thought,
+    find_boxes,
+    has_four_values,
+    read_box,
+    says_absent,
+)
+from focus_env.boxes import CLIP_TOLERANCE, CoordinateFrame, Coordinates, box_to_frame, clip_box, frame_to_box
 from focus_env.types import Box, ParseResult, ParseStatus
-
-ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
-ABSENT_WORD = "none"
 
 NORM_1_DECIMALS = 3
 """Digits after the point in the frame `NORM_1`: as fine as `NORM_1000`."""
@@ -41,18 +64,13 @@ _INTEGER, _DECIMAL = r"[0-9]{1,6}", r"[0-9]{1,6}(?:\.[0-9]{1,9})?"
 
 
 def _strict_pattern(number: str) -> re.Pattern[str]:
-    box = r"\[ *" + r" *, *".join([number] * 4) + r" *\]"
+    box = r"\[ *" + r" *, *".join([f"({number})"] * 4) + r" *\]"
     return re.compile(f"{ANSWER_OPEN}(?:{box}|{ABSENT_WORD}){ANSWER_CLOSE}")
 
 
 _STRICT = {
     frame: _strict_pattern(_DECIMAL if frame is CoordinateFrame.NORM_1 else _INTEGER) for frame in CoordinateFrame
 }
-
-# Every pattern below runs in linear time on any text: the innermost groups cannot overlap, and the possessive
-# quantifiers (++) never give back what they took.
-_GROUP = re.compile(r"\[([^\[\](){}]*+)\]|\(([^\[\](){}]*+)\)")
-_NUMBER = re.compile(r"[+-]?(?:(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:e[+-]?[0-9]++)?|nan|inf(?:inity)?)", re.IGNORECASE)
 
 
 def parse_answer(
@@ -61,6 +79,7 @@ def parse_answer(
     frame: CoordinateFrame,
     image_wh: tuple[int, int],
     input_wh: tuple[int, int] | None = None,
+    thinking: bool = False,
 ) -> ParseResult:
     """Read a model's text by the rules of this module.
 
@@ -71,6 +90,7 @@ def parse_answer(
         frame: The frame in which the model was asked to answer.
         image_wh: (width, height) of the query image in pixels.
         input_wh: (width, height) at which the model saw it; needed by `RESIZED_PIXEL` alone.
+        thinking: Whether the model was asked for thoughts before its answer, which the strict format then has.
 
     Returns:
         The status, the box in pixels of the query image if there is one, and whether the format is strict.
@@ -85,23 +105,60 @@ def parse_answer(
     """
     # A wrong size must fail on every text, not just on those with a box.
     frame.extent(image_wh=image_wh, input_wh=input_wh)
-    is_strict = _STRICT[frame].fullmatch(text.strip()) is not None
-    spans = list(_answer_spans(text))
-    num_absent = sum(span.strip().lower() == ABSENT_WORD for span in spans)
-    boxes = [box for span in spans for box in _find_boxes(span)]
-    if not boxes and not num_absent:
-        num_absent = int(text.strip().lower() == ABSENT_WORD)
-        boxes = list(_find_boxes(text))
+    strict = _match_strict(text, frame, thinking=thinking)
+    if strict is not None:  # the common case, which needs no search
+        boxes = [read_box(strict.groups())] if strict[1] else []
+        num_absent, is_echo = 1 - len(boxes), False
+    else:
+        boxes, num_absent, is_echo = _search(text, thinking=thinking)
+    is_strict = strict is not None
 
     if len(boxes) + num_absent > 1:
         return ParseResult(ParseStatus.MULTIPLE, None, is_strict)
     if num_absent:
         return ParseResult(ParseStatus.ABSENT, None, is_strict)
     if not boxes:
-        has_words = any(group[0].count(",") == 3 for group in _GROUP.finditer(text))
-        return ParseResult(ParseStatus.BAD_NUMBERS if has_words else ParseStatus.NO_BOX, None, is_strict)
-    status, box = judge_coordinates(boxes[0], frame=frame, image_wh=image_wh, input_wh=input_wh)
-    return ParseResult(status, box, is_strict)
+        return ParseResult(ParseStatus.BAD_NUMBERS if is_echo else ParseStatus.NO_BOX, None, is_strict)
+    (found_box,) = boxes
+    if not found_box.is_ordered:
+        return ParseResult(ParseStatus.AMBIGUOUS, None, is_strict)
+    status, box = judge_coordinates(found_box.values, frame=frame, image_wh=image_wh, input_wh=input_wh)
+    if box is not None and not found_box.is_whole and frame is not CoordinateFrame.NORM_1:
+        status, box = ParseStatus.BAD_NUMBERS, None
+    numbers = found_box.values if all(map(math.isfinite, found_box.values)) else None
+    return ParseResult(status, box, is_strict, numbers)
+
+
+def _match_strict(text: str, frame: CoordinateFrame, *, thinking: bool) -> re.Match[str] | None:
+    """The answer of a strict text, with its four numbers as groups."""
+    answer = text.strip()
+    if thinking:
+        thought, close, answer = answer.rpartition(THOUGHT_CLOSE)
+        thought, answer = thought.removeprefix(THOUGHT_OPEN), answer.strip()
+        if not close or THOUGHT_OPEN in thought or THOUGHT_CLOSE in thought:
+            return None
+    return _STRICT[frame].fullmatch(answer)
+
+
+def _search(text: str, *, thinking: bool) -> tuple[list[FoundBox], int, bool]:
+    """Find the boxes of any text, at least two if there are several; how often it says "absent"; whether it echoes."""
+    spoken = behind_thoughts(text)
+    tags_alone = thinking and not ends_a_thought(text)
+    num_absent = 0
+    boxes: list[FoundBox] = []
+    for span in answer_spans(spoken):
+        found = _some(find_boxes(span)) or _some(bare_box(span))
+        boxes += found
+        num_absent += not found and says_absent(span)
+    if not boxes and not num_absent and not tags_alone:
+        boxes = _some(find_boxes(spoken))
+        num_absent = int(not boxes and says_absent(spoken))
+    return boxes, num_absent, not boxes and not tags_alone and has_four_values(spoken)
+
+
+def _some(boxes: Iterator[FoundBox]) -> list[FoundBox]:
+    """The first two of these boxes, since a second one settles the status."""
+    return list(itertools.islice(boxes, 2))
 
 
 def judge_coordinates(
@@ -111,7 +168,7 @@ def judge_coordinates(
     image_wh: tuple[int, int],
     input_wh: tuple[int, int] | None = None,
 ) -> tuple[ParseStatus, Box | None]:
-    """Decide whether four numbers are a box in the image, by rule 4 of this module.
+    """Decide whether four numbers are a box in the image, by rule 6 of this module.
 
     Args:
         values: Meant as (x_min, y_min, x_max, y_max) in `frame`; any floats.
@@ -120,7 +177,7 @@ def judge_coordinates(
         input_wh: (width, height) as the model sees it; needed by `RESIZED_PIXEL` alone.
 
     Returns:
-        `OK` with the box in pixels, or the status that names the defect with None.
+        `OK` or `CLIPPED` with the box in pixels, or the status that names the defect with None.
 
     Raises:
         ValueError: If a size is missing or not positive.
@@ -129,14 +186,21 @@ def judge_coordinates(
     if not all(math.isfinite(value) for value in values):
         return ParseStatus.BAD_NUMBERS, None
     x1, y1, x2, y2 = values
-    if min(values) < 0 or max(x1, x2) > max_x or max(y1, y2) > max_y:
+    unit = 10**-NORM_1_DECIMALS if frame is CoordinateFrame.NORM_1 else 1
+    room_x, room_y = max(unit, CLIP_TOLERANCE * max_x), max(unit, CLIP_TOLERANCE * max_y)
+    # A float just below the limit, such as 1.01 in shares, is not to be lost to rounding.
+    over_x, over_y = max(-min(x1, x2), max(x1, x2) - max_x), max(-min(y1, y2), max(y1, y2) - max_y)
+    leaves = over_x > 0 or over_y > 0
+    inside = clip_box(frame_to_box(values, frame, image_wh=image_wh, input_wh=input_wh), image_wh)
+    # The product, in pixels: a side of 1e-300 has rounded away.
+    is_box = inside is not None and (inside.x2 - inside.x1) * (inside.y2 - inside.y1) > 0
+    if leaves and (not is_box or over_x > room_x * (1 + 1e-9) or over_y > room_y * (1 + 1e-9)):
         return ParseStatus.OUT_OF_RANGE, None
     if x2 < x1 or y2 < y1:
         return ParseStatus.REVERSED, None
-    box = frame_to_box(values, frame, image_wh=image_wh, input_wh=input_wh)
-    if not (box.x2 - box.x1) * (box.y2 - box.y1) > 0:  # in pixels, where a side of 1e-300 has rounded away
+    if not is_box:
         return ParseStatus.DEGENERATE, None
-    return ParseStatus.OK, box
+    return ParseStatus.CLIPPED if leaves else ParseStatus.OK, inside
 
 
 def write_box(
@@ -185,15 +249,18 @@ def write_answer(
     frame: CoordinateFrame,
     image_wh: tuple[int, int],
     input_wh: tuple[int, int] | None = None,
+    thinking: bool = False,
 ) -> str:
     """Write the strict answer for a box, or for an absent object if it is None; see `write_box`.
+
+    With `thinking` an empty thought stands before it.
 
     >>> write_answer(None, frame=CoordinateFrame.NORM_1000, image_wh=(64, 48))
     '<answer>none</answer>'
     """
-    if box is None:
-        return f"{ANSWER_OPEN}{ABSENT_WORD}{ANSWER_CLOSE}"
-    return f"{ANSWER_OPEN}{write_box(box, frame=frame, image_wh=image_wh, input_wh=input_wh)}{ANSWER_CLOSE}"
+    written = ABSENT_WORD if box is None else write_box(box, frame=frame, image_wh=image_wh, input_wh=input_wh)
+    thought = f"{THOUGHT_OPEN}\n\n{THOUGHT_CLOSE}\n\n" if thinking else ""
+    return f"{thought}{ANSWER_OPEN}{written}{ANSWER_CLOSE}"
 
 
 def _round_side(low: float, high: float, extent: int) -> tuple[int, int]:
@@ -204,48 +271,3 @@ def _round_side(low: float, high: float, extent: int) -> tuple[int, int]:
         first = min(math.floor((low + high) / 2), extent - 1)
         last = first + 1
     return first, last
-
-
-def _answer_spans(text: str) -> Iterator[str]:
-    """What stands between each opening tag and the closing tag that follows it."""
-    # Not a regular expression: "<answer>.*?</answer>" takes quadratic time on many opening tags without a
-    # closing one.
-    end = 0
-    while (start := text.find(ANSWER_OPEN, end)) >= 0:
-        start += len(ANSWER_OPEN)
-        end = text.find(ANSWER_CLOSE, start)
-        if end < 0:
-            return
-        yield text[start:end]
-
-
-def _find_boxes(text: str) -> Iterator[Coordinates]:
-    """All boxes in the text by rule 1, valid or not."""
-    points: list[tuple[float, float]] = []
-    previous_end = 0
-    for group in _GROUP.finditer(text):
-        values = _values(group)
-        is_numeric = len(values) in (2, 4) and all(_NUMBER.fullmatch(value) for value in values)
-        is_adjacent = text[previous_end : group.start()].strip() in ("", ",")
-        if points and not (is_numeric and len(values) == 2 and is_adjacent):
-            yield from _boxes_of_points(points)
-            points = []
-        previous_end = group.end()
-        if is_numeric and len(values) == 4:
-            yield (float(values[0]), float(values[1]), float(values[2]), float(values[3]))
-        elif is_numeric:
-            points.append((float(values[0]), float(values[1])))
-    yield from _boxes_of_points(points)
-
-
-def _boxes_of_points(points: list[tuple[float, float]]) -> Iterator[Coordinates]:
-    # Any two of three points could be meant: every neighbouring pair is a box, and so the answer is
-    # ambiguous.
-    for (x1, y1), (x2, y2) in itertools.pairwise(points):
-        yield (x1, y1, x2, y2)
-
-
-def _values(group: re.Match[str]) -> list[str]:
-    """The values in one pair of brackets, divided by commas or, where there is none, by blanks."""
-    content: str = group[1] if group[1] is not None else group[2]
-    return [value.strip() for value in content.split(",")] if "," in content else content.split()

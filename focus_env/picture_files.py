@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from PIL import ExifTags, Image
 
-from focus_env.files import open_regular
+from focus_env.regular_files import open_regular
 
 LARGEST_FILE = 2**29
 """Bytes beyond which no file is read as a picture: eight for each pixel of the largest."""

@@ -11,18 +11,18 @@ as the answer is, and is the only bracketed group of numbers in its part of the 
 
 from __future__ import annotations
 
-import dataclasses
 import string
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 
+from focus_env.answer_text import ABSENT_WORD, ANSWER_CLOSE, ANSWER_OPEN, THOUGHT_CLOSE, THOUGHT_OPEN
 from focus_env.boxes import CoordinateFrame, as_box, refuse_shares
-from focus_env.parsing import ABSENT_WORD, ANSWER_CLOSE, ANSWER_OPEN, parse_answer, write_answer, write_box
+from focus_env.parsing import parse_answer, write_answer, write_box
 from focus_env.pictures import as_picture
 from focus_env.spaces import Observation
 from focus_env.types import Box, Episode, ImageArray, ImagePart, Message, ParseResult, TextPart
@@ -70,6 +70,8 @@ class PromptTemplate:
         frame: The frame of every box in text.
         allow_absent: Whether the model is told what to answer if the object is not in the query. Reading an
             answer does not depend on it.
+        thinking: Whether the sentences ask for thoughts in `<think>` tags before the answer. The strict format then has
+            them, and the right answer an empty thought; see `focus_env.parsing`.
         image_to_input_wh: Gives the (width, height) at which the model sees an image of a given (width,
             height), both in pixels. The frame `RESIZED_PIXEL` needs it; picklable, if the template is to be.
 
@@ -85,6 +87,7 @@ class PromptTemplate:
     absent_text: str = ""
     frame: CoordinateFrame = CoordinateFrame.NORM_1000
     allow_absent: bool = False
+    thinking: bool = False
     image_to_input_wh: Callable[[tuple[int, int]], tuple[int, int]] | None = None
 
     def __post_init__(self) -> None:
@@ -142,11 +145,15 @@ class PromptTemplate:
             box: Where the object is in the query, `xyxy` in pixels; None where it is absent.
             image_wh: (width, height) of the query image in pixels.
         """
-        return write_answer(box, frame=self.frame, image_wh=image_wh, input_wh=self._input_wh(image_wh))
+        return write_answer(
+            box, frame=self.frame, image_wh=image_wh, input_wh=self._input_wh(image_wh), thinking=self.thinking
+        )
 
     def parse(self, text: str, image_wh: tuple[int, int]) -> ParseResult:
         """Read a model's text in this template's frame; see `focus_env.parsing.parse_answer`."""
-        return parse_answer(text, frame=self.frame, image_wh=image_wh, input_wh=self._input_wh(image_wh))
+        return parse_answer(
+            text, frame=self.frame, image_wh=image_wh, input_wh=self._input_wh(image_wh), thinking=self.thinking
+        )
 
     def _support_part(self, index: int, image: ImageArray, box: Box) -> TextPart:
         """The text that follows a support image, with its box marked."""
@@ -180,7 +187,7 @@ class IPLocTemplate(PromptTemplate):
         draw = zlib.crc32(episode.episode_id.encode())
         is_pseudo = self.names == "pseudo" or (self.names == "both" and draw % 2 == 1)
         name = None if is_pseudo else episode.category
-        return dataclasses.replace(self, object_name=name or PSEUDO_NAMES[draw // 2 % len(PSEUDO_NAMES)])
+        return replace(self, object_name=name or PSEUDO_NAMES[draw // 2 % len(PSEUDO_NAMES)])
 
     def render(self, observation: Observation) -> list[Message]:
         """Ask for the box in consecutive user turns; see `PromptTemplate.render`."""
@@ -243,6 +250,17 @@ _DEFAULT = PromptTemplate(
     support_text="Example {index}: the object is at {box}.",
     query_text="Final image: where is the object?",
 )
+_THINKING = replace(
+    _DEFAULT,
+    name="thinking",
+    instruction=(
+        "Below are {num_support} example image(s) and one final image. After each example image comes the "
+        "bounding box of one particular object, the same object every time. Find that object in the final "
+        "image. All boxes are [x_min, y_min, x_max, y_max] with {coordinates}. "
+        f"First think between {THOUGHT_OPEN} and {THOUGHT_CLOSE}, then reply with {{answer_format}} and nothing else."
+    ),
+    thinking=True,
+)
 _COMPACT = PromptTemplate(
     name="compact",
     instruction="Find the object.",
@@ -263,12 +281,13 @@ _QUESTIONS = PromptTemplate(
 _IPLOC = IPLocTemplate(name="iploc", instruction="", support_text="{box}", query_text="")
 
 TEMPLATES: Mapping[str, PromptTemplate] = MappingProxyType(
-    {template.name: template for template in (_DEFAULT, _COMPACT, _QUESTIONS, _IPLOC)}
+    {template.name: template for template in (_DEFAULT, _COMPACT, _QUESTIONS, _IPLOC, _THINKING)}
 )
 """``"default"``: full sentences, for pretrained models. ``"compact"``: very few words, for small models trained from
 scratch, which learn the format from answers. ``"questions"``: in the words that the small base model was taught single
-objects in. ``"iploc"``: the baseline that names the object, see `IPLocTemplate`. For
-another frame or absent targets use `dataclasses.replace`."""
+objects in. ``"iploc"``: the baseline that names the object, see `IPLocTemplate`. ``"thinking"``: full sentences, for
+models that think before they answer; raise the limit of tokens, since an answer that is cut in its thoughts has none.
+For another frame or absent targets use `dataclasses.replace`."""
 
 
 def get_template(template: PromptTemplate | str) -> PromptTemplate:

@@ -1,21 +1,23 @@
 """Pictures for people: an episode as a row of tiles, and rows as a sheet.
 
-Green is the truth, on supports and query; every other colour is an answer. All functions are pure: they take
-arrays and records, and give new arrays [H, W, 3] uint8, RGB.
+Green is the truth, on supports and query; every other colour is an answer. All functions but `write_picture` are
+pure: they take arrays and records, and give new arrays [H, W, 3] uint8, RGB.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from focus_env.boxes import as_box, box_iou
+from focus_env.files import fresh_file
 from focus_env.pictures import FourNumbers, Picture, as_picture, as_supports
-from focus_env.types import Box, Episode, ImageArray
+from focus_env.types import Box, Episode, EpisodeDataset, ImageArray
 
 Colour = tuple[int, int, int]
 """Red, green, blue, 0 to 255."""
@@ -38,6 +40,7 @@ _MAX_ASPECT = 2.5  # a tile wider than this times its height is scaled down to i
 _MARGIN, _QUERY_GAP = 6, 26
 _FONT_SIZE = 13
 _LINE_HEIGHT = 20
+_MAX_REASON = 160
 
 
 def draw_boxes(image: Picture, boxes: Sequence[tuple[FourNumbers, Colour, str]]) -> ImageArray:
@@ -115,6 +118,27 @@ def render_episode(episode: Episode, answers: Sequence[tuple[str, Box | None, Co
     tiles.append(np.full((1, _QUERY_GAP, 3), _BACKGROUND, np.uint8))
     tiles.append(_with_caption(tile, height, caption))
     return _join(tiles, axis=1)
+
+
+def render_row(
+    episodes: EpisodeDataset, index: int, answers: Sequence[tuple[str, Box | None, Colour]] = ()
+) -> ImageArray:
+    """Draw an episode of a data set as `render_episode`; where its pictures cannot be had, a row that says so.
+
+    Args:
+        episodes: The data set.
+        index: Which of its episodes.
+        answers: As in `render_episode`.
+
+    Returns:
+        [H, W, 3] uint8.
+    """
+    try:
+        return render_episode(episodes[index], answers)
+    except Exception as error:  # a sheet comes after the work, which one bad picture must not cost
+        blank = np.full((_LINE_HEIGHT, _MIN_TILE_HEIGHT, 3), _BACKGROUND, np.uint8)
+        reason = f"episode {index} cannot be drawn: {type(error).__name__}: {error}"[:_MAX_REASON]
+        return _with_caption(blank, len(blank), [(reason.replace("\n", " "), None)])
 
 
 def draw_heat(image: Picture, heat: npt.NDArray[np.floating]) -> ImageArray:
@@ -213,6 +237,25 @@ def stack_rows(
             parts.append(_caption_strip([(titles[index], None)], width, indent=_MARGIN))
         parts += [row, _rule(width)]
     return _join(parts[:-1], axis=0)
+
+
+def write_picture(path: Path, image: ImageArray) -> Path:
+    """Write a picture at once, in the format that the ending of its name says.
+
+    Args:
+        path: The file.
+        image: [H, W, 3] uint8.
+
+    Returns:
+        `path`.
+
+    Raises:
+        StorageError: If the file cannot be written.
+        ValueError: If no format has this ending.
+    """
+    with fresh_file(path) as scratch:
+        Image.fromarray(image).save(scratch)
+    return path
 
 
 def _describe(label: str, box: Box | None, target_box: Box | None) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
@@ -198,14 +198,16 @@ class Message:
 
 
 class ParseStatus(enum.StrEnum):
-    """What a model's text turned out to hold. Only `OK` carries a box."""
+    """What a model's text turned out to hold. Only `OK` and `CLIPPED` carry a box."""
 
     OK = "ok"
+    CLIPPED = "clipped"
+    """A box that left the picture by a hair, and was cut; see `focus_env.boxes.CLIP_TOLERANCE`."""
     ABSENT = "absent"
     """The answer says that the object is not in the picture."""
     NO_BOX = "no_box"
     BAD_NUMBERS = "bad_numbers"
-    """Four values in brackets, of which one is no finite number."""
+    """Four values in brackets, of which one is no finite number, or a decimal where the unit has whole numbers."""
     OUT_OF_RANGE = "out_of_range"
     """A coordinate outside its frame."""
     REVERSED = "reversed"
@@ -214,6 +216,8 @@ class ParseStatus(enum.StrEnum):
     """No area."""
     MULTIPLE = "multiple"
     """More than one box; taking either would be a guess."""
+    AMBIGUOUS = "ambiguous"
+    """Four numbers whose order is not known; taking one would be a guess."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,10 +226,13 @@ class ParseResult:
 
     Attributes:
         status: What the text holds.
-        box: `xyxy` in pixels of the query image if the status is `OK`, else None.
+        box: `xyxy` in pixels of the query image if the status is `OK` or `CLIPPED`, else None.
         is_strict: Whether the whole text has the answer format, and nothing else. The format reward pays for this.
+        numbers: The four numbers of its one box, in the unit of the text, whatever the status; None without one, and
+            where one is not finite.
     """
 
     status: ParseStatus
     box: Box | None
     is_strict: bool
+    numbers: tuple[float, float, float, float] | None = field(default=None, compare=False)

@@ -59,5 +59,5 @@ class FakeDataset:
             raise IndexError(f"episode {index}")
         self.num_loads += 1
         is_absent = self.with_absent and index == self.num_episodes - 1
-        box = None if is_absent else Box(20.0 + index, 10.0, 60.0, 40.0)
+        box = None if is_absent else Box(20.0 + index % 30, 10.0, 60.0, 40.0)
         return make_episode(index, shots=self.shots, target_box=box)

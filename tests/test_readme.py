@@ -39,6 +39,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "experiments/LOG.md",
+    "docs/answers.md",
     "docs/data.md",
     "docs/layers.md",
     "docs/python.md",

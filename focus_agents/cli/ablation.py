@@ -19,8 +19,9 @@ from annotated_types import Ge
 from rich.console import Console
 
 from focus_agents.cli.command_line import parse, quiet_libraries
-from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
+from focus_agents.cli.errors import as_flags, make_console, print_warning, user_errors, work_errors
 from focus_agents.errors import TrainingError
+from focus_agents.runs.lock import hold_folder
 from focus_agents.runs.progress import runs_progress
 from focus_agents.settings import Seed, Settings
 from focus_agents.studies.ablation.arms import ARMS
@@ -64,11 +65,15 @@ def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
         study = check_arguments(args)
+        if not args.report_only:
+            hold_folder(study.folder, setting="output_dir")
     from focus_agents.studies.ablation.report import write_report
 
     quiet_libraries()
     console = make_console()
     console.print(f"runs: {study.folder}")
+    for line in study.changes_of_code():
+        print_warning(line)
     with work_errors(Args, console):
         succeeded = args.report_only or run_with_progress(study, console)
     with user_errors(Args):

@@ -65,8 +65,8 @@ def check_needs(needs: Sequence[Need], nodes: Sequence[Mapping[str, float]], *, 
             asked += each * need.num_processes
             if need.num_processes and each > largest:
                 raise ValueError(
-                    f"{need.setting}: expected at most {largest:g} {unit} for a process, as the largest machine of "
-                    f"{where} has, got {each:g}"
+                    f"{need.setting}: expected at most {largest:g} {unit} for a process, as "
+                    f"{'' if len(nodes) == 1 else 'the largest machine of '}{where} has, got {each:g}"
                 )
             if asked > total:
                 raise ValueError(

@@ -182,5 +182,7 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's other output prints a table even where it is told not to
+    # Workers of a Ray that this process starts get what it gets; Ray's own 15 starves them beside any other job.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     for name in ("ray.rllib", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -35,8 +35,9 @@ PolicyNames = Annotated[tuple[str, ...], tyro.conf.arg(help=policies_help())]
 TemplateName = Annotated[
     str | None,
     tyro.conf.arg(
-        help="Prompt wording: questions (that of the small models), compact (few words), default (full sentences), or "
-        "iploc (a baseline that names the object); default: the one that a model was trained on, else full sentences."
+        help="Prompt wording: questions (that of the small models), compact (few words), default (full sentences), "
+        "thinking (the same, thoughts first) or iploc (a baseline that names the object); default: the one that a "
+        "model was trained on, else full sentences."
     ),
 ]
 FrameName = Annotated[

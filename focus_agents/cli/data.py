@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -31,6 +30,7 @@ from focus_agents.settings import Ceiling, Settings
 from focus_env.datasets.describe import Description, describe, picture_sheet
 from focus_env.datasets.store import StoreEpisodes, verify_store
 from focus_env.datasets.store_writer import write_store
+from focus_env.rendering import write_picture
 from focus_env.types import EpisodeDataset
 
 SHEET_FILE = "sheet.png"
@@ -97,7 +97,7 @@ def inspect(episodes: EpisodeDataset, sheet: Path, console: Console) -> None:
     with progress_bar("reading", min(len(episodes), 10_000), console) as move_to:
         found = describe(episodes, on_episode=move_to)
     console.print(table_of(found))
-    Image.fromarray(picture_sheet(episodes)).save(sheet)
+    write_picture(sheet, picture_sheet(episodes))
     console.print(f"pictures: {sheet}")
 
 

@@ -28,13 +28,12 @@ from focus_agents.cli.common import PolicyArguments, PolicyName
 from focus_agents.cli.data_checks import check_policy_flags
 from focus_agents.cli.errors import as_flags, user_errors
 from focus_agents.errors import PolicyError
-from focus_agents.policies.focus import FocusPolicy, locate
 from focus_agents.settings import Settings
 from focus_env import images
 from focus_env.boxes import as_box
 from focus_env.datasets import SyntheticDataset
 from focus_env.errors import DatasetError
-from focus_env.rendering import render_localization
+from focus_env.rendering import render_localization, write_picture
 from focus_env.types import Box, ImageArray
 
 DRAWN: Mapping[str, Any] = {"split": "test", "level": 3, "distractors": "any", "image_size": 64, "shots": 2}
@@ -59,9 +58,11 @@ class Args(Settings):
 
 
 def main() -> None:
-    quiet_libraries()
     with user_errors(Args):
         args = parse(Args, __doc__)
+        from focus_agents.policies.focus import FocusPolicy, locate  # here: a command line is read without torch
+
+        quiet_libraries()
         supports, query = read_pictures(args)
         spec = args.policies.spec(args.policy)
         policy = spec.build()
@@ -73,7 +74,7 @@ def main() -> None:
     except PolicyError as error:
         print(as_flags(f"error: {error}", Args), file=sys.stderr)
         raise SystemExit(1) from error
-    Image.fromarray(render_localization(supports, query, found.box, found.attention)).save(args.out)
+    write_picture(args.out, render_localization(supports, query, found.box, found.attention))
     if found.error is not None:
         print(f"no answer: {found.error}")
     elif found.box is None:

@@ -116,6 +116,11 @@ def _termination_as_exception() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def print_warning(message: str) -> None:
+    """Print a warning beside a command's output."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def as_flags(message: str, arguments: type) -> str:
     """Write a message of the library for the user of a command: its settings become flags.
 

@@ -20,25 +20,20 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import ray
-import torch
 from annotated_types import Ge
-from rich.console import Console
 
-from focus_agents.cli.cluster import RayArguments
+from focus_agents.cli.cluster import Need, RayArguments
 from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.common import DataArguments, PolicyArguments, PolicyNames
 from focus_agents.cli.data_checks import check_policy_flags
-from focus_agents.cli.errors import as_flags, user_errors, work_errors
+from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
 from focus_agents.cli.runs import run_path
 from focus_agents.errors import CheckpointError, PolicyError
-from focus_agents.evaluation.answerer import Chunk
 from focus_agents.evaluation.episodes import supports_per_episode
 from focus_agents.evaluation.report import report_notes, report_tables, write_report
 from focus_agents.evaluation.results import ResultsFolder
-from focus_agents.evaluation.run import EvaluationPlan, pending_chunks, run_chunks
 from focus_agents.evaluation.sheets import write_sheet
 from focus_agents.policies.registry import parse_policy
 from focus_agents.reports.tables import text_table
@@ -47,8 +42,14 @@ from focus_agents.runs.progress import progress_bar
 from focus_agents.runs.provenance import provenance
 from focus_agents.settings import Settings, as_dict
 from focus_env.datasets import entries_of
-from focus_env.errors import DatasetError, MissingDependencyError
+from focus_env.errors import DatasetError, MissingDependencyError, StorageError
 from focus_env.types import EpisodeDataset
+
+if TYPE_CHECKING:  # a command line is read without torch and Ray
+    from rich.console import Console
+
+    from focus_agents.evaluation.answerer import Chunk
+    from focus_agents.evaluation.run import EvaluationPlan
 
 PIPED_WIDTH = 160
 SHOTS = (1, 2, 4)
@@ -64,6 +65,14 @@ class WorkerArguments(RayArguments):
     """Ray processes that answer; 0 answers in this process."""
     num_gpus_per_worker: Annotated[float, Ge(0)] = 0
     """GPUs of each, fractions allowed."""
+
+    def needs(self) -> list[Need]:
+        """Return what an evaluation asks Ray for; Ray that is started here has a core for each worker."""
+        num_cpus = 0 if self.ray_address is None else 1
+        return [
+            Need(setting="num_gpus_per_worker", num_processes=self.num_workers, num_gpus=self.num_gpus_per_worker),
+            Need(setting="num_workers", num_processes=self.num_workers, num_cpus=num_cpus),
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,14 +118,14 @@ class Args(Settings):
 
 
 def main() -> None:
-    quiet_libraries()
-    console = Console()
+    console = make_console()
     if not console.is_terminal:
-        console = Console(width=PIPED_WIDTH)
+        console = make_console(width=PIPED_WIDTH)
     with user_errors(Args):
         args = parse(Args, __doc__, old_flags=OLD_FLAGS)
+        quiet_libraries()
         plan, results, chunks = check_arguments(args)
-    console.print(f"results: {results.path}", highlight=False, markup=False)
+    console.print(f"results: {results.path}")
     answer_chunks(args, plan, results, chunks, console)
     answered = {chunk.cell for chunk in chunks}
     for cell in plan.cells():
@@ -127,13 +136,15 @@ def main() -> None:
     for title, rows in report_tables(summary).items():
         console.print(text_table(rows, title))
     for note in report_notes(summary):
-        console.print(as_flags(note, Args), highlight=False, markup=False)
+        console.print(as_flags(note, Args))
     places = f"report: {results.path / 'report.md'}\npictures: {results.path / 'sheets'}"
-    console.print(places, highlight=False, markup=False)
+    console.print(places)
 
 
 def check_arguments(args: Args) -> tuple[EvaluationPlan, ResultsFolder, list[Chunk]]:
     """Find all that can be wrong, before Ray or a model starts."""
+    from focus_agents.evaluation.run import EvaluationPlan, pending_chunks
+
     for name, values in (("policy", args.policy), ("shots", args.shots)):
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{name}: expected one or several different ones, got {values}")
@@ -151,6 +162,8 @@ def check_arguments(args: Args) -> tuple[EvaluationPlan, ResultsFolder, list[Chu
         num_gpus_per_worker=args.cluster.num_gpus_per_worker,
     )
     plan.check_supports()
+    if args.cluster.num_workers:
+        args.cluster.connect(args.cluster.needs())
     results = ResultsFolder.open(
         args.output_dir or run_path(Path("runs"), None, "evaluation"),
         data={plan.dataset: as_dict(args.data)},
@@ -172,6 +185,8 @@ def load_episodes(args: Args) -> dict[int, EpisodeDataset]:
         return {shots: args.data.load(shots=shots) for shots in args.shots}
     episodes = args.data.load(shots=1)
     found = supports_per_episode(episodes, args.num_episodes)
+    if not found:
+        raise ValueError(f"data_root: the data set {args.data.dataset!r} has no episode that can be read")
     if len(found) > 1:
         raise ValueError(
             f"data_root: the data set {args.data.dataset!r} has episodes of {' and '.join(map(str, found))} supports; "
@@ -201,6 +216,8 @@ def _same_policies(texts: Sequence[str]) -> tuple[str, str] | None:
 
 def check_devices(args: Args) -> None:
     """See that policies can compute where they are asked to."""
+    import torch
+
     device, workers = args.policies.device, args.cluster
     num_gpus = workers.num_workers * workers.num_gpus_per_worker
     if workers.num_workers == 0:
@@ -220,10 +237,15 @@ def answer_chunks(
     """Answer what is missing. A policy that raises ends the run with its traceback."""
     if not chunks:
         return
+    import ray
+
+    from focus_agents.evaluation.run import run_chunks
+
     if plan.num_workers:
         args.cluster.start_ray(num_processes=plan.num_workers, console=console)
     num_episodes = sum(len(chunk.indices) for chunk in chunks)
-    expected = work_errors(Args, console, CheckpointError, DatasetError, MissingDependencyError, PolicyError)
+    kinds = (CheckpointError, DatasetError, MissingDependencyError, PolicyError, StorageError)
+    expected = work_errors(Args, console, *kinds)
     try:
         with expected, progress_bar("episodes", num_episodes, console) as move_to:
             run_chunks(plan, results, chunks, on_done=move_to)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 
@@ -138,7 +138,7 @@ def main() -> None:
                 return
         plan, config = check_arguments(args)
         args.cluster.connect(args.cluster.needs())
-        run = open_run(args)
+        run = open_run(args, *plan.objects)
     train(args, plan, config, run)
 
 
@@ -207,9 +207,9 @@ def check_arguments(args: Args) -> tuple[GRPOPlan, GRPOConfig]:
     return plan, config
 
 
-def open_run(args: Args) -> RunDirectory:
-    """Open the run's folder, with its arguments inside."""
-    return args.run.open(args.run.path("grpo"), flat(with_spec(args)), command="grpo")
+def open_run(args: Args, *used: Any) -> RunDirectory:
+    """Open the run's folder, with its arguments inside; `used` are objects that may be a user's own code."""
+    return args.run.open(args.run.path("grpo"), flat(with_spec(args)), *used, command="grpo")
 
 
 if __name__ == "__main__":

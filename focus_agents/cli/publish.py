@@ -14,21 +14,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
-import gymnasium
-import torch
 from annotated_types import Ge
 
 from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.errors import user_errors
-from focus_agents.evaluation import evaluate
-from focus_agents.models.loading import SHIPPED_MODELS, WEIGHTS, load_model, load_processor, load_template
-from focus_agents.policies.focus import FocusPolicy
-from focus_agents.runs.checkpoint import save_policy
+from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
+from focus_agents.runs.files import read_json
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.settings import Settings
 from focus_agents.studies.ablation.arms import MAIN_SPLIT, SPLITS
-from focus_agents.studies.ablation.runs import split_episodes
-from focus_env.env import ENV_ID
 from focus_env.metrics import bootstrap_interval
 
 CARD = "README.md"
@@ -59,28 +53,40 @@ class Args(Settings):
 
 
 def main() -> None:
-    quiet_libraries()
     with user_errors(Args):
         args = parse(Args, __doc__)
         if args.name not in SHIPPED_MODELS:
             raise ValueError(f"name: expected one of {', '.join(SHIPPED_MODELS)}, got {args.name!r}")
+        import torch  # here and below: a command line is read without it
+
+        from focus_agents.models.loading import load_model, load_processor, load_template
+        from focus_agents.runs.checkpoint import check_finite, save_policy
+
+        quiet_libraries()
         run = RunDirectory(args.run)
         config = run.config()
         source = str(run.checkpoints / "final")
         model, processor, template = load_model(source), load_processor(source), load_template(source)
-        summary = json.loads((args.run / "summary.json").read_text())
+        check_finite(model.state_dict(), what=source)
+        summary = read_json(args.run / "summary.json", "the summary of a run that has come to its end")
     # Scored in a folder of its own first: an error on the way leaves the weights that are there as they are.
     with TemporaryDirectory() as scratch:
         draft = save_policy(Path(scratch) / args.name, model.to(torch.bfloat16), processor, template=template)
         card = write_card(args, config, summary, score(str(draft), args.num_episodes))
-    folder = save_policy(WEIGHTS / args.name, model, processor, template=template)
-    (folder / CARD).write_text(card)
+    folder = save_policy(WEIGHTS / args.name, model, processor, template=template, documents={CARD: card})
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: {size / 2**20:.1f} MiB\n{(folder / CARD).read_text()}")
 
 
 def score(model: str, num_episodes: int) -> dict[str, tuple[float, float, float]]:
     """MIoU of the published weights with its 95% interval, by kind of episode and number of shots."""
+    import gymnasium
+
+    from focus_agents.evaluation import evaluate
+    from focus_agents.policies.focus import FocusPolicy
+    from focus_agents.studies.ablation.runs import split_episodes
+    from focus_env.env import ENV_ID
+
     policy = FocusPolicy.from_pretrained(model)
     scores: dict[str, tuple[float, float, float]] = {}
     for split_name, shots in [*((MAIN_SPLIT, shots) for shots in SPLITS[MAIN_SPLIT].shots), ("shuffled", 4)]:

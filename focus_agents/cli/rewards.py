@@ -22,11 +22,12 @@ from annotated_types import Ge
 from focus_agents.cli.cluster import Need, RayArguments
 from focus_agents.cli.command_line import flat, parse, quiet_libraries
 from focus_agents.cli.common import load_reward
-from focus_agents.cli.errors import make_console, user_errors, work_errors
+from focus_agents.cli.errors import make_console, print_warning, user_errors, work_errors
 from focus_agents.cli.grpo import TrainingArguments
 from focus_agents.errors import TrainingError
 from focus_agents.grpo.settings import GRPOSchedule, LearningSettings, SamplingSettings
 from focus_agents.models.settings import FinetuningSettings
+from focus_agents.runs.lock import hold_folder
 from focus_agents.runs.progress import runs_progress
 from focus_agents.settings import Seed, names_of
 
@@ -66,6 +67,7 @@ def main() -> None:
         study = check_arguments(args)
         need = Need(setting="cpus_per_run", num_cpus=args.cpus_per_run)
         args.cluster.connect([need, Need(setting="gpus_per_run", num_gpus=args.gpus_per_run)])
+        hold_folder(study.folder, setting="output_dir")
     train(args, study)
 
 
@@ -79,6 +81,8 @@ def train(args: Args, study: RewardStudy) -> None:
     quiet_libraries()
     console = make_console()
     console.print(f"runs: {study.folder}")
+    for line in study.changes_of_code(*study.objects):
+        print_warning(line)
     runs = study.runs()
     num_done = sum(run.is_done for run in runs)
     try:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from focus_agents.cli.command_line import flat, parse, restore_arguments
+from focus_agents.cli.errors import print_warning
 from focus_agents.errors import CheckpointError
 from focus_agents.runs.files import write_json
-from focus_agents.runs.folder import RunDirectory
+from focus_agents.runs.folder import CONFIG_FILE, RunDirectory
 from focus_agents.settings import Settings
 
 HONOURED = ("checkpoint_interval", "num_data_workers", "update_timeout_s", "max_update_attempts")
@@ -41,20 +42,23 @@ class RunArguments(Settings):
         """Return the run's folder: the one to go on with, by its name, or by the time at which it starts."""
         return self.resume or run_path(self.output_dir, self.name, prefix)
 
-    def open(self, path: Path, arguments: Mapping[str, Any], *, command: str) -> RunDirectory:
-        """Open the folder to go on with, or make a new one.
+    def open(self, path: Path, arguments: Mapping[str, Any], *used: Any, command: str) -> RunDirectory:
+        """Open the folder to go on with, or make a new one, for this process alone.
 
         Args:
             path: The folder.
             arguments: Of the run, for its config.json; a run that becomes longer has its new length noted there.
+            used: Objects that may be a user's own code, whose source decides the run.
             command: The command's name, which its config.json holds too.
 
         Raises:
-            FileExistsError: If a new one would write into another run's folder.
+            ValueError, OSError, CheckpointError: As `RunDirectory.open` does.
         """
+        config, is_resumed = {"command": command, **arguments}, self.resume is not None
+        run = RunDirectory.open(path, config, is_resumed=is_resumed, used=used, warn=print_warning)
         if self.resume is None:
-            return RunDirectory.create(path, {"command": command, **arguments})
-        run, file = RunDirectory(self.resume), self.resume / "config.json"
+            return run
+        file = self.resume / CONFIG_FILE
         stored = json.loads(file.read_text(encoding="utf-8"))
         changes = {name: arguments[name] for name in LENGTHS if name in stored and arguments[name] != stored[name]}
         if changes:

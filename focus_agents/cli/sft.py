@@ -144,7 +144,8 @@ def main() -> None:
                 return
         plan, workers = check_arguments(args)
         args.cluster.connect(args.cluster.needs() if workers.num_workers else [])
-        run = args.run.open(plan.run_path, flat(args), command="sft")
+        used = (plan.training_episodes, plan.validation_episodes)
+        run = args.run.open(plan.run_path, flat(args), *used, command="sft")
     train(args, plan, workers, run)
 
 

@@ -68,6 +68,9 @@ def sample_completions(
         banned_token_ids: Never sampled; they have probability 0 in `logprobs` too.
         grammar: If given, no token is sampled that leaves it.
         prefix: What `prefill` left of these prompts; it stays as it is. None: they are encoded here.
+
+    Raises:
+        FloatingPointError: If the model's probabilities are not numbers.
     """
     num_prompts, num_columns = prompts.input_ids.shape
     if len(seeds) != num_prompts:
@@ -116,6 +119,7 @@ def sample_completions(
             use_cache=True,
             shared_prefix=SharedPrefix(0),
         ).last_hidden_state
+    _check_numbers(logprobs)  # the likeliest token of no numbers is the first, and looks like an answer
     used = int(lengths.max())
     return SampledBatch(token_ids[..., :used], logprobs[..., :used], lengths)
 
@@ -135,6 +139,15 @@ def _draw(log_probabilities: torch.Tensor, generators: Sequence[torch.Generator]
     """[N, G] one token each; those of a prompt come from that prompt's generator."""
     if greedy:
         return log_probabilities.argmax(-1)
+    _check_numbers(log_probabilities[..., 0])  # a softmax over one NaN is NaN everywhere
     probabilities = log_probabilities.exp()
     drawn = [torch.multinomial(p, 1, generator=g) for p, g in zip(probabilities, generators, strict=True)]
     return torch.stack(drawn)[..., 0]
+
+
+def _check_numbers(log_probabilities: torch.Tensor) -> None:
+    if bool(log_probabilities.isnan().any()):
+        raise FloatingPointError(
+            "model: expected probabilities of tokens, got NaN; its weights or what it computes of the pictures are not "
+            "finite: start from another checkpoint, or try `precision` fp32"
+        )

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from focus_env.answer_text import ABSENT_WORD, ANSWER_CLOSE, ANSWER_OPEN
 from focus_env.boxes import CoordinateFrame
-from focus_env.parsing import ABSENT_WORD, ANSWER_CLOSE, ANSWER_OPEN
 
 MAX_LARGEST = 999_999
 """`parse_answer` reads no number of more digits as strict."""

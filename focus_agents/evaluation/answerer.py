@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
-import numpy as np
 
-from focus_agents.errors import EvaluationError, PolicyError
+from focus_agents.errors import EpisodeError, EvaluationError, PolicyError
 from focus_agents.evaluation.answers import answer_episodes
 from focus_agents.evaluation.records import MAX_TEXT, AnswerRecord, Cell
 from focus_agents.policies.registry import PolicySpec
-from focus_agents.rollout.records import Completion, Generation, Policy, RolloutGroup
+from focus_agents.rollout.records import Generation, Policy, RolloutGroup
 from focus_env.env import ENV_ID
 from focus_env.errors import FocusError
 from focus_env.types import EpisodeDataset
@@ -61,7 +60,7 @@ class Answerer:
     def answer(self, chunk: Chunk) -> list[AnswerRecord]:
         """Answer the episodes of a chunk.
 
-        A policy that raises is asked for each episode alone, and where it raises again, that answer has failed.
+        An episode that cannot be asked or scored, or from which the policy raises, is one failed answer.
 
         Raises:
             EvaluationError: If the policy raises too often, see `MAX_RAISED` and `MAX_RAISED_FIRST`; the message names
@@ -73,44 +72,24 @@ class Answerer:
             self._policy = None  # its memory is needed for the next one
             self._policy, self._spec = _Timed(_build(chunk)), chunk.spec
             self._num_raised = self._num_answered = 0
-        try:
-            groups = self._ask(chunk, self._policy, chunk.indices)
-            self._num_answered += len(groups)
-            return self._records(chunk, groups, self._policy.seconds)
-        except FocusError:
-            raise
-        except Exception as error:
-            return self._answer_alone(chunk, self._policy, error)
-
-    def _answer_alone(self, chunk: Chunk, policy: _Timed, first: Exception) -> list[AnswerRecord]:
-        """Each episode by itself, after the whole chunk has raised an exception."""
-        records: list[AnswerRecord] = []
-        errors: list[Exception] = []
-        for index in chunk.indices:
-            try:
-                groups = self._ask(chunk, policy, (index,))
-            except FocusError:
-                raise
-            except Exception as error:
-                errors.append(error)
-                groups = self._ask(chunk, _Failed(f"{type(error).__name__}: {error}"), (index,))
-            records += self._records(chunk, groups, policy.seconds)
+        groups = self._ask(chunk, self._policy, chunk.indices)
+        errors = [group.error for group in groups if group.error is not None]
         self._num_raised += len(errors)
-        self._num_answered += len(chunk.indices) - len(errors)
-        if self._num_raised > MAX_RAISED or (self._num_raised >= MAX_RAISED_FIRST and not self._num_answered):
-            fault = errors[0] if errors else first
-            raise EvaluationError(
-                f"{chunk}: {type(fault).__name__}: {fault}. The answers so far are kept: mend it, and repeat the "
-                "command with their folder as `output_dir`"
-            ) from fault
-        return records
+        self._num_answered += len(groups) - len(errors)
+        most = MAX_RAISED if self._num_answered else MAX_RAISED_FIRST - 1
+        if errors and self._num_raised > most:
+            raise _gives_up(chunk, errors[0]) from errors[0]
+        return self._records(chunk, groups, self._policy.seconds)
 
     def _ask(self, chunk: Chunk, policy: Policy, indices: tuple[int, ...]) -> list[RolloutGroup]:
         dataset, template = self._episodes[chunk.cell.shots], chunk.spec.load_template()
         env = gymnasium.make(ENV_ID, dataset=dataset, template=template)
-        (groups,) = answer_episodes(
-            env, policy, indices, max_completion_tokens=self._max_completion_tokens, batch_size=len(indices)
-        )
+        try:
+            (groups,) = answer_episodes(
+                env, policy, indices, max_completion_tokens=self._max_completion_tokens, batch_size=len(indices)
+            )
+        except EpisodeError as error:
+            raise _gives_up(chunk, error) from error
         return groups
 
     def _records(self, chunk: Chunk, groups: list[RolloutGroup], seconds: float) -> list[AnswerRecord]:
@@ -141,16 +120,12 @@ def _build(chunk: Chunk) -> Policy:
         raise PolicyError(f"policy {chunk.cell.policy!r} could not be made: {type(error).__name__}: {error}") from error
 
 
-class _Failed:
-    """Answers nothing, and says why."""
-
-    def __init__(self, error: str) -> None:
-        self._error = error[:MAX_TEXT]
-
-    def generate(self, prompts: Any, *, num_completions: int, **options: Any) -> list[Generation]:
-        no_tokens, no_logprobs = np.empty(0, np.int64), np.empty(0, np.float32)
-        failed = Completion("", no_tokens, no_logprobs, is_finished=False, error=self._error)
-        return [Generation((failed,) * num_completions) for _ in prompts]
+def _gives_up(chunk: Chunk, error: Exception) -> EvaluationError:
+    cause = error.__cause__ or error
+    return EvaluationError(
+        f"{chunk}: {type(cause).__name__}: {cause}. The answers so far are kept: mend it, and repeat the command with "
+        "their folder as `output_dir`"
+    )
 
 
 class _Timed:

@@ -6,17 +6,23 @@ episode is its index. A policy that draws then answers an episode the same in an
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium
 
-from focus_agents.rollout.collect import collect_groups
+from focus_agents.rollout.collect import collect_groups, describe_failure
 from focus_agents.rollout.records import MAX_COMPLETION_TOKENS, Policy, RolloutGroup, Sampling
 from focus_env.metrics import ScoredAnswer
 
+logger = logging.getLogger(__name__)
+
 BATCH_SIZE = 32
 """Episodes per call of a policy where a caller says nothing."""
+
+NUM_CONCLUSIVE = 3
+"""A batch of so many episodes or more, all of which fail, says that the fault is not theirs."""
 
 
 def evaluate(
@@ -37,6 +43,12 @@ def evaluate(
         max_completion_tokens: Where an answer is cut.
         batch_size: Episodes per call of the policy.
         on_batch: Called after each batch with the number of episodes done, for progress bars.
+
+    Returns:
+        One answer to each. An episode that cannot be asked or scored is an unread answer, and named in a warning.
+
+    Raises:
+        FocusError: As `answer_episodes`.
     """
     answers: list[ScoredAnswer] = []
     for groups in answer_episodes(
@@ -63,8 +75,24 @@ def answer_episodes(
         episode_indices: Likewise.
         max_completion_tokens: Likewise.
         batch_size: Likewise; the last batch may be smaller.
+
+    Raises:
+        FocusError: If all episodes of a batch fail, or an episode is not there to be scored. That of the first.
     """
     sampling = Sampling(temperature=0.0, max_completion_tokens=max_completion_tokens)
     for start in range(0, len(episode_indices), batch_size):
         batch = list(episode_indices[start : start + batch_size])
-        yield collect_groups(env, policy, batch, group_size=1, sampling=sampling, seeds=batch)
+        groups = collect_groups(env, policy, batch, group_size=1, sampling=sampling, seeds=batch)
+        _tell_failures(groups)
+        yield groups
+
+
+def _tell_failures(groups: Sequence[RolloutGroup]) -> None:
+    """Name the episodes that failed; raise where that says more than a figure would."""
+    failed = [group for group in groups if group.error is not None]
+    if len(failed) == len(groups) >= NUM_CONCLUSIVE:
+        raise failed[0].error  # type: ignore[misc]
+    for group in failed:
+        if not group.answers:  # the data set cannot say what there was to be found
+            raise group.error  # type: ignore[misc]
+        logger.warning("%s; its answer counts as unread", describe_failure(group))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, get_type_hints
 
-from focus_agents.runs.folder import read_answer
+from focus_agents.runs.answers import read_answer
 from focus_env.metrics import ScoredAnswer
 from focus_env.types import Box, ParseStatus
 

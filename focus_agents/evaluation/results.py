@@ -12,7 +12,6 @@ runs/<evaluation>/
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, get_type_hints
 from focus_agents.errors import CheckpointError
 from focus_agents.evaluation.episodes import EpisodeDigests
 from focus_agents.evaluation.records import AnswerRecord, Cell, file_name, is_value
-from focus_agents.runs.files import write_json, write_text
+from focus_agents.runs.files import append_json_lines, write_json, write_json_lines
 from focus_agents.runs.provenance import differences
 
 
@@ -176,15 +175,12 @@ class ResultsFolder:
         kept = [record for record in records if not (drop_failed and record.error is not None)]
         file = self._file(cell)
         if file.exists() and (len(kept) < len(records) or not file.read_text().endswith("\n")):
-            write_text(file, _to_lines(kept))
+            write_json_lines(file, [record.to_json() for record in kept])
         return kept
 
     def append(self, cell: Cell, records: Sequence[AnswerRecord]) -> None:
         """Add answers; when this returns, they are on the disk."""
-        with self._file(cell).open("a") as file:
-            file.write(_to_lines(records))
-            file.flush()
-            os.fsync(file.fileno())
+        append_json_lines(self._file(cell), [record.to_json() for record in records], is_synced=True)
 
     def sheet(self, cell: Cell) -> Path:
         """Where a cell's pictures are."""
@@ -226,10 +222,6 @@ class ResultsFolder:
 
 def _no_number(word: str) -> Any:
     raise ValueError(f"expected numbers, got {word}")
-
-
-def _to_lines(records: Sequence[AnswerRecord]) -> str:
-    return "".join(json.dumps(record.to_json()) + "\n" for record in records)
 
 
 def _check_same(what: str, stored: Mapping[str, Any], new: Mapping[str, Any]) -> None:

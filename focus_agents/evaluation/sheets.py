@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from focus_agents.evaluation.records import AnswerRecord, Cell
 from focus_agents.evaluation.results import ResultsFolder
-from focus_env.rendering import ANSWER_COLOUR, render_episode, stack_rows
+from focus_env.rendering import ANSWER_COLOUR, render_row, stack_rows, write_picture
 from focus_env.types import EpisodeDataset, ImageArray
 
 NUM_SHOWN = 3
@@ -41,16 +40,14 @@ def choose_shown(
 
 def draw_sheet(shown: Sequence[tuple[str, AnswerRecord]], episodes: EpisodeDataset) -> ImageArray:
     """A row for each answer, with truth and answer, below what was written; [H, W, 3] uint8."""
-    rows = [
-        render_episode(episodes[record.index], [("answer", record.answer.box, ANSWER_COLOUR)]) for _, record in shown
-    ]
+    rows = [render_row(episodes, record.index, [("answer", record.answer.box, ANSWER_COLOUR)]) for _, record in shown]
     return stack_rows(rows, [_title(kind, record) for kind, record in shown])
 
 
 def write_sheet(results: ResultsFolder, cell: Cell, episodes: EpisodeDataset) -> None:
     """Draw what a cell has answered, if anything."""
     if records := results.read(cell):
-        Image.fromarray(draw_sheet(choose_shown(records), episodes)).save(results.sheet(cell))
+        write_picture(results.sheet(cell), draw_sheet(choose_shown(records), episodes))
 
 
 def _title(kind: str, record: AnswerRecord) -> str:

@@ -79,7 +79,7 @@ class GRPOConfig(AlgorithmConfig):
         self.env = focus_env.ENV_ID
         self.env_runner_cls = GRPOEnvRunner
         self.num_env_runners = 0
-        self.sample_timeout_s = self.evaluation_sample_timeout_s = 1800.0
+        self.evaluation_sample_timeout_s = 1800.0
         self.custom_evaluation_function = evaluate_greedily
         self.log_gradients = True  # their norm is a metric, also where nothing is clipped by it
         # A runner that raises sleeps this long before it exits; RLlib's 60 s make a bug look like a hang.
@@ -164,6 +164,11 @@ class GRPOConfig(AlgorithmConfig):
         self.model_settings.check()
         if self.constrained:
             largest_coordinate(self.template.frame)
+            if self.template.thinking:
+                raise ValueError(
+                    f"constrained: expected a template without thoughts, which no grammar knows, got "
+                    f"{self.template.name!r}; choose another `template`, or sample without `constrained`"
+                )
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """Our module."""
@@ -222,7 +227,9 @@ class GRPO(Algorithm):
         if self.eval_env_runner_group is not None:
             self._evaluation_runners = Runners(self, self.eval_env_runner_group, self.evaluation_config)
         self._share_module()
-        self._sampler = GroupSampler(self._runners, self.config.settings, seed=self.config.seed or 0)
+        self._sampler = GroupSampler(
+            self._runners, self.config.settings, seed=self.config.seed or 0, num_learners=self.config.num_learners
+        )
         self._num_evaluation_episodes: int = self._evaluation_runners.ask_one("num_evaluation_episodes")
         self.last_groups: list[RolloutGroup] = []
         self.last_evaluation: list[ScoredAnswer] = []
@@ -243,8 +250,7 @@ class GRPO(Algorithm):
     def training_step(self) -> None:
         """Sample groups, compare the answers within each, update the policy, hand the new weights to the runners."""
         with self._time(ENV_RUNNER_SAMPLING_TIMER):
-            sampled = self._sampler.sample(self._num_iterations_done, self._weights_seq_no)
-            groups = self._sampler.refill(sampled, self._num_iterations_done, self._weights_seq_no)
+            sampled, groups = self._sampler.draw(self._num_iterations_done, self._weights_seq_no)
         if self.config.async_steps:
             self._sampler.ask_ahead(self._num_iterations_done + 1, self._weights_seq_no)
         with self._time(LEARNER_UPDATE_TIMER):
@@ -254,7 +260,7 @@ class GRPO(Algorithm):
         with self._time(SYNCH_WORKER_WEIGHTS_TIMER):
             self._sync_weights()
         self.last_groups = [without_prefix(group) for group in groups]
-        self.metrics.log_dict(rollout_metrics(sampled), key=ROLLOUTS, window=1)
+        self.metrics.log_dict(rollout_metrics(sampled) | self._sampler.failures(sampled), key=ROLLOUTS, window=1)
         returns = [float(reward) for group in sampled for reward in group.rewards]
         log_episodes(self.metrics, returns, key=(ENV_RUNNER_RESULTS,))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +22,12 @@ from focus_agents.grpo.loss import policy_loss, rollout_weights
 from focus_agents.grpo.module import ENTROPIES, GROUP_BATCH, LOGPROBS, REF_LOGPROBS
 from focus_agents.grpo.steps import GroupTrainingData, TrainingGroup
 
+logger = logging.getLogger(__name__)
+
+GRAD_NORM = "gradients_default_optimizer_global_norm"
+"""RLlib's metric."""
 GROUPS, TOTALS = "groups", "totals"
-SHARED_PREFIX = "shared_prefix"
+SHARED_PREFIX, BAD_STEPS = "shared_prefix", "bad_steps"
 
 
 class GRPOTorchLearner(TorchLearner):
@@ -31,6 +36,8 @@ class GRPOTorchLearner(TorchLearner):
     _gradients_are_checked = False
     _shares_prefixes: bool | None = None
     """What `shared_prefix="auto"` came to; None: not known yet."""
+    _num_bad_steps = _num_bad_in_a_row = 0
+    """Steps whose loss or gradient was not finite: in all, and up to the last one."""
 
     def get_parameters(self, module: Any) -> list[torch.nn.Parameter]:
         """What is trained: not the reference, nor the base under adapters."""
@@ -81,12 +88,14 @@ class GRPOTorchLearner(TorchLearner):
             )
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return RLlib's state, and what `shared_prefix="auto"` came to."""
-        return super().get_state(*args, **kwargs) | {SHARED_PREFIX: self._shares_prefixes}
+        """Return RLlib's state, the count of skipped steps, and what `shared_prefix="auto"` came to."""
+        own = {SHARED_PREFIX: self._shares_prefixes, BAD_STEPS: (self._num_bad_steps, self._num_bad_in_a_row)}
+        return super().get_state(*args, **kwargs) | own
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Take what `get_state` gave."""
         super().set_state(state)
+        self._num_bad_steps, self._num_bad_in_a_row = state.get(BAD_STEPS, (0, 0))
         # A learner that goes on does not look again: on another group the answer may be another, and so its numerics.
         if (shares_prefixes := state.get(SHARED_PREFIX)) is not None:
             self._share_prefixes(shares_prefixes)
@@ -190,17 +199,54 @@ class GRPOTorchLearner(TorchLearner):
         parameters = self.get_parameters(self.module[module_id])
         gradients = {self.get_param_ref(parameter): parameter.grad for parameter in parameters}
         self.metrics.log_value((module_id, "lr"), self._set_lr(), window=1)
-        self.apply_gradients(self.postprocess_gradients(gradients))
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        is_finite = self._is_finite(total, norm)
+        postprocessed = self.postprocess_gradients(gradients)
+        if is_finite:
+            self.apply_gradients(postprocessed)
+        else:  # RLlib logs 0 for a norm that is no number
+            self.metrics.log_value((module_id, GRAD_NORM), float(norm), window=1)
+        self._count_step(module_id, parameters, is_finite=is_finite)
         return {}, {module_id: total}, {}
+
+    def _is_finite(self, loss: torch.Tensor, norm: torch.Tensor) -> bool:
+        """Whether loss and gradient of a step are finite, on all learners; each finds the same."""
+        # Not left to RLlib, which takes a step with zeros in the place of such gradients.
+        flag = torch.isfinite(loss + norm.to(loss)).float()
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
+        return bool(flag)
+
+    def _count_step(self, module_id: str, parameters: Sequence[torch.nn.Parameter], *, is_finite: bool) -> None:
+        """Count a step that was skipped, and stop where nothing good can follow.
+
+        Raises:
+            TrainingError: On every learner, after `max_bad_steps` such steps in a row, or where the weights are no
+                numbers any more.
+        """
+        self._num_bad_steps += not is_finite
+        self._num_bad_in_a_row = 0 if is_finite else self._num_bad_in_a_row + 1
+        self.metrics.log_value((module_id, "skipped_steps"), self._num_bad_steps, window=1)
+        advice = "lower `lr` or `grad_clip`, or try `precision` fp32; the last checkpoint is whole"
+        if not is_finite and self._num_bad_steps == 1:
+            logger.warning("skipped a step: its loss or gradient is not finite (more of them are only counted)")
+        if self._num_bad_in_a_row >= self.config.max_bad_steps:
+            raise TrainingError(
+                f"training stopped: expected a finite loss and gradient, got none in {self._num_bad_in_a_row} steps in "
+                f"a row; {advice}"
+            )
+        if is_finite and not torch.isfinite(torch.nn.utils.get_total_norm(parameters)):
+            raise TrainingError(f"training stopped: expected finite weights, got others after a step; {advice}")
 
     def _set_lr(self) -> float:
         """Set the learning rate of the step that comes, and return it.
 
-        How many steps there were is part of the optimizer's state, so a run that goes on goes on here. After the step
-        RLlib sets its own again.
+        How many steps there were is part of the optimizer's state, so a run that goes on goes on here; those that were
+        skipped count. After the step RLlib sets its own again.
         """
         optimizer = self.get_optimizer()
-        num_done = max((int(state["step"]) for state in optimizer.state.values()), default=0)
+        num_taken = max((int(state["step"]) for state in optimizer.state.values()), default=0)
+        num_done = num_taken + self._num_bad_steps
         for group in optimizer.param_groups:
             group["lr"] = self.config.settings.lr_at(num_done)
         return float(optimizer.param_groups[0]["lr"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from focus_agents.grpo.algorithm import GRPOConfig
 from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings
@@ -37,6 +38,11 @@ class GRPOPlan:
     settings: GRPOSettings
     schedule: GRPOSchedule
     seed: int = 0
+
+    @property
+    def objects(self) -> tuple[Any, ...]:
+        """What may be a user's own code, for `provenance`."""
+        return (self.reward, self.training_episodes, self.validation_episodes)
 
     def config(self) -> GRPOConfig:
         """Return RLlib's configuration of the run in one process.

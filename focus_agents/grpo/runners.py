@@ -12,12 +12,15 @@ import ray
 from ray.exceptions import RayError
 from ray.rllib.callbacks.utils import make_callback
 
+from focus_agents.errors import SamplingError
 from focus_agents.grpo.rllib_compat import mark_lost, runner_actors
 from focus_env.errors import FocusError
 
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 5
+FIRST_NOTICE_S = 60.0
+"""So long nothing is said of a wait; from then on at twice the time of the last word."""
 
 Job = tuple[int, int]
 """(position of the result, episode index)."""
@@ -68,6 +71,8 @@ class Request(Generic[T]):
 class Runners:
     """Spreads jobs over an algorithm's EnvRunners. What is lost with one of them goes to the others, or to its heir.
 
+    One that does not answer within `sample_timeout_s` is ended, and then replaced as one that died.
+
     Args:
         algorithm: Owns the runners.
         group: RLlib's group of them.
@@ -87,6 +92,7 @@ class Runners:
         self._group = group
         self._log_metrics = log_metrics
         self._state: Any = None
+        self._last_fault = ""
 
     @property
     def local(self) -> Any | None:
@@ -111,7 +117,7 @@ class Runners:
         """Results in the order of the jobs; see `Request`.
 
         Raises:
-            RuntimeError: If some are still missing after several attempts.
+            SamplingError: If some are still missing after several attempts.
         """
         return self.collect(self.submit(jobs, work, batch_size=batch_size))
 
@@ -125,7 +131,7 @@ class Runners:
             arguments: The same for all.
 
         Raises:
-            RuntimeError: As `run`.
+            SamplingError: As `run`.
         """
 
         def answer(runner: Any, jobs: Sequence[Job]) -> tuple[dict[int, Any], None]:
@@ -148,8 +154,8 @@ class Runners:
         """Wait for the results, in the order of the jobs.
 
         Raises:
-            FocusError: If an episode cannot be read, or a term of the reward breaks its contract.
-            RuntimeError: If some are still missing after several attempts.
+            FocusError: What a runner raises of this kind, since any other would, too.
+            SamplingError: If some are still missing after several attempts.
         """
         for _ in range(MAX_ATTEMPTS):
             self._gather(request)
@@ -162,16 +168,33 @@ class Runners:
             self._spread(request)
             if is_older:
                 self._push(self._state)
-        raise RuntimeError(
-            f"runners: {len(request.jobs) - len(request.results)} of {len(request.jobs)} episodes are missing after "
-            f"{MAX_ATTEMPTS} attempts; the runners' logs say why"
-        )
+        raise self._given_up(f"{len(request.jobs) - len(request.results)} of {len(request.jobs)} episodes are missing")
 
     def ask_one(self, method: str) -> Any:
-        """Call a method of one runner; they are all alike."""
+        """Call a method of one runner; they are all alike.
+
+        Raises:
+            SamplingError: If none answers after several attempts.
+        """
         if self.local is not None:
             return getattr(self.local, method)()
-        return ray.get(getattr(runner_actors(self._group)[self._await_ids()[0]], method).remote())
+        for _ in range(MAX_ATTEMPTS):
+            runner_id = self._await_ids()[0]
+            call = getattr(runner_actors(self._group)[runner_id], method).remote()
+            (is_done,) = self._wait([(runner_id, call)])
+            try:
+                if is_done:
+                    return ray.get(call)
+            except RayError as error:
+                self._lose(runner_id, error)
+            self._restore()
+        raise self._given_up(f"{method} was not answered")
+
+    def _given_up(self, what: str) -> SamplingError:
+        return SamplingError(
+            f"sampling processes: {what} after {MAX_ATTEMPTS} attempts, the last fault: "
+            f"{self._last_fault or 'unknown'}; the processes' logs say more. Go on with the run by `resume`"
+        )
 
     def _spread(self, request: Request[Any]) -> None:
         """Send what is missing to the runners that there are."""
@@ -184,21 +207,61 @@ class Runners:
         ]
 
     def _gather(self, request: Request[Any]) -> None:
-        """Take what comes back. A runner that fails is out of service until it has been restored."""
-        deadline = time.monotonic() + self._config.sample_timeout_s
-        for runner_id, call in request.calls:
+        """Take what comes back, in the order of the runners. One that fails is out of service until it is restored."""
+        calls, request.calls = request.calls, ()
+        for (runner_id, call), is_done in zip(calls, self._wait(calls), strict=True):
+            if not is_done:
+                continue
             try:
-                results, metrics = ray.get(call, timeout=max(0.0, deadline - time.monotonic()))
+                results, metrics = ray.get(call)
             except RayError as error:
-                cause = getattr(error, "cause", None)
-                if isinstance(cause, FocusError):  # any other runner would raise it, too
-                    raise cause from error
-                logger.warning("runner %d is lost with its share: %s", runner_id, type(error).__name__)
-                mark_lost(self._group, runner_id)
+                self._lose(runner_id, error)
             else:
                 request.results.update(results)
                 self._log_metrics([metrics])
-        request.calls = ()
+
+    def _wait(self, calls: Sequence[tuple[int, ray.ObjectRef]]) -> list[bool]:
+        """Which of these calls are answered in time, if by an error; the runners of the others are ended."""
+        limit, started, notice = self._config.sample_timeout_s, time.monotonic(), FIRST_NOTICE_S
+        pending = [call for _, call in calls]
+        while pending:
+            waited = time.monotonic() - started
+            _, pending = ray.wait(
+                pending, num_returns=len(pending), timeout=max(0.0, min(limit, notice) - waited), fetch_local=False
+            )
+            if not pending or time.monotonic() - started >= limit:
+                break
+            if time.monotonic() - started >= notice:
+                late = [runner_id for runner_id, call in calls if call in pending]
+                logger.warning(
+                    "waiting for sampling processes %s, for %.0f s now of at most %g (`sample_timeout_s`)",
+                    late, notice, limit,
+                )  # fmt: skip
+                notice *= 2
+        for runner_id, call in calls:
+            if call in pending:
+                self._end(runner_id)
+        return [call not in pending for _, call in calls]
+
+    def _end(self, runner_id: int) -> None:
+        """End the process of a runner that hangs; Ray starts another in its place."""
+        self._last_fault = f"no answer within {self._config.sample_timeout_s:g} s (`sample_timeout_s`)"
+        logger.warning("sampling process %d: %s; it is ended and replaced", runner_id, self._last_fault)
+        ray.kill(runner_actors(self._group)[runner_id], no_restart=False)
+        mark_lost(self._group, runner_id)
+
+    def _lose(self, runner_id: int, error: RayError) -> None:
+        """Take a runner that has failed out of service.
+
+        Raises:
+            FocusError: If that is what it failed by: any other runner would raise it, too.
+        """
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, FocusError):
+            raise cause from error
+        self._last_fault = type(error).__name__ if cause is None else f"{type(cause).__name__}: {cause}"
+        logger.warning("sampling process %d is lost with its share: %s", runner_id, self._last_fault)
+        mark_lost(self._group, runner_id)
 
     def _push(self, state: ray.ObjectRef) -> None:
         """Without waiting: a runner answers its calls in their order, so what follows is done with these weights."""
@@ -207,13 +270,21 @@ class Runners:
 
     def _await_ids(self) -> list[int]:
         """The runners that can work. If there is none, it waits for one: a call to one that restarts fails at once."""
-        deadline = time.monotonic() + self._config.env_runner_restore_timeout_s
+        started, notice = time.monotonic(), FIRST_NOTICE_S
+        deadline = started + self._config.env_runner_restore_timeout_s
         while not (ids := self._group.healthy_env_runner_ids()):
             if time.monotonic() > deadline:
-                raise RuntimeError(
-                    f"runners: none came back within {self._config.env_runner_restore_timeout_s} s "
-                    "(env_runner_restore_timeout_s); the runners' logs say why"
+                raise SamplingError(
+                    f"sampling processes: none came back within {self._config.env_runner_restore_timeout_s:g} s "
+                    f"(env_runner_restore_timeout_s), the last fault: {self._last_fault or 'unknown'}; the processes' "
+                    "logs say more. Go on with the run by `resume`"
                 )
+            if time.monotonic() - started >= notice:
+                logger.warning(
+                    "no sampling process is there; waiting for one, for %.0f s now of at most %g",
+                    notice, self._config.env_runner_restore_timeout_s,
+                )  # fmt: skip
+                notice *= 2
             self._restore()
         return list(ids)
 

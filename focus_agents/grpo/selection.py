@@ -49,7 +49,7 @@ def training_group(
         token_ids=tuple(c.token_ids for c in completions),
         sampler_logprobs=tuple(c.logprobs for c in completions),
         advantages=advantages,
-        counts=np.array([counts_truncated or c.is_finished for c in completions]),
+        counts=np.array([(counts_truncated or c.is_finished) and c.error is None for c in completions]),
         prefix=group.generation.prefix,
     )
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from focus_agents.grpo.advantage import AdvantageScale
-from focus_agents.runs.schedule import check_schedule, lr_factor
+from focus_agents.runs.schedule import MAX_BAD_STEPS, check_schedule, lr_factor
 from focus_agents.settings import LearningRate, Settings, TokenCount
 
 LossName = Literal["grpo", "dapo", "dr_grpo", "bnpo", "gspo", "cispo", "sapo"]
@@ -49,6 +49,9 @@ class SamplingSettings(Settings):
     """Range of rewards within which answers earn the same; the group then gets advantage 0."""
     max_refills: Annotated[int, Ge(1)] = 4
     """Most rounds of sampling others, with refill; dropped groups make up for the rest."""
+    sample_timeout_s: Annotated[float, Gt(0)] = 1800.0
+    """Seconds after which a sampling process that has not answered counts as hung: it is ended and replaced, and what
+    it had to answer is asked again."""
     async_steps: Annotated[int, Ge(0), Le(1)] = 0
     """1 samples an iteration's groups while those before it are learned from, by weights one update old; needs sampling
     processes, and wants rollout_correction token_tis."""
@@ -128,6 +131,8 @@ class LearningSettings(Settings):
     """Of AdamW."""
     grad_clip: Annotated[float, Gt(0)] | None = 1.0
     """Largest global norm of the gradient; None: any."""
+    max_bad_steps: Annotated[int, Ge(1)] = MAX_BAD_STEPS
+    """So many steps in a row whose loss or gradient is not finite end the run; fewer are skipped."""
     shared_prefix: SharedPrefixMode = "auto"
     """Score a group as one row (on), or repeat its prompt for each answer (off); auto checks on the first group that
     both agree, and else warns and is off."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,17 +17,20 @@ from ray.rllib.utils.metrics import (
 )
 from rich.console import Console
 
-from focus_agents.errors import CheckpointError, RunInterrupted
+from focus_agents.errors import CheckpointError, RunInterrupted, SamplingError
 from focus_agents.grpo.algorithm import GRPO, ROLLOUTS, GRPOConfig
+from focus_agents.grpo.learner import GRAD_NORM
 from focus_agents.grpo.settings import GRPOSchedule
+from focus_agents.runs.checkpoint import Checkpoints, check_finite
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.interruption import stop_requests
-from focus_agents.runs.progress import progress_bar
+from focus_agents.runs.progress import UnitWatch, progress_bar
 from focus_env.metrics import ScoredAnswer, summarize
 from focus_env.types import EpisodeDataset
 
 CHECKPOINT_PREFIX = "iteration_"
-SCRATCH_PREFIX = f".{CHECKPOINT_PREFIX}"
+NUM_KEPT = 2
+"""Checkpoints that stay while a run goes on, so that a damaged one does not end it."""
 
 
 def train_grpo(
@@ -56,6 +58,9 @@ def train_grpo(
     Raises:
         RunInterrupted: If a signal asked to stop; the iteration that was going on is done and in a checkpoint.
         TrainingError: If the learners failed again and again.
+        CheckpointError: If no checkpoint to go on from can be read, or the weights are not finite any more.
+        StorageError: If something cannot be written.
+        SamplingError: If there are no processes any more that sample; what was trained is in a checkpoint.
     """
     console = console or Console()
     started = time.perf_counter()
@@ -63,16 +68,18 @@ def train_grpo(
     with console.status("building runners and learners"):
         algorithm = config.build_algo()
     try:
-        first = _restore(algorithm, run) if is_resumed else 0
+        first = _restore(algorithm, run, console) if is_resumed else 0
         before = run.read_answers("before") if is_resumed else _validate(algorithm, indices, console)
         run.write_answers("before", before)
         console.print(f"before: {_describe(before)}")
-        _iterate(algorithm, schedule, run, indices, first=first, console=console)
+        watch = UnitWatch(console)
+        watch.look(before)
+        _iterate(algorithm, schedule, run, indices, first=first, console=console, watch=watch)
         after = _validate(algorithm, indices, console)
         algorithm.save_policy(run.checkpoints / "final")
     finally:
         algorithm.stop()
-    return run.finish(
+    summary = run.finish(
         validation_episodes,
         indices,
         before,
@@ -80,6 +87,8 @@ def train_grpo(
         num_iterations=config.num_iterations,
         seconds=time.perf_counter() - started,
     )
+    checkpoints_of(run).prune(1)  # nothing is left to fall back from
+    return summary
 
 
 def _iterate(
@@ -90,37 +99,50 @@ def _iterate(
     *,
     first: int,
     console: Console,
+    watch: UnitWatch,
 ) -> None:
     """The training iterations, with a bar and a line for each."""
 
     def announce(name: str) -> None:
         console.print(f"{name}: stopping after this iteration; a second signal stops at once", style="yellow")
 
-    num_iterations = algorithm.config.num_iterations
+    num_iterations, done, saved = algorithm.config.num_iterations, first, first
     with progress_bar("GRPO", num_iterations, console) as move_to, stop_requests(announce) as stop:
         move_to(first)
-        for iteration in range(first + 1, num_iterations + 1):
-            started = time.perf_counter()
-            result = algorithm.train()
-            metrics = _collect_metrics(
-                result, iteration, seconds=time.perf_counter() - started, config=algorithm.config
-            )
-            is_last = iteration == num_iterations
-            if schedule.validation_interval and iteration % schedule.validation_interval == 0 and not is_last:
-                metrics["validation_miou"] = summarize(algorithm.validate(indices))["miou_all"]
-            run.log(metrics)
-            run.write_samples(iteration, algorithm.last_groups)
-            console.print(_line(metrics), highlight=False, soft_wrap=True)
-            move_to(iteration)
-            is_due = schedule.checkpoint_interval and iteration % schedule.checkpoint_interval == 0
-            if is_last or is_due or stop.received is not None:
-                _save(algorithm, run, iteration)
-            if stop.received is not None:
-                raise RunInterrupted(
-                    f"stopped by {stop.received.name} after iteration {iteration} of {num_iterations}; "
-                    f"go on with it by `resume` {run.path}",
-                    signal_number=stop.received,
+        try:
+            for iteration in range(first + 1, num_iterations + 1):
+                started = time.perf_counter()
+                result = algorithm.train()
+                done = iteration
+                metrics = _collect_metrics(
+                    result, iteration, seconds=time.perf_counter() - started, config=algorithm.config
                 )
+                is_last = iteration == num_iterations
+                try:
+                    if schedule.validation_interval and iteration % schedule.validation_interval == 0 and not is_last:
+                        metrics["validation_miou"] = summarize(algorithm.validate(indices))["miou_all"]
+                finally:
+                    run.log(metrics)
+                    run.write_samples(iteration, algorithm.last_groups)
+                console.print(_line(metrics), highlight=False, soft_wrap=True)
+                watch.look([answer for group in algorithm.last_groups for answer in group.answers])
+                move_to(iteration)
+                is_due = schedule.checkpoint_interval and iteration % schedule.checkpoint_interval == 0
+                if is_last or is_due or stop.received is not None:
+                    _check_weights(algorithm, checkpoints_of(run).path(iteration))
+                    _save(algorithm, run, iteration, num_kept=NUM_KEPT)
+                    saved = iteration
+                if stop.received is not None:
+                    raise RunInterrupted(
+                        f"stopped by {stop.received.name} after iteration {iteration} of {num_iterations}; "
+                        f"go on with it by `resume` {run.path}",
+                        signal_number=stop.received,
+                    )
+        except SamplingError as error:  # the learners are as they should be
+            if done > saved:
+                _check_weights(algorithm, checkpoints_of(run).path(done))
+                _save(algorithm, run, done, num_kept=NUM_KEPT)
+            raise SamplingError(f"after iteration {done} of {num_iterations}: {error} {run.path}") from error
 
 
 def _collect_metrics(
@@ -132,8 +154,8 @@ def _collect_metrics(
         "iteration": iteration,
         **{name: float(value) for name, value in result[ROLLOUTS].items()},
         "loss": float(learner["total_loss"]),
-        **{name: float(learner[name]) for name in ("kl", "clip_fraction", "entropy", "sampler_gap")},
-        "grad_norm": float(learner["gradients_default_optimizer_global_norm"]),
+        **{name: float(learner[name]) for name in ("kl", "clip_fraction", "entropy", "sampler_gap", "skipped_steps")},
+        "grad_norm": float(learner[GRAD_NORM]),
         "lr": float(learner["lr"]),
         "seconds_sampling": float(timers[ENV_RUNNER_SAMPLING_TIMER]),
         "seconds_learning": float(timers[LEARNER_UPDATE_TIMER]),
@@ -147,9 +169,18 @@ def _line(metrics: Mapping[str, float]) -> str:
     """What a person reads of an iteration."""
     line = (
         f"{metrics['iteration']:>5.0f}  reward {metrics['reward']:.3f}  mIoU {metrics['miou']:.3f}  "
-        f"parsed {metrics['parse_rate']:.0%}  sampling {metrics['seconds_sampling']:.2f} s  "
-        f"learning {metrics['seconds_learning']:.2f} s  {metrics['groups_per_second']:.1f} groups/s"
+        f"parsed {metrics['parse_rate']:.0%}  "
     )
+    for name, word in (("truncated_rate", "cut"), ("failed_rate", "failed")):
+        if metrics[name] > 0:
+            line += f"{word} {metrics[name]:.1%}  "
+    line += (
+        f"sampling {metrics['seconds_sampling']:.2f} s  learning {metrics['seconds_learning']:.2f} s  "
+        f"{metrics['groups_per_second']:.1f} groups/s"
+    )
+    for name, what in (("skipped_episodes", "episodes"), ("skipped_steps", "steps so far")):
+        if metrics[name] > 0:
+            line += f"  skipped {metrics[name]:.0f} {what}"
     return line + (f"  validation mIoU {metrics['validation_miou']:.3f}" if "validation_miou" in metrics else "")
 
 
@@ -163,40 +194,47 @@ def _describe(answers: Sequence[ScoredAnswer]) -> str:
     return f"validation mIoU {scores['miou_all']:.3f}, parsed {scores['parse_rate']:.0%} of {len(answers)} answers"
 
 
-def _save(algorithm: GRPO, run: RunDirectory, iteration: int) -> None:
-    """Write a checkpoint to go on from; one is whole or not there, and it replaces the one before."""
-    scratch = run.checkpoints / f"{SCRATCH_PREFIX}{iteration:06d}"
-    for folder in run.checkpoints.glob(f"{SCRATCH_PREFIX}*"):  # of a process that was killed
-        shutil.rmtree(folder)
-    algorithm.save_to_path(scratch.absolute())
-    older = list(run.checkpoints.glob(f"{CHECKPOINT_PREFIX}*"))
-    scratch.rename(run.checkpoints / f"{CHECKPOINT_PREFIX}{iteration:06d}")
-    for folder in older:
-        shutil.rmtree(folder)
+def checkpoints_of(run: RunDirectory, *, num_kept: int = 1) -> Checkpoints:
+    """Return the states that a run of GRPO can go on from."""
+    return Checkpoints(run.checkpoints, CHECKPOINT_PREFIX, num_kept=num_kept)
 
 
-def _restore(algorithm: GRPO, run: RunDirectory) -> int:
-    """Load the newest checkpoint; returns the iterations that it has behind it.
+def _check_weights(algorithm: GRPO, path: Path) -> None:
+    """See that the weights are finite before they go into a checkpoint, which would replace a good one."""
+    check_finite(algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID], what=f"checkpoint {path}")
+
+
+def _save(algorithm: GRPO, run: RunDirectory, iteration: int, *, num_kept: int = 1) -> None:
+    """Write a checkpoint to go on from; one is whole or not there, and it replaces those that are not kept."""
+    with checkpoints_of(run, num_kept=num_kept).write(iteration) as folder:
+        algorithm.save_to_path(folder.absolute())
+
+
+def _restore(algorithm: GRPO, run: RunDirectory, console: Console) -> int:
+    """Load the newest checkpoint that is whole; returns the iterations that it has behind it.
 
     Raises:
         CheckpointError: If the run has none.
     """
-    path = newest_checkpoint(run)
-    algorithm.restore_from_path(path.absolute())
-    iteration = int(path.name.removeprefix(CHECKPOINT_PREFIX))
-    run.rewind(iteration, counter="iteration")
-    return iteration
+    newest_checkpoint(run)
+    restored = checkpoints_of(run).restore(
+        lambda path: algorithm.restore_from_path(path.absolute()),
+        lambda message: console.print(f"warning: {message}", style="yellow", highlight=False, markup=False),
+    )
+    assert restored is not None  # since there is one
+    run.rewind(restored[0], counter="iteration")
+    return restored[0]
 
 
 def newest_checkpoint(run: RunDirectory) -> Path:
-    """The checkpoint that a resumed run goes on from.
+    """The checkpoint that a resumed run goes on from, if it is not damaged.
 
     Raises:
         CheckpointError: If there is none.
     """
-    checkpoints = sorted(run.checkpoints.glob(f"{CHECKPOINT_PREFIX}*"))
-    if not checkpoints:
+    found = checkpoints_of(run).newest_first()
+    if not found:
         raise CheckpointError(
             f"run {run.path}: expected a checkpoint in {run.checkpoints}, found none; start a new run"
         )
-    return checkpoints[-1]
+    return found[0]

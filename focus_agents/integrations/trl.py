@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from focus_agents.models.processing import VLMProcessor
-from focus_agents.rollout.collect import score_texts
+from focus_agents.rollout.scoring import score_apart
 from focus_env.errors import MissingDependencyError
 from focus_env.types import ImagePart, Message
 
@@ -81,7 +81,8 @@ def trl_row(messages: Sequence[Message]) -> dict[str, Any]:
 class TRLReward:
     """A reward function for TRL: what the environment's `step` would pay for each answer.
 
-    The answers to one episode are scored in one call. The episode comes from the data set, and none of its pictures is
+    The answers to one episode are scored in one call. One for which the parser or a term raises gets the mean of the
+    others. The episode comes from the data set, and none of its pictures is
     decoded.
 
     Args:
@@ -108,7 +109,7 @@ class TRLReward:
         rewards = np.empty(len(texts))
         dataset = self.env.get_wrapper_attr("dataset")
         for index, group in places.items():
-            scores = score_texts(self.env, dataset[index], [texts[place] for place in group])
+            scores, _errors = score_apart(self.env, dataset[index], [texts[place] for place in group])
             rewards[group] = scores.rewards
         return [float(reward) for reward in rewards]
 

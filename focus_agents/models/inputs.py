@@ -38,6 +38,25 @@ class EncodedPrompt:
     image_features: tuple[torch.Tensor, ...] | None = None
 
 
+def check_context(prompt: EncodedPrompt, num_answer_tokens: int, max_tokens: int) -> None:
+    """See that a prompt and its answer fit into a model's context; beyond it, answers are noise.
+
+    Args:
+        prompt: The prompt.
+        num_answer_tokens: Tokens of the answer, or the most that it may have.
+        max_tokens: The model's context.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    num_tokens = len(prompt.input_ids) + num_answer_tokens
+    if num_tokens > max_tokens:
+        raise ValueError(
+            f"expected at most {max_tokens} tokens, the model's context, got {num_tokens} with {len(prompt.grids)} "
+            "pictures; lower `max_image_tokens` or `shots`"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class PromptBatch:
     """Left-padded prompts as tensors.

@@ -21,8 +21,10 @@ from focus_agents.models.family import ModelFamily
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.registry import find_family
 from focus_agents.models.settings import Precision
+from focus_agents.models.shipped import BEST_MODEL, SHIPPED_MODELS, WEIGHTS
 from focus_agents.models.weights import bad_weights
 from focus_env.boxes import CoordinateFrame
+from focus_env.files import find_folder
 from focus_env.prompts import PromptTemplate, get_template
 
 T = TypeVar("T")
@@ -35,12 +37,6 @@ PROMPTS_OF_NEW_MODELS: Mapping[str, dict[str, str]] = {
     SMALL: {"template": "questions", "frame": "norm_100"},
 }
 """What `POLICY_FILE` says of a saved one."""
-
-WEIGHTS = Path(__file__).parent.parent / "weights"
-SHIPPED_MODELS = ("focus-small-grpo", "focus-small-sft", "focus-small-base")
-"""Trained by this project, in folders of `WEIGHTS`."""
-BEST_MODEL = {"focus-small": "focus-small-grpo"}
-"""The name by which to ask for the best of them."""
 
 POLICY_FILE = "focus.json"
 """What a saved policy's folder says beside the model itself."""
@@ -327,9 +323,8 @@ def _readable_family(name_or_path: str) -> ModelFamily | None:
 
 def model_folder(name_or_path: str) -> str:
     """Where a model lies: its folder, with the package or elsewhere, or else the name, which the hub may know."""
-    if (name := BEST_MODEL.get(name_or_path, name_or_path)) in SHIPPED_MODELS:
-        return str(WEIGHTS / name)
-    folder = Path(name_or_path).expanduser()
+    name = BEST_MODEL.get(name_or_path, name_or_path)
+    folder = find_folder(WEIGHTS / name if name in SHIPPED_MODELS else Path(name_or_path).expanduser())
     return str(folder) if folder.is_dir() else name_or_path
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from focus_agents.models.family import ModelFamily
+from focus_agents.models.family import ModelFamily, PreprocessedImages
 from focus_agents.models.inputs import EncodedPrompt, PromptBatch, collate_prompts
 from focus_env.boxes import CoordinateFrame
 from focus_env.prompts import PromptTemplate
-from focus_env.types import Box, ImagePart, Message, TextPart
+from focus_env.types import Box, ImageArray, ImagePart, Message, TextPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,13 @@ class VLMProcessor:
         """Encode a conversation up to where the model's answer starts.
 
         Raises:
-            ValueError: If the conversation holds no picture, or a text holds the image token.
+            ValueError: If the conversation holds no picture, or one that the model's image processor cannot take, or a
+                text holds the image token.
         """
         images = [part.image for message in messages for part in message.content if isinstance(part, ImagePart)]
         if not images:
             raise ValueError("messages: expected at least one picture, got none; a prompt needs a query image")
-        grids, arrays = self.family.preprocess(self.image_processor, images)
+        grids, arrays = self._preprocess(images)
         ids = np.asarray(self.tokenizer(self._chat_text(messages))["input_ids"], dtype=np.int64)
         if (ids == self.image_token_id).sum() != len(images):
             token = self.family.image_token
@@ -77,6 +78,21 @@ class VLMProcessor:
         repeats = np.ones(len(ids), dtype=np.int64)
         repeats[ids == self.image_token_id] = grids.prod(1)
         return EncodedPrompt(np.repeat(ids, repeats), grids, arrays)
+
+    def _preprocess(self, images: Sequence[ImageArray]) -> PreprocessedImages:
+        try:
+            return self.family.preprocess(self.image_processor, images)
+        except (ValueError, TypeError, ArithmeticError) as error:
+            for number, image in enumerate(images, start=1):
+                try:
+                    self.family.preprocess(self.image_processor, [image])
+                except (ValueError, TypeError, ArithmeticError) as reason:
+                    height, width = image.shape[:2]
+                    raise ValueError(
+                        f"picture {number} of {len(images)}, {width} x {height} pixels: the model's image processor "
+                        f"cannot take it: {reason}; leave it out, or cut or pad it"
+                    ) from error
+            raise
 
     def locate(self, messages: Sequence[Message], prompt: EncodedPrompt) -> PromptSpans:
         """Where an encoded conversation holds its pictures and its marked boxes.

@@ -24,9 +24,9 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from focus_agents.models.tiny import SPECIAL_TOKENS
+from focus_env.answer_text import ANSWER_CLOSE, ANSWER_OPEN
 from focus_env.datasets.synthetic.paints import COLOURS, TEXTURE_GROUPS
 from focus_env.datasets.synthetic.shapes import COMMON_FAMILIES, HELD_OUT_FAMILIES
-from focus_env.parsing import ANSWER_CLOSE, ANSWER_OPEN
 from focus_env.prompts import PSEUDO_NAMES
 
 ASSETS = Path(__file__).parent / "small_assets"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from focus_agents.rollout.records import Completion, Generation, Sampling
 from focus_env.boxes import CoordinateFrame, box_to_frame, clip_box, frame_to_box
+from focus_env.errors import FocusError
 from focus_env.prompts import PromptTemplate, read_observation
 from focus_env.spaces import Observation
 from focus_env.types import Box, ImageArray, Message
@@ -20,8 +22,8 @@ _THUMBNAIL_WH = (32, 32)
 
 Localizer = Callable[[Observation, np.random.Generator], Box | None]
 """Anything that finds a box without words, a function or an object to call: from the supports with their boxes and the
-query, and what chance there is, to `xyxy` in pixels of the query. What reaches beyond the picture is cut off. None: the
-object is not there."""
+query, and what chance there is, to four numbers `xyxy` in pixels of the query. What reaches beyond the picture is cut
+off. None, and nothing else, says that the object is not there."""
 
 
 class LocalizerPolicy:
@@ -44,7 +46,10 @@ class LocalizerPolicy:
         sampling: Sampling,
         seeds: Sequence[int],
     ) -> list[Generation]:
-        """`num_completions` answers to each prompt, one after the other."""
+        """`num_completions` answers to each prompt, one after the other.
+
+        What is no box is an answer that cannot be read: a `Completion` without a text, whose `error` says why.
+        """
         generations = []
         for prompt, seed in zip(prompts, seeds, strict=True):
             question = read_observation(prompt)
@@ -55,10 +60,50 @@ class LocalizerPolicy:
 
     def _answer(self, question: Observation, rng: np.random.Generator) -> Completion:
         image_wh = picture_wh(question["query_image"])
-        found = self.localizer(question, rng)
-        box = None if found is None else clip_box(found, image_wh)
+        text, error = "", None
+        try:
+            found = self.localizer(question, rng)
+            text = self.template.answer(None if found is None else _read_box(found, image_wh), image_wh)
+        except NoBoxError as reason:
+            error = f"{_name(self.localizer)}: {reason}"
         no_tokens, no_logprobs = np.empty(0, np.int64), np.empty(0, np.float32)
-        return Completion(self.template.answer(box, image_wh), no_tokens, no_logprobs, is_finished=True)
+        return Completion(text, no_tokens, no_logprobs, is_finished=True, error=error)
+
+
+class NoBoxError(FocusError):
+    """A localizer gave something that is neither a box nor None."""
+
+
+def _read_box(found: object, image_wh: tuple[int, int]) -> Box:
+    """The part of a box that lies in the picture, from any four numbers.
+
+    Raises:
+        NoBoxError: If `found` is no box of the picture; the message says why.
+    """
+    expected = f"expected a box x1, y1, x2, y2 in pixels of the picture of {image_wh} (width, height), or None"
+    try:
+        values = [float(value) for value in found]  # type: ignore[attr-defined]  # told below
+    except (TypeError, ValueError):
+        values = []
+    if isinstance(found, str | bytes | Mapping) or len(values) != 4:
+        raise NoBoxError(f"{expected}, got {found!r:.100}")
+    x1, y1, x2, y2 = values
+    if not all(map(math.isfinite, values)):
+        raise NoBoxError(f"{expected}, got the numbers {values}, which are not all finite")
+    if max(values) <= 1 and min(values) >= 0 and max(image_wh) > 2:
+        raise NoBoxError(f"{expected}, got {values}, which look like shares: multiply by the width and height")
+    if x2 <= x1 or y2 <= y1:
+        raise NoBoxError(
+            f"{expected}, got {values}, with x2 <= x1 or y2 <= y1; x, y, width, height are converted by xywh_to_xyxy"
+        )
+    box = clip_box((x1, y1, x2, y2), image_wh)
+    if box is None:
+        raise NoBoxError(f"{expected}, got {values}, which lies outside")
+    return box
+
+
+def _name(localizer: Localizer) -> str:
+    return getattr(localizer, "__qualname__", type(localizer).__qualname__)
 
 
 def random_box(question: Observation, rng: np.random.Generator) -> Box:

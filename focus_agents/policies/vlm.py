@@ -10,6 +10,8 @@ import torch
 from focus_agents.engine.forward import encode_images, prefill
 from focus_agents.engine.generation import sample_completions
 from focus_agents.engine.grammar import AnswerGrammar
+from focus_agents.models.adapters import base_model
+from focus_agents.models.inputs import check_context
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.settings import Precision
 from focus_agents.models.shared_prefix import PrefixRow
@@ -56,8 +58,16 @@ class VLMPolicy:
         sampling: Sampling,
         seeds: Sequence[int],
     ) -> list[Generation]:
-        """`num_completions` answers to each prompt, all prompts in one batch."""
+        """`num_completions` answers to each prompt, all prompts in one batch.
+
+        Raises:
+            ValueError: If the processor cannot take a prompt, or it does not fit into the model's context.
+            FloatingPointError: If the model's probabilities are not numbers.
+        """
         encoded = [self.processor.encode(prompt) for prompt in prompts]
+        max_tokens = base_model(self.model).config.get_text_config().max_position_embeddings
+        for prompt in encoded:
+            check_context(prompt, sampling.max_completion_tokens, max_tokens)
         device = next(self.model.parameters()).device
         batch = self.processor.collate(encoded).to(device)
         was_training = self.model.training

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,13 @@ from focus_agents.models.inputs import IGNORED
 from focus_agents.models.loading import SMALL, load_processor, load_trainable_model
 from focus_agents.pretraining.data import DocumentBatch, PretrainingBatches, name_tokens, number_values
 from focus_agents.pretraining.settings import PretrainingConfig
-from focus_agents.runs.checkpoint import load_training_state, save_policy, save_training_state
+from focus_agents.runs.checkpoint import (
+    Checkpoints,
+    check_finite,
+    load_training_state,
+    save_policy,
+    save_training_state,
+)
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.progress import progress_bar
 from focus_env.boxes import iou
@@ -45,6 +50,7 @@ class Pretraining:
 
     def __init__(self, directory: RunDirectory, config: PretrainingConfig, template: PromptTemplate) -> None:
         self.directory, self.config, self.template = directory, config, template
+        self.checkpoints = Checkpoints(directory.checkpoints, CHECKPOINT_PREFIX, num_kept=1)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = load_processor(SMALL)
         self.model = load_trainable_model(SMALL, seed=config.seed).to(self.device)
@@ -60,9 +66,13 @@ class Pretraining:
 
         Returns:
             The summary, as written to `summary.json`.
+
+        Raises:
+            CheckpointError: If the checkpoint is damaged, or weights are not finite.
+            StorageError: If something cannot be written.
         """
         started = time.perf_counter()
-        num_steps, first = self.config.num_steps, self._restore()
+        num_steps, first = self.config.num_steps, self._restore(console)
         window: list[dict[str, float]] = []
         with progress_bar("pretraining", num_steps, console) as move_to:
             for step, batch in zip(range(first, num_steps), self._batches(range(first, num_steps)), strict=True):
@@ -78,10 +88,11 @@ class Pretraining:
                     window = []
                 if (step + 1) % self.config.checkpoint_interval == 0:
                     self._checkpoint(step + 1)
-        save_policy(self.directory.checkpoints / "final", self.model, self.processor, template=self.template)
+        final = self.directory.checkpoints / "final"
+        check_finite(self.parameters, what=f"policy {final}")
+        save_policy(final, self.model, self.processor, template=self.template)
         summary = self.score() | {"seconds": time.perf_counter() - started}
-        (self.directory.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-        return summary
+        return self.directory.write_summary(summary)
 
     def score(self) -> dict[str, float]:
         """Means over pictures of identities that were never trained on, in the last stage of the curriculum."""
@@ -132,20 +143,20 @@ class Pretraining:
             "name_accuracy": float((guesses == targets)[is_name].float().mean()),
         }
 
-    def _restore(self) -> int:
+    def _restore(self, console: Console | None = None) -> int:
         """Load the newest checkpoint, if there is one; the steps behind it."""
-        folder = max(self.directory.checkpoints.glob(f"{CHECKPOINT_PREFIX}*"), default=None)
-        step = 0 if folder is None else int(load_training_state(folder, self.parameters, self.optimizer)["step"])
+
+        def load(folder: Path) -> int:
+            return int(load_training_state(folder, self.parameters, self.optimizer)["step"])
+
+        warn = (console or Console()).print
+        restored = self.checkpoints.restore(load, lambda message: warn(f"warning: {message}", style="yellow"))
+        step = 0 if restored is None else restored[1]
         self.directory.rewind(step, counter="step")
         return step
 
     def _checkpoint(self, step: int) -> None:
         """Write a checkpoint, which is whole once it has its name, and drop the one before it."""
-        checkpoints = self.directory.checkpoints
-        scratch = checkpoints / ".unfinished"
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-        save_training_state(scratch, self.parameters, self.optimizer, {"step": step})
-        scratch.replace(checkpoints / f"{CHECKPOINT_PREFIX}{step:06d}")
-        for older in sorted(checkpoints.glob(f"{CHECKPOINT_PREFIX}*"))[:-1]:
-            shutil.rmtree(older)
+        with self.checkpoints.write(step) as folder:
+            folder.mkdir()
+            save_training_state(folder, self.parameters, self.optimizer, {"step": step})

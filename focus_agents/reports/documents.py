@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from focus_agents.runs.files import write_text
+from focus_env.files import write_text
 
 _MARKS = re.compile(
     r"""

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from focus_agents.errors import CheckpointError
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.metrics import METRICS
+from focus_env.files import fresh_file
 
 COUNTERS = ("step", "iteration")
 USUAL_METRICS = ("reward", "lm_loss", "support_mass", "validation_miou")
@@ -78,7 +79,8 @@ def plot_runs(
         axis.set_xlabel(next(name for name in COUNTERS if name in lines[next(iter(lines))][0]))
         axis.grid(alpha=0.3)
     axes[0].legend()
-    figure.savefig(path, dpi=100)
+    with fresh_file(path) as scratch:
+        figure.savefig(scratch, dpi=100)
     return path
 
 
@@ -104,7 +106,8 @@ def plot_bands(panels: Mapping[str, Mapping[str, Sequence[Series]]], path: Path)
         axis.set_xlabel("iteration")
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize="small")
-    figure.savefig(path, dpi=100)
+    with fresh_file(path) as scratch:
+        figure.savefig(scratch, dpi=100)
     return path
 
 

@@ -1,15 +1,55 @@
-"""Episodes from the environment, answers from a policy, scores for whole groups. No learning, no Ray."""
+"""Episodes from the environment, answers from a policy, scores for whole groups. No learning, no Ray.
+
+One bad item never takes others with it. A picture that cannot be decoded or encoded, a policy that raises on an
+episode, a parser or a term of the reward that raises on an answer: what it strikes has an error, all else is as
+without it. Callers count errors, and stop where nothing but errors comes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium
+import numpy as np
 
-from focus_agents.rollout.records import Generation, Policy, RolloutGroup, Sampling
-from focus_env.rewards.scores import AnswerScores, score_answers
-from focus_env.types import Episode, Message
+from focus_agents.errors import EpisodeError
+from focus_agents.rollout.records import Completion, Generation, Policy, RolloutGroup, Sampling
+from focus_agents.rollout.scoring import check_wrappers, error_of, score_apart, unread_answer
+from focus_env.errors import FocusError, MissingDependencyError
+from focus_env.metrics import ScoredAnswer
+from focus_env.types import Box, Episode, EpisodeDataset, Message
+
+MAX_FAILED_IN_A_ROW = 16
+"""So many episodes in a row that cannot be used end a training: the fault is then not theirs."""
+
+
+def errors_of_no_episode() -> tuple[type[BaseException], ...]:
+    """Return the errors that any other episode would bring, too; torch's where it is imported."""
+    torch = sys.modules.get("torch")
+    return (MissingDependencyError, MemoryError, *([] if torch is None else [torch.OutOfMemoryError]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """An episode as it is asked.
+
+    Attributes:
+        index: Which episode of the data set.
+        seed: Of its answers.
+        episode: None where the data set cannot give it.
+        messages: The prompt; empty where there is an error.
+        error: Why it cannot be asked.
+    """
+
+    index: int
+    seed: int
+    episode: Episode | None
+    messages: Sequence[Message] = ()
+    error: FocusError | None = None
 
 
 def collect_groups(
@@ -27,28 +67,38 @@ def collect_groups(
     Args:
         env: `focus_env/InContextLocalization-v0` with text actions. It gives the episodes; its template words the
             prompts and reads the answers, and its reward scores them, as its `step` would.
-        policy: Answers all episodes in one call.
+        policy: Answers all episodes in one call; where that raises, the halves of them, down to each alone.
         episode_indices: Which episodes.
         group_size: G, answers per episode.
         sampling: How they are drawn.
         seeds: One for each episode.
         progress: How far the training is, from 0 to 1, for rewards with a curriculum.
 
+    Returns:
+        A group for each episode, in their order. One that failed has an `error`. So has a completion alone, where
+        others of its group could be scored; its reward is then their mean, so that it pulls none of them.
+
     Raises:
         ValueError: If an index is outside of the data set, or a wrapper changes actions or rewards.
+        FocusError: If the policy raises one, which is about more than an episode.
     """
-    _check_wrappers(env)  # before an answer is paid for
-    template = env.get_wrapper_attr("template")
-    prompts: list[list[Message]] = []
-    episodes: list[Episode] = []
-    for index in episode_indices:
-        prompts.append(template.render(env.reset(options={"episode_index": index})[0]))
-        episodes.append(env.get_wrapper_attr("episode"))
-    generations = ask_policy(policy, prompts, num_completions=group_size, sampling=sampling, seeds=seeds)
-    return [
-        _group(env, index, episode, generation, progress)
-        for index, episode, generation in zip(episode_indices, episodes, generations, strict=True)
-    ]
+    check_wrappers(env)  # before an answer is paid for
+    questions = [_ask(env, index, seed) for index, seed in zip(episode_indices, seeds, strict=True)]
+
+    def generate(asked: Sequence[_Question]) -> list[Generation]:
+        prompts, chosen = [question.messages for question in asked], [question.seed for question in asked]
+        return ask_policy(policy, prompts, num_completions=group_size, sampling=sampling, seeds=chosen)
+
+    asked = [question for question in questions if question.error is None]
+    generations = iter(_generate_apart(generate, asked))
+    groups = []
+    for question in questions:
+        generation = question.error or next(generations)
+        if isinstance(generation, Exception):
+            groups.append(_failed_group(question, generation, group_size))
+        else:
+            groups.append(_group(env, question, generation, progress))
+    return groups
 
 
 def ask_policy(
@@ -87,32 +137,54 @@ def ask_policy(
     return list(generations)
 
 
-def score_texts(
-    env: gymnasium.Env[Any, Any], episode: Episode, texts: Sequence[str], *, progress: float = 1.0
-) -> AnswerScores:
-    """Score answers to an episode by an environment's template and reward, without a step of it.
-
-    Args:
-        env: As in `collect_groups`. Its current question stays as it is.
-        episode: What is answered.
-        texts: [N] the answers.
-        progress: How far the training is, from 0 to 1.
-
-    Raises:
-        ValueError: If a wrapper changes actions or rewards, which only a step would do.
-    """
-    _check_wrappers(env)
-    template, reward = env.get_wrapper_attr("template"), env.get_wrapper_attr("reward")
-    return score_answers(episode, texts, template=template, reward=reward, progress=progress)
+def _ask(env: gymnasium.Env[Any, Any], index: int, seed: int) -> _Question:
+    """Word an episode's question, or say why there is none."""
+    dataset = env.get_wrapper_attr("dataset")
+    try:
+        observation, _ = env.reset(options={"episode_index": index})
+        episode: Episode = env.get_wrapper_attr("episode")
+        return _Question(index, seed, episode, env.get_wrapper_attr("template").render(observation))
+    except errors_of_no_episode():
+        raise
+    except Exception as error:
+        if not 0 <= index < len(dataset):
+            raise
+        known = _episode(dataset, index)
+        return _Question(index, seed, known, error=_named_error(error, _name(index, known)))
 
 
-def _group(
-    env: gymnasium.Env[Any, Any], episode_index: int, episode: Episode, generation: Generation, progress: float
-) -> RolloutGroup:
+def _generate_apart(
+    generate: Callable[[Sequence[_Question]], list[Generation]], asked: Sequence[_Question]
+) -> list[Generation | Exception]:
+    """All generations of one call; or where that raises, of as few calls as part the bad questions from the good."""
+    try:
+        return [*generate(asked)]
+    except FocusError:
+        raise
+    except errors_of_no_episode():
+        raise
+    except Exception as error:
+        if len(asked) == 1:
+            return [error]
+    middle = len(asked) // 2
+    return [*_generate_apart(generate, asked[:middle]), *_generate_apart(generate, asked[middle:])]
+
+
+def _group(env: gymnasium.Env[Any, Any], question: _Question, generation: Generation, progress: float) -> RolloutGroup:
     texts = [completion.text for completion in generation.completions]
-    scores = score_texts(env, episode, texts, progress=progress)
+    assert question.episode is not None
+    try:
+        scores, errors = score_apart(env, question.episode, texts, progress=progress)
+    except Exception as error:
+        return _failed_group(question, error, len(texts))
+    if any(errors):
+        completions = tuple(
+            completion if error is None else replace(completion, error=completion.error or _text(error))
+            for completion, error in zip(generation.completions, errors, strict=True)
+        )
+        generation = replace(generation, completions=completions)
     return RolloutGroup(
-        episode_index=episode_index,
+        episode_index=question.index,
         generation=generation,
         rewards=scores.rewards,
         reward_terms=tuple(
@@ -122,11 +194,62 @@ def _group(
     )
 
 
-def _check_wrappers(env: gymnasium.Env[Any, Any]) -> None:
-    while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, gymnasium.ActionWrapper | gymnasium.RewardWrapper):
-            raise ValueError(
-                f"env: expected no wrapper that changes actions or rewards, got {type(env).__name__}; answers are "
-                "scored without a step: give the environment a `template` that reads them, or a `reward` with your term"
-            )
-        env = env.env
+def _failed_group(question: _Question, error: Exception, group_size: int) -> RolloutGroup:
+    """A group whose answers are not there, or could not be scored."""
+    named = _named_error(error, _name(question.index, question.episode))
+    nothing = Completion("", np.empty(0, np.int64), np.empty(0, np.float32), is_finished=True, error=_text(named))
+    answers: tuple[ScoredAnswer, ...] = ()
+    if question.episode is not None and _has_target(question.episode):
+        answers = (unread_answer(question.episode),) * group_size
+    return RolloutGroup(
+        episode_index=question.index,
+        generation=Generation((nothing,) * group_size),
+        rewards=np.zeros(group_size),
+        reward_terms=({},) * group_size,
+        answers=answers,
+        error=named,
+    )
+
+
+def _has_target(episode: Episode) -> bool:
+    """Whether the right answer is known: a box, or that there is none."""
+    box: Box | None = episode.target_box
+    return box is None or (all(map(math.isfinite, box)) and box[0] < box[2] and box[1] < box[3])
+
+
+def describe_failure(group: RolloutGroup) -> str:
+    """Say in a sentence which episode failed, and why."""
+    if isinstance(group.error, EpisodeError):
+        return str(group.error)
+    name = repr(group.answers[0].episode_id) if group.answers else str(group.episode_index)
+    return f"episode {name}: {group.error}"
+
+
+def describe_error(error: Exception, index: int, dataset: EpisodeDataset) -> str:
+    """Say which episode of a data set cannot be used, and why."""
+    if isinstance(error, EpisodeError):
+        return str(error)
+    return f"{_name(index, _episode(dataset, index))}: {_text(error)}"
+
+
+def _episode(dataset: EpisodeDataset, index: int) -> Episode | None:
+    """An episode after an error; the pictures may be what is broken, and the episode all right."""
+    return None if error_of(dataset.__getitem__, index) else dataset[index]
+
+
+def _named_error(error: Exception, name: str) -> FocusError:
+    """An error of this package as it is, and any other as an `EpisodeError` that names what it struck."""
+    if isinstance(error, FocusError):
+        return error
+    named = EpisodeError(f"{name}: {_text(error)}")
+    named.__cause__ = error
+    return named
+
+
+def _name(index: int, episode: Episode | None) -> str:
+    return f"episode {index}" if episode is None else f"episode {episode.episode_id!r}"
+
+
+def _text(error: Exception) -> str:
+    """An error in words, for records."""
+    return str(error) if isinstance(error, FocusError) else f"{type(error).__name__}: {error}"

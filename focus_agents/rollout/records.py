@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from focus_env.errors import FocusError
 from focus_env.metrics import ScoredAnswer
 from focus_env.types import Message
 
@@ -51,7 +52,7 @@ class Completion:
         token_ids: [T] int64 with the end token; empty for policies that do not speak in tokens.
         logprobs: [T] float32 under the distribution that was sampled from; empty likewise.
         is_finished: Whether it ended by itself rather than at the limit.
-        error: Why there is no answer, where a policy could not get one; None: there is one.
+        error: Why there is no answer, where a policy could not get one or scoring it failed; None: there is one.
     """
 
     text: str
@@ -101,7 +102,10 @@ class RolloutGroup:
         generation: The policy's answers, and the prompt as it encoded it.
         rewards: [G] float64.
         reward_terms: [G] what each reward is made of.
-        answers: [G] how the environment read and scored each answer.
+        answers: [G] how the environment read and scored each answer. Empty where `error` is set and nobody knows what
+            the right answer would have been.
+        error: Why the episode could not be asked, or none of its answers be scored; its answers then count as unread.
+            None: there is at least one answer.
     """
 
     episode_index: int
@@ -109,6 +113,7 @@ class RolloutGroup:
     rewards: npt.NDArray[np.float64]
     reward_terms: tuple[dict[str, float], ...]
     answers: tuple[ScoredAnswer, ...]
+    error: FocusError | None = None
 
 
 def without_prefix(group: RolloutGroup) -> RolloutGroup:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import transformers
 from safetensors import SafetensorError
@@ -19,11 +20,19 @@ import focus_env
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading import POLICY_FILE
 from focus_agents.models.processing import VLMProcessor
+from focus_env.files import fresh_folder, remove_unfinished
 from focus_env.prompts import PromptTemplate
+
+T = TypeVar("T")
 
 
 def save_policy(
-    directory: Path, model: Any, processor: VLMProcessor, *, template: PromptTemplate | None = None
+    directory: Path,
+    model: Any,
+    processor: VLMProcessor,
+    *,
+    template: PromptTemplate | None = None,
+    documents: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a model and its processor so that the folder is either whole or as it was before.
 
@@ -32,13 +41,18 @@ def save_policy(
         model: A transformers model.
         processor: Its processor.
         template: The prompt that it was trained on, if it was; whoever loads the policy asks in the same words.
+        documents: Further text files by name, such as a card.
 
     Returns:
         `directory`.
+
+    Raises:
+        CheckpointError: If a weight is not finite, and an older policy is there.
+        StorageError: If the folder cannot be written.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as scratch:
-        fresh, old = Path(scratch) / "new", Path(scratch) / "old"
+    if directory.exists() and isinstance(model, torch.nn.Module):
+        check_finite(model.state_dict(), what=f"policy {directory}")
+    with fresh_folder(directory) as fresh:
         model.save_pretrained(fresh)
         processor.save_pretrained(fresh)
         versions = {
@@ -48,10 +62,111 @@ def save_policy(
         }
         prompt = {} if template is None else {"prompt": {"template": template.name, "frame": str(template.frame)}}
         (fresh / POLICY_FILE).write_text(json.dumps({"versions": versions, **prompt}, indent=2) + "\n")
-        if directory.exists():
-            shutil.move(directory, old)
-        shutil.move(fresh, directory)
+        for name, text in (documents or {}).items():
+            (fresh / name).write_text(text, encoding="utf-8")
     return directory
+
+
+def check_finite(tensors: Mapping[str, Any], *, what: str) -> None:
+    """Check that weights can be computed with, before they replace others on the disk.
+
+    Args:
+        tensors: By name, of torch or numpy; what is no tensor of floating-point numbers is left out.
+        what: Whose they are, for the message.
+
+    Raises:
+        CheckpointError: If a number is NaN or infinite.
+    """
+    for name, tensor in tensors.items():
+        if not _is_finite(tensor):
+            raise CheckpointError(
+                f"{what}: expected finite weights, got NaN or infinity in {name}; what was saved before is as it was. "
+                "Go on from that, or train anew with a lower `lr`"
+            )
+
+
+def _is_finite(tensor: Any) -> bool:
+    if isinstance(tensor, torch.Tensor):
+        return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+    is_numbers = isinstance(tensor, np.ndarray) and np.issubdtype(tensor.dtype, np.floating)
+    return not is_numbers or bool(np.isfinite(tensor).all())
+
+
+class Checkpoints:
+    """The states that a run can go on from: folders named by a prefix and the steps behind them.
+
+    Args:
+        folder: Where they are.
+        prefix: Before the number in their names.
+        num_kept: So many of them stay, so that a damaged one does not end the run.
+    """
+
+    def __init__(self, folder: Path, prefix: str, *, num_kept: int = 2) -> None:
+        self.folder, self.prefix, self.num_kept = folder, prefix, num_kept
+
+    def path(self, number: int) -> Path:
+        """Return the folder of a checkpoint."""
+        return self.folder / f"{self.prefix}{number:06d}"
+
+    def number(self, path: Path) -> int:
+        """Return how many steps a checkpoint has behind it."""
+        return int(path.name.removeprefix(self.prefix))
+
+    def newest_first(self) -> list[Path]:
+        """Return the checkpoints that are there, damaged ones too."""
+        found = [
+            path for path in self.folder.glob(f"{self.prefix}*") if path.name.removeprefix(self.prefix).isdecimal()
+        ]
+        return sorted(found, key=self.number, reverse=True)
+
+    @contextlib.contextmanager
+    def write(self, number: int) -> Iterator[Path]:
+        """Write a checkpoint at once, then remove those that are not kept.
+
+        Yields:
+            A path where no folder is yet; the caller makes it.
+        """
+        remove_unfinished(self.folder, f"{self.prefix}*")
+        with fresh_folder(self.path(number)) as fresh:
+            yield fresh
+        for path in self.newest_first():  # those after this one are of a past that has been gone back on
+            if self.number(path) > number:
+                shutil.rmtree(path)
+        self.prune(self.num_kept)
+
+    def prune(self, num_kept: int) -> None:
+        """Keep the newest ones only."""
+        for path in self.newest_first()[num_kept:]:
+            shutil.rmtree(path)
+
+    def restore(self, load: Callable[[Path], T], warn: Callable[[str], None]) -> tuple[int, T] | None:
+        """Load the newest checkpoint that is not damaged.
+
+        Args:
+            load: Loads one, and raises an error if it is damaged.
+            warn: Told of each that is.
+
+        Returns:
+            How many steps it has behind it, and what `load` returned; None if there is no checkpoint.
+
+        Raises:
+            CheckpointError: If there are checkpoints, and none can be loaded.
+        """
+        errors: list[str] = []
+        for path in self.newest_first():
+            try:
+                loaded = load(path)
+            except MemoryError:
+                raise
+            except Exception as error:  # whatever the readers of damaged files raise
+                errors.append(str(error) if isinstance(error, CheckpointError) else f"checkpoint {path}: {error!r}")
+                continue
+            for message in errors:
+                warn(f"{message}; going on from {path.name}")
+            return self.number(path), loaded
+        if errors:
+            raise CheckpointError(f"{'; '.join(errors)}; no other checkpoint is left, so start a new run")
+        return None
 
 
 def save_training_state(
@@ -67,10 +182,35 @@ def save_training_state(
         parameters: The trained ones, by name.
         optimizer: Over these parameters, in this order.
         progress: Plain numbers and texts.
+
+    Raises:
+        CheckpointError: If a parameter, or a mean of the optimizer's, is not finite.
     """
+    _check_state(parameters, optimizer.state_dict(), what=f"checkpoint {directory}")
     save_file({name: p.detach().contiguous() for name, p in parameters.items()}, directory / "parameters.safetensors")
     torch.save(optimizer.state_dict(), directory / "optimizer.pt")
     (directory / "progress.json").write_text(json.dumps(dict(progress)) + "\n")
+
+
+def read_training_state(directory: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]:
+    """Read what `save_training_state` wrote; little of it is in memory at a time.
+
+    Returns:
+        The parameters by name, the optimizer's state, and the progress.
+
+    Raises:
+        CheckpointError: If a file is missing or damaged, or a number is not finite.
+    """
+    try:
+        stored = load_file(directory / "parameters.safetensors")
+        optimizer_state = torch.load(directory / "optimizer.pt", weights_only=True, map_location="cpu", mmap=True)
+        progress: dict[str, Any] = json.loads((directory / "progress.json").read_text())
+    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        raise CheckpointError(f"checkpoint {directory}: could not be read ({error})") from error
+    if not isinstance(progress, dict) or not isinstance(optimizer_state, dict) or "state" not in optimizer_state:
+        raise CheckpointError(f"checkpoint {directory}: expected the state of a training, got something else")
+    _check_state(stored, optimizer_state, what=f"checkpoint {directory}")
+    return stored, optimizer_state, progress
 
 
 def load_training_state(
@@ -82,16 +222,9 @@ def load_training_state(
         The progress.
 
     Raises:
-        CheckpointError: If a file is missing or damaged, or the parameters are another model's.
+        CheckpointError: If a file is missing or damaged, or the parameters are another model's, or not finite.
     """
-    try:
-        stored = load_file(directory / "parameters.safetensors")
-        optimizer_state = torch.load(directory / "optimizer.pt", weights_only=True, map_location="cpu")
-        progress: dict[str, Any] = json.loads((directory / "progress.json").read_text())
-    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise CheckpointError(
-            f"checkpoint {directory}: could not be read ({error}); go on from another one or start a new run"
-        ) from error
+    stored, optimizer_state, progress = read_training_state(directory)
     shapes = {name: tuple(p.shape) for name, p in parameters.items()}
     for name in sorted(shapes.keys() | stored.keys()):
         found = tuple(stored[name].shape) if name in stored else None
@@ -105,3 +238,10 @@ def load_training_state(
             parameter.copy_(stored[name])
     optimizer.load_state_dict(optimizer_state)
     return progress
+
+
+def _check_state(parameters: Mapping[str, torch.Tensor], optimizer_state: Mapping[str, Any], *, what: str) -> None:
+    """Check parameters and what the optimizer remembers of each."""
+    check_finite(parameters, what=what)
+    for number, state in optimizer_state["state"].items():
+        check_finite({f"{key} of the optimizer's parameter {number}": value for key, value in state.items()}, what=what)

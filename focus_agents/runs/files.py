@@ -1,20 +1,93 @@
-"""Files that are written at once."""
+"""JSON files, and files with a JSON object in each line. All of it is JSON: what is not finite is null."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from focus_agents.errors import CheckpointError
+from focus_env.files import append_text, write_text
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file at once; what JSON does not know becomes text."""
-    write_text(path, json.dumps(content, indent=2, default=str) + "\n")
+    write_text(path, to_json(content) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file at once, so that a kill leaves the old one or the new one."""
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Args:
+        path: The file.
+        what: Says in messages what is expected in it, such as "the arguments of a run".
+
+    Raises:
+        CheckpointError: If the file cannot be read or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: expected {what} in JSON ({error})") from error
+    if not isinstance(content, dict) or not content:
+        raise CheckpointError(f"{path}: expected {what}, got {content!r:.80}")
+    return content
+
+
+def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write a file of JSON lines at once."""
+    write_text(path, to_json_lines(records))
+
+
+def append_json_lines(path: Path, records: Iterable[Mapping[str, Any]], *, is_synced: bool = False) -> None:
+    """Append to a file of JSON lines; a last line that a killed writer has cut is removed first. See `append_text`."""
+    append_text(path, to_json_lines(records), is_synced=is_synced)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of JSON lines; none if it is not there. A last line that a kill has cut is left out.
+
+    Raises:
+        CheckpointError: If another line is no JSON object.
+    """
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            record = json.loads(line, parse_constant=lambda _: None)  # bare NaN, as older versions wrote
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"{path}, line {number}: expected JSON ({error}); delete the line") from error
+        if not isinstance(record, dict):
+            raise CheckpointError(f"{path}, line {number}: expected a JSON object, got {record!r:.80}; delete the line")
+        records.append(record)
+    return records
+
+
+def to_json(content: Mapping[str, Any]) -> str:
+    """Return an object as JSON for people to read; what JSON does not know becomes text."""
+    return json.dumps(_finite(content), indent=2, default=str, allow_nan=False)
+
+
+def to_json_lines(records: Iterable[Mapping[str, Any]]) -> str:
+    """Return one JSON object a line."""
+    return "".join(json.dumps(_finite(record), allow_nan=False) + "\n" for record in records)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for numbers that are not finite, at any depth."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return value

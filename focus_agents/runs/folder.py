@@ -1,7 +1,7 @@
 """What a run leaves behind, and what it shows while it goes on.
 
 runs/<name>/
-  config.json      every argument of the run
+  config.json      every argument of the run, and under `code` which code it was started and gone on with
   metrics.jsonl    one object per iteration; METRICS says what each name means
   validation/      one line per answer, before and after
   samples/         pictures of validation episodes, and what was sampled in training
@@ -11,22 +11,37 @@ runs/<name>/
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from focus_agents.errors import CheckpointError
 from focus_agents.rollout.records import RolloutGroup
-from focus_agents.runs.files import write_json, write_text
+from focus_agents.runs.answers import read_answers, write_answers
+from focus_agents.runs.files import (
+    append_json_lines,
+    read_json,
+    read_json_lines,
+    to_json,
+    to_json_lines,
+    write_json,
+    write_json_lines,
+)
+from focus_agents.runs.lock import hold_folder
 from focus_agents.runs.metrics import METRICS, compare_validation
+from focus_agents.runs.provenance import differences, provenance
 from focus_env.metrics import ScoredAnswer
-from focus_env.rendering import ANSWER_COLOUR, TARGET_COLOUR, Colour, render_episode, stack_rows
-from focus_env.types import Box, EpisodeDataset, ParseStatus
+from focus_env.rendering import ANSWER_COLOUR, TARGET_COLOUR, Colour, render_row, stack_rows, write_picture
+from focus_env.types import EpisodeDataset
+from focus_env.units import find_unit
+
+CONFIG_FILE = "config.json"
+CODE = "code"
+"""In that file: the code that the run was started with, and each other that it was gone on with."""
+ARGUMENTS = "the arguments of a run"
 
 BEFORE_COLOUR: Colour = (230, 140, 0)
 AFTER_COLOUR = ANSWER_COLOUR
@@ -47,22 +62,90 @@ class RunDirectory:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, config: Mapping[str, Any]) -> RunDirectory:
-        """Start a new run; one in which something was trained is never written over."""
-        names = ("samples", "checkpoints", "validation")
+    def open(
+        cls,
+        path: Path,
+        config: Mapping[str, Any],
+        *,
+        is_resumed: bool,
+        used: Sequence[Any] = (),
+        warn: Callable[[str], None],
+    ) -> RunDirectory:
+        """Start a run or go on with one, as the only process that writes to its folder until it ends.
+
+        Args:
+            path: The folder.
+            config: The arguments of a new run.
+            is_resumed: Go on with the run that is there.
+            used: As for `create`.
+            warn: Told of each change of the code since the run was started.
+
+        Raises:
+            FileExistsError: If a new run would be written into another run's folder.
+            ValueError: If another process is at work in the folder.
+            CheckpointError: If a run that is gone on with has no readable `config.json`.
+        """
         run = cls(path)
-        if run.is_blank:
-            for name in names:
-                shutil.rmtree(path / name, ignore_errors=True)
-        elif (path / "config.json").exists():
-            advice = f"go on with it by `resume` {path}"
-            if run.num_done is None and not run.is_finished:
-                advice = "delete the folder, which has no checkpoint to go on from"
-            raise FileExistsError(f"run folder {path} holds a run already; choose another `name`, or {advice}")
+        if is_resumed:
+            run.config()
+        else:
+            run._check_new()
+        hold_folder(path)
+        if not is_resumed:
+            return cls.create(path, config, used=used)
+        for line in run.note_code(*used):
+            warn(f"run {path}: {line}; what follows is by the code of now")
+        return run
+
+    def _check_new(self) -> None:
+        """See that there is no run yet, or one that ended before anything was trained."""
+        if not (self.path / CONFIG_FILE).exists() or self.is_blank:
+            return
+        advice = f"go on with it by `resume` {self.path}"
+        if self.num_done is None and not self.is_finished:
+            advice = "delete the folder, which has no checkpoint to go on from"
+        raise FileExistsError(f"run folder {self.path} holds a run already; choose another `name`, or {advice}")
+
+    @classmethod
+    def create(cls, path: Path, config: Mapping[str, Any], *, used: Sequence[Any] = ()) -> RunDirectory:
+        """Start a new run; one in which something was trained is never written over.
+
+        Args:
+            path: The folder.
+            config: The arguments of the run.
+            used: A user's own objects whose source decides the run; see `provenance`.
+        """
+        run, names = cls(path), ("samples", "checkpoints", "validation")
+        run._check_new()
+        for name in names if run.is_blank else ():
+            shutil.rmtree(path / name, ignore_errors=True)
         for name in names:
             (path / name).mkdir(parents=True, exist_ok=True)
-        write_json(path / "config.json", config)
+        write_json(path / CONFIG_FILE, {**config, CODE: [provenance(*used)]})
         return cls(path)
+
+    def note_code(self, *used: Any) -> list[str]:
+        """Say what of the code has changed since the run was started, and add the code of now to `config.json`.
+
+        Args:
+            used: As for `create`.
+
+        Returns:
+            A sentence without a full stop for each difference; see `differences`.
+        """
+        config, now = read_json(self.path / CONFIG_FILE, ARGUMENTS), provenance(*used)
+        states = _states_of(config)
+        if differences(states[-1], now):
+            write_json(self.path / CONFIG_FILE, {**config, CODE: [*states, now]})
+        return differences(states[0], now)
+
+    def changes_of_code(self, now: Mapping[str, Any]) -> list[str]:
+        """Say what has changed between the code that the run was started with and another state of `provenance`.
+
+        Raises:
+            CheckpointError: If the folder is not a run's, or its `config.json` is damaged.
+        """
+        return differences(_states_of(read_json(self.path / CONFIG_FILE, ARGUMENTS))[0], now)
 
     @property
     def checkpoints(self) -> Path:
@@ -99,32 +182,27 @@ class RunDirectory:
         """The arguments with which the run was started.
 
         Raises:
-            CheckpointError: If the folder is not a run's.
+            CheckpointError: If the folder is not a run's, or the file is damaged.
         """
-        try:
-            config = json.loads((self.path / "config.json").read_text())
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"run {self.path}: expected a run's folder with config.json ({error})") from error
-        if not isinstance(config, dict) or not config:
-            raise CheckpointError(f"{self.path / 'config.json'}: expected the arguments of a run, got {config!r}")
+        if not (self.path / CONFIG_FILE).exists():
+            raise CheckpointError(f"run {self.path}: expected a run's folder with {CONFIG_FILE}, found none")
+        config = read_json(self.path / CONFIG_FILE, ARGUMENTS)
+        config.pop(CODE, None)
         return config
 
     def log(self, metrics: Mapping[str, float | None]) -> None:
-        """Append the metrics of one iteration or step; a name may end in `/<layer>`.
+        """Append the metrics of one iteration or step, what is not finite as null; a name may end in `/<layer>`.
 
         Raises:
             ValueError: If a name is not in `METRICS`.
         """
         if unknown := sorted({name.partition("/")[0] for name in metrics} - set(METRICS)):
             raise ValueError(f"metrics: expected names from runs.metrics.METRICS, got {unknown}; declare them there")
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(metrics) + "\n")
+        append_json_lines(self.path / "metrics.jsonl", [metrics])
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """What `log` has appended so far; a line that is being written is left out."""
-        file = self.path / "metrics.jsonl"
-        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return read_json_lines(self.path / "metrics.jsonl")
 
     def rewind(self, num_done: int, *, counter: str) -> None:
         """Drop what was logged after a checkpoint, since the run goes on from there.
@@ -134,22 +212,19 @@ class RunDirectory:
             counter: Which of `METRICS` counts them.
         """
         for file in (self.path / "metrics.jsonl", self.path / "samples" / "rollouts.jsonl"):
-            lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-            kept = "".join(line for line in lines if line.endswith("\n") and json.loads(line)[counter] <= num_done)
-            if kept != "".join(lines):
-                write_text(file, kept)
+            if not file.exists():
+                continue
+            kept = [line for line in read_json_lines(file) if _count(line, counter, file) <= num_done]
+            if to_json_lines(kept) != file.read_text(encoding="utf-8", errors="replace"):
+                write_json_lines(file, kept)
 
     def write_answers(self, name: str, answers: Sequence[ScoredAnswer]) -> None:
         """Keep validation answers, one JSON object a line."""
-        lines = [json.dumps(asdict(answer)) + "\n" for answer in answers]
-        (self.path / "validation" / f"{name}.jsonl").write_text("".join(lines))
+        write_answers(self.path / "validation" / f"{name}.jsonl", answers)
 
     def read_answers(self, name: str) -> list[ScoredAnswer]:
-        """What `write_answers` kept."""
-        return [
-            read_answer(json.loads(line))
-            for line in (self.path / "validation" / f"{name}.jsonl").read_text().splitlines()
-        ]
+        """What `write_answers` kept; see `focus_agents.runs.answers.read_answers`."""
+        return read_answers(self.path / "validation" / f"{name}.jsonl")
 
     def write_sheet(
         self,
@@ -167,35 +242,37 @@ class RunDirectory:
             answers: By label, the answers and their colour.
         """
         rows = [
-            render_episode(
-                episodes[index],
+            render_row(
+                episodes,
+                index,
                 [(label, given[row].box, colour) for label, (given, colour) in answers.items()],
             )
             for row, index in enumerate(indices)
         ]
         path = self.path / "samples" / f"{name}.png"
         legend = [("truth", TARGET_COLOUR), *((label, colour) for label, (_, colour) in answers.items())]
-        Image.fromarray(stack_rows(rows, legend=legend)).save(path)
+        write_picture(path, stack_rows(rows, legend=legend))
         return path
 
     def write_samples(self, iteration: int, groups: Sequence[RolloutGroup]) -> None:
         """Append the best and the worst answer of each group, the first thing to read when a run misbehaves."""
-        with (self.path / "samples" / "rollouts.jsonl").open("a") as file:
-            for group in groups:
-                for which, position in (
-                    ("best", int(group.rewards.argmax())),
-                    ("worst", int(group.rewards.argmin())),
-                ):
-                    record = {
-                        "iteration": iteration,
-                        "episode": group.answers[position].episode_id,
-                        "which": which,
-                        "reward": float(group.rewards[position]),
-                        "iou": group.answers[position].iou,
-                        "status": group.answers[position].status,
-                        "text": group.generation.completions[position].text,
-                    }
-                    file.write(json.dumps(record) + "\n")
+        records = [
+            {
+                "iteration": iteration,
+                "episode": group.answers[position].episode_id,
+                "which": which,
+                "reward": float(group.rewards[position]),
+                "iou": group.answers[position].iou,
+                "status": group.answers[position].status,
+                "text": group.generation.completions[position].text,
+            }
+            for group in groups
+            for which, position in (
+                ("best", int(group.rewards.argmax())),
+                ("worst", int(group.rewards.argmin())),
+            )
+        ]
+        append_json_lines(self.path / "samples" / "rollouts.jsonl", records)
 
     def finish(
         self,
@@ -215,22 +292,56 @@ class RunDirectory:
             outcome: What else the summary should hold.
 
         Returns:
-            The summary: `compare_validation`, the paths `checkpoint` and `sheet`, and `outcome`.
+            The summary: `compare_validation`, the paths `checkpoint` and `sheet`, `outcome`, and as `unit_hint` what
+            `focus_env.units.find_unit` has found, if anything.
         """
         self.write_answers("before", before)
         self.write_answers("after", after)
+        hint = find_unit(after) or find_unit(before)
         shown = {"before": (before, BEFORE_COLOUR), "after": (after, AFTER_COLOUR)}
         summary = compare_validation(before, after) | {
             "checkpoint": str(self.checkpoints / "final"),
             "sheet": str(self.write_sheet("validation", episodes, indices[:NUM_SHEET_EPISODES], shown)),
+            **({} if hint is None else {"unit_hint": str(hint)}),
             **outcome,
         }
-        write_json(self.path / "summary.json", summary)
-        return summary
+        return self.write_summary(summary)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the outcome, unless nothing has been done since the one that is there was written.
+
+        Args:
+            summary: The outcome; `seconds` are those of this call, and those of an earlier end are added to them.
+
+        Returns:
+            The summary that is in the folder now.
+        """
+        file, new = self.path / "summary.json", dict(summary)
+        earlier: dict[str, Any] = {}
+        if file.exists():
+            with contextlib.suppress(CheckpointError):  # a damaged one is replaced
+                earlier = read_json(file, "the summary of a run")
+        if _outcome(json.loads(to_json(new))) == _outcome(earlier):
+            return earlier
+        if "seconds" in new:
+            new["seconds"] += earlier.get("seconds") or 0.0
+        write_json(file, new)
+        return new
 
 
-def read_answer(record: Mapping[str, Any]) -> ScoredAnswer:
-    """A scored answer back from a JSON object, which may hold more than that."""
-    values = {field.name: record[field.name] for field in fields(ScoredAnswer)}
-    boxes = {key: None if record[key] is None else Box(*record[key]) for key in ("box", "target_box")}
-    return ScoredAnswer(**{**values, **boxes, "status": ParseStatus(record["status"])})
+def _states_of(config: Mapping[str, Any]) -> list[Any]:
+    """The code that a run was started and gone on with; None stands for what is not recorded."""
+    states = config.get(CODE)
+    return states if isinstance(states, list) and states else [None]
+
+
+def _outcome(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What training has come to: the summary without how long it took and how its folder was called."""
+    return {name: value for name, value in summary.items() if name not in ("seconds", "checkpoint", "sheet")}
+
+
+def _count(line: Mapping[str, Any], counter: str, file: Path) -> float:
+    """What a line of metrics or samples counts."""
+    if not isinstance(count := line.get(counter), int | float):
+        raise CheckpointError(f"{file}: expected a number as {counter!r} in each line, got {line!r:.80}")
+    return count

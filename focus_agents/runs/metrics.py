@@ -28,7 +28,9 @@ METRICS: Mapping[str, str] = {
     "support_mass": "mean S: share of a query-image token's attention on all support tokens (SFT; /n: layer n)",
     "support_delta": "mean delta: attention to a support token less that to another token (SFT; /n: layer n)",
     "past_margin": "share of query-image tokens whose delta has reached the margin (SFT; /n: layer n)",
-    "skipped_steps": "steps so far whose loss or gradient was not finite, and that changed nothing (SFT)",
+    "skipped_steps": "steps so far whose loss or gradient was not finite, and that changed nothing",
+    "skipped_episodes": "episodes of the iteration or step that could not be used, each named once on the console",
+    "failed_rate": "share of sampled answers that could not be scored because the parser or a reward term raised",
     "kl": "mean estimate of KL(policy || reference) per token, by kl_estimator; 0 where kl_coeff is 0",
     "clip_fraction": "share of tokens whose probability ratio was clipped",
     "sampler_gap": "mean difference in nats of a token's log-probability between learner and sampler; grows with the "

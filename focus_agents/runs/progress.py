@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +17,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from focus_env.metrics import ScoredAnswer
+from focus_env.units import find_unit
 
 
 @contextlib.contextmanager
@@ -47,3 +50,21 @@ def runs_progress(total: int, num_done: int, console: Console) -> Iterator[Calla
             console.print(f"{time.perf_counter() - started:>7.0f} s  {folder.name}", highlight=False)
 
         yield on_done
+
+
+class UnitWatch:
+    """Says once, in the terminal, that answers fit another unit of coordinates than the one that was asked for.
+
+    Args:
+        console: Where to say so.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self.has_said = False
+
+    def look(self, answers: Sequence[ScoredAnswer]) -> None:
+        """Look at some answers; see `focus_env.units.find_unit`."""
+        if not self.has_said and (hint := find_unit(answers)) is not None:
+            self._console.print(f"warning: {hint}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+            self.has_said = True

@@ -29,7 +29,8 @@ _ROOT = Path(__file__).parents[2]
 """The folder that holds both packages."""
 _DIGITS = 12
 _DEPTH = 3
-"""How far wrappers of the project's own are looked into for a user's objects."""
+_MOST_PARTS = 64
+"""How far objects of the project's own are looked into for a user's objects."""
 
 
 def provenance(*used: Any) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def provenance(*used: Any) -> dict[str, Any]:
     return {
         "versions": _versions(),
         "commit": _commit(),
-        "sources": {**_own_sources(), **_sources_of_users(used)},
+        "sources": {**_own_sources(), **sources_of_users(used)},
     }
 
 
@@ -101,7 +102,7 @@ def _commit() -> str | None:
     """The commit of a checkout, with `-dirty` behind it if tracked files differ from it."""
     if not (_ROOT / ".git").exists():
         return None
-    command = ["git", "--no-optional-locks", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    command = ["git", "--no-optional-locks", "-C", str(_ROOT), "describe", "--always", "--dirty"]
     try:
         outcome = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -119,8 +120,12 @@ def _own_sources() -> dict[str, str]:
     }
 
 
-def _sources_of_users(used: Iterable[Any]) -> dict[str, str]:
-    """A digest for each of the user's modules, and for those of the user's that these use."""
+def sources_of_users(used: Iterable[Any]) -> dict[str, str]:
+    """Return a digest for each module of a user's own, by its name, and for those of the user's that these use.
+
+    Args:
+        used: As for `provenance`.
+    """
     waiting = [name for thing in used for name in _modules_of(thing, _DEPTH)]
     files: dict[str, Path] = {}
     while waiting:
@@ -153,9 +158,10 @@ def _modules_of(thing: Any, depth: int) -> Iterator[str]:
 
 
 def _flatten(value: Any) -> Iterator[Any]:
-    """The objects in mappings and tuples; texts are no import paths here."""
+    """The objects in mappings and tuples, unless these are long, as those of tracks are; texts are no import paths."""
     if isinstance(value, Mapping | tuple):
-        for part in value.values() if isinstance(value, Mapping) else value:
+        parts = value.values() if isinstance(value, Mapping) else value
+        for part in parts if len(parts) <= _MOST_PARTS else ():
             yield from _flatten(part)
     elif not isinstance(value, str):
         yield value
@@ -186,8 +192,3 @@ def _digest(path: Path) -> str:
     for file in sorted(path.rglob("*.py")):
         whole.update(f"{file.relative_to(path).as_posix()}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return whole.hexdigest()[:_DIGITS]
-
-
-def user_sources(*used: Any) -> dict[str, str]:
-    """Return the digests of a user's modules alone, by their names; arguments as for `provenance`."""
-    return _sources_of_users(used)

@@ -26,6 +26,10 @@ def lr_factor(step: int, *, num_steps: int, warmup: float, cooldown: float, lr_e
     return lr_end + (1 - lr_end) * num_left / num_cooldown
 
 
+MAX_BAD_STEPS = 5
+"""So many steps in a row whose loss or gradient is not finite end a training, in either stage."""
+
+
 def check_schedule(warmup: float, cooldown: float, lr_end: float) -> None:
     """Check the shares of a schedule.
 

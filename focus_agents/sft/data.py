@@ -11,8 +11,10 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from focus_agents.models.inputs import EncodedPrompt, PromptBatch
+from focus_agents.errors import EpisodeError
+from focus_agents.models.inputs import EncodedPrompt, PromptBatch, check_context
 from focus_agents.models.processing import PromptSpans, VLMProcessor, box_cells
+from focus_agents.rollout.collect import MAX_FAILED_IN_A_ROW, describe_error, errors_of_no_episode
 from focus_agents.sft.settings import AttentionTarget
 from focus_env.datasets.order import shuffled_indices
 from focus_env.env import observe
@@ -29,12 +31,14 @@ class SFTExample:
         answer_ids: Tokens of the right answer, the end token last.
         query_tokens: (start, stop) of the query image's tokens in the prompt.
         support_tokens: [M] int64, positions of the support-box tokens in the prompt.
+        replaces: Why the episodes in whose place this one stands could not be used; mostly none.
     """
 
     prompt: EncodedPrompt
     answer_ids: list[int]
     query_tokens: tuple[int, int]
     support_tokens: npt.NDArray[np.int64]
+    replaces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ class SFTBatch:
         answer_mask: [B, T] bool, true at answer tokens, of which the end token is the last.
         query_mask: [B, P] bool, true at the query image's tokens.
         support_mask: [B, P] bool, true at support-box tokens.
+        replaces: As in `SFTExample`, of all examples.
     """
 
     prompts: PromptBatch
@@ -54,10 +59,12 @@ class SFTBatch:
     answer_mask: torch.Tensor
     query_mask: torch.Tensor
     support_mask: torch.Tensor
+    replaces: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> SFTBatch:
         """The same batch on another device."""
-        return SFTBatch(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
+        names = [field.name for field in dataclasses.fields(self) if field.name != "replaces"]
+        return dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All tensors by name, for a file."""
@@ -101,7 +108,7 @@ class SFTExamples(Dataset[SFTExample]):
             item: Its index; or its index and how many of its supports, from the first on, are shown.
 
         Raises:
-            ValueError: If prompt and answer are longer than the model's context.
+            EpisodeError: If prompt and answer are longer than the model's context.
         """
         index, num_shots = item if isinstance(item, tuple) else (item, None)
         episode = self.episodes[index]
@@ -114,12 +121,11 @@ class SFTExamples(Dataset[SFTExample]):
         prompt = self.processor.encode(messages)
         spans = self.processor.locate(messages, prompt)
         answer = self.processor.encode_answer(template.answer(episode.target_box, episode.query_frame.image_wh))
-        num_tokens = len(prompt.input_ids) + len(answer)
-        if self.max_tokens is not None and num_tokens > self.max_tokens:
-            raise ValueError(
-                f"episode {episode.episode_id!r}: expected at most {self.max_tokens} tokens, the model's context, got "
-                f"{num_tokens} with {len(spans.images)} pictures; lower `max_image_tokens` or `shots`"
-            )
+        if self.max_tokens is not None:
+            try:
+                check_context(prompt, len(answer), self.max_tokens)
+            except ValueError as error:
+                raise EpisodeError(f"episode {episode.episode_id!r}: {error}") from error
         return SFTExample(prompt, answer, spans.images[-1], support_tokens(spans, episode, self.target))
 
     def collate(self, examples: Sequence[SFTExample]) -> SFTBatch:
@@ -138,7 +144,49 @@ class SFTExamples(Dataset[SFTExample]):
             query_mask[row, padding + start : padding + stop] = True
             support_mask[row, padding + torch.from_numpy(example.support_tokens)] = True
         answer_mask = torch.arange(answer_ids.shape[1]) < lengths[:, None]
-        return SFTBatch(prompts, answer_ids, answer_mask, query_mask, support_mask)
+        replaces = tuple(reason for example in examples for reason in example.replaces)
+        return SFTBatch(prompts, answer_ids, answer_mask, query_mask, support_mask, replaces)
+
+
+class UsableExamples(Dataset[SFTExample | EpisodeError]):
+    """Examples, where one that cannot be used has the next that can in its place; picklable likewise.
+
+    The place of a bad one is not left empty, since the workers of a step count on the size of their shares.
+
+    Args:
+        examples: Some of which may be bad.
+    """
+
+    def __init__(self, examples: SFTExamples) -> None:
+        self.examples = examples
+
+    def __getitem__(self, item: int | tuple[int, int]) -> SFTExample | EpisodeError:
+        """Encode an episode, or the first after it that can be used; an error if there is none nearby.
+
+        The error is returned: one that a process of a data loader raises arrives as its traceback.
+        """
+        index, num_shots = item if isinstance(item, tuple) else (item, None)
+        count = len(self.examples)
+        reasons: list[str] = []
+        for place in range(index, index + min(count, MAX_FAILED_IN_A_ROW)):
+            try:
+                example = self.examples[place % count if num_shots is None else (place % count, num_shots)]
+            except errors_of_no_episode():
+                raise
+            except Exception as error:
+                reasons.append(describe_error(error, place % count, self.examples.episodes))
+            else:
+                return dataclasses.replace(example, replaces=tuple(reasons)) if reasons else example
+        return EpisodeError(
+            f"training data: expected an episode that can be used, got {len(reasons)} in a row that cannot, the first: "
+            f"{reasons[0]}"
+        )
+
+    def collate(self, examples: Sequence[SFTExample | EpisodeError]) -> SFTBatch | EpisodeError:
+        """Pad examples to a batch, as `SFTExamples.collate`; or return the error that is among them."""
+        usable = [example for example in examples if isinstance(example, SFTExample)]
+        errors = [example for example in examples if isinstance(example, EpisodeError)]
+        return errors[0] if errors else self.examples.collate(usable)
 
 
 def support_tokens(spans: PromptSpans, episode: Episode, target: AttentionTarget) -> npt.NDArray[np.int64]:
@@ -195,6 +243,9 @@ def load_batches(
         rank: Which worker this is.
         num_workers: How many share each batch, at most `batch_size`.
         num_one_shot_steps: Steps, from the training's first, in which one support of an episode is shown.
+
+    Raises:
+        EpisodeError: If many episodes in a row cannot be used; a few are replaced, see `UsableExamples`.
     """
     order = shuffled_indices(steps.start * batch_size, len(steps) * batch_size, num_episodes=len(examples), seed=seed)
     shares = [order[start : start + batch_size][rank::num_workers] for start in range(0, len(order), batch_size)]
@@ -204,13 +255,19 @@ def load_batches(
         for step, share in zip(steps, shares, strict=True)
     ]
     plan = [[share[start : start + size] for start in range(0, len(share), size)] for share in items]
+    usable = UsableExamples(examples)
     loader = iter(
         DataLoader(
-            examples,
+            usable,
             batch_sampler=[micro_batch for step in plan for micro_batch in step],
-            collate_fn=examples.collate,
+            collate_fn=usable.collate,
             num_workers=num_data_workers,
         )
     )
     for step in plan:
-        yield [next(loader) for _ in step]
+        micro_batches = []
+        for _ in step:
+            if isinstance(batch := next(loader), EpisodeError):
+                raise batch
+            micro_batches.append(batch)
+        yield micro_batches

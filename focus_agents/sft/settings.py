@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from focus_agents.models.settings import FinetuningSettings
-from focus_agents.runs.schedule import check_schedule, lr_factor
+from focus_agents.runs.schedule import MAX_BAD_STEPS, check_schedule, lr_factor
 from focus_agents.settings import LearningRate, Seed, Settings, TokenCount
 
 AttentionTarget = Literal["coords", "span", "region", "both"]
@@ -73,7 +73,7 @@ class SFTLearningSettings(Settings):
     """Compile the language model's layers by torch.compile."""
     seed: Seed = 0
     """Of the order of episodes, and of all random draws."""
-    max_bad_steps: Annotated[int, Ge(1)] = 5
+    max_bad_steps: Annotated[int, Ge(1)] = MAX_BAD_STEPS
     """So many steps in a row whose loss or gradient is not finite end the run; fewer are skipped."""
 
     def check(self) -> None:

@@ -126,7 +126,7 @@ def accumulate_gradients(
     for batch in micro_batches:
         labelled = (token_labels(batch, config.labels)[:, 1:] != IGNORED).sum()
         counts += torch.stack([labelled, torch.full_like(labelled, len(batch.answer_ids))])
-    num_labels, num_examples = _sum_over_workers(counts).tolist()
+    num_labels, num_examples = sum_over_workers(counts).tolist()
     totals = torch.zeros(2 + 3 * len(layers) * (config.beta > 0), dtype=torch.float64, device=device)
     for position, batch in enumerate(micro_batches):
         is_last = position == len(micro_batches) - 1
@@ -136,7 +136,7 @@ def accumulate_gradients(
             (loss * num_workers).backward()
         parts = (sums.lm[None], sums.attention[None], sums.support_mass, sums.support_delta, sums.past_margin)
         totals += torch.cat([part.detach().double() for part in parts])
-    lm, attention, *by_layer = _sum_over_workers(totals).tolist()
+    lm, attention, *by_layer = sum_over_workers(totals).tolist()
     metrics = {"loss": lm / num_labels, "lm_loss": lm / num_labels}
     if config.beta > 0:
         metrics["attention_loss"] = attention / num_examples
@@ -148,7 +148,8 @@ def accumulate_gradients(
     return metrics
 
 
-def _sum_over_workers(values: torch.Tensor) -> torch.Tensor:
+def sum_over_workers(values: torch.Tensor) -> torch.Tensor:
+    """Add up what each worker has; in place."""
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(values)
     return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -16,19 +17,26 @@ from annotated_types import Ge
 from ray.train.torch import TorchTrainer
 from rich.console import Console
 
-from focus_agents.errors import CheckpointError, TrainingError
+from focus_agents.errors import CheckpointError, EpisodeError, TrainingError
 from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import check_fit, load_config, load_processor
+from focus_agents.rollout.collect import describe_error, errors_of_no_episode
+from focus_agents.runs.checkpoint import read_training_state
 from focus_agents.runs.folder import RunDirectory
-from focus_agents.runs.progress import progress_bar
+from focus_agents.runs.progress import UnitWatch, progress_bar
 from focus_agents.settings import Settings
 from focus_agents.sft.data import SFTExamples
 from focus_agents.sft.plan import SFTPlan
-from focus_agents.sft.worker import CHECKPOINT_PREFIX, FAILURE_FILE, SCORE, train_worker
+from focus_agents.sft.worker import FAILURE_FILE, SCORE, SKIPPED_FILE, checkpoints_of, train_worker
+from focus_env.errors import FocusError
 
 LINE_INTERVAL = 25
 """Steps between lines on the console."""
 POLL_SECONDS = 0.5
+NUM_BEST = 2
+"""So many of the best checkpoints, of equally good ones the newest, are kept by Ray Train, and always the last one."""
+SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
+"""Ray Train's record of them."""
 NUM_CHECKED_EPISODES = 8
 
 
@@ -50,6 +58,7 @@ def check_plan(plan: SFTPlan, workers: Workers) -> None:
     Raises:
         ValueError: If something does not fit; the message says what and what to do.
         CheckpointError: If the model or its tokenizer cannot be read, or they do not belong together.
+        FocusError: If none of some episodes can be used.
     """
     if workers.num_workers > plan.config.batch_size:
         raise ValueError(
@@ -68,8 +77,19 @@ def check_plan(plan: SFTPlan, workers: Workers) -> None:
         target=plan.config.attention_target,
         max_tokens=text_config.max_position_embeddings,
     )
-    for index in np.linspace(0, len(examples) - 1, min(NUM_CHECKED_EPISODES, len(examples))).astype(int):
-        examples[int(index)]
+    indices = np.linspace(0, len(examples) - 1, min(NUM_CHECKED_EPISODES, len(examples))).astype(int).tolist()
+    errors: list[FocusError] = []
+    for index in indices:
+        try:
+            examples[index]
+        except errors_of_no_episode():
+            raise
+        except FocusError as error:
+            errors.append(error)
+        except Exception as error:
+            errors.append(EpisodeError(describe_error(error, index, examples.episodes)))
+    if len(errors) == len(indices) > 0:  # a few are replaced in training
+        raise errors[0]
 
 
 def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None) -> dict[str, Any]:
@@ -85,12 +105,15 @@ def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None
 
     Raises:
         TrainingError: If the workers gave up, or died more often than allowed.
+        CheckpointError: If there are checkpoints, and all of them are damaged.
+        StorageError: If something cannot be written.
     """
     console = console or Console()
     run = RunDirectory(plan.run_path)
     started = time.perf_counter()
     failure = plan.run_path / FAILURE_FILE
     failure.unlink(missing_ok=True)
+    check_checkpoints(run, console)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"plan": plan},
@@ -99,19 +122,21 @@ def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None
             name=run.checkpoints.name,
             storage_path=str(plan.run_path.absolute()),
             failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=SCORE),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_BEST, checkpoint_score_attribute=SCORE),
         ),
     )
     with _show_progress(run, plan.config.num_steps, console):
         try:
             trainer.fit()
-        except ray.train.TrainingFailedError as error:
+        except (ray.train.TrainingFailedError, EpisodeError) as error:  # the latter in this process
+            if failure.exists():
+                raise TrainingError(json.loads(failure.read_text())["message"]) from error
             raise TrainingError(_describe(error, run)) from error
     if failure.exists():
         raise TrainingError(json.loads(failure.read_text())["message"])
     before, after = run.read_answers("before"), run.read_answers("after")
     steps = [line["step"] for line in run.read_metrics()]
-    return run.finish(
+    summary = run.finish(
         plan.validation_episodes,
         range(len(after)),
         before,
@@ -119,6 +144,30 @@ def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None
         num_steps=max(steps),
         seconds=time.perf_counter() - started,
     )
+    checkpoints_of(run).prune(1)  # nothing is left to fall back from
+    return summary
+
+
+def check_checkpoints(run: RunDirectory, console: Console) -> None:
+    """Tell of damaged checkpoints, and remove those that no run needs, before workers go on from the newest whole one.
+
+    Ray Train's record of them goes, too: workers do not need it, and one that a kill has cut would end the run.
+
+    Raises:
+        CheckpointError: If there are checkpoints, and all of them are damaged.
+    """
+    checkpoints = checkpoints_of(run)
+    restored = checkpoints.restore(
+        lambda folder: read_training_state(folder)[2],
+        lambda message: console.print(f"warning: {message}", style="yellow", highlight=False, markup=False),
+    )
+    (run.checkpoints / SNAPSHOT_FILE).unlink(missing_ok=True)
+    if restored is not None:
+        step, progress = restored
+        older = [path for path in checkpoints.newest_first() if checkpoints.number(path) < step]
+        for path in older[1:]:
+            if checkpoints.number(path) != progress.get("best_step"):
+                shutil.rmtree(path)
 
 
 def check_resumable(run: RunDirectory) -> None:
@@ -127,7 +176,7 @@ def check_resumable(run: RunDirectory) -> None:
     Raises:
         CheckpointError: If it has none.
     """
-    if not any(run.checkpoints.glob(f"{CHECKPOINT_PREFIX}*")):
+    if not checkpoints_of(run).newest_first():
         raise CheckpointError(
             f"run {run.path}: expected a checkpoint in {run.checkpoints}, found none; start a new run"
         )
@@ -144,7 +193,7 @@ def _describe(error: Exception, run: RunDirectory) -> str:
 @contextlib.contextmanager
 def _show_progress(run: RunDirectory, num_steps: int, console: Console) -> Iterator[None]:
     """Follow `metrics.jsonl`, which a worker writes, by a bar and a line every few steps."""
-    done = threading.Event()
+    done, named, watch = threading.Event(), set[str](), UnitWatch(console)
     with progress_bar("SFT", num_steps, console) as move_to:
 
         def follow() -> None:
@@ -157,6 +206,12 @@ def _show_progress(run: RunDirectory, num_steps: int, console: Console) -> Itera
                 step = int(lines[-1]["step"]) if lines else 0
                 shown = min(shown, step)  # a restart goes back
                 move_to(step)
+                if step > 0 and shown == 0:  # the answers before the first step are there
+                    watch.look(run.read_answers("before"))
+                for reason in _skipped(run):
+                    if reason not in named:
+                        console.print(f"skipped: {reason}", style="yellow", highlight=False, markup=False)
+                        named.add(reason)
                 for end in range(shown + 1, step + 1):
                     if end % LINE_INTERVAL == 0 or end == num_steps or lines[end - 1].get(SCORE) is not None:
                         window = lines[max(0, end - LINE_INTERVAL) : end]
@@ -170,6 +225,13 @@ def _show_progress(run: RunDirectory, num_steps: int, console: Console) -> Itera
         finally:
             done.set()
             follower.join()
+
+
+def _skipped(run: RunDirectory) -> list[str]:
+    """Why episodes were left out so far, as the workers have written it."""
+    file = run.path / SKIPPED_FILE
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line)["reason"] for line in lines if line.endswith("\n")]
 
 
 def _line(window: list[dict[str, Any]]) -> str:

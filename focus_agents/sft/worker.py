@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
+import logging
 import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,29 @@ import torch
 import torch.distributed
 from safetensors.torch import save_file
 
+from focus_agents.errors import CheckpointError, EpisodeError
 from focus_agents.evaluation import evaluate
 from focus_agents.models.adapters import base_model, merge_adapters, model_parts
 from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import load_processor, load_trainable_model
 from focus_agents.policies.vlm import VLMPolicy
-from focus_agents.runs.checkpoint import load_training_state, save_policy, save_training_state
+from focus_agents.runs.checkpoint import (
+    Checkpoints,
+    check_finite,
+    load_training_state,
+    save_policy,
+    save_training_state,
+)
+from focus_agents.runs.files import append_json_lines, write_json
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches
 from focus_agents.sft.plan import SFTPlan
+from focus_agents.sft.progress import Progress
 from focus_agents.sft.settings import SFTConfig
-from focus_agents.sft.step import accumulate_gradients
+from focus_agents.sft.step import accumulate_gradients, sum_over_workers
 from focus_env.datasets.order import shuffled_indices
 from focus_env.env import ENV_ID
+from focus_env.files import named_errors
 from focus_env.metrics import ScoredAnswer, summarize
 
 CHECKPOINT_PREFIX = "step_"
@@ -44,40 +54,10 @@ SCORE = "validation_miou"
 NOT_VALIDATED = -1.0
 """Score of a checkpoint without a validation: below all others. Not NaN, which Ray Train cannot read back."""
 FAILURE_FILE = "failure.json"
+logger = logging.getLogger(__name__)
 BAD_BATCH_FOLDER = "bad_batch"
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far a run is; part of each checkpoint.
-
-    Attributes:
-        step: Optimizer steps done, the skipped ones included.
-        best_miou: Best validation mean IoU since the start of training; -1 before the first.
-        best_step: Where it was reached.
-        num_stale: Validations since it last rose.
-        num_bad_steps: Steps whose loss or gradient was not finite, in all.
-        num_bad_in_a_row: Likewise, up to the last step.
-    """
-
-    step: int = 0
-    best_miou: float = -1.0
-    best_step: int = 0
-    num_stale: int = 0
-    num_bad_steps: int = 0
-    num_bad_in_a_row: int = 0
-
-    def count_step(self, *, is_finite: bool) -> None:
-        """Note a step."""
-        self.step += 1
-        self.num_bad_steps += not is_finite
-        self.num_bad_in_a_row = 0 if is_finite else self.num_bad_in_a_row + 1
-
-    def count_validation(self, miou: float) -> None:
-        """Note a validation; of equally good ones the last is the best, as Ray Train has it."""
-        self.num_stale = 0 if miou > self.best_miou else self.num_stale + 1
-        if miou >= self.best_miou:
-            self.best_miou, self.best_step = miou, self.step
+SKIPPED_FILE = "skipped_episodes.jsonl"
+"""A line for each episode that could not be trained on, with the reason."""
 
 
 def train_worker(arguments: dict[str, Any]) -> None:
@@ -102,6 +82,7 @@ class SFTWorker:
         self.plan, self.config, self.progress = plan, plan.config, Progress()
         self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
         self.run_directory = RunDirectory(plan.run_path)
+        self.checkpoints = checkpoints_of(self.run_directory)
         self.device = ray.train.torch.get_device()
         if self.device.type == "cpu":
             torch.set_num_threads(max(1, plan.num_threads // context.get_local_world_size()))
@@ -127,9 +108,21 @@ class SFTWorker:
     def run(self) -> None:
         """From the first step, or the newest checkpoint, to the exported policy."""
         answers = self._restore_or_begin()
+        try:
+            self._train(answers)
+        except CheckpointError as error:  # on all workers alike
+            self._fail(str(error))
+
+    def _train(self, answers: list[ScoredAnswer] | None) -> None:
+        """The steps, from where the run stands.
+
+        Raises:
+            CheckpointError: If the weights are not finite, before a checkpoint is written; the same on all workers.
+        """
         progress = self.progress
         for micro_batches in self._batches():
             started = time.perf_counter()
+            self._keep_skipped(micro_batches)
             metrics = self._step(micro_batches)
             if progress.num_bad_in_a_row >= self.config.max_bad_steps:
                 self._give_up(micro_batches)
@@ -154,16 +147,20 @@ class SFTWorker:
     # ---- where a run begins
 
     def _restore_or_begin(self) -> list[ScoredAnswer] | None:
-        """Load the newest checkpoint, or answer the validation episodes before the first step."""
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
+        """Load the newest checkpoint that is whole, or answer the validation episodes before the first step.
+
+        Those on the disk count, not those of which Ray Train knows: its own record may have been cut by a kill.
+        """
+        restored = self.checkpoints.restore(
+            lambda folder: load_training_state(folder, self.parameters, self.optimizer), logger.warning
+        )
+        if restored is None:
             answers = self._validate()
             if self.rank == 0:
                 self.run_directory.rewind(0, counter="step")
                 self.run_directory.write_answers("before", answers)
             return answers
-        with checkpoint.as_directory() as folder:
-            self.progress = Progress(**load_training_state(Path(folder), self.parameters, self.optimizer))
+        self.progress = Progress(**restored[1])
         if self.rank == 0:
             self.run_directory.rewind(self.progress.step, counter="step")
         return None
@@ -171,17 +168,28 @@ class SFTWorker:
     def _batches(self) -> Iterator[list[SFTBatch]]:
         """This worker's share of each step that is left."""
         stop = self.progress.step if self._is_stale() else self.config.num_steps
-        return load_batches(
-            self.examples,
-            steps=range(self.progress.step, stop),
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            num_data_workers=self.plan.schedule.num_data_workers,
-            micro_batch_size=self.config.micro_batch_size,
-            rank=self.rank,
-            num_workers=self.num_workers,
-            num_one_shot_steps=round(self.config.one_shot * self.config.num_steps),
-        )
+        try:
+            yield from load_batches(
+                self.examples,
+                steps=range(self.progress.step, stop),
+                batch_size=self.config.batch_size,
+                seed=self.config.seed,
+                num_data_workers=self.plan.schedule.num_data_workers,
+                micro_batch_size=self.config.micro_batch_size,
+                rank=self.rank,
+                num_workers=self.num_workers,
+                num_one_shot_steps=round(self.config.one_shot * self.config.num_steps),
+            )
+        except EpisodeError as error:
+            # Raised all the same: the other workers wait for this one's gradients, and Ray Train ends them.
+            self._fail(f"training stopped after step {self.progress.step}: {error}")
+            raise
+
+    def _keep_skipped(self, micro_batches: Sequence[SFTBatch]) -> None:
+        """Keep which episodes others stand in for, and why, for the driver to show."""
+        if reasons := [reason for batch in micro_batches for reason in batch.replaces]:
+            lines = [{"step": self.progress.step + 1, "reason": reason} for reason in reasons]
+            append_json_lines(self.plan.run_path / SKIPPED_FILE, lines)
 
     # ---- training
 
@@ -197,6 +205,8 @@ class SFTWorker:
         metrics = accumulate_gradients(
             self.training_model, [batch.to(self.device) for batch in micro_batches], config, self.layers
         )
+        skipped = torch.tensor(float(sum(len(batch.replaces) for batch in micro_batches)), device=self.device)
+        metrics["skipped_episodes"] = float(sum_over_workers(skipped))
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.grad_clip))
         # Both are the same on all workers, so all of them decide alike.
         is_finite = math.isfinite(metrics["loss"]) and math.isfinite(grad_norm)
@@ -221,14 +231,17 @@ class SFTWorker:
                 f"{self.progress.num_bad_in_a_row} steps in a row; the last batch is in {folder} (episodes {indices}). "
                 "Lower `lr` or `grad_clip`, or try `precision` fp32; the last checkpoint is whole"
             )
-            (self.plan.run_path / FAILURE_FILE).write_text(json.dumps({"message": message}) + "\n")
+            self._fail(message)
+
+    def _fail(self, message: str) -> None:
+        """Say where the driver looks why the training ends."""
+        write_json(self.plan.run_path / FAILURE_FILE, {"message": message})
 
     def _log(self, metrics: dict[str, float], *, seconds: float) -> None:
-        """Append the step to `metrics.jsonl`; what is not finite is null."""
+        """Append the step to `metrics.jsonl`."""
         if self.rank == 0:
             timing = {"seconds": seconds, "examples_per_second": self.config.batch_size / seconds}
-            values = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-            self.run_directory.log({"step": self.progress.step, **values, **timing})
+            self.run_directory.log({"step": self.progress.step, **metrics, **timing})
 
     # ---- validation, checkpoints, export
 
@@ -256,7 +269,9 @@ class SFTWorker:
 
     def _checkpoint(self, metrics: dict[str, float]) -> None:
         """Hand the state to Ray Train, which keeps the newest and the best by validation mean IoU."""
-        with tempfile.TemporaryDirectory() as folder:
+        path = self.checkpoints.path(self.progress.step)
+        check_finite(self.parameters, what=f"checkpoint {path}")
+        with named_errors(path), tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if self.rank == 0:
                 save_training_state(Path(folder), self.parameters, self.optimizer, asdict(self.progress))
@@ -264,18 +279,19 @@ class SFTWorker:
             ray.train.report(
                 {SCORE: NOT_VALIDATED, **metrics},
                 checkpoint=checkpoint,
-                checkpoint_dir_name=f"{CHECKPOINT_PREFIX}{self.progress.step:06d}",
+                checkpoint_dir_name=path.name,
             )
 
     def _finish(self, answers: list[ScoredAnswer] | None) -> None:
         """Write the answers after training, and the last and the best policy in transformers' format."""
         answers = answers or self._validate()
+        check_finite(self.parameters, what=f"policy {self.run_directory.checkpoints / 'final'}")
         if self.rank > 0:
             return
         checkpoints, best_step = self.run_directory.checkpoints, self.progress.best_step
         self.run_directory.write_answers("after", answers)
         self._export(checkpoints / "final")
-        best = checkpoints / f"{CHECKPOINT_PREFIX}{best_step:06d}"
+        best = self.checkpoints.path(best_step)
         if best_step != self.progress.step and best.is_dir():
             load_training_state(best, self.parameters, self.optimizer)
             self._export(checkpoints / "best")
@@ -285,6 +301,11 @@ class SFTWorker:
         save_policy(
             folder, merge_adapters(copy.deepcopy(self.model.cpu())), self.processor, template=self.plan.template
         )
+
+
+def checkpoints_of(run: RunDirectory) -> Checkpoints:
+    """Return the states that a run of stage 1 can go on from; Ray Train writes them, and removes older ones."""
+    return Checkpoints(run.checkpoints, CHECKPOINT_PREFIX)
 
 
 def build_model(name: str, config: SFTConfig) -> Any:

@@ -8,6 +8,7 @@ Tune.
 from __future__ import annotations
 
 import abc
+import contextlib
 import hashlib
 import json
 import re
@@ -15,6 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from focus_agents.errors import CheckpointError
+from focus_agents.runs.folder import RunDirectory
+from focus_agents.runs.provenance import provenance
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,21 @@ class Study(abc.ABC):
     @abc.abstractmethod
     def runs(self) -> Sequence[Run]:
         """Return all runs, seed by seed, so that an interrupted study has compared something."""
+
+    def changes_of_code(self, *used: Any) -> list[str]:
+        """Say which runs that are done were started with other code than is here now, and are compared all the same.
+
+        Args:
+            used: A user's own objects; see `provenance`.
+        """
+        now = provenance(*used)
+        runs: dict[str, list[str]] = {}
+        for run in self.runs():
+            if run.is_done:
+                with contextlib.suppress(CheckpointError):  # nothing is known of its code
+                    for line in RunDirectory(run.folder).changes_of_code(now):
+                        runs.setdefault(line, []).append(run.folder.name)
+        return [f"since {', '.join(names)}: {line}" for line, names in runs.items()]
 
     def check_seeds(self) -> None:
         """Check the seeds.

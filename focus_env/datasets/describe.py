@@ -10,10 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from focus_env.datasets.readers.files import as_name
 from focus_env.rendering import TARGET_COLOUR, render_episode, stack_rows
 from focus_env.types import Episode, EpisodeDataset, ImageArray
 
 SHEET_WIDTH = 1600
+MAX_TITLE = 250
+"""Characters; more would not fit the width."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ def describe(
         num_identities=len({e.identity for e in read}),
         num_pictures=len({frame.name for frame in frames}),
         shots=dict(sorted(Counter(len(e.support) for e in read).items())),
-        categories=dict(Counter(e.category for e in read if e.category is not None).most_common()),
+        categories=dict(Counter(as_name(e.category) for e in read if e.category is not None).most_common()),
         picture_wh=(sizes[0], statistics.median_low(sizes), sizes[-1]),
         target_shares=tuple(np.percentile(shares, [5, 50, 95]).tolist()) if shares else None,
         num_absent=sum(e.target_box is None for e in read),
@@ -97,7 +100,7 @@ def picture_sheet(episodes: EpisodeDataset, *, num_shown: int = 8) -> ImageArray
         DatasetError: If a picture cannot be decoded.
     """
     shown: Sequence[Episode] = [episodes[index] for index in spread_indices(len(episodes), num_shown)]
-    titles = [f"{e.episode_id}{'' if e.category is None else f' ({e.category})'}" for e in shown]
+    titles = [as_name(f"{e.episode_id}{'' if e.category is None else f' ({e.category})'}")[:MAX_TITLE] for e in shown]
     sheet = stack_rows([render_episode(e) for e in shown], titles, legend=[("target", TARGET_COLOUR)])
     if sheet.shape[1] <= SHEET_WIDTH:
         return sheet

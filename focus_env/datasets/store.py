@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 from focus_env.datasets.readers.files import inside, read_json
 from focus_env.datasets.store_rows import ADVICE, EPISODES, episode_of
 from focus_env.errors import DatasetError
-from focus_env.files import open_regular, require_regular
 from focus_env.picture_files import LARGEST_FILE
+from focus_env.regular_files import open_regular, require_regular
 from focus_env.types import Episode, Frame
 
 SCHEMA_VERSION = 1
@@ -151,7 +151,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     shards = manifest.get("shards")
     is_sound = isinstance(shards, list) and all(
         isinstance(shard, dict)
-        and all(type(shard.get(name)) is int and shard[name] >= 0 for name in numbers)
+        and all(type(shard.get(name)) is int and 0 <= shard[name] <= LARGEST_COUNT for name in numbers)
         and all(isinstance(shard.get(name), str) for name in names)
         for shard in shards
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +23,8 @@ from focus_env.datasets.sampler import BadPolicy
 from focus_env.datasets.store import MANIFEST_FILE, SCHEMA_VERSION, read_manifest, sha256
 from focus_env.datasets.store_rows import EPISODES, FRAMES
 from focus_env.errors import DatasetError
-from focus_env.files import open_regular
+from focus_env.files import fresh_file, write_text
+from focus_env.regular_files import open_regular
 from focus_env.types import Episode, EpisodeDataset, Frame
 
 MANIFEST_SCRATCH = f"{MANIFEST_FILE}.unfinished"
@@ -63,6 +63,7 @@ def write_store(
 
     Raises:
         DatasetError: If the folder holds something else, or a picture cannot be decoded.
+        StorageError: If a file cannot be written; the call can be repeated once it can.
         ValueError: If pictures without a file are not to be embedded.
     """
     description = json.loads(json.dumps({**source, "num_episodes": len(episodes), "embeds": embeds}))
@@ -148,12 +149,11 @@ class _Shard:
         for kind, (rows, schema, per_group) in tables.items():
             path = folder / kind / name
             path.parent.mkdir(exist_ok=True)
-            scratch = path.with_suffix(".unfinished")
             compression = "none" if kind == "frames" else "zstd"  # pictures are compressed already
             table = pa.Table.from_pylist(rows, schema=schema)
-            pq.write_table(table, scratch, row_group_size=per_group, compression=compression)
-            entry |= {f"{kind}_bytes": scratch.stat().st_size, f"{kind}_sha256": sha256(scratch)}
-            os.replace(scratch, path)
+            with fresh_file(path) as scratch:
+                pq.write_table(table, scratch, row_group_size=per_group, compression=compression)
+                entry |= {f"{kind}_bytes": scratch.stat().st_size, f"{kind}_sha256": sha256(scratch)}
         return entry
 
 
@@ -208,7 +208,7 @@ def _start_manifest(folder: Path, description: Mapping[str, Any], skipped: Mappi
     manifest: dict[str, Any]
     if not (folder / MANIFEST_FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        # A writer that was killed may have left its first manifest, before it had its name.
+        # A writer that was killed at its first file has left a hidden one, or one of this name in earlier releases.
         names = sorted(path.name for path in folder.iterdir())
         if others := [name for name in names if name != MANIFEST_SCRATCH and not is_stray(name)]:
             raise DatasetError(f"{folder}: expected an empty folder or a store, found {others[0]}; choose another")
@@ -233,6 +233,4 @@ def _start_manifest(folder: Path, description: Mapping[str, Any], skipped: Mappi
 
 
 def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    scratch = folder / MANIFEST_SCRATCH
-    scratch.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    os.replace(scratch, folder / MANIFEST_FILE)
+    write_text(folder / MANIFEST_FILE, json.dumps(manifest, indent=1) + "\n")

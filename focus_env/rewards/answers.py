@@ -86,8 +86,15 @@ class AnswerBatch:
             progress: How far the training is, from 0 to 1.
 
         Raises:
-            ValueError: If the lengths differ, or `progress` is no share.
+            ValueError: If the lengths differ, `progress` is no share, or a target has a coordinate that is not finite,
+                which would count as absent.
         """
+        for episode in episodes:
+            if episode.target_box is not None and not all(map(math.isfinite, episode.target_box)):
+                raise ValueError(
+                    f"episode {episode.episode_id!r}: target_box must be four finite numbers x1, y1, x2, y2 in "
+                    f"pixels, or None where the object is absent, got {tuple(episode.target_box)}"
+                )
         texts = (None,) * len(parses) if texts is None else tuple(texts)
         if not len(episodes) == len(parses) == len(texts):
             raise ValueError(

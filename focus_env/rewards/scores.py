@@ -106,6 +106,8 @@ def _scored(episode: Episode, parses: Sequence[ParseResult], batch: AnswerBatch)
             iou=ious[place],
             is_whole_image=are_whole[place],
             is_support_copy=are_copies[place],
+            numbers=parse.numbers,
+            image_wh=episode.query_frame.image_wh,
         )
         for place, parse in enumerate(parses)
     )

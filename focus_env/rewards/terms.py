@@ -19,8 +19,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from focus_env.answer_text import ANSWER_CLOSE, ANSWER_OPEN
 from focus_env.overlap import ciou, covers_image, diou, giou, repeats_support
-from focus_env.parsing import ANSWER_CLOSE, ANSWER_OPEN
 from focus_env.registry import Registry
 from focus_env.rewards.answers import AnswerBatch
 

@@ -137,7 +137,10 @@ class WeightedReward:
 def _evaluate(name: str, term: RewardTerm, answers: AnswerBatch) -> Values:
     """A term's values, if it keeps its contract."""
     try:
-        values = np.asarray(term(answers), dtype=np.float64)
+        given = np.asarray(term(answers))
+        if given.dtype.kind == "c":  # NumPy would drop the imaginary part with a warning
+            raise TypeError("expected real numbers, got complex ones")
+        values = given.astype(np.float64)
     except Exception as error:
         raise RewardError(
             f"reward term {name!r} raised {type(error).__name__}: {error}{_place(error)}, "

@@ -228,6 +228,20 @@ def test_vector_environments(mode: str, action_type: str) -> None:
         envs.close()
 
 
+def test_a_vector_environment_that_resets_in_the_same_step_pays_for_every_answer() -> None:
+    """Gymnasium's default spends every second step on a reset."""
+    modes = gymnasium.vector.AutoresetMode
+    paid = {}
+    for mode in (modes.NEXT_STEP, modes.SAME_STEP):
+        dataset = FakeDataset(1)
+        envs = gymnasium.make_vec(ENV_ID, num_envs=2, vector_kwargs={"autoreset_mode": mode}, dataset=dataset)
+        envs.reset(seed=0)
+        paid[mode] = [envs.step((GOLD, GOLD))[1].tolist() for _ in range(3)]
+        envs.close()
+    assert paid[modes.NEXT_STEP][1] == [0, 0]
+    assert all(reward > 1 for rewards in paid[modes.SAME_STEP] for reward in rewards)
+
+
 def test_a_data_set_by_name() -> None:
     env = gymnasium.make(
         ENV_ID, dataset_options={"split": "test", "num_episodes": 3, "shots": 2, "image_size": 56, "seed": 5}

@@ -15,6 +15,9 @@ from gymnasium.utils.env_checker import data_equivalence
 
 from focus_env import Box, Episode, Exemplar, Frame, Observation, score_answers
 from focus_env.env import InContextLocalizationEnv
+from focus_env.errors import DatasetError
+from focus_env.prompts import TEMPLATES
+from focus_env.rewards.weighted import WeightedReward
 from tests.fakes import FakeDataset, make_episode
 from tests.focus_env.environments import GOLD, make_env
 
@@ -172,3 +175,41 @@ class TestEpisodes:
         env.reset()
         with pytest.raises(ValueError, match=r"a box action must have the shape \[4\], got \[2, 2\]"):
             env.step(np.zeros((2, 2)))
+
+
+BAD_BOXES = [
+    pytest.param(Box(math.nan, 10, 60, 40), "four finite numbers", id="nan"),
+    pytest.param(Box(20, 10, math.inf, 40), "four finite numbers", id="infinite"),
+    pytest.param((20, 10, 60), "four finite numbers", id="three numbers"),
+    pytest.param("box!", "real number", id="a text"),
+    pytest.param(Box(39, 10, 20, 30), "xywh_to_xyxy", id="reversed"),
+    pytest.param(Box(20, 10, 20, 30), "x1 < x2 and y1 < y2", id="no area"),
+    pytest.param(Box(1000, 1000, 2000, 2000), "must lie inside the image", id="outside"),
+    pytest.param(Box(0, 0, 90, 70), "must lie inside the image", id="too large"),
+]
+
+
+@pytest.mark.parametrize(("box", "message"), BAD_BOXES)
+def test_a_box_of_an_episode_that_is_none_is_named(box: Any, message: str) -> None:
+    """Where the episode comes in, before anything is answered or scored."""
+    good = make_episode(0)
+    bad_target = dataclasses.replace(make_episode(1), target_box=box)
+    bad_support = dataclasses.replace(good, support=(good.support[0], Exemplar(good.support[1].frame, box)))
+    for episode, name in ((bad_target, "episode 'fake/1': target_box"), (bad_support, "'fake/0': box of support 2")):
+        env = make_env(dataset=[episode])
+        with pytest.raises(DatasetError, match=f"{name} must.*{message}|{message}"):
+            env.reset()
+
+
+def test_a_box_that_leaves_the_picture_by_a_hair_is_taken() -> None:
+    episode = dataclasses.replace(make_episode(0), target_box=Box(20, 10, 80.9, 60.9))
+    env = make_env(dataset=[episode])
+    env.reset()
+    assert env.step("<answer>[250, 167, 1000, 1000]</answer>")[1] > 1.4
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_target_that_is_not_finite_does_not_count_as_absent(value: float) -> None:
+    episode = dataclasses.replace(make_episode(0), target_box=Box(value, 10, 60, 40))
+    with pytest.raises(ValueError, match="episode 'fake/0': target_box must be four finite numbers"):
+        score_answers(episode, ["none"], template=TEMPLATES["default"], reward=WeightedReward.default())

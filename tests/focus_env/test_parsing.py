@@ -16,6 +16,7 @@ from focus_env.types import Box, ParseResult, ParseStatus
 OK, ABSENT, NO_BOX = ParseStatus.OK, ParseStatus.ABSENT, ParseStatus.NO_BOX
 BAD_NUMBERS, OUT_OF_RANGE, REVERSED = ParseStatus.BAD_NUMBERS, ParseStatus.OUT_OF_RANGE, ParseStatus.REVERSED
 DEGENERATE, MULTIPLE = ParseStatus.DEGENERATE, ParseStatus.MULTIPLE
+CLIPPED = ParseStatus.CLIPPED
 
 
 def parse(text: str, frame: CoordinateFrame = CoordinateFrame.NORM_1000) -> ParseResult:
@@ -64,10 +65,12 @@ TABLE = [
     ("<answer>[1, 2, 1, 40]</answer>", DEGENERATE, True),
     ("<answer>[5, 5, 5, 5]</answer>", DEGENERATE, True),
     ("[0, 0, 1e-200, 1e-200]", DEGENERATE, False),
-    ("<answer>[1, 2, 30, 1001]</answer>", OUT_OF_RANGE, True),
+    ("<answer>[1, 2, 30, 1011]</answer>", OUT_OF_RANGE, True),
+    ("<answer>[1011, 2, 30, 40]</answer>", OUT_OF_RANGE, True),
+    ("<answer>[-11, 2, 30, 40]</answer>", OUT_OF_RANGE, False),
+    ("[1, 2, 30, 1010.0001]", OUT_OF_RANGE, False),
     ("<answer>[1001, 2, 30, 40]</answer>", OUT_OF_RANGE, True),
-    ("<answer>[-1, 2, 30, 40]</answer>", OUT_OF_RANGE, False),
-    ("[1, 2, 30, 1000.0001]", OUT_OF_RANGE, False),
+    ("<answer>[1000, 2, 1010, 40]</answer>", OUT_OF_RANGE, True),
     # Several answers.
     ("[1, 2, 30, 40] or [2, 2, 30, 40]", MULTIPLE, False),
     ("[1, 2, 30, 40] [1, 2, 30, 40]", MULTIPLE, False),
@@ -137,7 +140,7 @@ def test_table(text: str, status: ParseStatus, is_strict: bool) -> None:
         (CoordinateFrame.NORM_1000, "<answer>[250, 0, 1000, 500]</answer>", Box(20, 0, 80, 30), True),
         (CoordinateFrame.NORM_1000, "<answer>[250.0, 0, 1000, 500]</answer>", Box(20, 0, 80, 30), False),
         (CoordinateFrame.PIXEL, "<answer>[20, 0, 80, 30]</answer>", Box(20, 0, 80, 30), True),
-        (CoordinateFrame.PIXEL, "<answer>[20.5, 0, 80, 30]</answer>", Box(20.5, 0, 80, 30), False),
+        (CoordinateFrame.PIXEL, "<answer>[20.0, 0, 80, 30]</answer>", Box(20, 0, 80, 30), False),
         (CoordinateFrame.RESIZED_PIXEL, "<answer>[40, 0, 160, 15]</answer>", Box(20, 0, 80, 30), True),
     ],
 )
@@ -147,19 +150,30 @@ def test_each_frame(frame: CoordinateFrame, text: str, expected: Box, is_strict:
 
 
 @pytest.mark.parametrize(
-    ("frame", "values"),
+    ("frame", "values", "status"),
     [
-        (CoordinateFrame.PIXEL, "0, 0, 80, 61"),
-        (CoordinateFrame.PIXEL, "0, 0, 81, 60"),
-        (CoordinateFrame.NORM_1, "0, 0, 1, 1.001"),
-        (CoordinateFrame.NORM_100, "0, 0, 100, 101"),
-        (CoordinateFrame.NORM_100, "0, 0, 101, 100"),
-        (CoordinateFrame.RESIZED_PIXEL, "0, 0, 160, 31"),
+        # By 1% of the side, or by one unit where that is more.
+        (CoordinateFrame.PIXEL, "0, 0, 80, 61", CLIPPED),
+        (CoordinateFrame.PIXEL, "0, 0, 80, 62", OUT_OF_RANGE),
+        (CoordinateFrame.PIXEL, "-1, 0, 81, 60", CLIPPED),
+        (CoordinateFrame.PIXEL, "-2, 0, 80, 60", OUT_OF_RANGE),
+        (CoordinateFrame.NORM_1, "0, 0, 1, 1.001", CLIPPED),
+        (CoordinateFrame.NORM_1, "-0.01, -0.01, 1.01, 1.01", CLIPPED),
+        (CoordinateFrame.NORM_1, "0, 0, 1, 1.0101", OUT_OF_RANGE),
+        (CoordinateFrame.NORM_100, "0, 0, 100, 101", CLIPPED),
+        (CoordinateFrame.NORM_100, "0, 0, 102, 100", OUT_OF_RANGE),
+        (CoordinateFrame.NORM_1000, "0, 0, 1010, 1001", CLIPPED),
+        (CoordinateFrame.NORM_1000, "0, 0, 1011, 1000", OUT_OF_RANGE),
+        (CoordinateFrame.RESIZED_PIXEL, "0, 0, 160, 31", CLIPPED),
+        (CoordinateFrame.RESIZED_PIXEL, "0, 0, 161, 30", CLIPPED),
+        (CoordinateFrame.RESIZED_PIXEL, "0, 0, 160, 32", OUT_OF_RANGE),
     ],
 )
-def test_each_frame_has_its_own_end(frame: CoordinateFrame, values: str) -> None:
-    text = f"<answer>[{values}]</answer>"
-    assert parse_answer(text, frame=frame, image_wh=(80, 60), input_wh=(160, 30)).status is OUT_OF_RANGE
+def test_a_box_that_leaves_the_picture_by_a_hair_is_cut(
+    frame: CoordinateFrame, values: str, status: ParseStatus
+) -> None:
+    result = parse_answer(f"[{values}]", frame=frame, image_wh=(80, 60), input_wh=(160, 30))
+    assert result == ParseResult(status, Box(0, 0, 80, 60) if status is CLIPPED else None, False)
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2, 30, 40]"])
@@ -184,6 +198,21 @@ FRAGMENTS = st.sampled_from(
         "30.5",
         "1e999",
         "nan",
+        "ınf",
+        "İnfınıty",
+        "ſ",
+        "K",
+        "x1: ",
+        "<think>",
+        "</think>",
+        "<box>",
+        "</box>",
+        "box_2d:",
+        "null",
+        '"',
+        ";",
+        "to",
+        "}",
         "{",
         "\x00",
     ]
@@ -194,7 +223,7 @@ FRAGMENTS = st.sampled_from(
 @example("\ud800", CoordinateFrame.PIXEL)
 def test_no_text_makes_it_raise(text: str, frame: CoordinateFrame) -> None:
     result = parse_answer(text, frame=frame, image_wh=(64, 48), input_wh=(56, 28))
-    assert (result.box is not None) == (result.status is OK)
+    assert (result.box is not None) == (result.status in (OK, CLIPPED))
     if result.box is not None:
         assert 0 <= result.box.x1 < result.box.x2 <= 64
         assert 0 <= result.box.y1 < result.box.y2 <= 48
@@ -214,6 +243,14 @@ HOSTILE = {
     "many exponents": "[" + "1e1" * (LONG // 3) + ", 2, 3, 4]",
     "blanks in an almost strict answer": "<answer>[1, 2, 3, " + " " * LONG + "</answer>",
     "commas": "[" + "," * LONG + "]",
+    "open thoughts": "<think>" * (LONG // 7),
+    "closed thoughts": "</think>" * (LONG // 8),
+    "open boxes": "<box>1" * (LONG // 6),
+    "named numbers": "{" + "x1: 1, " * (LONG // 7) + "}",
+    "open names": '{"x1' + " _-" * (LONG // 3) + "}",
+    "separators": "[" + ";，" * (LONG // 2) + "]",
+    "points and corners": "(1, 2), the bottom right" * (LONG // 24),
+    "fences": "<answer>" + "```" * (LONG // 3) + "</answer>",
 }
 
 
@@ -295,6 +332,9 @@ def test_judge_names_the_first_defect() -> None:
 
     assert status(math.nan, 2, 0, 0) is BAD_NUMBERS
     assert status(2, 0, 1, 0) is OUT_OF_RANGE
+    assert status(1.005, 0, 0.4, 0) is OUT_OF_RANGE
+    assert status(0, 0, 1.005, 1) is CLIPPED
+    assert status(1, 0, 1.005, 1) is OUT_OF_RANGE
     assert status(0.5, 0, 0.4, 0) is REVERSED
     assert status(0.5, 0, 0.5, 1) is DEGENERATE
     assert status(0, 0, 1, 1) is OK

@@ -14,8 +14,8 @@ from PIL import Image
 
 from focus_env import picture_files
 from focus_env.errors import DatasetError
-from focus_env.files import open_regular
 from focus_env.images import check_picture, decode, picture_wh, read_picture
+from focus_env.regular_files import open_regular
 from focus_env.types import Frame
 from tests.focus_env.pictures import Pixels, apart, as_file, detailed_picture
 

@@ -154,8 +154,18 @@ def test_resized_frame_without_a_size_fails() -> None:
 
 def test_answer_for_an_absent_object() -> None:
     for template in TEMPLATES.values():
-        assert template.answer(None, (80, 60)) == "<answer>none</answer>"
+        thought = "<think>\n\n</think>\n\n" if template.thinking else ""
+        assert template.answer(None, (80, 60)) == f"{thought}<answer>none</answer>"
         assert template.parse("<answer>none</answer>", (80, 60)).status is ParseStatus.ABSENT
+
+
+def test_a_template_for_thoughts_wants_them_in_the_strict_format() -> None:
+    template = TEMPLATES["thinking"]
+    assert "First think between <think> and </think>" in outline(template.render(observe(make_episode())))
+    thought = "<think>Not at [1, 2, 3, 4].</think>"
+    assert template.parse(thought + "<answer>[0, 0, 500, 500]</answer>", (80, 60)).is_strict
+    assert not template.parse("<answer>[0, 0, 500, 500]</answer>", (80, 60)).is_strict
+    assert not TEMPLATES["default"].parse(thought + "<answer>[0, 0, 500, 500]</answer>", (80, 60)).is_strict
 
 
 def test_empty_sentences_are_left_out() -> None:
@@ -192,6 +202,7 @@ def test_registry() -> None:
         "compact": "compact",
         "questions": "questions",
         "iploc": "iploc",
+        "thinking": "thinking",
     }
     assert get_template("compact") is get_template(TEMPLATES["compact"]) is TEMPLATES["compact"]
     assert pickle.loads(pickle.dumps(TEMPLATES["default"])) == TEMPLATES["default"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from focus_env import rendering
+from focus_env.errors import DatasetError
 from focus_env.rendering import (
     ANSWER_COLOUR,
     ANSWER_COLOURS,
@@ -17,10 +18,11 @@ from focus_env.rendering import (
     draw_heat,
     render_episode,
     render_localization,
+    render_row,
     stack_rows,
 )
 from focus_env.types import Box, Episode, Exemplar, Frame, ImageArray
-from tests.fakes import make_episode, make_frame
+from tests.fakes import FakeDataset, make_episode, make_frame
 
 RED = (255, 0, 0)
 
@@ -246,3 +248,17 @@ def test_attention_is_for_every_picture() -> None:
     with pytest.raises(ValueError, match="zip"):
         render_localization(SUPPORTS, QUERY, None, [np.ones((2, 2))] * 2)
     render_localization(SUPPORTS, QUERY, None, [np.zeros((2, 2))] * 3)  # nothing was looked at
+
+
+def test_a_row_that_cannot_be_drawn_says_why() -> None:
+    """A sheet comes after the work, and one bad picture does not cost it."""
+
+    class Damaged(FakeDataset):
+        def __getitem__(self, index: int) -> Episode:
+            raise DatasetError("frame 3 is damaged\nat its end")
+
+    row = render_row(Damaged(), 1)
+    assert row.dtype == np.uint8
+    assert np.ptp(row) > 0
+    assert np.array_equal(render_row(FakeDataset(), 1), render_episode(FakeDataset()[1]))
+    assert stack_rows([row, render_row(FakeDataset(), 1)]).ndim == 3

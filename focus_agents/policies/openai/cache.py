@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-import uuid
 from dataclasses import asdict
 from pathlib import Path
 
 from focus_agents.policies.openai.protocol import Answer
+from focus_env.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +62,9 @@ class AnswerCache:
             OSError: If the disk does not take it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f"{key}.{uuid.uuid4().hex}.tmp"
-        # In ASCII, since an answer may hold halves of surrogate pairs, which no UTF-8 file can.
-        temporary.write_text(json.dumps(asdict(answer)), encoding="ascii")
-        os.replace(temporary, self._path(key))
+        write_text(
+            self._path(key), json.dumps(asdict(answer))
+        )  # in ASCII: an answer may hold halves of surrogate pairs
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.json"

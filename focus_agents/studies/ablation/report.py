@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from focus_agents.policies.focus import FocusPolicy
 from focus_agents.reports.documents import to_markdown, write_document
 from focus_agents.reports.plotting import plot_runs
 from focus_agents.reports.tables import figure, markdown_table
+from focus_agents.runs.files import write_json
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.studies.ablation.arms import ARMS, BASE, MAIN_SPLIT, PUBLISHED, SPLITS
 from focus_agents.studies.ablation.runs import (
@@ -28,7 +27,7 @@ from focus_agents.studies.ablation.runs import (
 )
 from focus_env.boxes import box_iou
 from focus_env.metrics import seeds_bootstrap_interval
-from focus_env.rendering import render_localization, stack_rows
+from focus_env.rendering import render_localization, stack_rows, write_picture
 
 REPORT_NAME = "ablation"
 SHOTS = 4
@@ -129,7 +128,7 @@ def write_report(study: AblationStudy, folder: Path) -> Path:
         raise ValueError(f"{study.folder}: expected answers of a run of this study, found none; run it first")
     folder.mkdir(parents=True, exist_ok=True)
     summary = summarize_scores(study, scores)
-    (folder / f"{REPORT_NAME}.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(folder / f"{REPORT_NAME}.json", summary)
     _draw_curves(study, summary, folder)
     _draw_answers(study, summary, folder)
     report = folder / f"{REPORT_NAME}.md"
@@ -165,7 +164,7 @@ def _draw_answers(study: AblationStudy, summary: Mapping[str, Any], folder: Path
         rows.append(render_localization(supports, query, found.box, found.attention))
         titles.append(f"{ARMS[arm].title}: IoU {box_iou(found.box, episode.target_box):.2f}")
     if rows:
-        Image.fromarray(stack_rows(rows, titles, legend=[])).save(folder / f"{REPORT_NAME}_answers.png")
+        write_picture(folder / f"{REPORT_NAME}_answers.png", stack_rows(rows, titles, legend=[]))
 
 
 def _seeds(summary: Mapping[str, Any], arm: str) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import multiprocessing
 import os
 import shutil
@@ -24,7 +23,7 @@ from focus_agents.evaluation import evaluate
 from focus_agents.models.adapters import family_of
 from focus_agents.models.loading import load_model, load_processor, load_template, model_folder, weights_digest
 from focus_agents.policies.vlm import VLMPolicy
-from focus_agents.runs.files import write_text
+from focus_agents.runs.files import read_json, write_json
 from focus_agents.studies.ablation.arms import ARMS, BASE, COMMON, MAIN_SPLIT, SPLITS, Stage
 from focus_agents.studies.study import Run, Study
 from focus_env.datasets import load_dataset
@@ -212,7 +211,7 @@ def evaluate_run(study: AblationStudy, run: ArmRun) -> None:
             batch_size=BATCH_SIZE,
         )
         results[cell(name, shots)] = [round(answer.credit, 6) for answer in answers]
-        write_text(file, json.dumps(results))
+        write_json(file, results)
 
 
 def missing_cells(study: AblationStudy, run: ArmRun) -> list[tuple[str, int]]:
@@ -248,5 +247,4 @@ def cell(split: str, shots: int) -> str:
 def read_evaluation(run: ArmRun) -> dict[str, list[float]]:
     """The IoU of each answer, by cell, as far as there are any."""
     file = run.folder / EVALUATION_FILE
-    results: dict[str, list[float]] = json.loads(file.read_text()) if file.exists() else {}
-    return results
+    return read_json(file, "the IoU of each answer by cell") if file.exists() else {}

@@ -6,22 +6,21 @@ Axis letters: R seeds, N validation episodes.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from focus_agents.reports.documents import code, picture, plain, to_markdown, write_document
 from focus_agents.reports.plotting import Series, plot_bands, read_series
 from focus_agents.reports.tables import figure, markdown_table
+from focus_agents.runs.files import write_json
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.studies.rewards.runs import START, RewardStudy
 from focus_env.metrics import ScoredAnswer, seeds_bootstrap_interval
-from focus_env.rendering import ANSWER_COLOURS, TARGET_COLOUR, render_episode, stack_rows
+from focus_env.rendering import ANSWER_COLOURS, TARGET_COLOUR, render_episode, stack_rows, write_picture
 
 REPORT_NAME = "rewards_report"
 NUM_SHOWN_EPISODES = 6
@@ -161,7 +160,7 @@ def write_report(study: RewardStudy, folder: Path, *, command: str) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     summary = summarize_study(study)
-    (folder / f"{REPORT_NAME}.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(folder / f"{REPORT_NAME}.json", summary)
     curves, sheet = (folder / f"{REPORT_NAME}_{name}.png" for name in ("curves", "answers"))
     plot_bands(_curves(study), curves)
     _draw_answers(study, sheet)
@@ -250,4 +249,4 @@ def _draw_answers(study: RewardStudy, path: Path) -> None:
         )
         for index in range(min(NUM_SHOWN_EPISODES, len(answers[START][0])))
     ]
-    Image.fromarray(stack_rows(rows, legend=[("truth", TARGET_COLOUR), *colours.items()])).save(path)
+    write_picture(path, stack_rows(rows, legend=[("truth", TARGET_COLOUR), *colours.items()]))

@@ -16,7 +16,8 @@ from focus_agents.errors import TrainingError
 from focus_agents.grpo.plan import GRPOPlan
 from focus_agents.grpo.train import train_grpo
 from focus_agents.runs.folder import RunDirectory
-from focus_agents.runs.provenance import user_sources
+from focus_agents.runs.lock import hold_folder
+from focus_agents.runs.provenance import sources_of_users
 from focus_agents.studies.study import Run, Study
 from focus_env.rewards.weighted import WeightedReward
 
@@ -44,16 +45,20 @@ class RewardStudy(Study):
     gpus_per_run: float = 0.0
 
     def run(self, variant: str, seed: int) -> Run:
-        """Return the run of a reward with a seed."""
+        """Return the run of a reward with a seed; a reward of one's own whose source has changed is another run."""
         decides: list[Any] = [self.rewards[variant], seed, dict(self.arguments)]
-        # A term of the user's own, since the same name may be another function today.
-        terms = [name for name in WeightedReward.from_spec(self.rewards[variant]).terms if ":" in name]
-        decides += [sources] if (sources := user_sources(*terms)) else []
+        if sources := sources_of_users([WeightedReward.from_spec(self.rewards[variant])]):
+            decides.append(sources)
         return Run(variant, seed, self.run_folder(variant, seed, decides))
 
     def runs(self) -> list[Run]:
         """Return all runs, seed by seed."""
         return [self.run(name, seed) for seed in self.seeds for name in self.rewards]
+
+    @property
+    def objects(self) -> tuple[Any, ...]:
+        """What may be a user's own code, for `provenance`."""
+        return (*self.plan.objects, *map(WeightedReward.from_spec, self.rewards.values()))
 
     def plan_of(self, run: Run) -> GRPOPlan:
         """Return all that decides a run."""
@@ -153,9 +158,12 @@ def train_run(config: dict[str, Any], *, study: RewardStudy) -> None:
         .env_runners(num_env_runners=0, create_local_env_runner=True)
         .learners(num_learners=0, num_gpus_per_learner=study.gpus_per_run)
     )
-    directory = RunDirectory(run.folder) if run.has_checkpoint else _new_directory(run, study)
+    hold_folder(run.folder, setting="output_dir")
     is_resumed = run.has_checkpoint
+    directory = RunDirectory(run.folder) if is_resumed else _new_directory(run, study, plan)
     with (run.folder / "log.txt").open("a") as log:
+        for line in directory.note_code(*plan.objects) if is_resumed else []:
+            print(f"warning: {line}", file=log)
         summary = train_grpo(
             grpo,
             plan.schedule,
@@ -167,11 +175,10 @@ def train_run(config: dict[str, Any], *, study: RewardStudy) -> None:
     tune.report({"miou": summary["miou_end"], "miou_gain": summary["miou_gain"]})
 
 
-def _new_directory(run: Run, study: RewardStudy) -> RunDirectory:
+def _new_directory(run: Run, study: RewardStudy, plan: GRPOPlan) -> RunDirectory:
     """The folder of a run that starts; what an earlier one left there before its first checkpoint goes."""
     (run.folder / "config.json").unlink(missing_ok=True)
     for name in ("metrics.jsonl", "samples/rollouts.jsonl"):
         (run.folder / name).unlink(missing_ok=True)
-    return RunDirectory.create(
-        run.folder, dict(study.arguments) | {"reward": study.rewards[run.variant], "seed": run.seed}
-    )
+    arguments = dict(study.arguments) | {"reward": study.rewards[run.variant], "seed": run.seed}
+    return RunDirectory.create(run.folder, arguments, used=plan.objects)

@@ -21,8 +21,8 @@ from typing import Any
 
 from focus_env.boxes import clip_box, xywh_to_xyxy
 from focus_env.errors import DatasetError
-from focus_env.files import open_regular
 from focus_env.images import picture_wh
+from focus_env.regular_files import open_regular
 from focus_env.types import Box, Frame, Note
 
 logger = logging.getLogger(__name__)
@@ -34,8 +34,12 @@ STRAY = frozenset({"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "syst
 """Names in small letters, beside those that begin with a dot."""
 LARGEST_NUMBER = 1e9
 """Of pixels; beyond it a number is a mistake."""
-NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-SEPARATOR = re.compile(r"\s*[,;]\s*|\s+")
+# Quantifiers that give nothing back: no line takes longer than its length.
+_DIGITS = r"[+-]?+(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][+-]?+[0-9]++)?+"
+_BETWEEN = r"(?:\s*+[,;]\s*+|\s++)"
+NUMBER = re.compile(_DIGITS)
+SEPARATOR = re.compile(_BETWEEN)
+BOX_LINE = re.compile(rf"\s*+({_DIGITS}){_BETWEEN}({_DIGITS}){_BETWEEN}({_DIGITS}){_BETWEEN}({_DIGITS})\s*+[,;]?+\s*+")
 LINE_END = re.compile(r"\r\n|\n|\r")
 FRAME = re.compile(r"([0-9]{8})\.(?:jpe?g|png)", re.IGNORECASE)
 LEAVE_OUT = "leave the sequence out, with `on_bad` 'skip'"
@@ -205,16 +209,22 @@ def read_boxes(path: Path, *, advice: str, root: Path | None = None) -> list[XYW
             f"{path}: expected one line per frame, got an empty file; replace it by the data set's, or {LEAVE_OUT}"
         )
     for number, line in enumerate(lines, start=1):
-        fields = split_fields(line)
-        numbers = [found for field in fields if (found := finite_number(field)) is not None]
-        if len(fields) != 4 or len(numbers) != 4:
-            are_numbers = len(fields) == 4 and all(NUMBER.fullmatch(field) or _is_not_finite(field) for field in fields)
-            expected = "four finite numbers" if are_numbers else "x_min,y_min,width,height"
+        match = BOX_LINE.fullmatch(line)
+        x, y, width, height = map(float, match.groups()) if match else (math.nan,) * 4
+        if not max(abs(x), abs(y), abs(width), abs(height)) <= LARGEST_NUMBER:
+            where = f"{path}, line {number}"
             raise DatasetError(
-                f"{path}, line {number}: expected {expected}, got {_brief(line)}; correct the line, or {LEAVE_OUT}"
+                f"{where}: expected {_expected(line)}, got {_brief(line)}; correct the line, or {LEAVE_OUT}"
             )
-        boxes.append((numbers[0], numbers[1], numbers[2], numbers[3]))
+        boxes.append((x, y, width, height))
     return boxes
+
+
+def _expected(line: str) -> str:
+    """Of a line that holds no box: the name of its fields, or that they are to be finite, if that is all."""
+    fields = split_fields(line)
+    are_numbers = len(fields) == 4 and all(NUMBER.fullmatch(field) or _is_not_finite(field) for field in fields)
+    return "four finite numbers" if are_numbers else "x_min,y_min,width,height"
 
 
 def _is_not_finite(field: str) -> bool:
@@ -242,7 +252,8 @@ def as_flags(values: list[str], *, expected: int, what: str, path: Path) -> list
             f"{path}: expected {expected} {what}s, as in groundtruth.txt, got {len(values)}; one of the two files is "
             f"not whole: replace it by the data set's, or {LEAVE_OUT}"
         )
-    numbers = [finite_number(value.rstrip(" \t,;")) for value in values]
+    plain = {"0": 0.0, "1": 1.0}
+    numbers = [plain[value] if value in plain else finite_number(value.rstrip(" \t,;")) for value in values]
     for position, number in enumerate(numbers):
         if number not in (0, 1):
             raise DatasetError(

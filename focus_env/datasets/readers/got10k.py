@@ -2,7 +2,7 @@
 
 Layout, with one line per frame in the label files:
 
-    <root>/{train,val}/list.txt                       one sequence name per line
+    <root>/{train,val}/list.txt                       one sequence name per line; may be missing
     <root>/{train,val}/<sequence>/%08d.jpg            frames, from 00000001
     <root>/{train,val}/<sequence>/groundtruth.txt     x_min,y_min,width,height in pixels
     <root>/{train,val}/<sequence>/absence.label       1 where the object is absent, else 0; may be missing
@@ -15,6 +15,7 @@ What is made of defects:
     a box that reaches beyond the picture             clipped; no box where nothing of it is left, noted
     object_class or meta_info.ini missing             category None
     absence.label missing                             no frame is flagged; a warning says so
+    list.txt missing                                  all folders with boxes, by name; a warning says so
     a name that list.txt has twice                    taken once
     other separators, ends of lines, encodings,       read, see `focus_env.datasets.readers.files`
     .JPG, .jpeg or .png; a PNG called .jpg
@@ -39,6 +40,7 @@ from focus_env.datasets.readers.files import (
     as_flags,
     as_name,
     inside,
+    is_stray,
     numbered_frames,
     placed_box,
     read_boxes,
@@ -74,8 +76,17 @@ class Got10kTracks(ReadTracks[str]):
             raise ValueError(f"GOT-10k split must be one of {SPLITS}, got {split!r}")
         self._root = Path(root)
         self._split = split
-        lines = read_lines(self._root / split / "list.txt", advice=ADVICE, root=self._root)
-        self._keys = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+        self._keys = self._listed(self._root / split)
+
+    def _listed(self, folder: Path) -> list[str]:
+        """The names of the split's sequences."""
+        file = folder / "list.txt"
+        found = [] if os.path.lexists(file) else sorted(path.parent.name for path in folder.glob("*/groundtruth.txt"))
+        if found := [name for name in found if not is_stray(name)]:
+            warn_once(f"{file}: expected this file, found none; all {len(found)} folders with boxes are taken")
+            return found
+        lines = read_lines(file, advice=ADVICE, root=self._root)
+        return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
     def _read(self, key: str) -> Track:
         where = str(self._root / self._split / "list.txt")

@@ -6,14 +6,16 @@ import ast
 import io
 import re
 import signal
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from focus_agents.cli.errors import as_flags, user_errors, work_errors
+from focus_agents.cli.errors import as_flags, in_a_thread, make_console, user_errors, work_errors
 from focus_agents.errors import RunInterrupted, TrainingError
+from focus_agents.reports.tables import text_table
 from focus_env.errors import FocusError, RewardError
 from tests.places import ROOT
 
@@ -75,6 +77,54 @@ def test_an_expected_error_ends_the_work(error: FocusError, code: str, shown: st
     with pytest.raises(SystemExit, match=f"^{code}$"), work_errors(Arguments, console, TrainingError):
         raise error
     assert console.file.getvalue() == shown
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_work_with_a_sentence(number: signal.Signals) -> None:
+    """And with the exit code that a shell shows for it."""
+    console = Console(file=io.StringIO(), width=10)
+    before = signal.getsignal(signal.SIGTERM)
+    stopped = work_errors(Arguments, console, TrainingError, advice=lambda: "go on by `resume` runs/a")
+    with pytest.raises(SystemExit, match=f"^{128 + number}$"), stopped:
+        signal.raise_signal(number)
+    assert console.file.getvalue() == f"stopped by {number.name}; go on by --resume runs/a\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_work_in_a_thread_ends_as_it_does_elsewhere() -> None:
+    def fail() -> None:
+        raise TrainingError("no")
+
+    assert in_a_thread(lambda: threading.current_thread() is threading.main_thread()) is False
+    with pytest.raises(TrainingError, match="no"):
+        in_a_thread(fail)
+
+
+def test_a_signal_ends_the_wait_for_a_thread() -> None:
+    """Whatever the thread does, and whatever handlers a library would have set."""
+    release = threading.Event()
+    timer = threading.Timer(0.1, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        in_a_thread(release.wait)
+    release.set()
+
+
+@pytest.mark.parametrize("name", ["[/b]", "[red]x", "[bold]", ":smile:", "[link=x]y[/link]", "\\[x]"])
+def test_names_are_printed_as_they_are(name: str) -> None:
+    """No text passes for rich's markup, in a line, a table or its title."""
+    console = make_console(width=200)
+    console.file = io.StringIO()
+    console.print(f"run folder: {name}")
+    console.print(text_table([["policy", name], [name, "0.5 [0.4, 0.6]"]], name))
+    assert console.file.getvalue().count(name) == 4
+
+
+def test_commands_print_by_no_other_console() -> None:
+    """So that a name is escaped in one place."""
+    for file in (ROOT / "focus_agents/cli").glob("*.py"):
+        made = file.read_text().count("Console(")
+        assert made == (1 if file.name == "errors.py" else 0), file
 
 
 def test_another_error_is_not_hidden() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +18,7 @@ from focus_agents.cli import main as program
 from focus_agents.cli.main import COMMANDS, Command
 from tests.places import ROOT
 
+SLOW = ("torch", "transformers", "ray", "matplotlib", "scipy", "peft")
 HEAVY = ("torch", "transformers", "ray", "tyro", "rich", "numpy", "gymnasium", "focus_env")
 
 
@@ -145,6 +147,40 @@ def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert focus(monkeypatch, "plot", "runs/a") == 1
     message = "error: focus plot needs the package tyro, which is not installed; run: pip install "
     assert capsys.readouterr().err == f"{message}'focus-localization[train]'\n"
+
+
+def test_ctrl_c_ends_a_command_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a command has nothing of its own to say."""
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "focus_agents.cli.plot", SimpleNamespace(main=stop))
+    assert focus(monkeypatch, "plot", "runs/a") == 130
+    assert capsys.readouterr().err == "stopped by SIGINT\n"
+
+
+def test_command_lines_are_read_without_torch_and_ray() -> None:
+    """`--help`, a typo and a bad value are answered at once; all commands in one process of their own."""
+    code = (
+        "import contextlib, importlib, io, sys\n"
+        f"for name in {sorted(COMMANDS)}:\n"
+        "    module = importlib.import_module(f'focus_agents.cli.{name}')\n"
+        "    for words in (['--help'], ['--nonsense'], ['--lr', 'nan']):\n"
+        "        sys.argv = [f'focus {name}', *words]\n"
+        "        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):\n"
+        "            try:\n"
+        "                module.main()\n"
+        "            except SystemExit:\n"
+        "                pass\n"
+        f"    print(name, [heavy for heavy in {SLOW} if heavy in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )  # fmt: skip
+    assert result.stdout.splitlines() == [f"{name} []" for name in sorted(COMMANDS)]
 
 
 def test_a_missing_module_of_our_own_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,8 @@ class TestAnswering:
             "iou": 39 * 30 / 4800,
             "is_whole_image": True,
             "is_support_copy": False,
+            "numbers": [0.0, 0.0, 1000.0, 1000.0],
+            "image_wh": [80, 60],
         }
 
     @pytest.mark.parametrize("batch_size", [1, 3, 7])
@@ -177,7 +179,7 @@ class TestResuming:
 
     @pytest.mark.parametrize(
         ("num_bytes", "num_left"),
-        [(0, 0), (5, 0), (-1, 6), (-40, 6), (-400, 5)],
+        [(0, 0), (5, 0), (-1, 6), (-40, 6), (-600, 5)],
         ids=["empty", "cut in the first line", "without the last byte", "cut in the last line", "in the last but one"],
     )
     def test_a_cut_file_is_gone_on_with(self, tmp_path: Path, num_bytes: int, num_left: int) -> None:

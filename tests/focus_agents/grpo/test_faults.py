@@ -129,7 +129,8 @@ def kill_runners(algorithm: GRPO, ranks: Sequence[int]) -> None:
 def test_what_dying_runners_lose_is_sampled_again(
     policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One dies while it samples, one while the learner learns, both between iterations, one while it validates.
+    """One dies while it samples, one while the learner learns, both between iterations, one while it validates; one
+    hangs for good, and is ended and replaced.
 
     Batches of two groups are dealt whole, so that a group sampled again has the same numerics; so has the update, since
     with `micro_batch_groups` the one process of the undisturbed run does not take over the sampler's forward pass.
@@ -141,7 +142,8 @@ def test_what_dying_runners_lose_is_sampled_again(
     expected = final_weights(undisturbed, num_iterations=4)
 
     faults = [Fault("kill", 2, -1, tmp_path / "validating"), Fault("kill", 1, 0, tmp_path / "sampling")]
-    config = grpo.make_config(policy_folder, num_env_runners=2, **settings)
+    faults.append(Fault("hang", 1, 2, tmp_path / "hanging"))
+    config = grpo.make_config(policy_folder, num_env_runners=2, sample_timeout_s=15.0, **settings)
     config = config.env_runners(env_runner_cls=FaultyRunner).training(learner_config_dict={"faults": faults})
     algorithm = config.build_algo()
     assert algorithm.validate(range(16)) == expected_answers

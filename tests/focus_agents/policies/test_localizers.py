@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,16 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from focus_agents.evaluation.answers import evaluate
 from focus_agents.policies.focus import FocusPolicy
 from focus_agents.policies.localizers import FLOORS, LocalizerPolicy
 from focus_agents.policies.registry import PolicySpec
 from focus_agents.rollout.records import Generation, Sampling
 from focus_env.boxes import CoordinateFrame, box_iou
 from focus_env.env import observe
+from focus_env.metrics import summarize
 from focus_env.prompts import TEMPLATES, get_template, read_observation
 from focus_env.spaces import Observation
 from focus_env.types import Box, Message, ParseStatus, TextPart
 from tests.fakes import make_episode
+from tests.focus_env.environments import make_env
 
 TEMPLATE = get_template("default")
 QUERY_WH = (80, 60)
@@ -97,17 +102,55 @@ def test_the_nearest_support_is_the_one_that_looks_like_the_query() -> None:
     [
         pytest.param(None, None, id="absent"),
         pytest.param(Box(-5, -5, 40, 30), Box(0, 0, 40, 30), id="reaches beyond the picture"),
-        pytest.param(Box(90, 10, 95, 20), None, id="outside"),
-        pytest.param(Box(30, 30, 10, 40), None, id="reversed"),
+        pytest.param((-5, -5, 40, 30), Box(0, 0, 40, 30), id="a tuple"),
+        pytest.param(np.array([-5, -5, 40, 30]), Box(0, 0, 40, 30), id="an array"),
+        pytest.param([np.float32(-5), -5, 40.0, 30], Box(0, 0, 40, 30), id="a list"),
     ],
 )
-def test_boxes_of_localizers_are_cut_to_the_picture(found: Box | None, expected: Box | None) -> None:
+def test_boxes_of_localizers_are_cut_to_the_picture(found: Any, expected: Box | None) -> None:
     (box,) = answer(lambda question, rng: found)
     assert box == expected
     policy = LocalizerPolicy(lambda question, rng: found, TEMPLATE)
     (generation,) = policy.generate([TEMPLATE.render(question())], num_completions=1, sampling=Sampling(), seeds=[0])
     status = TEMPLATE.parse(generation.completions[0].text, QUERY_WH).status
     assert status is (ParseStatus.ABSENT if expected is None else ParseStatus.OK)
+    assert generation.completions[0].error is None
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        pytest.param((math.nan,) * 4, "not all finite", id="nan"),
+        pytest.param((1, 2, math.inf, 4), "not all finite", id="infinite"),
+        pytest.param((30, 30, 10, 40), "x2 <= x1", id="reversed"),
+        pytest.param((40, 40, 10, 10), "xywh_to_xyxy", id="x, y, width, height"),
+        pytest.param((10, 10, 10, 20), "x2 <= x1", id="no area"),
+        pytest.param((0.1, 0.2, 0.5, 0.6), "look like shares", id="shares"),
+        pytest.param((0.0, 0.0, 1.0, 1.0), "look like shares", id="shares of the whole"),
+        pytest.param((1, 2, 30, 40, 0.9), "or None, got \\(1, 2, 30, 40, 0.9\\)", id="five numbers"),
+        pytest.param((1, 2, 30), "or None, got \\(1, 2, 30\\)", id="three numbers"),
+        pytest.param((), "or None, got \\(\\)", id="nothing"),
+        pytest.param((1, 2, None, 40), "or None, got \\(1, 2, None, 40\\)", id="None in a box"),
+        pytest.param("1234", "or None, got '1234'", id="a text"),
+        pytest.param({1: 2, 3: 4, 5: 6, 7: 8}, "or None, got {1: 2", id="a dictionary"),
+        pytest.param(0, "or None, got 0", id="zero"),
+        pytest.param(np.full((1, 4), 9.0), "or None, got array", id="a row of boxes"),
+        pytest.param((90, 10, 95, 20), "which lies outside", id="outside"),
+        pytest.param((-9, -9, -1, -1), "which lies outside", id="before the picture"),
+    ],
+)
+def test_a_localizer_that_gives_no_box_has_not_said_that_the_object_is_absent(found: Any, reason: str) -> None:
+    policy = LocalizerPolicy(lambda question, rng: found, TEMPLATE)
+    episodes = [make_episode(index, target_box=box) for index, box in enumerate([None, Box(20, 10, 60, 40)])]
+    answers = evaluate(make_env(dataset=episodes), policy, [0, 1])
+    assert [scored.status for scored in answers] == [ParseStatus.NO_BOX] * 2
+    metrics = summarize(answers)
+    assert (metrics["miou_all"], metrics["parse_rate"], metrics["absent_recall"]) == (0, 0, 0)
+    prompt = TEMPLATE.render(question())
+    (generation,) = policy.generate([prompt], num_completions=1, sampling=Sampling(), seeds=[0])
+    assert re.search(
+        f"expected a box x1, y1, x2, y2 in pixels of the picture.*{reason}", generation.completions[0].error
+    )
 
 
 class OwnPolicy:

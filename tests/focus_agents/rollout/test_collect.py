@@ -10,8 +10,9 @@ import gymnasium
 import numpy as np
 import pytest
 
-from focus_agents.rollout.collect import collect_groups, score_texts
+from focus_agents.rollout.collect import collect_groups
 from focus_agents.rollout.records import Policy, RolloutGroup, Sampling
+from focus_agents.rollout.scoring import score_texts
 from focus_env.env import InContextLocalizationEnv, observe
 from focus_env.prompts import get_template
 from focus_env.rewards.answers import AnswerBatch

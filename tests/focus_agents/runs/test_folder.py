@@ -15,8 +15,9 @@ from rich.console import Console
 
 from focus_agents.errors import CheckpointError
 from focus_agents.rollout.records import Completion, Generation, RolloutGroup
+from focus_agents.runs import folder
 from focus_agents.runs.folder import AFTER_COLOUR, BEFORE_COLOUR, NUM_SHEET_EPISODES, RunDirectory
-from focus_agents.runs.metrics import METRICS, compare_validation, rollout_metrics
+from focus_agents.runs.metrics import METRICS, rollout_metrics
 from focus_agents.runs.progress import progress_bar
 from focus_env.metrics import ScoredAnswer
 from focus_env.types import Box, ParseStatus
@@ -153,6 +154,87 @@ class TestMetrics:
     def test_what_metrics_mean_is_said(self) -> None:
         assert all(text and name == name.strip() for name, text in METRICS.items())
 
+    def test_what_is_not_finite_is_null(self, run: RunDirectory) -> None:
+        run.log({"iteration": 1, "loss": float("nan"), "grad_norm": float("inf"), "kl": None})
+        text = (run.path / "metrics.jsonl").read_text()
+        assert text == '{"iteration": 1, "loss": null, "grad_norm": null, "kl": null}\n'
+        assert run.read_metrics() == [{"iteration": 1, "loss": None, "grad_norm": None, "kl": None}]
+
+    def test_a_line_after_one_that_was_cut(self, run: RunDirectory) -> None:
+        run.log({"step": 1})
+        with (run.path / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 2, "lo')
+        run.log({"step": 2})
+        assert lines_of(run.path / "metrics.jsonl") == [{"step": 1}, {"step": 2}]
+
+    def test_lines_that_count_nothing_are_named(self, run: RunDirectory) -> None:
+        run.log({"step": 1})
+        with pytest.raises(CheckpointError, match=r"metrics\.jsonl: expected a number as 'iteration' in each line"):
+            run.rewind(1, counter="iteration")
+
+
+class TestCode:
+    """What `config.json` says of the code, and what is told when it has changed."""
+
+    @pytest.fixture
+    def code(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+        """The state of the code, to be changed."""
+        state: dict[str, Any] = {"versions": {"torch": "2.12"}, "sources": {"focus_env/rewards": "1"}}
+        monkeypatch.setattr(folder, "provenance", lambda *used: json.loads(json.dumps(state)))
+        return state
+
+    def test_the_same_code_is_not_spoken_of(self, code: dict[str, Any], tmp_path: Path) -> None:
+        run = RunDirectory.create(tmp_path, {"seed": 1})
+        text = (tmp_path / "config.json").read_text()
+        assert run.note_code() == []
+        assert (tmp_path / "config.json").read_text() == text
+        assert run.config() == {"seed": 1}
+        assert json.loads(text) == {"seed": 1, "code": [code]}
+
+    def test_each_change_is_told_and_kept(self, code: dict[str, Any], tmp_path: Path) -> None:
+        run = RunDirectory.create(tmp_path, {"seed": 1})
+        code["versions"]["torch"], code["sources"]["focus_env/rewards"] = "2.13", "2"
+        told: list[str] = []
+        RunDirectory.open(tmp_path, {}, is_resumed=True, warn=told.append)
+        assert told == [
+            f"run {tmp_path}: torch was 2.12 and is 2.13 now; what follows is by the code of now",
+            f"run {tmp_path}: the source of focus_env (rewards) is another than before; what follows is by the code of "
+            "now",
+        ]
+        assert len(run.note_code()) == 2
+        assert len(json.loads((tmp_path / "config.json").read_text())["code"]) == 2
+        assert run.config() == {"seed": 1}
+
+    def test_a_run_of_an_older_version(self, code: dict[str, Any], tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text('{"seed": 1}')
+        run = RunDirectory(tmp_path)
+        for _ in range(2):
+            assert run.note_code() == [
+                "which code it was started with is not recorded, so what has changed since cannot be said"
+            ]
+        assert json.loads((tmp_path / "config.json").read_text())["code"] == [None, code]
+
+
+class TestSummary:
+    """A summary is not overwritten by nothing."""
+
+    def test_a_finished_run_that_is_gone_on_with_keeps_its_seconds(self, run: RunDirectory) -> None:
+        first = run.write_summary({"miou_end": 0.5, "interval": (0.4, 0.6), "num_steps": 9, "seconds": 100.0})
+        text = (run.path / "summary.json").read_text()
+        again = {"miou_end": 0.5, "interval": (0.4, 0.6), "num_steps": 9, "seconds": 0.2, "sheet": "elsewhere.png"}
+        assert run.write_summary(again)["seconds"] == first["seconds"] == 100.0
+        assert (run.path / "summary.json").read_text() == text
+
+    def test_more_steps_add_to_the_seconds(self, run: RunDirectory) -> None:
+        run.write_summary({"miou_end": 0.5, "num_steps": 9, "seconds": 100.0})
+        assert run.write_summary({"miou_end": 0.5, "num_steps": 12, "seconds": 30.0})["seconds"] == 130.0
+
+    @pytest.mark.parametrize("text", ["", "{", "[]"])
+    def test_a_damaged_one_is_replaced(self, run: RunDirectory, text: str) -> None:
+        (run.path / "summary.json").write_text(text)
+        assert run.write_summary({"num_steps": 9, "seconds": 1.0}) == {"num_steps": 9, "seconds": 1.0}
+        assert json.loads((run.path / "summary.json").read_text())["num_steps"] == 9
+
 
 class TestAnswers:
     """Validation answers in, the same out."""
@@ -176,6 +258,13 @@ class TestAnswers:
         assert all(isinstance(a.status, ParseStatus) for a in back)
         assert [a.credit for a in back] == [a.credit for a in answers]
 
+    @pytest.mark.parametrize("text", [None, '{"iou": 1}\n', "5\n", "nothing\n"])
+    def test_what_cannot_be_read_is_named(self, run: RunDirectory, text: str | None) -> None:
+        if text is not None:
+            (run.path / "validation/before.jsonl").write_text(text)
+        with pytest.raises(CheckpointError, match=r"before\.jsonl"):
+            run.read_answers("before")
+
     def test_written_anew_not_appended(self, run: RunDirectory) -> None:
         run.write_answers("after", [UNREADABLE] * 3)
         run.write_answers("after", [scored(0.5)])
@@ -196,40 +285,6 @@ class TestAnswers:
             "episode": "fake/0", "which": "worst", "reward": 0.0, "iou": 0.0, "status": "no_box", "text": "text 1",
         }  # fmt: skip
         assert [(line["iteration"], line["which"]) for line in rest] == [(5, "best"), (5, "worst")]
-
-
-class TestComparison:
-    """Before and after by hand."""
-
-    def test_a_steady_gain(self) -> None:
-        before = [scored(0.25), UNREADABLE, scored(0.5), scored(0.25)]
-        after = [scored(0.5), scored(0.25), scored(0.75), scored(0.5)]
-        result = compare_validation(before, after)
-        assert list(result) == SUMMARY_KEYS[:9]
-        assert (result["miou_start"], result["miou_end"], result["miou_gain"]) == (0.25, 0.5, 0.25)
-        assert result["miou_gain_interval"] == (0.25, 0.25), "every pair gains the same, so there is no doubt"
-        assert (result["parse_rate_start"], result["parse_rate_end"]) == (0.75, 1.0)
-        assert result["num_validation_episodes"] == 4
-        for name in ("start", "end"):
-            low, high = result[f"miou_{name}_interval"]
-            assert 0 <= low < result[f"miou_{name}"] < high <= 1
-
-    def test_absent_targets_count_by_saying_so(self) -> None:
-        gone: dict[str, Any] = {"target_box": None}
-        before = [scored(0.0, **gone), scored(1.0)]
-        after = [scored(0.0, status=ParseStatus.ABSENT, **gone), UNREADABLE]
-        result = compare_validation(before, after)
-        assert (result["miou_start"], result["miou_end"], result["miou_gain"]) == (0.5, 0.5, 0.0)
-        assert result["miou_gain_interval"] == (-1.0, 1.0)
-
-    def test_it_is_the_same_each_time(self) -> None:
-        before, after = [scored(n / 10) for n in range(6)], [scored(n / 7) for n in range(6)]
-        assert compare_validation(before, after) == compare_validation(before, after)
-
-    @pytest.mark.parametrize("num_before", [1, 2])
-    def test_other_episodes_are_refused(self, num_before: int) -> None:
-        with pytest.raises(ValueError, match=r"must score the same episodes|shapes"):
-            compare_validation([UNREADABLE] * num_before, [UNREADABLE] * 3)
 
 
 class TestFinish:

@@ -17,9 +17,10 @@ from focus_agents.models.loading import load_model, load_processor
 from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.sft.data import SFTExamples, load_batches
+from focus_agents.sft.progress import Progress
 from focus_agents.sft.settings import SFTConfig
 from focus_agents.sft.step import accumulate_gradients
-from focus_agents.sft.worker import Progress, SFTWorker, build_model, memory_advice
+from focus_agents.sft.worker import SFTWorker, build_model, memory_advice
 from focus_env.datasets.order import shuffled_indices
 from focus_env.metrics import ScoredAnswer
 from focus_env.prompts import get_template
@@ -118,7 +119,9 @@ def broken_policy(folder: Path) -> Path:
 
 def test_steps_without_a_finite_loss_are_skipped_and_end_the_run(tmp_path: Path) -> None:
     policy = broken_policy(tmp_path / "policy")
-    plan = make_plan(tmp_path / "run", num_steps=9, max_bad_steps=3, model=str(policy), batch_size=2)
+    # Two validation episodes without an answer are too few to end the run before its first step.
+    options = {"max_bad_steps": 3, "batch_size": 2, "num_validation_episodes": 2}
+    plan = make_plan(tmp_path / "run", num_steps=9, model=str(policy), **options)
     with pytest.raises(
         TrainingError, match=r"stopped at step 3: expected a finite loss .* in 3 steps in a row"
     ) as error:

@@ -54,6 +54,19 @@ def test_nothing_to_describe() -> None:
         describe(FakeDataset(0))
 
 
+class OddlyNamed(FakeDataset):
+    """Names that no terminal can print, and one that is as long as a book."""
+
+    def __getitem__(self, index: int) -> Episode:
+        name = ("\ud800", "\x1b]0;\x07", "[/b]", "x" * 1_000_000)[index]
+        return dataclasses.replace(super().__getitem__(index), episode_id=name, category=name)
+
+
+def test_any_name_can_be_shown() -> None:
+    assert list(describe(OddlyNamed(4)).categories) == ["?", "?]0;?", "[/b]", "x" * 1_000_000]
+    assert picture_sheet(OddlyNamed(4)).shape[1] <= 1600
+
+
 def test_no_target_at_all() -> None:
     assert describe(FakeDataset(1, with_absent=True)).target_shares is None
 

@@ -6,22 +6,16 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from focus_env.datasets import Got10kTracks, LasotTracks, PerSegTracks, TrackEpisodes, load_dataset
-from focus_env.datasets.readers.files import LARGEST_NUMBER, finite_number, split_fields
+from focus_env.datasets import Got10kTracks, LasotTracks, TrackEpisodes, load_dataset
 from focus_env.errors import DatasetError
 from focus_env.types import Track
 from tests.focus_env.datasets.readers.writers import (
-    make_tao_annotations,
     write_got10k_sequence,
     write_lasot_lists,
     write_lasot_sequence,
-    write_tao_annotations,
 )
 
 BOXES = [f"{x},5.5,10,8" for x in range(6)]
@@ -170,6 +164,16 @@ def test_got10k_takes_a_name_once_and_does_without_what_is_optional(tmp_path: Pa
     assert layout.tracks()[1].category is None
 
 
+def test_got10k_without_a_list_has_all_sequences(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    layout = Layout("got10k", tmp_path)
+    layout.list.unlink()
+    (tmp_path / "train" / "notes").mkdir()
+    (tmp_path / "train" / "__MACOSX").mkdir()
+    (tmp_path / "train" / "__MACOSX" / "groundtruth.txt").write_text("?")
+    assert [track.identity for track in layout.tracks()] == ["cup-1", "cup-2"]
+    assert "list.txt: expected this file, found none; all 2 folders with boxes are taken" in caplog.text
+
+
 def test_missing_flags_are_said_once(layout: Layout, caplog: pytest.LogCaptureFixture) -> None:
     layout.flags.unlink()
     layout.tracks()
@@ -262,93 +266,3 @@ def test_a_pipe_among_later_frames_is_left_out(layout: Layout) -> None:
     episodes = load_dataset(layout.kind, root=layout.root, shots=2, on_bad="skip")
     assert isinstance(episodes, TrackEpisodes)
     assert (len(episodes), dict(episodes.skipped)) == (1, {"tracks_bad": 1})
-
-
-def test_perseg_with_stray_files_and_other_endings(tmp_path: Path) -> None:
-    for kind in ("Images", "Annotations"):
-        (tmp_path / kind / "cat").mkdir(parents=True)
-        for junk in ("__MACOSX", ".git"):
-            (tmp_path / kind / junk).mkdir()
-            (tmp_path / kind / junk / "._00.jpg").write_text("?")
-        for junk in ("Thumbs.db", "desktop.ini", "._00.jpg", ".00.png", "._00.png"):
-            (tmp_path / kind / "cat" / junk).write_text("?")
-    for name in ("00.JPG", "01.jpeg", "02.png", "03.jpg"):
-        path = tmp_path / "Images" / "cat" / name
-        Image.new("RGB", (40, 30)).save(path, "PNG" if name == "03.jpg" else None)
-    mask = Image.fromarray(np.pad(np.full((10, 20), 255, np.uint8), ((5, 15), (8, 12))))
-    for name in ("00.png", "01.PNG", "02.png", "03.png"):
-        mask.save(tmp_path / "Annotations" / "cat" / name, "PNG")
-    (track,) = PerSegTracks(tmp_path)
-    assert track.boxes == ((8.0, 5.0, 28.0, 15.0),) * 4
-    assert [frame.image().shape for frame in track.frames] == [(30, 40, 3)] * 4
-    Image.new("RGB", (40, 30)).save(tmp_path / "Images" / "cat" / "00.png")
-    with pytest.raises(DatasetError, match=r"cat: expected one file '00', got 00\.JPG and 00\.png; delete one"):
-        PerSegTracks(tmp_path)[0]
-
-
-def test_perseg_pictures_and_masks_are_as_they_are_shown(tmp_path: Path) -> None:
-    for kind in ("Images", "Annotations"):
-        (tmp_path / kind / "cat").mkdir(parents=True)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (40, 30)).save(tmp_path / "Images" / "cat" / "00.jpg", exif=exif)
-    mask = np.zeros((30, 40), np.uint8)
-    mask[5:10, 20:40] = 255
-    Image.fromarray(mask).save(tmp_path / "Annotations" / "cat" / "00.png")
-    with pytest.raises(
-        DatasetError, match=r"00\.png: expected a mask of 30 x 40 pixels, as its picture has, got 40 x 30"
-    ):
-        PerSegTracks(tmp_path)[0]
-    Image.fromarray(np.rot90(mask, -1)).save(tmp_path / "Annotations" / "cat" / "00.png")
-    upright = PerSegTracks(tmp_path)[0]
-    Image.fromarray(mask).save(tmp_path / "Annotations" / "cat" / "00.png", exif=exif)
-    turned = PerSegTracks(tmp_path)[0]
-    assert upright.boxes == turned.boxes == ((20.0, 20.0, 25.0, 40.0),)
-    assert upright.frames[0].image_wh == (30, 40)
-
-
-def test_tao_of_two_categories_merged_into_each_other(tmp_path: Path) -> None:
-    data = make_tao_annotations()
-    data["categories"][0]["merged"] = [{"id": 7, "name": "person"}]
-    write_tao_annotations(tmp_path, data)
-    match = r"train\.json, categories: expected one of two categories to be merged into the other, got 7 and 3, each"
-    with pytest.raises(DatasetError, match=match):
-        load_dataset("tao", root=tmp_path, shots=1)
-
-
-def test_names_that_cannot_be_printed(tmp_path: Path) -> None:
-    data = make_tao_annotations()
-    data["categories"][2]["name"] = "a\ud800\x1b[31m[/b]\n"
-    write_tao_annotations(tmp_path, data)
-    episodes = load_dataset("tao", root=tmp_path, shots=2)
-    assert episodes[0].category == "a??[31m[/b]?"
-
-
-class TestNumbers:
-    """The one reader of numbers."""
-
-    @given(st.floats(-LARGEST_NUMBER, LARGEST_NUMBER))
-    def test_a_number_comes_back(self, number: float) -> None:
-        assert finite_number(repr(number)) == finite_number(number) == number
-
-    @given(st.text("0123456789.+-eE_ ,١２naifINFx\0", max_size=8))
-    def test_a_text_is_a_plain_finite_number_or_none(self, text: str) -> None:
-        found = finite_number(text)
-        if found is not None:
-            assert text.isascii()
-            assert "_" not in text
-            assert found == float(text)
-            assert abs(found) <= LARGEST_NUMBER
-
-    @pytest.mark.parametrize("value", [True, None, [1], {}, float("nan"), float("-inf"), 10**400, 1e300, b"1", 1j])
-    def test_other_values(self, value: object) -> None:
-        assert finite_number(value) is None
-
-    @given(
-        numbers=st.lists(st.integers(0, 999), min_size=4, max_size=4),
-        separators=st.lists(st.sampled_from([",", ";", "\t", " ", " , ", "\t\t", ";\t", ", "]), min_size=3, max_size=3),
-        end=st.sampled_from(["", ",", ";", " ", "\t", " , "]),
-    )
-    def test_any_separators(self, numbers: list[int], separators: list[str], end: str) -> None:
-        line = "".join(f"{number}{separator}" for number, separator in zip(numbers, [*separators, end], strict=True))
-        assert [finite_number(field) for field in split_fields(line)] == numbers

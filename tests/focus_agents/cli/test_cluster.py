@@ -1,0 +1,179 @@
+"""What a run asks Ray for, and the address of its cluster: checked before anything waits."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+import torch
+from rich.console import Console
+
+from focus_agents.cli import cluster
+from focus_agents.cli.cluster import Need, RayArguments, check_needs, join_cluster, watch_raylet
+
+CPU_NODE, GPU_NODE = {"CPU": 4.0}, {"CPU": 16.0, "GPU": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("need", "message"),
+    [
+        (
+            Need(setting="a", num_gpus=3),
+            "a: expected at most 2 GPUs for a process, as the largest machine of here has, got 3",
+        ),
+        (Need(setting="a", num_gpus=1.5), "a: expected a whole number above 1, or a fraction below, got 1.5"),
+        (
+            Need(setting="a", num_processes=5, num_gpus=1),
+            "a: expected at most 4 GPUs in all, as many as here has; .* 5",
+        ),
+        (Need(setting="a", num_processes=9, num_gpus=0.5), "a: expected at most 4 GPUs in all.* asks for 4.5"),
+        (Need(setting="a", num_cpus=100), "a: expected at most 16 CPU cores for a process.* got 100"),
+        (Need(setting="a", num_processes=37, num_cpus=1), "a: expected at most 36 CPU cores in all.* asks for 37"),
+    ],
+)
+def test_what_a_cluster_has_not_is_named(need: Need, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_needs([Need(setting="b"), need], [CPU_NODE, GPU_NODE, GPU_NODE], where="here")
+
+
+@pytest.mark.parametrize(
+    "needs",
+    [
+        [],
+        [Need(setting="a", num_processes=0, num_gpus=8)],
+        [Need(setting="a", num_processes=2, num_gpus=2)],
+        [Need(setting="a", num_processes=8, num_gpus=0.5)],
+        [Need(setting="a", num_processes=2, num_gpus=1), Need(setting="b", num_processes=2, num_gpus=1, num_cpus=16)],
+    ],
+)
+def test_what_a_cluster_has_may_be_asked_for(needs: list[Need]) -> None:
+    check_needs(needs, [CPU_NODE, GPU_NODE, GPU_NODE], where="here")
+
+
+def test_processes_of_two_kinds_are_added_up() -> None:
+    needs = [Need(setting="a", num_processes=3, num_gpus=1), Need(setting="b", num_processes=2, num_gpus=1)]
+    with pytest.raises(ValueError, match="b: expected at most 4 GPUs in all"):
+        check_needs(needs, [GPU_NODE, GPU_NODE], where="here")
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "message"),
+    [
+        (
+            "grpo",
+            ["--num-learners", "1", "--num-gpus-per-learner", "1"],
+            "--num-gpus-per-learner: expected at most 0 GPUs",
+        ),
+        ("grpo", ["--num-gpus-per-learner", "1"], "--num-gpus-per-learner: expected at most 0 GPUs"),
+        (
+            "grpo",
+            ["--num-env-runners", "2", "--num-gpus-per-env-runner", "0.5"],
+            "--num-gpus-per-env-runner: expected at most 0 GPUs for a process, as this machine has",
+        ),
+        ("rewards", ["--cpus-per-run", "4000"], "--cpus-per-run: expected at most"),
+        ("rewards", ["--gpus-per-run", "1"], "--gpus-per-run: expected at most 0 GPUs"),
+        (
+            "grpo",
+            ["--ray-address", "127.0.0.1:1"],
+            "--ray-address: expected a cluster of Ray that answers at 127.0.0.1:1",
+        ),
+        ("rewards", ["--ray-address", "127.0.0.1:1"], "--ray-address: expected a cluster of Ray that answers at"),
+        ("sft", ["--ray-address", "127.0.0.1:1"], "--ray-address: expected a cluster of Ray that answers at"),
+        ("sft", ["--ray-address", "http://127.0.0.1:1"], "--ray-address: expected auto, HOST:PORT or ray://HOST:PORT"),
+        ("sft", ["--ray-address", ""], "--ray-address: expected auto, HOST:PORT or ray://HOST:PORT, got ''"),
+        ("sft", ["--ray-address", "here:99999"], "--ray-address: expected auto, HOST:PORT or ray://HOST:PORT"),
+        ("sft", ["--ray-address", "127.0.0.1"], "--ray-address: expected auto, HOST:PORT or ray://HOST:PORT"),
+    ],
+)
+def test_commands_name_it_before_anything_is_made(
+    command: str,
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(sys, "argv", [f"focus {command}", *words, "--output-dir", str(tmp_path / "runs")])
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module(f"focus_agents.cli.{command}").main()
+    error = capsys.readouterr().err
+    assert message in error, error
+    assert not (tmp_path / "runs").exists()
+    assert not ray.is_initialized()
+
+
+@pytest.fixture
+def listener() -> Iterator[str]:
+    """The address of something that takes connections and never says a word."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_something_else_that_listens_is_given_up_soon(listener: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.2)
+    started = time.monotonic()
+    with pytest.raises(ValueError, match=r"ray_address: .*something else listens there; start one"):
+        join_cluster(listener)
+    assert time.monotonic() - started < 5
+
+
+def test_a_cluster_that_lets_nobody_in_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**options: Any) -> None:
+        raise ConnectionError("InvalidAuthToken\n" + "at 0x0\n" * 40)
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(cluster, "check_answer", lambda *arguments: None)
+    monkeypatch.setattr(cluster, "token_for_an_address", lambda: None)
+    with pytest.raises(
+        ValueError, match=r"got: InvalidAuthToken; if it wants a token, ~/\.ray/auth_token here must"
+    ) as caught:
+        RayArguments(ray_address="head:6379").connect()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("mode", "expected"), [(None, "token"), ("disabled", "disabled")])
+def test_a_token_that_is_here_is_shown(mode: str | None, expected: str, tmp_path: Path) -> None:
+    """In a process of its own, since Ray reads the token once."""
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray/auth_token").write_text("0" * 64)
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+    environment |= {"HOME": str(tmp_path)} | ({} if mode is None else {"RAY_AUTH_MODE": mode})
+    code = (
+        "import os; from focus_agents.cli.cluster import token_for_an_address; token_for_an_address(); "
+        "print(os.environ['RAY_AUTH_MODE'])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )  # fmt: skip
+    assert result.stdout.strip() == expected
+
+
+def test_the_death_of_ray_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the last line, before Ray prints its own state."""
+    dead = SimpleNamespace(process=SimpleNamespace(poll=lambda: -9))
+    codes: list[int] = []
+    monkeypatch.setattr(ray._private.worker, "_global_node", SimpleNamespace(all_processes={"raylet": [dead]}))
+    monkeypatch.setattr(ray, "is_initialized", lambda: not codes)
+    monkeypatch.setattr(cluster, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    console = Console(file=io.StringIO(), width=10)
+    watch_raylet(console, lambda: "go on by --resume runs/a")
+    deadline = time.monotonic() + 10
+    while not codes and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert codes == [1]
+    assert console.file.getvalue().splitlines()[-1] == "error: Ray has died on this machine; go on by --resume runs/a"

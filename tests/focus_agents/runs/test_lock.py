@@ -1,0 +1,81 @@
+"""Two processes, one folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from focus_agents.runs.folder import RunDirectory
+from focus_agents.runs.lock import LOCK_FILE, hold_folder
+from tests.kills import in_a_child
+
+
+def start_holder(folder: Path) -> int:
+    """A process that holds a folder until it is killed; returns when it does."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        hold_folder(folder)
+        os.write(writer, b"held")
+        signal.pause()
+        os._exit(0)
+    os.close(writer)
+    assert os.read(reader, 10) == b"held"
+    os.close(reader)
+    return pid
+
+
+def warn(message: str) -> None:
+    raise AssertionError(message)
+
+
+@in_a_child
+def test_the_second_driver_is_refused_by_name_until_the_first_is_dead(tmp_path: Path) -> None:
+    """Whether it starts the run, or goes on with it; a killed one leaves its lock's file, and blocks nobody."""
+    RunDirectory.create(tmp_path / "run", {"seed": 3})
+    pid = start_holder(tmp_path / "run")
+    refusal = (
+        rf"run: another process is at work in it \(process {pid} on .*\); wait until it is done, end it, or choose"
+    )
+    with pytest.raises(ValueError, match=refusal):
+        RunDirectory.open(tmp_path / "run", {}, is_resumed=True, warn=warn)
+    with pytest.raises(FileExistsError, match=r"holds a run already"):
+        RunDirectory.open(tmp_path / "run", {}, is_resumed=False, warn=warn)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert (tmp_path / "run" / LOCK_FILE).exists()
+    assert RunDirectory.open(tmp_path / "run", {}, is_resumed=True, warn=warn).config() == {"seed": 3}
+    RunDirectory.open(tmp_path / "run", {}, is_resumed=True, warn=warn)  # the same process may
+
+
+@in_a_child
+def test_two_starts_at_once_make_one_run(tmp_path: Path) -> None:
+    pid = start_holder(tmp_path / "run")
+    with pytest.raises(ValueError, match="another process is at work in it"):
+        RunDirectory.open(tmp_path / "run", {"seed": 4}, is_resumed=False, warn=warn)
+    assert not (tmp_path / "run/config.json").exists()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+@in_a_child
+def test_a_process_that_is_forked_does_not_keep_the_folder(tmp_path: Path) -> None:
+    """As the workers of a data loader do, which outlive a killed driver by seconds."""
+    reader, writer = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        hold_folder(tmp_path)
+        if (worker := os.fork()) == 0:
+            signal.pause()
+        os.write(writer, worker.to_bytes(8, "little"))
+        signal.pause()
+    worker = int.from_bytes(os.read(reader, 8), "little")
+    os.kill(holder, signal.SIGKILL)
+    os.waitpid(holder, 0)
+    try:
+        hold_folder(tmp_path)
+    finally:
+        os.kill(worker, signal.SIGKILL)
