@@ -17,6 +17,9 @@ import numpy.typing as npt
 
 from focus_env.types import Box, BoxArray
 
+TINY = 16
+"""An image with a shorter side has boxes of a pixel."""
+
 Coordinates = tuple[float, float, float, float]
 """Four numbers in the order x_min, y_min, x_max, y_max, in a frame that goes with them."""
 
@@ -90,6 +93,7 @@ def box_to_frame(
     >>> box_to_frame(Box(32, 0, 64, 24), CoordinateFrame.NORM_1000, image_wh=(64, 48))
     (500.0, 0.0, 1000.0, 500.0)
     """
+    box = as_box(box, "box_to_frame: box")
     return _rescale(box, image_wh, frame.extent(image_wh=image_wh, input_wh=input_wh))
 
 
@@ -116,7 +120,55 @@ def frame_to_box(
     Raises:
         ValueError: If a size is missing or not positive.
     """
+    values = as_box(values, "frame_to_box: values")
     return Box(*_rescale(values, frame.extent(image_wh=image_wh, input_wh=input_wh), image_wh))
+
+
+def as_box(box: object, name: str, *, image_wh: tuple[int, int] | None = None) -> Box:
+    """Return four numbers as a box: those of a `Box`, tuple, list or array.
+
+    Args:
+        box: The four numbers, meant as `xyxy` in pixels.
+        name: What the box is, for the message, e.g. ``"box of support 1"``.
+        image_wh: (width, height) of its image in pixels; None: it may lie anywhere, and numbers that look like shares
+            of the image are not seen.
+
+    Raises:
+        ValueError: If these are not four numbers; or with `image_wh`, if they are no box inside the image, or are
+            shares of its width and height.
+    """
+    if image_wh is None and (isinstance(box, Box) or _is_plain(box)):
+        return box if isinstance(box, Box) else Box(*box)  # type: ignore[misc]
+    try:
+        values = np.asarray(box)
+    except Exception as error:  # of whatever library the object is
+        raise ValueError(f"{name}: expected four numbers x1, y1, x2, y2 in pixels, got {box!r:.80}: {error}") from error
+    if values.shape != (4,) or values.dtype.kind not in "iuf":
+        got = f"an array of the shape {list(values.shape)}" if isinstance(box, np.ndarray) else f"{box!r:.80}"
+        raise ValueError(f"{name}: expected four numbers x1, y1, x2, y2 in pixels, got {got}")
+    found = box if isinstance(box, Box) else Box(*(float(value) for value in values))
+    if image_wh is not None:
+        refuse_shares(found, image_wh, name)
+        validate_box(found, image_wh, name)
+    return found
+
+
+def _is_plain(box: object) -> bool:
+    """Whether these are four floats, which need no look at by NumPy; answers are read by the million."""
+    return isinstance(box, tuple) and len(box) == 4 and all(type(value) is float for value in box)
+
+
+def refuse_shares(box: Coordinates, image_wh: tuple[int, int], name: str) -> None:
+    """Refuse a box of less than a pixel in the upper left corner, which is one in shares of the image.
+
+    Raises:
+        ValueError: If it is one, and the image is not tiny.
+    """
+    if min(image_wh) >= TINY and all(0 <= value <= 1 for value in box) and box[0] < box[2] and box[1] < box[3]:
+        raise ValueError(
+            f"{name} must be in pixels of the image of {image_wh} (width, height), got {tuple(box)}, which looks like "
+            "shares of it; multiply x by the width and y by the height"
+        )
 
 
 def _rescale(values: Coordinates, from_wh: tuple[float, float], to_wh: tuple[float, float]) -> Coordinates:
@@ -143,10 +195,7 @@ def iou(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
     Raises:
         ValueError: If the last axis is not 4 long, or the shapes do not broadcast.
     """
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    for name, array in (("a", a), ("b", b)):
-        if array.ndim == 0 or array.shape[-1] != 4:
-            raise ValueError(f"iou: {name} must have the shape [..., 4], got {list(array.shape)}")
+    a, b = as_boxes(a, "iou: a"), as_boxes(b, "iou: b")
     # A reversed box shares no positive side with any box, so its pairs get 0 whatever its area comes to. Products of
     # columns, since np.prod along an axis of two takes several times as long.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -159,6 +208,21 @@ def iou(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return ratio
 
 
+def as_boxes(boxes: npt.ArrayLike, name: str) -> BoxArray:
+    """Return boxes, in lists or arrays of any library, as one array [..., 4] float64.
+
+    Raises:
+        ValueError: If they are something else.
+    """
+    try:
+        array = np.asarray(boxes, dtype=np.float64)
+    except Exception as error:  # lists of different lengths, words, None, whatever another library raises
+        raise ValueError(f"{name} must have the shape [..., 4], got {boxes!r:.80}: {error}") from error
+    if array.ndim == 0 or array.shape[-1] != 4:
+        raise ValueError(f"{name} must have the shape [..., 4], got {list(array.shape)}")
+    return array
+
+
 def box_iou(a: Box | None, b: Box | None) -> float:
     """Intersection over union of two boxes; 0 if either is None.
 
@@ -167,7 +231,7 @@ def box_iou(a: Box | None, b: Box | None) -> float:
     """
     if a is None or b is None:
         return 0.0
-    return float(iou(np.array(a), np.array(b)))
+    return float(iou(as_box(a, "box_iou: a"), as_box(b, "box_iou: b")))
 
 
 def validate_box(box: Coordinates, image_wh: tuple[int, int], name: str, *, tolerance: float = 0.0) -> None:
@@ -214,7 +278,7 @@ def xywh_to_xyxy(box: Coordinates | npt.NDArray[np.floating | np.integer]) -> Bo
     if isinstance(box, np.ndarray):
         array = np.asarray(box, dtype=np.float64)
         return np.concatenate([array[..., :2], array[..., :2] + array[..., 2:]], axis=-1)
-    x, y, width, height = box
+    x, y, width, height = as_box(box, "xywh_to_xyxy: box")
     return Box(x, y, x + width, y + height)
 
 
@@ -234,7 +298,7 @@ def xyxy_to_xywh(box: Coordinates | npt.NDArray[np.floating | np.integer]) -> Co
     if isinstance(box, np.ndarray):
         array = np.asarray(box, dtype=np.float64)
         return np.concatenate([array[..., :2], array[..., 2:] - array[..., :2]], axis=-1)
-    x1, y1, x2, y2 = box
+    x1, y1, x2, y2 = as_box(box, "xyxy_to_xywh: box")
     return (x1, y1, x2 - x1, y2 - y1)
 
 
@@ -249,6 +313,7 @@ def clip_box(box: Coordinates, image_wh: tuple[int, int]) -> Box | None:
         The part inside the image, or None where nothing with an area is left (also for a reversed or
         non-finite box).
     """
+    box = as_box(box, "clip_box: box")
     width, height = image_wh
     x1, y1 = max(box[0], 0.0), max(box[1], 0.0)
     x2, y2 = min(box[2], float(width)), min(box[3], float(height))

@@ -16,15 +16,16 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from focus_env.answer_text import ABSENT_WORD, ANSWER_CLOSE, ANSWER_OPEN, THOUGHT_CLOSE, THOUGHT_OPEN
-from focus_env.boxes import CoordinateFrame
+from focus_env.boxes import CoordinateFrame, as_box, refuse_shares
 from focus_env.parsing import parse_answer, write_answer, write_box
+from focus_env.pictures import as_picture
 from focus_env.spaces import Observation
-from focus_env.types import Box, BoxArray, Episode, ImageArray, ImagePart, Message, ParseResult, TextPart
+from focus_env.types import Box, Episode, ImageArray, ImagePart, Message, ParseResult, TextPart
 
 _COORDINATES: Mapping[CoordinateFrame, str] = MappingProxyType(
     {
@@ -106,12 +107,14 @@ class PromptTemplate:
         """Ask for the box: one user turn, with k + 1 images in it.
 
         Args:
-            observation: As the environment gives it; see `focus_env.spaces.Observation`.
+            observation: As the environment gives it; see `focus_env.spaces.Observation`. Pictures may be what
+                `focus_env.pictures` takes, and boxes tuples, lists or arrays.
 
         Raises:
-            ValueError: If there are not as many support boxes as images, or a box has no area in its image.
+            ValueError: If there are not as many support boxes as images, one is no picture or no box, or a box has no
+                area in its image.
         """
-        images, boxes = observation["support_images"], observation["support_boxes"]
+        images, boxes, query = (_given(observation, key) for key in ("support_images", "support_boxes", "query_image"))
         if len(images) != len(boxes):
             raise ValueError(f"expected one box per support image, got {len(boxes)} for {len(images)} images")
         instruction = self.instruction.format(
@@ -121,9 +124,12 @@ class PromptTemplate:
             instruction += self.absent_text.format(absent_answer=_ABSENT_ANSWER)
         query_text = self.query_text.format(num_support=len(images), answer_format=_ANSWER_FORMAT)
         content: list[TextPart | ImagePart] = [TextPart(instruction)] if instruction else []
-        for index, (image, coordinates) in enumerate(zip(images, boxes, strict=True), start=1):
-            content += [ImagePart(image), self._support_part(index, image, coordinates)]
-        content.append(ImagePart(observation["query_image"]))
+        for index, (given, coordinates) in enumerate(zip(images, boxes, strict=True), start=1):
+            image = as_picture(given, f"support_images, number {index}")
+            box = as_box(coordinates, f"support_boxes, number {index}")
+            refuse_shares(box, _wh(image), f"support_boxes, number {index}")
+            content += [ImagePart(image), self._support_part(index, image, box)]
+        content.append(ImagePart(as_picture(query, "query_image")))
         if query_text:
             content.append(TextPart(query_text))
         return [Message("user", content)]
@@ -149,9 +155,8 @@ class PromptTemplate:
             text, frame=self.frame, image_wh=image_wh, input_wh=self._input_wh(image_wh), thinking=self.thinking
         )
 
-    def _support_part(self, index: int, image: ImageArray, coordinates: BoxArray) -> TextPart:
+    def _support_part(self, index: int, image: ImageArray, box: Box) -> TextPart:
         """The text that follows a support image, with its box marked."""
-        box = Box(*(float(value) for value in coordinates))
         written = self.write_box(box, _wh(image))
         text = self.support_text.format(index=index, box=written)
         start = text.index(written)
@@ -220,6 +225,13 @@ def read_observation(messages: Sequence[Message]) -> Observation:
 
 PSEUDO_NAMES = ("Alba", "Bruno", "Cora", "Dario", "Elio", "Fara", "Gino", "Hilda", "Ivo", "Juna", "Kalo", "Lina")
 """Names that say nothing about an object."""
+
+
+def _given(observation: Observation, key: str) -> Any:
+    """A part of an observation."""
+    if not isinstance(observation, Mapping) or key not in observation:
+        raise ValueError(f"observation: expected {', '.join(Observation.__annotations__)}, found no {key}")
+    return observation[key]  # type: ignore[literal-required]
 
 
 def _wh(image: ImageArray) -> tuple[int, int]:

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from focus_env.boxes import box_iou
+from focus_env.boxes import as_box, box_iou
 from focus_env.files import fresh_file
+from focus_env.pictures import FourNumbers, Picture, as_picture, as_supports
 from focus_env.types import Box, Episode, EpisodeDataset, ImageArray
 
 Colour = tuple[int, int, int]
@@ -42,27 +43,29 @@ _LINE_HEIGHT = 20
 _MAX_REASON = 160
 
 
-def draw_boxes(image: ImageArray, boxes: Sequence[tuple[Box, Colour, str]]) -> ImageArray:
+def draw_boxes(image: Picture, boxes: Sequence[tuple[FourNumbers, Colour, str]]) -> ImageArray:
     """Draw boxes over a copy of an image.
 
     Args:
-        image: [H, W, 3] uint8.
+        image: [H, W, 3] uint8, or another picture that `focus_env.pictures` takes; so for all functions here.
         boxes: Each a box `xyxy` in pixels of `image`, its colour, and its label; an empty label draws none.
             Later ones lie over earlier ones.
 
     Returns:
         [H, W, 3] uint8, of the same size.
     """
-    picture = Image.fromarray(image)
+    pixels = as_picture(image, "image")
+    drawn = [(as_box(box, f"box {n}"), colour, label) for n, (box, colour, label) in enumerate(boxes, start=1)]
+    picture = Image.fromarray(pixels)
     draw = ImageDraw.Draw(picture)
-    width = int(np.clip(min(image.shape[:2]) // 100, 2, 4))
+    width = int(np.clip(min(pixels.shape[:2]) // 100, 2, 4))
     # The outline straddles the box: a white line around it shows on dark and on bright ground.
-    for box, colour, _ in boxes:
+    for box, colour, _ in drawn:
         draw.rectangle(_corners(box, width / 2 + 1), outline=(255, 255, 255), width=width + 2)
         draw.rectangle(_corners(box, width / 2), outline=colour, width=width)
-    for box, colour, label in boxes:
+    for box, colour, label in drawn:
         if label:
-            _draw_label(draw, box, colour, label, image.shape[0])
+            _draw_label(draw, box, colour, label, pixels.shape[0])
     return np.array(picture)
 
 
@@ -138,7 +141,7 @@ def render_row(
         return _with_caption(blank, len(blank), [(reason.replace("\n", " "), None)])
 
 
-def draw_heat(image: ImageArray, heat: npt.NDArray[np.floating]) -> ImageArray:
+def draw_heat(image: Picture, heat: npt.NDArray[np.floating]) -> ImageArray:
     """Lay a map over a copy of an image, in grey: the hotter a cell, the more of it shows.
 
     Args:
@@ -148,17 +151,18 @@ def draw_heat(image: ImageArray, heat: npt.NDArray[np.floating]) -> ImageArray:
     Returns:
         [H, W, 3] uint8, of the same size.
     """
-    height, width = image.shape[:2]
+    pixels = as_picture(image, "image")
+    height, width = pixels.shape[:2]
     share = heat / max(float(heat.max()), 1e-12)
     mask = Image.fromarray(np.round(255 * (0.12 + 0.88 * share)).astype(np.uint8))
     large = np.array(mask.resize((width, height), Image.Resampling.NEAREST))[..., None] / 255
-    return np.round(image * large).astype(np.uint8)
+    return np.round(pixels * large).astype(np.uint8)
 
 
 def render_localization(
-    supports: Sequence[tuple[ImageArray, Box]],
-    query: ImageArray,
-    answer: Box | None,
+    supports: Sequence[tuple[Picture, FourNumbers]],
+    query: Picture,
+    answer: FourNumbers | None,
     attention: Sequence[npt.NDArray[np.floating]] | None = None,
 ) -> ImageArray:
     """Draw an answer where no truth is known: supports with their boxes, and the query with the answer.
@@ -174,14 +178,16 @@ def render_localization(
     Returns:
         [H, W, 3] uint8.
     """
-    shown = [*((image, box, TARGET_COLOUR) for image, box in supports), (query, answer, ANSWER_COLOUR)]
-    names = [f"support {number}" for number in range(1, len(supports) + 1)] + ["query"]
+    given = as_supports(supports) if len(supports) else []
+    shown: list[tuple[ImageArray, Box | None, Colour]] = [(image, box, TARGET_COLOUR) for image, box in given]
+    shown.append((as_picture(query, "query"), None if answer is None else as_box(answer, "answer"), ANSWER_COLOUR))
+    names = [f"support {number}" for number in range(1, len(given) + 1)] + ["query"]
     rows = [_tiles(shown, names)]
     if attention is not None:
         heated = [
             (draw_heat(image, part), box, colour) for (image, box, colour), part in zip(shown, attention, strict=True)
         ]
-        who = [*["query"] * len(supports), "answer"]
+        who = [*["query"] * len(given), "answer"]
         captions = [f"by {name} {float(part.sum()):.0%}" for name, part in zip(who, attention, strict=True)]
         rows.append(_tiles(heated, captions))
     return stack_rows(rows, legend=[("given", TARGET_COLOUR), ("answer", ANSWER_COLOUR)])

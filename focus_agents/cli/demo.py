@@ -13,7 +13,9 @@ supports lit where the answered place of the query looked, and the query where t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,10 +25,12 @@ from PIL import Image
 
 from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.common import PolicyArguments, PolicyName
-from focus_agents.cli.errors import user_errors
+from focus_agents.cli.data_checks import check_policy_flags
+from focus_agents.cli.errors import as_flags, user_errors
+from focus_agents.errors import PolicyError
 from focus_agents.settings import Settings
 from focus_env import images
-from focus_env.boxes import validate_box
+from focus_env.boxes import as_box
 from focus_env.datasets import SyntheticDataset
 from focus_env.errors import DatasetError
 from focus_env.rendering import render_localization, write_picture
@@ -48,6 +52,10 @@ class Args(Settings):
     policy: PolicyName = "vlm:focus-small"
     policies: PolicyArguments = PolicyArguments()
 
+    def check_given(self, given: Collection[str]) -> None:
+        """Refuse flags of a command line that have no effect; see `focus_agents.cli.data_checks`."""
+        check_policy_flags(given, [self.policy])
+
 
 def main() -> None:
     with user_errors(Args):
@@ -58,10 +66,14 @@ def main() -> None:
         supports, query = read_pictures(args)
         spec = args.policies.spec(args.policy)
         policy = spec.build()
-    if isinstance(policy, FocusPolicy):
-        found = policy.locate(supports, query, with_attention=True)
-    else:
-        found = locate(policy, spec.load_template(), supports, query)
+    try:
+        if isinstance(policy, FocusPolicy):
+            found = policy.locate(supports, query, with_attention=True)
+        else:
+            found = locate(policy, spec.load_template(), supports, query)
+    except PolicyError as error:
+        print(as_flags(f"error: {error}", Args), file=sys.stderr)
+        raise SystemExit(1) from error
     write_picture(args.out, render_localization(supports, query, found.box, found.attention))
     if found.error is not None:
         print(f"no answer: {found.error}")
@@ -70,15 +82,16 @@ def main() -> None:
     else:
         print("box " + ",".join(f"{value:.1f}" for value in found.box) + " (x1,y1,x2,y2 in pixels of the query)")
     print(f"picture: {args.out}")
+    if found.error is not None:
+        raise SystemExit(1)
 
 
 def read_pictures(args: Args) -> tuple[list[tuple[ImageArray, Box]], ImageArray]:
     """Supports and query, checked."""
-    if args.out.suffix.lower() not in Image.registered_extensions() or not args.out.absolute().parent.is_dir():
-        raise ValueError(f"--out {args.out}: expected a file such as answer.png in a folder that exists")
     args.policies.check_device()
     if bool(args.support) != (args.query is not None):
         raise ValueError("--support and --query: expected both, or neither for an episode that is drawn")
+    check_out(args.out, [file for file, _ in args.support] + ([] if args.query is None else [args.query]))
     if args.query is None:
         episode = SyntheticDataset(**DRAWN)[0]
         supports = [(exemplar.frame.image(), exemplar.box) for exemplar in episode.support]
@@ -86,9 +99,27 @@ def read_pictures(args: Args) -> tuple[list[tuple[ImageArray, Box]], ImageArray]
     supports = []
     for file, words in args.support:
         image, box = read_picture(file), read_box(words)
-        validate_box(box, (image.shape[1], image.shape[0]), f"--support {file}")
-        supports.append((image, box))
+        supports.append((image, as_box(box, f"--support {file}", image_wh=(image.shape[1], image.shape[0]))))
     return supports, read_picture(args.query)
+
+
+def check_out(out: Path, given: Sequence[Path]) -> None:
+    """See that the answer's picture can be written, before there is one.
+
+    Raises:
+        ValueError: If its ending names no format that pictures are written in, its folder is not there, or it is one of
+            the pictures that are given.
+    """
+    kind = Image.registered_extensions().get(out.suffix.lower())
+    try:
+        Image.new("RGB", (8, 8)).save(io.BytesIO(), kind or "none")
+        is_written = True
+    except (KeyError, OSError, ValueError):
+        is_written = False
+    if not is_written or not out.absolute().parent.is_dir() or out.is_dir():
+        raise ValueError(f"--out {out}: expected a file such as answer.png in a folder that exists")
+    if any(out.exists() and file.exists() and out.samefile(file) for file in given):
+        raise ValueError(f"--out {out}: expected another file than the given pictures, which it would write over")
 
 
 def read_picture(file: Path) -> ImageArray:

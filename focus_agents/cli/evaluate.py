@@ -185,6 +185,8 @@ def load_episodes(args: Args) -> dict[int, EpisodeDataset]:
         return {shots: args.data.load(shots=shots) for shots in args.shots}
     episodes = args.data.load(shots=1)
     found = supports_per_episode(episodes, args.num_episodes)
+    if not found:
+        raise ValueError(f"data_root: the data set {args.data.dataset!r} has no episode that can be read")
     if len(found) > 1:
         raise ValueError(
             f"data_root: the data set {args.data.dataset!r} has episodes of {' and '.join(map(str, found))} supports; "

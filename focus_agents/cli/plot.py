@@ -3,11 +3,13 @@
 How to run:
     focus plot runs/plain-0 runs/plain-1 runs/loss-0 runs/loss-1 --metrics lm_loss support_mass
 
-Runs whose names differ only in what follows the last hyphen, such as seeds, share a colour.
+Runs of one folder whose names differ only in what follows the last hyphen, such as seeds, share a colour.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -42,10 +44,25 @@ def main() -> None:
         args = parse(Args, __doc__)
         from focus_agents.reports.plotting import plot_runs  # here: a command line is read without matplotlib
 
-        by_label: dict[str, list[Path]] = {}
-        for run in args.runs:
-            by_label.setdefault(run.name.rpartition("-")[0] or run.name, []).append(run)
-        print(plot_runs(by_label, args.metrics, args.output, window=args.window, start=args.start))
+        print(plot_runs(labelled(args.runs), args.metrics, args.output, window=args.window, start=args.start))
+
+
+def labelled(runs: Sequence[Path]) -> dict[str, list[Path]]:
+    """Group runs by the names that they share; those of several folders have the folder's name before theirs.
+
+    Raises:
+        ValueError: If a run stands twice.
+    """
+    places = [Path(os.path.abspath(run)) for run in runs]
+    if twice := [run for run, place in zip(runs, places, strict=True) if places.count(place) > 1]:
+        raise ValueError(f"runs: expected different folders, got {twice[0]} twice")
+    folders = {place.parent for place in places}
+    by_label: dict[str, list[Path]] = {}
+    for run, place in zip(runs, places, strict=True):
+        name = place.name.rpartition("-")[0] or place.name
+        label = name if len(folders) == 1 else os.path.relpath(place.parent / name, os.path.commonpath(folders))
+        by_label.setdefault(label, []).append(run)
+    return by_label
 
 
 if __name__ == "__main__":

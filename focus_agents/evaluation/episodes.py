@@ -15,6 +15,8 @@ from typing import Any
 from focus_env.types import Episode, EpisodeDataset, Frame
 
 NUM_FIRST, EVERY, NUM_SAMPLED = 8, 64, 16
+UNREAD = "unread"
+"""In place of a digest where an episode or its pictures cannot be read."""
 _DIGITS = 12
 
 
@@ -79,17 +81,33 @@ def digest_episodes(episodes: EpisodeDataset, num_episodes: int, *, shots: int, 
 
     Raises:
         ValueError: If an episode has another number of supports.
-        DatasetError: If an episode cannot be read.
     """
     labels, pictures, identities = [], {}, []
     for index in range(num_episodes):
-        episode = episodes[index]
-        check_shots(episode, shots, name=name)
-        identities.append(episode.identity)
-        labels.append(_digest(json.dumps(_labels(episode)).encode()))
+        episode = read_episode(episodes, index)
+        if episode is not None:
+            check_shots(episode, shots, name=name)
+        identities.append("" if episode is None else episode.identity)
+        labels.append(UNREAD if episode is None else _digest(json.dumps(_labels(episode)).encode()))
         if is_sampled(index):
-            pictures[index] = _digest(*(frame.image().tobytes() for frame in _frames(episode)))
+            pictures[index] = _pictures(episode)
     return EpisodeDigests(tuple(labels), pictures, tuple(identities))
+
+
+def read_episode(episodes: EpisodeDataset, index: int) -> Episode | None:
+    """Return an episode; None where it cannot be read, which whoever asks it says and counts."""
+    try:
+        return episodes[index]
+    except Exception:  # of any data set
+        return None
+
+
+def _pictures(episode: Episode | None) -> str:
+    """The digest of an episode's pictures."""
+    try:
+        return UNREAD if episode is None else _digest(*(frame.image().tobytes() for frame in _frames(episode)))
+    except Exception:  # as in `read_episode`
+        return UNREAD
 
 
 def check_shots(episode: Episode, shots: int, *, name: str) -> None:
@@ -106,8 +124,12 @@ def check_shots(episode: Episode, shots: int, *, name: str) -> None:
 
 
 def supports_per_episode(episodes: EpisodeDataset, num_episodes: int) -> tuple[int, ...]:
-    """Return the numbers of supports that the first episodes of a data set have, in ascending order."""
-    return tuple(sorted({len(episodes[index].support) for index in range(min(num_episodes, len(episodes)))}))
+    """Return the numbers of supports that the first episodes of a data set have, in ascending order.
+
+    Episodes that cannot be read have none.
+    """
+    found = (read_episode(episodes, index) for index in range(min(num_episodes, len(episodes))))
+    return tuple(sorted({len(episode.support) for episode in found if episode is not None}))
 
 
 def _labels(episode: Episode) -> list[Any]:

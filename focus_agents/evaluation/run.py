@@ -16,7 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from focus_agents.errors import EvaluationError, PolicyError, RunInterrupted
 from focus_agents.evaluation.answerer import Answerer, Chunk
-from focus_agents.evaluation.episodes import check_shots, digest_episodes, is_sampled
+from focus_agents.evaluation.episodes import check_shots, digest_episodes, is_sampled, read_episode
 from focus_agents.evaluation.published import why_not_published
 from focus_agents.evaluation.records import AnswerRecord, Cell
 from focus_agents.evaluation.results import ResultsFolder
@@ -80,11 +80,11 @@ class EvaluationPlan:
 
         Raises:
             ValueError: If not.
-            DatasetError: If an episode cannot be read.
         """
         for shots, episodes in self.episodes.items():
             for index in filter(is_sampled, range(min(self.num_episodes, len(episodes)))):
-                check_shots(episodes[index], shots, name=self.dataset)
+                if (episode := read_episode(episodes, index)) is not None:
+                    check_shots(episode, shots, name=self.dataset)
 
 
 def _code_of(spec: PolicySpec) -> dict[str, str]:
@@ -126,13 +126,16 @@ def _check_episodes(plan: EvaluationPlan, results: ResultsFolder, cell: Cell) ->
     cells = [known for known in results.cells() if (known.dataset, known.shots) == (cell.dataset, cell.shots)]
     answered = {record.index: record.answer for known in cells for record in results.read(known)}
     for index, answer in sorted(answered.items(), reverse=True):
-        found = episodes[index].episode_id if index < len(episodes) else "none"
-        if found != answer.episode_id:
+        episode = read_episode(episodes, index) if index < len(episodes) else None
+        if episode is None and index < len(episodes):
+            continue
+        if episode is None or episode.episode_id != answer.episode_id:
+            found = "none" if episode is None else episode.episode_id
             raise ValueError(
                 f"{name}: episode {index} was {answer.episode_id!r} when it was answered, and is {found!r} now; choose "
                 "another `output_dir`"
             )
-        if episodes[index].target_box != answer.target_box:
+        if episode.target_box != answer.target_box:
             raise _changed(name, answer.episode_id, "labels")
     num_episodes = min(len(episodes), max(known.num_episodes for known in cells))
     now = digest_episodes(episodes, num_episodes, shots=cell.shots, name=cell.dataset)

@@ -19,8 +19,9 @@ from focus_agents.models.processing import VLMProcessor, box_cells
 from focus_agents.models.settings import Precision
 from focus_agents.models.support_mass import SupportProbe
 from focus_agents.policies.vlm import VLMPolicy
+from focus_agents.rollout.collect import ask_policy
 from focus_agents.rollout.records import MAX_COMPLETION_TOKENS, Generation, Policy, Sampling
-from focus_env.boxes import validate_box
+from focus_env.pictures import FourNumbers, Picture, as_picture, as_supports
 from focus_env.prompts import PromptTemplate
 from focus_env.spaces import Observation
 from focus_env.types import Box, ImageArray, ParseStatus
@@ -94,18 +95,20 @@ class FocusPolicy(VLMPolicy):
         return cls(model.to(device), processor, load_template(name_or_path), precision=precision)
 
     def locate(
-        self, supports: Sequence[tuple[ImageArray, Box]], query: ImageArray, *, with_attention: bool = False
+        self, supports: Sequence[tuple[Picture, FourNumbers]], query: Picture, *, with_attention: bool = False
     ) -> Localization:
         """Find in a picture what the boxes in other pictures show.
 
         Args:
-            supports: At least one picture [H, W, 3] uint8 with a box, `xyxy` in its pixels.
+            supports: At least one picture with a box. A picture is a path, one of Pillow, or an array, see
+                `focus_env.pictures`; a box is a `Box`, tuple, list or array of x1, y1, x2, y2 in pixels of its picture.
             query: The picture to answer for, likewise.
             with_attention: Whether to tell where the model looked.
 
         Raises:
-            ValueError: If there is no support, or a box is not inside its picture.
+            ValueError: If there is no support, one is no picture with a box, or a box is not inside its picture.
         """
+        query = as_picture(query, "query")
         found, generation = _ask(self, self.template, supports, query)
         if with_attention and generation.prompt is not None:
             box = found.box or Box(0, 0, query.shape[1], query.shape[0])
@@ -153,36 +156,34 @@ class FocusPolicy(VLMPolicy):
 
 
 def locate(
-    policy: Policy, template: PromptTemplate, supports: Sequence[tuple[ImageArray, Box]], query: ImageArray
+    policy: Policy, template: PromptTemplate, supports: Sequence[tuple[Picture, FourNumbers]], query: Picture
 ) -> Localization:
     """Find in a picture what the boxes in other pictures show, with any policy; see `FocusPolicy.locate`.
 
     Args:
         policy: Answers.
         template: Words the question, and reads the answer.
-        supports: At least one picture [H, W, 3] uint8 with a box, `xyxy` in its pixels.
+        supports: At least one picture with a box, as for `FocusPolicy.locate`.
         query: The picture to answer for, likewise.
 
     Raises:
-        ValueError: If there is no support, or a box is not inside its picture.
+        ValueError: If there is no support, one is no picture with a box, a box is not inside its picture, or the policy
+            gives something else than one answer.
     """
-    return _ask(policy, template, supports, query)[0]
+    return _ask(policy, template, supports, as_picture(query, "query"))[0]
 
 
 def _ask(
-    policy: Policy, template: PromptTemplate, supports: Sequence[tuple[ImageArray, Box]], query: ImageArray
+    policy: Policy, template: PromptTemplate, supports: Sequence[tuple[Picture, FourNumbers]], query: ImageArray
 ) -> tuple[Localization, Generation]:
-    if not supports:
-        raise ValueError("supports: expected at least one picture with a box, got none")
-    for number, (image, box) in enumerate(supports, start=1):
-        validate_box(box, (image.shape[1], image.shape[0]), f"box of support {number}")
+    shown = as_supports(supports)
     question: Observation = {
-        "support_images": tuple(image for image, _ in supports),
-        "support_boxes": np.array([box for _, box in supports], dtype=np.float64),
+        "support_images": tuple(image for image, _ in shown),
+        "support_boxes": np.array([box for _, box in shown], dtype=np.float64),
         "query_image": query,
     }
     sampling = Sampling(temperature=0.0, max_completion_tokens=MAX_COMPLETION_TOKENS)
-    generation = policy.generate([template.render(question)], num_completions=1, sampling=sampling, seeds=[0])[0]
+    generation = ask_policy(policy, [template.render(question)], num_completions=1, sampling=sampling, seeds=[0])[0]
     completion = generation.completions[0]
     parse = template.parse(completion.text, (query.shape[1], query.shape[0]))
     return Localization(parse.box, parse.status, completion.text, error=completion.error), generation

@@ -87,4 +87,4 @@ def check_calls(found: Any, text: str) -> None:
 
 
 def _kind(found: Any) -> str:
-    return f"the class {found.__name__}, whose objects are neither" if isinstance(found, type) else type(found).__name__
+    return f"{found.__name__}, a class whose objects are neither" if isinstance(found, type) else type(found).__name__

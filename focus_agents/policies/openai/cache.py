@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,6 +26,20 @@ class AnswerCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def check(self) -> None:
+        """See that answers can be kept, before one is paid for.
+
+        Raises:
+            ValueError: If there is a file in the place of the folder, or the folder cannot be written into.
+        """
+        place = next((path for path in (self.folder, *self.folder.absolute().parents) if path.exists()), self.folder)
+        if not place.is_dir():
+            raise ValueError(
+                f"cache_dir (`api_cache`): expected a folder, or a place for one, got {self.folder}; {place} is a file"
+            )
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise ValueError(f"cache_dir (`api_cache`): expected a folder that can be written into, got {self.folder}")
+
     def read(self, key: str) -> Answer | None:
         """The answer of that name, if there is one."""
         path = self._path(key)
@@ -35,7 +50,7 @@ class AnswerCache:
                 raise TypeError(f"expected a text and a truth value, got {text!r:.80} and {is_finished!r:.80}")
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
             logger.warning("%s: damaged, the answer is asked for anew (%s: %s)", path, type(error).__name__, error)
             return None
         return Answer(text, is_finished)

@@ -1,7 +1,8 @@
 """A model behind an OpenAI-compatible chat endpoint as a policy: vLLM, SGLang, llama.cpp, Ollama or a hosted service.
 
-What an endpoint does never ends a run: whatever it fails to answer becomes an empty completion that says why, and is
-counted. What would fail every request alike, such as a wrong key, is raised before anything has been answered.
+What an endpoint does to some requests never ends a run: whatever it fails to answer becomes an empty completion that
+says why, and is counted. What would fail every request alike is raised before anything has been answered: a wrong key,
+or `MAX_FAILED_FIRST` failures of one kind and no answer, as of an endpoint that is not there.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from focus_agents.errors import EndpointError
 from focus_agents.policies.openai.cache import AnswerCache
 from focus_agents.policies.openai.protocol import (
     NO_KEY,
@@ -42,6 +44,8 @@ from focus_env.types import Message
 
 logger = logging.getLogger(__name__)
 
+MAX_FAILED_FIRST = 8
+"""Questions that may fail alike, each with its retries, before there is any answer; no further one is sent."""
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 _COUNTING = threading.Lock()  # around counters; of the module, since a lock cannot be pickled with the policy
 
@@ -87,7 +91,8 @@ class OpenAIPolicy:
 
     Raises:
         MissingDependencyError: If the package openai is not installed.
-        ValueError: If an argument is out of range, or `base_url` no http or https URL.
+        ValueError: If an argument is out of range, `base_url` no http or https URL, or `cache_dir` no folder that can
+            be written into.
     """
 
     def __init__(
@@ -119,10 +124,13 @@ class OpenAIPolicy:
         self.timeout_s = timeout_s
         self.max_retries = max_retries
         self.token_budget = token_budget
-        self.cache = None if cache_dir is None else AnswerCache(Path(cache_dir))
+        self.cache = None if cache_dir is None else AnswerCache(Path(cache_dir).expanduser())
+        if self.cache is not None:
+            self.cache.check()
         self.stats = EndpointStats()
         self._api_key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip() or NO_KEY
         self._has_answered = False
+        self._end: EndpointError | None = None
         self._client: Any = None
 
     @classmethod
@@ -156,8 +164,9 @@ class OpenAIPolicy:
         """`num_completions` answers to each prompt, `num_concurrent` requests at a time.
 
         Raises:
-            ValueError: If there are not as many seeds as prompts, or if the endpoint, before it has answered anything,
-                refuses the key, does not know the model or the path, or does not support a parameter.
+            ValueError: If there are not as many seeds as prompts.
+            EndpointError: If the endpoint, before it has answered anything, refuses the key, does not know the model or
+                the path, does not support a parameter, or has failed too often alike.
         """
         if len(seeds) != len(prompts):
             raise ValueError(f"seeds: expected one for each of the {len(prompts)} prompts, got {len(seeds)}")
@@ -191,11 +200,13 @@ class OpenAIPolicy:
             with _COUNTING:
                 self.stats.num_cached += 1
             return _completion(answer.text, answer.is_finished)
+        if self._end is not None:
+            raise self._end
         try:
             answer = self._ask(request)
         except EndpointFailure as failure:
             if failure.is_hopeless and not self._has_answered:
-                raise ValueError(
+                raise EndpointError(
                     f"{self.base_url} refuses model {self.model!r}: {failure}; every further request would fail alike. "
                     "Check the key (api_key or OPENAI_API_KEY), the model's name and the URL, which ends in /v1 for "
                     "most servers"
@@ -205,10 +216,26 @@ class OpenAIPolicy:
                 is_first = self.stats.failures[failure.kind] == 1
             if is_first:
                 logger.warning("no answer from %s: %s (more of this kind are only counted)", self.base_url, failure)
+            if not self._has_answered:
+                self._give_up(failure)
             return _completion("", False, error=str(failure))
         if self.cache is not None:
             self.cache.write(key, answer)
         return _completion(answer.text, answer.is_finished)
+
+    def _give_up(self, failure: EndpointFailure) -> None:
+        """End the work where nothing but failures of one kind came.
+
+        Raises:
+            EndpointError: If these are enough.
+        """
+        kinds = dict(self.stats.failures)
+        if len(kinds) == 1 and kinds[failure.kind] >= MAX_FAILED_FIRST:
+            self._end = EndpointError(
+                f"{self.base_url} has answered none of {kinds[failure.kind]} questions to model {self.model!r}, all "
+                f"for one reason: {failure}. No more are asked; see that it runs and can be reached from here"
+            )
+            raise self._end
 
     def _ask(self, request: dict[str, Any]) -> Answer:
         """The endpoint's answer.

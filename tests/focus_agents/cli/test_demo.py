@@ -59,6 +59,22 @@ def pictures(tmp_path: Path) -> dict[str, str]:
         (["--policy", "vlm:no-such-model"], "model 'no-such-model': expected one of focus-small, "),
         (["--policy", "vlm:runs/nothing/here"], "model 'runs/nothing/here': expected one of focus-small, "),
         (["--policy", "vml"], "policy 'vml': no such policy. Did you mean 'vlm'? Known are random, center, "),
+        (["--policy", "json:dumps"], "policy 'json:dumps': expected an object with a method `generate`"),
+        (["--policy", "center", "--device", "cuda"], "--device: without effect on the policy center; leave it out"),
+        (["--out", "answer.psd"], "--out answer.psd: expected a file such as answer.png"),
+        (["--out", "x.fli"], "--out x.fli: expected a file such as answer.png"),
+        (["--out", "x.xbm"], "--out x.xbm: expected a file such as answer.png"),
+        (["--out", "answer"], "--out answer: expected a file such as answer.png"),
+        (["--out", "no/such/a.png"], "--out no/such/a.png: expected a file such as answer.png in a folder that exists"),
+        (
+            ["--support", "{support}", "1,2,3,4", "--query", "{query}", "--out", "{query}"],
+            "query.png: expected another file than the given pictures",
+        ),
+        (
+            ["--support", "{support}", "1,2,3,4", "--query", "{query}", "--out", "{support}"],
+            "support.png: expected another file than the given pictures",
+        ),
+        (["--support", "{support}", "0.1,0.2,0.5,0.6", "--query", "{query}"], "looks like shares of it; multiply x"),
         (["--max-image-tokens", "1", "--policy", "vlm:tiny"], "--max-image-tokens: expected at least 4, got 1"),
     ],
 )
@@ -168,7 +184,9 @@ def test_demo_says_why_there_is_no_answer(
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["demo", "--policy", "policy_of_the_demo:Silent"])
-    load_experiment("demo").main()
+    with pytest.raises(SystemExit) as exit_info:
+        load_experiment("demo").main()
+    assert exit_info.value.code == 1
     assert capsys.readouterr().out.splitlines() == ["no answer: no answer within 3 s", "picture: answer.png"]
 
 

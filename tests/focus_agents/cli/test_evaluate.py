@@ -66,7 +66,7 @@ from tests.places import load_experiment
         (["--ray-address", "auto"], "--ray-address: expected --num-workers beside it"),
         (["--policy", "json:dumps"], "called as call(observation, rng), which it does not take"),
         (["--policy", "math:pi"], "expected an object with a method `generate` (focus_agents.Policy) or a function"),
-        (["--policy", "collections:OrderedDict"], "got the class OrderedDict, whose objects are neither"),
+        (["--policy", "collections:OrderedDict"], "got OrderedDict, a class whose objects are neither"),
         (["--policy", "json:loads:x"], "called as call(observation, rng), which it does not take"),
     ],
 )

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.inputs import EncodedPrompt
 from focus_agents.models.loading import load_model, load_processor, load_template
-from focus_agents.policies.focus import FocusPolicy, Localization
+from focus_agents.policies.focus import FocusPolicy, Localization, locate
 from focus_agents.rollout.records import MAX_COMPLETION_TOKENS, Completion, Generation, Policy, Sampling
 from focus_agents.runs.checkpoint import save_policy
 from focus_env.boxes import CoordinateFrame
@@ -195,6 +196,19 @@ class TestLocate:
         assert texts == ["Find the object.", *shown, policy.template.query_text]
         assert found.attention is None
         assert found.status == policy.template.parse(found.text, QUERY_WH).status
+
+    def test_it_takes_what_people_have(self, policy: FocusPolicy, tmp_path: Path) -> None:
+        """Paths, pictures of Pillow, arrays of shares; tuples, lists and arrays as boxes."""
+        expected = policy.locate(SUPPORTS, QUERY)
+        (first, box), (second, other) = SUPPORTS
+        Image.fromarray(first).save(tmp_path / "first.png")
+        Image.fromarray(QUERY).save(tmp_path / "query.bmp")
+        for query in (tmp_path / "query.bmp", str(tmp_path / "query.bmp"), Image.fromarray(QUERY), QUERY / 255):
+            supports = [(tmp_path / "first.png", tuple(box)), (Image.fromarray(second), np.array(other))]
+            assert policy.locate(supports, query) == expected
+        assert locate(policy, policy.template, [(first, list(box)), (second, other)], QUERY) == expected
+        grey = policy.locate([(first[..., 0], box)], QUERY[..., :1], with_attention=True)
+        assert grey.attention is not None
 
     def test_it_answers_the_same_again(self, policy: FocusPolicy) -> None:
         plain, looked = policy.locate(SUPPORTS, QUERY), policy.locate(SUPPORTS, QUERY, with_attention=True)

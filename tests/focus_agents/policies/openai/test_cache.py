@@ -139,3 +139,12 @@ def test_a_killed_run_is_resumed(server: ChatServer, tmp_path: Path) -> None:
         assert run.wait() == -signal.SIGKILL
     assert [c.text for c in ask(policy_for(server, cache_dir=tmp_path), *"abcdef")] == list("abcdef")
     assert sorted(question_of(request) for request in server.requests[4:]) == list("def")
+
+
+def test_a_place_that_is_no_folder_is_found_before_anything_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match=r"cache_dir .`api_cache`.: expected a folder, or a place .*file is a"):
+            OpenAIPolicy(model="m", base_url="http://localhost:1/v1", cache_dir=place)
+    OpenAIPolicy(model="m", base_url="http://localhost:1/v1", cache_dir=tmp_path / "new" / "folder")
+    assert not (tmp_path / "new").exists()

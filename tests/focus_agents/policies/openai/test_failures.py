@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from focus_agents.errors import EndpointError
 from focus_agents.policies.openai.policy import OpenAIPolicy
 from tests.focus_agents.policies.openai.chat_server import ChatServer, Reply, fails, question_of, says
 from tests.focus_agents.policies.openai.questions import ask, policy_for
@@ -88,6 +89,24 @@ def test_an_endpoint_that_is_not_there() -> None:
     completions = ask(policy, "a", "b", "c")
     assert all(c.text == "" and c.error and "refused" in c.error for c in completions)
     assert policy.stats.failures == {"connection": 3}
+
+
+def test_an_endpoint_that_answers_nothing_is_given_up(server: ChatServer) -> None:
+    """Each question is retried; after eight that failed alike no further one is sent, but for those under way."""
+    server.script = lambda request, number: fails(503, "overloaded")
+    policy = policy_for(server, max_retries=1, num_concurrent=2)
+    with pytest.raises(EndpointError, match=r"has answered none of (8|9) questions to model 'a-model', .* http_503: "):
+        ask(policy, *"abcdefghijklmnopqrst")
+    assert len(server.requests) <= 2 * 9
+    with pytest.raises(EndpointError, match="has answered none of"):
+        ask(policy, "z")
+    assert len(server.requests) <= 2 * 9
+
+
+def test_one_that_has_answered_is_not(server: ChatServer) -> None:
+    server.script = lambda request, number: says("fine") if number == 0 else fails(503)
+    completions = ask(policy_for(server), *"abcdefghijklmnopqrst")
+    assert [completion.text for completion in completions] == ["fine", *[""] * 19]
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
