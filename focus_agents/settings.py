@@ -163,7 +163,7 @@ def _check_number(name: str, value: Any, kind: type, bounds: Sequence[Any]) -> N
     expected, found = _describe(bounds, is_whole=is_whole), reprlib.repr(value)
     if isinstance(value, bool) or not isinstance(value, kind) or not all(_holds(bound, value) for bound in bounds):
         raise ValueError(f"{name}: expected {expected}, got {found}")
-    size = abs(value)  # type: ignore[arg-type]
+    size: float = abs(value)  # type: ignore[arg-type]
     if bounds and size == math.inf:
         raise ValueError(f"{name}: expected {expected}, and finite, got {found}")
     if size > ceiling.most:  # nan goes on to the check of several settings where one alone has no bounds

@@ -63,10 +63,10 @@ class Args(Settings):
 def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
+        quiet_libraries()
         study = check_arguments(args)
     from focus_agents.studies.ablation.report import write_report
 
-    quiet_libraries()
     console = make_console()
     console.print(f"runs: {study.folder}")
     with work_errors(Args, console):
