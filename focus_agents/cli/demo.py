@@ -42,7 +42,7 @@ class Args(Settings):
     """A picture, and the box x1,y1,x2,y2 of the object in it, in pixels; once for each shot."""
     query: Path | None = None
     """The picture to answer for."""
-    out: Path = Path("answer.png")
+    out: Path = Path("runs/answer.png")
     """Where the picture of the answer goes."""
     policy: PolicyName = "vlm:focus-small"
     policies: PolicyArguments = PolicyArguments()
@@ -57,6 +57,7 @@ def main() -> None:
         supports, query = read_pictures(args)
         spec = args.policies.spec(args.policy)
         policy = spec.build()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(policy, FocusPolicy):
         found = policy.locate(supports, query, with_attention=True)
     else:
@@ -73,7 +74,8 @@ def main() -> None:
 
 def read_pictures(args: Args) -> tuple[list[tuple[ImageArray, Box]], ImageArray]:
     """Supports and query, checked."""
-    if args.out.suffix.lower() not in Image.registered_extensions() or not args.out.absolute().parent.is_dir():
+    has_folder = args.out == Args.out or args.out.absolute().parent.is_dir()
+    if args.out.suffix.lower() not in Image.registered_extensions() or not has_folder:
         raise ValueError(f"--out {args.out}: expected a file such as answer.png in a folder that exists")
     args.policies.check_device()
     if bool(args.support) != (args.query is not None):

@@ -72,6 +72,7 @@ def test_demo_names_a_wrong_argument(
     error = main_error("demo", [word.format(**pictures) for word in arguments], capsys)
     assert message in error, error
     assert not (tmp_path / "answer.png").exists()
+    assert not (tmp_path / "runs").exists()
 
 
 def test_demo_on_given_pictures(
@@ -125,7 +126,8 @@ def test_demo_says_why_there_is_no_answer(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["demo", "--policy", "policy_of_the_demo:Silent"])
     load_experiment("demo").main()
-    assert capsys.readouterr().out.splitlines() == ["no answer: no answer within 3 s", "picture: answer.png"]
+    assert capsys.readouterr().out.splitlines() == ["no answer: no answer within 3 s", "picture: runs/answer.png"]
+    assert [path.name for path in tmp_path.glob("*.png")] == []
 
 
 def test_demo_draws_an_episode_and_prints_the_box(
