@@ -42,6 +42,7 @@ def straight_run(sft_run: Path) -> Path:
     arguments = grpo_arguments(sft_run, "straight", num_iterations=6, checkpoint_interval=2)
     result = run("run_grpo.py", *arguments)
     assert result.returncode == 0, result.stderr
+    assert "new API stack" not in result.stdout + result.stderr  # RLlib's chatter
     assert len(re.findall(r"reward .* mIoU .* parsed .* sampling .* learning .* groups/s", result.stdout)) == 6
     return sft_run.parent / "straight"
 
