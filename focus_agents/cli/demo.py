@@ -47,7 +47,7 @@ class Args(Settings):
     """A picture, and the box x1,y1,x2,y2 of the object in it, in pixels; once for each shot."""
     query: Path | None = None
     """The picture to answer for."""
-    out: Path = Path("answer.png")
+    out: Path = Path("runs/answer.png")
     """Where the picture of the answer goes."""
     policy: PolicyName = "vlm:focus-small"
     policies: PolicyArguments = PolicyArguments()
@@ -66,6 +66,7 @@ def main() -> None:
         supports, query = read_pictures(args)
         spec = args.policies.spec(args.policy)
         policy = spec.build()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     try:
         if isinstance(policy, FocusPolicy):
             found = policy.locate(supports, query, with_attention=True)
@@ -116,7 +117,8 @@ def check_out(out: Path, given: Sequence[Path]) -> None:
         is_written = True
     except (KeyError, OSError, ValueError):
         is_written = False
-    if not is_written or not out.absolute().parent.is_dir() or out.is_dir():
+    has_folder = out == Args.out or out.absolute().parent.is_dir()  # that of the default is made
+    if not is_written or not has_folder or out.is_dir():
         raise ValueError(f"--out {out}: expected a file such as answer.png in a folder that exists")
     if any(out.exists() and file.exists() and out.samefile(file) for file in given):
         raise ValueError(f"--out {out}: expected another file than the given pictures, which it would write over")
