@@ -60,7 +60,8 @@ def main() -> None:
         found = policy.locate(supports, query, with_attention=True)
     else:
         found = locate(policy, spec.load_template(), supports, query)
-    write_picture(args.out, render_localization(supports, query, found.box, found.attention))
+    with user_errors(Args):
+        write_picture(args.out, render_localization(supports, query, found.box, found.attention))
     if found.error is not None:
         print(f"no answer: {found.error}")
     elif found.box is None:

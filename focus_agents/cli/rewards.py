@@ -80,7 +80,8 @@ def main() -> None:
     finally:
         ray.shutdown()
     command = shlex.join(["focus", "rewards", *sys.argv[1:]])
-    report = write_report(study, args.report_dir or study.folder, command=command)
+    with user_errors(Args):
+        report = write_report(study, args.report_dir or study.folder, command=command)
     console.print(report.read_text(), highlight=False, soft_wrap=True, markup=False)
     console.print(f"with pictures: {report.with_suffix('.html')}", highlight=False, markup=False)
 
