@@ -75,7 +75,8 @@ def main() -> None:
     except PolicyError as error:
         print(as_flags(f"error: {error}", Args), file=sys.stderr)
         raise SystemExit(1) from error
-    write_picture(args.out, render_localization(supports, query, found.box, found.attention))
+    with user_errors(Args):
+        write_picture(args.out, render_localization(supports, query, found.box, found.attention))
     if found.error is not None:
         print(f"no answer: {found.error}")
     elif found.box is None:

@@ -21,13 +21,14 @@ from focus_env.errors import FocusError
 T = TypeVar("T")
 
 
-def make_console(*, width: int | None = None) -> Console:
+def make_console(*, width: int | None = None, stderr: bool = False) -> Console:
     """Return a console that prints every text as it is, so that no name in it passes for rich's markup.
 
     Args:
         width: In characters; None: the terminal's.
+        stderr: Write to the standard error in place of the standard output.
     """
-    return Console(width=width, markup=False, highlight=False, emoji=False)
+    return Console(width=width, stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
 @contextlib.contextmanager

@@ -92,7 +92,8 @@ def train(args: Args, study: RewardStudy) -> None:
     finally:
         ray.shutdown()
     command = shlex.join(["focus", "rewards", *sys.argv[1:]])
-    report = write_report(study, args.report_dir or study.folder, command=command)
+    with user_errors(Args):
+        report = write_report(study, args.report_dir or study.folder, command=command)
     console.print(report.read_text(), soft_wrap=True)
     console.print(f"with pictures: {report.with_suffix('.html')}")
 
