@@ -8,9 +8,9 @@ from pathlib import Path
 from focus_agents.evaluation.sheets import write_sheet
 from focus_agents.policies.registry import PolicySpec
 from focus_env.errors import DatasetError
-from focus_env.types import Box, Episode, Frame, ParseStatus
+from focus_env.types import Box, Episode, Frame
 from tests.fakes import FakeDataset, make_frame
-from tests.focus_agents.evaluation.scripted import NUM_EPISODES, make_plan, records_of, run, scripted
+from tests.focus_agents.evaluation.scripted import NUM_EPISODES, make_plan, records_of, run
 
 
 class Torn:
@@ -30,16 +30,6 @@ class SomeBad(FakeDataset):
         if index == 5:
             return dataclasses.replace(episode, query_frame=Frame("torn", (80, 60), Torn()))
         return episode
-
-
-def test_a_policy_that_raises_at_one_episode(tmp_path: Path) -> None:
-    expected = records_of(run(tmp_path / "well", make_plan()))
-    records = records_of(run(tmp_path / "raises", make_plan(policies=scripted("raises_at=4"))))
-    assert [record.index for record in records] == list(range(NUM_EPISODES))
-    assert records[4].error is not None
-    assert "RuntimeError: the camera is broken" in records[4].error
-    assert (records[4].text, records[4].answer.status) == ("", ParseStatus.NO_BOX)
-    assert records[:4] + records[5:] == expected[:4] + expected[5:]
 
 
 def test_pictures_that_a_model_cannot_take(tmp_path: Path) -> None:

@@ -80,13 +80,14 @@ class TestAnswering:
             "is_support_copy": False,
             "numbers": [0.0, 0.0, 1000.0, 1000.0],
             "image_wh": [80, 60],
+            "is_cut": False,
         }
 
     @pytest.mark.parametrize("batch_size", [1, 3, 7])
     def test_an_exception_on_one_answer_is_one_failed_answer(self, tmp_path: Path, batch_size: int) -> None:
         expected = records_of(run(tmp_path / "whole", make_plan(batch_size=batch_size)))
         records = records_of(run(tmp_path / "raises", make_plan(policies=scripted("raises=4"), batch_size=batch_size)))
-        assert (records[4].error, records[4].text) == ("RuntimeError: the camera is broken", "")
+        assert (records[4].error, records[4].text) == ("episode 'fake/4': RuntimeError: the camera is broken", "")
         assert (records[4].answer.status, records[4].answer.credit) == (ParseStatus.NO_BOX, 0)
         assert records[:4] + records[5:] == expected[:4] + expected[5:]
 
@@ -97,7 +98,7 @@ class TestAnswering:
         with pytest.raises(EvaluationError, match=r"episodes 3 to 5 .*ZeroDivisionError"):
             run(tmp_path, make_plan())
         assert [record.error for record in records_of(ResultsFolder(tmp_path))] == [
-            None, "ZeroDivisionError: division by zero", None,
+            None, "episode 'fake/1': ZeroDivisionError: division by zero", None,
         ]  # fmt: skip
 
     def test_a_policy_that_answers_nothing_is_given_up(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
