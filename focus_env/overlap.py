@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from focus_env.boxes import iou
+from focus_env.boxes import as_boxes, iou
 from focus_env.types import Episode
 
 Floats = npt.NDArray[np.float64]
@@ -97,10 +97,7 @@ class _Pair(NamedTuple):
 
 
 def _measure(a: npt.ArrayLike, b: npt.ArrayLike) -> _Pair:
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    for name, array in (("a", a), ("b", b)):
-        if array.ndim == 0 or array.shape[-1] != 4:
-            raise ValueError(f"boxes: {name} must have the shape [..., 4], got {list(array.shape)}")
+    a, b = as_boxes(a, "boxes: a"), as_boxes(b, "boxes: b")
     ax1, ay1, ax2, ay2 = a[..., 0], a[..., 1], a[..., 2], a[..., 3]
     bx1, by1, bx2, by2 = b[..., 0], b[..., 1], b[..., 2], b[..., 3]
     with np.errstate(all="ignore"):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import sys
+import traceback
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +28,11 @@ from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.common import PolicyArguments, PolicyName
 from focus_agents.cli.data_checks import check_policy_flags
 from focus_agents.cli.errors import as_flags, user_errors
-from focus_agents.errors import PolicyError
 from focus_agents.settings import Settings
 from focus_env import images
 from focus_env.boxes import as_box
 from focus_env.datasets import SyntheticDataset
-from focus_env.errors import DatasetError
+from focus_env.errors import DatasetError, FocusError
 from focus_env.rendering import render_localization, write_picture
 from focus_env.types import Box, ImageArray
 
@@ -72,8 +72,13 @@ def main() -> None:
             found = policy.locate(supports, query, with_attention=True)
         else:
             found = locate(policy, spec.load_template(), supports, query)
-    except PolicyError as error:
+    except FocusError as error:
         print(as_flags(f"error: {error}", Args), file=sys.stderr)
+        raise SystemExit(1) from error
+    except Exception as error:  # whatever a policy of the user's own raises
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{place.filename}, line {place.lineno}"
+        print(f"error: policy {args.policy!r} raised {type(error).__name__}: {error} ({where})", file=sys.stderr)
         raise SystemExit(1) from error
     with user_errors(Args):
         write_picture(args.out, render_localization(supports, query, found.box, found.attention))
@@ -136,6 +141,8 @@ def read_picture(file: Path) -> ImageArray:
 
 def read_box(words: str) -> Box:
     try:
+        if "_" in words or not words.isascii():  # numbers to Python, not to people
+            raise ValueError
         x1, y1, x2, y2 = (float(word) for word in words.split(","))
     except ValueError:
         raise ValueError(f"box {words!r}: expected four numbers x1,y1,x2,y2 in pixels, such as 10,20,80,120") from None

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from focus_env.boxes import as_box, box_iou, clip_box, iou, xywh_to_xyxy
+from focus_env.overlap import giou
 from focus_env.pictures import as_picture, as_supports
 from focus_env.prompts import get_template
 from focus_env.rendering import draw_boxes, render_localization
@@ -186,6 +187,8 @@ def test_what_is_no_list_of_supports_is_named(supports: Any, message: str) -> No
 def test_arrays_that_are_no_boxes_are_named(boxes: Any) -> None:
     with pytest.raises(ValueError, match=r"iou: b must have the shape \[..., 4\], got"):
         iou([1, 2, 3, 4], boxes)
+    with pytest.raises(ValueError, match=r"boxes: a must have the shape \[..., 4\], got"):
+        giou(boxes, [1, 2, 3, 4])
     assert xywh_to_xyxy([1, 2, 3, 4]) == Box(1, 2, 4, 6)
 
 

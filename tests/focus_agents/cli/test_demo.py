@@ -59,6 +59,8 @@ def pictures(tmp_path: Path) -> dict[str, str]:
         (["--policy", "vlm:no-such-model"], "model 'no-such-model': expected one of focus-small, "),
         (["--policy", "vlm:runs/nothing/here"], "model 'runs/nothing/here': expected one of focus-small, "),
         (["--policy", "vml"], "policy 'vml': no such policy. Did you mean 'vlm'? Known are random, center, "),
+        (["--support", "{support}", "1_0,2,30,40", "--query", "{query}"], "box '1_0,2,30,40': expected four numbers"),
+        (["--support", "{support}", "١,2,30,40", "--query", "{query}"], "box '١,2,30,40': expected four numbers"),
         (["--policy", "json:dumps"], "policy 'json:dumps': expected an object with a method `generate`"),
         (["--policy", "center", "--device", "cuda"], "--device: without effect on the policy center; leave it out"),
         (["--out", "answer.psd"], "--out answer.psd: expected a file such as answer.png"),
@@ -190,6 +192,32 @@ def test_demo_says_why_there_is_no_answer(
     assert exit_info.value.code == 1
     assert capsys.readouterr().out.splitlines() == ["no answer: no answer within 3 s", "picture: runs/answer.png"]
     assert [path.name for path in tmp_path.glob("*.png")] == []
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("1 / 0", "raised ZeroDivisionError: division by zero (/"),
+        ("sys.exit(0)", "raised RuntimeError: expected answers of the policy, got a call of sys.exit(0)"),
+        ("return []", "raised ValueError: expected a Generation of the policy for each of 1 prompts, got 0"),
+        ("raise PolicyError('all is lost')", "error: all is lost"),
+    ],
+)
+def test_demo_names_a_policy_that_fails(
+    body: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"failing_policy_{abs(hash(body))}"
+    (tmp_path / f"{name}.py").write_text(
+        "import sys\nfrom focus_agents.errors import PolicyError\n"
+        f"class Fails:\n    def generate(self, prompts, **options):\n        {body}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["demo", "--policy", f"{name}:Fails"])
+    with pytest.raises(SystemExit) as exit_info:
+        load_experiment("demo").main()
+    assert exit_info.value.code == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "answer.png").exists()
 
 
 def test_demo_draws_an_episode_and_prints_the_box(
