@@ -158,9 +158,9 @@ def test_a_killed_writer_goes_on(photos: PhotoDataset, folder: Path, small_shard
 
 
 @in_a_child
-def test_a_writer_killed_at_any_of_its_calls_goes_on(
-    photos: PhotoDataset, folder: Path, small_shards: None, tmp_path: Path
-) -> None:
+def test_a_writer_killed_at_any_of_its_calls_goes_on(folder: Path, small_shards: None, tmp_path: Path) -> None:
+    photos = PhotoDataset(tmp_path / "few", num_episodes=3)
+
     def contents(store: Path) -> dict[str, bytes]:
         return {str(file.relative_to(store)): file.read_bytes() for file in store.rglob("*") if file.is_file()}
 
