@@ -38,6 +38,9 @@ def test_what_failed_or_was_cut_is_in_the_line(changes: dict[str, float], text: 
     assert ("skipped" in line) == any(name.startswith("skipped") for name in changes)
 
 
+WATCH: Any = SimpleNamespace(look=lambda answers: None)
+
+
 class Algorithm:
     """Trains until something is lost; validation may be what loses it."""
 
@@ -81,7 +84,7 @@ def test_what_was_trained_is_kept_when_nobody_samples_any_more(
     error = SamplingError("none came back; resume")
     algorithm: Any = Algorithm(num_good, error, **options)
     with pytest.raises(SamplingError) as caught:
-        module._iterate(algorithm, GRPOSchedule(**schedule), run, [0], first=0, console=console)
+        module._iterate(algorithm, GRPOSchedule(**schedule), run, [0], first=0, console=console, watch=WATCH)
     assert str(caught.value) == f"after iteration {saved[-1] if saved else 0} of 9: {error} {run.path}"
     assert written == saved
     lines = [line["iteration"] for line in run.read_metrics()]
@@ -94,4 +97,4 @@ def test_nothing_is_written_of_learners_that_gave_up(tmp_path: Path, monkeypatch
     run, console = RunDirectory.create(tmp_path / "run", {"name": "run"}), Console(file=io.StringIO())
     algorithm: Any = Algorithm(3, TrainingError("no finite gradient"))
     with pytest.raises(TrainingError, match=r"^no finite gradient$"):
-        module._iterate(algorithm, GRPOSchedule(), run, [0], first=0, console=console)
+        module._iterate(algorithm, GRPOSchedule(), run, [0], first=0, console=console, watch=WATCH)
