@@ -78,7 +78,8 @@ def test_what_was_trained_is_kept_when_nobody_samples_any_more(
     saved: list[int],
 ) -> None:
     written: list[int] = []
-    monkeypatch.setattr(module, "_save", lambda algorithm, run, iteration: written.append(iteration))
+    monkeypatch.setattr(module, "_check_weights", lambda algorithm, path: None)
+    monkeypatch.setattr(module, "_save", lambda algorithm, run, iteration, **kwargs: written.append(iteration))
     monkeypatch.setattr(module, "_collect_metrics", lambda result, n, **kwargs: {"iteration": n, **METRICS})
     run, console = RunDirectory.create(tmp_path / "run", {"name": "run"}), Console(file=io.StringIO())
     error = SamplingError("none came back; resume")
@@ -92,7 +93,7 @@ def test_what_was_trained_is_kept_when_nobody_samples_any_more(
 
 
 def test_nothing_is_written_of_learners_that_gave_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_save", lambda *args: pytest.fail("nothing is to be saved"))
+    monkeypatch.setattr(module, "_save", lambda *args, **kwargs: pytest.fail("nothing is to be saved"))
     monkeypatch.setattr(module, "_collect_metrics", lambda result, n, **kwargs: {"iteration": n, **METRICS})
     run, console = RunDirectory.create(tmp_path / "run", {"name": "run"}), Console(file=io.StringIO())
     algorithm: Any = Algorithm(3, TrainingError("no finite gradient"))

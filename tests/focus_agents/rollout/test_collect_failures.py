@@ -126,6 +126,12 @@ class TestBadEpisodes:
     def test_odd_episodes_that_can_be_asked(self, tiny: VLMPolicy, change: Callable[[Episode], Episode]) -> None:
         assert [group.error for group in collect(Changed(change), tiny)] == [None] * 4
 
+    def test_nothing_that_can_be_asked(self, tiny: VLMPolicy) -> None:
+        """A model takes no empty batch."""
+        dataset = FakeDataset(4)
+        dataset.__class__ = type("Gone", (FakeDataset,), {"__getitem__": lambda self, index: raising(OSError())(None)})
+        assert all(isinstance(group.error, EpisodeError) for group in collect(dataset, tiny))
+
     def test_a_prompt_beyond_the_context(self) -> None:
         model = load_model("tiny")
         model.config.text_config.max_position_embeddings = 80
