@@ -128,9 +128,10 @@ class TestBadEpisodes:
 
     def test_nothing_that_can_be_asked(self, tiny: VLMPolicy) -> None:
         """A model takes no empty batch."""
-        dataset = FakeDataset(4)
-        dataset.__class__ = type("Gone", (FakeDataset,), {"__getitem__": lambda self, index: raising(OSError())(None)})
-        assert all(isinstance(group.error, EpisodeError) for group in collect(dataset, tiny))
+        (group,) = collect(Changed(raising(OSError("disk"))), tiny)[BAD : BAD + 1]
+        env = make_env(Changed(raising(OSError("disk"))))
+        (alone,) = collect_groups(env, tiny, [BAD], group_size=2, sampling=Sampling(), seeds=[0])
+        assert str(alone.error) == str(group.error) == "episode 1: OSError: disk"
 
     def test_a_prompt_beyond_the_context(self) -> None:
         model = load_model("tiny")
