@@ -90,7 +90,7 @@ def collect_groups(
         return ask_policy(policy, prompts, num_completions=group_size, sampling=sampling, seeds=chosen)
 
     asked = [question for question in questions if question.error is None]
-    generations = iter(_generate_apart(generate, asked))
+    generations = iter(_generate_apart(generate, asked) if asked else [])
     groups = []
     for question in questions:
         generation = question.error or next(generations)

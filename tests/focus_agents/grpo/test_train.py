@@ -38,6 +38,9 @@ def test_what_failed_or_was_cut_is_in_the_line(changes: dict[str, float], text: 
     assert ("skipped" in line) == any(name.startswith("skipped") for name in changes)
 
 
+WATCH: Any = SimpleNamespace(look=lambda answers: None)
+
+
 class Algorithm:
     """Trains until something is lost; validation may be what loses it."""
 
@@ -75,13 +78,14 @@ def test_what_was_trained_is_kept_when_nobody_samples_any_more(
     saved: list[int],
 ) -> None:
     written: list[int] = []
-    monkeypatch.setattr(module, "_save", lambda algorithm, run, iteration: written.append(iteration))
+    monkeypatch.setattr(module, "_check_weights", lambda algorithm, path: None)
+    monkeypatch.setattr(module, "_save", lambda algorithm, run, iteration, **kwargs: written.append(iteration))
     monkeypatch.setattr(module, "_collect_metrics", lambda result, n, **kwargs: {"iteration": n, **METRICS})
     run, console = RunDirectory.create(tmp_path / "run", {"name": "run"}), Console(file=io.StringIO())
     error = SamplingError("none came back; resume")
     algorithm: Any = Algorithm(num_good, error, **options)
     with pytest.raises(SamplingError) as caught:
-        module._iterate(algorithm, GRPOSchedule(**schedule), run, [0], first=0, console=console)
+        module._iterate(algorithm, GRPOSchedule(**schedule), run, [0], first=0, console=console, watch=WATCH)
     assert str(caught.value) == f"after iteration {saved[-1] if saved else 0} of 9: {error} {run.path}"
     assert written == saved
     lines = [line["iteration"] for line in run.read_metrics()]
@@ -89,9 +93,9 @@ def test_what_was_trained_is_kept_when_nobody_samples_any_more(
 
 
 def test_nothing_is_written_of_learners_that_gave_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_save", lambda *args: pytest.fail("nothing is to be saved"))
+    monkeypatch.setattr(module, "_save", lambda *args, **kwargs: pytest.fail("nothing is to be saved"))
     monkeypatch.setattr(module, "_collect_metrics", lambda result, n, **kwargs: {"iteration": n, **METRICS})
     run, console = RunDirectory.create(tmp_path / "run", {"name": "run"}), Console(file=io.StringIO())
     algorithm: Any = Algorithm(3, TrainingError("no finite gradient"))
     with pytest.raises(TrainingError, match=r"^no finite gradient$"):
-        module._iterate(algorithm, GRPOSchedule(), run, [0], first=0, console=console)
+        module._iterate(algorithm, GRPOSchedule(), run, [0], first=0, console=console, watch=WATCH)

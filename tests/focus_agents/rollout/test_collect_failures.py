@@ -83,7 +83,7 @@ def tiny() -> VLMPolicy:
 BAD_EPISODES = [
     (with_query((1300, 6)), r"'fake/1': ValueError: picture 2 of 2, 1300 x 6 pixels: .*aspect ratio.*leave it out"),
     (with_support((2, 3000), Box(0, 0, 1, 1)), r"picture 1 of 2, 2 x 3000 pixels: the model's image processor cannot"),
-    (with_support((40, 40), Box(3, 3, 3, 3)), r"'fake/1': .*area"),
+    (with_support((40, 40), Box(3, 3, 3, 3)), r"'fake/1': .*\(3, 3, 3, 3\)"),
     (with_support((40, 40), Box(float("nan"), 3, 9, 9)), r"'fake/1': .*nan"),
     (with_support((40, 40), Box(20, 3, 9, 9)), r"'fake/1': .*"),
     (with_broken_picture(DatasetError("odd.jpg: cut")), r"^odd\.jpg: cut$"),
@@ -125,6 +125,13 @@ class TestBadEpisodes:
     )
     def test_odd_episodes_that_can_be_asked(self, tiny: VLMPolicy, change: Callable[[Episode], Episode]) -> None:
         assert [group.error for group in collect(Changed(change), tiny)] == [None] * 4
+
+    def test_nothing_that_can_be_asked(self, tiny: VLMPolicy) -> None:
+        """A model takes no empty batch."""
+        (group,) = collect(Changed(raising(OSError("disk"))), tiny)[BAD : BAD + 1]
+        env = make_env(Changed(raising(OSError("disk"))))
+        (alone,) = collect_groups(env, tiny, [BAD], group_size=2, sampling=Sampling(), seeds=[0])
+        assert str(alone.error) == str(group.error) == "episode 1: OSError: disk"
 
     def test_a_prompt_beyond_the_context(self) -> None:
         model = load_model("tiny")
