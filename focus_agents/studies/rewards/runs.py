@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
@@ -47,8 +48,9 @@ class RewardStudy(Study):
     def run(self, variant: str, seed: int) -> Run:
         """Return the run of a reward with a seed; a reward of one's own whose source has changed is another run."""
         decides: list[Any] = [self.rewards[variant], seed, dict(self.arguments)]
-        if sources := sources_of_users([WeightedReward.from_spec(self.rewards[variant])]):
-            decides.append(sources)
+        with contextlib.suppress(ValueError):  # of a reward that is none; the run itself says so
+            if sources := sources_of_users([WeightedReward.from_spec(self.rewards[variant])]):
+                decides.append(sources)
         return Run(variant, seed, self.run_folder(variant, seed, decides))
 
     def runs(self) -> list[Run]:
