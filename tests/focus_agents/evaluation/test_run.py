@@ -38,6 +38,9 @@ from tests.focus_agents.evaluation.scripted import (
 from tests.focus_agents.rollout.fakes import GOLD, ScriptedPolicy, make_env
 
 
+BROKEN = "RuntimeError: the camera is broken"
+
+
 class TestAnswering:
     """What is asked, and what is kept of it."""
 
@@ -86,7 +89,7 @@ class TestAnswering:
     def test_an_exception_on_one_answer_is_one_failed_answer(self, tmp_path: Path, batch_size: int) -> None:
         expected = records_of(run(tmp_path / "whole", make_plan(batch_size=batch_size)))
         records = records_of(run(tmp_path / "raises", make_plan(policies=scripted("raises=4"), batch_size=batch_size)))
-        assert (records[4].error, records[4].text) == ("RuntimeError: the camera is broken", "")
+        assert (records[4].error, records[4].text) == (f"episode 'fake/4': {BROKEN}", "")
         assert (records[4].answer.status, records[4].answer.credit) == (ParseStatus.NO_BOX, 0)
         assert records[:4] + records[5:] == expected[:4] + expected[5:]
 
@@ -97,7 +100,7 @@ class TestAnswering:
         with pytest.raises(EvaluationError, match=r"episodes 3 to 5 .*ZeroDivisionError"):
             run(tmp_path, make_plan())
         assert [record.error for record in records_of(ResultsFolder(tmp_path))] == [
-            None, "ZeroDivisionError: division by zero", None,
+            None, "episode 'fake/1': ZeroDivisionError: division by zero", None,
         ]  # fmt: skip
 
     def test_a_policy_that_answers_nothing_is_given_up(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
