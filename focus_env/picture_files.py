@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from focus_env.regular_files import open_regular
 
@@ -39,9 +39,13 @@ DECODER_ERRORS = (
 )  # fmt: skip
 """What Pillow raises of damaged files."""
 JPEG_END = b"\xff\xd9"
-JPEG_MARK = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
-"""A mark in the pixels of a JPEG, but for those that only divide them."""
+JPEG_SCAN = b"\xda"
+JPEG_MARK = re.compile(rb"\xff++([^\xff])")
+JPEG_MARK_IN_PIXELS = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+"""But for those that only divide the pixels."""
 PNG_END = b"IEND"
+MOST_PNG_CHUNKS = 2**17
+"""Twice those of the largest file in chunks of a usual size; a hostile one has more, of no length."""
 LONGEST_TAIL = 1024
 """Bytes at the end of a file that are looked at first for an end. Phones put films of megabytes behind it."""
 
@@ -64,7 +68,11 @@ def opened(source: Path | bytes, formats: tuple[str, ...] = FORMATS) -> Iterator
         if (length := file.seek(0, os.SEEK_END)) > LARGEST_FILE:
             raise OSError(f"expected a picture of at most {LARGEST_FILE} bytes, got {length}")
         file.seek(0)
-        with Image.open(file, formats=formats) as picture:
+        try:
+            picture = Image.open(file, formats=formats)
+        except UnidentifiedImageError:
+            raise UnidentifiedImageError(f"cannot identify it as one of {', '.join(formats)}") from None
+        with picture:
             if picture.format == "PNG":
                 _complete_png(picture, file)
             yield picture, orientation_of(picture)
@@ -100,7 +108,7 @@ def _complete_png(picture: Image.Image, file: BinaryIO) -> None:
 def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
     """Name and length of each part of a PNG, while the file stands at what is in it."""
     place = 8
-    while True:
+    for _ in range(MOST_PNG_CHUNKS):
         file.seek(place)
         if len(head := file.read(8)) < 8:
             return
@@ -131,17 +139,11 @@ def _is_whole_jpeg(file: BinaryIO) -> bool:
     file.seek(0)
     content = file.read(LARGEST_FILE)
     place = 2
-    while len(mark := content[place : place + 4]) == 4 and mark[0] == 0xFF:
-        kind, place = mark[1], place + 2
-        if kind == JPEG_END[1]:
-            return True
-        if kind == 0xFF:  # filling
-            place -= 1
-            continue
-        place += int.from_bytes(mark[2:])
-        if kind == 0xDA:  # the head of pixels
-            found = JPEG_MARK.search(content, place)
+    while (mark := JPEG_MARK.match(content, place)) and mark[1] != JPEG_END[1:]:
+        place = mark.end() + int.from_bytes(content[mark.end() : mark.end() + 2])
+        if mark[1] == JPEG_SCAN:
+            found = JPEG_MARK_IN_PIXELS.search(content, place)
             if found is None:
                 return False
-            place = found.end() - 2
-    return content[place : place + 2] == JPEG_END
+            place = found.start()
+    return mark is not None

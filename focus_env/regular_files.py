@@ -31,15 +31,18 @@ def open_regular(path: str | Path) -> BinaryIO:
             says which.
     """
     require_regular(os.stat(path), path)
-    # Between the two calls the file may become another: a pipe must not wait even then.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags)
+    return open(path, "rb", opener=_open)
+
+
+def _open(path: str, flags: int) -> int:
+    # Since `os.stat` the file may have become another: a pipe must not wait even then.
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     try:
         require_regular(os.fstat(descriptor), path)
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
+    except OSError:
         os.close(descriptor)
         raise
+    return descriptor
 
 
 def require_regular(status: os.stat_result, path: str | Path) -> None:

@@ -64,12 +64,12 @@ class Args(Settings):
 def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
+        quiet_libraries()
         study = check_arguments(args)
         if not args.report_only:
             hold_folder(study.folder, setting="output_dir")
     from focus_agents.studies.ablation.report import write_report
 
-    quiet_libraries()
     console = make_console()
     console.print(f"runs: {study.folder}")
     for line in study.changes_of_code():

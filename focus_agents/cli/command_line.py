@@ -177,7 +177,8 @@ def _from_json(found: Any, hint: Any) -> Any:
 
 def quiet_libraries() -> None:
     """Keep other packages' start-up chatter out of an experiment's output; their errors still show."""
-    import transformers  # here: a command line is read without it
+    import ray  # noqa: F401 - here: a command line is read without it; it sets levels of its own when it is imported
+    import transformers
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()

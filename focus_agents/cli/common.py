@@ -21,6 +21,7 @@ from focus_env.datasets import datasets_help, load_dataset
 from focus_env.datasets.sampler import AbsentPolicy, BadPolicy, SamplingProtocol
 from focus_env.datasets.transforms import ShuffledSupports
 from focus_env.prompts import PromptTemplate
+from focus_env.regular_files import open_regular
 from focus_env.rewards.terms import terms_help
 from focus_env.rewards.weighted import WeightedReward
 from focus_env.types import EpisodeDataset
@@ -276,8 +277,9 @@ def load_reward(text: str) -> WeightedReward:
         return _worth_something(WeightedReward.from_spec(text), text)
     try:
         # Composed, not loaded: loading keeps the last of two equal terms in silence, and reads 1e-3 as a text.
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        with open_regular(path) as file:
+            node = yaml.compose(file.read(), Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"reward {text}: expected YAML, got {error}") from error
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
     if not pairs or not all(isinstance(part, yaml.ScalarNode) for pair in pairs for part in pair):

@@ -50,7 +50,7 @@ class Args(Settings):
     by_path: bool = False
     """Name pictures by path instead of embedding them; they then have to stay where they are."""
     inspect: bool = False
-    """Print what the episodes are, and write a sheet of some to sheet.png, in --output or here."""
+    """Print what the episodes are, and write a sheet of some to sheet.png, in --output or runs/."""
     verify: bool = False
     """Compare the store's files with their checksums."""
 
@@ -69,7 +69,7 @@ def main() -> None:
         if args.verify:
             verify(folder or args.data.data_root, console)
         if args.inspect:
-            inspect(episodes, (folder or Path()) / SHEET_FILE, console)
+            inspect(episodes, (folder or Path("runs")) / SHEET_FILE, console)
 
 
 def write(args: Args, episodes: EpisodeDataset, folder: Path, console: Console) -> None:
@@ -97,6 +97,7 @@ def inspect(episodes: EpisodeDataset, sheet: Path, console: Console) -> None:
     with progress_bar("reading", min(len(episodes), 10_000), console) as move_to:
         found = describe(episodes, on_episode=move_to)
     console.print(table_of(found))
+    sheet.parent.mkdir(parents=True, exist_ok=True)
     write_picture(sheet, picture_sheet(episodes))
     console.print(f"pictures: {sheet}")
 

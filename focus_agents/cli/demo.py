@@ -47,7 +47,7 @@ class Args(Settings):
     """A picture, and the box x1,y1,x2,y2 of the object in it, in pixels; once for each shot."""
     query: Path | None = None
     """The picture to answer for."""
-    out: Path = Path("answer.png")
+    out: Path = Path("runs/answer.png")
     """Where the picture of the answer goes."""
     policy: PolicyName = "vlm:focus-small"
     policies: PolicyArguments = PolicyArguments()
@@ -66,6 +66,7 @@ def main() -> None:
         supports, query = read_pictures(args)
         spec = args.policies.spec(args.policy)
         policy = spec.build()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     try:
         if isinstance(policy, FocusPolicy):
             found = policy.locate(supports, query, with_attention=True)
@@ -79,7 +80,8 @@ def main() -> None:
         where = f"{place.filename}, line {place.lineno}"
         print(f"error: policy {args.policy!r} raised {type(error).__name__}: {error} ({where})", file=sys.stderr)
         raise SystemExit(1) from error
-    write_picture(args.out, render_localization(supports, query, found.box, found.attention))
+    with user_errors(Args):
+        write_picture(args.out, render_localization(supports, query, found.box, found.attention))
     if found.error is not None:
         print(f"no answer: {found.error}")
     elif found.box is None:
@@ -121,7 +123,8 @@ def check_out(out: Path, given: Sequence[Path]) -> None:
         is_written = True
     except (KeyError, OSError, ValueError):
         is_written = False
-    if not is_written or not out.absolute().parent.is_dir() or out.is_dir():
+    has_folder = out == Args.out or out.absolute().parent.is_dir()  # that of the default is made
+    if not is_written or not has_folder or out.is_dir():
         raise ValueError(f"--out {out}: expected a file such as answer.png in a folder that exists")
     if any(out.exists() and file.exists() and out.samefile(file) for file in given):
         raise ValueError(f"--out {out}: expected another file than the given pictures, which it would write over")

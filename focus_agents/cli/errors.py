@@ -21,24 +21,32 @@ from focus_env.errors import FocusError
 T = TypeVar("T")
 
 
-def make_console(*, width: int | None = None) -> Console:
+def make_console(*, width: int | None = None, stderr: bool = False) -> Console:
     """Return a console that prints every text as it is, so that no name in it passes for rich's markup.
 
     Args:
         width: In characters; None: the terminal's.
+        stderr: Write to the standard error in place of the standard output.
     """
-    return Console(width=width, markup=False, highlight=False, emoji=False)
+    return Console(width=width, stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
 @contextlib.contextmanager
 def user_errors(arguments: type) -> Iterator[None]:
     """Around the checks of a command: a wrong argument ends it with its message and exit code 2, no traceback.
 
+    A signal ends it with a sentence too, and 128 + its number.
+
     Args:
         arguments: The command's dataclass, whose settings the message shows as flags.
     """
     try:
-        yield
+        with _termination_as_exception():
+            yield
+    except KeyboardInterrupt as stop:
+        number = _number_of(stop)
+        print(f"stopped by {number.name}; nothing was started yet", file=sys.stderr)
+        raise SystemExit(128 + number) from None
     except (ValueError, OSError, FocusError) as error:
         print(as_flags(f"error: {error}", arguments), file=sys.stderr)
         raise SystemExit(2) from error
@@ -74,7 +82,7 @@ def work_errors(
         show(str(interruption), "yellow")
         raise SystemExit(interruption.exit_code) from None
     except KeyboardInterrupt as stop:
-        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        number = _number_of(stop)
         show(f"stopped by {number.name}; {advice()}", "yellow")
         raise SystemExit(128 + number) from None
     except errors as error:
@@ -97,6 +105,11 @@ def in_a_thread(work: Callable[[], T]) -> T:
 
     threading.Thread(target=run, daemon=True).start()
     return outcome.result()
+
+
+def _number_of(stop: KeyboardInterrupt) -> signal.Signals:
+    """The signal that raised an exception."""
+    return signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
 
 
 @contextlib.contextmanager

@@ -131,6 +131,7 @@ class Args(TrainingArguments):
 def main() -> None:
     with user_errors(Args):
         args = with_spec(parse(Args, __doc__))
+        quiet_libraries()
         if args.run.resume is not None:
             args = resumed(args, command="grpo", plain=with_spec)
             if (message := nothing_to_do(RunDirectory(args.run.path("grpo")), args)) is not None:
@@ -148,7 +149,6 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
 
     from focus_agents.grpo.train import train_grpo
 
-    quiet_libraries()
     console = make_console()
     console.print(f"run folder: {run.path}")
     if args.model.source == "tiny" and args.run.resume is None:

@@ -31,7 +31,7 @@ class Args(Settings):
     metrics: tuple[str, ...] = ()
     """What to draw; default: what the runs have logged of reward, lm_loss, support_mass and validation_miou. A layer is
     named by a slash: support_mass/0."""
-    output: Path = Path("runs.png")
+    output: Path = Path("runs/curves.png")
     """File of the picture; its ending decides the format."""
     window: Annotated[int, Ge(1)] = 25
     """Lines of metrics.jsonl that are averaged."""
@@ -44,6 +44,7 @@ def main() -> None:
         args = parse(Args, __doc__)
         from focus_agents.reports.plotting import plot_runs  # here: a command line is read without matplotlib
 
+        args.output.parent.mkdir(parents=True, exist_ok=True)
         print(plot_runs(labelled(args.runs), args.metrics, args.output, window=args.window, start=args.start))
 
 

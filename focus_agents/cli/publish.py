@@ -17,12 +17,13 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from focus_agents.cli.command_line import parse, quiet_libraries
-from focus_agents.cli.errors import user_errors
+from focus_agents.cli.errors import make_console, user_errors, work_errors
 from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
 from focus_agents.runs.files import read_json
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.settings import Settings
 from focus_agents.studies.ablation.arms import MAIN_SPLIT, SPLITS
+from focus_env.errors import FocusError
 from focus_env.metrics import bootstrap_interval
 
 CARD = "README.md"
@@ -70,10 +71,11 @@ def main() -> None:
         check_finite(model.state_dict(), what=source)
         summary = read_json(args.run / "summary.json", "the summary of a run that has come to its end")
     # Scored in a folder of its own first: an error on the way leaves the weights that are there as they are.
-    with TemporaryDirectory() as scratch:
-        draft = save_policy(Path(scratch) / args.name, model.to(torch.bfloat16), processor, template=template)
-        card = write_card(args, config, summary, score(str(draft), args.num_episodes))
-    folder = save_policy(WEIGHTS / args.name, model, processor, template=template, documents={CARD: card})
+    with work_errors(Args, make_console(stderr=True), FocusError):
+        with TemporaryDirectory() as scratch:
+            draft = save_policy(Path(scratch) / args.name, model.to(torch.bfloat16), processor, template=template)
+            card = write_card(args, config, summary, score(str(draft), args.num_episodes))
+        folder = save_policy(WEIGHTS / args.name, model, processor, template=template, documents={CARD: card})
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: {size / 2**20:.1f} MiB\n{(folder / CARD).read_text()}")
 

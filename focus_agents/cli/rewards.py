@@ -64,6 +64,7 @@ class Args(TrainingArguments):
 def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
+        quiet_libraries()
         study = check_arguments(args)
         need = Need(setting="cpus_per_run", num_cpus=args.cpus_per_run)
         args.cluster.connect([need, Need(setting="gpus_per_run", num_gpus=args.gpus_per_run)])
@@ -78,7 +79,6 @@ def train(args: Args, study: RewardStudy) -> None:
     from focus_agents.studies.rewards.report import write_report
     from focus_agents.studies.rewards.runs import run_trials
 
-    quiet_libraries()
     console = make_console()
     console.print(f"runs: {study.folder}")
     for line in study.changes_of_code(*study.objects):
@@ -92,7 +92,8 @@ def train(args: Args, study: RewardStudy) -> None:
     finally:
         ray.shutdown()
     command = shlex.join(["focus", "rewards", *sys.argv[1:]])
-    report = write_report(study, args.report_dir or study.folder, command=command)
+    with user_errors(Args):
+        report = write_report(study, args.report_dir or study.folder, command=command)
     console.print(report.read_text(), soft_wrap=True)
     console.print(f"with pictures: {report.with_suffix('.html')}")
 

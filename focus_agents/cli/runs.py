@@ -63,6 +63,8 @@ class RunArguments(Settings):
         changes = {name: arguments[name] for name in LENGTHS if name in stored and arguments[name] != stored[name]}
         if changes:
             write_json(file, stored | changes)
+            for name, length in changes.items():
+                print(f"{name} {stored[name]} -> {length}; from here on the learning rate follows the new length")
             if not set(changes) & set(summary_of(run)):  # it does not say by itself that it is the shorter run's
                 with contextlib.suppress(FileNotFoundError):
                     (run.path / "summary.json").rename(run.path / f"summary_{run.num_done}.json")

@@ -135,6 +135,7 @@ PRESETS: Mapping[str, Args] = {
 def main() -> None:
     with user_errors(Args):
         args = parse_arguments(sys.argv[1:])
+        quiet_libraries()
         if args.run.resume is not None:
             run = RunDirectory(args.run.resume)
             check_checkpoint(run, args)
@@ -155,7 +156,6 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
 
     from focus_agents.sft.train import train_sft
 
-    quiet_libraries()
     console = make_console()
     console.print(f"run folder: {run.path}")
 

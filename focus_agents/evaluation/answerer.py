@@ -104,6 +104,7 @@ class Answerer:
                 text=completion.text[:MAX_TEXT],
                 error=completion.error,
                 seconds=seconds / len(groups),
+                is_cut=not completion.is_finished and completion.error is None,
                 answer=group.answers[0],
             )
             records.append(record)

@@ -53,6 +53,7 @@ class AnswerRecord:
         text: What the policy wrote, at most `MAX_TEXT` characters of it.
         error: Why there is no answer, see `focus_agents.rollout.records.Completion`.
         seconds: What the policy took for the episode's batch, divided by the episodes of the batch.
+        is_cut: Whether it was cut at the limit of tokens.
         answer: How it was scored.
     """
 
@@ -64,6 +65,7 @@ class AnswerRecord:
     error: str | None
     seconds: float
     answer: ScoredAnswer
+    is_cut: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As one flat object."""
@@ -79,6 +81,7 @@ class AnswerRecord:
         """
         if not isinstance(line, Mapping):
             raise ValueError(f"expected an object, got {line!r:.80}")
+        line = {"is_cut": False, "numbers": None, "image_wh": None, **line}  # not in files of earlier releases
         if missing := [name for name in _kinds() if name not in line]:
             raise ValueError(f"expected a value of {missing[0]!r}, found none")
         for name, kind in _kinds().items():
@@ -101,6 +104,8 @@ _EXPECTED: Mapping[Any, str] = {
     bool: "true or false",
     ParseStatus: f"one of {', '.join(ParseStatus)}",
     Box | None: "four finite numbers or null",
+    tuple[float, float, float, float] | None: "four finite numbers or null",
+    tuple[int, int] | None: "two whole numbers or null",
 }
 
 
@@ -113,9 +118,10 @@ def _kinds() -> Mapping[str, Any]:
 
 def is_value(value: Any, kind: Any) -> bool:
     """Whether a value out of JSON is of a kind, one of those that `AnswerRecord` and `Cell` have."""
-    if kind == (Box | None):
-        is_box = isinstance(value, list) and len(value) == 4 and all(is_value(number, float) for number in value)
-        return value is None or is_box
+    if kind in (Box | None, tuple[float, float, float, float] | None, tuple[int, int] | None):
+        count, of = (2, int) if kind == (tuple[int, int] | None) else (4, float)
+        is_list = isinstance(value, list) and len(value) == count and all(is_value(number, of) for number in value)
+        return value is None or is_list
     if kind is float:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return is_number and -math.inf < value < math.inf

@@ -15,6 +15,7 @@ from focus_agents.reports.tables import figure, markdown_table
 from focus_agents.runs.files import write_json
 from focus_env.datasets import entries_of
 from focus_env.metrics import summarize_with_intervals
+from focus_env.units import find_unit
 
 COLUMNS: Mapping[str, str] = {
     "miou_all": "mIoU",
@@ -47,7 +48,9 @@ def summarize_folder(results: ResultsFolder, *, with_published: bool = False) ->
         `data`: settings by name of a data set. `policies`: settings by name of a policy. `code_changes`: what has
         changed in the code since the first answer. `cells`: for each, `policy`, `dataset`, `shots`, `num_episodes`
         answered and `num_expected`, `num_failed` (answers that a policy could not get; they count as unreadable),
-        `seconds_per_episode`, and `metrics`: by name, `mean` and `interval`. `not_published`: for `dataset` and `shots`
+        `num_cut` (answers cut at the limit of tokens, if any), `seconds_per_episode`, `metrics`: by name, `mean` and
+        `interval`, and as `unit_hint` what `focus_env.units.find_unit` has found, if anything.
+        `not_published`: for `dataset` and `shots`
         the `reason` why their episodes are not the paper's; those that are have none. `published`, if asked for: rows
         with `model`, `source` and `scores`, mIoU * 100 by data set and number of shots.
     """
@@ -87,6 +90,8 @@ def _summarize_cell(results: ResultsFolder, cell: Cell) -> dict[str, Any] | None
     records = results.read(cell)
     if not records:
         return None
+    answers = [record.answer for record in records]
+    hint, num_cut = find_unit(answers), sum(record.is_cut for record in records)
     return {
         "policy": cell.policy,
         "dataset": cell.dataset,
@@ -95,7 +100,9 @@ def _summarize_cell(results: ResultsFolder, cell: Cell) -> dict[str, Any] | None
         "num_expected": cell.num_episodes,
         "num_failed": sum(record.error is not None for record in records),
         "seconds_per_episode": float(np.mean([record.seconds for record in records])),
-        "metrics": summarize_with_intervals([record.answer for record in records]),
+        "metrics": summarize_with_intervals(answers),
+        **({"num_cut": num_cut} if num_cut else {}),
+        **({"unit_hint": str(hint)} if hint else {}),
     }
 
 
@@ -129,9 +136,9 @@ def detail_rows(summary: Mapping[str, Any]) -> Rows:
     """A row for each cell; without the columns in which no cell has anything to say."""
     cells = summary["cells"]
     shown = [name for name in COLUMNS if any(name in cell["metrics"] for cell in cells)]
-    has_failed = any(cell["num_failed"] for cell in cells)
-    tail = ["failed"] if has_failed else []
-    rows = [["", "data set", "shots", *(COLUMNS[name] for name in shown), *tail, "episodes", "s / episode"]]
+    counts = {"num_failed": "failed", "num_cut": "cut"}
+    counts = {name: title for name, title in counts.items() if any(cell.get(name) for cell in cells)}
+    rows = [["", "data set", "shots", *(COLUMNS[name] for name in shown), *counts.values(), "episodes", "s / episode"]]
     for cell in cells:
         count = str(cell["num_episodes"])
         if cell["num_episodes"] < cell["num_expected"]:
@@ -142,7 +149,7 @@ def detail_rows(summary: Mapping[str, Any]) -> Rows:
                 cell["dataset"],
                 str(cell["shots"]),
                 *(figure(cell["metrics"].get(name)) for name in shown),
-                *([str(cell["num_failed"])] if has_failed else []),
+                *(str(cell.get(name, 0)) for name in counts),
                 count,
                 f"{cell['seconds_per_episode']:.3f}",
             ]
@@ -185,6 +192,11 @@ def report_notes(summary: Mapping[str, Any]) -> list[str]:
         notes.append(
             "failed: answers that a policy could not get; they count as unreadable. `retry_failed` asks them again."
         )
+    if any(cell.get("num_cut") for cell in summary["cells"]):
+        notes.append("cut: answers that were cut at `max_completion_tokens`; raise it if many are.")
+    for cell in summary["cells"]:
+        if "unit_hint" in cell:
+            notes.append(f"{cell['policy']} on {cell['dataset']}, {_shots(cell['shots'])}: {cell['unit_hint']}.")
     if summary.get("code_changes"):
         notes.append(
             "Not all answers were given by the same code; since the first of them: "

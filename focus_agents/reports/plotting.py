@@ -71,12 +71,12 @@ def plot_runs(
                     linewidth=1.2,
                     marker="o" if len(values) < 0.5 * len(lines[folder]) else None,
                     markersize=3,
-                    label=label if position == 0 else None,
+                    label=as_label(label) if position == 0 else None,
                 )
         if is_missing:
             raise ValueError(f"metrics: expected one that some run has logged, got {metric!r}")
         axis.set_title(metric)
-        axis.set_xlabel(next(name for name in COUNTERS if name in lines[next(iter(lines))][0]))
+        axis.set_xlabel(_counter(lines[next(iter(lines))]))
         axis.grid(alpha=0.3)
     axes[0].legend()
     with fresh_file(path) as scratch:
@@ -100,9 +100,11 @@ def plot_bands(panels: Mapping[str, Mapping[str, Sequence[Series]]], path: Path)
         for number, (label, runs) in enumerate(labels.items()):
             steps, values = runs[0][0], np.array([run for _, run in runs])
             colour, marker = f"C{number % 10}", "o" if len(steps) <= MOST_POINTS_WITH_MARKERS else None
-            axis.plot(steps, values.mean(0), color=colour, linewidth=1.2, marker=marker, markersize=3, label=label)
+            axis.plot(
+                steps, values.mean(0), color=colour, linewidth=1.2, marker=marker, markersize=3, label=as_label(label)
+            )
             axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
-        axis.set_title(title)
+        axis.set_title(as_label(title))
         axis.set_xlabel("iteration")
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize="small")
@@ -111,9 +113,23 @@ def plot_bands(panels: Mapping[str, Mapping[str, Sequence[Series]]], path: Path)
     return path
 
 
+def as_label(name: str) -> str:
+    """Return a name as matplotlib shows it as it is: dollars begin formulas, and it leaves out what begins with `_`."""
+    shown = name.replace("$", r"\$")
+    return f"\N{ZERO WIDTH SPACE}{shown}" if shown.startswith("_") else shown
+
+
+def _counter(lines: Sequence[Mapping[str, float | None]]) -> str:
+    """Which of `COUNTERS` the lines of a run have."""
+    for name in COUNTERS:
+        if name in lines[0]:
+            return name
+    raise CheckpointError(f"metrics.jsonl: expected lines with {' or '.join(COUNTERS)}, got {sorted(lines[0])}")
+
+
 def read_series(lines: Sequence[Mapping[str, float | None]], metric: str, window: int) -> Series:
     """Steps and values of the lines that have a metric, averaged over `window` lines if most have it."""
-    counter = next(name for name in COUNTERS if name in lines[0])
+    counter = _counter(lines)
     found = [(line[counter], line[metric]) for line in lines if line.get(metric) is not None]
     points = np.array(found, dtype=np.float64).reshape(-1, 2)
     values = points[:, 1]

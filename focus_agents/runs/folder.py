@@ -321,7 +321,7 @@ class RunDirectory:
         if file.exists():
             with contextlib.suppress(CheckpointError):  # a damaged one is replaced
                 earlier = read_json(file, "the summary of a run")
-        if _outcome(json.loads(to_json(new))) == _outcome(earlier):
+        if earlier and _outcome(json.loads(to_json(new))) == _outcome(earlier):
             return earlier
         if "seconds" in new:
             new["seconds"] += earlier.get("seconds") or 0.0

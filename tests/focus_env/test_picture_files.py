@@ -140,6 +140,17 @@ class TestEnds:
             check_picture(path, (400, 300))
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_hostile_tail_takes_no_time(tmp_path: Path, kind: str) -> None:
+    sound = as_file(Image.fromarray(STORED), kind)
+    path = tmp_path / "a.jpg"
+    # Marks without a name before what only looks like pixels; and millions of parts of no length.
+    tail = b"\xff" * 2_000_000 + bytes(2000) if kind == "JPEG" else bytes(12_000_000)
+    path.write_bytes(sound[:-30] + tail)
+    with pytest.raises(DatasetError, match=r"a\.jpg: expected a whole"):
+        check_picture(path, (40, 30))
+
+
 def _pipe(path: Path) -> None:
     os.mkfifo(path)
 

@@ -32,6 +32,8 @@ XYWH = tuple[float, float, float, float]
 
 STRAY = frozenset({"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "@eadir"})
 """Names in small letters, beside those that begin with a dot."""
+LARGEST_TEXT, LARGEST_JSON = 2**26, 2**32
+"""Bytes; the longest sequence of LaSOT has a quarter of a megabyte, TAO's files have hundreds."""
 LARGEST_NUMBER = 1e9
 """Of pixels; beyond it a number is a mistake."""
 # Quantifiers that give nothing back: no line takes longer than its length.
@@ -97,26 +99,31 @@ def as_name(text: str) -> str:
     return "".join("?" if unicodedata.category(character) in ("Cc", "Cs") else character for character in text)
 
 
-def read_text(path: Path, *, advice: str, root: Path | None = None) -> str:
+def read_text(path: Path, *, advice: str, root: Path | None = None, max_bytes: int = LARGEST_TEXT) -> str:
     """A text file: UTF-8, UTF-16 with its mark, or else Latin-1.
 
     Args:
         path: The file.
         advice: What to do if it is not there.
         root: The folder that it must lie in, links followed; None: anywhere.
+        max_bytes: Most bytes that are read.
 
     Raises:
-        DatasetError: If it is not there, is no regular file, leads out of `root`, or is no text.
+        DatasetError: If it is not there, is no regular file, leads out of `root`, is too large, or is no text.
     """
     if root is not None:
         _require_inside(root, path, str(path))
     try:
         with open_regular(path) as file:
-            content = file.read()
+            content = file.read(max_bytes + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise DatasetError(f"{path}: expected this file, found none; {advice}") from None
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: expected a text file that can be read: {error}; replace it") from error
+    if len(content) > max_bytes:
+        raise DatasetError(
+            f"{path}: expected at most {max_bytes} bytes of text, got more; replace it by the data set's"
+        )
     try:
         return _as_text(content)
     except ValueError as error:
@@ -149,7 +156,7 @@ def read_lines(path: Path, *, advice: str, root: Path | None = None) -> list[str
 def read_json(path: Path, *, advice: str, root: Path | None = None) -> Any:
     """What a JSON file holds; see `read_text`."""
     try:
-        return json.loads(read_text(path, advice=advice, root=root))
+        return json.loads(read_text(path, advice=advice, root=root, max_bytes=LARGEST_JSON))
     except (ValueError, RecursionError) as error:  # ValueError: also of a number with thousands of digits
         raise DatasetError(
             f"{path}: expected JSON, got something else ({error}); replace it by the file of the data set"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import sys
 from pathlib import Path
@@ -69,6 +70,7 @@ def test_the_example_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         pytest.param("iou: 1\nformat: 1\niou: 2\n", "the term 'iou' stands twice; give it one weight", id="twice"),
         pytest.param("iuo: 1\n", "unknown term 'iuo', did you mean 'iou'", id="unknown"),
         pytest.param("!!python/name:os.abort {}: 1\n", "expected lines such as 'iou: 1'", id="an object"),
+        pytest.param("[" * 10_000, "expected YAML, got maximum recursion depth exceeded", id="too deep"),
     ],
 )
 def test_files_that_hold_no_reward(tmp_path: Path, text: str, message: str) -> None:
@@ -78,6 +80,12 @@ def test_files_that_hold_no_reward(tmp_path: Path, text: str, message: str) -> N
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         load_reward(str(file))
     assert str(file) in str(caught.value)
+
+
+def test_a_pipe_for_a_file_of_a_reward(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rewards.yaml")
+    with pytest.raises(OSError, match=r"a pipe \(FIFO\), no regular file: .*rewards\.yaml"):
+        load_reward(str(tmp_path / "rewards.yaml"))
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ def test_demo_names_a_wrong_argument(
     error = main_error("demo", [word.format(**pictures) for word in arguments], capsys)
     assert message in error, error
     assert not (tmp_path / "answer.png").exists()
+    assert not (tmp_path / "runs").exists()
 
 
 def test_demo_on_given_pictures(
@@ -189,7 +190,8 @@ def test_demo_says_why_there_is_no_answer(
     with pytest.raises(SystemExit) as exit_info:
         load_experiment("demo").main()
     assert exit_info.value.code == 1
-    assert capsys.readouterr().out.splitlines() == ["no answer: no answer within 3 s", "picture: answer.png"]
+    assert capsys.readouterr().out.splitlines() == ["no answer: no answer within 3 s", "picture: runs/answer.png"]
+    assert [path.name for path in tmp_path.glob("*.png")] == []
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,13 @@ def test_a_signal_ends_the_work_with_a_sentence(number: signal.Signals) -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_checks_with_a_sentence(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=f"^{128 + number}$"), user_errors(Arguments):
+        signal.raise_signal(number)
+    assert capsys.readouterr().err == f"stopped by {number.name}; nothing was started yet\n"
+
+
 def test_work_in_a_thread_ends_as_it_does_elsewhere() -> None:
     def fail() -> None:
         raise TrainingError("no")

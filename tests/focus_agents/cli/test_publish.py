@@ -68,6 +68,32 @@ def test_an_error_on_the_way_leaves_what_is_there(
     assert (published / "model.safetensors").read_text() == "the weights of before"
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_published(
+    value: float,
+    run: RunDirectory,
+    published: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = load_model("small")
+    next(model.parameters()).data.view(-1)[3] = value
+    monkeypatch.setattr(publish, "load_model", lambda source: model)
+    with pytest.raises(SystemExit, match="2"):
+        start(monkeypatch, run, "--num-episodes", "2")
+    assert "final: expected finite weights, got NaN or infinity in " in capsys.readouterr().err
+    assert (published / "model.safetensors").read_text() == "the weights of before"
+
+
+def test_a_run_that_has_not_come_to_its_end_is_named(
+    run: RunDirectory, published: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run.path / "summary.json").unlink()
+    with pytest.raises(SystemExit, match="2"):
+        start(monkeypatch, run)
+    assert "summary.json: expected the summary of a run that has come to its end" in capsys.readouterr().err
+
+
 def test_no_episodes_no_scores(run: RunDirectory, published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match="2"):
         start(monkeypatch, run, "--num-episodes", "0")

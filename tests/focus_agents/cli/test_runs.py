@@ -13,6 +13,7 @@ import pytest
 from focus_agents.cli import grpo, pretrain, sft
 from focus_agents.cli.command_line import expand_paths, flat, parse
 from focus_agents.cli.errors import as_flags
+from focus_agents.cli.main import COMMANDS
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
 from focus_agents.runs.folder import RunDirectory
 
@@ -218,3 +219,13 @@ def test_each_path_of_each_command_has_the_users_home(
 
 def test_other_texts_stay_as_they_are() -> None:
     assert expand_paths(("a~", "", "iou:1", 3, None, Path("."))) == ("a~", "", "iou:1", 3, None, Path("."))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_whatever_a_command_writes_by_itself_lies_under_runs(command: str) -> None:
+    """Of the folder where it is called, which may be the root of a repository."""
+    module = importlib.import_module(f"focus_agents.cli.{command}")
+    required = {"plot": ["a"], "publish": ["--run", "a", "--name", "x", "--commit", "1"]}
+    values = flat(parse(module.Args, None, words=required.get(command, [])))
+    written = [values[name] for name in ("output_dir", "output", "out", "report_dir") if values.get(name) is not None]
+    assert {path.parts[0] for path in written} <= {"runs"}

@@ -20,11 +20,12 @@ def fill(
     answers: Sequence[ScoredAnswer],
     *,
     num_failed: int = 0,
+    num_cut: int = 0,
     num_expected: int | None = None,
     not_published: str = "",
     **settings: Any,
 ) -> tuple[ResultsFolder, Cell]:
-    """Answers of one cell; the first ones failed, and each took a second longer than the one before.
+    """Answers of one cell: the first failed, the last were cut, and each took a second longer than the one before.
 
     The episodes are those of the paper, unless a reason is given why they are not.
     """
@@ -41,6 +42,7 @@ def fill(
             error="too late" if index < num_failed else None,
             seconds=float(index),
             answer=answer,
+            is_cut=index >= len(answers) - num_cut,
         )
         for index, answer in enumerate(answers)
     ]

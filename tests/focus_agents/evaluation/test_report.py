@@ -25,7 +25,7 @@ from focus_agents.evaluation.report import (
 from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.reports.tables import text_table
 from focus_env.metrics import ScoredAnswer
-from focus_env.types import ParseStatus
+from focus_env.types import Box, ParseStatus
 from tests.answers import UNREADABLE, scored
 from tests.focus_agents.evaluation.cells import fill
 
@@ -95,6 +95,31 @@ class TestFigures:
         # The standard deviation of credits is 0.350, that of their mean 0.111.
         assert low == pytest.approx(0.45 - 1.96 * 0.111, abs=0.05)
         assert high == pytest.approx(0.45 + 1.96 * 0.111, abs=0.05)
+
+    def test_cut_answers_are_counted_where_answers_are(self, tmp_path: Path) -> None:
+        results, _ = fill(tmp_path, "mine", "tao", 1, [scored(0.5)] * 5, num_failed=1, num_cut=2)
+        fill(tmp_path, "mine", "tao", 2, [scored(0.5)] * 5)
+        summary = summarize_folder(results)
+        assert [cell.get("num_cut") for cell in summary["cells"]] == [2, None]
+        heading, first, second = detail_rows(summary)
+        assert heading[-4:] == ["failed", "cut", "episodes", "s / episode"]
+        assert (first[-4:-2], second[-4:-2]) == (["1", "2"], ["0", "0"])
+        assert "cut: answers that were cut at `max_completion_tokens`; raise it if many are." in report_notes(summary)
+
+    def test_answers_in_another_unit_are_told(self, tmp_path: Path) -> None:
+        """In the summary, the report and the terminal; those that fit as they are say nothing."""
+        target = Box(20.0, 10.0, 60.0, 40.0)
+        in_pixels = [scored(0.0, numbers=tuple(target), image_wh=(640, 480))] * 6
+        in_thousandths = [scored(1.0, numbers=(31.25, 20.8, 93.75, 83.3), image_wh=(640, 480))] * 6
+        results, _ = fill(tmp_path, "mine", "tao", 1, in_pixels)
+        fill(tmp_path, "mine", "tao", 2, in_thousandths)
+        summary = write_report(results)
+        hint = summary["cells"][0]["unit_hint"]
+        assert hint.startswith("6 answers fit another unit of coordinates: mIoU 1.000 if they are read as pixel, 0.000")
+        assert "--frame pixel" in hint
+        assert "unit_hint" not in summary["cells"][1]
+        assert f"mine on tao, 1 shot: {hint}." in report_notes(summary)
+        assert "--frame pixel" in (tmp_path / "report.md").read_text()
 
     def test_what_is_not_defined_is_left_out(self, tmp_path: Path) -> None:
         results, _ = fill(tmp_path, "mine", "tao", 1, [UNREADABLE, UNREADABLE])

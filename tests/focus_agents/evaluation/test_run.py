@@ -38,9 +38,6 @@ from tests.focus_agents.evaluation.scripted import (
 from tests.focus_agents.rollout.fakes import GOLD, ScriptedPolicy, make_env
 
 
-BROKEN = "RuntimeError: the camera is broken"
-
-
 class TestAnswering:
     """What is asked, and what is kept of it."""
 
@@ -83,13 +80,14 @@ class TestAnswering:
             "is_support_copy": False,
             "numbers": [0.0, 0.0, 1000.0, 1000.0],
             "image_wh": [80, 60],
+            "is_cut": False,
         }
 
     @pytest.mark.parametrize("batch_size", [1, 3, 7])
     def test_an_exception_on_one_answer_is_one_failed_answer(self, tmp_path: Path, batch_size: int) -> None:
         expected = records_of(run(tmp_path / "whole", make_plan(batch_size=batch_size)))
         records = records_of(run(tmp_path / "raises", make_plan(policies=scripted("raises=4"), batch_size=batch_size)))
-        assert (records[4].error, records[4].text) == (f"episode 'fake/4': {BROKEN}", "")
+        assert (records[4].error, records[4].text) == ("episode 'fake/4': RuntimeError: the camera is broken", "")
         assert (records[4].answer.status, records[4].answer.credit) == (ParseStatus.NO_BOX, 0)
         assert records[:4] + records[5:] == expected[:4] + expected[5:]
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from focus_agents.errors import CheckpointError
-from focus_agents.reports.plotting import plot_bands, plot_runs, read_series
+from focus_agents.reports.plotting import as_label, plot_bands, plot_runs, read_series
 from focus_agents.runs.folder import RunDirectory
 
 
@@ -93,3 +93,19 @@ def test_bands_reach_from_the_lowest_to_the_highest_run(tmp_path: Path) -> None:
     per_unit = (mean - two) / 1.4
     assert is_band.min() == pytest.approx(mean - 0.4 * per_unit, abs=2)
     assert is_band.max() == pytest.approx(mean + 0.6 * per_unit, abs=2)
+
+
+@pytest.mark.parametrize("label", ["$\\nonsense$", "a $x$ b", "$", "_x", "[/b]"])
+def test_a_label_is_shown_as_it_is(label: str, runs: dict[str, list[Path]], tmp_path: Path) -> None:
+    """A formula of matplotlib in it is none, and one that begins with an underscore is not left out."""
+    plot_runs({label: runs["plain"]}, ("lm_loss",), tmp_path / "label.png")
+    plot_bands({label: {label: [(np.arange(3.0), np.arange(3.0))]}}, tmp_path / "bands.png")
+    assert as_label(label).removeprefix("\N{ZERO WIDTH SPACE}").replace("\\$", "$") == label
+    assert not as_label(label).startswith("_")
+
+
+def test_lines_that_count_nothing_are_named(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", {"seed": 1})
+    run.log({"lm_loss": 1.0})
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: expected lines with .*step.*, got \['lm_loss'\]"):
+        plot_runs({"run": [run.path]}, ("lm_loss",), tmp_path / "curves.png")

@@ -22,6 +22,7 @@ from focus_env.errors import DatasetError
 from focus_env.types import Box, Episode, Exemplar, Frame
 from tests.contracts import assert_dataset_contract, assert_same_episode
 from tests.fakes import FakeDataset
+from tests.kills import in_a_child, kill_at_each_call
 
 SOURCE = {"dataset": "fake", "root": "/data"}
 
@@ -154,6 +155,22 @@ def test_a_killed_writer_goes_on(photos: PhotoDataset, folder: Path, small_shard
     )
     for file in files:
         assert (folder / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+@in_a_child
+def test_a_writer_killed_at_any_of_its_calls_goes_on(folder: Path, small_shards: None, tmp_path: Path) -> None:
+    photos = PhotoDataset(tmp_path / "few", num_episodes=3)
+
+    def contents(store: Path) -> dict[str, bytes]:
+        return {str(file.relative_to(store)): file.read_bytes() for file in store.rglob("*") if file.is_file()}
+
+    write_store(photos, tmp_path / "whole", source=SOURCE)
+    whole = contents(tmp_path / "whole")
+    for where in kill_at_each_call(lambda: write_store(photos, folder, source=SOURCE)):
+        write_store(photos, folder, source=SOURCE)
+        assert contents(folder) == whole, where
+        shutil.rmtree(folder)
+    assert contents(folder) == whole
 
 
 def test_a_killed_writer_has_not_forgotten_what_it_left_out(

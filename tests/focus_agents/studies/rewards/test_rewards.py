@@ -77,6 +77,18 @@ def test_a_run_has_a_folder_for_all_that_decides_it(tmp_path: Path) -> None:
     assert odd.folder.parent == tmp_path
 
 
+def test_a_reward_of_ones_own_that_has_changed_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results of the two would be compared as one reward's."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = tmp_path / "own_reward_of_a_study.py"
+    module.write_text("def term(answers): return answers.ious\n")
+    study = make_study(tmp_path, rewards={**REWARDS, "mine": f"{module.stem}:term:1"})
+    before = {name: study.run(name, 0).folder for name in study.rewards}
+    module.write_text("def term(answers): return 2 * answers.ious\n")
+    after = {name: study.run(name, 0).folder for name in study.rewards}
+    assert [name for name in before if before[name] != after[name]] == ["mine"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

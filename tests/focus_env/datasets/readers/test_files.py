@@ -42,6 +42,14 @@ def test_a_line_takes_no_longer_than_its_length(tmp_path: Path, line: str) -> No
         read_boxes(path, advice="?")
 
 
+def test_a_file_beyond_all_annotations_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "groundtruth.txt"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # takes no room on the disk
+    with pytest.raises(DatasetError, match=r"groundtruth\.txt: expected at most 67108864 bytes of text, got more"):
+        read_boxes(path, advice="?")
+
+
 class TestNumbers:
     """The one reader of numbers."""
 
