@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
+from focus_agents.cli.ray_compat import own_node, raylets, show_token
 from focus_agents.settings import Settings
 
 ANSWER_SECONDS = 5.0
@@ -154,7 +155,7 @@ def join_cluster(address: str) -> None:
     advice = "start one by `ray start --head`, whose output says the address, or leave it out"
     if address != "auto":
         check_answer(address, expected, advice)
-        token_for_an_address()
+        show_token()
     try:
         with own_handlers():
             ray.init(address=address, log_to_driver=True)
@@ -190,17 +191,6 @@ def check_answer(address: str, expected: str, advice: str) -> None:
             grpc.channel_ready_future(channel).result(timeout=ANSWER_SECONDS)
         except grpc.FutureTimeoutError:
             raise ValueError(f"{expected}, got: something else listens there; {advice}") from None
-
-
-def token_for_an_address() -> None:
-    """Show the token of this user's clusters, if there is one, to a cluster that is named by its address.
-
-    Ray does so by itself for `auto` only, though any head that it starts beside such a token asks for it. A cluster
-    that asks for none takes whoever shows one.
-    """
-    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def _this_machine() -> dict[str, float]:
@@ -239,16 +229,16 @@ def watch_raylet(console: Console, advice: Callable[[], str]) -> None:
     """
     import ray
 
-    node = ray._private.worker._global_node
-    processes = getattr(node, "all_processes", {}).get("raylet", ())
+    node = own_node()
+    processes = raylets(node)
     if not processes:
         return  # that of a cluster is not this process's child
 
     def watch() -> None:
-        while ray.is_initialized() and ray._private.worker._global_node is node:
-            if any(info.process.poll() is not None for info in processes):
+        while ray.is_initialized() and own_node() is node:
+            if any(process.poll() is not None for process in processes):
                 time.sleep(WATCH_SECONDS / 2)  # a shutdown ends it too, and then says so
-                if not ray.is_initialized() or ray._private.worker._global_node is not node:
+                if not ray.is_initialized() or own_node() is not node:
                     return
                 console.print(f"error: Ray has died on this machine; {advice()}", style="red", soft_wrap=True)
                 console.file.flush()

@@ -137,7 +137,7 @@ def test_a_cluster_that_lets_nobody_in_is_named_in_one_line(monkeypatch: pytest.
 
     monkeypatch.setattr(ray, "init", refuse)
     monkeypatch.setattr(cluster, "check_answer", lambda *arguments: None)
-    monkeypatch.setattr(cluster, "token_for_an_address", lambda: None)
+    monkeypatch.setattr(cluster, "show_token", lambda: None)
     with pytest.raises(
         ValueError, match=r"got: InvalidAuthToken; if it wants a token, ~/\.ray/auth_token here must"
     ) as caught:
@@ -153,7 +153,7 @@ def test_a_token_that_is_here_is_shown(mode: str | None, expected: str, tmp_path
     environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
     environment |= {"HOME": str(tmp_path)} | ({} if mode is None else {"RAY_AUTH_MODE": mode})
     code = (
-        "import os; from focus_agents.cli.cluster import token_for_an_address; token_for_an_address(); "
+        "import os; from focus_agents.cli.ray_compat import show_token; show_token(); "
         "print(os.environ['RAY_AUTH_MODE'])"
     )
     result = subprocess.run(
