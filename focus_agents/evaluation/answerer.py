@@ -22,7 +22,8 @@ from focus_env.errors import FocusError
 from focus_env.types import EpisodeDataset
 
 MAX_RAISED = 16
-"""Answers of a policy that may end in an exception, each counted as failed; the next one ends the evaluation."""
+"""Episodes that may end in an exception, each counted as failed, whatever their share; where more do, and as many as do
+not, the evaluation ends."""
 MAX_RAISED_FIRST = 3
 """Exceptions that end it where there is no answer yet: a bug that meets every question."""
 
@@ -72,12 +73,13 @@ class Answerer:
             self._policy = None  # its memory is needed for the next one
             self._policy, self._spec = _Timed(_build(chunk)), chunk.spec
             self._num_raised = self._num_answered = 0
+        self._policy.seconds = 0.0
         groups = self._ask(chunk, self._policy, chunk.indices)
         errors = [group.error for group in groups if group.error is not None]
         self._num_raised += len(errors)
         self._num_answered += len(groups) - len(errors)
         most = MAX_RAISED if self._num_answered else MAX_RAISED_FIRST - 1
-        if errors and self._num_raised > most:
+        if errors and self._num_raised > most and self._num_raised >= self._num_answered:
             raise _gives_up(chunk, errors[0]) from errors[0]
         return self._records(chunk, groups, self._policy.seconds)
 
@@ -130,7 +132,7 @@ def _gives_up(chunk: Chunk, error: Exception) -> EvaluationError:
 
 
 class _Timed:
-    """A policy whose last call's duration is known."""
+    """A policy that adds up how long its calls take."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -138,6 +140,7 @@ class _Timed:
 
     def generate(self, *args: Any, **options: Any) -> list[Generation]:
         started = time.perf_counter()
-        generations = self._policy.generate(*args, **options)
-        self.seconds = time.perf_counter() - started
-        return generations
+        try:
+            return self._policy.generate(*args, **options)
+        finally:
+            self.seconds += time.perf_counter() - started
