@@ -43,8 +43,8 @@ class UnitHint:
         """Return the hint in words, with what to try."""
         return (
             f"{self.num_answers} answers fit another unit of coordinates: mIoU {self.miou:.3f} if they are read as "
-            f"{self.frame.value}, {self.miou_as_read:.3f} as they were. Ask in that unit, by "
-            f"--frame {self.frame.value} or the template's `frame`"
+            f"{self.frame.value}, {self.miou_as_read:.3f} as they were. Ask in that unit: "
+            f"`frame` {self.frame.value}"
         )
 
 

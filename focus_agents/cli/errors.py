@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from types import FrameType
-from typing import TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from rich.console import Console
 
@@ -21,14 +21,33 @@ from focus_env.errors import FocusError
 T = TypeVar("T")
 
 
-def make_console(*, width: int | None = None, stderr: bool = False) -> Console:
+class CommandConsole(Console):
+    """A console that writes the settings in what is printed as the command's flags.
+
+    Args:
+        arguments: The command's dataclass; see `as_flags`.
+        options: Of `Console`.
+    """
+
+    def __init__(self, arguments: type, **options: Any) -> None:
+        super().__init__(**options)
+        self._arguments = arguments
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as `Console` does, texts with flags in them."""
+        super().print(*(as_flags(o, self._arguments) if isinstance(o, str) else o for o in objects), **options)
+
+
+def make_console(*, width: int | None = None, stderr: bool = False, arguments: type | None = None) -> Console:
     """Return a console that prints every text as it is, so that no name in it passes for rich's markup.
 
     Args:
         width: In characters; None: the terminal's.
         stderr: Write to the standard error in place of the standard output.
+        arguments: The command's dataclass, where what the library prints is to name its flags.
     """
-    return Console(width=width, stderr=stderr, markup=False, highlight=False, emoji=False)
+    options: dict[str, Any] = {"width": width, "stderr": stderr, "markup": False, "highlight": False, "emoji": False}
+    return Console(**options) if arguments is None else CommandConsole(arguments, **options)
 
 
 @contextlib.contextmanager

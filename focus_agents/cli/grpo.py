@@ -149,7 +149,7 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
 
     from focus_agents.grpo.train import train_grpo
 
-    console = make_console()
+    console = make_console(arguments=Args)
     console.print(f"run folder: {run.path}")
     if args.model.source == "tiny" and args.run.resume is None:
         console.print(

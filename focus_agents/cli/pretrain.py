@@ -38,7 +38,7 @@ def main() -> None:
                 print(as_flags(message, Args))
                 return
         run = args.run.open(args.run.path("pretraining"), flat(args), command="pretrain")
-    console = make_console()
+    console = make_console(arguments=Args)
     console.print(f"run folder: {run.path}")
     with work_errors(Args, console, FocusError, advice=lambda: after_a_stop(run)):
         from focus_agents.models.loading import SMALL, load_template  # here: a command line is read without torch

@@ -156,7 +156,7 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
 
     from focus_agents.sft.train import train_sft
 
-    console = make_console()
+    console = make_console(arguments=Args)
     console.print(f"run folder: {run.path}")
 
     def advice() -> str:

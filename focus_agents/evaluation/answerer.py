@@ -80,7 +80,7 @@ class Answerer:
         self._num_answered += len(groups) - len(errors)
         most = MAX_RAISED if self._num_answered else MAX_RAISED_FIRST - 1
         if errors and self._num_raised > most and self._num_raised >= self._num_answered:
-            raise _gives_up(chunk, errors[0]) from errors[0]
+            raise _gives_up(chunk, errors[0]) from errors[0].__cause__ or errors[0]
         return self._records(chunk, groups, self._policy.seconds)
 
     def _ask(self, chunk: Chunk, policy: Policy, indices: tuple[int, ...]) -> list[RolloutGroup]:
@@ -91,7 +91,7 @@ class Answerer:
                 env, policy, indices, max_completion_tokens=self._max_completion_tokens, batch_size=len(indices)
             )
         except EpisodeError as error:
-            raise _gives_up(chunk, error) from error
+            raise _gives_up(chunk, error) from error.__cause__ or error
         return groups
 
     def _records(self, chunk: Chunk, groups: list[RolloutGroup], seconds: float) -> list[AnswerRecord]:

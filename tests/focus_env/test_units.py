@@ -55,7 +55,7 @@ def test_a_hint_says_what_to_do() -> None:
     hint = UnitHint(CoordinateFrame.PIXEL, miou=0.957, miou_as_read=0.01, num_answers=64)
     assert str(hint) == (
         "64 answers fit another unit of coordinates: mIoU 0.957 if they are read as pixel, 0.010 as they were. Ask in "
-        "that unit, by --frame pixel or the template's `frame`"
+        "that unit: `frame` pixel"
     )
 
 

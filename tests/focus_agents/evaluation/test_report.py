@@ -116,10 +116,10 @@ class TestFigures:
         summary = write_report(results)
         hint = summary["cells"][0]["unit_hint"]
         assert hint.startswith("6 answers fit another unit of coordinates: mIoU 1.000 if they are read as pixel, 0.000")
-        assert "--frame pixel" in hint
+        assert hint.endswith("`frame` pixel")
         assert "unit_hint" not in summary["cells"][1]
         assert f"mine on tao, 1 shot: {hint}." in report_notes(summary)
-        assert "--frame pixel" in (tmp_path / "report.md").read_text()
+        assert "6 answers fit another unit of coordinates" in (tmp_path / "report.md").read_text()
 
     def test_what_is_not_defined_is_left_out(self, tmp_path: Path) -> None:
         results, _ = fill(tmp_path, "mine", "tao", 1, [UNREADABLE, UNREADABLE])
