@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import random
 import sys
 import time
@@ -150,7 +151,7 @@ def find_faults(count: int, seed: int, *, batch: int = 64) -> tuple[collections.
     statuses: collections.Counter[ParseStatus] = collections.Counter()
     faults: list[str] = []
     texts = hostile_texts(count, seed)
-    while chunk := [text for text, _ in zip(texts, range(batch), strict=False)]:
+    while chunk := list(itertools.islice(texts, batch)):
         size = rng.choice(_SIZES)
         template = _template(rng)
         episode = make_episode(query_wh=size, target_box=rng.choice(targets))
