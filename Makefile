@@ -18,8 +18,9 @@ install: $(INSTALLED) ## Make .venv and install the package with all extras (PYT
 train: $(INSTALLED) ## GRPO of the built-in model after stage 1, into runs/ (RUN=name to choose the folder)
 	$(BIN)/python experiments/run_grpo.py --name $(RUN)
 
-test: lint ## Lint, then run all tests, the end-to-end ones last
-	$(BIN)/pytest -m "not e2e"
+test: lint ## Lint, then run all tests: those without Ray on all cores, those with it, the end-to-end ones
+	$(BIN)/pytest -m "not ray and not e2e" -n auto --maxprocesses 8
+	$(BIN)/pytest -m "ray and not e2e"
 	$(BIN)/pytest -m e2e
 
 lint: $(INSTALLED) ## Check style, formatting, types and the direction of imports
