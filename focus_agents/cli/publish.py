@@ -61,14 +61,13 @@ def main() -> None:
         import torch  # here and below: a command line is read without it
 
         from focus_agents.models.loading import load_model, load_processor, load_template
-        from focus_agents.runs.checkpoint import check_finite, save_policy
+        from focus_agents.runs.checkpoint import save_policy
 
         quiet_libraries()
         run = RunDirectory(args.run)
         config = run.config()
         source = str(run.checkpoints / "final")
         model, processor, template = load_model(source), load_processor(source), load_template(source)
-        check_finite(model.state_dict(), what=source)
         summary = read_json(args.run / "summary.json", "the summary of a run that has come to its end")
     # Scored in a folder of its own first: an error on the way leaves the weights that are there as they are.
     with work_errors(Args, make_console(stderr=True), FocusError):
