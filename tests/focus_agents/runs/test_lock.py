@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ from focus_agents.runs.lock import LOCK_FILE, hold_folder
 from tests.kills import in_a_child
 
 
-def start_holder(folder: Path) -> int:
-    """A process that holds a folder until it is killed; returns when it does."""
+@contextlib.contextmanager
+def holder_of(folder: Path) -> Iterator[int]:
+    """A process that holds a folder, and is killed at the end, also of a test that fails."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -25,7 +28,11 @@ def start_holder(folder: Path) -> int:
     os.close(writer)
     assert os.read(reader, 10) == b"held"
     os.close(reader)
-    return pid
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def warn(message: str) -> None:
@@ -35,17 +42,17 @@ def warn(message: str) -> None:
 @in_a_child
 def test_the_second_driver_is_refused_by_name_until_the_first_is_dead(tmp_path: Path) -> None:
     """Whether it starts the run, or goes on with it; a killed one leaves its lock's file, and blocks nobody."""
-    RunDirectory.create(tmp_path / "run", {"seed": 3})
-    pid = start_holder(tmp_path / "run")
-    refusal = (
-        rf"run: another process is at work in it \(process {pid} on .*\); wait until it is done, end it, or choose"
-    )
-    with pytest.raises(ValueError, match=refusal):
-        RunDirectory.open(tmp_path / "run", {}, is_resumed=True, warn=warn)
-    with pytest.raises(FileExistsError, match=r"holds a run already"):
-        RunDirectory.open(tmp_path / "run", {}, is_resumed=False, warn=warn)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    run = RunDirectory.create(tmp_path / "run", {"seed": 3})
+    with holder_of(run.path) as pid:
+        refusal = (
+            rf"run: another process is at work in it \(process {pid} on .*\); wait until it is done, end it, or choose"
+        )
+        for is_resumed in (True, False):  # nothing is trained yet, so that the folder alone would not be refused
+            with pytest.raises(ValueError, match=refusal):
+                RunDirectory.open(run.path, {}, is_resumed=is_resumed, warn=warn)
+        run.log({"iteration": 1})
+        with pytest.raises(FileExistsError, match=r"holds a run already"):
+            RunDirectory.open(run.path, {}, is_resumed=False, warn=warn)
     assert (tmp_path / "run" / LOCK_FILE).exists()
     assert RunDirectory.open(tmp_path / "run", {}, is_resumed=True, warn=warn).config() == {"seed": 3}
     RunDirectory.open(tmp_path / "run", {}, is_resumed=True, warn=warn)  # the same process may
@@ -53,12 +60,10 @@ def test_the_second_driver_is_refused_by_name_until_the_first_is_dead(tmp_path: 
 
 @in_a_child
 def test_two_starts_at_once_make_one_run(tmp_path: Path) -> None:
-    pid = start_holder(tmp_path / "run")
-    with pytest.raises(ValueError, match="another process is at work in it"):
-        RunDirectory.open(tmp_path / "run", {"seed": 4}, is_resumed=False, warn=warn)
-    assert not (tmp_path / "run/config.json").exists()
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    with holder_of(tmp_path / "run"):
+        with pytest.raises(ValueError, match="another process is at work in it"):
+            RunDirectory.open(tmp_path / "run", {"seed": 4}, is_resumed=False, warn=warn)
+        assert not (tmp_path / "run/config.json").exists()
 
 
 @in_a_child
