@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge
 from rich.console import Console
@@ -37,8 +37,10 @@ QUICK = {"seeds": (0,), "num_sft_steps": 120, "num_grpo_iterations": 20, "num_ep
 class Args(Settings):
     """The paper's ablation on synthetic scenes."""
 
+    last_wins: ClassVar[bool] = True  # so that a command line can be repeated with other arms behind it
+
     arms: tuple[str, ...] = tuple(ARMS)
-    """Which arms; those that they start from are run too."""
+    """Which arms; those that they start from are run too. Named twice, the last ones count."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
     """Of training."""
     base: str = "focus-small-base"

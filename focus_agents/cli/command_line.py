@@ -72,7 +72,8 @@ def given_flags(words: Sequence[str], arguments: type) -> list[str]:
         arguments: The command's dataclass, whose settings may be named.
 
     Raises:
-        ValueError: If one is named twice that takes all its values at once: the first ones would be lost.
+        ValueError: If one is named twice that takes all its values at once: the first ones would be lost. Where
+            `arguments` says `last_wins`, that is meant.
     """
     names = setting_names(arguments)
     given: list[str] = []
@@ -82,7 +83,7 @@ def given_flags(words: Sequence[str], arguments: type) -> list[str]:
         if name in names:
             given.append(name)
     again = {name for name in given if given.count(name) > 1} & _many_valued(arguments)
-    if again:
+    if again and not getattr(arguments, "last_wins", False):
         name = min(again)
         raise ValueError(f"{name}: expected once, with all of its values behind it, got it {given.count(name)} times")
     return given
