@@ -223,12 +223,8 @@ def report_notes(summary: Mapping[str, Any]) -> list[str]:
 
 def _data_note(name: str, settings: Mapping[str, Any]) -> str:
     """Which episodes, by the settings that choose them."""
-    try:
-        ignored = set.intersection(*(set(entry.ignores) for entry in entries_of(str(settings.get("dataset")))))
-    except ValueError:  # of a package that is not installed here, or a name of a caller's own
-        ignored = set()
     is_drawn = settings.get("dataset") == "synthetic"
-    kinds = [key for key in ("split", "protocol") if key in settings and key not in ignored]
+    kinds = [key for key in ("split", "protocol") if key in settings and key not in _ignored(settings)]
     told = [
         f"{key} {settings[key]}" for key in ("dataset", *kinds, *(["level"] if is_drawn else [])) if key in settings
     ]
