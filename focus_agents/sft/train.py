@@ -22,6 +22,7 @@ from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import check_fit, load_config, load_processor
 from focus_agents.rollout.collect import describe_error, errors_of_no_episode
 from focus_agents.runs.checkpoint import read_training_state
+from focus_agents.runs.files import read_json_lines
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.progress import UnitWatch, progress_bar
 from focus_agents.settings import Settings
@@ -229,9 +230,7 @@ def _show_progress(run: RunDirectory, num_steps: int, console: Console) -> Itera
 
 def _skipped(run: RunDirectory) -> list[str]:
     """Why episodes were left out so far, as the workers have written it."""
-    file = run.path / SKIPPED_FILE
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    return [json.loads(line)["reason"] for line in lines if line.endswith("\n")]
+    return [line["reason"] for line in read_json_lines(run.path / SKIPPED_FILE)]
 
 
 def _line(window: list[dict[str, Any]]) -> str:
