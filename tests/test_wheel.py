@@ -140,7 +140,7 @@ def test_training_and_evaluation_from_an_empty_folder(complete: Path, tmp_path: 
     )  # fmt: skip
     policy = Path("runs/two/checkpoints/final")
     assert f"policy: {policy}" in shown
-    assert len((tmp_path / "runs/two/metrics.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "runs/two/metrics.jsonl").read_text().splitlines()) == 3
     assert (tmp_path / policy / "model.safetensors").is_file()
 
     shown = checked(

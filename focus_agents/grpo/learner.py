@@ -288,6 +288,8 @@ class GRPOTorchLearner(TorchLearner):
         self.metrics.log_dict(
             {
                 "clip_fraction": sums["clipped_tokens"] / count,
+                "clip_low": sums["clipped_low"] / count,
+                "clip_high": (sums["clipped_tokens"] - sums["clipped_low"]) / count,
                 "kl": sums["kl_sum"] / count,
                 "ratio_mean": sums["ratio_sum"] / count,
                 "entropy": fwd_out[ENTROPIES].masked_fill(~groups.loss_mask, 0.0).sum() / count,

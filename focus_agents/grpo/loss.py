@@ -78,7 +78,8 @@ def policy_loss(
 
     Returns:
         The loss (scalar), and sums over this micro-batch's valid tokens, detached: `clipped_tokens` whose ratio a bound
-        changed (none for sapo), `kl_sum`, `ratio_sum`, `num_tokens`. For gspo each token counts its completion's ratio.
+        changed (none for sapo), `clipped_low` of them with a ratio below 1, `kl_sum`, `ratio_sum`, `num_tokens`. For
+        gspo each token counts its completion's ratio.
 
     Raises:
         ValueError: If there is a `kl_coeff` but no `ref_logprobs`.
@@ -114,6 +115,7 @@ def policy_loss(
     with torch.no_grad():
         sums = {
             "clipped_tokens": (mask & is_clipped).sum(),
+            "clipped_low": (mask & is_clipped & (ratio < 1)).sum(),
             "kl_sum": kl.detach().sum(),
             "ratio_sum": ratio.detach().masked_fill(~mask, 0.0).sum(),
             "num_tokens": mask.sum(),

@@ -171,6 +171,11 @@ class GRPOSettings(SamplingSettings, LossSettings, LearningSettings):
         is_at_once = self.micro_batch_groups is None and self.loss != "bnpo"
         return takes_one_step and is_at_once and self.shared_prefix != "off"
 
+    @property
+    def is_on_policy(self) -> bool:
+        """Whether every probability ratio is 1 by construction, so that no bound changes one."""
+        return self.steps_per_iteration == 1 and (self.async_steps == 0 or self.rollout_correction != "none")
+
     def lr_at(self, step: int) -> float:
         """Return the learning rate of an optimizer step, from 0."""
         num_steps = self.num_iterations * self.steps_per_iteration
@@ -188,7 +193,7 @@ class GRPOSchedule(Settings):
 
     num_validation_episodes: Annotated[int, Ge(1)] = 512
     """Episodes of the validation split, from its front, to answer before and after training; fewer if it has fewer."""
-    validation_interval: Annotated[int, Ge(0)] = 0
+    validation_interval: Annotated[int, Ge(0)] = 100
     """Iterations between further validations; 0: none."""
     checkpoint_interval: Annotated[int, Ge(0)] = 50
     """Iterations between checkpoints to resume from; 0: at the end only."""

@@ -21,6 +21,7 @@ from focus_agents.errors import CheckpointError, RunInterrupted, SamplingError
 from focus_agents.grpo.algorithm import GRPO, ROLLOUTS, GRPOConfig
 from focus_agents.grpo.learner import GRAD_NORM
 from focus_agents.grpo.settings import GRPOSchedule
+from focus_agents.monitoring.recorder import Recorder
 from focus_agents.runs.checkpoint import Checkpoints, check_finite
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.interruption import stop_requests
@@ -65,19 +66,28 @@ def train_grpo(
     console = console or Console()
     started = time.perf_counter()
     indices = range(min(schedule.num_validation_episodes, len(validation_episodes)))
+    recorder = Recorder(run, console)
     with console.status("building runners and learners"):
         algorithm = config.build_algo()
     try:
         first = _restore(algorithm, run, console) if is_resumed else 0
-        before = run.read_answers("before") if is_resumed else _validate(algorithm, indices, console)
-        run.write_answers("before", before)
+        if is_resumed:
+            before = run.read_answers("before")
+        else:
+            before, metrics = _validate(algorithm, indices, console)
+            run.write_answers("before", before)
+            recorder.log({"iteration": 0, **metrics})
         console.print(f"before: {_describe(before)}")
         watch = UnitWatch(console)
         watch.look(before)
-        _iterate(algorithm, schedule, run, indices, first=first, console=console, watch=watch)
-        after = _validate(algorithm, indices, console)
+        after = _iterate(
+            algorithm, schedule, run, indices, first=first, console=console, watch=watch, recorder=recorder
+        )
+        if after is None:  # an earlier process has taken the last iteration
+            after, _ = _validate(algorithm, indices, console)
         algorithm.save_policy(run.checkpoints / "final")
     finally:
+        recorder.close()
         algorithm.stop()
     summary = run.finish(
         validation_episodes,
@@ -100,13 +110,15 @@ def _iterate(
     first: int,
     console: Console,
     watch: UnitWatch,
-) -> None:
-    """The training iterations, with a bar and a line for each."""
+    recorder: Recorder,
+) -> list[ScoredAnswer] | None:
+    """The training iterations, with a bar and a line for each; returns the answers of the validation after the last."""
 
     def announce(name: str) -> None:
         console.print(f"{name}: stopping after this iteration; a second signal stops at once", style="yellow")
 
     num_iterations, done, saved = algorithm.config.num_iterations, first, first
+    interval, answers = schedule.validation_interval, None
     with progress_bar("GRPO", num_iterations, console) as move_to, stop_requests(announce) as stop:
         move_to(first)
         try:
@@ -119,11 +131,12 @@ def _iterate(
                 )
                 is_last = iteration == num_iterations
                 try:
-                    if schedule.validation_interval and iteration % schedule.validation_interval == 0 and not is_last:
-                        metrics["validation_miou"] = summarize(algorithm.validate(indices))["miou_all"]
+                    if is_last or (interval and iteration % interval == 0):
+                        answers, measured = _validate(algorithm, indices, console)
+                        metrics |= measured
                 finally:
-                    run.log(metrics)
-                    run.write_samples(iteration, algorithm.last_groups)
+                    recorder.log(metrics)
+                    recorder.samples(iteration, algorithm.last_groups)
                 console.print(_line(metrics), highlight=False, soft_wrap=True)
                 watch.look([answer for group in algorithm.last_groups for answer in group.answers])
                 move_to(iteration)
@@ -143,25 +156,31 @@ def _iterate(
                 _check_weights(algorithm, checkpoints_of(run).path(done))
                 _save(algorithm, run, done, num_kept=NUM_KEPT)
             raise SamplingError(f"after iteration {done} of {num_iterations}: {error} {run.path}") from error
+    return answers
 
 
 def _collect_metrics(
     result: Mapping[str, Any], iteration: int, *, seconds: float, config: GRPOConfig
 ) -> dict[str, float]:
     """Pick what `runs.metrics.METRICS` names out of RLlib's result."""
-    learner, timers = result[LEARNER_RESULTS][DEFAULT_MODULE_ID], result[TIMERS]
+    learner, timers, rollouts = result[LEARNER_RESULTS][DEFAULT_MODULE_ID], result[TIMERS], result[ROLLOUTS]
+    names = {"loss": "total_loss", "grad_norm": GRAD_NORM, "lr": "lr"}
+    names |= {name: name for name in ("entropy", "sampler_gap", "skipped_steps")}
+    if config.kl_coeff > 0:
+        names |= {"kl": "kl"}
+    if not config.settings.is_on_policy:
+        names |= {"ratio": "ratio_mean", **{name: name for name in ("clip_fraction", "clip_low", "clip_high")}}
+    num_tokens = float(rollouts["completion_tokens"]) * config.groups_per_iteration * config.group_size
     return {
         "iteration": iteration,
-        **{name: float(value) for name, value in result[ROLLOUTS].items()},
-        "loss": float(learner["total_loss"]),
-        **{name: float(learner[name]) for name in ("kl", "clip_fraction", "entropy", "sampler_gap", "skipped_steps")},
-        "grad_norm": float(learner[GRAD_NORM]),
-        "lr": float(learner["lr"]),
+        **{name: float(value) for name, value in rollouts.items()},
+        **{name: float(learner[found]) for name, found in names.items()},
         "seconds_sampling": float(timers[ENV_RUNNER_SAMPLING_TIMER]),
         "seconds_learning": float(timers[LEARNER_UPDATE_TIMER]),
         "seconds_syncing": float(timers[SYNCH_WORKER_WEIGHTS_TIMER]),
         "seconds": seconds,
         "groups_per_second": config.groups_per_iteration / seconds,
+        "tokens_per_second": num_tokens / seconds,
     }
 
 
@@ -184,9 +203,13 @@ def _line(metrics: Mapping[str, float]) -> str:
     return line + (f"  validation mIoU {metrics['validation_miou']:.3f}" if "validation_miou" in metrics else "")
 
 
-def _validate(algorithm: GRPO, indices: Sequence[int], console: Console) -> list[ScoredAnswer]:
+def _validate(algorithm: GRPO, indices: Sequence[int], console: Console) -> tuple[list[ScoredAnswer], dict[str, float]]:
+    """Greedy answers by the weights of now, and what is logged of them."""
+    started = time.perf_counter()
     with console.status(f"validating on {len(indices)} episodes"):
-        return algorithm.validate(indices)
+        answers = algorithm.validate(indices)
+    score = summarize(answers)["miou_all"]
+    return answers, {"validation_miou": score, "seconds_validating": time.perf_counter() - started}
 
 
 def _describe(answers: Sequence[ScoredAnswer]) -> str:

@@ -10,11 +10,10 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from focus_agents.errors import CheckpointError
-from focus_agents.runs.folder import RunDirectory
-from focus_agents.runs.metrics import METRICS
+from focus_agents.runs.folder import COUNTERS, RunDirectory
+from focus_agents.runs.metrics import check_names
 from focus_env.files import fresh_file
 
-COUNTERS = ("step", "iteration")
 USUAL_METRICS = ("reward", "lm_loss", "support_mass", "validation_miou")
 MOST_POINTS_WITH_MARKERS = 20
 
@@ -43,8 +42,7 @@ def plot_runs(
         ValueError: If there is no run, a metric is unknown, or no run has logged it.
         CheckpointError: If a folder holds no metrics.
     """
-    if unknown := sorted({name.partition("/")[0] for name in metrics} - set(METRICS)):
-        raise ValueError(f"metrics: expected names from {', '.join(METRICS)}, got {unknown}")
+    check_names(metrics)
     lines = {folder: RunDirectory(folder).read_metrics() for folders in runs.values() for folder in folders}
     if empty := [str(folder) for folder, found in lines.items() if not found]:
         raise CheckpointError(f"runs: expected folders with metrics.jsonl, got {empty}")

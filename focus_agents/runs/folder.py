@@ -31,14 +31,18 @@ from focus_agents.runs.files import (
     write_json_lines,
 )
 from focus_agents.runs.lock import hold_folder
-from focus_agents.runs.metrics import METRICS, compare_validation
+from focus_agents.runs.metrics import check_names, compare_validation
 from focus_agents.runs.provenance import differences, provenance
+from focus_agents.runs.samples import best_and_worst
 from focus_env.metrics import ScoredAnswer
 from focus_env.rendering import ANSWER_COLOUR, TARGET_COLOUR, Colour, render_row, stack_rows, write_picture
 from focus_env.types import EpisodeDataset
 from focus_env.units import find_unit
 
 CONFIG_FILE = "config.json"
+METRICS_FILE = "metrics.jsonl"
+COUNTERS = ("iteration", "step")
+"""Metrics that count how far a run is; 0 is a validation before training."""
 CODE = "code"
 """In that file: the code that the run was started with, and each other that it was gone on with."""
 ARGUMENTS = "the arguments of a run"
@@ -117,8 +121,10 @@ class RunDirectory:
         """
         run, names = cls(path), ("samples", "checkpoints", "validation")
         run._check_new()
-        for name in names if run.is_blank else ():
-            shutil.rmtree(path / name, ignore_errors=True)
+        if run.is_blank:
+            for name in names:
+                shutil.rmtree(path / name, ignore_errors=True)
+            (path / METRICS_FILE).unlink(missing_ok=True)
         for name in names:
             (path / name).mkdir(parents=True, exist_ok=True)
         write_json(path / CONFIG_FILE, {**config, CODE: [provenance(*used)]})
@@ -170,13 +176,15 @@ class RunDirectory:
             self.config()
         except CheckpointError:
             return False
-        traces = (self.path / "summary.json", self.path / "metrics.jsonl", self.checkpoints / "final")
-        return self.num_done is None and not any(trace.exists() for trace in traces)
+        traces = (self.path / "summary.json", self.checkpoints / "final")
+        if self.num_done is not None or any(trace.exists() for trace in traces):
+            return False
+        return not self.read_steps()
 
     def abandon(self) -> None:
         """Set aside what was logged before the first checkpoint, since nothing can go on from there."""
-        if self.num_done is None and not self.is_finished and (self.path / "metrics.jsonl").exists():
-            (self.path / "metrics.jsonl").rename(self.path / "metrics.stopped.jsonl")
+        if self.num_done is None and not self.is_finished and (self.path / METRICS_FILE).exists():
+            (self.path / METRICS_FILE).rename(self.path / "metrics.stopped.jsonl")
 
     def config(self) -> dict[str, Any]:
         """The arguments with which the run was started.
@@ -191,18 +199,21 @@ class RunDirectory:
         return config
 
     def log(self, metrics: Mapping[str, float | None]) -> None:
-        """Append the metrics of one iteration or step, what is not finite as null; a name may end in `/<layer>`.
+        """Append the metrics of one iteration or step, what is not finite as null.
 
         Raises:
             ValueError: If a name is not in `METRICS`.
         """
-        if unknown := sorted({name.partition("/")[0] for name in metrics} - set(METRICS)):
-            raise ValueError(f"metrics: expected names from runs.metrics.METRICS, got {unknown}; declare them there")
-        append_json_lines(self.path / "metrics.jsonl", [metrics])
+        check_names([*metrics])
+        append_json_lines(self.path / METRICS_FILE, [metrics])
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """What `log` has appended so far; a line that is being written is left out."""
-        return read_json_lines(self.path / "metrics.jsonl")
+        return read_json_lines(self.path / METRICS_FILE)
+
+    def read_steps(self) -> list[dict[str, Any]]:
+        """The lines of iterations or steps, without that of the validation before training."""
+        return [line for line in self.read_metrics() if any(line.get(counter) for counter in COUNTERS)]
 
     def rewind(self, num_done: int, *, counter: str) -> None:
         """Drop what was logged after a checkpoint, since the run goes on from there.
@@ -211,7 +222,7 @@ class RunDirectory:
             num_done: Iterations or steps that the checkpoint has behind it.
             counter: Which of `METRICS` counts them.
         """
-        for file in (self.path / "metrics.jsonl", self.path / "samples" / "rollouts.jsonl"):
+        for file in (self.path / METRICS_FILE, self.path / "samples" / "rollouts.jsonl"):
             if not file.exists():
                 continue
             kept = [line for line in read_json_lines(file) if _count(line, counter, file) <= num_done]
@@ -256,22 +267,7 @@ class RunDirectory:
 
     def write_samples(self, iteration: int, groups: Sequence[RolloutGroup]) -> None:
         """Append the best and the worst answer of each group, the first thing to read when a run misbehaves."""
-        records = [
-            {
-                "iteration": iteration,
-                "episode": group.answers[position].episode_id,
-                "which": which,
-                "reward": float(group.rewards[position]),
-                "iou": group.answers[position].iou,
-                "status": group.answers[position].status,
-                "text": group.generation.completions[position].text,
-            }
-            for group in groups
-            for which, position in (
-                ("best", int(group.rewards.argmax())),
-                ("worst", int(group.rewards.argmin())),
-            )
-        ]
+        records = best_and_worst(iteration, groups)
         append_json_lines(self.path / "samples" / "rollouts.jsonl", records)
 
     def finish(

@@ -1,8 +1,9 @@
-"""What a run measures: the metrics by name, and what they are of rollouts and of validation answers."""
+"""What a run measures: every metric by name, and what they are of rollouts and of validation answers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,56 +11,162 @@ import numpy as np
 from focus_agents.rollout.records import RolloutGroup
 from focus_env.metrics import ScoredAnswer, bootstrap_interval, paired_bootstrap_interval, summarize
 
-METRICS: Mapping[str, str] = {
-    "iteration": "training iterations done (GRPO)",
-    "step": "optimizer steps done (SFT)",
-    "reward": "mean reward of the sampled answers",
-    "miou": "mean IoU of the sampled answers, 0 where no box could be read",
-    "parse_rate": "share of sampled answers from which an answer could be read",
-    "format_rate": "share of sampled answers in the exact format",
-    "zero_variance_rate": "share of groups whose answers all earn exactly the same, and so teach nothing",
-    "completion_tokens": "mean tokens of a sampled answer",
-    "truncated_rate": "share of sampled answers cut at max_completion_tokens",
-    "loss": "loss of the last optimizer step",
-    "lm_loss": "mean negative log-likelihood of the labelled tokens, in nats (SFT)",
-    "box_iou": "mean IoU of answered boxes, each token given the truth before it (pretraining)",
-    "name_accuracy": "share of right words in names, each given the truth before it (pretraining)",
-    "attention_loss": "attention loss before its weight, in the squared units of its margin (SFT)",
-    "support_mass": "mean S: share of a query-image token's attention on all support tokens (SFT; /n: layer n)",
-    "support_delta": "mean delta: attention to a support token less that to another token (SFT; /n: layer n)",
-    "past_margin": "share of query-image tokens whose delta has reached the margin (SFT; /n: layer n)",
-    "skipped_steps": "steps so far whose loss or gradient was not finite, and that changed nothing",
-    "skipped_episodes": "episodes of the iteration or step that could not be used, each named once on the console",
-    "failed_rate": "share of sampled answers that could not be scored because the parser or a reward term raised",
-    "kl": "mean estimate of KL(policy || reference) per token, by kl_estimator; 0 where kl_coeff is 0",
-    "clip_fraction": "share of tokens whose probability ratio was clipped",
-    "sampler_gap": "mean difference in nats of a token's log-probability between learner and sampler; grows with the "
-    "steps of an iteration",
-    "entropy": "mean entropy of the next-token distribution, in nats",
-    "grad_norm": "global norm of the gradient before clipping",
-    "lr": "learning rate",
-    "seconds_sampling": "seconds for sampling and scoring the groups; with async_steps, for what is left to wait for",
-    "seconds_learning": "seconds for the optimizer steps",
-    "seconds_syncing": "seconds for handing the new weights to the runners, as far as they have to be waited for",
-    "seconds": "seconds of the iteration or step",
-    "examples_per_second": "supervised examples trained on per second",
-    "groups_per_second": "groups sampled and learned from per second",
-    "validation_miou": "mean IoU of greedy answers on the validation episodes, 0 where no box could be read",
+STAGES: Mapping[str, str] = {"grpo": "stage 2", "sft": "stage 1", "pretrain": "pretraining"}
+"""The commands that log metrics, and what their trainings are called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """The declaration of a metric.
+
+    Attributes:
+        unit: The unit of its values; "share" for those in [0, 1].
+        meaning: What it measures.
+        healthy: What a healthy run shows; empty where any value is healthy.
+        stages: The commands that log it, of `STAGES`.
+        part: What may follow its name behind a slash, each part a metric of its own; empty: nothing.
+    """
+
+    unit: str
+    meaning: str
+    healthy: str = ""
+    stages: tuple[str, ...] = ("grpo",)
+    part: str = ""
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.stages) - set(STAGES):
+            raise ValueError(f"stages: expected some of {', '.join(STAGES)}, got {sorted(unknown)}")
+
+
+ALL, SFT, PRETRAIN = tuple(STAGES), ("sft",), ("pretrain",)
+SUPERVISED = (*SFT, *PRETRAIN)
+
+METRICS: Mapping[str, Metric] = {
+    "iteration": Metric("iterations", "training iterations done"),
+    "step": Metric("steps", "optimizer steps done", stages=SUPERVISED),
+    "reward": Metric(
+        "reward", "mean reward of the sampled answers, and of each term before its weight", "rises", part="term"
+    ),
+    "reward_std": Metric(
+        "reward", "standard deviation of the rewards within a group, averaged over groups", "above 0, and falls slowly"
+    ),
+    "miou": Metric("IoU", "mean IoU of the sampled answers, 0 where no box could be read", "rises with the reward"),
+    "acc_50": Metric("share", "sampled answers with an IoU of 0.5 or more", "rises with the reward"),
+    "parse_rate": Metric("share", "sampled answers from which a box, or its absence, could be read", "near 1"),
+    "format_rate": Metric("share", "sampled answers in the exact format", "near 1"),
+    "whole_image_rate": Metric("share", "sampled answers that cover the whole image", "does not rise"),
+    "copy_rate": Metric("share", "sampled answers that repeat a support box", "does not rise"),
+    "zero_variance_rate": Metric(
+        "share", "groups whose answers all earn exactly the same, and so teach nothing", "below 0.5"
+    ),
+    "completion_tokens": Metric("tokens", "mean length of a sampled answer", "does not drift"),
+    "completion_tokens_min": Metric("tokens", "shortest sampled answer of the iteration"),
+    "completion_tokens_max": Metric("tokens", "longest sampled answer of the iteration"),
+    "truncated_rate": Metric("share", "sampled answers cut at max_completion_tokens", "near 0"),
+    "failed_rate": Metric("share", "sampled answers whose parsing or reward raised an exception", "0"),
+    "loss": Metric(
+        "loss",
+        "loss of the last optimizer step; of one on-policy GRPO step near 0 by construction",
+        "falls (not GRPO's)",
+        stages=ALL,
+    ),
+    "lm_loss": Metric("nats", "mean negative log-likelihood of the labelled tokens", "falls", stages=SUPERVISED),
+    "box_iou": Metric(
+        "IoU", "mean IoU of answered boxes, each token given the truth before it", "rises", stages=PRETRAIN
+    ),
+    "name_accuracy": Metric("share", "right words in names, each given the truth before it", "rises", stages=PRETRAIN),
+    "attention_loss": Metric(
+        "margin^2", "attention loss before its weight, in the squared units of its margin", "falls", stages=SFT
+    ),
+    "support_mass": Metric(
+        "share", "mean S: a query-image token's attention on all support tokens", "rises", stages=SFT, part="layer"
+    ),
+    "support_delta": Metric(
+        "attention",
+        "mean delta: attention to a support token less that to another token",
+        "rises to the margin",
+        stages=SFT,
+        part="layer",
+    ),
+    "past_margin": Metric(
+        "share", "query-image tokens whose delta has reached the margin", "rises", stages=SFT, part="layer"
+    ),
+    "skipped_steps": Metric(
+        "steps", "steps so far whose loss or gradient was not finite, and that changed nothing", "0", ("grpo", "sft")
+    ),
+    "skipped_episodes": Metric(
+        "episodes", "episodes of the iteration or step that could not be used", "0", ("grpo", "sft")
+    ),
+    "kl": Metric(
+        "nats", "mean estimate of KL(policy || reference) per token, by kl_estimator; with a reference only", "below 1"
+    ),
+    "ratio": Metric("ratio", "mean probability ratio of policy and old policy; with several steps only", "near 1"),
+    "clip_fraction": Metric(
+        "share", "tokens whose ratio a bound has changed; with several steps an iteration only", "below 0.2"
+    ),
+    "clip_low": Metric("share", "tokens clipped at the lower bound; with several steps only", "below 0.1"),
+    "clip_high": Metric("share", "tokens clipped at an upper bound; with several steps only", "below 0.1"),
+    "sampler_gap": Metric(
+        "nats", "mean difference of a token's log-probability between learner and sampler", "below 0.1"
+    ),
+    "entropy": Metric("nats", "mean entropy of the next-token distribution", "falls slowly, and stays above 0"),
+    "grad_norm": Metric("norm", "global norm of the gradient before clipping", "above 0", stages=ALL),
+    "lr": Metric("1/step", "learning rate", stages=ALL),
+    "seconds": Metric("seconds", "time of the iteration or step", stages=ALL),
+    "seconds_sampling": Metric(
+        "seconds", "sampling and scoring the groups; with async_steps, what is left to wait for"
+    ),
+    "seconds_learning": Metric("seconds", "optimizer steps"),
+    "seconds_syncing": Metric("seconds", "handing new weights to the samplers, as far as they are waited for"),
+    "seconds_validating": Metric("seconds", "answering the validation episodes", stages=("grpo", "sft")),
+    "examples_per_second": Metric("examples/second", "supervised examples trained on", stages=SUPERVISED),
+    "groups_per_second": Metric("groups/second", "groups sampled and learned from"),
+    "tokens_per_second": Metric("tokens/second", "answer tokens sampled and learned from"),
+    "validation_miou": Metric(
+        "IoU",
+        "mean IoU of greedy answers to the validation episodes, 0 where no box could be read; also before training",
+        "rises",
+        stages=("grpo", "sft"),
+    ),
 }
+
+
+def check_names(names: Sequence[str]) -> None:
+    """See that metrics are declared.
+
+    Args:
+        names: As in `METRICS`, those with parts perhaps followed by a slash and the part.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    declared = {name.partition("/")[0] for name in names}
+    if unknown := sorted(declared - set(METRICS)):
+        raise ValueError(f"metrics: expected names from runs.metrics.METRICS, got {unknown}; declare them there")
+    whole = {name.partition("/")[0] for name in names if "/" in name}
+    if divided := sorted(name for name in whole if not METRICS[name].part):
+        raise ValueError(f"metrics: expected no part behind a slash for {divided}, which have none")
 
 
 def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     """Means over the sampled answers of an iteration; names as in `METRICS`."""
     answers = [answer for group in groups for answer in group.answers]
     completions = [completion for group in groups for completion in group.generation.completions]
+    lengths = [len(completion.token_ids) for completion in completions]
+    terms: dict[str, list[float]] = {}
+    for name, value in (item for group in groups for each in group.reward_terms for item in each.items()):
+        terms.setdefault(name, []).append(value)
     scores = summarize(answers)
     return {
         "reward": float(np.mean([group.rewards.mean() for group in groups])),
+        **{f"reward/{name}": float(np.mean(values)) for name, values in terms.items()},
+        "reward_std": float(np.mean([group.rewards.std() for group in groups])),
         "miou": scores["miou_all"],
-        "parse_rate": scores["parse_rate"],
-        "format_rate": scores["format_rate"],
+        **{name: scores[name] for name in ("acc_50", "parse_rate", "format_rate", "whole_image_rate", "copy_rate")},
         "zero_variance_rate": float(np.mean([np.ptp(group.rewards) == 0 for group in groups])),
-        "completion_tokens": float(np.mean([len(completion.token_ids) for completion in completions])),
+        "completion_tokens": float(np.mean(lengths)),
+        "completion_tokens_min": float(min(lengths)),
+        "completion_tokens_max": float(max(lengths)),
         "truncated_rate": float(np.mean([not completion.is_finished for completion in completions])),
     }
 

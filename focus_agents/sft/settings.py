@@ -101,7 +101,7 @@ class SFTSchedule(Settings):
 
     num_validation_episodes: Annotated[int, Ge(1)] = 512
     """Episodes of the validation split, from its front, to answer before and after training; fewer if it has fewer."""
-    validation_interval: Annotated[int, Ge(0)] = 0
+    validation_interval: Annotated[int, Ge(0)] = 100
     """Steps between further validations; 0: none. The best policy by these is kept beside the last."""
     patience: Annotated[int, Ge(0)] = 0
     """Validations without a better mean IoU after which training stops; 0: never."""

@@ -136,7 +136,7 @@ def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None
     if failure.exists():
         raise TrainingError(json.loads(failure.read_text())["message"])
     before, after = run.read_answers("before"), run.read_answers("after")
-    steps = [line["step"] for line in run.read_metrics()]
+    steps = [line["step"] for line in run.read_steps()]
     summary = run.finish(
         plan.validation_episodes,
         range(len(after)),
@@ -202,12 +202,12 @@ def _show_progress(run: RunDirectory, num_steps: int, console: Console) -> Itera
             while not is_over:
                 is_over = done.wait(pause)
                 started = time.perf_counter()
-                lines = run.read_metrics()
+                lines = run.read_steps()
                 pause = max(POLL_SECONDS, 20 * (time.perf_counter() - started))
                 step = int(lines[-1]["step"]) if lines else 0
                 shown = min(shown, step)  # a restart goes back
                 move_to(step)
-                if step > 0 and shown == 0:  # the answers before the first step are there
+                if step > 0 and shown == 0:  # the answers before training are there
                     watch.look(run.read_answers("before"))
                 for reason in _skipped(run):
                     if reason not in named:

@@ -26,9 +26,9 @@ from safetensors.torch import save_file
 
 from focus_agents.errors import CheckpointError, EpisodeError
 from focus_agents.evaluation import evaluate
-from focus_agents.models.adapters import base_model, merge_adapters, model_parts
+from focus_agents.models.adapters import base_model, merge_adapters
 from focus_agents.models.attention import select_layers
-from focus_agents.models.loading import load_processor, load_trainable_model
+from focus_agents.models.loading import load_processor
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.runs.checkpoint import (
     Checkpoints,
@@ -40,9 +40,9 @@ from focus_agents.runs.checkpoint import (
 from focus_agents.runs.files import append_json_lines, write_json
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches
+from focus_agents.sft.model import build_model
 from focus_agents.sft.plan import SFTPlan
 from focus_agents.sft.progress import Progress
-from focus_agents.sft.settings import SFTConfig
 from focus_agents.sft.step import accumulate_gradients, sum_over_workers
 from focus_env.datasets.order import shuffled_indices
 from focus_env.env import ENV_ID
@@ -128,8 +128,8 @@ class SFTWorker:
                 self._give_up(micro_batches)
                 return
             if self._is_due(self.plan.schedule.validation_interval) or progress.step == self.config.num_steps:
-                answers = self._validate()
-                metrics[SCORE] = summarize(answers)["miou_all"]
+                answers, measured = self._validate()
+                metrics |= measured
                 progress.count_validation(metrics[SCORE])
             self._log(metrics, seconds=time.perf_counter() - started)
             if SCORE in metrics or self._is_due(self.plan.schedule.checkpoint_interval):
@@ -155,10 +155,11 @@ class SFTWorker:
             lambda folder: load_training_state(folder, self.parameters, self.optimizer), logger.warning
         )
         if restored is None:
-            answers = self._validate()
+            answers, measured = self._validate()
             if self.rank == 0:
-                self.run_directory.rewind(0, counter="step")
+                self.run_directory.rewind(-1, counter="step")
                 self.run_directory.write_answers("before", answers)
+                self.run_directory.log({"step": 0, **measured})
             return answers
         self.progress = Progress(**restored[1])
         if self.rank == 0:
@@ -245,9 +246,13 @@ class SFTWorker:
 
     # ---- validation, checkpoints, export
 
-    def _validate(self) -> list[ScoredAnswer]:
-        """One greedy answer for each validation episode, dealt to the workers; all of them get all answers."""
-        plan = self.plan
+    def _validate(self) -> tuple[list[ScoredAnswer], dict[str, float]]:
+        """One greedy answer for each validation episode, dealt to the workers; all of them get all answers.
+
+        Returns:
+            The answers, and what is logged of them.
+        """
+        plan, started = self.plan, time.perf_counter()
         processor = self.processor
         if plan.validation_max_image_tokens is not None:
             processor = load_processor(plan.model, max_image_tokens=plan.validation_max_image_tokens)
@@ -265,7 +270,9 @@ class SFTWorker:
         if self.num_workers > 1:
             shares = [[] for _ in range(self.num_workers)]
             torch.distributed.all_gather_object(shares, mine)
-        return [shares[index % self.num_workers][index // self.num_workers] for index in indices]
+        answers = [shares[index % self.num_workers][index // self.num_workers] for index in indices]
+        score = summarize(answers)["miou_all"]
+        return answers, {SCORE: score, "seconds_validating": time.perf_counter() - started}
 
     def _checkpoint(self, metrics: dict[str, float]) -> None:
         """Hand the state to Ray Train, which keeps the newest and the best by validation mean IoU."""
@@ -284,7 +291,7 @@ class SFTWorker:
 
     def _finish(self, answers: list[ScoredAnswer] | None) -> None:
         """Write the answers after training, and the last and the best policy in transformers' format."""
-        answers = answers or self._validate()
+        answers = answers or self._validate()[0]
         check_finite(self.parameters, what=f"policy {self.run_directory.checkpoints / 'final'}")
         if self.rank > 0:
             return
@@ -306,29 +313,6 @@ class SFTWorker:
 def checkpoints_of(run: RunDirectory) -> Checkpoints:
     """Return the states that a run of stage 1 can go on from; Ray Train writes them, and removes older ones."""
     return Checkpoints(run.checkpoints, CHECKPOINT_PREFIX)
-
-
-def build_model(name: str, config: SFTConfig) -> Any:
-    """Load a model and make it ready to train; its layers are compiled if that is asked for.
-
-    Args:
-        name: For `load_model`.
-        config: Settings.
-    """
-    model = load_trainable_model(
-        name,
-        seed=config.seed,
-        precision=config.precision,
-        lora_rank=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        freeze_vision=config.freeze_vision,
-        gradient_checkpointing=config.gradient_checkpointing,
-    )
-    if config.compile:
-        # Layer by layer, since the whole model breaks into parts that are compiled anew for each shape of a batch.
-        for layer in model_parts(model).layers:
-            layer.compile(dynamic=True)
-    return model
 
 
 @contextlib.contextmanager

@@ -118,7 +118,7 @@ def _sampled(study: RewardStudy, name: str) -> dict[str, list[float]]:
     """Each seed's mean of what was sampled, by `SAMPLED_METRICS`."""
     found: dict[str, list[float]] = {metric: [] for metric in SAMPLED_METRICS}
     for seed in study.seeds:
-        lines = RunDirectory(study.run(name, seed).folder).read_metrics()
+        lines = RunDirectory(study.run(name, seed).folder).read_steps()
         last = lines[-max(1, round(LAST_SHARE * len(lines))) :]
         found["miou"].append(float(np.mean([line["miou"] for line in last])))
         found["zero_variance_rate"].append(float(np.mean([line["zero_variance_rate"] for line in lines])))
@@ -176,7 +176,7 @@ def _curves(study: RewardStudy) -> dict[str, dict[str, list[Series]]]:
     answers = read_answers(study)
     for name in study.rewards:
         for position, seed in enumerate(study.seeds):
-            lines = RunDirectory(study.run(name, seed).folder).read_metrics()
+            lines = RunDirectory(study.run(name, seed).folder).read_steps()
             for metric, title in SAMPLED_CURVES.items():
                 panels[title].setdefault(name, []).append(read_series(lines, metric, window))
             found = {0: answers[START][position], study.plan.settings.num_iterations: answers[name][position]}

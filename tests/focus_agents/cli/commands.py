@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from focus_agents.runs.folder import RunDirectory
 from focus_env.datasets import SyntheticDataset
 from focus_env.datasets.transforms import ShuffledSupports
 from focus_env.types import EpisodeDataset
@@ -65,8 +66,10 @@ def assert_run_folder(folder: Path, *, num_lines: int) -> dict:
     for name in ("miou_start", "miou_end", "miou_gain"):
         low, high = summary[f"{name}_interval"]
         assert low <= summary[name] <= high
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert len(lines) == num_lines
+    lines = RunDirectory(folder).read_metrics()
+    assert len(RunDirectory(folder).read_steps()) == num_lines
+    assert lines[0]["validation_miou"] == summary["miou_start"]
+    assert lines[-1]["validation_miou"] == summary["miou_end"]
     assert json.loads((folder / "config.json").read_text())["name"] == folder.name
     with Image.open(folder / "samples/validation.png") as sheet:
         assert sheet.height > 6 * 160

@@ -14,6 +14,7 @@ import pytest
 
 from focus_agents.cli.command_line import parse, restore_arguments
 from focus_agents.cli.runs import RunArguments
+from focus_agents.runs.folder import RunDirectory
 from focus_env.datasets.transforms import ShuffledSupports
 from tests.focus_agents.cli.commands import (
     NEW_FLAGS,
@@ -48,8 +49,12 @@ def straight_run(sft_run: Path) -> Path:
 
 
 def assert_same_outcome(folder: Path, other: Path) -> None:
-    """The same metrics to the last iteration, validation answers and weights."""
-    timings = {"seconds", "seconds_sampling", "seconds_learning", "seconds_syncing", "groups_per_second"}
+    """The same metrics to the last iteration, validation answers and weights.
+
+    A run that ended earlier has also been validated there.
+    """
+    timings = {"seconds", "seconds_sampling", "seconds_learning", "seconds_syncing", "seconds_validating"}
+    timings |= {"groups_per_second", "tokens_per_second", "validation_miou"}
     metrics = [
         [
             {name: value for name, value in json.loads(line).items() if name not in timings}
@@ -80,14 +85,14 @@ def test_grpo_is_stopped_then_killed(sft_run: Path, straight_run: Path) -> None:
     """By SIGTERM, which leaves a checkpoint of the iteration; then by SIGKILL while a checkpoint is written."""
     folder = sft_run.parent / "disturbed"
     process = start("run_grpo.py", *grpo_arguments(sft_run, "disturbed", num_iterations=6, checkpoint_interval=0))
-    wait_for(lambda: (folder / "metrics.jsonl").exists(), process)
+    wait_for(lambda: RunDirectory(folder).read_steps(), process)
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, errors
     num_done = int(re.search(r"stopped by SIGTERM after iteration (\d) of 6", output)[1])
     assert f"--resume {folder}" in output
     assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"iteration_{num_done:06d}"]
-    assert len((folder / "metrics.jsonl").read_text().splitlines()) == num_done
+    assert len(RunDirectory(folder).read_steps()) == num_done
 
     process = start("run_grpo.py", "--resume", str(folder), "--checkpoint-interval", "1", "--no-dashboard")
     wait_for(lambda: any((folder / "checkpoints").glob(".iteration_*")), process)
@@ -143,7 +148,7 @@ def test_a_driver_killed_while_it_samples_or_learns(
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["iteration_000002"]
-    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
+    assert len(RunDirectory(folder).read_steps()) == 3
     resumed = run("run_grpo.py", "--resume", str(folder), "--no-dashboard")
     assert resumed.returncode == 0, resumed.stderr
     assert_same_outcome(folder, straight_run)

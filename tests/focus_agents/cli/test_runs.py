@@ -164,7 +164,7 @@ def test_a_stop_says_how_to_go_on(num_done: int | None, has_metrics: bool, messa
     """And a folder in which nothing can be gone on with does not block its own name."""
     run = make_run(tmp_path / "mine", "grpo", num_done=num_done)
     if has_metrics:
-        (run.path / "metrics.jsonl").write_text("{}\n")
+        (run.path / "metrics.jsonl").write_text('{"iteration": 1}\n')
     (run.checkpoints / ".scratch").mkdir()
     assert message.format(path=run.path) in as_flags(after_a_stop(run), grpo.Args)
     if num_done is None:
@@ -177,7 +177,7 @@ def test_a_stop_says_how_to_go_on(num_done: int | None, has_metrics: bool, messa
 
 def test_a_run_killed_before_its_first_checkpoint_gets_advice_that_can_be_followed(tmp_path: Path) -> None:
     run = make_run(tmp_path / "mine", "grpo", num_done=None)
-    (run.path / "metrics.jsonl").write_text("{}\n")
+    (run.path / "metrics.jsonl").write_text('{"iteration": 1}\n')
     with pytest.raises(FileExistsError, match="or delete the folder, which has no checkpoint to go on from"):
         make_run(tmp_path / "mine", "grpo")
 

@@ -56,6 +56,7 @@ def test_clip_branches_by_hand(
     assert value.item() == pytest.approx(loss, abs=1e-12)
     assert slope.item() == pytest.approx(gradient, abs=1e-12)
     assert sums["clipped_tokens"].item() == is_clipped
+    assert sums["clipped_low"].item() == (is_clipped and ratio < 1)
     assert sums["ratio_sum"].item() == pytest.approx(ratio)
     assert sums["num_tokens"].item() == 1
     assert sums["kl_sum"].item() == 0
@@ -85,6 +86,7 @@ def test_gspo_clips_a_completion_by_its_mean_ratio(
     assert slope[0].tolist() == pytest.approx([gradient / 2, gradient / 2, 0.0], abs=1e-12)
     assert slope[1].tolist() == [0.0] * 3
     assert sums["clipped_tokens"].item() == num_clipped
+    assert sums["clipped_low"].item() == num_clipped * (ratios[0] < 1)
     assert sums["ratio_sum"].item() == pytest.approx(2 * math.sqrt(ratios[0] * ratios[1]) + 3)
 
 

@@ -81,5 +81,5 @@ def test_the_sums_carry_no_gradient() -> None:
             totals=StepTotals(2, 1, 1),
             ref_logprobs=torch.zeros(1, 2),
         )
-        assert sorted(sums) == ["clipped_tokens", "kl_sum", "num_tokens", "ratio_sum"]
+        assert sorted(sums) == ["clipped_low", "clipped_tokens", "kl_sum", "num_tokens", "ratio_sum"]
         assert not any(value.requires_grad for value in sums.values())

@@ -13,6 +13,7 @@ from rich.console import Console
 from focus_agents.errors import SamplingError, TrainingError
 from focus_agents.grpo import train as module
 from focus_agents.grpo.settings import GRPOSchedule
+from focus_agents.monitoring.recorder import Recorder
 from focus_agents.runs.folder import RunDirectory
 
 METRICS = {
@@ -39,6 +40,11 @@ def test_what_failed_or_was_cut_is_in_the_line(changes: dict[str, float], text: 
 
 
 WATCH: Any = SimpleNamespace(look=lambda answers: None)
+
+
+def iterate(algorithm: Any, schedule: GRPOSchedule, run: RunDirectory, console: Console) -> None:
+    recorder = Recorder(run, console)
+    module._iterate(algorithm, schedule, run, [0], first=0, console=console, watch=WATCH, recorder=recorder)
 
 
 class Algorithm:
@@ -85,7 +91,7 @@ def test_what_was_trained_is_kept_when_nobody_samples_any_more(
     error = SamplingError("none came back; resume")
     algorithm: Any = Algorithm(num_good, error, **options)
     with pytest.raises(SamplingError) as caught:
-        module._iterate(algorithm, GRPOSchedule(**schedule), run, [0], first=0, console=console, watch=WATCH)
+        iterate(algorithm, GRPOSchedule(**schedule), run, console)
     assert str(caught.value) == f"after iteration {saved[-1] if saved else 0} of 9: {error} {run.path}"
     assert written == saved
     lines = [line["iteration"] for line in run.read_metrics()]
@@ -98,4 +104,4 @@ def test_nothing_is_written_of_learners_that_gave_up(tmp_path: Path, monkeypatch
     run, console = RunDirectory.create(tmp_path / "run", {"name": "run"}), Console(file=io.StringIO())
     algorithm: Any = Algorithm(3, TrainingError("no finite gradient"))
     with pytest.raises(TrainingError, match=r"^no finite gradient$"):
-        module._iterate(algorithm, GRPOSchedule(), run, [0], first=0, console=console, watch=WATCH)
+        iterate(algorithm, GRPOSchedule(), run, console)

@@ -73,7 +73,7 @@ def test_what_runs_have_logged_is_drawn_where_nothing_is_asked_for(runs: dict[st
 
 
 def test_wrong_names_are_said(runs: dict[str, list[Path]], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"metrics: expected names from iteration, .* got \['beauty'\]"):
+    with pytest.raises(ValueError, match=r"metrics: expected names from .*METRICS, got \['beauty'\]"):
         plot_runs(runs, ("lm_loss", "beauty"), tmp_path / "curves.png")
     with pytest.raises(ValueError, match="expected one that some run has logged, got 'kl'"):
         plot_runs(runs, ("kl",), tmp_path / "curves.png")

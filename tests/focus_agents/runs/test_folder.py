@@ -16,7 +16,7 @@ from rich.console import Console
 from focus_agents.errors import CheckpointError
 from focus_agents.rollout.records import Completion, Generation, RolloutGroup
 from focus_agents.runs.folder import AFTER_COLOUR, BEFORE_COLOUR, NUM_SHEET_EPISODES, RunDirectory
-from focus_agents.runs.metrics import METRICS, rollout_metrics
+from focus_agents.runs.metrics import METRICS, check_names, rollout_metrics
 from focus_agents.runs.progress import progress_bar
 from focus_env.metrics import ScoredAnswer
 from focus_env.types import Box, ParseStatus
@@ -29,13 +29,20 @@ SUMMARY_KEYS = [
 ]  # fmt: skip
 
 
-def group(rewards: Sequence[float], answers: Sequence[ScoredAnswer], lengths: Sequence[int]) -> RolloutGroup:
+def group(
+    rewards: Sequence[float],
+    answers: Sequence[ScoredAnswer],
+    lengths: Sequence[int],
+    terms: Sequence[dict[str, float]] | None = None,
+) -> RolloutGroup:
     """Completions of given lengths; one of three tokens or more was cut."""
     completions = tuple(
         Completion(f"text {n}", np.zeros(length, dtype=np.int64), np.zeros(length, dtype=np.float32), length < 3)
         for n, length in enumerate(lengths)
     )
-    return RolloutGroup(0, Generation(completions), np.array(rewards), tuple({} for _ in rewards), tuple(answers))
+    return RolloutGroup(
+        0, Generation(completions), np.array(rewards), tuple(terms or [{}] * len(rewards)), tuple(answers)
+    )
 
 
 def lines_of(path: Path) -> list[Any]:
@@ -134,24 +141,37 @@ class TestMetrics:
     def test_of_a_rollout_by_hand(self) -> None:
         absent = scored(0.0, status=ParseStatus.ABSENT, is_strict=True)
         groups = [
-            group([1.5, 0.0], [scored(1.0), UNREADABLE], [1, 2]),
-            group([0.5, 0.5], [scored(0.5, is_strict=False), absent], [3, 6]),
+            group([1.5, 0.0], [scored(1.0), UNREADABLE], [1, 2], terms=[{"iou": 1.0, "format": 1.0}, {"iou": 0.0}]),
+            group([0.5, 0.5], [scored(0.5, is_strict=False), absent], [3, 6], terms=[{"iou": 0.5}, {"format": 0.0}]),
         ]
         assert rollout_metrics(groups) == pytest.approx(
             {
                 "reward": 2.5 / 4,
+                "reward/iou": 1.5 / 3,
+                "reward/format": 1.0 / 2,
+                "reward_std": 0.75 / 2,
                 "miou": 1.5 / 4,
+                "acc_50": 2 / 4,
+                "whole_image_rate": 0.0,
+                "copy_rate": 0.0,
                 "parse_rate": 3 / 4,
                 "format_rate": 2 / 4,
                 "zero_variance_rate": 1 / 2,
                 "completion_tokens": 12 / 4,
+                "completion_tokens_min": 1.0,
+                "completion_tokens_max": 6.0,
                 "truncated_rate": 2 / 4,
             }
         )
-        assert set(rollout_metrics(groups)) <= set(METRICS)
+        check_names([*rollout_metrics(groups)])
+
+    def test_a_part_of_a_metric_without_parts_is_refused(self, run: RunDirectory) -> None:
+        with pytest.raises(ValueError, match=r"expected no part behind a slash for \['kl'\], which have none"):
+            run.log({"reward/iou": 0.0, "kl/3": 0.0})
+        run.log({"reward/my/term": 0.0})
 
     def test_what_metrics_mean_is_said(self) -> None:
-        assert all(text and name == name.strip() for name, text in METRICS.items())
+        assert all(name == name.strip() and metric.unit and metric.meaning for name, metric in METRICS.items())
 
     def test_what_is_not_finite_is_null(self, run: RunDirectory) -> None:
         run.log({"iteration": 1, "loss": float("nan"), "grad_norm": float("inf"), "kl": None})

@@ -61,5 +61,8 @@ def largest_difference(first: Path, second: Path) -> float:
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run without what the clock says."""
-    lines = RunDirectory(folder).read_metrics()
-    return [{k: v for k, v in line.items() if k not in ("seconds", "examples_per_second")} for line in lines]
+    lines = RunDirectory(folder).read_steps()
+    return [
+        {k: v for k, v in line.items() if k not in ("seconds", "seconds_validating", "examples_per_second")}
+        for line in lines
+    ]

@@ -31,7 +31,11 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert summary["num_steps"] == 3
     assert [answer.episode_id for answer in run.read_answers("after")] == ["fake/0", "fake/1", "fake/2"]
     assert json.loads((run.path / "summary.json").read_text())["miou_end"] == summary["miou_end"]
-    lines = run.read_metrics()
+    start, *lines = run.read_metrics()
+    assert {name: start[name] for name in ("step", "validation_miou")} == {
+        "step": 0,
+        "validation_miou": summary["miou_start"],
+    }
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert {name.partition("/")[0] for line in lines for name in line} <= set(METRICS)
     for name in ("support_mass", "support_delta", "past_margin"):
@@ -86,7 +90,10 @@ class TestBeforeAnythingStarts:
             ({"num_validation_episodes": 0}, "num_validation_episodes: expected 1 or more, got 0"),
             ({"validation_interval": -1}, "validation_interval: expected 0 or more, got -1"),
             ({"checkpoint_interval": -1}, "checkpoint_interval: expected 0 or more, got -1"),
-            ({"patience": 2}, "patience: early stopping needs validations; set validation_interval above 0"),
+            (
+                {"patience": 2, "validation_interval": 0},
+                "patience: early stopping needs validations; set validation_interval above 0",
+            ),
             ({"num_data_workers": -1}, "num_data_workers: expected 0 or more, got -1"),
         ],
     )

@@ -17,10 +17,11 @@ from focus_agents.models.loading import load_model, load_processor
 from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.sft.data import SFTExamples, load_batches
+from focus_agents.sft.model import build_model
 from focus_agents.sft.progress import Progress
 from focus_agents.sft.settings import SFTConfig
 from focus_agents.sft.step import accumulate_gradients
-from focus_agents.sft.worker import SFTWorker, build_model, memory_advice
+from focus_agents.sft.worker import SFTWorker, memory_advice
 from focus_env.datasets.order import shuffled_indices
 from focus_env.metrics import ScoredAnswer
 from focus_env.prompts import get_template
@@ -196,8 +197,9 @@ def test_the_best_policy_is_kept_beside_the_last(tmp_path: Path, monkeypatch: py
     scores = iter((0.0, 0.1, 0.6, 0.3, 0.2))
     (answer, *_) = RunDirectory(tmp_path / "short").read_answers("after")
 
-    def validate(worker: SFTWorker) -> list[ScoredAnswer]:
-        return [dataclasses.replace(answer, status=ParseStatus.OK, iou=next(scores))]
+    def validate(worker: SFTWorker) -> tuple[list[ScoredAnswer], dict[str, float]]:
+        score = next(scores)
+        return [dataclasses.replace(answer, status=ParseStatus.OK, iou=score)], {"validation_miou": score}
 
     def report(metrics: Any, *, checkpoint: Any, checkpoint_dir_name: str) -> None:
         shutil.copytree(checkpoint.path, plan.run_path / "checkpoints" / checkpoint_dir_name)

@@ -1,0 +1,116 @@
+"""The places that a run writes to while it goes on, none of which may end it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from rich.console import Console
+
+from focus_agents.rollout.records import RolloutGroup
+from focus_agents.runs.folder import COUNTERS, RunDirectory
+from focus_agents.runs.metrics import check_names
+from focus_env.errors import FocusError
+from focus_env.metrics import ScoredAnswer
+from focus_env.types import ImageArray
+
+
+class Sink(Protocol):
+    """A place that shows metrics and pictures, such as TensorBoard or Ray's endpoint; each method may raise.
+
+    Attributes:
+        name: What people call it.
+    """
+
+    name: str
+
+    def log(self, metrics: Mapping[str, float], position: int) -> None:
+        """Show what was measured.
+
+        Args:
+            metrics: By their names in `runs.metrics.METRICS`, without the counter; all are finite.
+            position: The iteration or step; 0 is before training.
+        """
+
+    def show(self, name: str, picture: ImageArray, position: int) -> None:
+        """Show a picture.
+
+        Args:
+            name: What it shows.
+            picture: [H, W, 3] uint8.
+            position: As of `log`.
+        """
+
+    def close(self) -> None:
+        """Let go of files and connections; called once."""
+
+
+class Recorder:
+    """Writes what a run measures to its folder and to every sink.
+
+    What cannot be written is named once, and the run goes on. The folder is tried again each time, since a full disk
+    may have room later; a sink that failed is left alone from then on.
+
+    Args:
+        run: The run's folder.
+        console: Where failures are told.
+        sinks: Further places.
+    """
+
+    def __init__(self, run: RunDirectory, console: Console, sinks: Sequence[Sink] = ()) -> None:
+        self._run, self._console, self._sinks = run, console, [*sinks]
+        self._told: set[str] = set()
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Write the metrics of an iteration or step, or of the validation before training.
+
+        Args:
+            metrics: By their names in `METRICS`, among them one of `COUNTERS`.
+
+        Raises:
+            ValueError: If a name is not declared.
+        """
+        check_names([*metrics])
+        self._write("metrics.jsonl", lambda: self._run.log(metrics))
+        (counter,) = (name for name in COUNTERS if name in metrics)
+        finite = {name: float(value) for name, value in metrics.items() if name != counter and math.isfinite(value)}
+        self._tell(lambda sink: sink.log(finite, int(metrics[counter])))
+
+    def samples(self, iteration: int, groups: Sequence[RolloutGroup]) -> None:
+        """Keep what was sampled in an iteration."""
+        self._write("samples", lambda: self._run.write_samples(iteration, groups))
+
+    def answers(self, name: str, answers: Sequence[ScoredAnswer]) -> None:
+        """Keep the answers of a validation."""
+        self._write("validation answers", lambda: self._run.write_answers(name, answers))
+
+    def show(self, name: str, picture: ImageArray, position: int) -> None:
+        """Show a picture on every sink; arguments as of `Sink.show`."""
+        self._tell(lambda sink: sink.show(name, picture, position))
+
+    def close(self) -> None:
+        """Close every sink."""
+        self._tell(lambda sink: sink.close())
+        self._sinks.clear()
+
+    def _write(self, what: str, write: Callable[[], object]) -> None:
+        """Write to the run's folder; what is no storage error is a fault of the caller, and raises."""
+        try:
+            write()
+        except (OSError, FocusError) as error:
+            self._warn_once(what, f"{what} cannot be written: {error}; the training goes on without")
+
+    def _tell(self, tell: Callable[[Sink], None]) -> None:
+        for sink in [*self._sinks]:
+            try:
+                tell(sink)
+            except Exception as error:  # of somebody else's library, whatever it is
+                self._sinks.remove(sink)
+                reason = f"{type(error).__name__}: {error}"
+                self._warn_once(sink.name, f"{sink.name} shows nothing from here on ({reason}); the training goes on")
+
+    def _warn_once(self, key: str, message: str) -> None:
+        if key not in self._told:
+            self._told.add(key)
+            self._console.print(f"warning: {message}", style="yellow", highlight=False, markup=False, soft_wrap=True)

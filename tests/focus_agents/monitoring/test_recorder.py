@@ -1,0 +1,108 @@
+"""What a run writes, and that no place which cannot be written ends it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from focus_agents.monitoring.recorder import Recorder
+from focus_agents.runs.folder import RunDirectory
+
+PICTURE = np.zeros((2, 2, 3), dtype=np.uint8)
+
+
+class FakeSink:
+    """Keeps what it is told, and fails from the call numbered `fails_at` on."""
+
+    def __init__(self, name: str = "fake", *, fails_at: int | None = None) -> None:
+        self.name, self.fails_at, self.calls = name, fails_at, list[Any]()
+
+    def _call(self, *call: Any) -> None:
+        self.calls.append(call)
+        if self.fails_at is not None and len(self.calls) >= self.fails_at:
+            raise RuntimeError("the board is gone")
+
+    def log(self, metrics: Mapping[str, float], position: int) -> None:
+        self._call("log", dict(metrics), position)
+
+    def show(self, name: str, picture: Any, position: int) -> None:
+        self._call("show", name, position)
+
+    def close(self) -> None:
+        self._call("close")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    return RunDirectory.create(tmp_path / "run", {"name": "run"})
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=io.StringIO(), width=40)
+
+
+def printed(console: Console) -> list[str]:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def test_sinks_get_what_is_finite_and_the_folder_all(run: RunDirectory, console: Console) -> None:
+    sink = FakeSink()
+    recorder = Recorder(run, console, [sink])
+    recorder.log({"step": 0, "validation_miou": 0.5})
+    recorder.log({"step": 7, "loss": float("nan"), "lr": 1, "grad_norm": float("inf")})
+    recorder.show("validation", PICTURE, 7)
+    recorder.close()
+    assert sink.calls == [
+        ("log", {"validation_miou": 0.5}, 0), ("log", {"lr": 1.0}, 7), ("show", "validation", 7), ("close",),
+    ]  # fmt: skip
+    assert run.read_metrics()[1] == {"step": 7, "loss": None, "lr": 1, "grad_norm": None}
+    assert printed(console) == []
+
+
+def test_a_sink_that_fails_is_left_alone_and_named_once(run: RunDirectory, console: Console) -> None:
+    bad, good = FakeSink("the board", fails_at=2), FakeSink()
+    recorder = Recorder(run, console, [bad, good])
+    for iteration in (1, 2, 3):
+        recorder.log({"iteration": iteration, "reward": 0.5})
+        recorder.show("validation", PICTURE, iteration)
+    recorder.close()
+    assert len(bad.calls) == 2
+    assert len(good.calls) == 7
+    assert len(run.read_metrics()) == 3
+    message = "the board shows nothing from here on (RuntimeError: the board is gone); the training goes on"
+    assert printed(console) == [f"warning: {message}"]
+
+
+def test_a_folder_that_cannot_be_written_is_tried_again(
+    run: RunDirectory, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink, log, is_full = FakeSink(), run.log, True
+
+    def full(metrics: Mapping[str, float]) -> None:
+        if is_full:
+            raise OSError(28, "No space left on device")
+        log(metrics)
+
+    monkeypatch.setattr(run, "log", full)
+    recorder = Recorder(run, console, [sink])
+    recorder.log({"iteration": 1})
+    recorder.log({"iteration": 2})
+    is_full = False
+    recorder.log({"iteration": 3})
+    assert run.read_metrics() == [{"iteration": 3}]
+    assert len(sink.calls) == 3
+    (line,) = printed(console)
+    assert line.startswith("warning: metrics.jsonl cannot be written: [Errno 28] No space left on device; the training")
+
+
+def test_a_name_that_is_not_declared_is_a_fault_of_the_caller(run: RunDirectory, console: Console) -> None:
+    with pytest.raises(ValueError, match=r"expected names from runs\.metrics\.METRICS, got \['reword'\]"):
+        Recorder(run, console).log({"iteration": 1, "reword": 0.5})
