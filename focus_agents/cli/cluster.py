@@ -18,7 +18,9 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
+from focus_agents.cli.command_line import quiet_libraries
 from focus_agents.cli.ray_compat import own_node, raylets, show_token
+from focus_agents.processes.loopback import stay_on_loopback
 from focus_agents.settings import Settings
 
 ANSWER_SECONDS = 5.0
@@ -84,6 +86,12 @@ class RayArguments(Settings):
     """Ray cluster to join, auto or HOST:PORT; default: start Ray on this machine."""
     dashboard: bool = True
     """Serve the Ray dashboard, if this run starts Ray."""
+
+    def import_ray(self) -> None:
+        """Import Ray and the other large libraries quietly, for a run that listens on the loopback if it starts Ray."""
+        if self.ray_address is None:
+            stay_on_loopback()
+        quiet_libraries()
 
     def connect(self, needs: Sequence[Need] = ()) -> None:
         """Join the cluster, if one is named, and see that it, or else this machine, has what a run asks for.

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge
 
 from focus_agents.cli.cluster import Need, RayArguments
-from focus_agents.cli.command_line import flat, parse, quiet_libraries
+from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments, RewardText, TrainingDataArguments, load_reward
 from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
@@ -131,7 +131,7 @@ class Args(TrainingArguments):
 def main() -> None:
     with user_errors(Args):
         args = with_spec(parse(Args, __doc__))
-        quiet_libraries()
+        args.cluster.import_ray()
         if args.run.resume is not None:
             args = resumed(args, command="grpo", plain=with_spec)
             if (message := nothing_to_do(RunDirectory(args.run.path("grpo")), args)) is not None:

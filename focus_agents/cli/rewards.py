@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge
 
 from focus_agents.cli.cluster import Need, RayArguments
-from focus_agents.cli.command_line import flat, parse, quiet_libraries
+from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import load_reward
 from focus_agents.cli.errors import make_console, print_warning, user_errors, work_errors
 from focus_agents.cli.grpo import TrainingArguments
@@ -64,7 +64,7 @@ class Args(TrainingArguments):
 def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
-        quiet_libraries()
+        args.cluster.import_ray()
         study = check_arguments(args)
         need = Need(setting="cpus_per_run", num_cpus=args.cpus_per_run)
         args.cluster.connect([need, Need(setting="gpus_per_run", num_gpus=args.gpus_per_run)])

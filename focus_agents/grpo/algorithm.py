@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import COMPONENT_EVAL_ENV_RUNNER, COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -31,6 +30,7 @@ from focus_agents.grpo.learner_group import GRPOLearnerGroup
 from focus_agents.grpo.module import VLMModule
 from focus_agents.grpo.rllib_checks import check_processes, check_rllib_settings
 from focus_agents.grpo.rllib_compat import given_model_config, local_learner, weights_number
+from focus_agents.grpo.named import NamedAlgorithm
 from focus_agents.grpo.runners import Runners
 from focus_agents.grpo.sampling import GroupSampler
 from focus_agents.grpo.selection import training_data
@@ -65,6 +65,7 @@ class GRPOConfig(AlgorithmConfig):
 
     Attributes:
         validation_env_config: Arguments of the environment that `GRPO.validate` answers in; None: there is none.
+        run_folder: The run whose name the processes on Ray carry, and which RLlib's own files go to; None: RLlib's.
     """
 
     def __init__(self, algo_class: type | None = None) -> None:
@@ -73,6 +74,7 @@ class GRPOConfig(AlgorithmConfig):
         for name, default in as_dict(GRPOSettings()).items():
             setattr(self, name, default)
         self.validation_env_config: Mapping[str, Any] | None = None
+        self.run_folder: str | None = None
 
         self.grad_clip_by = "global_norm"
         self.seed = 0
@@ -202,7 +204,7 @@ class GRPOConfig(AlgorithmConfig):
         return super()._model_config_auto_includes | as_dict(ModelSettings()) | own | {"largest_coordinate": largest}
 
 
-class GRPO(Algorithm):
+class GRPO(NamedAlgorithm):
     """Group-relative policy optimization of a vision-language policy in a localization environment.
 
     Attributes:

@@ -19,6 +19,7 @@ import focus_env  # noqa: F401  (registers the environment in this process)
 from focus_agents.evaluation import evaluate
 from focus_agents.evaluation.answers import answer_episodes
 from focus_agents.grpo.rllib_compat import wants_component
+from focus_agents.processes.names import own_name
 from focus_agents.rollout.collect import collect_groups
 from focus_agents.rollout.records import RolloutGroup, Sampling
 from focus_env.errors import FocusError
@@ -40,6 +41,10 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
         self._device = torch.device("cuda" if use_gpu else "cpu")
         self.make_env()
         self.make_module()
+
+    def __repr__(self) -> str:
+        """The actor's name, which Ray's dashboard shows."""
+        return own_name(lambda: f"sampler {self.worker_index}")
 
     def make_env(self) -> None:
         """Build the training environment, and the one for validation if the config has it."""

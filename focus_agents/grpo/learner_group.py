@@ -23,6 +23,7 @@ from focus_agents.grpo.rllib_compat import (
     num_healthy_learners,
 )
 from focus_agents.grpo.steps import GroupTrainingData
+from focus_agents.processes.names import naming_grpo
 from focus_env.errors import FocusError
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,10 @@ class GRPOLearnerGroup(LearnerGroup):
 
     Attributes:
         num_rebuilds: How often all learners were replaced.
+        run_name: The run that new learners are named after.
     """
+
+    run_name: str | None = None
 
     def __init__(self, **kwargs: Any) -> None:
         self.num_rebuilds = 0
@@ -183,7 +187,8 @@ class GRPOLearnerGroup(LearnerGroup):
         self._kill()
         started = time.monotonic()
         # Starts new processes; what this class adds to the group, the snapshot above all, stays as it is.
-        LearnerGroup.__init__(self, config=self.config, module_spec=module_spec(self))
+        with naming_grpo(self.run_name):
+            LearnerGroup.__init__(self, config=self.config, module_spec=module_spec(self))
         weights, rest = self._snapshot.weights, self._snapshot.rest
         self._wait([learner.apply.remote(_join_state, weights, rest) for learner in learner_actors(self)])
         self.num_rebuilds += 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.learner_group import LearnerGroup
@@ -88,6 +89,18 @@ READS = (
 """What is read, by the functions below."""
 
 HOOKS = (
+    PrivateName(
+        Algorithm,
+        "_setup_logdir",
+        "A run writes to its own folder; RLlib's algorithms make one each in the user's home, if it can be written.",
+        overridden_by="NamedAlgorithm",
+    ),
+    PrivateName(
+        Algorithm,
+        "_logdir",
+        "What that method sets, and RLlib reads; an algorithm's constructor takes no folder outside of Tune.",
+        overridden_by="NamedAlgorithm",
+    ),
     PrivateName(
         AlgorithmConfig,
         "_model_config_auto_includes",

@@ -27,7 +27,7 @@ Job = tuple[int, int]
 T = TypeVar("T")
 Work = Callable[[Any, Sequence[Job]], tuple[dict[int, T], Any]]
 """What a runner does with its share: results by position, and metrics or None. As return values of a runner, results
-belong to the driver, and outlive the runner."""
+belong to the driver, and outlive the runner. Ray's dashboard calls the task by the function's name."""
 
 
 @dataclass
@@ -138,6 +138,7 @@ class Runners:
             answers = getattr(runner, method)(episode_indices=[index for _, index in jobs], **arguments)
             return {position: answer for (position, _), answer in zip(jobs, answers, strict=True)}, None
 
+        answer.__name__ = method
         return self.run(list(enumerate(episode_indices)), answer, batch_size=batch_size)
 
     def submit(self, jobs: Sequence[Job], work: Work[T], *, batch_size: int) -> Request[T]:
@@ -200,10 +201,16 @@ class Runners:
         """Send what is missing to the runners that there are."""
         ids = self._await_ids()
         batches, actors = request.missing(), runner_actors(self._group)
+        shares = {runner_id: batches[k :: len(ids)] for k, runner_id in enumerate(ids)}
         request.calls = [
-            (runner_id, actors[runner_id].apply.remote(request.work, [job for batch in share for job in batch]))
-            for k, runner_id in enumerate(ids)
-            if (share := batches[k :: len(ids)])
+            (
+                runner_id,
+                actors[runner_id]
+                .apply.options(name=request.work.__name__)
+                .remote(request.work, [job for batch in share for job in batch]),
+            )
+            for runner_id, share in shares.items()
+            if share
         ]
 
     def _gather(self, request: Request[Any]) -> None:

@@ -1,0 +1,73 @@
+"""What the processes of a run are called on Ray's dashboard and by `ray list actors`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import ray
+from ray.job_config import JobConfig
+
+from focus_agents.processes.ray_compat import starting_actors
+
+JOB_NAME = "job_name"
+"""Ray's own key for it."""
+
+
+def job_config(name: str, *, command: str, folder: str) -> JobConfig:
+    """Return what Ray is told of a run, for `ray.init`.
+
+    Args:
+        name: The run's.
+        command: As a person would type it.
+        folder: The run's.
+    """
+    return JobConfig(metadata={JOB_NAME: name, "command": command, "run_folder": folder})
+
+
+def of_run(role: str, run: str | None) -> str:
+    """Return the name of a process, such as "sampler 2 of run X"; of no run: "sampler 2"."""
+    return role if run is None else f"{role} of run {run}"
+
+
+def naming_grpo(run: str | None) -> AbstractContextManager[None]:
+    """While this is open, RLlib's processes are started with the names of a run's samplers, evaluators and learners.
+
+    Args:
+        run: The run's name.
+    """
+    learners = itertools.count()
+
+    def name_of(arguments: Mapping[str, Any]) -> str | None:
+        config = arguments.get("config")
+        if (number := arguments.get("worker_index")) is not None:
+            role = "evaluator" if getattr(config, "in_evaluation", False) else "sampler"
+            return of_run(f"{role} {number}", run)
+        return of_run(f"learner {next(learners)}", run) if "module_spec" in arguments else None
+
+    return starting_actors(name_of, by_value=("config",))
+
+
+def naming(role: str, run: str, *, is_numbered: bool = True) -> AbstractContextManager[None]:
+    """While this is open, actors are started with a role's name and, beginning with 0, a number."""
+    numbers = itertools.count()
+
+    def name_of(arguments: Mapping[str, Any]) -> str:
+        return of_run(f"{role} {next(numbers)}" if is_numbered else role, run)
+
+    return starting_actors(name_of)
+
+
+def own_name(otherwise: Callable[[], str]) -> str:
+    """Return the name of the actor that this process is.
+
+    Args:
+        otherwise: Makes one for a process that is none, or has no name.
+    """
+    if ray.is_initialized():
+        context = ray.get_runtime_context()
+        if context.worker.mode == ray.WORKER_MODE and (name := context.get_actor_name()):
+            return str(name)
+    return otherwise()
