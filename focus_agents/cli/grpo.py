@@ -22,11 +22,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 
-from focus_agents.cli.cluster import Need, RayArguments
+from focus_agents.cli.cluster import Job, Need, RayArguments
 from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments, RewardText, TrainingDataArguments, load_reward
 from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
@@ -138,8 +139,9 @@ def main() -> None:
                 print(as_flags(message, Args))
                 return
         plan, config = check_arguments(args)
-        args.cluster.connect(args.cluster.needs())
-        run = open_run(args, *plan.objects)
+        path = args.run.path("grpo")
+        args.cluster.connect(args.cluster.needs(), job=Job(folder=path))
+        run = open_run(args, *plan.objects, path=path)
     train(args, plan, config, run)
 
 
@@ -164,7 +166,9 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
 
     try:
         with work_errors(Args, console, FocusError, advice=advice):
-            args.cluster.start_ray(num_processes=num_processes, console=console, advice=advice)
+            job = Job(folder=run.path)
+            args.cluster.start_ray(num_processes=num_processes, console=console, advice=advice, job=job)
+            job.note_start()
             summary = train_grpo(
                 config,
                 plan.schedule,
@@ -207,9 +211,9 @@ def check_arguments(args: Args) -> tuple[GRPOPlan, GRPOConfig]:
     return plan, config
 
 
-def open_run(args: Args, *used: Any) -> RunDirectory:
+def open_run(args: Args, *used: Any, path: Path | None = None) -> RunDirectory:
     """Open the run's folder, with its arguments inside; `used` are objects that may be a user's own code."""
-    return args.run.open(args.run.path("grpo"), flat(with_spec(args)), *used, command="grpo")
+    return args.run.open(path or args.run.path("grpo"), flat(with_spec(args)), *used, command="grpo")
 
 
 if __name__ == "__main__":

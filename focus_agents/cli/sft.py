@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 
-from focus_agents.cli.cluster import Need, RayArguments
+from focus_agents.cli.cluster import Job, Need, RayArguments
 from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments, TrainingDataArguments
 from focus_agents.cli.errors import as_flags, in_a_thread, make_console, user_errors, work_errors
@@ -144,7 +144,7 @@ def main() -> None:
                 print(as_flags(message, Args))
                 return
         plan, workers = check_arguments(args)
-        args.cluster.connect(args.cluster.needs() if workers.num_workers else [])
+        args.cluster.connect(args.cluster.needs() if workers.num_workers else [], job=Job(folder=plan.run_path))
         used = (plan.training_episodes, plan.validation_episodes)
         run = args.run.open(plan.run_path, flat(args), *used, command="sft")
     train(args, plan, workers, run)
@@ -162,12 +162,15 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
     def advice() -> str:
         return as_flags(after_a_stop(run), Args)
 
+    job = Job(folder=run.path)
     try:
         with work_errors(Args, console, FocusError, advice=advice):
             if workers.num_workers > 0:
-                args.cluster.start_ray(num_processes=workers.num_workers, console=console, advice=advice)
+                args.cluster.start_ray(num_processes=workers.num_workers, console=console, advice=advice, job=job)
+                job.note_start()
                 summary = in_a_thread(lambda: train_sft(plan, workers, console=console))
             else:
+                job.note_start()
                 summary = train_sft(plan, workers, console=console)
     finally:
         ray.shutdown()

@@ -28,9 +28,9 @@ from focus_agents.grpo.evaluation import evaluate_greedily, log_episodes
 from focus_agents.grpo.learner import GRPOTorchLearner
 from focus_agents.grpo.learner_group import GRPOLearnerGroup
 from focus_agents.grpo.module import VLMModule
+from focus_agents.grpo.named import NamedAlgorithm
 from focus_agents.grpo.rllib_checks import check_processes, check_rllib_settings
 from focus_agents.grpo.rllib_compat import given_model_config, local_learner, weights_number
-from focus_agents.grpo.named import NamedAlgorithm
 from focus_agents.grpo.runners import Runners
 from focus_agents.grpo.sampling import GroupSampler
 from focus_agents.grpo.selection import training_data

@@ -67,6 +67,7 @@ def train_grpo(
     started = time.perf_counter()
     indices = range(min(schedule.num_validation_episodes, len(validation_episodes)))
     recorder = Recorder(run, console)
+    config.run_folder = str(run.path.absolute())
     with console.status("building runners and learners"):
         algorithm = config.build_algo()
     try:

@@ -69,7 +69,7 @@ def bound_store(hostname: str, port: int, world_size: int, timeout: timedelta) -
         world_size: Processes that meet.
         timeout: So long they wait for each other.
     """
-    from torch.distributed import TCPStore
+    from torch.distributed.distributed_c10d import TCPStore
 
     family, kind, protocol, _, address = socket.getaddrinfo(hostname, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind, protocol) as server:

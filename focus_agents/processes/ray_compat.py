@@ -53,6 +53,20 @@ def starting_actors(
         ActorClass._remote = original
 
 
-def ray_node() -> Any:
-    """Return what this process knows of the session of Ray that it takes part in, or None; nothing public says it."""
-    return ray._private.worker._global_node
+def drop_lines(is_dropped: Callable[[str], bool]) -> None:
+    """Leave out some of what the daemons of Ray have printed by this process, which has no setting for it.
+
+    Args:
+        is_dropped: Tells of a text whether it is.
+    """
+    worker: Any = ray._private.worker
+    original = worker.print_to_stdstream
+    if getattr(original, "drops_lines", False):
+        return
+
+    def print_rest(data: dict[str, Any], *args: Any, **options: Any) -> None:
+        if lines := [line for line in data.get("lines", ()) if not is_dropped(str(line))]:
+            original({**data, "lines": lines}, *args, **options)
+
+    print_rest.drops_lines = True  # type: ignore[attr-defined]
+    worker.print_to_stdstream = print_rest
