@@ -251,6 +251,7 @@ class GRPO(NamedAlgorithm):
 
     def training_step(self) -> None:
         """Sample groups, compare the answers within each, update the policy, hand the new weights to the runners."""
+        measured = {"queue_depth": float(self._sampler.num_waiting())} if self.config.async_steps else {}
         with self._time(ENV_RUNNER_SAMPLING_TIMER):
             sampled, groups = self._sampler.draw(self._num_iterations_done, self._weights_seq_no)
         if self.config.async_steps:
@@ -262,7 +263,8 @@ class GRPO(NamedAlgorithm):
         with self._time(SYNCH_WORKER_WEIGHTS_TIMER):
             self._sync_weights()
         self.last_groups = [without_prefix(group) for group in groups]
-        self.metrics.log_dict(rollout_metrics(sampled) | self._sampler.failures(sampled), key=ROLLOUTS, window=1)
+        measured |= rollout_metrics(sampled) | self._sampler.failures(sampled) | self.process_metrics(self._runners)
+        self.metrics.log_dict(measured, key=ROLLOUTS, window=1)
         returns = [float(reward) for group in sampled for reward in group.rewards]
         log_episodes(self.metrics, returns, key=(ENV_RUNNER_RESULTS,))
 

@@ -148,7 +148,7 @@ def local_learner(group: LearnerGroup) -> Any:
 
 def learner_actors(group: LearnerGroup) -> list[Any]:
     """Return the handles of the learners that are processes of their own."""
-    return list(group._workers)
+    return list(group._workers or ())
 
 
 def num_healthy_learners(group: LearnerGroup) -> int:

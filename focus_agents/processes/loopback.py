@@ -69,13 +69,13 @@ def bound_store(hostname: str, port: int, world_size: int, timeout: timedelta) -
         world_size: Processes that meet.
         timeout: So long they wait for each other.
     """
-    from torch.distributed.distributed_c10d import TCPStore
+    import torch.distributed
 
     family, kind, protocol, _, address = socket.getaddrinfo(hostname, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind, protocol) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind(address)
-        return TCPStore(
+        return torch.distributed.TCPStore(  # type: ignore[attr-defined]
             hostname,
             port,
             world_size,

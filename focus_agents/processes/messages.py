@@ -16,6 +16,10 @@ SAID_BY_US: dict[str, str] = {
 """Patterns of Ray's lines that are not printed, each with the reason. Everything else from a warning on is."""
 
 
+OWN_LOGGERS = ("ray.rllib.utils.actor_manager",)
+"""Loggers whose lines do not pass the handlers of Ray's, since RLlib has handlers of its own."""
+
+
 def is_said_by_us(message: str) -> bool:
     """Tell whether the run says in its own words what a line of Ray's says."""
     return any(re.search(pattern, message) for pattern in SAID_BY_US)
@@ -27,7 +31,7 @@ def _passes(record: logging.LogRecord) -> bool:
 
 def quiet_ray() -> None:
     """Let Ray print warnings and errors only, and none that the run says itself; Ray is imported already."""
-    for handler in logging.getLogger("ray").handlers:
-        if _passes not in handler.filters:
-            handler.addFilter(_passes)
+    for place in (*logging.getLogger("ray").handlers, *map(logging.getLogger, OWN_LOGGERS)):
+        if _passes not in place.filters:
+            place.addFilter(_passes)
     drop_lines(is_said_by_us)

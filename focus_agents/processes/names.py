@@ -10,7 +10,12 @@ from typing import Any
 import ray
 from ray.job_config import JobConfig
 
-from focus_agents.processes.ray_compat import starting_actors
+from focus_agents.processes.ray_compat import (
+    callback_of_controller,
+    logs_folder,
+    name_actors_from_now_on,
+    starting_actors,
+)
 
 JOB_NAME = "job_name"
 """Ray's own key for it."""
@@ -40,7 +45,7 @@ def naming_grpo(run: str | None) -> AbstractContextManager[None]:
     """
     learners = itertools.count()
 
-    def name_of(arguments: Mapping[str, Any]) -> str | None:
+    def name_of(class_name: str, arguments: Mapping[str, Any]) -> str | None:
         config = arguments.get("config")
         if (number := arguments.get("worker_index")) is not None:
             role = "evaluator" if getattr(config, "in_evaluation", False) else "sampler"
@@ -50,14 +55,29 @@ def naming_grpo(run: str | None) -> AbstractContextManager[None]:
     return starting_actors(name_of, by_value=("config",))
 
 
-def naming(role: str, run: str, *, is_numbered: bool = True) -> AbstractContextManager[None]:
-    """While this is open, actors are started with a role's name and, beginning with 0, a number."""
-    numbers = itertools.count()
+def naming_train(run: str, *, num_workers: int) -> tuple[AbstractContextManager[None], Any]:
+    """Return what names the processes of a run on Ray Train.
 
-    def name_of(arguments: Mapping[str, Any]) -> str:
-        return of_run(f"{role} {next(numbers)}" if is_numbered else role, run)
+    Args:
+        run: The run's name.
+        num_workers: How many train; new ones after a fault have the same names.
 
-    return starting_actors(name_of)
+    Returns:
+        A context to start the training in, and a callback for its `ray.train.RunConfig`.
+    """
+
+    def name_of_controller(class_name: str, arguments: Mapping[str, Any]) -> str | None:
+        return of_run("controller", run) if "Controller" in class_name else None
+
+    def name_workers() -> None:
+        numbers = itertools.count()
+
+        def name_of_worker(class_name: str, arguments: Mapping[str, Any]) -> str | None:
+            return of_run(f"worker {next(numbers) % num_workers}", run) if "Worker" in class_name else None
+
+        name_actors_from_now_on(name_of_worker)
+
+    return starting_actors(name_of_controller), callback_of_controller(name_workers)
 
 
 def own_name(otherwise: Callable[[], str]) -> str:
@@ -71,3 +91,9 @@ def own_name(otherwise: Callable[[], str]) -> str:
         if context.worker.mode == ray.WORKER_MODE and (name := context.get_actor_name()):
             return str(name)
     return otherwise()
+
+
+def where_logs_are() -> str:
+    """Return where the processes of a run say more of what went wrong, as the end of a message."""
+    folder = logs_folder()
+    return "in Ray's logs" if folder is None else f"in the logs in {folder}, each on its machine"

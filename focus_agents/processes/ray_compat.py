@@ -15,19 +15,20 @@ MOST_OF_A_NAME = 100
 """So many actors of one name may there be at a time; more are started without one."""
 
 
+NameOf = Callable[[str, Mapping[str, Any]], str | None]
+"""Returns the name of an actor, given its class's name and its constructor's keyword arguments; None: it needs none."""
+
+
 @contextlib.contextmanager
-def starting_actors(
-    name_of: Callable[[Mapping[str, Any]], str | None], *, by_value: tuple[str, ...] = ()
-) -> Iterator[None]:
+def starting_actors(name_of: NameOf, *, by_value: tuple[str, ...] = ()) -> Iterator[None]:
     """While this is open, the actors that this thread starts have names, wherever in a library they are started.
 
-    RLlib and Ray Train start a run's processes and leave their names open, without a way to give them. A name that
-    another actor of the namespace has is told apart by a number behind it.
+    RLlib and Ray Train start a run's processes and leave their names open, without a way to give them.
 
     Args:
-        name_of: Returns the name of an actor, given the keyword arguments of its constructor; None: it needs none.
-        by_value: Those of these arguments that an actor gets as they are where it would get a reference, which Ray
-            may lose before it restarts the actor.
+        name_of: Their names.
+        by_value: Those of the arguments that an actor gets as they are where it would get a reference, which Ray may
+            lose before it restarts the actor.
     """
     original, thread = ActorClass._remote, threading.get_ident()
 
@@ -38,19 +39,49 @@ def starting_actors(
         for key in by_value:
             if isinstance(kwargs.get(key), ray.ObjectRef):
                 kwargs[key] = ray.get(kwargs[key])
-        name = None if options.get("name") else name_of(kwargs)
-        for number in range(1, MOST_OF_A_NAME) if name else ():
-            with contextlib.suppress(ActorAlreadyExistsError):
-                return original(
-                    self, args, kwargs, **{**options, "name": name if number == 1 else f"{name} ({number})"}
-                )
-        return original(self, args, kwargs, **options)
+        return _start_named(original, name_of, self, args, kwargs, options)
 
     ActorClass._remote = start
     try:
         yield
     finally:
         ActorClass._remote = original
+
+
+def name_actors_from_now_on(name_of: NameOf) -> None:
+    """Let all actors have names that this process starts, for a process that does nothing else."""
+    original = ActorClass._remote
+
+    def start(self: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        return _start_named(original, name_of, self, args, {**(kwargs or {})}, options)
+
+    ActorClass._remote = start
+
+
+def _start_named(
+    original: Any, name_of: NameOf, actor: Any, args: Any, kwargs: dict[str, Any], options: dict[str, Any]
+) -> Any:
+    """Start an actor; a name that another one of the namespace has is told apart by a number behind it."""
+    name = None if options.get("name") else name_of(actor.__ray_metadata__.class_name, kwargs)
+    for number in range(1, MOST_OF_A_NAME) if name else ():
+        with contextlib.suppress(ActorAlreadyExistsError):
+            named = {**options, "name": name if number == 1 else f"{name} ({number})"}
+            return original(actor, args, kwargs, **named)
+    return original(actor, args, kwargs, **options)
+
+
+def callback_of_controller(at_start: Callable[[], None]) -> Any:
+    """Return what calls a function in Ray Train's controller, a process of its own, before it starts its workers.
+
+    Its public callbacks are called later.
+    """
+    from ray.train.v2._internal.execution.callback import ControllerCallback
+
+    class AtStart(ControllerCallback):
+        def after_controller_start(self, train_run_context: Any) -> None:
+            at_start()
+
+    return AtStart()
 
 
 def drop_lines(is_dropped: Callable[[str], bool]) -> None:
@@ -70,3 +101,9 @@ def drop_lines(is_dropped: Callable[[str], bool]) -> None:
 
     print_rest.drops_lines = True  # type: ignore[attr-defined]
     worker.print_to_stdstream = print_rest
+
+
+def logs_folder() -> str | None:
+    """Return where the processes of this process's session of Ray write their logs, each on its own machine."""
+    node = ray._private.worker._global_node
+    return None if node is None else str(node.get_logs_dir_path())

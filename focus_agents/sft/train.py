@@ -20,6 +20,7 @@ from rich.console import Console
 from focus_agents.errors import CheckpointError, EpisodeError, TrainingError
 from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import check_fit, load_config, load_processor
+from focus_agents.processes.names import naming_train
 from focus_agents.processes.torch_backend import local_torch_config
 from focus_agents.rollout.collect import describe_error, errors_of_no_episode
 from focus_agents.runs.checkpoint import read_training_state
@@ -116,19 +117,21 @@ def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None
     failure = plan.run_path / FAILURE_FILE
     failure.unlink(missing_ok=True)
     check_checkpoints(run, console)
+    naming, name_workers = naming_train(run.path.name, num_workers=workers.num_workers)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"plan": plan},
         torch_config=local_torch_config(),
         scaling_config=ray.train.ScalingConfig(num_workers=workers.num_workers, use_gpu=workers.use_gpu),
         run_config=ray.train.RunConfig(
-            name=run.checkpoints.name,
-            storage_path=str(plan.run_path.absolute()),
+            name=f"{run.path.name}/{run.checkpoints.name}",  # a folder, and on Ray's dashboard the training's name
+            storage_path=str(run.path.absolute().parent),
+            callbacks=[name_workers],
             failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_BEST, checkpoint_score_attribute=SCORE),
         ),
     )
-    with _show_progress(run, plan.config.num_steps, console):
+    with naming, _show_progress(run, plan.config.num_steps, console):
         try:
             trainer.fit()
         except (ray.train.TrainingFailedError, EpisodeError) as error:  # the latter in this process

@@ -30,6 +30,7 @@ from focus_agents.models.adapters import base_model, merge_adapters
 from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import load_processor
 from focus_agents.policies.vlm import VLMPolicy
+from focus_agents.processes.memory import MEMORY, memory_gib
 from focus_agents.runs.checkpoint import (
     Checkpoints,
     check_finite,
@@ -242,7 +243,8 @@ class SFTWorker:
         """Append the step to `metrics.jsonl`."""
         if self.rank == 0:
             timing = {"seconds": seconds, "examples_per_second": self.config.batch_size / seconds}
-            self.run_directory.log({"step": self.progress.step, **metrics, **timing})
+            memory = dict.fromkeys((MEMORY, f"{MEMORY}/workers"), memory_gib())
+            self.run_directory.log({"step": self.progress.step, **metrics, **timing, **memory})
 
     # ---- validation, checkpoints, export
 
