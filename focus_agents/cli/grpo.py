@@ -132,6 +132,8 @@ class Args(TrainingArguments):
 def main() -> None:
     with user_errors(Args):
         args = with_spec(parse(Args, __doc__))
+        console = make_console(arguments=Args)
+        console.print(f"run folder: {args.run.path('grpo')}", soft_wrap=True)  # Ray and torch take their time
         args.cluster.import_ray()
         if args.run.resume is not None:
             args = resumed(args, command="grpo", plain=with_spec)
@@ -152,7 +154,6 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
     from focus_agents.grpo.train import train_grpo
 
     console = make_console(arguments=Args)
-    console.print(f"run folder: {run.path}")
     if args.model.source == "tiny" and args.run.resume is None:
         console.print(
             "warning: the tiny model starts from random weights, which never answer in the format, so GRPO has "
@@ -183,7 +184,7 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
     console.print(
         f"validation mIoU {summary['miou_start']:.3f} -> {summary['miou_end']:.3f} "
         f"(gain {summary['miou_gain']:+.3f}, 95% interval {low:+.3f} to {high:+.3f}) in {summary['seconds']:.0f} s\n"
-        f"policy: {summary['checkpoint']}\npictures: {summary['sheet']}"
+        f"policy: {summary['checkpoint']}\npictures: {summary['sheet']}\nrun folder: {run.path}"
     )
 
 

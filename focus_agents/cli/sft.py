@@ -135,6 +135,8 @@ PRESETS: Mapping[str, Args] = {
 def main() -> None:
     with user_errors(Args):
         args = parse_arguments(sys.argv[1:])
+        console = make_console(arguments=Args)
+        console.print(f"run folder: {args.run.path('sft')}", soft_wrap=True)  # Ray and torch take their time
         args.cluster.import_ray()
         if args.run.resume is not None:
             run = RunDirectory(args.run.resume)
@@ -157,7 +159,6 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
     from focus_agents.sft.train import train_sft
 
     console = make_console(arguments=Args)
-    console.print(f"run folder: {run.path}")
 
     def advice() -> str:
         return as_flags(after_a_stop(run), Args)
@@ -176,7 +177,7 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
         ray.shutdown()
     console.print(
         f"validation mIoU {summary['miou_start']:.3f} -> {summary['miou_end']:.3f} in {summary['seconds']:.0f} s\n"
-        f"policy: {summary['checkpoint']}\npictures: {summary['sheet']}"
+        f"policy: {summary['checkpoint']}\npictures: {summary['sheet']}\nrun folder: {run.path}"
     )
 
 
