@@ -55,12 +55,15 @@ def naming_grpo(run: str | None) -> AbstractContextManager[None]:
     return starting_actors(name_of, by_value=("config",))
 
 
-def naming_train(run: str, *, num_workers: int) -> tuple[AbstractContextManager[None], Any]:
+def naming_train(
+    run: str, *, num_workers: int, at_restart: Callable[[Mapping[int, Any]], None]
+) -> tuple[AbstractContextManager[None], Any]:
     """Return what names the processes of a run on Ray Train.
 
     Args:
         run: The run's name.
         num_workers: How many train; new ones after a fault have the same names.
+        at_restart: Called before these are started, with the errors of those that failed, by rank.
 
     Returns:
         A context to start the training in, and a callback for its `ray.train.RunConfig`.
@@ -77,7 +80,7 @@ def naming_train(run: str, *, num_workers: int) -> tuple[AbstractContextManager[
 
         name_actors_from_now_on(name_of_worker)
 
-    return starting_actors(name_of_controller), callback_of_controller(name_workers)
+    return starting_actors(name_of_controller), callback_of_controller(name_workers, at_restart)
 
 
 def own_name(otherwise: Callable[[], str]) -> str:

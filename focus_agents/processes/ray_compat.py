@@ -70,18 +70,24 @@ def _start_named(
     return original(actor, args, kwargs, **options)
 
 
-def callback_of_controller(at_start: Callable[[], None]) -> Any:
-    """Return what calls a function in Ray Train's controller, a process of its own, before it starts its workers.
+def callback_of_controller(at_start: Callable[[], None], at_restart: Callable[[Mapping[int, Any]], None]) -> Any:
+    """Return what calls functions in Ray Train's controller, a process of its own; its public callbacks know less.
 
-    Its public callbacks are called later.
+    Args:
+        at_start: Called before the workers are started.
+        at_restart: Called before they are started again, with the errors of those that have failed, by rank.
     """
     from ray.train.v2._internal.execution.callback import ControllerCallback
 
-    class AtStart(ControllerCallback):
+    class Callback(ControllerCallback):
         def after_controller_start(self, train_run_context: Any) -> None:
             at_start()
 
-    return AtStart()
+        def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+            if type(current_state).__name__ == "RestartingState":
+                at_restart(getattr(current_state.training_failed_error, "worker_failures", {}))
+
+    return Callback()
 
 
 def drop_lines(is_dropped: Callable[[str], bool]) -> None:

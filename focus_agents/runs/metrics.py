@@ -131,6 +131,9 @@ METRICS: Mapping[str, Metric] = {
     "learner_restarts": Metric(
         "restarts", "how often so far all learners were replaced after a fault; where learners are processes", "0"
     ),
+    "worker_restarts": Metric(
+        "restarts", "how often so far all workers were started again from the last checkpoint", "0", SFT
+    ),
     "memory_gib": Metric(
         "GiB",
         "resident memory of the largest process, and of the largest in each role",

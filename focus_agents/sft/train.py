@@ -30,6 +30,7 @@ from focus_agents.runs.progress import UnitWatch, progress_bar
 from focus_agents.settings import Settings
 from focus_agents.sft.data import SFTExamples
 from focus_agents.sft.plan import SFTPlan
+from focus_agents.sft.restarts import RESTARTS_FILE, NoteRestarts, describe_restarts
 from focus_agents.sft.worker import FAILURE_FILE, SCORE, SKIPPED_FILE, checkpoints_of, train_worker
 from focus_env.errors import FocusError
 
@@ -116,8 +117,11 @@ def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None
     started = time.perf_counter()
     failure = plan.run_path / FAILURE_FILE
     failure.unlink(missing_ok=True)
+    (plan.run_path / RESTARTS_FILE).unlink(missing_ok=True)
     check_checkpoints(run, console)
-    naming, name_workers = naming_train(run.path.name, num_workers=workers.num_workers)
+    naming, controller_callback = naming_train(
+        run.path.name, num_workers=workers.num_workers, at_restart=NoteRestarts(run.path)
+    )
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"plan": plan},
@@ -126,7 +130,7 @@ def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None
         run_config=ray.train.RunConfig(
             name=f"{run.path.name}/{run.checkpoints.name}",  # a folder, and on Ray's dashboard the training's name
             storage_path=str(run.path.absolute().parent),
-            callbacks=[name_workers],
+            callbacks=[controller_callback],
             failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_BEST, checkpoint_score_attribute=SCORE),
         ),
@@ -203,7 +207,7 @@ def _show_progress(run: RunDirectory, num_steps: int, console: Console) -> Itera
     with progress_bar("SFT", num_steps, console) as move_to:
 
         def follow() -> None:
-            shown, pause, is_over = 0, POLL_SECONDS, False
+            shown, num_told, pause, is_over = 0, 0, POLL_SECONDS, False
             while not is_over:
                 is_over = done.wait(pause)
                 started = time.perf_counter()
@@ -218,6 +222,9 @@ def _show_progress(run: RunDirectory, num_steps: int, console: Console) -> Itera
                     if reason not in named:
                         console.print(f"skipped: {reason}", style="yellow", highlight=False, markup=False)
                         named.add(reason)
+                for restart in describe_restarts(run.path)[num_told:]:
+                    console.print(f"warning: {restart}", style="yellow", soft_wrap=True)
+                    num_told += 1
                 for end in range(shown + 1, step + 1):
                     if end % LINE_INTERVAL == 0 or end == num_steps or lines[end - 1].get(SCORE) is not None:
                         window = lines[max(0, end - LINE_INTERVAL) : end]

@@ -44,6 +44,7 @@ from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches
 from focus_agents.sft.model import build_model
 from focus_agents.sft.plan import SFTPlan
 from focus_agents.sft.progress import Progress
+from focus_agents.sft.restarts import num_restarts
 from focus_agents.sft.step import accumulate_gradients, sum_over_workers
 from focus_env.datasets.order import shuffled_indices
 from focus_env.env import ENV_ID
@@ -83,6 +84,7 @@ class SFTWorker:
         self.plan, self.config, self.progress = plan, plan.config, Progress()
         self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
         self.run_directory = RunDirectory(plan.run_path)
+        self.num_restarts = num_restarts(plan.run_path)
         self.checkpoints = checkpoints_of(self.run_directory)
         self.device = ray.train.torch.get_device()
         if self.device.type == "cpu":
@@ -243,8 +245,8 @@ class SFTWorker:
         """Append the step to `metrics.jsonl`."""
         if self.rank == 0:
             timing = {"seconds": seconds, "examples_per_second": self.config.batch_size / seconds}
-            memory = dict.fromkeys((MEMORY, f"{MEMORY}/workers"), memory_gib())
-            self.run_directory.log({"step": self.progress.step, **metrics, **timing, **memory})
+            own = dict.fromkeys((MEMORY, f"{MEMORY}/workers"), memory_gib()) | {"worker_restarts": self.num_restarts}
+            self.run_directory.log({"step": self.progress.step, **metrics, **timing, **own})
 
     # ---- validation, checkpoints, export
 
