@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 import struct
@@ -31,12 +32,12 @@ def open_sockets(pid: int) -> dict[str, str]:
     """By "address:port", what a process and its descendants listen at, the name of the process that does."""
     owners: dict[str, str] = {}
     for process in descendants(pid):
-        try:
+        with contextlib.suppress(OSError):  # it has ended by now
             name = Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ")[:80]
-            links = [str(link.readlink()) for link in Path(f"/proc/{process}/fd").iterdir()]
-        except OSError:
-            continue
-        owners |= {link[8:-1]: name for link in links if link.startswith("socket:[")}
+            for entry in Path(f"/proc/{process}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if (link := str(entry.readlink())).startswith("socket:["):
+                        owners[link[8:-1]] = name
     found = {}
     for table, state in LISTENS.items():
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:

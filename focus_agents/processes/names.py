@@ -89,11 +89,13 @@ def own_name(otherwise: Callable[[], str]) -> str:
     Args:
         otherwise: Makes one for a process that is none, or has no name.
     """
-    if ray.is_initialized():
-        context = ray.get_runtime_context()
-        if context.worker.mode == ray.WORKER_MODE and (name := context.get_actor_name()):
-            return str(name)
-    return otherwise()
+    name = ray.get_runtime_context().get_actor_name() if is_actor() else None
+    return str(name) if name else otherwise()
+
+
+def is_actor() -> bool:
+    """Tell whether Ray has started this process."""
+    return bool(ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE)
 
 
 def where_logs_are() -> str:

@@ -31,6 +31,7 @@ from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import load_processor
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.processes.memory import MEMORY, memory_gib
+from focus_agents.processes.names import is_actor
 from focus_agents.runs.checkpoint import (
     Checkpoints,
     check_finite,
@@ -245,8 +246,12 @@ class SFTWorker:
         """Append the step to `metrics.jsonl`."""
         if self.rank == 0:
             timing = {"seconds": seconds, "examples_per_second": self.config.batch_size / seconds}
-            own = dict.fromkeys((MEMORY, f"{MEMORY}/workers"), memory_gib()) | {"worker_restarts": self.num_restarts}
-            self.run_directory.log({"step": self.progress.step, **metrics, **timing, **own})
+            self.run_directory.log({"step": self.progress.step, **metrics, **timing, **self._process_metrics()})
+
+    def _process_metrics(self) -> dict[str, float]:
+        """Restarts so far, if this process can be restarted, and its resident memory."""
+        role, restarts = ("workers", {"worker_restarts": self.num_restarts}) if is_actor() else ("driver", {})
+        return {**restarts, **dict.fromkeys((MEMORY, f"{MEMORY}/{role}"), memory_gib())}
 
     # ---- validation, checkpoints, export
 
