@@ -69,6 +69,7 @@ def train_grpo(
     started = time.perf_counter()
     indices = range(min(schedule.num_validation_episodes, len(validation_episodes)))
     recorder = Recorder(run, console, sinks)
+    config.run_folder = str(run.path.absolute())
     with console.status("building runners and learners"):
         algorithm = config.build_algo()
     try:

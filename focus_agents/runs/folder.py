@@ -1,7 +1,7 @@
 """What a run leaves behind, and what it shows while it goes on.
 
 runs/<name>/
-  config.json      every argument of the run, and under `code` which code it was started and gone on with
+  config.json      every argument of the run, and under `code` its code, and under `starts` each start
   metrics.jsonl    one object per iteration; METRICS says what each name means
   validation/      one line per answer, before and after
   samples/         pictures of validation episodes, and what was sampled in training
@@ -34,6 +34,7 @@ from focus_agents.runs.lock import hold_folder
 from focus_agents.runs.metrics import check_names, compare_validation
 from focus_agents.runs.provenance import differences, provenance
 from focus_agents.runs.samples import best_and_worst
+from focus_agents.runs.starts import STARTS
 from focus_env.metrics import ScoredAnswer
 from focus_env.rendering import ANSWER_COLOUR, TARGET_COLOUR, Colour, render_row, stack_rows, write_picture
 from focus_env.types import EpisodeDataset
@@ -195,8 +196,7 @@ class RunDirectory:
         if not (self.path / CONFIG_FILE).exists():
             raise CheckpointError(f"run {self.path}: expected a run's folder with {CONFIG_FILE}, found none")
         config = read_json(self.path / CONFIG_FILE, ARGUMENTS)
-        config.pop(CODE, None)
-        return config
+        return {name: value for name, value in config.items() if name not in (CODE, STARTS)}
 
     def log(self, metrics: Mapping[str, float | None]) -> None:
         """Append the metrics of one iteration or step, what is not finite as null.
