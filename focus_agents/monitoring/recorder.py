@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 
 from focus_agents.rollout.records import RolloutGroup
@@ -77,9 +79,11 @@ class Recorder:
         finite = {name: float(value) for name, value in metrics.items() if name != counter and math.isfinite(value)}
         self._tell(lambda sink: sink.log(finite, int(metrics[counter])))
 
-    def samples(self, iteration: int, groups: Sequence[RolloutGroup]) -> None:
-        """Keep what was sampled in an iteration."""
-        self._write("samples", lambda: self._run.write_samples(iteration, groups))
+    def samples(
+        self, iteration: int, groups: Sequence[RolloutGroup], advantages: npt.NDArray[np.float64] | None = None
+    ) -> None:
+        """Keep what was sampled in an iteration, with the advantages [N, G] of its groups."""
+        self._write("samples", lambda: self._run.write_samples(iteration, groups, advantages))
 
     def answers(self, name: str, answers: Sequence[ScoredAnswer]) -> None:
         """Keep the answers of a validation."""
