@@ -74,7 +74,7 @@ def append_member(path: Path, number: int, data: bytes) -> None:
 
 
 def list_members(path: Path) -> list[Member]:
-    """Return the whole members of a file from its front, up to the first that is cut or is none; none without a file."""
+    """Return the whole members of a file, from its front to the first that is cut or is none; none without a file."""
     if not path.exists():
         return []
     members: list[Member] = []

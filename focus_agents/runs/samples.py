@@ -3,9 +3,9 @@
     samples/rollouts-000001.jsonl.gz     a line for each group; the number is its first iteration
 
 Complete groups are kept of the first `NUM_COMPLETE` iterations and of every `COMPLETE_INTERVAL`-th one. Of the others
-each group keeps its best and its worst answer. A part that has reached `PART_BYTES` is followed by another; of more than
-`MOST_PARTS` the first and the newest stay. `zcat` reads a part, and so does `read_samples`, which inflates only the
-iterations that it is asked for.
+each group keeps its best and its worst answer. A part that has reached `PART_BYTES` is followed by another; of more
+than `MOST_PARTS` the first and the newest stay. `zcat` reads a part, and so does `read_samples`, which inflates only
+the iterations that it is asked for.
 """
 
 from __future__ import annotations

@@ -20,6 +20,9 @@ from rich.console import Console
 from focus_agents.errors import CheckpointError, EpisodeError, TrainingError
 from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import check_fit, load_config, load_processor
+from focus_agents.monitoring.album import ValidationAlbum
+from focus_agents.monitoring.recorder import Recorder
+from focus_agents.monitoring.report import ReportSink
 from focus_agents.rollout.collect import describe_error, errors_of_no_episode
 from focus_agents.runs.checkpoint import read_training_state
 from focus_agents.runs.files import read_json_lines
@@ -126,7 +129,11 @@ def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_BEST, checkpoint_score_attribute=SCORE),
         ),
     )
-    with _show_progress(run, plan.config.num_steps, console):
+    report = ReportSink(run.path, validation=plan.validation_episodes)
+    recorder = Recorder(run, console, [report])
+    indices = range(min(plan.schedule.num_validation_episodes, len(plan.validation_episodes)))
+    album = ValidationAlbum(run, recorder, plan.validation_episodes, indices, counter="step")
+    with contextlib.closing(recorder), _show_progress(run, plan.config.num_steps, console, recorder, album):
         try:
             trainer.fit()
         except (ray.train.TrainingFailedError, EpisodeError) as error:  # the latter in this process
@@ -145,6 +152,7 @@ def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None
         num_steps=max(steps),
         seconds=time.perf_counter() - started,
     )
+    Recorder(run, console, [report]).close()  # once more, with the summary
     checkpoints_of(run).prune(1)  # nothing is left to fall back from
     return summary
 
@@ -192,7 +200,9 @@ def _describe(error: Exception, run: RunDirectory) -> str:
 
 
 @contextlib.contextmanager
-def _show_progress(run: RunDirectory, num_steps: int, console: Console) -> Iterator[None]:
+def _show_progress(
+    run: RunDirectory, num_steps: int, console: Console, recorder: Recorder, album: ValidationAlbum
+) -> Iterator[None]:
     """Follow `metrics.jsonl`, which a worker writes, by a bar and a line every few steps."""
     done, named, watch = threading.Event(), set[str](), UnitWatch(console)
     with progress_bar("SFT", num_steps, console) as move_to:
@@ -207,6 +217,9 @@ def _show_progress(run: RunDirectory, num_steps: int, console: Console) -> Itera
                 step = int(lines[-1]["step"]) if lines else 0
                 shown = min(shown, step)  # a restart goes back
                 move_to(step)
+                album.draw_new()
+                if step > shown:
+                    recorder.pass_on(lines[-1])
                 if step > 0 and shown == 0:  # the answers before training are there
                     watch.look(run.read_answers("before"))
                 for reason in _skipped(run):

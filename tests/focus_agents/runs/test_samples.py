@@ -14,7 +14,6 @@ from focus_agents.errors import CheckpointError, EpisodeError
 from focus_agents.rollout.records import Completion, Generation, RolloutGroup, ShownSupport
 from focus_agents.runs import samples
 from focus_agents.runs.samples import append_samples, is_complete, read_samples, rewind_samples, sampled_iterations
-
 from focus_env.types import Box, ParseStatus
 from tests.answers import scored
 
@@ -54,7 +53,9 @@ def test_a_group_can_be_drawn_from_its_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rewards", "kept"), [([0.5, 2.0, 0.1, 1.0], [1, 2]), ([1.0] * 4, [0, 1]), ([1.0], [0]), ([0.0, 1.0], [0, 1])]
 )
-def test_of_most_iterations_the_best_and_the_worst_answer(tmp_path: Path, rewards: list[float], kept: list[int]) -> None:
+def test_of_most_iterations_the_best_and_the_worst_answer(
+    tmp_path: Path, rewards: list[float], kept: list[int]
+) -> None:
     append_samples(tmp_path, 20, [group(rewards)])
     append_samples(tmp_path, 21, [group(rewards)])
     whole, part = read_samples(tmp_path)
@@ -117,7 +118,9 @@ def test_damage_in_the_middle_is_named(tmp_path: Path) -> None:
     data = bytearray(part.read_bytes())
     data[100] ^= 0xFF
     part.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"rollouts-000001\.jsonl\.gz: expected sampled groups .*; delete the file"):
+    with pytest.raises(
+        CheckpointError, match=r"rollouts-000001\.jsonl\.gz: expected sampled groups .*; delete the file"
+    ):
         list(read_samples(tmp_path))
 
 
