@@ -5,8 +5,8 @@ How to run:
     focus report runs/with runs/without --output compared.html
 
 Each run writes its own `report.html` while it goes on, so this is for older runs and for several. It shows the curves,
-sampled groups and validation episodes with their pictures, warnings, settings and code. Pictures that a run did not keep
-are drawn from its data set, if that is at hand.
+sampled groups and validation episodes with their pictures, warnings, settings and code. Pictures that a run did not
+keep are drawn from its data set, if that is at hand.
 """
 
 from __future__ import annotations

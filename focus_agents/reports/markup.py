@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Iterable
 
-VOID = frozenset({"img", "input", "meta", "br", "line", "rect", "circle", "polyline", "path"})
+VOID = frozenset({"img", "input", "meta", "br", "link"})
 """Elements without content."""
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
 """Characters that no HTML file may hold."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from focus_env.overlap import name_shortcuts, to_shares
 MOST_ANSWERS = 16
 """Of a group; the best and the worst ones where there are more."""
 MOST_TEXT = 300
-_SCALE = ((0.0, (190, 24, 93)), (0.5, (234, 138, 0)), (1.0, (14, 116, 214)))
+_SCALE = ((0.0, (220, 38, 38)), (0.4, (245, 158, 11)), (0.7, (168, 85, 247)), (1.0, (37, 99, 235)))
 """Colours of an IoU; none of them is the truth's green, and they differ in lightness."""
 
 
@@ -46,7 +47,7 @@ class Shelf:
 def colour_of(iou: float) -> str:
     """Return the colour of an IoU."""
     iou = min(1.0, max(0.0, iou))
-    (low, first), (high, second) = (_SCALE[0], _SCALE[1]) if iou < 0.5 else (_SCALE[1], _SCALE[2])
+    (low, first), (high, second) = next(pair for pair in itertools.pairwise(_SCALE) if iou <= pair[1][0])
     share = (iou - low) / (high - low)
     return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in zip(first, second, strict=True))
 
@@ -91,12 +92,15 @@ def group_card(group: Mapping[str, Any], run: str, book: PictureBook, shelf: She
     query = shelf.image(book.uri("training", index, len(supports)), f"query of episode {index}")
     tiles.append(tile(query, query_wh, boxes, caption))
     best = max((answer.get("credit") or 0 for answer in answers), default=0)
+    advantages = [answer.get("advantage") for answer in answers]
+    is_silent = bool(advantages) and all(value == 0 for value in advantages)
     heading = tag(
         "header",
         tag("b", f"iteration {group['iteration']}"),
         tag("span", f"episode {group.get('episode') or index}", class_="name"),
         tag("span", f"mean reward {number(group.get('mean_reward'))}"),
         tag("span", f"best IoU {number(best)}"),
+        flag("silent: all earn the same") if is_silent else "",
         tag("span", run) if run else "",
     )
     kept, size = len(group.get("answers") or []), group.get("group_size") or 0
@@ -132,11 +136,11 @@ def _shown(answers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _answer_row(answer: Mapping[str, Any], query_wh: Sequence[int] | None, shares: Any) -> Html:
     credit, status = answer.get("credit") or 0.0, str(answer.get("status"))
-    terms = " · ".join(f"{name} {number(value)}" for name, value in (answer.get("terms") or {}).items())
+    terms = [tag("span", f"{name} {number(value)}") for name, value in (answer.get("terms") or {}).items()]
     return tag(
         "tr",
         tag("td", tag("i", class_="swatch", style=f"background:{colour_of(credit)}"), f"{credit:.2f}"),
-        tag("td", number(answer.get("reward")), tag("small", terms)),
+        tag("td", number(answer.get("reward")), tag("small", *terms, class_="terms")),
         tag("td", _advantage(answer.get("advantage"))),
         tag("td", chip(status), *map(flag, _flags(answer, query_wh, shares))),
         tag("td", tag("code", short(str(answer.get("text", "")))), tag("small", str(answer.get("error") or ""))),
@@ -211,8 +215,15 @@ def _answer_tile(label: str, answer: ScoredAnswer, image: Html, shares: Any) -> 
         outline(answer.box, answer.image_wh, "answer", style=style),
     ]
     flags = name_shortcuts(answer.box, answer.image_wh, shares) if answer.box and answer.image_wh else []
-    said = [tag("i", class_="swatch", style=f"background:{colour_of(answer.credit)}"), f"{answer.credit:.2f} "]
-    caption = [tag("b", label), " ", *said, chip(str(answer.status)), *map(flag, flags)]
+    swatch = tag("i", class_="swatch", style=f"background:{colour_of(answer.credit)}")
+    caption = [
+        tag("b", label),
+        " ",
+        tag("span", swatch, f"{answer.credit:.2f}", class_="whole"),
+        " ",
+        chip(str(answer.status)),
+        *map(flag, flags),
+    ]
     drawn = tile(image, answer.image_wh, boxes, *caption)
     return tag("div", drawn, data_status=str(answer.status), data_iou=f"{answer.credit:.4f}", class_="item")
 

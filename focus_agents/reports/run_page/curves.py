@@ -51,7 +51,7 @@ def read_curve(lines: Sequence[Mapping[str, Any]], counter: str, metric: str, *,
 def metrics_of(lines: Sequence[Mapping[str, Any]], counter: str) -> list[str]:
     """Return the names of what lines hold, in the order in which they are shown."""
     found = dict.fromkeys(name for line in lines for name in line if name != counter)
-    declared = {name: number for number, name in enumerate((*FIRST, *METRICS))}
+    declared = {name: place for place, name in enumerate(dict.fromkeys((*FIRST, *METRICS)))}
     last = len(declared)
     return sorted(found, key=lambda name: (declared.get(name.partition("/")[0], last), name))[:MOST_CURVES]
 
@@ -60,9 +60,11 @@ def best_place(metric: str, values: Floats) -> int | None:
     """Return where a curve is best, by what a healthy run shows; None where that is no direction."""
     declared = METRICS.get(metric.partition("/")[0])
     healthy = "" if declared is None else declared.healthy
+    if values.min() == values.max():
+        return None
     if healthy.startswith(("rises", "near 1")):
         return int(values.argmax())
-    if healthy in ("falls", "0") or healthy.startswith(("falls (", "near 0", "below")):
+    if healthy in ("falls", "0") or healthy.startswith(("near 0", "below")):
         return int(values.argmin())
     return None
 
@@ -159,17 +161,21 @@ def _limits(bands: Sequence[Floats], curves: Sequence[Curve]) -> tuple[float, fl
     near, far = (float(part) for part in np.quantile(values, [0.01, 0.99]))
     if high - low > 20 * (far - near) > 0:
         low, high = near, far
-    if high - low < 1e-12 * max(1.0, abs(high)):
-        return low - (0.5 * abs(low) or 0.5), high + (0.5 * abs(high) or 0.5)
-    return low - 0.04 * (high - low), high + 0.04 * (high - low)
+    least = 0.0 if low >= 0 else -math.inf
+    pad = 0.04 * (high - low) if high - low > 1e-12 * max(1.0, abs(high)) else 0.5 * abs(high) or 0.5
+    return max(least, low - pad), high + pad
 
 
 def _axes(low: float, high: float, left: float, right: float, counter: str) -> Html:
     lines = []
-    for value in _ticks(low, high):
+    ticks = _ticks(low, high)
+    labels = [number(value) for value in ticks]
+    if len(set(labels)) < len(labels):
+        labels = [f"{value:.6g}" for value in ticks]
+    for value, label in zip(ticks, labels, strict=True):
         y = HEIGHT - _BOTTOM - (value - low) / (high - low) * (HEIGHT - _TOP - _BOTTOM)
         lines.append(tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=f"{y:.1f}", y2=f"{y:.1f}", class_="grid"))
-        lines.append(tag("text", number(value), x=_LEFT - 5, y=f"{y + 3.5:.1f}", text_anchor="end"))
+        lines.append(tag("text", label, x=_LEFT - 5, y=f"{y + 3.5:.1f}", text_anchor="end"))
     below = HEIGHT - 5
     lines.append(tag("text", f"{left:.0f}", x=_LEFT, y=below))
     lines.append(tag("text", f"{counter} {right:.0f}", x=WIDTH - _RIGHT, y=below, text_anchor="end"))
