@@ -20,7 +20,9 @@ from rich.console import Console
 from focus_agents.errors import CheckpointError, EpisodeError, TrainingError
 from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import check_fit, load_config, load_processor
+from focus_agents.monitoring.album import ValidationAlbum
 from focus_agents.monitoring.recorder import Recorder, Sink
+from focus_agents.monitoring.report import ReportSink
 from focus_agents.processes.names import naming_train
 from focus_agents.processes.torch_backend import local_torch_config
 from focus_agents.rollout.collect import describe_error, errors_of_no_episode
@@ -139,7 +141,14 @@ def train_sft(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_BEST, checkpoint_score_attribute=SCORE),
         ),
     )
-    with naming, _show_progress(run, plan.config.num_steps, console, sinks):
+    recorder = Recorder(run, console, [ReportSink(run.path, validation=plan.validation_episodes), *sinks])
+    indices = range(min(plan.schedule.num_validation_episodes, len(plan.validation_episodes)))
+    album = ValidationAlbum(run, recorder, plan.validation_episodes, indices, counter="step")
+    with (
+        naming,
+        contextlib.closing(recorder),
+        _show_progress(run, plan.config.num_steps, console, recorder, album),
+    ):
         try:
             trainer.fit()
         except (ray.train.TrainingFailedError, EpisodeError) as error:  # the latter in this process
@@ -158,6 +167,7 @@ def train_sft(
         num_steps=max(steps),
         seconds=time.perf_counter() - started,
     )
+    Recorder(run, console, [report]).close()  # once more, with the summary
     checkpoints_of(run).prune(1)  # nothing is left to fall back from
     return summary
 
@@ -205,10 +215,11 @@ def _describe(error: Exception, run: RunDirectory) -> str:
 
 
 @contextlib.contextmanager
-def _show_progress(run: RunDirectory, num_steps: int, console: Console, sinks: Sequence[Sink]) -> Iterator[None]:
+def _show_progress(
+    run: RunDirectory, num_steps: int, console: Console, recorder: Recorder, album: ValidationAlbum
+) -> Iterator[None]:
     """Follow `metrics.jsonl`, which a worker writes, by a bar, a line every few steps, and on every sink."""
     done, named, watch = threading.Event(), set[str](), UnitWatch(console)
-    recorder = Recorder(run, console, sinks)
     pass_on = _each_once(recorder, run.num_done)
     with progress_bar("SFT", num_steps, console) as move_to:
 
@@ -223,6 +234,7 @@ def _show_progress(run: RunDirectory, num_steps: int, console: Console, sinks: S
                 step = int(lines[-1]["step"]) if lines else 0
                 shown = min(shown, step)  # a restart goes back
                 move_to(step)
+                album.draw_new()
                 if step > 0 and shown == 0:  # the answers before training are there
                     watch.look(run.read_answers("before"))
                 for reason in _skipped(run):
@@ -245,7 +257,6 @@ def _show_progress(run: RunDirectory, num_steps: int, console: Console, sinks: S
         finally:
             done.set()
             follower.join()
-            recorder.close()
 
 
 def _each_once(recorder: Recorder, num_done: int | None) -> Callable[[Sequence[dict[str, Any]]], None]:

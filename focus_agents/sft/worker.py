@@ -41,6 +41,7 @@ from focus_agents.runs.checkpoint import (
 )
 from focus_agents.runs.files import append_json_lines, write_json
 from focus_agents.runs.folder import RunDirectory
+from focus_agents.runs.validations import keep_validation
 from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches
 from focus_agents.sft.model import build_model
 from focus_agents.sft.plan import SFTPlan
@@ -49,6 +50,7 @@ from focus_agents.sft.restarts import num_restarts
 from focus_agents.sft.step import accumulate_gradients, sum_over_workers
 from focus_env.datasets.order import shuffled_indices
 from focus_env.env import ENV_ID
+from focus_env.errors import StorageError
 from focus_env.files import named_errors
 from focus_env.metrics import ScoredAnswer, summarize
 
@@ -133,6 +135,7 @@ class SFTWorker:
                 return
             if self._is_due(self.plan.schedule.validation_interval) or progress.step == self.config.num_steps:
                 answers, measured = self._validate()
+                self._keep_validation(answers)
                 metrics |= measured
                 progress.count_validation(metrics[SCORE])
             self._log(metrics, seconds=time.perf_counter() - started)
@@ -282,6 +285,14 @@ class SFTWorker:
         answers = [shares[index % self.num_workers][index // self.num_workers] for index in indices]
         score = summarize(answers)["miou_all"]
         return answers, {SCORE: score, "seconds_validating": time.perf_counter() - started}
+
+    def _keep_validation(self, answers: Sequence[ScoredAnswer]) -> None:
+        """Keep the answers of a validation, for the driver to draw; a full disk does not end the training."""
+        if self.rank == 0:
+            try:
+                keep_validation(self.plan.run_path, "step", self.progress.step, answers)
+            except StorageError as error:
+                logger.warning("%s", error)
 
     def _checkpoint(self, metrics: dict[str, float]) -> None:
         """Hand the state to Ray Train, which keeps the newest and the best by validation mean IoU."""
