@@ -25,8 +25,8 @@ from urllib.parse import urlencode
 import tyro
 from annotated_types import Ge, Le
 
-from focus_agents.cli.cluster import TOKEN_FILE
 from focus_agents.cli.command_line import parse
+from focus_agents.cli.dashboard import TOKEN_FILE
 from focus_agents.cli.errors import user_errors
 from focus_agents.cli.ray_sessions import Session, find_session, running_sessions
 from focus_agents.runs.folder import CONFIG_FILE
