@@ -16,7 +16,7 @@ ON_RAY = ("grpo", "sft")
 """Stages that run on Ray, whose endpoint the board shows."""
 WIDTH, NUM_COLUMNS, HEIGHT = 24, 3, 8
 """Of Grafana's grid, and of a panel on it."""
-UNITS = {"share": "percentunit", "seconds": "s", "bytes": "bytes", "MB": "decmbytes", "GB": "decgbytes"}
+UNITS = {"share": "percentunit", "seconds": "s", "bytes": "bytes", "GiB": "gbytes"}
 """Units that Grafana knows; it shows the others beside the axis."""
 
 
