@@ -22,12 +22,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 
-from focus_agents.cli.cluster import Need, RayArguments
-from focus_agents.cli.command_line import flat, parse, quiet_libraries
+from focus_agents.cli.cluster import Job, Need, RayArguments
+from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments, RewardText, TrainingDataArguments, load_reward
 from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
@@ -131,15 +132,18 @@ class Args(TrainingArguments):
 def main() -> None:
     with user_errors(Args):
         args = with_spec(parse(Args, __doc__))
-        quiet_libraries()
+        console = make_console(arguments=Args)
+        console.print(f"run folder: {args.run.path('grpo')}", soft_wrap=True)  # Ray and torch take their time
+        args.cluster.import_ray()
         if args.run.resume is not None:
             args = resumed(args, command="grpo", plain=with_spec)
             if (message := nothing_to_do(RunDirectory(args.run.path("grpo")), args)) is not None:
                 print(as_flags(message, Args))
                 return
         plan, config = check_arguments(args)
-        args.cluster.connect(args.cluster.needs())
-        run = open_run(args, *plan.objects)
+        path = args.run.path("grpo")
+        args.cluster.connect(args.cluster.needs(), job=Job(folder=path))
+        run = open_run(args, *plan.objects, path=path)
     train(args, plan, config, run)
 
 
@@ -151,7 +155,6 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
     from focus_agents.monitoring.ray_metrics import RayMetrics
 
     console = make_console(arguments=Args)
-    console.print(f"run folder: {run.path}")
     if args.model.source == "tiny" and args.run.resume is None:
         console.print(
             "warning: the tiny model starts from random weights, which never answer in the format, so GRPO has "
@@ -165,7 +168,9 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
 
     try:
         with work_errors(Args, console, FocusError, advice=advice):
-            args.cluster.start_ray(num_processes=num_processes, console=console, advice=advice)
+            job = Job(folder=run.path)
+            args.cluster.start_ray(num_processes=num_processes, console=console, advice=advice, job=job)
+            job.note_start()
             summary = train_grpo(
                 config,
                 plan.schedule,
@@ -181,7 +186,7 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
     console.print(
         f"validation mIoU {summary['miou_start']:.3f} -> {summary['miou_end']:.3f} "
         f"(gain {summary['miou_gain']:+.3f}, 95% interval {low:+.3f} to {high:+.3f}) in {summary['seconds']:.0f} s\n"
-        f"policy: {summary['checkpoint']}\npictures: {summary['sheet']}"
+        f"policy: {summary['checkpoint']}\npictures: {summary['sheet']}\nrun folder: {run.path}"
     )
 
 
@@ -209,9 +214,9 @@ def check_arguments(args: Args) -> tuple[GRPOPlan, GRPOConfig]:
     return plan, config
 
 
-def open_run(args: Args, *used: Any) -> RunDirectory:
+def open_run(args: Args, *used: Any, path: Path | None = None) -> RunDirectory:
     """Open the run's folder, with its arguments inside; `used` are objects that may be a user's own code."""
-    return args.run.open(args.run.path("grpo"), flat(with_spec(args)), *used, command="grpo")
+    return args.run.open(path or args.run.path("grpo"), flat(with_spec(args)), *used, command="grpo")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ COMMANDS = {
         Command("ablation", "focus_agents.cli.ablation", "run the paper's ablation on synthetic scenes"),
         Command("plot", "focus_agents.cli.plot", "draw the curves of runs side by side"),
         Command("monitor", "focus_agents.cli.monitor", "show the runs on a Ray cluster by Prometheus and Grafana"),
+        Command("report", "focus_agents.cli.report", "write a run, or several side by side, as one HTML file"),
         Command("publish", "focus_agents.cli.publish", "make a run's model one that comes with the package"),
     )
 }

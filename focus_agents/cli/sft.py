@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 
-from focus_agents.cli.cluster import Need, RayArguments
-from focus_agents.cli.command_line import flat, parse, quiet_libraries
+from focus_agents.cli.cluster import Job, Need, RayArguments
+from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments, TrainingDataArguments
 from focus_agents.cli.errors import as_flags, in_a_thread, make_console, user_errors, work_errors
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed, stored_config
@@ -135,7 +135,9 @@ PRESETS: Mapping[str, Args] = {
 def main() -> None:
     with user_errors(Args):
         args = parse_arguments(sys.argv[1:])
-        quiet_libraries()
+        console = make_console(arguments=Args)
+        console.print(f"run folder: {args.run.path('sft')}", soft_wrap=True)  # Ray and torch take their time
+        args.cluster.import_ray()
         if args.run.resume is not None:
             run = RunDirectory(args.run.resume)
             check_checkpoint(run, args)
@@ -144,7 +146,7 @@ def main() -> None:
                 print(as_flags(message, Args))
                 return
         plan, workers = check_arguments(args)
-        args.cluster.connect(args.cluster.needs() if workers.num_workers else [])
+        args.cluster.connect(args.cluster.needs() if workers.num_workers else [], job=Job(folder=plan.run_path))
         used = (plan.training_episodes, plan.validation_episodes)
         run = args.run.open(plan.run_path, flat(args), *used, command="sft")
     train(args, plan, workers, run)
@@ -158,24 +160,26 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
     from focus_agents.sft.train import train_sft
 
     console = make_console(arguments=Args)
-    console.print(f"run folder: {run.path}")
 
     def advice() -> str:
         return as_flags(after_a_stop(run), Args)
 
+    job = Job(folder=run.path)
     try:
         with work_errors(Args, console, FocusError, advice=advice):
             if workers.num_workers > 0:
-                args.cluster.start_ray(num_processes=workers.num_workers, console=console, advice=advice)
+                args.cluster.start_ray(num_processes=workers.num_workers, console=console, advice=advice, job=job)
+                job.note_start()
                 sinks = [RayMetrics(run.path.resolve().name, "sft")]
                 summary = in_a_thread(lambda: train_sft(plan, workers, console=console, sinks=sinks))
             else:
+                job.note_start()
                 summary = train_sft(plan, workers, console=console)
     finally:
         ray.shutdown()
     console.print(
         f"validation mIoU {summary['miou_start']:.3f} -> {summary['miou_end']:.3f} in {summary['seconds']:.0f} s\n"
-        f"policy: {summary['checkpoint']}\npictures: {summary['sheet']}"
+        f"policy: {summary['checkpoint']}\npictures: {summary['sheet']}\nrun folder: {run.path}"
     )
 
 

@@ -20,8 +20,11 @@ from rich.console import Console
 from focus_agents.errors import CheckpointError, RunInterrupted, SamplingError
 from focus_agents.grpo.algorithm import GRPO, ROLLOUTS, GRPOConfig
 from focus_agents.grpo.learner import GRAD_NORM
+from focus_agents.grpo.selection import advantages_of
 from focus_agents.grpo.settings import GRPOSchedule
+from focus_agents.monitoring.album import ValidationAlbum
 from focus_agents.monitoring.recorder import Recorder, Sink
+from focus_agents.monitoring.report import ReportSink
 from focus_agents.runs.checkpoint import Checkpoints, check_finite
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.interruption import stop_requests
@@ -30,6 +33,8 @@ from focus_env.metrics import ScoredAnswer, summarize
 from focus_env.types import EpisodeDataset
 
 CHECKPOINT_PREFIX = "iteration_"
+NUM_AT_A_STOP = 8
+"""Validation episodes that are answered and drawn when a run is stopped, after its checkpoint."""
 NUM_KEPT = 2
 """Checkpoints that stay while a run goes on, so that a damaged one does not end it."""
 
@@ -68,7 +73,15 @@ def train_grpo(
     console = console or Console()
     started = time.perf_counter()
     indices = range(min(schedule.num_validation_episodes, len(validation_episodes)))
-    recorder = Recorder(run, console, sinks)
+    training_episodes = config.env_config.get("dataset")
+    report = ReportSink(
+        run.path,
+        training=None if isinstance(training_episodes, str) else training_episodes,
+        validation=validation_episodes,
+    )
+    recorder = Recorder(run, console, [report, *sinks])
+    album = ValidationAlbum(run, recorder, validation_episodes, indices, counter="iteration")
+    config.run_folder = str(run.path.absolute())
     with console.status("building runners and learners"):
         algorithm = config.build_algo()
     try:
@@ -78,12 +91,13 @@ def train_grpo(
         else:
             before, metrics = _validate(algorithm, indices, console)
             run.write_answers("before", before)
+            album.add(0, before)
             recorder.log({"iteration": 0, **metrics})
         console.print(f"before: {_describe(before)}")
         watch = UnitWatch(console)
         watch.look(before)
         after = _iterate(
-            algorithm, schedule, run, indices, first=first, console=console, watch=watch, recorder=recorder
+            algorithm, schedule, run, indices, first=first, console=console, watch=watch, recorder=recorder, album=album
         )
         if after is None:  # an earlier process has taken the last iteration
             after, _ = _validate(algorithm, indices, console)
@@ -99,6 +113,7 @@ def train_grpo(
         num_iterations=config.num_iterations,
         seconds=time.perf_counter() - started,
     )
+    Recorder(run, console, [report]).close()  # once more, with the summary
     checkpoints_of(run).prune(1)  # nothing is left to fall back from
     return summary
 
@@ -113,6 +128,7 @@ def _iterate(
     console: Console,
     watch: UnitWatch,
     recorder: Recorder,
+    album: ValidationAlbum,
 ) -> list[ScoredAnswer] | None:
     """The training iterations, with a bar and a line for each; returns the answers of the validation after the last."""
 
@@ -136,9 +152,11 @@ def _iterate(
                     if is_last or (interval and iteration % interval == 0):
                         answers, measured = _validate(algorithm, indices, console)
                         metrics |= measured
+                        album.add(iteration, answers)
                 finally:
+                    groups = algorithm.last_groups
+                    recorder.samples(iteration, groups, advantages_of(groups, algorithm.config.settings))
                     recorder.log(metrics)
-                    recorder.samples(iteration, algorithm.last_groups)
                 console.print(_line(metrics), highlight=False, soft_wrap=True)
                 watch.look([answer for group in algorithm.last_groups for answer in group.answers])
                 move_to(iteration)
@@ -148,6 +166,8 @@ def _iterate(
                     _save(algorithm, run, iteration, num_kept=NUM_KEPT)
                     saved = iteration
                 if stop.received is not None:
+                    if answers is None or not (is_last or (interval and iteration % interval == 0)):
+                        album.draw(iteration, algorithm.validate(indices[:NUM_AT_A_STOP]))
                     raise RunInterrupted(
                         f"stopped by {stop.received.name} after iteration {iteration} of {num_iterations}; "
                         f"go on with it by `resume` {run.path}",

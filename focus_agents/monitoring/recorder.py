@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 
 from focus_agents.rollout.records import RolloutGroup
@@ -72,7 +74,7 @@ class Recorder:
             ValueError: If a name is not declared.
         """
         check_names([*metrics])
-        self._write("metrics.jsonl", lambda: self._run.log(metrics))
+        self.attempt("metrics.jsonl", lambda: self._run.log(metrics))
         self.pass_on(metrics)
 
     def pass_on(self, metrics: Mapping[str, float | None]) -> None:
@@ -86,13 +88,15 @@ class Recorder:
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         self._tell(lambda sink: sink.log(finite, int(metrics[counter] or 0)))
 
-    def samples(self, iteration: int, groups: Sequence[RolloutGroup]) -> None:
-        """Keep what was sampled in an iteration."""
-        self._write("samples", lambda: self._run.write_samples(iteration, groups))
+    def samples(
+        self, iteration: int, groups: Sequence[RolloutGroup], advantages: npt.NDArray[np.float64] | None = None
+    ) -> None:
+        """Keep what was sampled in an iteration, with the advantages [N, G] of its groups."""
+        self.attempt("samples", lambda: self._run.write_samples(iteration, groups, advantages))
 
     def answers(self, name: str, answers: Sequence[ScoredAnswer]) -> None:
         """Keep the answers of a validation."""
-        self._write("validation answers", lambda: self._run.write_answers(name, answers))
+        self.attempt("validation answers", lambda: self._run.write_answers(name, answers))
 
     def show(self, name: str, picture: ImageArray, position: int) -> None:
         """Show a picture on every sink; arguments as of `Sink.show`."""
@@ -103,12 +107,22 @@ class Recorder:
         self._tell(lambda sink: sink.close())
         self._sinks.clear()
 
-    def _write(self, what: str, write: Callable[[], object]) -> None:
-        """Write to the run's folder; what is no storage error is a fault of the caller, and raises."""
+    def attempt(self, what: str, write: Callable[[], object]) -> bool:
+        """Write to the run's folder; what is no storage error is a fault of the caller, and raises.
+
+        Args:
+            what: Is written; a person is told of it once.
+            write: Writes it.
+
+        Returns:
+            Whether it was written.
+        """
         try:
             write()
         except (OSError, FocusError) as error:
             self._warn_once(what, f"{what} cannot be written: {error}; the training goes on without")
+            return False
+        return True
 
     def _tell(self, tell: Callable[[Sink], None]) -> None:
         for sink in [*self._sinks]:

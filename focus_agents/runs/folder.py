@@ -1,10 +1,10 @@
 """What a run leaves behind, and what it shows while it goes on.
 
 runs/<name>/
-  config.json      every argument of the run, and under `code` which code it was started and gone on with
+  config.json      every argument of the run, and under `code` its code, and under `starts` each start
   metrics.jsonl    one object per iteration; METRICS says what each name means
-  validation/      one line per answer, before and after
-  samples/         pictures of validation episodes, and what was sampled in training
+  validation/      one line per answer, before, on the way and after; see `validations`
+  samples/         pictures of validation episodes, and what was sampled in training; see `samples`
   checkpoints/     iteration_000050/ to go on from; final/ the policy in transformers' format
   summary.json     the outcome
 """
@@ -17,6 +17,9 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from focus_agents.errors import CheckpointError
 from focus_agents.rollout.records import RolloutGroup
@@ -33,7 +36,9 @@ from focus_agents.runs.files import (
 from focus_agents.runs.lock import hold_folder
 from focus_agents.runs.metrics import check_names, compare_validation
 from focus_agents.runs.provenance import differences, provenance
-from focus_agents.runs.samples import best_and_worst
+from focus_agents.runs.samples import append_samples, rewind_samples
+from focus_agents.runs.starts import STARTS
+from focus_agents.runs.validations import rewind_validations
 from focus_env.metrics import ScoredAnswer
 from focus_env.rendering import ANSWER_COLOUR, TARGET_COLOUR, Colour, render_row, stack_rows, write_picture
 from focus_env.types import EpisodeDataset
@@ -195,8 +200,7 @@ class RunDirectory:
         if not (self.path / CONFIG_FILE).exists():
             raise CheckpointError(f"run {self.path}: expected a run's folder with {CONFIG_FILE}, found none")
         config = read_json(self.path / CONFIG_FILE, ARGUMENTS)
-        config.pop(CODE, None)
-        return config
+        return {name: value for name, value in config.items() if name not in (CODE, STARTS)}
 
     def log(self, metrics: Mapping[str, float | None]) -> None:
         """Append the metrics of one iteration or step, what is not finite as null.
@@ -222,12 +226,12 @@ class RunDirectory:
             num_done: Iterations or steps that the checkpoint has behind it.
             counter: Which of `METRICS` counts them.
         """
-        for file in (self.path / METRICS_FILE, self.path / "samples" / "rollouts.jsonl"):
-            if not file.exists():
-                continue
-            kept = [line for line in read_json_lines(file) if _count(line, counter, file) <= num_done]
-            if to_json_lines(kept) != file.read_text(encoding="utf-8", errors="replace"):
-                write_json_lines(file, kept)
+        file = self.path / METRICS_FILE
+        kept = [line for line in read_json_lines(file) if _count(line, counter, file) <= num_done]
+        if file.exists() and to_json_lines(kept) != file.read_text(encoding="utf-8", errors="replace"):
+            write_json_lines(file, kept)
+        rewind_samples(self.path / "samples", num_done)
+        rewind_validations(self.path, num_done)
 
     def write_answers(self, name: str, answers: Sequence[ScoredAnswer]) -> None:
         """Keep validation answers, one JSON object a line."""
@@ -265,10 +269,11 @@ class RunDirectory:
         write_picture(path, stack_rows(rows, legend=legend))
         return path
 
-    def write_samples(self, iteration: int, groups: Sequence[RolloutGroup]) -> None:
-        """Append the best and the worst answer of each group, the first thing to read when a run misbehaves."""
-        records = best_and_worst(iteration, groups)
-        append_json_lines(self.path / "samples" / "rollouts.jsonl", records)
+    def write_samples(
+        self, iteration: int, groups: Sequence[RolloutGroup], advantages: npt.NDArray[np.float64] | None = None
+    ) -> None:
+        """Keep what was sampled, the first thing to read when a run misbehaves; see `samples.append_samples`."""
+        append_samples(self.path / "samples", iteration, groups, advantages)
 
     def finish(
         self,

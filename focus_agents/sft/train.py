@@ -20,7 +20,11 @@ from rich.console import Console
 from focus_agents.errors import CheckpointError, EpisodeError, TrainingError
 from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import check_fit, load_config, load_processor
+from focus_agents.monitoring.album import ValidationAlbum
 from focus_agents.monitoring.recorder import Recorder, Sink
+from focus_agents.monitoring.report import ReportSink
+from focus_agents.processes.names import naming_train
+from focus_agents.processes.torch_backend import local_torch_config
 from focus_agents.rollout.collect import describe_error, errors_of_no_episode
 from focus_agents.runs.checkpoint import read_training_state
 from focus_agents.runs.files import read_json_lines
@@ -29,6 +33,7 @@ from focus_agents.runs.progress import UnitWatch, progress_bar
 from focus_agents.settings import Settings
 from focus_agents.sft.data import SFTExamples
 from focus_agents.sft.plan import SFTPlan
+from focus_agents.sft.restarts import RESTARTS_FILE, NoteRestarts, describe_restarts
 from focus_agents.sft.worker import FAILURE_FILE, SCORE, SKIPPED_FILE, checkpoints_of, train_worker
 from focus_env.errors import FocusError
 
@@ -118,19 +123,32 @@ def train_sft(
     started = time.perf_counter()
     failure = plan.run_path / FAILURE_FILE
     failure.unlink(missing_ok=True)
+    (plan.run_path / RESTARTS_FILE).unlink(missing_ok=True)
     check_checkpoints(run, console)
+    naming, controller_callback = naming_train(
+        run.path.name, num_workers=workers.num_workers, at_restart=NoteRestarts(run.path)
+    )
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"plan": plan},
+        torch_config=local_torch_config(),
         scaling_config=ray.train.ScalingConfig(num_workers=workers.num_workers, use_gpu=workers.use_gpu),
         run_config=ray.train.RunConfig(
-            name=run.checkpoints.name,
-            storage_path=str(plan.run_path.absolute()),
+            name=f"{run.path.name}/{run.checkpoints.name}",  # a folder, and on Ray's dashboard the training's name
+            storage_path=str(run.path.absolute().parent),
+            callbacks=[controller_callback],
             failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_BEST, checkpoint_score_attribute=SCORE),
         ),
     )
-    with _show_progress(run, plan.config.num_steps, console, sinks):
+    recorder = Recorder(run, console, [ReportSink(run.path, validation=plan.validation_episodes), *sinks])
+    indices = range(min(plan.schedule.num_validation_episodes, len(plan.validation_episodes)))
+    album = ValidationAlbum(run, recorder, plan.validation_episodes, indices, counter="step")
+    with (
+        naming,
+        contextlib.closing(recorder),
+        _show_progress(run, plan.config.num_steps, console, recorder, album),
+    ):
         try:
             trainer.fit()
         except (ray.train.TrainingFailedError, EpisodeError) as error:  # the latter in this process
@@ -149,6 +167,7 @@ def train_sft(
         num_steps=max(steps),
         seconds=time.perf_counter() - started,
     )
+    Recorder(run, console, [report]).close()  # once more, with the summary
     checkpoints_of(run).prune(1)  # nothing is left to fall back from
     return summary
 
@@ -196,15 +215,16 @@ def _describe(error: Exception, run: RunDirectory) -> str:
 
 
 @contextlib.contextmanager
-def _show_progress(run: RunDirectory, num_steps: int, console: Console, sinks: Sequence[Sink]) -> Iterator[None]:
+def _show_progress(
+    run: RunDirectory, num_steps: int, console: Console, recorder: Recorder, album: ValidationAlbum
+) -> Iterator[None]:
     """Follow `metrics.jsonl`, which a worker writes, by a bar, a line every few steps, and on every sink."""
     done, named, watch = threading.Event(), set[str](), UnitWatch(console)
-    recorder = Recorder(run, console, sinks)
     pass_on = _each_once(recorder, run.num_done)
     with progress_bar("SFT", num_steps, console) as move_to:
 
         def follow() -> None:
-            shown, pause, is_over = 0, POLL_SECONDS, False
+            shown, num_told, pause, is_over = 0, 0, POLL_SECONDS, False
             while not is_over:
                 is_over = done.wait(pause)
                 started = time.perf_counter()
@@ -214,12 +234,16 @@ def _show_progress(run: RunDirectory, num_steps: int, console: Console, sinks: S
                 step = int(lines[-1]["step"]) if lines else 0
                 shown = min(shown, step)  # a restart goes back
                 move_to(step)
+                album.draw_new()
                 if step > 0 and shown == 0:  # the answers before training are there
                     watch.look(run.read_answers("before"))
                 for reason in _skipped(run):
                     if reason not in named:
                         console.print(f"skipped: {reason}", style="yellow", highlight=False, markup=False)
                         named.add(reason)
+                for restart in describe_restarts(run.path)[num_told:]:
+                    console.print(f"warning: {restart}", style="yellow", soft_wrap=True)
+                    num_told += 1
                 for end in range(shown + 1, step + 1):
                     if end % LINE_INTERVAL == 0 or end == num_steps or lines[end - 1].get(SCORE) is not None:
                         window = lines[max(0, end - LINE_INTERVAL) : end]
@@ -233,7 +257,6 @@ def _show_progress(run: RunDirectory, num_steps: int, console: Console, sinks: S
         finally:
             done.set()
             follower.join()
-            recorder.close()
 
 
 def _each_once(recorder: Recorder, num_done: int | None) -> Callable[[Sequence[dict[str, Any]]], None]:

@@ -30,6 +30,8 @@ from focus_agents.models.adapters import base_model, merge_adapters
 from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import load_processor
 from focus_agents.policies.vlm import VLMPolicy
+from focus_agents.processes.memory import MEMORY, memory_gib
+from focus_agents.processes.names import is_actor
 from focus_agents.runs.checkpoint import (
     Checkpoints,
     check_finite,
@@ -39,13 +41,16 @@ from focus_agents.runs.checkpoint import (
 )
 from focus_agents.runs.files import append_json_lines, write_json
 from focus_agents.runs.folder import RunDirectory
+from focus_agents.runs.validations import keep_validation
 from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches
 from focus_agents.sft.model import build_model
 from focus_agents.sft.plan import SFTPlan
 from focus_agents.sft.progress import Progress
+from focus_agents.sft.restarts import num_restarts
 from focus_agents.sft.step import accumulate_gradients, sum_over_workers
 from focus_env.datasets.order import shuffled_indices
 from focus_env.env import ENV_ID
+from focus_env.errors import StorageError
 from focus_env.files import named_errors
 from focus_env.metrics import ScoredAnswer, summarize
 
@@ -82,6 +87,7 @@ class SFTWorker:
         self.plan, self.config, self.progress = plan, plan.config, Progress()
         self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
         self.run_directory = RunDirectory(plan.run_path)
+        self.num_restarts = num_restarts(plan.run_path)
         self.checkpoints = checkpoints_of(self.run_directory)
         self.device = ray.train.torch.get_device()
         if self.device.type == "cpu":
@@ -129,6 +135,7 @@ class SFTWorker:
                 return
             if self._is_due(self.plan.schedule.validation_interval) or progress.step == self.config.num_steps:
                 answers, measured = self._validate()
+                self._keep_validation(answers)
                 metrics |= measured
                 progress.count_validation(metrics[SCORE])
             self._log(metrics, seconds=time.perf_counter() - started)
@@ -242,7 +249,12 @@ class SFTWorker:
         """Append the step to `metrics.jsonl`."""
         if self.rank == 0:
             timing = {"seconds": seconds, "examples_per_second": self.config.batch_size / seconds}
-            self.run_directory.log({"step": self.progress.step, **metrics, **timing})
+            self.run_directory.log({"step": self.progress.step, **metrics, **timing, **self._process_metrics()})
+
+    def _process_metrics(self) -> dict[str, float]:
+        """Restarts so far, if this process can be restarted, and its resident memory."""
+        role, restarts = ("workers", {"worker_restarts": self.num_restarts}) if is_actor() else ("driver", {})
+        return {**restarts, **dict.fromkeys((MEMORY, f"{MEMORY}/{role}"), memory_gib())}
 
     # ---- validation, checkpoints, export
 
@@ -273,6 +285,14 @@ class SFTWorker:
         answers = [shares[index % self.num_workers][index // self.num_workers] for index in indices]
         score = summarize(answers)["miou_all"]
         return answers, {SCORE: score, "seconds_validating": time.perf_counter() - started}
+
+    def _keep_validation(self, answers: Sequence[ScoredAnswer]) -> None:
+        """Keep the answers of a validation, for the driver to draw; a full disk does not end the training."""
+        if self.rank == 0:
+            try:
+                keep_validation(self.plan.run_path, "step", self.progress.step, answers)
+            except StorageError as error:
+                logger.warning("%s", error)
 
     def _checkpoint(self, metrics: dict[str, float]) -> None:
         """Hand the state to Ray Train, which keeps the newest and the best by validation mean IoU."""

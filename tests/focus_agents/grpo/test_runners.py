@@ -36,9 +36,16 @@ class Actor:
 
     def __init__(self, clock: Clock, *faults: float | Exception) -> None:
         self.clock, self.faults, self.num_kills = clock, list(faults), 0
-        self.apply = SimpleNamespace(remote=lambda work, jobs: self.call(lambda: work(self, jobs)))
+        self.task_names: list[str] = []
+        self.apply = SimpleNamespace(
+            remote=lambda work, jobs: self.call(lambda: work(self, jobs)), options=lambda *, name: self.called(name)
+        )
         self.set_state = SimpleNamespace(remote=lambda state: None)
         self.num_episodes = SimpleNamespace(remote=lambda: self.call(lambda: 500))
+
+    def called(self, name: str) -> Any:
+        self.task_names.append(name)
+        return self.apply
 
     def call(self, answer: Any) -> dict[str, Any]:
         fault = self.faults.pop(0) if self.faults else 0.0
@@ -181,3 +188,13 @@ def test_an_error_of_ours_comes_as_it_is(clock: Clock) -> None:
     with pytest.raises(DatasetError, match=r"^a\.jpg: torn$"):
         runners.run(JOBS, double, batch_size=2)
     assert group.lost == set()
+
+
+def test_tasks_are_called_by_what_is_done(clock: Clock) -> None:
+    """On Ray's dashboard, where each of them would be `apply`."""
+    runners, group = make_runners(clock, [], [])
+    for actor in group.all.values():
+        actor.validate = lambda *, episode_indices: [2 * index for index in episode_indices]  # type: ignore[attr-defined]
+    assert runners.answer("validate", [index for _, index in JOBS], batch_size=2) == EXPECTED
+    runners.run(JOBS, double, batch_size=2)
+    assert [actor.task_names for actor in group.all.values()] == [["validate", "double"], ["validate", "double"]]
