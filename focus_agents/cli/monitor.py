@@ -25,8 +25,8 @@ from urllib.parse import urlencode
 import tyro
 from annotated_types import Ge, Le
 
-from focus_agents.cli.cluster import TOKEN_FILE
 from focus_agents.cli.command_line import parse
+from focus_agents.cli.dashboard import TOKEN_FILE
 from focus_agents.cli.errors import user_errors
 from focus_agents.cli.ray_sessions import Session, find_session, running_sessions
 from focus_agents.runs.folder import CONFIG_FILE
@@ -70,8 +70,14 @@ def main() -> None:
             grafana_port=args.grafana_port,
             scrape_seconds=args.scrape_seconds,
         )
-        token_file = TOKEN_FILE.expanduser() if asks_for_a_token(session) else None
-        write_provisioning(folder, session.folder, servers, endpoints=session.endpoints, token_file=token_file)
+        token_file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE).expanduser()
+        write_provisioning(
+            folder,
+            session.folder,
+            servers,
+            endpoints=session.endpoints,
+            token_file=token_file.absolute() if asks_for_a_token(session) else None,
+        )
     print(f"session of Ray: {session.folder}\nwritten: {folder}\n\n{advice(folder, servers)}")
 
 

@@ -95,6 +95,10 @@ GROUPS: Mapping[str, tuple[Panel, ...]] = {
         Panel("Progress", ("iteration", "step")),
         Panel("Steps that changed nothing", ("skipped_steps",)),
         Panel("Episodes that could not be used", ("skipped_episodes",)),
+        Panel("Processes that were replaced", ("sampler_restarts", "learner_restarts", "worker_restarts")),
+        Panel("Groups that wait for the learner", ("queue_depth",)),
+        Panel("Memory of the largest process", ("memory_gib",)),
+        Panel("Memory by role", ("memory_gib",), by_part=True),
     ),
 }
 """The rows of the board; metrics that none of them names have a panel each at its end."""

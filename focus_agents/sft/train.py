@@ -141,7 +141,8 @@ def train_sft(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_BEST, checkpoint_score_attribute=SCORE),
         ),
     )
-    recorder = Recorder(run, console, [ReportSink(run.path, validation=plan.validation_episodes), *sinks])
+    report = ReportSink(run.path, validation=plan.validation_episodes)
+    recorder = Recorder(run, console, [report, *sinks])
     indices = range(min(plan.schedule.num_validation_episodes, len(plan.validation_episodes)))
     album = ValidationAlbum(run, recorder, plan.validation_episodes, indices, counter="step")
     with (
