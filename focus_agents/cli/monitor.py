@@ -70,8 +70,14 @@ def main() -> None:
             grafana_port=args.grafana_port,
             scrape_seconds=args.scrape_seconds,
         )
-        token_file = TOKEN_FILE.expanduser() if asks_for_a_token(session) else None
-        write_provisioning(folder, session.folder, servers, endpoints=session.endpoints, token_file=token_file)
+        token_file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE).expanduser()
+        write_provisioning(
+            folder,
+            session.folder,
+            servers,
+            endpoints=session.endpoints,
+            token_file=token_file.absolute() if asks_for_a_token(session) else None,
+        )
     print(f"session of Ray: {session.folder}\nwritten: {folder}\n\n{advice(folder, servers)}")
 
 

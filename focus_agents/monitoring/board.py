@@ -16,7 +16,7 @@ ON_RAY = ("grpo", "sft")
 """Stages that run on Ray, whose endpoint the board shows."""
 WIDTH, NUM_COLUMNS, HEIGHT = 24, 3, 8
 """Of Grafana's grid, and of a panel on it."""
-UNITS = {"share": "percentunit", "seconds": "s", "bytes": "bytes", "MB": "decmbytes", "GB": "decgbytes"}
+UNITS = {"share": "percentunit", "seconds": "s", "bytes": "bytes", "GiB": "gbytes"}
 """Units that Grafana knows; it shows the others beside the axis."""
 
 
@@ -95,6 +95,10 @@ GROUPS: Mapping[str, tuple[Panel, ...]] = {
         Panel("Progress", ("iteration", "step")),
         Panel("Steps that changed nothing", ("skipped_steps",)),
         Panel("Episodes that could not be used", ("skipped_episodes",)),
+        Panel("Processes that were replaced", ("sampler_restarts", "learner_restarts", "worker_restarts")),
+        Panel("Groups that wait for the learner", ("queue_depth",)),
+        Panel("Memory of the largest process", ("memory_gib",)),
+        Panel("Memory by role", ("memory_gib",), by_part=True),
     ),
 }
 """The rows of the board; metrics that none of them names have a panel each at its end."""

@@ -71,10 +71,10 @@ def test_each_metric_has_a_curve_with_its_meaning_and_what_is_healthy(name: str)
 
 
 def test_a_metric_without_a_place_comes_last_whole_and_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    new = {"restarts": Metric("restarts", "processes that died", "0", ("grpo",), "role"), "old": METRICS["box_iou"]}
+    new = {"new_one": Metric("restarts", "processes that died", "0", ("grpo",), "role"), "old": METRICS["box_iou"]}
     monkeypatch.setattr(module, "METRICS", {**METRICS, **new})
     found = {row: [panel.title for panel in panels] for row, panels in groups().items()}
-    assert found["Health"][-2:] == ["Restarts", "Restarts by role"]
+    assert found["Health"][-2:] == ["New one", "New one by role"]
     assert "Old" not in str(found)  # pretraining does not run on Ray
 
 
