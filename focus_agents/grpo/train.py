@@ -23,6 +23,7 @@ from focus_agents.grpo.learner import GRAD_NORM
 from focus_agents.grpo.selection import advantages_of
 from focus_agents.grpo.settings import GRPOSchedule
 from focus_agents.monitoring.album import ValidationAlbum
+from focus_agents.monitoring.attention import keep_attention
 from focus_agents.monitoring.recorder import Recorder, Sink
 from focus_agents.monitoring.report import ReportSink
 from focus_agents.runs.checkpoint import Checkpoints, check_finite
@@ -102,6 +103,7 @@ def train_grpo(
         if after is None:  # an earlier process has taken the last iteration
             after, _ = _validate(algorithm, indices, console)
         algorithm.save_policy(run.checkpoints / "final")
+        keep_attention(run, recorder, validation_episodes, config.num_iterations)
     finally:
         recorder.close()
         algorithm.stop()

@@ -21,6 +21,7 @@ from focus_agents.errors import CheckpointError, EpisodeError, TrainingError
 from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import check_fit, load_config, load_processor
 from focus_agents.monitoring.album import ValidationAlbum
+from focus_agents.monitoring.attention import keep_attention
 from focus_agents.monitoring.recorder import Recorder, Sink
 from focus_agents.monitoring.report import ReportSink
 from focus_agents.processes.names import naming_train
@@ -145,21 +146,19 @@ def train_sft(
     recorder = Recorder(run, console, [report, *sinks])
     indices = range(min(plan.schedule.num_validation_episodes, len(plan.validation_episodes)))
     album = ValidationAlbum(run, recorder, plan.validation_episodes, indices, counter="step")
-    with (
-        naming,
-        contextlib.closing(recorder),
-        _show_progress(run, plan.config.num_steps, console, recorder, album),
-    ):
-        try:
-            trainer.fit()
-        except (ray.train.TrainingFailedError, EpisodeError) as error:  # the latter in this process
-            if failure.exists():
-                raise TrainingError(json.loads(failure.read_text())["message"]) from error
-            raise TrainingError(_describe(error, run)) from error
-    if failure.exists():
-        raise TrainingError(json.loads(failure.read_text())["message"])
-    before, after = run.read_answers("before"), run.read_answers("after")
-    steps = [line["step"] for line in run.read_steps()]
+    with contextlib.closing(recorder):
+        with naming, _show_progress(run, plan.config.num_steps, console, recorder, album):
+            try:
+                trainer.fit()
+            except (ray.train.TrainingFailedError, EpisodeError) as error:  # the latter in this process
+                if failure.exists():
+                    raise TrainingError(json.loads(failure.read_text())["message"]) from error
+                raise TrainingError(_describe(error, run)) from error
+        if failure.exists():
+            raise TrainingError(json.loads(failure.read_text())["message"])
+        before, after = run.read_answers("before"), run.read_answers("after")
+        steps = [line["step"] for line in run.read_steps()]
+        keep_attention(run, recorder, plan.validation_episodes, max(steps))
     summary = run.finish(
         plan.validation_episodes,
         range(len(after)),
