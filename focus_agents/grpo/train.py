@@ -21,7 +21,7 @@ from focus_agents.errors import CheckpointError, RunInterrupted, SamplingError
 from focus_agents.grpo.algorithm import GRPO, ROLLOUTS, GRPOConfig
 from focus_agents.grpo.learner import GRAD_NORM
 from focus_agents.grpo.settings import GRPOSchedule
-from focus_agents.monitoring.recorder import Recorder
+from focus_agents.monitoring.recorder import Recorder, Sink
 from focus_agents.runs.checkpoint import Checkpoints, check_finite
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.interruption import stop_requests
@@ -42,6 +42,7 @@ def train_grpo(
     *,
     is_resumed: bool = False,
     console: Console | None = None,
+    sinks: Sequence[Sink] = (),
 ) -> dict[str, Any]:
     """Train, and write everything that `RunDirectory` describes.
 
@@ -52,6 +53,7 @@ def train_grpo(
         validation_episodes: The episodes of the validation environment, for pictures.
         is_resumed: Go on from the run's newest checkpoint.
         console: Where to show progress.
+        sinks: Where else to show what is measured; they are closed at the end.
 
     Returns:
         The summary, as written to `summary.json`.
@@ -66,7 +68,7 @@ def train_grpo(
     console = console or Console()
     started = time.perf_counter()
     indices = range(min(schedule.num_validation_episodes, len(validation_episodes)))
-    recorder = Recorder(run, console)
+    recorder = Recorder(run, console, sinks)
     with console.status("building runners and learners"):
         algorithm = config.build_algo()
     try:

@@ -77,12 +77,15 @@ class Recorder:
         self.pass_on(metrics)
 
     def pass_on(self, metrics: Mapping[str, float | None]) -> None:
-        """Show on every sink what is in the folder already, as a line of `metrics.jsonl` has it."""
+        """Show on every sink what is in the folder already, such as a line that another process wrote.
+
+        Args:
+            metrics: As of `log`; None is a value that was not finite.
+        """
         (counter,) = (name for name in COUNTERS if name in metrics)
-        position = int(metrics[counter] or 0)
-        numbers = {name: float(value) for name, value in metrics.items() if name != counter and value is not None}
-        finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
-        self._tell(lambda sink: sink.log(finite, position))
+        values = {name: float(value) for name, value in metrics.items() if name != counter and value is not None}
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        self._tell(lambda sink: sink.log(finite, int(metrics[counter] or 0)))
 
     def samples(self, iteration: int, groups: Sequence[RolloutGroup]) -> None:
         """Keep what was sampled in an iteration."""

@@ -25,6 +25,7 @@ class Metric:
         healthy: What a healthy run shows; empty where any value is healthy.
         stages: The commands that log it, of `STAGES`.
         part: What may follow its name behind a slash, each part a metric of its own; empty: nothing.
+        is_occasional: Whether validations log it, and not every iteration or step.
     """
 
     unit: str
@@ -32,6 +33,7 @@ class Metric:
     healthy: str = ""
     stages: tuple[str, ...] = ("grpo",)
     part: str = ""
+    is_occasional: bool = False
 
     def __post_init__(self) -> None:
         if unknown := set(self.stages) - set(STAGES):
@@ -118,7 +120,9 @@ METRICS: Mapping[str, Metric] = {
     ),
     "seconds_learning": Metric("seconds", "optimizer steps"),
     "seconds_syncing": Metric("seconds", "handing new weights to the samplers, as far as they are waited for"),
-    "seconds_validating": Metric("seconds", "answering the validation episodes", stages=("grpo", "sft")),
+    "seconds_validating": Metric(
+        "seconds", "answering the validation episodes", stages=("grpo", "sft"), is_occasional=True
+    ),
     "examples_per_second": Metric("examples/second", "supervised examples trained on", stages=SUPERVISED),
     "groups_per_second": Metric("groups/second", "groups sampled and learned from"),
     "tokens_per_second": Metric("tokens/second", "answer tokens sampled and learned from"),
@@ -127,6 +131,7 @@ METRICS: Mapping[str, Metric] = {
         "mean IoU of greedy answers to the validation episodes, 0 where no box could be read; also before training",
         "rises",
         stages=("grpo", "sft"),
+        is_occasional=True,
     ),
 }
 

@@ -7,7 +7,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ from rich.console import Console
 from focus_agents.errors import CheckpointError, EpisodeError, TrainingError
 from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import check_fit, load_config, load_processor
+from focus_agents.monitoring.recorder import Recorder, Sink
 from focus_agents.rollout.collect import describe_error, errors_of_no_episode
 from focus_agents.runs.checkpoint import read_training_state
 from focus_agents.runs.files import read_json_lines
@@ -93,13 +94,16 @@ def check_plan(plan: SFTPlan, workers: Workers) -> None:
         raise errors[0]
 
 
-def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None) -> dict[str, Any]:
+def train_sft(
+    plan: SFTPlan, workers: Workers, *, console: Console | None = None, sinks: Sequence[Sink] = ()
+) -> dict[str, Any]:
     """Train, and write everything that `RunDirectory` describes. A run that was interrupted goes on.
 
     Args:
         plan: What to train, checked by `check_plan`; its folder exists.
         workers: Who trains.
         console: Where to show progress.
+        sinks: Where else to show what is measured; they are closed at the end.
 
     Returns:
         The summary, as written to `summary.json`.
@@ -126,7 +130,7 @@ def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_BEST, checkpoint_score_attribute=SCORE),
         ),
     )
-    with _show_progress(run, plan.config.num_steps, console):
+    with _show_progress(run, plan.config.num_steps, console, sinks):
         try:
             trainer.fit()
         except (ray.train.TrainingFailedError, EpisodeError) as error:  # the latter in this process
@@ -192,9 +196,11 @@ def _describe(error: Exception, run: RunDirectory) -> str:
 
 
 @contextlib.contextmanager
-def _show_progress(run: RunDirectory, num_steps: int, console: Console) -> Iterator[None]:
-    """Follow `metrics.jsonl`, which a worker writes, by a bar and a line every few steps."""
+def _show_progress(run: RunDirectory, num_steps: int, console: Console, sinks: Sequence[Sink]) -> Iterator[None]:
+    """Follow `metrics.jsonl`, which a worker writes, by a bar, a line every few steps, and on every sink."""
     done, named, watch = threading.Event(), set[str](), UnitWatch(console)
+    recorder = Recorder(run, console, sinks)
+    pass_on = _each_once(recorder, run.num_done)
     with progress_bar("SFT", num_steps, console) as move_to:
 
         def follow() -> None:
@@ -202,7 +208,8 @@ def _show_progress(run: RunDirectory, num_steps: int, console: Console) -> Itera
             while not is_over:
                 is_over = done.wait(pause)
                 started = time.perf_counter()
-                lines = run.read_steps()
+                pass_on(metrics := run.read_metrics())
+                lines = [line for line in metrics if line["step"]]
                 pause = max(POLL_SECONDS, 20 * (time.perf_counter() - started))
                 step = int(lines[-1]["step"]) if lines else 0
                 shown = min(shown, step)  # a restart goes back
@@ -226,6 +233,26 @@ def _show_progress(run: RunDirectory, num_steps: int, console: Console) -> Itera
         finally:
             done.set()
             follower.join()
+            recorder.close()
+
+
+def _each_once(recorder: Recorder, num_done: int | None) -> Callable[[Sequence[dict[str, Any]]], None]:
+    """Return what passes on lines that were not seen before; those that a restarted worker writes again, were.
+
+    Args:
+        recorder: Where to.
+        num_done: Steps that an earlier process has passed on; None: not even the validation before training.
+    """
+    last = -1 if num_done is None else num_done
+
+    def pass_on(lines: Sequence[dict[str, Any]]) -> None:
+        nonlocal last
+        for line in lines:
+            if line["step"] > last:
+                recorder.pass_on(line)
+                last = line["step"]
+
+    return pass_on
 
 
 def _skipped(run: RunDirectory) -> list[str]:
