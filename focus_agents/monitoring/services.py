@@ -107,7 +107,7 @@ class Wandb:
             resume="allow" if run_id else None,
             dir=str(folder.parent),  # it adds its own name
             config=dict(config),
-            mode=mode,  # type: ignore[arg-type]
+            mode=mode,
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True),
         )
         self.run_id = self._run.id
@@ -215,13 +215,12 @@ SERVICES: Mapping[str, Any] = {"wandb": Wandb, "mlflow": Mlflow, "trackio": Trac
 """Writers by the name of their package, which is that of the extra, too."""
 
 
-def open_service(name: str, run: RunDirectory, config: Mapping[str, Any]) -> ServiceSink:
+def open_service(name: str, run: RunDirectory) -> ServiceSink:
     """Start a run at a service, or go on with the one that the run's folder names.
 
     Args:
         name: A key of `SERVICES`.
-        run: The run.
-        config: Its arguments, shown beside it.
+        run: The run; its arguments are shown beside it.
 
     Raises:
         Exception: Whatever the service's writer raises.
@@ -232,7 +231,7 @@ def open_service(name: str, run: RunDirectory, config: Mapping[str, Any]) -> Ser
     with contextlib.suppress(CheckpointError):
         run_id = str(read_json(folder / STATE_FILE, "the run of a service")["id"])
         shown = max((int(line[key]) for line in run.read_metrics() for key in COUNTERS if key in line), default=-1)
-    writer = SERVICES[name](folder, run.path.absolute().name, config, run_id)
+    writer = SERVICES[name](folder, run.path.absolute().name, run.config(), run_id)
     write_json(folder / STATE_FILE, {"id": writer.run_id})
     return ServiceSink(name, writer, shown=shown)
 
