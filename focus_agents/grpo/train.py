@@ -91,7 +91,7 @@ def train_grpo(
             before = run.read_answers("before")
         else:
             before, metrics = _validate(algorithm, indices, console)
-            run.write_answers("before", before)
+            recorder.answers("before", before)
             album.add(0, before)
             recorder.log({"iteration": 0, **metrics})
         console.print(f"before: {_describe(before)}")
@@ -165,16 +165,13 @@ def _iterate(
                 is_due = schedule.checkpoint_interval and iteration % schedule.checkpoint_interval == 0
                 if is_last or is_due or stop.received is not None:
                     _check_weights(algorithm, checkpoints_of(run).path(iteration))
-                    _save(algorithm, run, iteration, num_kept=NUM_KEPT)
-                    saved = iteration
+                    if _try_to_save(algorithm, run, iteration, recorder):
+                        saved = iteration
                 if stop.received is not None:
                     if answers is None or not (is_last or (interval and iteration % interval == 0)):
                         album.draw(iteration, algorithm.validate(indices[:NUM_AT_A_STOP]))
-                    raise RunInterrupted(
-                        f"stopped by {stop.received.name} after iteration {iteration} of {num_iterations}; "
-                        f"go on with it by `resume` {run.path}",
-                        signal_number=stop.received,
-                    )
+                    at = f"stopped by {stop.received.name} after iteration {iteration} of {num_iterations}"
+                    raise RunInterrupted(f"{at}; {_how_to_go_on(run, iteration)}", signal_number=stop.received)
         except SamplingError as error:  # the learners are as they should be
             if done > saved:
                 _check_weights(algorithm, checkpoints_of(run).path(done))
@@ -255,6 +252,28 @@ def _save(algorithm: GRPO, run: RunDirectory, iteration: int, *, num_kept: int =
     """Write a checkpoint to go on from; one is whole or not there, and it replaces those that are not kept."""
     with checkpoints_of(run, num_kept=num_kept).write(iteration) as folder:
         algorithm.save_to_path(folder.absolute())
+
+
+def _try_to_save(algorithm: GRPO, run: RunDirectory, iteration: int, recorder: Recorder) -> bool:
+    """Write a checkpoint; one that cannot be written is told, and the training goes on with the last one on the disk.
+
+    Returns:
+        Whether it was written.
+    """
+    return recorder.attempt(
+        f"the checkpoint of iteration {iteration}",
+        lambda: _save(algorithm, run, iteration, num_kept=NUM_KEPT),
+        so=f"{checkpoints_of(run).describe_kept()}, and the training goes on",
+    )
+
+
+def _how_to_go_on(run: RunDirectory, iteration: int) -> str:
+    """What a person can do with a run that stopped after an iteration, whether or not that is in a checkpoint."""
+    if run.num_done == iteration:
+        return f"go on with it by `resume` {run.path}"
+    if run.num_done is None:
+        return "nothing of it could be saved, so make room and start again"
+    return f"iteration {run.num_done} is what could be saved; make room, then go on by `resume` {run.path}"
 
 
 def _restore(algorithm: GRPO, run: RunDirectory, console: Console) -> int:

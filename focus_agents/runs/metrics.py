@@ -203,6 +203,16 @@ def check_names(names: Sequence[str]) -> None:
         raise ValueError(f"metrics: expected no part behind a slash for {divided}, which have none")
 
 
+def describe(name: str) -> str:
+    """Return a sentence about a metric: its meaning, its unit, and what a healthy run shows.
+
+    Args:
+        name: As `check_names` takes it.
+    """
+    metric = METRICS[name.partition("/")[0]]
+    return f"{metric.meaning} ({metric.unit})" + (f"; healthy: {metric.healthy}" if metric.healthy else "")
+
+
 def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     """Means over the sampled answers of an iteration; names as in `METRICS`."""
     answers = [answer for group in groups for answer in group.answers]

@@ -32,6 +32,7 @@ from focus_agents.runs.files import read_json_lines
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.progress import UnitWatch, progress_bar
 from focus_agents.settings import Settings
+from focus_agents.sft import notices
 from focus_agents.sft.data import SFTExamples
 from focus_agents.sft.plan import SFTPlan
 from focus_agents.sft.restarts import RESTARTS_FILE, NoteRestarts, describe_restarts
@@ -41,10 +42,8 @@ from focus_env.errors import FocusError
 LINE_INTERVAL = 25
 """Steps between lines on the console."""
 POLL_SECONDS = 0.5
-NUM_BEST = 2
-"""So many of the best checkpoints, of equally good ones the newest, are kept by Ray Train, and always the last one."""
 SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
-"""Ray Train's record of them."""
+"""Ray Train's record of the checkpoints of earlier releases, which it wrote itself."""
 NUM_CHECKED_EPISODES = 8
 
 
@@ -53,7 +52,7 @@ class Workers(Settings):
     """The processes that train."""
 
     num_workers: Annotated[int, Ge(0)] = 1
-    """Ray Train workers, each a process; 0 trains in this process, without checkpoints to go on from: for debugging."""
+    """Ray Train workers, each a process; 0 trains in this process, for debugging."""
     use_gpu: bool = False
     """One GPU for each."""
     max_failures: Annotated[int, Ge(0)] = 2
@@ -125,6 +124,7 @@ def train_sft(
     failure = plan.run_path / FAILURE_FILE
     failure.unlink(missing_ok=True)
     (plan.run_path / RESTARTS_FILE).unlink(missing_ok=True)
+    notices.clear(plan.run_path)
     check_checkpoints(run, console)
     naming, controller_callback = naming_train(
         run.path.name, num_workers=workers.num_workers, at_restart=NoteRestarts(run.path)
@@ -139,7 +139,6 @@ def train_sft(
             storage_path=str(run.path.absolute().parent),
             callbacks=[controller_callback],
             failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_BEST, checkpoint_score_attribute=SCORE),
         ),
     )
     report = ReportSink(run.path, validation=plan.validation_episodes)
@@ -151,13 +150,14 @@ def train_sft(
             try:
                 trainer.fit()
             except (ray.train.TrainingFailedError, EpisodeError) as error:  # the latter in this process
-                if failure.exists():
-                    raise TrainingError(json.loads(failure.read_text())["message"]) from error
-                raise TrainingError(_describe(error, run)) from error
-        if failure.exists():
-            raise TrainingError(json.loads(failure.read_text())["message"])
+                raise TrainingError(_failure(run) or _describe(error, run)) from error
+        if (message := _failure(run)) is not None:
+            raise TrainingError(message)
         before, after = run.read_answers("before"), run.read_answers("after")
-        steps = [line["step"] for line in run.read_steps()]
+        steps = [
+            run.num_done or 0,
+            *(line["step"] for line in run.read_steps()),
+        ]
         keep_attention(run, recorder, plan.validation_episodes, max(steps))
     summary = run.finish(
         plan.validation_episodes,
@@ -175,7 +175,7 @@ def train_sft(
 def check_checkpoints(run: RunDirectory, console: Console) -> None:
     """Tell of damaged checkpoints, and remove those that no run needs, before workers go on from the newest whole one.
 
-    Ray Train's record of them goes, too: workers do not need it, and one that a kill has cut would end the run.
+    A record of them that Ray Train has written goes, too: one that a kill has cut would end the run.
 
     Raises:
         CheckpointError: If there are checkpoints, and all of them are damaged.
@@ -204,6 +204,14 @@ def check_resumable(run: RunDirectory) -> None:
         raise CheckpointError(
             f"run {run.path}: expected a checkpoint in {run.checkpoints}, found none; start a new run"
         )
+
+
+def _failure(run: RunDirectory) -> str | None:
+    """Why workers gave up, as they have said it; None if they have not."""
+    file = run.path / FAILURE_FILE
+    if file.exists():
+        return str(json.loads(file.read_text())["message"])
+    return notices.read(run.path).get(notices.FAILURE)
 
 
 def _describe(error: Exception, run: RunDirectory) -> str:
@@ -235,8 +243,12 @@ def _show_progress(
                 shown = min(shown, step)  # a restart goes back
                 move_to(step)
                 album.draw_new()
-                if step > 0 and shown == 0:  # the answers before training are there
-                    watch.look(run.read_answers("before"))
+                if step > 0 and shown == 0:
+                    with contextlib.suppress(CheckpointError):  # a full disk may have kept them out
+                        watch.look(run.read_answers("before"))
+                for notice in notices.read(run.path).keys() - {notices.FAILURE, *named}:
+                    console.print(notice, style="yellow", highlight=False, markup=False, soft_wrap=True)
+                    named.add(notice)
                 for reason in _skipped(run):
                     if reason not in named:
                         console.print(f"skipped: {reason}", style="yellow", highlight=False, markup=False)
@@ -244,8 +256,9 @@ def _show_progress(
                 for restart in describe_restarts(run.path)[num_told:]:
                     console.print(f"warning: {restart}", style="yellow", soft_wrap=True)
                     num_told += 1
-                for end in range(shown + 1, step + 1):
-                    if end % LINE_INTERVAL == 0 or end == num_steps or lines[end - 1].get(SCORE) is not None:
+                for end, line in enumerate(lines, start=1):
+                    is_due = line["step"] % LINE_INTERVAL == 0 or line["step"] == num_steps
+                    if line["step"] > shown and (is_due or line.get(SCORE) is not None):
                         window = lines[max(0, end - LINE_INTERVAL) : end]
                         console.print(_line(window), highlight=False, soft_wrap=True)
                 shown = step
