@@ -21,11 +21,15 @@ from focus_agents.errors import CheckpointError, RunInterrupted, SamplingError
 from focus_agents.grpo.algorithm import GRPO, ROLLOUTS, GRPOConfig
 from focus_agents.grpo.learner import GRAD_NORM
 from focus_agents.grpo.settings import GRPOSchedule
+from focus_agents.monitoring.alarms import Watcher
+from focus_agents.monitoring.curves import Facts
+from focus_agents.monitoring.lines import answers_table, describe_validation, scores_table
 from focus_agents.monitoring.recorder import Recorder
 from focus_agents.runs.checkpoint import Checkpoints, check_finite
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.interruption import stop_requests
 from focus_agents.runs.progress import UnitWatch, progress_bar
+from focus_agents.runs.terminal import PlainConsole
 from focus_env.metrics import ScoredAnswer, summarize
 from focus_env.types import EpisodeDataset
 
@@ -41,6 +45,7 @@ def train_grpo(
     validation_episodes: EpisodeDataset,
     *,
     is_resumed: bool = False,
+    is_verbose: bool = False,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Train, and write everything that `RunDirectory` describes.
@@ -51,6 +56,7 @@ def train_grpo(
         run: Where to write.
         validation_episodes: The episodes of the validation environment, for pictures.
         is_resumed: Go on from the run's newest checkpoint.
+        is_verbose: Show the best and the worst answers of each iteration, and of each validation.
         console: Where to show progress.
 
     Returns:
@@ -63,10 +69,10 @@ def train_grpo(
         StorageError: If something cannot be written.
         SamplingError: If there are no processes any more that sample; what was trained is in a checkpoint.
     """
-    console = console or Console()
+    console = console or PlainConsole()
     started = time.perf_counter()
     indices = range(min(schedule.num_validation_episodes, len(validation_episodes)))
-    recorder = Recorder(run, console)
+    recorder = Recorder(run, console, [Watcher(run, console, _facts(config, len(indices)))])
     with console.status("building runners and learners"):
         algorithm = config.build_algo()
     try:
@@ -77,12 +83,15 @@ def train_grpo(
             before, metrics = _validate(algorithm, indices, console)
             run.write_answers("before", before)
             recorder.log({"iteration": 0, **metrics})
-        console.print(f"before: {_describe(before)}")
+        _show(console, f"before: {describe_validation(before)}")
+        if is_verbose:
+            _show(console, scores_table(before))
         watch = UnitWatch(console)
         watch.look(before)
         after = _iterate(
-            algorithm, schedule, run, indices, first=first, console=console, watch=watch, recorder=recorder
-        )
+            algorithm, schedule, run, indices, first=first, console=console, watch=watch, recorder=recorder,
+            is_verbose=is_verbose,
+        )  # fmt: skip
         if after is None:  # an earlier process has taken the last iteration
             after, _ = _validate(algorithm, indices, console)
         algorithm.save_policy(run.checkpoints / "final")
@@ -111,6 +120,7 @@ def _iterate(
     console: Console,
     watch: UnitWatch,
     recorder: Recorder,
+    is_verbose: bool = False,
 ) -> list[ScoredAnswer] | None:
     """The training iterations, with a bar and a line for each; returns the answers of the validation after the last."""
 
@@ -137,7 +147,10 @@ def _iterate(
                 finally:
                     recorder.log(metrics)
                     recorder.samples(iteration, algorithm.last_groups)
-                console.print(_line(metrics), highlight=False, soft_wrap=True)
+                _show(console, _line(metrics))
+                if is_verbose:
+                    _show(console, answers_table(algorithm.last_groups))
+                    _show(console, scores_table(answers if answers and "validation_miou" in metrics else ()))
                 watch.look([answer for group in algorithm.last_groups for answer in group.answers])
                 move_to(iteration)
                 is_due = schedule.checkpoint_interval and iteration % schedule.checkpoint_interval == 0
@@ -188,6 +201,7 @@ def _line(metrics: Mapping[str, float]) -> str:
     """What a person reads of an iteration."""
     line = (
         f"{metrics['iteration']:>5.0f}  reward {metrics['reward']:.3f}  mIoU {metrics['miou']:.3f}  "
+        f"format {metrics['format_rate']:.0%}  silent groups {metrics['zero_variance_rate']:.0%}  "
         f"parsed {metrics['parse_rate']:.0%}  "
     )
     for name, word in (("truncated_rate", "cut"), ("failed_rate", "failed")):
@@ -212,9 +226,21 @@ def _validate(algorithm: GRPO, indices: Sequence[int], console: Console) -> tupl
     return answers, {"validation_miou": score, "seconds_validating": time.perf_counter() - started}
 
 
-def _describe(answers: Sequence[ScoredAnswer]) -> str:
-    scores = summarize(answers)
-    return f"validation mIoU {scores['miou_all']:.3f}, parsed {scores['parse_rate']:.0%} of {len(answers)} answers"
+def _show(console: Console, text: str) -> None:
+    """Print a text as it is, on whatever console; nothing of an empty one."""
+    if text:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _facts(config: GRPOConfig, num_validation_episodes: int) -> Facts:
+    """What warnings need to know of a run beside its metrics."""
+    return Facts(
+        length=config.num_iterations,
+        num_samplers=config.num_env_runners,
+        num_learners=config.num_learners,
+        is_async=config.async_steps > 0,
+        num_validation_episodes=num_validation_episodes,
+    )
 
 
 def checkpoints_of(run: RunDirectory, *, num_kept: int = 1) -> Checkpoints:

@@ -3,6 +3,7 @@
 runs/<name>/
   config.json      every argument of the run, and under `code` which code it was started and gone on with
   metrics.jsonl    one object per iteration; METRICS says what each name means
+  warnings.jsonl   what looked wrong while it went on, if anything
   validation/      one line per answer, before and after
   samples/         pictures of validation episodes, and what was sampled in training
   checkpoints/     iteration_000050/ to go on from; final/ the policy in transformers' format
@@ -41,6 +42,7 @@ from focus_env.units import find_unit
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
+WARNINGS_FILE = "warnings.jsonl"
 COUNTERS = ("iteration", "step")
 """Metrics that count how far a run is; 0 is a validation before training."""
 CODE = "code"
@@ -124,7 +126,8 @@ class RunDirectory:
         if run.is_blank:
             for name in names:
                 shutil.rmtree(path / name, ignore_errors=True)
-            (path / METRICS_FILE).unlink(missing_ok=True)
+            for name in (METRICS_FILE, WARNINGS_FILE):
+                (path / name).unlink(missing_ok=True)
         for name in names:
             (path / name).mkdir(parents=True, exist_ok=True)
         write_json(path / CONFIG_FILE, {**config, CODE: [provenance(*used)]})
@@ -222,7 +225,7 @@ class RunDirectory:
             num_done: Iterations or steps that the checkpoint has behind it.
             counter: Which of `METRICS` counts them.
         """
-        for file in (self.path / METRICS_FILE, self.path / "samples" / "rollouts.jsonl"):
+        for file in (self.path / name for name in (METRICS_FILE, WARNINGS_FILE, "samples/rollouts.jsonl")):
             if not file.exists():
                 continue
             kept = [line for line in read_json_lines(file) if _count(line, counter, file) <= num_done]
@@ -288,8 +291,8 @@ class RunDirectory:
             outcome: What else the summary should hold.
 
         Returns:
-            The summary: `compare_validation`, the paths `checkpoint` and `sheet`, `outcome`, and as `unit_hint` what
-            `focus_env.units.find_unit` has found, if anything.
+            The summary: `compare_validation`, the paths `checkpoint` and `sheet`, `outcome`, `warnings`, and as
+            `unit_hint` what `focus_env.units.find_unit` has found, if anything.
         """
         self.write_answers("before", before)
         self.write_answers("after", after)
@@ -299,6 +302,7 @@ class RunDirectory:
             "checkpoint": str(self.checkpoints / "final"),
             "sheet": str(self.write_sheet("validation", episodes, indices[:NUM_SHEET_EPISODES], shown)),
             **({} if hint is None else {"unit_hint": str(hint)}),
+            "warnings": read_json_lines(self.path / WARNINGS_FILE),
             **outcome,
         }
         return self.write_summary(summary)
@@ -333,7 +337,9 @@ def _states_of(config: Mapping[str, Any]) -> list[Any]:
 
 def _outcome(summary: Mapping[str, Any]) -> dict[str, Any]:
     """What training has come to: the summary without how long it took and how its folder was called."""
-    return {name: value for name, value in summary.items() if name not in ("seconds", "checkpoint", "sheet")}
+    return {
+        name: value for name, value in summary.items() if name not in ("seconds", "checkpoint", "sheet", "warnings")
+    }
 
 
 def _count(line: Mapping[str, Any], counter: str, file: Path) -> float:

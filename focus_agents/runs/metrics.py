@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,6 +25,8 @@ class Metric:
         healthy: What a healthy run shows; empty where any value is healthy.
         stages: The commands that log it, of `STAGES`.
         part: What may follow its name behind a slash, each part a metric of its own; empty: nothing.
+        low, high: The bounds beyond which a mean over some iterations is worth a warning; None: there is none.
+        better: Which values are better, where a best one means something; empty: nowhere.
     """
 
     unit: str
@@ -32,6 +34,13 @@ class Metric:
     healthy: str = ""
     stages: tuple[str, ...] = ("grpo",)
     part: str = ""
+    low: float | None = None
+    high: float | None = None
+    better: Literal["", "higher", "lower"] = ""
+
+    def is_outside(self, value: float) -> bool:
+        """Return whether a value is beyond the bounds."""
+        return (self.low is not None and value < self.low) or (self.high is not None and value > self.high)
 
     def __post_init__(self) -> None:
         if unknown := set(self.stages) - set(STAGES):
@@ -45,36 +54,46 @@ METRICS: Mapping[str, Metric] = {
     "iteration": Metric("iterations", "training iterations done"),
     "step": Metric("steps", "optimizer steps done", stages=SUPERVISED),
     "reward": Metric(
-        "reward", "mean reward of the sampled answers, and of each term before its weight", "rises", part="term"
+        "reward",
+        "mean reward of the sampled answers, and of each term before its weight",
+        "rises",
+        part="term",
+        better="higher",
     ),
     "reward_std": Metric(
         "reward", "standard deviation of the rewards within a group, averaged over groups", "above 0, and falls slowly"
     ),
-    "miou": Metric("IoU", "mean IoU of the sampled answers, 0 where no box could be read", "rises with the reward"),
-    "acc_50": Metric("share", "sampled answers with an IoU of 0.5 or more", "rises with the reward"),
+    "miou": Metric(
+        "IoU", "mean IoU of the sampled answers, 0 where no box could be read", "rises with the reward", better="higher"
+    ),
+    "acc_50": Metric("share", "sampled answers with an IoU of 0.5 or more", "rises with the reward", better="higher"),
     "parse_rate": Metric("share", "sampled answers from which a box, or its absence, could be read", "near 1"),
     "format_rate": Metric("share", "sampled answers in the exact format", "near 1"),
     "whole_image_rate": Metric("share", "sampled answers that cover the whole image", "does not rise"),
     "copy_rate": Metric("share", "sampled answers that repeat a support box", "does not rise"),
     "zero_variance_rate": Metric(
-        "share", "groups whose answers all earn exactly the same, and so teach nothing", "below 0.5"
+        "share", "groups whose answers all earn exactly the same, and so teach nothing", "below 0.5", high=0.5
     ),
     "completion_tokens": Metric("tokens", "mean length of a sampled answer", "does not drift"),
     "completion_tokens_min": Metric("tokens", "shortest sampled answer of the iteration"),
     "completion_tokens_max": Metric("tokens", "longest sampled answer of the iteration"),
-    "truncated_rate": Metric("share", "sampled answers cut at max_completion_tokens", "near 0"),
-    "failed_rate": Metric("share", "sampled answers whose parsing or reward raised an exception", "0"),
+    "truncated_rate": Metric("share", "sampled answers cut at max_completion_tokens", "near 0, below 0.5", high=0.5),
+    "failed_rate": Metric("share", "sampled answers whose parsing or reward raised an exception", "0", high=0.0),
     "loss": Metric(
         "loss",
         "loss of the last optimizer step; of one on-policy GRPO step near 0 by construction",
         "falls (not GRPO's)",
         stages=ALL,
     ),
-    "lm_loss": Metric("nats", "mean negative log-likelihood of the labelled tokens", "falls", stages=SUPERVISED),
-    "box_iou": Metric(
-        "IoU", "mean IoU of answered boxes, each token given the truth before it", "rises", stages=PRETRAIN
+    "lm_loss": Metric(
+        "nats", "mean negative log-likelihood of the labelled tokens", "falls", SUPERVISED, better="lower"
     ),
-    "name_accuracy": Metric("share", "right words in names, each given the truth before it", "rises", stages=PRETRAIN),
+    "box_iou": Metric(
+        "IoU", "mean IoU of answered boxes, each token given the truth before it", "rises", PRETRAIN, better="higher"
+    ),
+    "name_accuracy": Metric(
+        "share", "right words in names, each given the truth before it", "rises", PRETRAIN, better="higher"
+    ),
     "attention_loss": Metric(
         "margin^2", "attention loss before its weight, in the squared units of its margin", "falls", stages=SFT
     ),
@@ -98,18 +117,29 @@ METRICS: Mapping[str, Metric] = {
         "episodes", "episodes of the iteration or step that could not be used", "0", ("grpo", "sft")
     ),
     "kl": Metric(
-        "nats", "mean estimate of KL(policy || reference) per token, by kl_estimator; with a reference only", "below 1"
+        "nats",
+        "mean estimate of KL(policy || reference) per token, by kl_estimator; with a reference only",
+        "below 1",
+        high=1.0,
     ),
-    "ratio": Metric("ratio", "mean probability ratio of policy and old policy; with several steps only", "near 1"),
+    "ratio": Metric(
+        "ratio",
+        "mean probability ratio of policy and old policy; with several steps only",
+        "near 1, within 0.8 and 1.25",
+        low=0.8,
+        high=1.25,
+    ),
     "clip_fraction": Metric(
-        "share", "tokens whose ratio a bound has changed; with several steps an iteration only", "below 0.2"
+        "share", "tokens whose ratio a bound has changed; with several steps an iteration only", "below 0.2", high=0.2
     ),
-    "clip_low": Metric("share", "tokens clipped at the lower bound; with several steps only", "below 0.1"),
-    "clip_high": Metric("share", "tokens clipped at an upper bound; with several steps only", "below 0.1"),
+    "clip_low": Metric("share", "tokens clipped at the lower bound; with several steps only", "below 0.1", high=0.1),
+    "clip_high": Metric("share", "tokens clipped at an upper bound; with several steps only", "below 0.1", high=0.1),
     "sampler_gap": Metric(
-        "nats", "mean difference of a token's log-probability between learner and sampler", "below 0.1"
+        "nats", "mean difference of a token's log-probability between learner and sampler", "below 0.1", high=0.1
     ),
-    "entropy": Metric("nats", "mean entropy of the next-token distribution", "falls slowly, and stays above 0"),
+    "entropy": Metric(
+        "nats", "mean entropy of the next-token distribution", "falls slowly, and stays above 0.02", low=0.02
+    ),
     "grad_norm": Metric("norm", "global norm of the gradient before clipping", "above 0", stages=ALL),
     "lr": Metric("1/step", "learning rate", stages=ALL),
     "seconds": Metric("seconds", "time of the iteration or step", stages=ALL),
@@ -127,6 +157,7 @@ METRICS: Mapping[str, Metric] = {
         "mean IoU of greedy answers to the validation episodes, 0 where no box could be read; also before training",
         "rises",
         stages=("grpo", "sft"),
+        better="higher",
     ),
 }
 
