@@ -34,7 +34,13 @@ class RewardError(FocusError, ValueError):
 
 
 class StorageError(FocusError, OSError):
-    """A file or folder could not be written, because the disk is full or for another reason; it is as it was before."""
+    """A file or folder could not be written, because the disk is full or for another reason; it is as it was before.
+
+    Attributes:
+        reason: The cause alone, without the path and without advice; empty if the message has neither.
+    """
+
+    reason: str = ""
 
 
 class MissingDependencyError(FocusError, ImportError):

@@ -278,10 +278,17 @@ def named_errors(path: Path) -> Iterator[None]:
         if not (isinstance(error, OSError) or is_full):
             raise
         advice = "make room" if is_full else "mend the cause"
-        raise StorageError(
+        told = StorageError(
             f"{path}: could not be written ({error}); {free / 2**20:,.0f} MiB are free there. It is as it was before; "
             f"{advice}, and repeat the command"
-        ) from error
+        )
+        told.reason = f"{error}; {free / 2**20:,.0f} MiB are free there"
+        raise told from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return why something could not be written, without advice for a command that has ended by it."""
+    return getattr(error, "reason", "") or str(error)
 
 
 def _free_bytes(path: Path) -> float:

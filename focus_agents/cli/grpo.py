@@ -148,6 +148,7 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
     import ray
 
     from focus_agents.grpo.train import train_grpo
+    from focus_agents.monitoring.ray_metrics import RayMetrics
 
     console = make_console(arguments=Args)
     console.print(f"run folder: {run.path}")
@@ -172,6 +173,7 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
                 plan.validation_episodes,
                 is_resumed=args.run.resume is not None,
                 console=console,
+                sinks=[RayMetrics(run.path.resolve().name, "grpo")],
             )
     finally:
         ray.shutdown()

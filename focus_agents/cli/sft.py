@@ -154,6 +154,7 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
     """Start Ray where it does not run yet, train, and print the outcome."""
     import ray
 
+    from focus_agents.monitoring.ray_metrics import RayMetrics
     from focus_agents.sft.train import train_sft
 
     console = make_console(arguments=Args)
@@ -166,7 +167,8 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
         with work_errors(Args, console, FocusError, advice=advice):
             if workers.num_workers > 0:
                 args.cluster.start_ray(num_processes=workers.num_workers, console=console, advice=advice)
-                summary = in_a_thread(lambda: train_sft(plan, workers, console=console))
+                sinks = [RayMetrics(run.path.resolve().name, "sft")]
+                summary = in_a_thread(lambda: train_sft(plan, workers, console=console, sinks=sinks))
             else:
                 summary = train_sft(plan, workers, console=console)
     finally:

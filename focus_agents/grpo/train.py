@@ -23,8 +23,8 @@ from focus_agents.grpo.learner import GRAD_NORM
 from focus_agents.grpo.settings import GRPOSchedule
 from focus_agents.monitoring.alarms import Watcher
 from focus_agents.monitoring.curves import Facts
-from focus_agents.monitoring.lines import answers_table, describe_validation, scores_table
-from focus_agents.monitoring.recorder import Recorder
+from focus_agents.monitoring.lines import answers_table, scores_table, show, show_validation
+from focus_agents.monitoring.recorder import Recorder, Sink
 from focus_agents.runs.checkpoint import Checkpoints, check_finite
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.interruption import stop_requests
@@ -47,6 +47,7 @@ def train_grpo(
     is_resumed: bool = False,
     is_verbose: bool = False,
     console: Console | None = None,
+    sinks: Sequence[Sink] = (),
 ) -> dict[str, Any]:
     """Train, and write everything that `RunDirectory` describes.
 
@@ -58,6 +59,7 @@ def train_grpo(
         is_resumed: Go on from the run's newest checkpoint.
         is_verbose: Show the best and the worst answers of each iteration, and of each validation.
         console: Where to show progress.
+        sinks: Where else to show what is measured; they are closed at the end.
 
     Returns:
         The summary, as written to `summary.json`.
@@ -72,7 +74,7 @@ def train_grpo(
     console = console or PlainConsole()
     started = time.perf_counter()
     indices = range(min(schedule.num_validation_episodes, len(validation_episodes)))
-    recorder = Recorder(run, console, [Watcher(run, console, _facts(config, len(indices)))])
+    recorder = Recorder(run, console, [*sinks, Watcher(run, console, _facts(config, len(indices)))])
     with console.status("building runners and learners"):
         algorithm = config.build_algo()
     try:
@@ -83,9 +85,7 @@ def train_grpo(
             before, metrics = _validate(algorithm, indices, console)
             run.write_answers("before", before)
             recorder.log({"iteration": 0, **metrics})
-        _show(console, f"before: {describe_validation(before)}")
-        if is_verbose:
-            _show(console, scores_table(before))
+        show_validation("before", before, console, is_verbose=is_verbose)
         watch = UnitWatch(console)
         watch.look(before)
         after = _iterate(
@@ -147,10 +147,10 @@ def _iterate(
                 finally:
                     recorder.log(metrics)
                     recorder.samples(iteration, algorithm.last_groups)
-                _show(console, _line(metrics))
+                show(console, _line(metrics))
                 if is_verbose:
-                    _show(console, answers_table(algorithm.last_groups))
-                    _show(console, scores_table(answers if answers and "validation_miou" in metrics else ()))
+                    show(console, answers_table(algorithm.last_groups))
+                    show(console, scores_table(answers if answers and "validation_miou" in metrics else ()))
                 watch.look([answer for group in algorithm.last_groups for answer in group.answers])
                 move_to(iteration)
                 is_due = schedule.checkpoint_interval and iteration % schedule.checkpoint_interval == 0
@@ -224,12 +224,6 @@ def _validate(algorithm: GRPO, indices: Sequence[int], console: Console) -> tupl
         answers = algorithm.validate(indices)
     score = summarize(answers)["miou_all"]
     return answers, {"validation_miou": score, "seconds_validating": time.perf_counter() - started}
-
-
-def _show(console: Console, text: str) -> None:
-    """Print a text as it is, on whatever console; nothing of an empty one."""
-    if text:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _facts(config: GRPOConfig, num_validation_episodes: int) -> Facts:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import TypeVar
 
+from rich.console import Console
+
 from focus_agents.rollout.records import RolloutGroup
 from focus_env.metrics import ScoredAnswer, summarize
 
@@ -19,6 +21,19 @@ def describe_validation(answers: Sequence[ScoredAnswer]) -> str:
     """Return what a person reads of a validation."""
     scores = summarize(answers)
     return f"validation mIoU {scores['miou_all']:.3f}, parsed {scores['parse_rate']:.0%} of {len(answers)} answers"
+
+
+def show(console: Console, text: str) -> None:
+    """Print a text as it is, on whatever console; nothing of an empty one."""
+    if text:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def show_validation(when: str, answers: Sequence[ScoredAnswer], console: Console, *, is_verbose: bool) -> None:
+    """Print a validation in a line, and its best and worst answers below it if `is_verbose`."""
+    show(console, f"{when}: {describe_validation(answers)}")
+    if is_verbose:
+        show(console, scores_table(answers))
 
 
 def answers_table(groups: Sequence[RolloutGroup], num_shown: int = NUM_SHOWN) -> str:

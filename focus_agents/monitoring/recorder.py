@@ -12,6 +12,7 @@ from focus_agents.rollout.records import RolloutGroup
 from focus_agents.runs.folder import COUNTERS, RunDirectory
 from focus_agents.runs.metrics import check_names
 from focus_env.errors import FocusError
+from focus_env.files import reason_of
 from focus_env.metrics import ScoredAnswer
 from focus_env.types import ImageArray
 
@@ -72,18 +73,27 @@ class Recorder:
             ValueError: If a name is not declared.
         """
         check_names([*metrics])
-        self._write("metrics.jsonl", lambda: self._run.log(metrics))
+        self.attempt("metrics.jsonl", lambda: self._run.log(metrics))
+        self.pass_on(metrics)
+
+    def pass_on(self, metrics: Mapping[str, float | None]) -> None:
+        """Show on every sink what is in the folder already, such as a line that another process wrote.
+
+        Args:
+            metrics: As of `log`; None is a value that was not finite.
+        """
         (counter,) = (name for name in COUNTERS if name in metrics)
-        finite = {name: float(value) for name, value in metrics.items() if name != counter and math.isfinite(value)}
-        self._tell(lambda sink: sink.log(finite, int(metrics[counter])))
+        values = {name: float(value) for name, value in metrics.items() if name != counter and value is not None}
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        self._tell(lambda sink: sink.log(finite, int(metrics[counter] or 0)))
 
     def samples(self, iteration: int, groups: Sequence[RolloutGroup]) -> None:
         """Keep what was sampled in an iteration."""
-        self._write("samples", lambda: self._run.write_samples(iteration, groups))
+        self.attempt("samples", lambda: self._run.write_samples(iteration, groups))
 
-    def answers(self, name: str, answers: Sequence[ScoredAnswer]) -> None:
-        """Keep the answers of a validation."""
-        self._write("validation answers", lambda: self._run.write_answers(name, answers))
+    def answers(self, name: str, answers: Sequence[ScoredAnswer]) -> bool:
+        """Keep the answers of a validation; returns whether they are in the folder."""
+        return self.attempt("validation answers", lambda: self._run.write_answers(name, answers))
 
     def show(self, name: str, picture: ImageArray, position: int) -> None:
         """Show a picture on every sink; arguments as of `Sink.show`."""
@@ -94,12 +104,23 @@ class Recorder:
         self._tell(lambda sink: sink.close())
         self._sinks.clear()
 
-    def _write(self, what: str, write: Callable[[], object]) -> None:
-        """Write to the run's folder; what is no storage error is a fault of the caller, and raises."""
+    def attempt(self, what: str, write: Callable[[], object], *, so: str = "the training goes on without") -> bool:
+        """Write to the run's folder; what is no storage error is a fault of the caller, and raises.
+
+        Args:
+            what: Is written; a person is told of it once.
+            write: Writes it.
+            so: Ends the sentence that a person is told where it cannot be written.
+
+        Returns:
+            Whether it was written.
+        """
         try:
             write()
         except (OSError, FocusError) as error:
-            self._warn_once(what, f"{what} cannot be written: {error}; the training goes on without")
+            self._warn_once(what, f"{what} cannot be written: {reason_of(error)}; {so}")
+            return False
+        return True
 
     def _tell(self, tell: Callable[[Sink], None]) -> None:
         for sink in [*self._sinks]:

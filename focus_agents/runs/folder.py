@@ -2,7 +2,7 @@
 
 runs/<name>/
   config.json      every argument of the run, and under `code` which code it was started and gone on with
-  metrics.jsonl    one object per iteration; METRICS says what each name means
+  metrics.jsonl    one object per iteration; METRICS says what each name means; metrics.csv, the same as a table
   warnings.jsonl   what looked wrong while it went on, if anything
   validation/      one line per answer, before and after
   samples/         pictures of validation episodes, and what was sampled in training
@@ -24,17 +24,18 @@ from focus_agents.rollout.records import RolloutGroup
 from focus_agents.runs.answers import read_answers, write_answers
 from focus_agents.runs.files import (
     append_json_lines,
+    keep_json_lines,
     read_json,
     read_json_lines,
     to_json,
-    to_json_lines,
     write_json,
-    write_json_lines,
 )
 from focus_agents.runs.lock import hold_folder
-from focus_agents.runs.metrics import check_names, compare_validation
+from focus_agents.runs.metrics import check_names, compare_validation, outcome_of
 from focus_agents.runs.provenance import differences, provenance
 from focus_agents.runs.samples import best_and_worst
+from focus_agents.runs.table import add_to_table, drop_table
+from focus_env.files import remove_unfinished
 from focus_env.metrics import ScoredAnswer
 from focus_env.rendering import ANSWER_COLOUR, TARGET_COLOUR, Colour, render_row, stack_rows, write_picture
 from focus_env.types import EpisodeDataset
@@ -45,6 +46,7 @@ METRICS_FILE = "metrics.jsonl"
 WARNINGS_FILE = "warnings.jsonl"
 COUNTERS = ("iteration", "step")
 """Metrics that count how far a run is; 0 is a validation before training."""
+FOLDERS = ("samples", "checkpoints", "validation")
 CODE = "code"
 """In that file: the code that the run was started with, and each other that it was gone on with."""
 ARGUMENTS = "the arguments of a run"
@@ -97,6 +99,8 @@ class RunDirectory:
         else:
             run._check_new()
         hold_folder(path)
+        for folder in (path, *(path / name for name in FOLDERS)):
+            remove_unfinished(folder, "*")  # before anything is written, since the disk may be full of it
         if not is_resumed:
             return cls.create(path, config, used=used)
         for line in run.note_code(*used):
@@ -121,14 +125,15 @@ class RunDirectory:
             config: The arguments of the run.
             used: A user's own objects whose source decides the run; see `provenance`.
         """
-        run, names = cls(path), ("samples", "checkpoints", "validation")
+        run = cls(path)
         run._check_new()
         if run.is_blank:
-            for name in names:
+            for name in FOLDERS:
                 shutil.rmtree(path / name, ignore_errors=True)
             for name in (METRICS_FILE, WARNINGS_FILE):
                 (path / name).unlink(missing_ok=True)
-        for name in names:
+            drop_table(path / METRICS_FILE)
+        for name in FOLDERS:
             (path / name).mkdir(parents=True, exist_ok=True)
         write_json(path / CONFIG_FILE, {**config, CODE: [provenance(*used)]})
         return cls(path)
@@ -188,6 +193,7 @@ class RunDirectory:
         """Set aside what was logged before the first checkpoint, since nothing can go on from there."""
         if self.num_done is None and not self.is_finished and (self.path / METRICS_FILE).exists():
             (self.path / METRICS_FILE).rename(self.path / "metrics.stopped.jsonl")
+            drop_table(self.path / METRICS_FILE)
 
     def config(self) -> dict[str, Any]:
         """The arguments with which the run was started.
@@ -209,6 +215,7 @@ class RunDirectory:
         """
         check_names([*metrics])
         append_json_lines(self.path / METRICS_FILE, [metrics])
+        add_to_table(self.path / METRICS_FILE, metrics)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """What `log` has appended so far; a line that is being written is left out."""
@@ -228,9 +235,8 @@ class RunDirectory:
         for file in (self.path / name for name in (METRICS_FILE, WARNINGS_FILE, "samples/rollouts.jsonl")):
             if not file.exists():
                 continue
-            kept = [line for line in read_json_lines(file) if _count(line, counter, file) <= num_done]
-            if to_json_lines(kept) != file.read_text(encoding="utf-8", errors="replace"):
-                write_json_lines(file, kept)
+            keep_json_lines(file, lambda line, file=file: _count(line, counter, file) <= num_done)  # type: ignore[misc]
+        drop_table(self.path / METRICS_FILE)
 
     def write_answers(self, name: str, answers: Sequence[ScoredAnswer]) -> None:
         """Keep validation answers, one JSON object a line."""
@@ -321,7 +327,7 @@ class RunDirectory:
         if file.exists():
             with contextlib.suppress(CheckpointError):  # a damaged one is replaced
                 earlier = read_json(file, "the summary of a run")
-        if earlier and _outcome(json.loads(to_json(new))) == _outcome(earlier):
+        if earlier and outcome_of(json.loads(to_json(new))) == outcome_of(earlier):
             return earlier
         if "seconds" in new:
             new["seconds"] += earlier.get("seconds") or 0.0
@@ -333,13 +339,6 @@ def _states_of(config: Mapping[str, Any]) -> list[Any]:
     """The code that a run was started and gone on with; None stands for what is not recorded."""
     states = config.get(CODE)
     return states if isinstance(states, list) and states else [None]
-
-
-def _outcome(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What training has come to: the summary without how long it took and how its folder was called."""
-    return {
-        name: value for name, value in summary.items() if name not in ("seconds", "checkpoint", "sheet", "warnings")
-    }
 
 
 def _count(line: Mapping[str, Any], counter: str, file: Path) -> float:

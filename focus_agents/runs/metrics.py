@@ -27,6 +27,7 @@ class Metric:
         part: What may follow its name behind a slash, each part a metric of its own; empty: nothing.
         low, high: The bounds beyond which a mean over some iterations is worth a warning; None: there is none.
         better: Which values are better, where a best one means something; empty: nowhere.
+        is_occasional: Whether validations log it, and not every iteration or step.
     """
 
     unit: str
@@ -34,6 +35,7 @@ class Metric:
     healthy: str = ""
     stages: tuple[str, ...] = ("grpo",)
     part: str = ""
+    is_occasional: bool = False
     low: float | None = None
     high: float | None = None
     better: Literal["", "higher", "lower"] = ""
@@ -148,7 +150,9 @@ METRICS: Mapping[str, Metric] = {
     ),
     "seconds_learning": Metric("seconds", "optimizer steps"),
     "seconds_syncing": Metric("seconds", "handing new weights to the samplers, as far as they are waited for"),
-    "seconds_validating": Metric("seconds", "answering the validation episodes", stages=("grpo", "sft")),
+    "seconds_validating": Metric(
+        "seconds", "answering the validation episodes", stages=("grpo", "sft"), is_occasional=True
+    ),
     "examples_per_second": Metric("examples/second", "supervised examples trained on", stages=SUPERVISED),
     "groups_per_second": Metric("groups/second", "groups sampled and learned from"),
     "tokens_per_second": Metric("tokens/second", "answer tokens sampled and learned from"),
@@ -158,6 +162,7 @@ METRICS: Mapping[str, Metric] = {
         "rises",
         stages=("grpo", "sft"),
         better="higher",
+        is_occasional=True,
     ),
 }
 
@@ -177,6 +182,16 @@ def check_names(names: Sequence[str]) -> None:
     whole = {name.partition("/")[0] for name in names if "/" in name}
     if divided := sorted(name for name in whole if not METRICS[name].part):
         raise ValueError(f"metrics: expected no part behind a slash for {divided}, which have none")
+
+
+def describe(name: str) -> str:
+    """Return a sentence about a metric: its meaning, its unit, and what a healthy run shows.
+
+    Args:
+        name: As `check_names` takes it.
+    """
+    metric = METRICS[name.partition("/")[0]]
+    return f"{metric.meaning} ({metric.unit})" + (f"; healthy: {metric.healthy}" if metric.healthy else "")
 
 
 def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
@@ -221,3 +236,9 @@ def compare_validation(before: Sequence[ScoredAnswer], after: Sequence[ScoredAns
         "parse_rate_end": summarize(after)["parse_rate"],
         "num_validation_episodes": len(before),
     }
+
+
+def outcome_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what training has come to: a summary without how long it took, where it is, and what was warned of."""
+    beside = ("seconds", "checkpoint", "sheet", "warnings")
+    return {name: value for name, value in summary.items() if name not in beside}

@@ -7,7 +7,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -20,11 +20,16 @@ from rich.console import Console
 from focus_agents.errors import CheckpointError, EpisodeError, TrainingError
 from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import check_fit, load_config, load_processor
+from focus_agents.monitoring.alarms import Watcher
+from focus_agents.monitoring.curves import Facts
+from focus_agents.monitoring.lines import show_validation
+from focus_agents.monitoring.recorder import Recorder, Sink
 from focus_agents.rollout.collect import describe_error, errors_of_no_episode
 from focus_agents.runs.checkpoint import read_training_state
 from focus_agents.runs.files import read_json_lines
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.progress import UnitWatch, progress_bar
+from focus_agents.runs.terminal import PlainConsole
 from focus_agents.settings import Settings
 from focus_agents.sft.data import SFTExamples
 from focus_agents.sft.plan import SFTPlan
@@ -32,7 +37,8 @@ from focus_agents.sft.worker import FAILURE_FILE, SCORE, SKIPPED_FILE, checkpoin
 from focus_env.errors import FocusError
 
 LINE_INTERVAL = 25
-"""Steps between lines on the console."""
+"""Most steps between lines on the console; a shorter run has `NUM_LINES` all the same."""
+NUM_LINES = 40
 POLL_SECONDS = 0.5
 NUM_BEST = 2
 """So many of the best checkpoints, of equally good ones the newest, are kept by Ray Train, and always the last one."""
@@ -93,13 +99,22 @@ def check_plan(plan: SFTPlan, workers: Workers) -> None:
         raise errors[0]
 
 
-def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None) -> dict[str, Any]:
+def train_sft(
+    plan: SFTPlan,
+    workers: Workers,
+    *,
+    is_verbose: bool = False,
+    console: Console | None = None,
+    sinks: Sequence[Sink] = (),
+) -> dict[str, Any]:
     """Train, and write everything that `RunDirectory` describes. A run that was interrupted goes on.
 
     Args:
         plan: What to train, checked by `check_plan`; its folder exists.
         workers: Who trains.
+        is_verbose: Show the best and the worst answers of the validations before and after.
         console: Where to show progress.
+        sinks: Where else to show what is measured; they are closed at the end.
 
     Returns:
         The summary, as written to `summary.json`.
@@ -109,7 +124,7 @@ def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None
         CheckpointError: If there are checkpoints, and all of them are damaged.
         StorageError: If something cannot be written.
     """
-    console = console or Console()
+    console = console or PlainConsole()
     run = RunDirectory(plan.run_path)
     started = time.perf_counter()
     failure = plan.run_path / FAILURE_FILE
@@ -126,7 +141,10 @@ def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_BEST, checkpoint_score_attribute=SCORE),
         ),
     )
-    with _show_progress(run, plan.config.num_steps, console):
+    num_validation_episodes = min(plan.schedule.num_validation_episodes, len(plan.validation_episodes))
+    facts = Facts(plan.config.num_steps, "step", num_validation_episodes=num_validation_episodes)
+    places = [*sinks, Watcher(run, console, facts)]
+    with _show_progress(run, plan.config.num_steps, console, places, is_verbose=is_verbose):
         try:
             trainer.fit()
         except (ray.train.TrainingFailedError, EpisodeError) as error:  # the latter in this process
@@ -136,6 +154,7 @@ def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None
     if failure.exists():
         raise TrainingError(json.loads(failure.read_text())["message"])
     before, after = run.read_answers("before"), run.read_answers("after")
+    show_validation("after", after, console, is_verbose=is_verbose)
     steps = [line["step"] for line in run.read_steps()]
     summary = run.finish(
         plan.validation_episodes,
@@ -192,30 +211,38 @@ def _describe(error: Exception, run: RunDirectory) -> str:
 
 
 @contextlib.contextmanager
-def _show_progress(run: RunDirectory, num_steps: int, console: Console) -> Iterator[None]:
-    """Follow `metrics.jsonl`, which a worker writes, by a bar and a line every few steps."""
+def _show_progress(
+    run: RunDirectory, num_steps: int, console: Console, sinks: Sequence[Sink], *, is_verbose: bool
+) -> Iterator[None]:
+    """Follow `metrics.jsonl`, which a worker writes, by a bar, a line every few steps, and on every sink."""
     done, named, watch = threading.Event(), set[str](), UnitWatch(console)
+    recorder = Recorder(run, console, sinks)
+    pass_on = _each_once(recorder, run.num_done)
     with progress_bar("SFT", num_steps, console) as move_to:
 
         def follow() -> None:
-            shown, pause, is_over = 0, POLL_SECONDS, False
+            shown, pause, is_over, is_begun = 0, POLL_SECONDS, False, False
+            interval = max(1, min(LINE_INTERVAL, num_steps // NUM_LINES))
             while not is_over:
                 is_over = done.wait(pause)
                 started = time.perf_counter()
-                lines = run.read_steps()
+                pass_on(metrics := run.read_metrics())
+                lines = [line for line in metrics if line["step"]]
                 pause = max(POLL_SECONDS, 20 * (time.perf_counter() - started))
                 step = int(lines[-1]["step"]) if lines else 0
                 shown = min(shown, step)  # a restart goes back
                 move_to(step)
-                if step > 0 and shown == 0:  # the answers before training are there
-                    watch.look(run.read_answers("before"))
+                if metrics and not is_begun:  # the answers before training are there
+                    is_begun, before = True, run.read_answers("before")
+                    show_validation("before", before, console, is_verbose=is_verbose)
+                    watch.look(before)
                 for reason in _skipped(run):
                     if reason not in named:
                         console.print(f"skipped: {reason}", style="yellow", highlight=False, markup=False)
                         named.add(reason)
                 for end in range(shown + 1, step + 1):
-                    if end % LINE_INTERVAL == 0 or end == num_steps or lines[end - 1].get(SCORE) is not None:
-                        window = lines[max(0, end - LINE_INTERVAL) : end]
+                    if end % interval == 0 or end == num_steps or lines[end - 1].get(SCORE) is not None:
+                        window = lines[max(0, end - interval) : end]
                         console.print(_line(window), highlight=False, soft_wrap=True)
                 shown = step
 
@@ -226,6 +253,26 @@ def _show_progress(run: RunDirectory, num_steps: int, console: Console) -> Itera
         finally:
             done.set()
             follower.join()
+            recorder.close()
+
+
+def _each_once(recorder: Recorder, num_done: int | None) -> Callable[[Sequence[dict[str, Any]]], None]:
+    """Return what passes on lines that were not seen before; those that a restarted worker writes again, were.
+
+    Args:
+        recorder: Where to.
+        num_done: Steps that an earlier process has passed on; None: not even the validation before training.
+    """
+    last = -1 if num_done is None else num_done
+
+    def pass_on(lines: Sequence[dict[str, Any]]) -> None:
+        nonlocal last
+        for line in lines:
+            if line["step"] > last:
+                recorder.pass_on(line)
+                last = line["step"]
+
+    return pass_on
 
 
 def _skipped(run: RunDirectory) -> list[str]:
