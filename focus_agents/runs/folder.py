@@ -3,6 +3,7 @@
 runs/<name>/
   config.json      every argument of the run, and under `code` its code, and under `starts` each start
   metrics.jsonl    one object per iteration; METRICS says what each name means; metrics.csv, the same as a table
+  warnings.jsonl   what looked wrong while it went on, if anything
   validation/      one line per answer, before, on the way and after; see `validations`
   samples/         pictures of validation episodes, and what was sampled in training; see `samples`
   checkpoints/     iteration_000050/ to go on from; final/ the policy in transformers' format
@@ -45,6 +46,7 @@ from focus_env.units import find_unit
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
+WARNINGS_FILE = "warnings.jsonl"
 COUNTERS = ("iteration", "step")
 """Metrics that count how far a run is; 0 is a validation before training."""
 FOLDERS = ("samples", "checkpoints", "validation")
@@ -131,7 +133,8 @@ class RunDirectory:
         if run.is_blank:
             for name in FOLDERS:
                 shutil.rmtree(path / name, ignore_errors=True)
-            (path / METRICS_FILE).unlink(missing_ok=True)
+            for name in (METRICS_FILE, WARNINGS_FILE):
+                (path / name).unlink(missing_ok=True)
             drop_table(path / METRICS_FILE)
         for name in FOLDERS:
             (path / name).mkdir(parents=True, exist_ok=True)
@@ -231,10 +234,10 @@ class RunDirectory:
             num_done: Iterations or steps that the checkpoint has behind it.
             counter: Which of `METRICS` counts them.
         """
-        file = self.path / METRICS_FILE
-        if file.exists():
-            keep_json_lines(file, lambda line: _count(line, counter, file) <= num_done)
-        drop_table(file)
+        for file in (self.path / METRICS_FILE, self.path / WARNINGS_FILE):
+            if file.exists():
+                keep_json_lines(file, lambda line, file=file: _count(line, counter, file) <= num_done)  # type: ignore[misc]
+        drop_table(self.path / METRICS_FILE)
         rewind_samples(self.path / "samples", num_done)
         rewind_validations(self.path, num_done)
 
@@ -298,8 +301,8 @@ class RunDirectory:
             outcome: What else the summary should hold.
 
         Returns:
-            The summary: `compare_validation`, the paths `checkpoint` and `sheet`, `outcome`, and as `unit_hint` what
-            `focus_env.units.find_unit` has found, if anything.
+            The summary: `compare_validation`, the paths `checkpoint` and `sheet`, `outcome`, `warnings`, and as
+            `unit_hint` what `focus_env.units.find_unit` has found, if anything.
         """
         self.write_answers("before", before)
         self.write_answers("after", after)
@@ -309,6 +312,7 @@ class RunDirectory:
             "checkpoint": str(self.checkpoints / "final"),
             "sheet": str(self.write_sheet("validation", episodes, indices[:NUM_SHEET_EPISODES], shown)),
             **({} if hint is None else {"unit_hint": str(hint)}),
+            "warnings": read_json_lines(self.path / WARNINGS_FILE),
             **outcome,
         }
         return self.write_summary(summary)

@@ -255,3 +255,9 @@ def compare_validation(before: Sequence[ScoredAnswer], after: Sequence[ScoredAns
         "parse_rate_end": summarize(after)["parse_rate"],
         "num_validation_episodes": len(before),
     }
+
+
+def outcome_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what training has come to: a summary without how long it took, where it is, and what was warned of."""
+    beside = ("seconds", "checkpoint", "sheet", "warnings")
+    return {name: value for name, value in summary.items() if name not in beside}

@@ -10,6 +10,7 @@ from typing import Any
 
 from focus_agents.errors import CheckpointError
 from focus_agents.runs.files import read_json, to_json, write_json
+from focus_agents.runs.metrics import outcome_of
 
 SUMMARY_FILE = "summary.json"
 
@@ -28,14 +29,9 @@ def replace_summary(file: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     if file.exists():
         with contextlib.suppress(CheckpointError):  # a damaged one is replaced
             earlier = read_json(file, "the summary of a run")
-    if earlier and _outcome(json.loads(to_json(new))) == _outcome(earlier):
+    if earlier and outcome_of(json.loads(to_json(new))) == outcome_of(earlier):
         return earlier
     if "seconds" in new:
         new["seconds"] += earlier.get("seconds") or 0.0
     write_json(file, new)
     return new
-
-
-def _outcome(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What training has come to: the summary without how long it took and how its folder was called."""
-    return {name: value for name, value in summary.items() if name not in ("seconds", "checkpoint", "sheet")}
