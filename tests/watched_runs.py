@@ -20,7 +20,7 @@ from tests.fakes import FakeDataset
 HOSTILE = "</script><img src=x onerror=console.error('run')> [bold]*a* `b` \x00\ud800 $1$ ]]> <!--"
 TEXTS = (
     "<answer>[250, 167, 750, 667]</answer>", "<answer>[0, 0, 1000, 1000]</answer>", HOSTILE, "",
-    "<answer>[100, 188, 500, 719]</answer>", "<answer>[250, 167, 650, 500]</answer>",
+    "<answer>[100, 188, 500, 688]</answer>", "<answer>[250, 167, 650, 500]</answer>",
 )  # fmt: skip
 REWARD = WeightedReward.from_spec("iou:1,format:0.5")
 EPISODES = FakeDataset(40)

@@ -210,7 +210,7 @@ def join_cluster(address: str, job: Job | None = None) -> None:
                 address=address,
                 logging_level="WARNING",
                 log_to_driver=False,
-                job_config=None if job is None else job.config(),
+                job_config=None if job is None or "://" in address else job.config(),  # a client cannot send it
             )
     except (OSError, RuntimeError, ValueError, RayError, SystemExit) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]

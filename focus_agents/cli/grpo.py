@@ -32,6 +32,7 @@ from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments, RewardText, TrainingDataArguments, load_reward
 from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
+from focus_agents.cli.watching import WatchArguments
 from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings, LearningSettings, LossSettings, SamplingSettings
 from focus_agents.models.settings import FinetuningSettings, ModelSettings
 from focus_agents.runs.folder import RunDirectory
@@ -127,6 +128,7 @@ class Args(TrainingArguments):
     """Seed of sampling, shuffling and new weights."""
     cluster: ClusterArguments = ClusterArguments()
     run: RunArguments = RunArguments()
+    watch: WatchArguments = WatchArguments()
 
 
 def main() -> None:
@@ -178,7 +180,7 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
                 plan.validation_episodes,
                 is_resumed=args.run.resume is not None,
                 console=console,
-                sinks=[RayMetrics(run.path.resolve().name, "grpo")],
+                sinks=[*args.watch.open(run, console), RayMetrics(run.path.resolve().name, "grpo")],
             )
     finally:
         ray.shutdown()
@@ -200,6 +202,7 @@ def with_spec(args: Args) -> Args:
 
 def check_arguments(args: Args) -> tuple[GRPOPlan, GRPOConfig]:
     """Find all that can be wrong, before Ray or a model starts."""
+    args.watch.check_installed()
     plan, cluster = args.plan(reward=args.reward, seed=args.seed), args.cluster
     config = (
         plan.config()

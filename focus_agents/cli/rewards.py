@@ -101,7 +101,7 @@ def train(args: Args, study: RewardStudy) -> None:
     command = shlex.join(["focus", "rewards", *sys.argv[1:]])
     with user_errors(Args):
         report = write_report(study, args.report_dir or study.folder, command=command)
-    console.print(report.read_text(), soft_wrap=True)
+    console.print(report.read_text())
     console.print(f"with pictures: {report.with_suffix('.html')}")
 
 

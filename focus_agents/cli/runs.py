@@ -104,8 +104,7 @@ def resumed(args: A, *, command: str, words: list[str] | None = None, plain: Cal
     check_place(group, config)
     old, new = flat(stored), flat(given)
     free = {*flat(group), *HONOURED}
-    if (cluster := getattr(args, "cluster", None)) is not None:
-        free |= set(flat(cluster))
+    free |= {name for part in ("cluster", "watch") if hasattr(args, part) for name in flat(getattr(args, part))}
     changed = [name for name in old if name not in free and old[name] != new[name]]
     for name in changed:
         if name not in LENGTHS:

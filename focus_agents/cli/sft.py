@@ -30,6 +30,7 @@ from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments, TrainingDataArguments
 from focus_agents.cli.errors import as_flags, in_a_thread, make_console, user_errors, work_errors
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed, stored_config
+from focus_agents.cli.watching import WatchArguments
 from focus_agents.models.settings import FinetuningSettings
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.settings import Settings, join
@@ -54,7 +55,7 @@ class ClusterArguments(RayArguments):
     """The processes that share the work, and where Ray runs them."""
 
     num_workers: Annotated[int, Ge(0)] = 1
-    """Processes that train; 0 trains in this process, without checkpoints to resume from."""
+    """Processes that train; 0 trains in this process, for debugging."""
     use_gpu: bool = False
     """Give each of them a GPU."""
     max_failures: Annotated[int, Ge(0)] = 2
@@ -86,6 +87,7 @@ class Args(Settings):
     validation: SFTSchedule = SFTSchedule()
     cluster: ClusterArguments = ClusterArguments()
     run: RunArguments = RunArguments()
+    watch: WatchArguments = WatchArguments()
 
     @property
     def config(self) -> SFTConfig:
@@ -170,11 +172,11 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
             if workers.num_workers > 0:
                 args.cluster.start_ray(num_processes=workers.num_workers, console=console, advice=advice, job=job)
                 job.note_start()
-                sinks = [RayMetrics(run.path.resolve().name, "sft")]
+                sinks = [*args.watch.open(run, console), RayMetrics(run.path.resolve().name, "sft")]
                 summary = in_a_thread(lambda: train_sft(plan, workers, console=console, sinks=sinks))
             else:
                 job.note_start()
-                summary = train_sft(plan, workers, console=console)
+                summary = train_sft(plan, workers, console=console, sinks=args.watch.open(run, console))
     finally:
         ray.shutdown()
     console.print(
@@ -191,7 +193,7 @@ def check_checkpoint(run: RunDirectory, args: Args) -> None:
         stored_config(run, "sft")
     check_resumable(run)
     if args.cluster.num_workers == 0:
-        raise ValueError("num_workers: expected 1 or more with --resume, got 0; only Ray's workers checkpoint")
+        raise ValueError("num_workers: expected 1 or more with --resume, got 0; that is for debugging")
 
 
 def parse_arguments(words: list[str]) -> Args:
@@ -204,6 +206,7 @@ def parse_arguments(words: list[str]) -> Args:
 
 def check_arguments(args: Args) -> tuple[SFTPlan, Workers]:
     """Find all that can be wrong, before Ray or a model starts."""
+    args.watch.check_installed()
     import torch
 
     from focus_agents.sft.plan import SFTPlan

@@ -63,7 +63,7 @@ def encode_images(model: Any, prompts: PromptBatch) -> tuple[torch.Tensor, ...]:
 
 def cache_input(backbone: Any, cache: Cache) -> dict[str, Cache]:
     """Return the keyword argument that hands a cache to a model; transformers renames it, one family at a time."""
-    return {"cache" if _says_cache(type(backbone)) else "past_key_values": cache}
+    return {"cache" if _says_cache(backbone.__class__) else "past_key_values": cache}
 
 
 @functools.cache

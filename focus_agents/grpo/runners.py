@@ -135,9 +135,11 @@ class Runners:
 
     def num_ready(self, request: Request[Any]) -> int:
         """Count the results of a request that are there already."""
-        sizes = {call: size for (_, call), size in zip(request.calls, request.sizes, strict=True)}
-        ready, _ = ray.wait(list(sizes), num_returns=len(sizes), timeout=0, fetch_local=False) if sizes else ([], [])
-        return len(request.results) + sum(sizes[call] for call in ready)
+        calls = [call for _, call in request.calls]
+        ready, _ = ray.wait(calls, num_returns=len(calls), timeout=0, fetch_local=False) if calls else ([], [])
+        return len(request.results) + sum(
+            size for call, size in zip(calls, request.sizes, strict=True) if call in ready
+        )
 
     def ask_one(self, method: str) -> Any:
         """Call a method of one runner; they are all alike.

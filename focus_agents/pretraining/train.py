@@ -27,6 +27,7 @@ from focus_agents.runs.checkpoint import (
 )
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.progress import progress_bar
+from focus_agents.runs.terminal import PlainConsole
 from focus_env.boxes import iou
 from focus_env.datasets.synthetic.paints import Split
 from focus_env.prompts import PromptTemplate
@@ -149,7 +150,7 @@ class Pretraining:
         def load(folder: Path) -> int:
             return int(load_training_state(folder, self.parameters, self.optimizer)["step"])
 
-        warn = (console or Console()).print
+        warn = (console or PlainConsole()).print
         restored = self.checkpoints.restore(load, lambda message: warn(f"warning: {message}", style="yellow"))
         step = 0 if restored is None else restored[1]
         self.directory.rewind(step, counter="step")

@@ -203,6 +203,16 @@ def check_names(names: Sequence[str]) -> None:
         raise ValueError(f"metrics: expected no part behind a slash for {divided}, which have none")
 
 
+def describe(name: str) -> str:
+    """Return a sentence about a metric: its meaning, its unit, and what a healthy run shows.
+
+    Args:
+        name: As `check_names` takes it.
+    """
+    metric = METRICS[name.partition("/")[0]]
+    return f"{metric.meaning} ({metric.unit})" + (f"; healthy: {metric.healthy}" if metric.healthy else "")
+
+
 def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     """Means over the sampled answers of an iteration; names as in `METRICS`."""
     answers = [answer for group in groups for answer in group.answers]
@@ -245,3 +255,9 @@ def compare_validation(before: Sequence[ScoredAnswer], after: Sequence[ScoredAns
         "parse_rate_end": summarize(after)["parse_rate"],
         "num_validation_episodes": len(before),
     }
+
+
+def outcome_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what training has come to: a summary without how long it took, where it is, and what was warned of."""
+    beside = ("seconds", "checkpoint", "sheet", "warnings")
+    return {name: value for name, value in summary.items() if name not in beside}

@@ -1,0 +1,120 @@
+"""Open TensorBoard on runs: their curves and pictures in a browser, while they go on and after.
+
+How to run, on all runs of the folder runs, and on two of them side by side:
+    focus tensorboard
+    focus tensorboard runs/a runs/b
+
+Only this machine can open the page; `--host 0.0.0.0` shows it to others, without a password. Ctrl-C ends it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from annotated_types import Ge, Le
+
+from focus_agents.cli.command_line import parse
+from focus_agents.cli.errors import user_errors
+from focus_agents.settings import Settings
+from focus_env.errors import MissingDependencyError
+
+NUM_PICTURES = 100
+"""Pictures of each name that are shown; the viewer's own 10 leave gaps in a long run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(Settings):
+    """Open TensorBoard on runs."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),)
+    """Run folders, or folders of runs."""
+    host: str = "127.0.0.1"
+    """Address to listen on; that of this machine alone by default."""
+    port: Annotated[int, Ge(0), Le(65535)] | None = None
+    """Port; default: 6006, or the next free one. 0: any free one."""
+
+
+def main() -> None:
+    with user_errors(Args):
+        args = parse(Args, __doc__)
+        check(args.runs)
+    with tempfile.TemporaryDirectory(prefix="focus-tensorboard-") as links:
+        with user_errors(Args):
+            url = launch(log_folder(args.runs, Path(links)), host=args.host, port=args.port)
+        print(f"TensorBoard on {', '.join(map(str, args.runs))}: {url}  (Ctrl-C ends it)", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print("TensorBoard has ended")
+
+
+def check(runs: Sequence[Path]) -> None:
+    """See that TensorBoard is installed and that there is something to show.
+
+    Raises:
+        MissingDependencyError: If the package is missing.
+        ValueError: If a folder is not there, or no run in it has written for TensorBoard.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise MissingDependencyError(
+            "focus tensorboard needs the package tensorboard, which is not installed; "
+            "run: pip install 'focus-localization[tensorboard]'"
+        )
+    for run in runs:
+        if not run.is_dir():
+            raise ValueError(f"runs: expected a folder with runs, or a run's, but there is no folder {run}")
+        if next(run.rglob("*.tfevents.*"), None) is None:
+            raise ValueError(
+                f"runs: {run} holds nothing for TensorBoard; runs write it unless `log_to` says otherwise, and "
+                f"`focus plot {run}` draws the curves of any run"
+            )
+
+
+def log_folder(runs: Sequence[Path], links: Path) -> Path:
+    """Return the folder to show: that of one run or of runs, or one with a link to each of several.
+
+    Args:
+        runs: The folders.
+        links: An empty folder for the links; each has the name of the folder it leads to.
+    """
+    if len(runs) == 1:
+        return runs[0]
+    for run in runs:
+        name, number = Path(os.path.abspath(run)).name, 2
+        while (links / name).is_symlink():
+            name, number = f"{Path(os.path.abspath(run)).name} ({number})", number + 1
+        (links / name).symlink_to(run.resolve(), target_is_directory=True)
+    return links
+
+
+def launch(folder: Path, *, host: str, port: int | None) -> str:
+    """Start TensorBoard in a thread of this process; returns its address.
+
+    Raises:
+        ValueError: If it cannot listen there.
+    """
+    import logging
+
+    from tensorboard import program
+
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    server: Any = program.TensorBoard()
+    pictures = f"--samples_per_plugin=images={NUM_PICTURES}"
+    words = ["tensorboard", f"--logdir={folder}", f"--host={host}", pictures, "--reload_interval=5"]
+    try:
+        server.configure(argv=[*words, *([] if port is None else [f"--port={port}"])])
+        return str(server.launch())
+    except program.TensorBoardServerException as error:
+        raise ValueError(f"port: {error}") from error
+
+
+if __name__ == "__main__":
+    main()
