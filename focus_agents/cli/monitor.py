@@ -26,7 +26,7 @@ import tyro
 from annotated_types import Ge, Le
 
 from focus_agents.cli.command_line import parse
-from focus_agents.cli.dashboard import TOKEN_FILE
+from focus_agents.cli.dashboard import RUN_TOKEN_FILE, TOKEN_FILE
 from focus_agents.cli.errors import user_errors
 from focus_agents.cli.ray_sessions import Session, find_session, running_sessions
 from focus_agents.runs.folder import CONFIG_FILE
@@ -70,13 +70,12 @@ def main() -> None:
             grafana_port=args.grafana_port,
             scrape_seconds=args.scrape_seconds,
         )
-        token_file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE).expanduser()
         write_provisioning(
             folder,
             session.folder,
             servers,
             endpoints=session.endpoints,
-            token_file=token_file.absolute() if asks_for_a_token(session) else None,
+            token_file=token_file(args.cluster) if asks_for_a_token(session) else None,
         )
     print(f"session of Ray: {session.folder}\nwritten: {folder}\n\n{advice(folder, servers)}")
 
@@ -85,6 +84,13 @@ def default_folder(cluster: str | None) -> Path:
     """Return where the files go: into the run's folder, if a run is named."""
     is_run = cluster is not None and (Path(cluster) / CONFIG_FILE).is_file()
     return Path(cluster or ".") / "monitoring" if is_run else Path("monitoring")
+
+
+def token_file(cluster: str | None) -> Path:
+    """Return the file with the cluster's token: a run without a home keeps one in its own folder."""
+    own = Path(cluster or "") / RUN_TOKEN_FILE
+    elsewhere = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return Path(elsewhere or (own if cluster and own.is_file() else TOKEN_FILE)).expanduser().absolute()
 
 
 def asks_for_a_token(session: Session) -> bool:

@@ -166,6 +166,15 @@ def test_the_files_go_into_the_folder_of_a_run_that_is_named(tmp_path: Path) -> 
     assert monitor.default_folder("auto") == monitor.default_folder(None) == Path("monitoring")
 
 
+def test_the_token_is_where_the_run_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    assert monitor.token_file(None) == monitor.token_file(str(tmp_path)) == Path.home() / ".ray/auth_token"
+    (tmp_path / "ray_token").write_text("secret")
+    assert monitor.token_file(str(tmp_path)) == tmp_path / "ray_token"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/elsewhere")
+    assert monitor.token_file(str(tmp_path)) == Path("/elsewhere")
+
+
 def test_advice_says_what_is_missing_and_which_port_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
