@@ -12,11 +12,10 @@ Nothing is started, and both servers will listen on this machine only.
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
 import socket
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -96,12 +95,14 @@ def token_file(cluster: str | None) -> Path:
 def asks_for_a_token(session: Session) -> bool:
     """Return whether Ray's endpoint answers only those who show the cluster's token; Ray's rules of that change."""
     for endpoint in session.endpoints:
+        connection = http.client.HTTPConnection(endpoint, timeout=ANSWER_SECONDS)  # without the proxy for elsewhere
         try:
-            urllib.request.urlopen(f"http://{endpoint}/metrics", timeout=ANSWER_SECONDS).close()
-        except urllib.error.HTTPError as error:
-            return error.code in (401, 403)
-        except OSError:
+            connection.request("GET", "/metrics")
+            return connection.getresponse().status in (401, 403)
+        except (OSError, http.client.HTTPException):
             continue  # a node that has gone
+        finally:
+            connection.close()
     return False
 
 
