@@ -1,12 +1,12 @@
 """What watching a GRPO run costs: the share of an iteration of the small model, and the memory of a long run.
 
-    python benchmarks/monitoring.py [--cases overhead memory] [--iterations 100] [--memory-iterations 2000]
+    python benchmarks/monitoring.py [--cases overhead memory] [--iterations 20] [--memory-iterations 2000]
 
     overhead    `train_grpo` as `focus grpo` calls it, all settings and all places that show the run being the defaults.
                 `share` is the CPU time of everything that writes or shows the run (files, curves, pictures, Ray's
-                endpoint), over the CPU time of the iterations without it; `bar` is the most that is allowed. With a
-                hundred iterations, pictures of validations count as often as by default. Threads that go on beside the
-                training are in it.
+                endpoint), over the CPU time of an iteration without it; `bar` is the most that is allowed. `ms` is what
+                a call of each part takes; `shares` counts pictures of validations once in as many iterations as by
+                default, the report by the limit that it keeps, and threads that go on beside the training.
     memory      Many tiny iterations with the same places. `rss_mib` is the resident memory of the driver, with sampler
                 and learner inside of it, at twenty points; `growth_mib` is by how much its median over the last fifth
                 is above that over the fifth before the middle: a leak goes on growing, caches do not.
@@ -41,9 +41,12 @@ from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.errors import user_errors
 from focus_agents.cli.grpo import Args as GRPOArgs
 from focus_agents.grpo.algorithm import GRPO
+from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings
 from focus_agents.grpo.train import train_grpo
+from focus_agents.monitoring.album import ValidationAlbum
 from focus_agents.monitoring.ray_metrics import RayMetrics
 from focus_agents.monitoring.recorder import Recorder, Sink
+from focus_agents.monitoring.report import SHARE, ReportSink
 from focus_agents.runs.folder import RunDirectory
 
 BAR = 0.03
@@ -52,6 +55,11 @@ TINY = [
     "--model", "tiny", "--level", "1", "--shots", "1", "--image-size", "56", "--num-validation-episodes", "2",
     "--groups-per-iteration", "1", "--group-size", "2", "--max-completion-tokens", "8", "--checkpoint-interval", "500",
 ]  # fmt: skip
+
+SHOWING = (Recorder, ValidationAlbum, ReportSink)
+"""Whoever writes or shows what a run does; whatever else does so is called by one of these."""
+OF_VALIDATIONS = ("Recorder.answers", "Recorder.show", "ValidationAlbum.add", "ValidationAlbum.draw")
+ITERATION, REPORT = "iteration", "ReportSink.write"
 
 CaseName = Literal["overhead", "memory"]
 
@@ -62,7 +70,7 @@ class Args:
 
     cases: tuple[CaseName, ...] = ("overhead", "memory")
     """What to measure."""
-    iterations: int = 100
+    iterations: int = 20
     """Iterations of the small model."""
     memory_iterations: int = 2000
     """Tiny iterations."""
@@ -73,19 +81,14 @@ class Args:
                 raise ValueError(f"{name}: expected at least {NUM_POINTS // 4}, got {getattr(self, name)}")
 
 
-def default_sinks(run: RunDirectory) -> list[Sink]:
-    """The places that `focus grpo` shows a run at by default, beside those that `train_grpo` has itself."""
-    return [RayMetrics(run.path.name, "grpo")]
-
-
 def train(words: Sequence[str], probe: Sink) -> None:
     """A run of `focus grpo` with these flags and one more place that shows it, in a folder that is deleted."""
     args = parse(GRPOArgs, None, words=words)
     plan = args.plan(reward=args.reward, seed=args.seed)
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.create(Path(folder) / "run", {"name": "run"})
-        sinks = [probe, *default_sinks(run)]  # the probe is closed first
         console = Console(file=io.StringIO())
+        sinks = [probe, *args.watch.open(run, console), RayMetrics(run.path.name, "grpo")]
         train_grpo(plan.config(), plan.schedule, run, plan.validation_episodes, console=console, sinks=sinks)
 
 
@@ -93,27 +96,41 @@ def train(words: Sequence[str], probe: Sink) -> None:
 
 
 class Clock:
-    """CPU seconds by name, of calls that may call each other; a call within another one counts once, for the outer."""
+    """CPU seconds and calls by name; what a timed call spends in another one counts for the other.
+
+    Attributes:
+        seconds: Of all calls.
+        calls: Their number.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self._is_running = False
+        self.calls: dict[str, int] = defaultdict(int)
+        self._names: list[str] = []
+        self._since = 0.0
 
     def timed(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         """The method, timed."""
 
         @functools.wraps(method)
         def call(*args: Any, **options: Any) -> Any:
-            if self._is_running:
-                return method(*args, **options)
-            self._is_running, start = True, time.thread_time()
+            self._switch()
+            self._names.append(name)
+            self.calls[name] += 1
             try:
                 return method(*args, **options)
             finally:
-                self.seconds[name] += time.thread_time() - start
-                self._is_running = False
+                self._switch()
+                self._names.pop()
 
         return call
+
+    def _switch(self) -> None:
+        """Count what was spent since the last switch for the call that is going on."""
+        now = time.thread_time()
+        if self._names:
+            self.seconds[self._names[-1]] += now - self._since
+        self._since = now
 
 
 @contextlib.contextmanager
@@ -145,7 +162,9 @@ class ThreadProbe:
 
     def close(self) -> None:
         """Read."""
-        own = {thread.native_id for thread in threading.enumerate()} - {threading.main_thread().native_id}
+        # Threads of other languages that have once called Python, such as those of autograd, are dummies.
+        threads = [thread for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)]
+        own = {thread.native_id for thread in threads} - {threading.main_thread().native_id}
         self.seconds = sum(
             thread.user_time + thread.system_time for thread in psutil.Process().threads() if thread.id in own
         )
@@ -154,22 +173,35 @@ class ThreadProbe:
 def measure_overhead(args: Args) -> dict[str, Any]:
     """The share of an iteration that showing it takes."""
     clock, probe = Clock(), ThreadProbe()
-    shown = {name: (Recorder, name) for name in vars(Recorder) if not name.startswith("_")}
-    with timed(clock, {**shown, "iteration": (GRPO, "train")}):
-        train(["--num-iterations", str(args.iterations)], probe)
-    seconds = dict(clock.seconds)
-    iteration = seconds.pop("iteration")
-    shares = {name: value / iteration for name, value in {**seconds, "threads": probe.seconds}.items()}
+    shown = {f"{owner.__name__}.{name}": (owner, name) for owner in SHOWING for name in _public(owner)}
+    words = ["--num-iterations", str(args.iterations)]
+    with timed(clock, {**shown, ITERATION: (GRPO, "train")}):
+        train(words, probe)
+    each = {name: seconds / clock.calls[name] for name, seconds in clock.seconds.items()}
+    iteration = each.pop(ITERATION)
+    shares = {name: seconds / per_iterations(name) / iteration for name, seconds in each.items()}
+    shares |= {REPORT: SHARE, "threads": probe.seconds / args.iterations / iteration}
     return {
         "case": "overhead",
         "share": sum(shares.values()),
         "bar": BAR,
         "shares": {name: round(share, 6) for name, share in shares.items()},
-        "iteration_ms": 1e3 * iteration / args.iterations,
-        "monitoring_ms": 1e3 * iteration / args.iterations * sum(shares.values()),
+        "ms": {name: round(1e3 * seconds, 3) for name, seconds in each.items()},
+        "iteration_ms": round(1e3 * iteration, 1),
         "clock": "CPU",
         "iterations": args.iterations,
     }
+
+
+def per_iterations(name: str) -> int:
+    """Of how many iterations one has such a call, by default."""
+    if name == "Recorder.close":
+        return GRPOSettings().num_iterations
+    return GRPOSchedule().validation_interval if name in OF_VALIDATIONS else 1
+
+
+def _public(owner: type) -> list[str]:
+    return [name for name, value in vars(owner).items() if not name.startswith("_") and callable(value)]
 
 
 # ---- memory

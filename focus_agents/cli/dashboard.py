@@ -11,6 +11,8 @@ from focus_agents.cli.ray_compat import new_token, own_node
 
 TOKEN_FILE = Path("~/.ray/auth_token")
 """Where Ray keeps the token of this user's clusters, made when it first runs."""
+RUN_TOKEN_FILE = "ray_token"
+"""In the folder of a run: its token, where there is no home for it."""
 TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 """Ray's variables for a token that is elsewhere."""
 
@@ -61,7 +63,7 @@ def place_token(folder: Path | None) -> None:
             f"home: expected one that can be written, for the token of Ray in {file}, got {Path(file).parents[1]}; set "
             "HOME to a folder that can be written, or RAY_AUTH_TOKEN_PATH to a file with a token"
         )
-    place = folder.absolute() / "ray_token"
+    place = folder.absolute() / RUN_TOKEN_FILE
     if not place.exists():
         descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as opened:

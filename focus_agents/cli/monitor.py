@@ -12,11 +12,10 @@ Nothing is started, and both servers will listen on this machine only.
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
 import socket
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,7 +25,7 @@ import tyro
 from annotated_types import Ge, Le
 
 from focus_agents.cli.command_line import parse
-from focus_agents.cli.dashboard import TOKEN_FILE
+from focus_agents.cli.dashboard import RUN_TOKEN_FILE, TOKEN_FILE
 from focus_agents.cli.errors import user_errors
 from focus_agents.cli.ray_sessions import Session, find_session, running_sessions
 from focus_agents.runs.folder import CONFIG_FILE
@@ -70,13 +69,12 @@ def main() -> None:
             grafana_port=args.grafana_port,
             scrape_seconds=args.scrape_seconds,
         )
-        token_file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE).expanduser()
         write_provisioning(
             folder,
             session.folder,
             servers,
             endpoints=session.endpoints,
-            token_file=token_file.absolute() if asks_for_a_token(session) else None,
+            token_file=token_file(args.cluster) if asks_for_a_token(session) else None,
         )
     print(f"session of Ray: {session.folder}\nwritten: {folder}\n\n{advice(folder, servers)}")
 
@@ -87,15 +85,24 @@ def default_folder(cluster: str | None) -> Path:
     return Path(cluster or ".") / "monitoring" if is_run else Path("monitoring")
 
 
+def token_file(cluster: str | None) -> Path:
+    """Return the file with the cluster's token: a run without a home keeps one in its own folder."""
+    own = Path(cluster or "") / RUN_TOKEN_FILE
+    elsewhere = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return Path(elsewhere or (own if cluster and own.is_file() else TOKEN_FILE)).expanduser().absolute()
+
+
 def asks_for_a_token(session: Session) -> bool:
     """Return whether Ray's endpoint answers only those who show the cluster's token; Ray's rules of that change."""
     for endpoint in session.endpoints:
+        connection = http.client.HTTPConnection(endpoint, timeout=ANSWER_SECONDS)  # without the proxy for elsewhere
         try:
-            urllib.request.urlopen(f"http://{endpoint}/metrics", timeout=ANSWER_SECONDS).close()
-        except urllib.error.HTTPError as error:
-            return error.code in (401, 403)
-        except OSError:
+            connection.request("GET", "/metrics")
+            return connection.getresponse().status in (401, 403)
+        except (OSError, http.client.HTTPException):
             continue  # a node that has gone
+        finally:
+            connection.close()
     return False
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from benchmarks.monitoring import Args, Clock, MemoryProbe, ThreadProbe, growth, timed
+from benchmarks.monitoring import Args, Clock, MemoryProbe, ThreadProbe, growth, per_iterations, timed
 
 
 def compute(seconds: float) -> None:
@@ -25,14 +25,15 @@ class Shown:
         compute(0.02)
 
 
-def test_a_call_within_another_counts_once_and_methods_come_back() -> None:
+def test_a_call_within_another_counts_for_itself_and_methods_come_back() -> None:
     clock, original = Clock(), Shown.log
     with timed(clock, {"log": (Shown, "log"), "inner": (Shown, "inner")}):
         Shown().log()
         Shown().inner()
     assert Shown.log is original
-    assert clock.seconds["log"] == pytest.approx(0.04, abs=0.015)
-    assert clock.seconds["inner"] == pytest.approx(0.02, abs=0.015)
+    assert clock.seconds["log"] == pytest.approx(0.02, abs=0.015)
+    assert clock.seconds["inner"] == pytest.approx(0.04, abs=0.015)
+    assert clock.calls == {"log": 1, "inner": 2}
 
 
 def test_other_threads_are_counted_and_this_one_is_not() -> None:
@@ -62,6 +63,14 @@ def test_a_leak_grows_and_a_cache_does_not() -> None:
     probe = MemoryProbe()
     probe.log({}, 3)
     assert 10 < probe.rss[3] < 100_000
+
+
+def test_parts_count_as_often_as_by_default() -> None:
+    assert [per_iterations(name) for name in ("Recorder.log", "ValidationAlbum.add", "Recorder.close")] == [
+        1,
+        100,
+        1000,
+    ]
 
 
 def test_too_few_iterations_are_refused() -> None:

@@ -11,11 +11,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +168,15 @@ def test_the_files_go_into_the_folder_of_a_run_that_is_named(tmp_path: Path) -> 
     assert monitor.default_folder("auto") == monitor.default_folder(None) == Path("monitoring")
 
 
+def test_the_token_is_where_the_run_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    assert monitor.token_file(None) == monitor.token_file(str(tmp_path)) == Path.home() / ".ray/auth_token"
+    (tmp_path / "ray_token").write_text("secret")
+    assert monitor.token_file(str(tmp_path)) == tmp_path / "ray_token"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/elsewhere")
+    assert monitor.token_file(str(tmp_path)) == Path("/elsewhere")
+
+
 def test_advice_says_what_is_missing_and_which_port_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -185,13 +196,19 @@ def test_advice_says_what_is_missing_and_which_port_is_taken(tmp_path: Path, mon
 def test_a_token_is_needed_where_the_endpoint_asks_for_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, asks: bool
 ) -> None:
-    (tmp_path / "metrics_export_port_ab").write_text("4321")
+    class Endpoint(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(code if self.path == "/metrics" else 404)
+            self.end_headers()
 
-    def answer(url: str, timeout: float) -> Any:
-        assert url == "http://10.0.0.1:4321/metrics"
-        if code != 200:
-            raise urllib.error.HTTPError(url, code, "", {}, None)  # type: ignore[arg-type]
-        return contextlib.closing(socket.socket())
+        def log_message(self, *arguments: object) -> None:
+            pass
 
-    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: answer(url, timeout).__enter__())
-    assert monitor.asks_for_a_token(Session(tmp_path, "10.0.0.1:6379", 0.0)) == asks
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # nobody there
+    (tmp_path / "metrics_export_port_a").write_text("1")
+    session = Session(tmp_path, "127.0.0.1:6379", 0.0)
+    assert not monitor.asks_for_a_token(session)
+    with HTTPServer(("127.0.0.1", 0), Endpoint) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        (tmp_path / "metrics_export_port_b").write_text(str(server.server_port))
+        assert monitor.asks_for_a_token(session) == asks

@@ -14,8 +14,8 @@ from focus_agents.cli.ray_sessions import Session, find_session, running_session
 
 @pytest.fixture
 def running(tmp_path: Path) -> list[Session]:
-    """Two sessions; the name of the first begins that of the second."""
-    folders = [tmp_path / f"session_2026-01-01_00-00-00_1_{number}" for number in (7, 70)]
+    """Two sessions; the name of the second begins that of the first."""
+    folders = [tmp_path / f"session_2026-01-01_00-00-00_1_{number}" for number in (70, 7)]
     for folder in folders:
         folder.mkdir()
     (folders[1] / "metrics_export_port_ab12").write_text("4321")
@@ -52,10 +52,10 @@ def test_a_cluster_is_named_by_its_folder_its_address_or_a_run(running: list[Ses
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        (None, r"several run here; name one of .*_7 \(10\.0\.0\.1:6379\), .*_70 \(10\.0\.0\.1:7000\)$"),
+        (None, r"several run here; name one of .*_70 \(10\.0\.0\.1:6379\), .*_7 \(10\.0\.0\.1:7000\)$"),
         (
             "10.0.0.2:6379",
-            r"expected the folder of a run, or a cluster .*_70 \(10\.0\.0\.1:7000\), got '10\.0\.0\.2:6379'",
+            r"expected the folder of a run, or a cluster .*_7 \(10\.0\.0\.1:7000\), got '10\.0\.0\.2:6379'",
         ),
         ("no/such/folder", "got 'no/such/folder'"),
         ("RUN", r"config\.json names none of the sessions of Ray that run on this machine"),
