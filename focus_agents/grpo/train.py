@@ -154,7 +154,9 @@ def _iterate(
                         album.add(iteration, answers)
                 finally:
                     groups = algorithm.last_groups
-                    recorder.samples(iteration, groups, advantages_of(groups, algorithm.config.settings))
+                    recorder.samples(
+                        iteration, groups, advantages_of(groups, algorithm.config.settings) if groups else None
+                    )
                     recorder.log(metrics)
                 console.print(_line(metrics), highlight=False, soft_wrap=True)
                 watch.look([answer for group in algorithm.last_groups for answer in group.answers])
