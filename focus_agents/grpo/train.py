@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -168,7 +169,8 @@ def _iterate(
                     saved = iteration
                 if stop.received is not None:
                     if answers is None or not (is_last or (interval and iteration % interval == 0)):
-                        album.draw(iteration, algorithm.validate(indices[:NUM_AT_A_STOP]))
+                        with contextlib.suppress(SamplingError):  # the checkpoint is there, and stopping is what counts
+                            album.draw(iteration, algorithm.validate(indices[:NUM_AT_A_STOP]))
                     raise RunInterrupted(
                         f"stopped by {stop.received.name} after iteration {iteration} of {num_iterations}; "
                         f"go on with it by `resume` {run.path}",
