@@ -44,7 +44,8 @@ CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 COUNTERS = ("iteration", "step")
 """Metrics that count how far a run is; 0 is a validation before training."""
-FOLDERS = ("samples", "checkpoints", "validation")
+FOLDERS, SHOWN = ("samples", "checkpoints", "validation"), ("tensorboard", "wandb", "mlflow", "trackio")
+"""In a run's folder; the latter are of the sinks in `monitoring`."""
 CODE = "code"
 """In that file: the code that the run was started with, and each other that it was gone on with."""
 ARGUMENTS = "the arguments of a run"
@@ -126,7 +127,7 @@ class RunDirectory:
         run = cls(path)
         run._check_new()
         if run.is_blank:
-            for name in FOLDERS:
+            for name in (*FOLDERS, *SHOWN):
                 shutil.rmtree(path / name, ignore_errors=True)
             (path / METRICS_FILE).unlink(missing_ok=True)
             drop_table(path / METRICS_FILE)

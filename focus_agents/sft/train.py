@@ -31,7 +31,7 @@ from focus_agents.sft import notices
 from focus_agents.sft.data import SFTExamples
 from focus_agents.sft.plan import SFTPlan
 from focus_agents.sft.worker import FAILURE_FILE, SCORE, SKIPPED_FILE, checkpoints_of, train_worker
-from focus_env.errors import FocusError
+from focus_env.errors import FocusError, StorageError
 
 LINE_INTERVAL = 25
 """Steps between lines on the console."""
@@ -115,8 +115,7 @@ def train_sft(
     console = console or Console()
     run = RunDirectory(plan.run_path)
     started = time.perf_counter()
-    failure = plan.run_path / FAILURE_FILE
-    failure.unlink(missing_ok=True)
+    (plan.run_path / FAILURE_FILE).unlink(missing_ok=True)
     notices.clear(plan.run_path)
     check_checkpoints(run, console)
     trainer = TorchTrainer(
@@ -133,9 +132,9 @@ def train_sft(
         try:
             trainer.fit()
         except (ray.train.TrainingFailedError, EpisodeError) as error:  # the latter in this process
-            raise TrainingError(_failure(run) or _describe(error, run)) from error
-    if (message := _failure(run)) is not None:
-        raise TrainingError(message)
+            raise _failure(run) or TrainingError(_describe(error, run)) from error
+    if (failure := _failure(run)) is not None:
+        raise failure
     before, after = run.read_answers("before"), run.read_answers("after")
     steps = [run.num_done or 0, *(line["step"] for line in run.read_steps())]  # a full disk may have kept out either
     summary = run.finish(
@@ -184,12 +183,14 @@ def check_resumable(run: RunDirectory) -> None:
         )
 
 
-def _failure(run: RunDirectory) -> str | None:
+def _failure(run: RunDirectory) -> FocusError | None:
     """Why workers gave up, as they have said it; None if they have not."""
-    file = run.path / FAILURE_FILE
+    file, told = run.path / FAILURE_FILE, notices.read(run.path)
+    if notices.FULL in told:
+        return StorageError(told[notices.FULL])
     if file.exists():
-        return str(json.loads(file.read_text())["message"])
-    return notices.read(run.path).get(notices.FAILURE)
+        return TrainingError(str(json.loads(file.read_text())["message"]))
+    return TrainingError(told[notices.FAILURE]) if notices.FAILURE in told else None
 
 
 def _describe(error: Exception, run: RunDirectory) -> str:
@@ -222,7 +223,7 @@ def _show_progress(run: RunDirectory, num_steps: int, console: Console, sinks: S
                 if step > 0 and shown == 0:
                     with contextlib.suppress(CheckpointError):  # a full disk may have kept them out
                         watch.look(run.read_answers("before"))
-                for notice in notices.read(run.path).keys() - {notices.FAILURE, *named}:
+                for notice in notices.read(run.path).keys() - {notices.FAILURE, notices.FULL, *named}:
                     console.print(notice, style="yellow", highlight=False, markup=False, soft_wrap=True)
                     named.add(notice)
                 for reason in _skipped(run):
