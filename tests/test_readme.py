@@ -45,6 +45,7 @@ DOCUMENTS = (
     "docs/python.md",
     "docs/rewards.md",
     "docs/scaling.md",
+    "docs/watching.md",
 )
 COMMANDS = ("CONTRIBUTING.md", "Makefile", "docs/data.md", "docs/python.md", "docs/rewards.md", "docs/scaling.md")
 EXPERIMENTS = sorted(path.relative_to(ROOT / "experiments").as_posix() for path in ROOT.glob("experiments/**/*.py"))
