@@ -49,7 +49,7 @@ def test_going_back_to_a_checkpoint_needs_no_room(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run", {"name": "run"})
     for iteration in range(1, 101):
         run.log({"iteration": iteration, "reward": 0.5})
-    in_a_child(lambda: rewind(run))
+    in_a_child(rewind)(run)
     assert [line["iteration"] for line in run.read_metrics()] == list(range(1, 91))
     run.log({"iteration": 91, "reward": 0.5})
     assert (run.path / "metrics.csv").read_text().count("\n") == 92
