@@ -1,7 +1,8 @@
 """Sinks for tracking services, through their own writers, each an extra of the package.
 
 Whatever they write on this machine lies in the run's folder, with the identifier by which a run that is gone on with
-stays the same run. A service takes nothing back, so a point that it was shown before an interruption is not shown again.
+stays the same run. A service takes nothing back, so a point that it was shown before an
+interruption is not shown again.
 """
 
 from __future__ import annotations

@@ -60,15 +60,35 @@ def test_a_folder_without_runs(
     assert error.count("\n") == 1
 
 
-def test_one_folder_is_shown_itself_and_several_by_their_names(runs: Path, tmp_path: Path) -> None:
-    (tmp_path / "links").mkdir()
-    assert tensorboard.log_folder([runs], tmp_path / "links") == runs
-    other = tmp_path / "elsewhere/a"
-    other.mkdir(parents=True)
-    links = tensorboard.log_folder([runs / "a", runs / "b", other], tmp_path / "links")
-    assert {path.name: path.resolve() for path in links.iterdir()} == {
-        "a": runs / "a", "b": runs / "b", "a (2)": other,
-    }  # fmt: skip
+def linked(runs: list[Path], links: Path) -> dict[str, Path]:
+    links.mkdir(exist_ok=True)
+    tensorboard.link(runs, links)
+    return {str(path.relative_to(links)): path.resolve() for path in links.rglob("*") if path.is_symlink()}
+
+
+def test_runs_go_by_their_names(runs: Path, tmp_path: Path) -> None:
+    """Those of a folder, of folders in it, and single ones; two of one name are told apart."""
+    for folder in (tmp_path / "elsewhere/a", runs / "study/seed0"):
+        TensorBoardSink(folder).log({"reward": 0.5}, 1)
+    (runs / "other").mkdir()
+    (runs / "other/events.out.tfevents.1.host").touch()  # another program's
+    assert linked([runs], tmp_path / "links") == {
+        "a": runs / "a/tensorboard",
+        "b": runs / "b/tensorboard",
+        "study/seed0": runs / "study/seed0/tensorboard",
+        "other": runs / "other",
+    }
+    assert linked([runs / "a", runs / "b", tmp_path / "elsewhere/a"], tmp_path / "few") == {
+        "a": runs / "a/tensorboard",
+        "b": runs / "b/tensorboard",
+        "a (2)": tmp_path / "elsewhere/a/tensorboard",
+    }
+
+
+def test_a_run_that_comes_later_is_shown_too(runs: Path, tmp_path: Path) -> None:
+    assert set(linked([runs], tmp_path / "links")) == {"a", "b"}
+    TensorBoardSink(runs / "c").log({"reward": 0.5}, 1)
+    assert set(linked([runs], tmp_path / "links")) == {"a", "b", "c"}
 
 
 def test_it_answers_on_the_loopback(runs: Path) -> None:
