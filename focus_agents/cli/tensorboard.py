@@ -22,7 +22,7 @@ import tyro
 from annotated_types import Ge, Le
 
 from focus_agents.cli.command_line import parse
-from focus_agents.cli.errors import user_errors
+from focus_agents.cli.errors import make_console, user_errors, work_errors
 from focus_agents.settings import Settings
 from focus_env.errors import MissingDependencyError
 
@@ -55,12 +55,10 @@ def main() -> None:
             link(args.runs, links)
             url = launch(links, host=args.host, port=args.port)
         print(f"TensorBoard on {', '.join(map(str, args.runs))}: {url}  (Ctrl-C ends it)", flush=True)
-        try:
+        with work_errors(Args, make_console(), advice=lambda: "runs that are going on are not touched"):
             while True:
                 time.sleep(RELOAD_SECONDS)
                 link(args.runs, links)
-        except KeyboardInterrupt:
-            print("TensorBoard has ended")
 
 
 def check(runs: Sequence[Path]) -> None:
