@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,11 @@ class Pretraining:
                     console.print(f"{step + 1:>6}  {line}", highlight=False)
                     window = []
                 if (step + 1) % self.config.checkpoint_interval == 0:
-                    self._checkpoint(step + 1)
+                    recorder.attempt(
+                        f"the checkpoint of step {step + 1}",
+                        partial(self._checkpoint, step + 1),
+                        so=f"{self.checkpoints.describe_kept()}, and the training goes on",
+                    )
         final = self.directory.checkpoints / "final"
         check_finite(self.parameters, what=f"policy {final}")
         save_policy(final, self.model, self.processor, template=self.template)

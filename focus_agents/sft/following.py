@@ -96,7 +96,10 @@ class Follower:
     def _tell(self) -> None:
         """Print notices, episodes that were skipped, and workers that were replaced, each once."""
         skipped = [f"skipped: {line['reason']}" for line in read_json_lines(self._run.path / SKIPPED_FILE)]
-        for notice in [*(name for name in notices.read(self._run.path) if name != notices.FAILURE), *skipped]:
+        for notice in [
+            *(name for name in notices.read(self._run.path) if name not in (notices.FAILURE, notices.FULL)),
+            *skipped,
+        ]:
             if notice not in self._told:
                 self._told.add(notice)
                 show(self._console, notice, style="yellow")
