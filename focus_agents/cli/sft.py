@@ -30,6 +30,7 @@ from focus_agents.cli.command_line import flat, parse, quiet_libraries
 from focus_agents.cli.common import ModelArguments, TrainingDataArguments
 from focus_agents.cli.errors import as_flags, in_a_thread, make_console, user_errors, work_errors
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed, stored_config
+from focus_agents.cli.terminal import TerminalArguments, print_outcome
 from focus_agents.models.settings import FinetuningSettings
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.settings import Settings, join
@@ -85,6 +86,7 @@ class Args(Settings):
     learning: SFTLearningSettings = SFTLearningSettings()
     validation: SFTSchedule = SFTSchedule()
     cluster: ClusterArguments = ClusterArguments()
+    terminal: TerminalArguments = TerminalArguments()
     run: RunArguments = RunArguments()
 
     @property
@@ -160,6 +162,8 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
     console = make_console(arguments=Args)
     console.print(f"run folder: {run.path}")
 
+    is_verbose = args.terminal.verbose
+
     def advice() -> str:
         return as_flags(after_a_stop(run), Args)
 
@@ -168,15 +172,14 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
             if workers.num_workers > 0:
                 args.cluster.start_ray(num_processes=workers.num_workers, console=console, advice=advice)
                 sinks = [RayMetrics(run.path.resolve().name, "sft")]
-                summary = in_a_thread(lambda: train_sft(plan, workers, console=console, sinks=sinks))
+                summary = in_a_thread(
+                    lambda: train_sft(plan, workers, is_verbose=is_verbose, console=console, sinks=sinks)
+                )
             else:
-                summary = train_sft(plan, workers, console=console)
+                summary = train_sft(plan, workers, is_verbose=is_verbose, console=console)
     finally:
         ray.shutdown()
-    console.print(
-        f"validation mIoU {summary['miou_start']:.3f} -> {summary['miou_end']:.3f} in {summary['seconds']:.0f} s\n"
-        f"policy: {summary['checkpoint']}\npictures: {summary['sheet']}"
-    )
+    print_outcome(run, summary, console)
 
 
 def check_checkpoint(run: RunDirectory, args: Args) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from focus_agents.cli.plot import labelled
+from focus_agents.reports.labels import find_runs, labels_by_name
 
 
 @pytest.mark.parametrize(
