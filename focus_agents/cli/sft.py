@@ -182,7 +182,7 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
                 )
             else:
                 job.note_start()
-                sinks = args.watch.open(run, console)
+                sinks = [*args.watch.open(run, console)]
                 summary = train_sft(plan, workers, is_verbose=is_verbose, console=console, sinks=sinks)
     finally:
         ray.shutdown()
