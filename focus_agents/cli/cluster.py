@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from rich.console import Console
@@ -22,6 +22,7 @@ from rich.console import Console
 from focus_agents.cli.command_line import own_command, quiet_libraries
 from focus_agents.cli.dashboard import TOKEN_FILE, dashboard_line, place_token
 from focus_agents.cli.ray_compat import own_node, raylets, session_of_ray, show_token
+from focus_agents.errors import TrainingError
 from focus_agents.processes.loopback import stay_on_loopback
 from focus_agents.runs.folder import CONFIG_FILE
 from focus_agents.runs.starts import note_start
@@ -30,6 +31,8 @@ from focus_agents.settings import Settings
 if TYPE_CHECKING:
     from ray.job_config import JobConfig
 
+START_SECONDS = 30
+"""How long Ray itself waits for its processes on this machine."""
 ANSWER_SECONDS = 5.0
 """How long a cluster may take to answer at its address."""
 
@@ -171,12 +174,14 @@ class RayArguments(Settings):
         watch_raylet(console, advice)
 
     def _start_here(self, num_processes: int, console: Console, job: Job | None) -> None:
-        """Start Ray on this machine."""
-        import ray
+        """Start Ray on this machine.
 
+        Raises:
+            TrainingError: If it does not come up.
+        """
         place_token(None if job is None else job.folder)
         with console.status("starting Ray"), own_handlers():
-            ray.init(
+            start_patiently(
                 address="local",
                 num_cpus=max(os.cpu_count() or 1, num_processes),
                 include_dashboard=self.dashboard,
@@ -184,6 +189,31 @@ class RayArguments(Settings):
                 log_to_driver=False,
                 job_config=None if job is None else job.config(),
             )
+
+
+def start_patiently(**arguments: Any) -> None:
+    """Start Ray, a second time where it did not come up; on a busy machine its own 30 seconds may be too few.
+
+    Args:
+        arguments: Of `ray.init`.
+
+    Raises:
+        TrainingError: If it does not come up.
+    """
+    import ray
+
+    for is_last in (False, True):
+        try:
+            ray.init(**arguments)
+            return
+        except Exception as error:  # Ray raises the plainest there is
+            ray.shutdown()
+            if is_last:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise TrainingError(
+                    f"Ray: expected it to start on this machine within {START_SECONDS} seconds, got: {reason}; look "
+                    "whether the machine is busy or out of memory, and start again"
+                ) from error
 
 
 def join_cluster(address: str, job: Job | None = None) -> None:
