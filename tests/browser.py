@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-START_SECONDS, CALL_SECONDS = 40.0, 40.0
+START_SECONDS, CALL_SECONDS = 90.0, 60.0
 
 
 class Page:

@@ -46,8 +46,12 @@ DOCUMENTS = (
     "docs/python.md",
     "docs/rewards.md",
     "docs/scaling.md",
+    "docs/watching.md",
 )
-COMMANDS = ("CONTRIBUTING.md", "Makefile", "docs/data.md", "docs/python.md", "docs/rewards.md", "docs/scaling.md")
+COMMANDS = (
+    "CONTRIBUTING.md", "Makefile", "docs/data.md", "docs/python.md", "docs/rewards.md", "docs/scaling.md",
+    "docs/watching.md",
+)  # fmt: skip
 EXPERIMENTS = sorted(path.relative_to(ROOT / "experiments").as_posix() for path in ROOT.glob("experiments/**/*.py"))
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -108,14 +108,14 @@ def work_errors(
         show(f"stopped by {number.name}; {advice()}", "yellow")
         raise SystemExit(128 + number) from None
     except StorageError as error:
-        show(f"error: {error.cause or error}; make room or mend the cause, then {advice()}", "red")
+        show(f"error: {error.cause or error}; make room or mend the cause; {advice()}", "red")
         raise SystemExit(1) from None
     except errors as error:
         show(f"error: {error}", "red")
         raise SystemExit(1) from None
     except OSError as error:
         cause = getattr(error, "cause", error)  # of a process that Ray runs, without its traceback
-        show(f"error: {type(cause).__name__}: {cause}; mend the cause, then {advice()}", "red")
+        show(f"error: {type(cause).__name__}: {cause}; mend the cause; {advice()}", "red")
         raise SystemExit(1) from None
 
 

@@ -6,7 +6,7 @@ answers in the format already, e.g. one trained by `focus sft`:
     focus grpo --init-from runs/my-sft/checkpoints/final
 
 On real frames in GOT-10k's layout:
-    focus grpo --dataset got10k --data-root /data/got10k --init-from ...
+    focus grpo --dataset got10k --data-root /data/got10k --init-from runs/my-sft/checkpoints/final
 
 On a cluster:
     focus grpo --ray-address auto --num-env-runners 8 --num-gpus-per-env-runner 1 \
@@ -32,6 +32,7 @@ from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments, RewardText, TrainingDataArguments, load_reward
 from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
+from focus_agents.cli.terminal import TerminalArguments, print_outcome
 from focus_agents.cli.watching import WatchArguments
 from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings, LearningSettings, LossSettings, SamplingSettings
 from focus_agents.models.settings import FinetuningSettings, ModelSettings
@@ -127,6 +128,7 @@ class Args(TrainingArguments):
     seed: Seed = 0
     """Seed of sampling, shuffling and new weights."""
     cluster: ClusterArguments = ClusterArguments()
+    terminal: TerminalArguments = TerminalArguments()
     run: RunArguments = RunArguments()
     watch: WatchArguments = WatchArguments()
 
@@ -179,17 +181,13 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
                 run,
                 plan.validation_episodes,
                 is_resumed=args.run.resume is not None,
+                is_verbose=args.terminal.verbose,
                 console=console,
                 sinks=[*args.watch.open(run, console), RayMetrics(run.path.resolve().name, "grpo")],
             )
     finally:
         ray.shutdown()
-    low, high = summary["miou_gain_interval"]
-    console.print(
-        f"validation mIoU {summary['miou_start']:.3f} -> {summary['miou_end']:.3f} "
-        f"(gain {summary['miou_gain']:+.3f}, 95% interval {low:+.3f} to {high:+.3f}) in {summary['seconds']:.0f} s\n"
-        f"policy: {summary['checkpoint']}\npictures: {summary['sheet']}\nrun folder: {run.path}"
-    )
+    print_outcome(run, summary, console)
 
 
 def with_spec(args: Args) -> Args:

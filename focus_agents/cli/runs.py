@@ -18,7 +18,7 @@ from focus_agents.runs.files import write_json
 from focus_agents.runs.folder import CONFIG_FILE, RunDirectory
 from focus_agents.settings import Settings
 
-HONOURED = ("checkpoint_interval", "num_data_workers", "update_timeout_s", "max_update_attempts")
+HONOURED = ("checkpoint_interval", "num_data_workers", "update_timeout_s", "max_update_attempts", "verbose")
 """Settings beside the cluster's that no figure depends on, so that a run that is gone on with may have others."""
 
 LENGTHS = ("num_steps", "num_iterations")

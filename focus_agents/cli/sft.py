@@ -30,6 +30,7 @@ from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments, TrainingDataArguments
 from focus_agents.cli.errors import as_flags, in_a_thread, make_console, user_errors, work_errors
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed, stored_config
+from focus_agents.cli.terminal import TerminalArguments, print_outcome
 from focus_agents.cli.watching import WatchArguments
 from focus_agents.models.settings import FinetuningSettings
 from focus_agents.runs.folder import RunDirectory
@@ -86,6 +87,7 @@ class Args(Settings):
     learning: SFTLearningSettings = SFTLearningSettings()
     validation: SFTSchedule = SFTSchedule()
     cluster: ClusterArguments = ClusterArguments()
+    terminal: TerminalArguments = TerminalArguments()
     run: RunArguments = RunArguments()
     watch: WatchArguments = WatchArguments()
 
@@ -163,6 +165,8 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
 
     console = make_console(arguments=Args)
 
+    is_verbose = args.terminal.verbose
+
     def advice() -> str:
         return as_flags(after_a_stop(run), Args)
 
@@ -173,16 +177,16 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
                 args.cluster.start_ray(num_processes=workers.num_workers, console=console, advice=advice, job=job)
                 job.note_start()
                 sinks = [*args.watch.open(run, console), RayMetrics(run.path.resolve().name, "sft")]
-                summary = in_a_thread(lambda: train_sft(plan, workers, console=console, sinks=sinks))
+                summary = in_a_thread(
+                    lambda: train_sft(plan, workers, is_verbose=is_verbose, console=console, sinks=sinks)
+                )
             else:
                 job.note_start()
-                summary = train_sft(plan, workers, console=console, sinks=args.watch.open(run, console))
+                sinks = [*args.watch.open(run, console)]
+                summary = train_sft(plan, workers, is_verbose=is_verbose, console=console, sinks=sinks)
     finally:
         ray.shutdown()
-    console.print(
-        f"validation mIoU {summary['miou_start']:.3f} -> {summary['miou_end']:.3f} in {summary['seconds']:.0f} s\n"
-        f"policy: {summary['checkpoint']}\npictures: {summary['sheet']}\nrun folder: {run.path}"
-    )
+    print_outcome(run, summary, console)
 
 
 def check_checkpoint(run: RunDirectory, args: Args) -> None:

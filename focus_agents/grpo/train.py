@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -166,7 +167,9 @@ def _iterate(
                         album.add(iteration, answers)
                 finally:
                     groups = algorithm.last_groups
-                    recorder.samples(iteration, groups, advantages_of(groups, algorithm.config.settings))
+                    recorder.samples(
+                        iteration, groups, advantages_of(groups, algorithm.config.settings) if groups else None
+                    )
                     recorder.log(metrics)
                 show(console, _line(metrics))
                 if is_verbose:
@@ -181,7 +184,8 @@ def _iterate(
                         saved = iteration
                 if stop.received is not None:
                     if answers is None or not (is_last or (interval and iteration % interval == 0)):
-                        album.draw(iteration, algorithm.validate(indices[:NUM_AT_A_STOP]))
+                        with contextlib.suppress(SamplingError):  # the checkpoint is there, and stopping is what counts
+                            album.draw(iteration, algorithm.validate(indices[:NUM_AT_A_STOP]))
                     at = f"stopped by {stop.received.name} after iteration {iteration} of {num_iterations}"
                     raise RunInterrupted(f"{at}; {_how_to_go_on(run, iteration)}", signal_number=stop.received)
         except SamplingError as error:  # the learners are as they should be

@@ -1,7 +1,8 @@
 """Sinks for tracking services, through their own writers, each an extra of the package.
 
-Whatever they write on this machine lies in the run's folder, with the identifier by which `--resume` goes on with the
-same run. A service takes nothing back, so a point that it has been shown before an interruption is not shown again.
+Whatever they write on this machine lies in the run's folder, with the identifier by which a run that is gone on with
+stays the same run. A service takes nothing back, so a point that it was shown before an
+interruption is not shown again.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class Mlflow:
             logging.getLogger(noisy).setLevel(logging.WARNING)
         server = os.environ.get("MLFLOW_TRACKING_URI")
         self._client = MlflowClient(server or f"sqlite:///{folder / 'mlflow.db'}")
-        self.place = server or f"`mlflow server --backend-store-uri sqlite:///{folder / 'mlflow.db'}`"
+        self.place = server or f"`MLFLOW_BACKEND_STORE_URI=sqlite:///{folder / 'mlflow.db'} mlflow ui`"
         if run_id is None:
             title = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
             found = self._client.get_experiment_by_name(title)
@@ -192,7 +193,7 @@ class Trackio:
                 auto_log_gpu=False,
                 auto_log_cpu=False,
             )
-        self.place = f"`TRACKIO_DIR={os.environ['TRACKIO_DIR']} trackio show --project {PROJECT}`"
+        self.place = f"`TRACKIO_DIR={os.environ['TRACKIO_DIR']} trackio show`"
 
     def log(self, metrics: Mapping[str, float], position: int) -> None:
         """As `Sink.log`."""

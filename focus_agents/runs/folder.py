@@ -49,7 +49,8 @@ METRICS_FILE = "metrics.jsonl"
 WARNINGS_FILE = "warnings.jsonl"
 COUNTERS = ("iteration", "step")
 """Metrics that count how far a run is; 0 is a validation before training."""
-FOLDERS = ("samples", "checkpoints", "validation")
+FOLDERS, SHOWN = ("samples", "checkpoints", "validation"), ("tensorboard", "wandb", "mlflow", "trackio")
+"""In a run's folder; the latter are of the sinks in `monitoring`."""
 CODE = "code"
 """In that file: the code that the run was started with, and each other that it was gone on with."""
 ARGUMENTS = "the arguments of a run"
@@ -131,7 +132,7 @@ class RunDirectory:
         run = cls(path)
         run._check_new()
         if run.is_blank:
-            for name in FOLDERS:
+            for name in (*FOLDERS, *SHOWN):
                 shutil.rmtree(path / name, ignore_errors=True)
             for name in (METRICS_FILE, WARNINGS_FILE):
                 (path / name).unlink(missing_ok=True)

@@ -95,8 +95,9 @@ class Follower:
 
     def _tell(self) -> None:
         """Print notices, episodes that were skipped, and workers that were replaced, each once."""
+        said = [name for name in notices.read(self._run.path) if name not in (notices.FAILURE, notices.FULL)]
         skipped = [f"skipped: {line['reason']}" for line in read_json_lines(self._run.path / SKIPPED_FILE)]
-        for notice in [*(name for name in notices.read(self._run.path) if name != notices.FAILURE), *skipped]:
+        for notice in [*said, *skipped]:
             if notice not in self._told:
                 self._told.add(notice)
                 show(self._console, notice, style="yellow")

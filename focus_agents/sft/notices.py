@@ -11,8 +11,8 @@ from ray.experimental import internal_kv
 from rich.console import Console
 
 NAMESPACE = "focus_notices"
-FAILURE = "failure"
-"""What ended the training; other sentences go by themselves."""
+FAILURE, FULL = "failure", "full"
+"""What ended the training, and what could not be written at its end; other sentences go by themselves."""
 _here: dict[str, str] = {}
 """Where there is no Ray, and so no other process."""
 

@@ -39,7 +39,7 @@ from focus_agents.sft.following import Follower
 from focus_agents.sft.plan import SFTPlan
 from focus_agents.sft.restarts import RESTARTS_FILE, NoteRestarts
 from focus_agents.sft.worker import FAILURE_FILE, checkpoints_of, train_worker
-from focus_env.errors import FocusError
+from focus_env.errors import FocusError, StorageError
 
 SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
 """Ray Train's record of the checkpoints of earlier releases, which it wrote itself."""
@@ -126,8 +126,7 @@ def train_sft(
     console = console or PlainConsole()
     run = RunDirectory(plan.run_path)
     started = time.perf_counter()
-    failure = plan.run_path / FAILURE_FILE
-    failure.unlink(missing_ok=True)
+    (plan.run_path / FAILURE_FILE).unlink(missing_ok=True)
     (plan.run_path / RESTARTS_FILE).unlink(missing_ok=True)
     notices.clear(plan.run_path)
     check_checkpoints(run, console)
@@ -157,9 +156,9 @@ def train_sft(
             try:
                 trainer.fit()
             except (ray.train.TrainingFailedError, EpisodeError) as error:  # the latter in this process
-                raise TrainingError(_failure(run) or _describe(error, run)) from error
-        if (message := _failure(run)) is not None:
-            raise TrainingError(message)
+                raise _failure(run) or TrainingError(_describe(error, run)) from error
+        if (failed := _failure(run)) is not None:
+            raise failed
         before, after = run.read_answers("before"), run.read_answers("after")
         show_validation("after", after, console, is_verbose=is_verbose)
         # A full disk may have kept out a checkpoint, or lines.
@@ -212,12 +211,14 @@ def check_resumable(run: RunDirectory) -> None:
         )
 
 
-def _failure(run: RunDirectory) -> str | None:
+def _failure(run: RunDirectory) -> FocusError | None:
     """Why workers gave up, as they have said it; None if they have not."""
-    file = run.path / FAILURE_FILE
+    file, told = run.path / FAILURE_FILE, notices.read(run.path)
+    if notices.FULL in told:
+        return StorageError(told[notices.FULL])
     if file.exists():
-        return str(json.loads(file.read_text())["message"])
-    return notices.read(run.path).get(notices.FAILURE)
+        return TrainingError(str(json.loads(file.read_text())["message"]))
+    return TrainingError(told[notices.FAILURE]) if notices.FAILURE in told else None
 
 
 def _describe(error: Exception, run: RunDirectory) -> str:

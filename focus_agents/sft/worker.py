@@ -302,11 +302,8 @@ class SFTWorker:
         try:
             self._write_outcome(answers)
         except StorageError as error:  # new workers would meet the same
-            kept = self.checkpoints.describe_kept()
-            self._fail(
-                f"all steps are done, but the outcome could not be written ({reason_of(error)}); of the checkpoints "
-                f"{kept}; make room, then go on by `resume` {self.plan.run_path}"
-            )
+            message = f"all steps are done, but the outcome could not be written ({reason_of(error)})"
+            notices.post(self.plan.run_path, message, key=notices.FULL)
 
     def _write_outcome(self, answers: list[ScoredAnswer]) -> None:
         checkpoints, best_step = self.run_directory.checkpoints, self.progress.best_step

@@ -44,7 +44,6 @@ def render_page(
     shelf, written = Shelf(PICTURE_BYTES), now or datetime.datetime.now()
     title = " · ".join(run.name for run in runs)
     sections = [
-        _header(runs, written),
         _warnings(runs),
         _curves(runs),
         _validations(runs, books, shelf),
@@ -53,6 +52,8 @@ def render_page(
         _settings(runs),
         _code(runs),
     ]
+    names = ("warnings", "curves", "validation", "groups", "attention", "settings", "code")
+    sections.insert(0, _header(runs, written, [name for name, part in zip(names, sections, strict=True) if part]))
     style, script = (Html(_resource(name)) for name in ("page.css", "page.js"))
     head = [
         tag("meta", charset="utf-8"),
@@ -69,12 +70,11 @@ def _resource(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _header(runs: Sequence[RunRecord], written: datetime.datetime) -> Html:
+def _header(runs: Sequence[RunRecord], written: datetime.datetime, parts: Sequence[str]) -> Html:
     rows = [_overview(number, run) for number, run in enumerate(runs)]
     names = dict.fromkeys(name for row in rows for name, _ in row)
     head = tag("tr", *(tag("th", name) for name in names))
     body = [tag("tr", *(tag("td", dict(row).get(name, "–"), data_label=name) for name in names)) for row in rows]
-    parts = ["warnings", "curves", "validation", "groups", "settings", "code"]
     return join(
         [
             tag("h1", runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side"),
@@ -249,16 +249,16 @@ def _sheets(runs: Sequence[RunRecord], shelf: Shelf) -> Html:
             files += [file for file in [run.path / "samples" / "validation.png"] if file.exists()]
         for file in files:
             if (uri := _sheet(file)) is not None:
-                figures.append(
-                    tag("figure", shelf.image(uri, file.stem), tag("figcaption", f"{run.name}: {file.stem}"))
-                )
+                name = file.stem.replace("attention_", "episode ")
+                caption = f"{run.name}, {name}" if len(runs) > 1 else name
+                figures.append(tag("figure", shelf.image(uri, name), tag("figcaption", caption)))
     if not figures:
         return Html("")
     note = (
-        "Attention by the newest validation: the supports are lit where the query's answered place looked, the query "
-        "where the coordinates of the answer did; each picture by its own largest cell, with the sum below."
+        "Attention of the policy at the end of the run: the supports are lit where the query's answered place looked, "
+        "the query where the coordinates of the answer did; each picture by its own largest cell, with the sum below."
     )
-    has_attention = any("attention_" in figure for figure in figures)
+    has_attention = any("episode " in figure for figure in figures)
     heading = tag("h2", "Where the model looked" if has_attention else "Validation episodes")
     return tag("section", heading, tag("p", note, class_="meaning") if has_attention else "", *figures, id="attention")
 
