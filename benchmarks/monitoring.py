@@ -153,7 +153,7 @@ def timed(clock: Clock, methods: Mapping[str, tuple[type, str]]) -> Iterator[Non
 
 
 def _threads() -> set[int | None]:
-    """Python's threads; those of other languages that have once called Python, as autograd's, are dummies in its list."""
+    """Python's threads; those of other languages that have once called Python, as autograd's, are listed as dummies."""
     return {thread.native_id for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)}
 
 
