@@ -96,14 +96,18 @@ def train(words: Sequence[str], probe: Sink) -> None:
 
 
 class Clock:
-    """CPU seconds and calls by name; what a timed call spends in another one counts for the other.
+    """CPU seconds and calls by name; a call within another one counts for the outer one.
+
+    Args:
+        apart: Names whose calls count for themselves wherever they happen.
 
     Attributes:
         seconds: Of all calls.
         calls: Their number.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *apart: str) -> None:
+        self._apart = apart
         self.seconds: dict[str, float] = defaultdict(float)
         self.calls: dict[str, int] = defaultdict(int)
         self._names: list[str] = []
@@ -114,6 +118,8 @@ class Clock:
 
         @functools.wraps(method)
         def call(*args: Any, **options: Any) -> Any:
+            if self._names and name not in self._apart:
+                return method(*args, **options)
             self._switch()
             self._names.append(name)
             self.calls[name] += 1
@@ -146,13 +152,19 @@ def timed(clock: Clock, methods: Mapping[str, tuple[type, str]]) -> Iterator[Non
             setattr(owner, method, originals[name])
 
 
+def _threads() -> set[int | None]:
+    """Python's threads; those of other languages that have once called Python, as autograd's, are listed as dummies."""
+    return {thread.native_id for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)}
+
+
 class ThreadProbe:
-    """A `Sink` that reads, before the others are closed, what their threads have computed."""
+    """A `Sink` that reads, before the others are closed, what the threads that began after it have computed."""
 
     name = "probe"
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self._earlier = _threads()
 
     def log(self, metrics: Mapping[str, float], position: int) -> None:
         """Do nothing."""
@@ -162,9 +174,7 @@ class ThreadProbe:
 
     def close(self) -> None:
         """Read."""
-        # Threads of other languages that have once called Python, such as those of autograd, are dummies.
-        threads = [thread for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)]
-        own = {thread.native_id for thread in threads} - {threading.main_thread().native_id}
+        own = _threads() - self._earlier
         self.seconds = sum(
             thread.user_time + thread.system_time for thread in psutil.Process().threads() if thread.id in own
         )
@@ -172,7 +182,7 @@ class ThreadProbe:
 
 def measure_overhead(args: Args) -> dict[str, Any]:
     """The share of an iteration that showing it takes."""
-    clock, probe = Clock(), ThreadProbe()
+    clock, probe = Clock(REPORT), ThreadProbe()
     shown = {f"{owner.__name__}.{name}": (owner, name) for owner in SHOWING for name in _public(owner)}
     words = ["--num-iterations", str(args.iterations)]
     with timed(clock, {**shown, ITERATION: (GRPO, "train")}):

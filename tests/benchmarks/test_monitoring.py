@@ -25,15 +25,19 @@ class Shown:
         compute(0.02)
 
 
-def test_a_call_within_another_counts_for_itself_and_methods_come_back() -> None:
-    clock, original = Clock(), Shown.log
+@pytest.mark.parametrize(
+    ("apart", "seconds", "calls"), [((), (0.04, 0.02), (1, 1)), (("inner",), (0.02, 0.04), (1, 2))]
+)
+def test_a_call_within_another_counts_for_the_outer_unless_it_stands_apart(
+    apart: tuple[str, ...], seconds: tuple[float, float], calls: tuple[int, int]
+) -> None:
+    clock, original = Clock(*apart), Shown.log
     with timed(clock, {"log": (Shown, "log"), "inner": (Shown, "inner")}):
         Shown().log()
         Shown().inner()
     assert Shown.log is original
-    assert clock.seconds["log"] == pytest.approx(0.02, abs=0.015)
-    assert clock.seconds["inner"] == pytest.approx(0.04, abs=0.015)
-    assert clock.calls == {"log": 1, "inner": 2}
+    assert (clock.seconds["log"], clock.seconds["inner"]) == pytest.approx(seconds, abs=0.015)
+    assert (clock.calls["log"], clock.calls["inner"]) == calls
 
 
 def test_other_threads_are_counted_and_this_one_is_not() -> None:
