@@ -147,15 +147,14 @@ def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None
         before, after = run.read_answers("before"), run.read_answers("after")
         steps = [line["step"] for line in run.read_steps()]
         keep_attention(run, recorder, plan.validation_episodes, max(steps))
-    summary = run.finish(
-        plan.validation_episodes,
-        range(len(after)),
-        before,
-        after,
-        num_steps=max(steps),
-        seconds=time.perf_counter() - started,
-    )
-    Recorder(run, console, [report]).close()  # once more, with the summary
+        summary = run.finish(
+            plan.validation_episodes,
+            range(len(after)),
+            before,
+            after,
+            num_steps=max(steps),
+            seconds=time.perf_counter() - started,
+        )
     checkpoints_of(run).prune(1)  # nothing is left to fall back from
     return summary
 
