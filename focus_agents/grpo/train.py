@@ -113,18 +113,17 @@ def train_grpo(
             after, _ = _validate(algorithm, indices, console)
         algorithm.save_policy(run.checkpoints / "final")
         keep_attention(run, recorder, validation_episodes, config.num_iterations)
+        summary = run.finish(
+            validation_episodes,
+            indices,
+            before,
+            after,
+            num_iterations=config.num_iterations,
+            seconds=time.perf_counter() - started,
+        )
     finally:
         recorder.close()
         algorithm.stop()
-    summary = run.finish(
-        validation_episodes,
-        indices,
-        before,
-        after,
-        num_iterations=config.num_iterations,
-        seconds=time.perf_counter() - started,
-    )
-    Recorder(run, console, [report]).close()  # once more, with the summary
     checkpoints_of(run).prune(1)  # nothing is left to fall back from
     return summary
 

@@ -79,9 +79,10 @@ class Pretraining:
         started = time.perf_counter()
         num_steps, first = self.config.num_steps, self._restore(console)
         window: list[dict[str, float]] = []
-        report = ReportSink(self.directory.path)
-        recorder = Recorder(self.directory, console, [report])
-        with contextlib.closing(recorder), progress_bar("pretraining", num_steps, console) as move_to:
+        with (
+            contextlib.closing(Recorder(self.directory, console, [ReportSink(self.directory.path)])) as recorder,
+            progress_bar("pretraining", num_steps, console) as move_to,
+        ):
             for step, batch in zip(range(first, num_steps), self._batches(range(first, num_steps)), strict=True):
                 step_started = time.perf_counter()
                 metrics = self._step(step, batch)
@@ -99,13 +100,11 @@ class Pretraining:
                         partial(self._checkpoint, step + 1),
                         so=f"{self.checkpoints.describe_kept()}, and the training goes on",
                     )
-        final = self.directory.checkpoints / "final"
-        check_finite(self.parameters, what=f"policy {final}")
-        save_policy(final, self.model, self.processor, template=self.template)
-        summary = self.score() | {"seconds": time.perf_counter() - started}
-        written = self.directory.write_summary(summary)
-        Recorder(self.directory, console, [report]).close()  # once more, with the summary
-        return written
+            final = self.directory.checkpoints / "final"
+            check_finite(self.parameters, what=f"policy {final}")
+            save_policy(final, self.model, self.processor, template=self.template)
+            summary = self.score() | {"seconds": time.perf_counter() - started}
+            return self.directory.write_summary(summary)
 
     def score(self) -> dict[str, float]:
         """Means over pictures of identities that were never trained on, in the last stage of the curriculum."""

@@ -134,7 +134,7 @@ def append_samples(
     if not parts or parts[-1].stat().st_size >= PART_BYTES:
         parts.append(folder / f"rollouts-{iteration:06d}.jsonl.gz")
     append_member(parts[-1], iteration, to_json_lines(records).encode())
-    for part in parts[1 : len(parts) - MOST_PARTS + 1]:
+    for part in parts[1 : max(0, len(parts) - MOST_PARTS) + 1]:
         part.unlink(missing_ok=True)
 
 

@@ -164,15 +164,14 @@ def train_sft(
         # A full disk may have kept out a checkpoint, or lines.
         steps = [run.num_done or 0, *(line["step"] for line in run.read_steps())]
         keep_attention(run, recorder, plan.validation_episodes, max(steps))
-    summary = run.finish(
-        plan.validation_episodes,
-        range(len(after)),
-        before,
-        after,
-        num_steps=max(steps),
-        seconds=time.perf_counter() - started,
-    )
-    Recorder(run, console, [report]).close()  # once more, with the summary
+        summary = run.finish(
+            plan.validation_episodes,
+            range(len(after)),
+            before,
+            after,
+            num_steps=max(steps),
+            seconds=time.perf_counter() - started,
+        )
     checkpoints_of(run).prune(1)  # nothing is left to fall back from
     return summary
 

@@ -75,12 +75,17 @@ def test_a_group_that_failed_says_why(tmp_path: Path) -> None:
     assert (record["answers"], record["error"], record["episode"]) == ([], "episode 'a': no file", None)
 
 
-def test_parts_are_bounded_and_the_first_and_the_newest_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("most", [3, 4, 6, 7, 12])
+def test_parts_are_bounded_and_the_first_and_the_newest_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
     monkeypatch.setattr(samples, "PART_BYTES", 1)  # each iteration fills one
-    monkeypatch.setattr(samples, "MOST_PARTS", 3)
+    monkeypatch.setattr(samples, "MOST_PARTS", most)
     for iteration in range(1, 8):
         append_samples(tmp_path, iteration, [group([0.0, 1.0])])
-    assert sampled_iterations(tmp_path) == [1, 6, 7]
+    assert sampled_iterations(tmp_path) == [1, *range(max(2, 9 - most), 8)]
+    if most > 3:
+        return
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"rollouts-{n:06d}.jsonl.gz" for n in (1, 6, 7)]
     assert [record["iteration"] for record in read_samples(tmp_path, [6, 2])] == [6]
 
