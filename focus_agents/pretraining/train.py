@@ -71,7 +71,7 @@ class Pretraining:
 
         Raises:
             CheckpointError: If the checkpoint is damaged, or weights are not finite.
-            StorageError: If the outcome cannot be written; a log or a checkpoint that cannot is told, and the run goes on.
+            StorageError: If the outcome cannot be written; of a log or a checkpoint it is told only.
         """
         started = time.perf_counter()
         num_steps, first = self.config.num_steps, self._restore(console)

@@ -110,7 +110,7 @@ def train_sft(
     Raises:
         TrainingError: If the workers gave up, or died more often than allowed.
         CheckpointError: If there are checkpoints, and all of them are damaged.
-        StorageError: If the outcome cannot be written; a log or a checkpoint that cannot is told, and the run goes on.
+        StorageError: If the outcome cannot be written; of a log or a checkpoint it is told only.
     """
     console = console or Console()
     run = RunDirectory(plan.run_path)
