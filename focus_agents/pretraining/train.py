@@ -74,7 +74,7 @@ class Pretraining:
 
         Raises:
             CheckpointError: If the checkpoint is damaged, or weights are not finite.
-            StorageError: If something cannot be written.
+            StorageError: If the outcome cannot be written; of a log or a checkpoint it is told only.
         """
         started = time.perf_counter()
         num_steps, first = self.config.num_steps, self._restore(console)
