@@ -37,9 +37,11 @@ class StorageError(FocusError, OSError):
     """A file or folder could not be written, because the disk is full or for another reason; it is as it was before.
 
     Attributes:
-        reason: The cause alone, without the path and without advice; empty if the message has neither.
+        cause: The message without its advice for a command that has ended; empty if it has none.
+        reason: The same without the path.
     """
 
+    cause: str = ""
     reason: str = ""
 
 

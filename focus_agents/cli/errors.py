@@ -17,7 +17,7 @@ from rich.console import Console
 
 from focus_agents.errors import RunInterrupted
 from focus_agents.runs.terminal import PlainConsole
-from focus_env.errors import FocusError
+from focus_env.errors import FocusError, StorageError
 
 T = TypeVar("T")
 
@@ -88,8 +88,10 @@ def work_errors(
     Args:
         arguments: As in `user_errors`.
         console: Where the message goes.
-        errors: The errors that are expected; they end the command with exit code 1. Others pass.
-        advice: Called where a signal stops the work at once, with exit code 128 + its number; says how to go on.
+        errors: The errors that are expected; they end the command with exit code 1, as those of the system do: a full
+            disk, a lost connection. Others pass.
+        advice: Called where a signal stops the work at once, with exit code 128 + its number, and where something
+            cannot be written; says how to go on.
     """
 
     def show(message: str, style: str) -> None:
@@ -105,8 +107,15 @@ def work_errors(
         number = _number_of(stop)
         show(f"stopped by {number.name}; {advice()}", "yellow")
         raise SystemExit(128 + number) from None
+    except StorageError as error:
+        show(f"error: {error.cause or error}; make room or mend the cause; {advice()}", "red")
+        raise SystemExit(1) from None
     except errors as error:
         show(f"error: {error}", "red")
+        raise SystemExit(1) from None
+    except OSError as error:
+        cause = getattr(error, "cause", error)  # of a process that Ray runs, without its traceback
+        show(f"error: {type(cause).__name__}: {cause}; mend the cause; {advice()}", "red")
         raise SystemExit(1) from None
 
 

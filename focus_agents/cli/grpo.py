@@ -22,16 +22,18 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 
-from focus_agents.cli.cluster import Need, RayArguments
-from focus_agents.cli.command_line import flat, parse, quiet_libraries
+from focus_agents.cli.cluster import Job, Need, RayArguments
+from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments, RewardText, TrainingDataArguments, load_reward
 from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
 from focus_agents.cli.terminal import TerminalArguments, print_outcome
+from focus_agents.cli.watching import WatchArguments
 from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings, LearningSettings, LossSettings, SamplingSettings
 from focus_agents.models.settings import FinetuningSettings, ModelSettings
 from focus_agents.runs.folder import RunDirectory
@@ -128,20 +130,24 @@ class Args(TrainingArguments):
     cluster: ClusterArguments = ClusterArguments()
     terminal: TerminalArguments = TerminalArguments()
     run: RunArguments = RunArguments()
+    watch: WatchArguments = WatchArguments()
 
 
 def main() -> None:
     with user_errors(Args):
         args = with_spec(parse(Args, __doc__))
-        quiet_libraries()
+        console = make_console(arguments=Args)
+        console.print(f"run folder: {args.run.path('grpo')}", soft_wrap=True)  # Ray and torch take their time
+        args.cluster.import_ray()
         if args.run.resume is not None:
             args = resumed(args, command="grpo", plain=with_spec)
             if (message := nothing_to_do(RunDirectory(args.run.path("grpo")), args)) is not None:
                 print(as_flags(message, Args))
                 return
         plan, config = check_arguments(args)
-        args.cluster.connect(args.cluster.needs())
-        run = open_run(args, *plan.objects)
+        path = args.run.path("grpo")
+        args.cluster.connect(args.cluster.needs(), job=Job(folder=path))
+        run = open_run(args, *plan.objects, path=path)
     train(args, plan, config, run)
 
 
@@ -153,7 +159,6 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
     from focus_agents.monitoring.ray_metrics import RayMetrics
 
     console = make_console(arguments=Args)
-    console.print(f"run folder: {run.path}")
     if args.model.source == "tiny" and args.run.resume is None:
         console.print(
             "warning: the tiny model starts from random weights, which never answer in the format, so GRPO has "
@@ -167,7 +172,9 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
 
     try:
         with work_errors(Args, console, FocusError, advice=advice):
-            args.cluster.start_ray(num_processes=num_processes, console=console, advice=advice)
+            job = Job(folder=run.path)
+            args.cluster.start_ray(num_processes=num_processes, console=console, advice=advice, job=job)
+            job.note_start()
             summary = train_grpo(
                 config,
                 plan.schedule,
@@ -176,7 +183,7 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
                 is_resumed=args.run.resume is not None,
                 is_verbose=args.terminal.verbose,
                 console=console,
-                sinks=[RayMetrics(run.path.resolve().name, "grpo")],
+                sinks=[*args.watch.open(run, console), RayMetrics(run.path.resolve().name, "grpo")],
             )
     finally:
         ray.shutdown()
@@ -193,6 +200,7 @@ def with_spec(args: Args) -> Args:
 
 def check_arguments(args: Args) -> tuple[GRPOPlan, GRPOConfig]:
     """Find all that can be wrong, before Ray or a model starts."""
+    args.watch.check_installed()
     plan, cluster = args.plan(reward=args.reward, seed=args.seed), args.cluster
     config = (
         plan.config()
@@ -207,9 +215,9 @@ def check_arguments(args: Args) -> tuple[GRPOPlan, GRPOConfig]:
     return plan, config
 
 
-def open_run(args: Args, *used: Any) -> RunDirectory:
+def open_run(args: Args, *used: Any, path: Path | None = None) -> RunDirectory:
     """Open the run's folder, with its arguments inside; `used` are objects that may be a user's own code."""
-    return args.run.open(args.run.path("grpo"), flat(with_spec(args)), *used, command="grpo")
+    return args.run.open(path or args.run.path("grpo"), flat(with_spec(args)), *used, command="grpo")
 
 
 if __name__ == "__main__":

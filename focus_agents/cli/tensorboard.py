@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,13 @@ import tyro
 from annotated_types import Ge, Le
 
 from focus_agents.cli.command_line import parse
-from focus_agents.cli.errors import user_errors
+from focus_agents.cli.errors import make_console, user_errors, work_errors
 from focus_agents.settings import Settings
 from focus_env.errors import MissingDependencyError
 
+FOLDER = "tensorboard"
+"""Of the viewer's files in a run's folder."""
+RELOAD_SECONDS = 5
 NUM_PICTURES = 100
 """Pictures of each name that are shown; the viewer's own 10 leave gaps in a long run."""
 
@@ -46,14 +49,16 @@ def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
         check(args.runs)
-    with tempfile.TemporaryDirectory(prefix="focus-tensorboard-") as links:
+    with tempfile.TemporaryDirectory(prefix="focus-tensorboard-") as folder:
+        links = Path(folder)
         with user_errors(Args):
-            url = launch(log_folder(args.runs, Path(links)), host=args.host, port=args.port)
+            link(args.runs, links)
+            url = launch(links, host=args.host, port=args.port)
         print(f"TensorBoard on {', '.join(map(str, args.runs))}: {url}  (Ctrl-C ends it)", flush=True)
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            print("TensorBoard has ended")
+        with work_errors(Args, make_console(), advice=lambda: "runs that are going on are not touched"):
+            while True:
+                time.sleep(RELOAD_SECONDS)
+                link(args.runs, links)
 
 
 def check(runs: Sequence[Path]) -> None:
@@ -78,21 +83,26 @@ def check(runs: Sequence[Path]) -> None:
             )
 
 
-def log_folder(runs: Sequence[Path], links: Path) -> Path:
-    """Return the folder to show: that of one run or of runs, or one with a link to each of several.
+def link(runs: Sequence[Path], links: Path) -> None:
+    """Link each run that has come since the last call, so that the viewer shows it by its name alone.
 
     Args:
-        runs: The folders.
-        links: An empty folder for the links; each has the name of the folder it leads to.
+        runs: Run folders, or folders of runs.
+        links: The folder to show. A run of the folder `runs` is a link there by its path within that folder.
     """
-    if len(runs) == 1:
-        return runs[0]
+    there = {path.resolve() for path in links.rglob("*") if path.is_symlink()}
     for run in runs:
-        name, number = Path(os.path.abspath(run)).name, 2
-        while (links / name).is_symlink():
-            name, number = f"{Path(os.path.abspath(run)).name} ({number})", number + 1
-        (links / name).symlink_to(run.resolve(), target_is_directory=True)
-    return links
+        for folder in sorted({file.parent for file in run.rglob("*.tfevents.*")}):
+            if folder.resolve() in there:
+                continue
+            within = folder.parent if folder.name == FOLDER else folder
+            name = Path(os.path.abspath(run)).name if within == run else str(within.relative_to(run))
+            place, number = links / name, 2
+            while place.exists():
+                place, number = links / f"{name} ({number})", number + 1
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(folder.resolve(), target_is_directory=True)
+            there.add(folder.resolve())
 
 
 def launch(folder: Path, *, host: str, port: int | None) -> str:
@@ -108,7 +118,9 @@ def launch(folder: Path, *, host: str, port: int | None) -> str:
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     server: Any = program.TensorBoard()
     pictures = f"--samples_per_plugin=images={NUM_PICTURES}"
-    words = ["tensorboard", f"--logdir={folder}", f"--host={host}", pictures, "--reload_interval=5"]
+    # The viewer's other way of loading knows nothing of runs that were gone on with from a checkpoint.
+    words = ["tensorboard", f"--logdir={folder}", f"--host={host}", pictures, "--load_fast=false"]
+    words.append(f"--reload_interval={RELOAD_SECONDS}")
     try:
         server.configure(argv=[*words, *([] if port is None else [f"--port={port}"])])
         return str(server.launch())

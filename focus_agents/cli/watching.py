@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from rich.console import Console
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # a command line is read without torch and what draws
     from focus_agents.monitoring.recorder import Sink
     from focus_agents.runs.folder import RunDirectory
 
-TENSORBOARD = "tensorboard"
+TENSORBOARD: Final = "tensorboard"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,18 +46,17 @@ class WatchArguments(Settings):
                     f"run: pip install 'focus-localization[{name}]'"
                 )
 
-    def open(self, run: RunDirectory, config: Mapping[str, Any], console: Console) -> Sequence[Sink]:
+    def open(self, run: RunDirectory, console: Console) -> Sequence[Sink]:
         """Open the places; one that cannot be opened is told, and the run goes on without it.
 
         Args:
             run: The run, as it was before it is gone on with.
-            config: Its arguments, shown beside it.
             console: Where to say how each is looked at.
         """
         sinks: list[Sink] = []
         for name in self.log_to:
             try:
-                sink, place = _open(name, run, config)
+                sink, place = _open(name, run)
             except Exception as error:  # of somebody else's library, whatever it is
                 reason = f"{type(error).__name__}: {error}"
                 console.print(
@@ -69,7 +68,7 @@ class WatchArguments(Settings):
         return sinks
 
 
-def _open(name: str, run: RunDirectory, config: Mapping[str, Any]) -> tuple[Sink, str]:
+def _open(name: str, run: RunDirectory) -> tuple[Sink, str]:
     """A place by its name, and where a person finds it."""
     if name == TENSORBOARD:
         from focus_agents.monitoring.tensorboard import TensorBoardSink
@@ -77,7 +76,7 @@ def _open(name: str, run: RunDirectory, config: Mapping[str, Any]) -> tuple[Sink
         return TensorBoardSink(run.path), f"`focus tensorboard {run.path}`"
     from focus_agents.monitoring.services import open_service
 
-    sink = open_service(name, run, config)
+    sink = open_service(name, run)
     return sink, sink.place
 
 

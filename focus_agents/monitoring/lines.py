@@ -23,10 +23,10 @@ def describe_validation(answers: Sequence[ScoredAnswer]) -> str:
     return f"validation mIoU {scores['miou_all']:.3f}, parsed {scores['parse_rate']:.0%} of {len(answers)} answers"
 
 
-def show(console: Console, text: str) -> None:
+def show(console: Console, text: str, *, style: str | None = None) -> None:
     """Print a text as it is, on whatever console; nothing of an empty one."""
     if text:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def show_validation(when: str, answers: Sequence[ScoredAnswer], console: Console, *, is_verbose: bool) -> None:

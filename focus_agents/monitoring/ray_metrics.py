@@ -8,21 +8,13 @@ from functools import cache
 
 from ray.util.metrics import Gauge
 
+from focus_agents.monitoring.endpoint import TAGS, gauge_name
 from focus_agents.runs.folder import COUNTERS
 from focus_agents.runs.metrics import METRICS
 from focus_env.types import ImageArray
 
-PREFIX = "focus_"
-NAMESPACE = "ray_"
-"""What Ray puts before each name on its endpoint."""
-TAGS = ("run", "stage", "part")
 REPEAT_SECONDS = 1.0
 """Shorter than any interval in which Ray reports."""
-
-
-def endpoint_name(name: str) -> str:
-    """Return the name that a metric of `METRICS` has on Ray's endpoint."""
-    return f"{NAMESPACE}{PREFIX}{name}"
 
 
 class RayMetrics:
@@ -80,4 +72,4 @@ def _whole(name: str) -> str:
 def _gauge(name: str) -> Gauge:
     """The one gauge of this process for a metric, whichever runs it shows."""
     metric = METRICS[name]
-    return Gauge(f"{PREFIX}{name}", description=f"{metric.meaning} [{metric.unit}]", tag_keys=TAGS)
+    return Gauge(gauge_name(name), description=f"{metric.meaning} [{metric.unit}]", tag_keys=TAGS)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 
 from focus_agents.rollout.records import RolloutGroup
@@ -62,6 +64,7 @@ class Recorder:
     def __init__(self, run: RunDirectory, console: Console, sinks: Sequence[Sink] = ()) -> None:
         self._run, self._console, self._sinks = run, console, [*sinks]
         self._told: set[str] = set()
+        self._unwritten: dict[str, Sequence[ScoredAnswer]] = {}
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Write the metrics of an iteration or step, or of the validation before training.
@@ -75,6 +78,8 @@ class Recorder:
         check_names([*metrics])
         self.attempt("metrics.jsonl", lambda: self._run.log(metrics))
         self.pass_on(metrics)
+        for name, answers in self._unwritten.items():  # without those before training no run is gone on with
+            self.answers(name, answers)
 
     def pass_on(self, metrics: Mapping[str, float | None]) -> None:
         """Show on every sink what is in the folder already, such as a line that another process wrote.
@@ -87,13 +92,19 @@ class Recorder:
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         self._tell(lambda sink: sink.log(finite, int(metrics[counter] or 0)))
 
-    def samples(self, iteration: int, groups: Sequence[RolloutGroup]) -> None:
-        """Keep what was sampled in an iteration."""
-        self.attempt("samples", lambda: self._run.write_samples(iteration, groups))
+    def samples(
+        self, iteration: int, groups: Sequence[RolloutGroup], advantages: npt.NDArray[np.float64] | None = None
+    ) -> None:
+        """Keep what was sampled in an iteration, with the advantages [N, G] of its groups."""
+        self.attempt("samples", lambda: self._run.write_samples(iteration, groups, advantages))
 
     def answers(self, name: str, answers: Sequence[ScoredAnswer]) -> bool:
-        """Keep the answers of a validation; returns whether they are in the folder."""
-        return self.attempt("validation answers", lambda: self._run.write_answers(name, answers))
+        """Keep the answers of a validation, now or as soon as there is room; returns whether they are in the folder."""
+        is_written = self.attempt("validation answers", lambda: self._run.write_answers(name, answers))
+        self._unwritten = {key: kept for key, kept in self._unwritten.items() if key != name}
+        if not is_written:
+            self._unwritten[name] = answers
+        return is_written
 
     def show(self, name: str, picture: ImageArray, position: int) -> None:
         """Show a picture on every sink; arguments as of `Sink.show`."""

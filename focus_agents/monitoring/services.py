@@ -1,7 +1,8 @@
 """Sinks for tracking services, through their own writers, each an extra of the package.
 
-Whatever they write on this machine lies in the run's folder, with the identifier by which `--resume` goes on with the
-same run. A service takes nothing back, so a point that it has been shown before an interruption is not shown again.
+Whatever they write on this machine lies in the run's folder, with the identifier by which a run that is gone on with
+stays the same run. A service takes nothing back, so a point that it was shown before an
+interruption is not shown again.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class Wandb:
             resume="allow" if run_id else None,
             dir=str(folder.parent),  # it adds its own name
             config=dict(config),
-            mode=mode,  # type: ignore[arg-type]
+            mode=mode,
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True),
         )
         self.run_id = self._run.id
@@ -138,7 +139,7 @@ class Mlflow:
             logging.getLogger(noisy).setLevel(logging.WARNING)
         server = os.environ.get("MLFLOW_TRACKING_URI")
         self._client = MlflowClient(server or f"sqlite:///{folder / 'mlflow.db'}")
-        self.place = server or f"`mlflow server --backend-store-uri sqlite:///{folder / 'mlflow.db'}`"
+        self.place = server or f"`MLFLOW_BACKEND_STORE_URI=sqlite:///{folder / 'mlflow.db'} mlflow ui`"
         if run_id is None:
             title = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
             found = self._client.get_experiment_by_name(title)
@@ -192,7 +193,7 @@ class Trackio:
                 auto_log_gpu=False,
                 auto_log_cpu=False,
             )
-        self.place = f"`TRACKIO_DIR={os.environ['TRACKIO_DIR']} trackio show --project {PROJECT}`"
+        self.place = f"`TRACKIO_DIR={os.environ['TRACKIO_DIR']} trackio show`"
 
     def log(self, metrics: Mapping[str, float], position: int) -> None:
         """As `Sink.log`."""
@@ -215,13 +216,12 @@ SERVICES: Mapping[str, Any] = {"wandb": Wandb, "mlflow": Mlflow, "trackio": Trac
 """Writers by the name of their package, which is that of the extra, too."""
 
 
-def open_service(name: str, run: RunDirectory, config: Mapping[str, Any]) -> ServiceSink:
+def open_service(name: str, run: RunDirectory) -> ServiceSink:
     """Start a run at a service, or go on with the one that the run's folder names.
 
     Args:
         name: A key of `SERVICES`.
-        run: The run.
-        config: Its arguments, shown beside it.
+        run: The run; its arguments are shown beside it.
 
     Raises:
         Exception: Whatever the service's writer raises.
@@ -232,7 +232,7 @@ def open_service(name: str, run: RunDirectory, config: Mapping[str, Any]) -> Ser
     with contextlib.suppress(CheckpointError):
         run_id = str(read_json(folder / STATE_FILE, "the run of a service")["id"])
         shown = max((int(line[key]) for line in run.read_metrics() for key in COUNTERS if key in line), default=-1)
-    writer = SERVICES[name](folder, run.path.absolute().name, config, run_id)
+    writer = SERVICES[name](folder, run.path.absolute().name, run.config(), run_id)
     write_json(folder / STATE_FILE, {"id": writer.run_id})
     return ServiceSink(name, writer, shown=shown)
 

@@ -1,23 +1,24 @@
 """What a run leaves behind, and what it shows while it goes on.
 
 runs/<name>/
-  config.json      every argument of the run, and under `code` which code it was started and gone on with
+  config.json      every argument of the run, and under `code` its code, and under `starts` each start
   metrics.jsonl    one object per iteration; METRICS says what each name means; metrics.csv, the same as a table
   warnings.jsonl   what looked wrong while it went on, if anything
-  validation/      one line per answer, before and after
-  samples/         pictures of validation episodes, and what was sampled in training
+  validation/      one line per answer, before, on the way and after; see `validations`
+  samples/         pictures of validation episodes, and what was sampled in training; see `samples`
   checkpoints/     iteration_000050/ to go on from; final/ the policy in transformers' format
   summary.json     the outcome
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from focus_agents.errors import CheckpointError
 from focus_agents.rollout.records import RolloutGroup
@@ -27,14 +28,16 @@ from focus_agents.runs.files import (
     keep_json_lines,
     read_json,
     read_json_lines,
-    to_json,
     write_json,
 )
 from focus_agents.runs.lock import hold_folder
-from focus_agents.runs.metrics import check_names, compare_validation, outcome_of
+from focus_agents.runs.metrics import check_names, compare_validation
 from focus_agents.runs.provenance import differences, provenance
-from focus_agents.runs.samples import best_and_worst
+from focus_agents.runs.samples import append_samples, rewind_samples
+from focus_agents.runs.starts import STARTS
+from focus_agents.runs.summary import SUMMARY_FILE, replace_summary
 from focus_agents.runs.table import add_to_table, drop_table
+from focus_agents.runs.validations import rewind_validations
 from focus_env.files import remove_unfinished
 from focus_env.metrics import ScoredAnswer
 from focus_env.rendering import ANSWER_COLOUR, TARGET_COLOUR, Colour, render_row, stack_rows, write_picture
@@ -46,7 +49,8 @@ METRICS_FILE = "metrics.jsonl"
 WARNINGS_FILE = "warnings.jsonl"
 COUNTERS = ("iteration", "step")
 """Metrics that count how far a run is; 0 is a validation before training."""
-FOLDERS = ("samples", "checkpoints", "validation")
+FOLDERS, SHOWN = ("samples", "checkpoints", "validation"), ("tensorboard", "wandb", "mlflow", "trackio")
+"""In a run's folder; the latter are of the sinks in `monitoring`."""
 CODE = "code"
 """In that file: the code that the run was started with, and each other that it was gone on with."""
 ARGUMENTS = "the arguments of a run"
@@ -128,7 +132,7 @@ class RunDirectory:
         run = cls(path)
         run._check_new()
         if run.is_blank:
-            for name in FOLDERS:
+            for name in (*FOLDERS, *SHOWN):
                 shutil.rmtree(path / name, ignore_errors=True)
             for name in (METRICS_FILE, WARNINGS_FILE):
                 (path / name).unlink(missing_ok=True)
@@ -175,7 +179,7 @@ class RunDirectory:
     @property
     def is_finished(self) -> bool:
         """Whether the run has come to its end."""
-        return (self.path / "summary.json").exists()
+        return (self.path / SUMMARY_FILE).exists()
 
     @property
     def is_blank(self) -> bool:
@@ -184,7 +188,7 @@ class RunDirectory:
             self.config()
         except CheckpointError:
             return False
-        traces = (self.path / "summary.json", self.checkpoints / "final")
+        traces = (self.path / SUMMARY_FILE, self.checkpoints / "final")
         if self.num_done is not None or any(trace.exists() for trace in traces):
             return False
         return not self.read_steps()
@@ -204,8 +208,7 @@ class RunDirectory:
         if not (self.path / CONFIG_FILE).exists():
             raise CheckpointError(f"run {self.path}: expected a run's folder with {CONFIG_FILE}, found none")
         config = read_json(self.path / CONFIG_FILE, ARGUMENTS)
-        config.pop(CODE, None)
-        return config
+        return {name: value for name, value in config.items() if name not in (CODE, STARTS)}
 
     def log(self, metrics: Mapping[str, float | None]) -> None:
         """Append the metrics of one iteration or step, what is not finite as null.
@@ -232,11 +235,12 @@ class RunDirectory:
             num_done: Iterations or steps that the checkpoint has behind it.
             counter: Which of `METRICS` counts them.
         """
-        for file in (self.path / name for name in (METRICS_FILE, WARNINGS_FILE, "samples/rollouts.jsonl")):
-            if not file.exists():
-                continue
-            keep_json_lines(file, lambda line, file=file: _count(line, counter, file) <= num_done)  # type: ignore[misc]
+        for file in (self.path / METRICS_FILE, self.path / WARNINGS_FILE):
+            if file.exists():
+                keep_json_lines(file, lambda line, file=file: _count(line, counter, file) <= num_done)  # type: ignore[misc]
         drop_table(self.path / METRICS_FILE)
+        rewind_samples(self.path / "samples", num_done)
+        rewind_validations(self.path, num_done)
 
     def write_answers(self, name: str, answers: Sequence[ScoredAnswer]) -> None:
         """Keep validation answers, one JSON object a line."""
@@ -274,10 +278,11 @@ class RunDirectory:
         write_picture(path, stack_rows(rows, legend=legend))
         return path
 
-    def write_samples(self, iteration: int, groups: Sequence[RolloutGroup]) -> None:
-        """Append the best and the worst answer of each group, the first thing to read when a run misbehaves."""
-        records = best_and_worst(iteration, groups)
-        append_json_lines(self.path / "samples" / "rollouts.jsonl", records)
+    def write_samples(
+        self, iteration: int, groups: Sequence[RolloutGroup], advantages: npt.NDArray[np.float64] | None = None
+    ) -> None:
+        """Keep what was sampled, the first thing to read when a run misbehaves; see `samples.append_samples`."""
+        append_samples(self.path / "samples", iteration, groups, advantages)
 
     def finish(
         self,
@@ -322,17 +327,7 @@ class RunDirectory:
         Returns:
             The summary that is in the folder now.
         """
-        file, new = self.path / "summary.json", dict(summary)
-        earlier: dict[str, Any] = {}
-        if file.exists():
-            with contextlib.suppress(CheckpointError):  # a damaged one is replaced
-                earlier = read_json(file, "the summary of a run")
-        if earlier and outcome_of(json.loads(to_json(new))) == outcome_of(earlier):
-            return earlier
-        if "seconds" in new:
-            new["seconds"] += earlier.get("seconds") or 0.0
-        write_json(file, new)
-        return new
+        return replace_summary(self.path / SUMMARY_FILE, summary)
 
 
 def _states_of(config: Mapping[str, Any]) -> list[Any]:

@@ -35,10 +35,10 @@ class Metric:
     healthy: str = ""
     stages: tuple[str, ...] = ("grpo",)
     part: str = ""
-    is_occasional: bool = False
     low: float | None = None
     high: float | None = None
     better: Literal["", "higher", "lower"] = ""
+    is_occasional: bool = False
 
     def is_outside(self, value: float) -> bool:
         """Return whether a value is beyond the bounds."""
@@ -156,6 +156,25 @@ METRICS: Mapping[str, Metric] = {
     "examples_per_second": Metric("examples/second", "supervised examples trained on", stages=SUPERVISED),
     "groups_per_second": Metric("groups/second", "groups sampled and learned from"),
     "tokens_per_second": Metric("tokens/second", "answer tokens sampled and learned from"),
+    "queue_depth": Metric(
+        "groups", "groups that are sampled when the learner comes for them; with async_steps only", "above 0"
+    ),
+    "sampler_restarts": Metric(
+        "restarts", "new processes so far in the place of samplers that died or hung; where samplers are processes", "0"
+    ),
+    "learner_restarts": Metric(
+        "restarts", "how often so far all learners were replaced after a fault; where learners are processes", "0"
+    ),
+    "worker_restarts": Metric(
+        "restarts", "how often so far all workers were started again from the last checkpoint", "0", SFT
+    ),
+    "memory_gib": Metric(
+        "GiB",
+        "resident memory of the largest process, and of the largest in each role",
+        "flat",
+        ("grpo", "sft"),
+        part="role",
+    ),
     "validation_miou": Metric(
         "IoU",
         "mean IoU of greedy answers to the validation episodes, 0 where no box could be read; also before training",

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -21,29 +20,29 @@ from focus_agents.errors import CheckpointError, EpisodeError, TrainingError
 from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import check_fit, load_config, load_processor
 from focus_agents.monitoring.alarms import Watcher
+from focus_agents.monitoring.album import ValidationAlbum
+from focus_agents.monitoring.attention import keep_attention
 from focus_agents.monitoring.curves import Facts
 from focus_agents.monitoring.lines import show_validation
 from focus_agents.monitoring.recorder import Recorder, Sink
+from focus_agents.monitoring.report import ReportSink
+from focus_agents.processes.names import naming_train
+from focus_agents.processes.torch_backend import local_torch_config
 from focus_agents.rollout.collect import describe_error, errors_of_no_episode
 from focus_agents.runs.checkpoint import read_training_state
-from focus_agents.runs.files import read_json_lines
 from focus_agents.runs.folder import RunDirectory
-from focus_agents.runs.progress import UnitWatch, progress_bar
 from focus_agents.runs.terminal import PlainConsole
 from focus_agents.settings import Settings
+from focus_agents.sft import notices
 from focus_agents.sft.data import SFTExamples
+from focus_agents.sft.following import Follower
 from focus_agents.sft.plan import SFTPlan
-from focus_agents.sft.worker import FAILURE_FILE, SCORE, SKIPPED_FILE, checkpoints_of, train_worker
-from focus_env.errors import FocusError
+from focus_agents.sft.restarts import RESTARTS_FILE, NoteRestarts
+from focus_agents.sft.worker import FAILURE_FILE, checkpoints_of, train_worker
+from focus_env.errors import FocusError, StorageError
 
-LINE_INTERVAL = 25
-"""Most steps between lines on the console; a shorter run has `NUM_LINES` all the same."""
-NUM_LINES = 40
-POLL_SECONDS = 0.5
-NUM_BEST = 2
-"""So many of the best checkpoints, of equally good ones the newest, are kept by Ray Train, and always the last one."""
 SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
-"""Ray Train's record of them."""
+"""Ray Train's record of the checkpoints of earlier releases, which it wrote itself."""
 NUM_CHECKED_EPISODES = 8
 
 
@@ -52,7 +51,7 @@ class Workers(Settings):
     """The processes that train."""
 
     num_workers: Annotated[int, Ge(0)] = 1
-    """Ray Train workers, each a process; 0 trains in this process, without checkpoints to go on from: for debugging."""
+    """Ray Train workers, each a process; 0 trains in this process, for debugging."""
     use_gpu: bool = False
     """One GPU for each."""
     max_failures: Annotated[int, Ge(0)] = 2
@@ -127,35 +126,44 @@ def train_sft(
     console = console or PlainConsole()
     run = RunDirectory(plan.run_path)
     started = time.perf_counter()
-    failure = plan.run_path / FAILURE_FILE
-    failure.unlink(missing_ok=True)
+    (plan.run_path / FAILURE_FILE).unlink(missing_ok=True)
+    (plan.run_path / RESTARTS_FILE).unlink(missing_ok=True)
+    notices.clear(plan.run_path)
     check_checkpoints(run, console)
+    naming, controller_callback = naming_train(
+        run.path.name, num_workers=workers.num_workers, at_restart=NoteRestarts(run.path)
+    )
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"plan": plan},
+        torch_config=local_torch_config(),
         scaling_config=ray.train.ScalingConfig(num_workers=workers.num_workers, use_gpu=workers.use_gpu),
         run_config=ray.train.RunConfig(
-            name=run.checkpoints.name,
-            storage_path=str(plan.run_path.absolute()),
+            name=f"{run.path.name}/{run.checkpoints.name}",  # a folder, and on Ray's dashboard the training's name
+            storage_path=str(run.path.absolute().parent),
+            callbacks=[controller_callback],
             failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_BEST, checkpoint_score_attribute=SCORE),
         ),
     )
-    num_validation_episodes = min(plan.schedule.num_validation_episodes, len(plan.validation_episodes))
-    facts = Facts(plan.config.num_steps, "step", num_validation_episodes=num_validation_episodes)
-    places = [*sinks, Watcher(run, console, facts)]
-    with _show_progress(run, plan.config.num_steps, console, places, is_verbose=is_verbose):
-        try:
-            trainer.fit()
-        except (ray.train.TrainingFailedError, EpisodeError) as error:  # the latter in this process
-            if failure.exists():
-                raise TrainingError(json.loads(failure.read_text())["message"]) from error
-            raise TrainingError(_describe(error, run)) from error
-    if failure.exists():
-        raise TrainingError(json.loads(failure.read_text())["message"])
-    before, after = run.read_answers("before"), run.read_answers("after")
-    show_validation("after", after, console, is_verbose=is_verbose)
-    steps = [line["step"] for line in run.read_steps()]
+    report = ReportSink(run.path, validation=plan.validation_episodes)
+    indices = range(min(plan.schedule.num_validation_episodes, len(plan.validation_episodes)))
+    facts = Facts(plan.config.num_steps, "step", num_validation_episodes=len(indices))
+    recorder = Recorder(run, console, [Watcher(run, console, facts), report, *sinks])
+    album = ValidationAlbum(run, recorder, plan.validation_episodes, indices, counter="step")
+    follower = Follower(run, plan.config.num_steps, console, recorder, album, is_verbose=is_verbose)
+    with contextlib.closing(recorder):
+        with naming, follower.following():
+            try:
+                trainer.fit()
+            except (ray.train.TrainingFailedError, EpisodeError) as error:  # the latter in this process
+                raise _failure(run) or TrainingError(_describe(error, run)) from error
+        if (failed := _failure(run)) is not None:
+            raise failed
+        before, after = run.read_answers("before"), run.read_answers("after")
+        show_validation("after", after, console, is_verbose=is_verbose)
+        # A full disk may have kept out a checkpoint, or lines.
+        steps = [run.num_done or 0, *(line["step"] for line in run.read_steps())]
+        keep_attention(run, recorder, plan.validation_episodes, max(steps))
     summary = run.finish(
         plan.validation_episodes,
         range(len(after)),
@@ -164,6 +172,7 @@ def train_sft(
         num_steps=max(steps),
         seconds=time.perf_counter() - started,
     )
+    Recorder(run, console, [report]).close()  # once more, with the summary
     checkpoints_of(run).prune(1)  # nothing is left to fall back from
     return summary
 
@@ -171,7 +180,7 @@ def train_sft(
 def check_checkpoints(run: RunDirectory, console: Console) -> None:
     """Tell of damaged checkpoints, and remove those that no run needs, before workers go on from the newest whole one.
 
-    Ray Train's record of them goes, too: workers do not need it, and one that a kill has cut would end the run.
+    A record of them that Ray Train has written goes, too: one that a kill has cut would end the run.
 
     Raises:
         CheckpointError: If there are checkpoints, and all of them are damaged.
@@ -202,97 +211,19 @@ def check_resumable(run: RunDirectory) -> None:
         )
 
 
+def _failure(run: RunDirectory) -> FocusError | None:
+    """Why workers gave up, as they have said it; None if they have not."""
+    file, told = run.path / FAILURE_FILE, notices.read(run.path)
+    if notices.FULL in told:
+        return StorageError(told[notices.FULL])
+    if file.exists():
+        return TrainingError(str(json.loads(file.read_text())["message"]))
+    return TrainingError(told[notices.FAILURE]) if notices.FAILURE in told else None
+
+
 def _describe(error: Exception, run: RunDirectory) -> str:
     """What a person needs of Ray's report: the first worker's own error."""
     failures = getattr(error, "worker_failures", {})
     cause = next(iter(failures.items()), (None, error))
     who = "Ray Train" if cause[0] is None else f"worker {cause[0]}"
     return f"{who} failed: {type(cause[1]).__name__}: {cause[1]}\ngo on from the last checkpoint by `resume` {run.path}"
-
-
-@contextlib.contextmanager
-def _show_progress(
-    run: RunDirectory, num_steps: int, console: Console, sinks: Sequence[Sink], *, is_verbose: bool
-) -> Iterator[None]:
-    """Follow `metrics.jsonl`, which a worker writes, by a bar, a line every few steps, and on every sink."""
-    done, named, watch = threading.Event(), set[str](), UnitWatch(console)
-    recorder = Recorder(run, console, sinks)
-    pass_on = _each_once(recorder, run.num_done)
-    with progress_bar("SFT", num_steps, console) as move_to:
-
-        def follow() -> None:
-            shown, pause, is_over, is_begun = 0, POLL_SECONDS, False, False
-            interval = max(1, min(LINE_INTERVAL, num_steps // NUM_LINES))
-            while not is_over:
-                is_over = done.wait(pause)
-                started = time.perf_counter()
-                pass_on(metrics := run.read_metrics())
-                lines = [line for line in metrics if line["step"]]
-                pause = max(POLL_SECONDS, 20 * (time.perf_counter() - started))
-                step = int(lines[-1]["step"]) if lines else 0
-                shown = min(shown, step)  # a restart goes back
-                move_to(step)
-                if metrics and not is_begun:  # the answers before training are there
-                    is_begun, before = True, run.read_answers("before")
-                    show_validation("before", before, console, is_verbose=is_verbose)
-                    watch.look(before)
-                for reason in _skipped(run):
-                    if reason not in named:
-                        console.print(f"skipped: {reason}", style="yellow", highlight=False, markup=False)
-                        named.add(reason)
-                for end in range(shown + 1, step + 1):
-                    if end % interval == 0 or end == num_steps or lines[end - 1].get(SCORE) is not None:
-                        window = lines[max(0, end - interval) : end]
-                        console.print(_line(window), highlight=False, soft_wrap=True)
-                shown = step
-
-        follower = threading.Thread(target=follow, daemon=True)
-        follower.start()
-        try:
-            yield
-        finally:
-            done.set()
-            follower.join()
-            recorder.close()
-
-
-def _each_once(recorder: Recorder, num_done: int | None) -> Callable[[Sequence[dict[str, Any]]], None]:
-    """Return what passes on lines that were not seen before; those that a restarted worker writes again, were.
-
-    Args:
-        recorder: Where to.
-        num_done: Steps that an earlier process has passed on; None: not even the validation before training.
-    """
-    last = -1 if num_done is None else num_done
-
-    def pass_on(lines: Sequence[dict[str, Any]]) -> None:
-        nonlocal last
-        for line in lines:
-            if line["step"] > last:
-                recorder.pass_on(line)
-                last = line["step"]
-
-    return pass_on
-
-
-def _skipped(run: RunDirectory) -> list[str]:
-    """Why episodes were left out so far, as the workers have written it."""
-    return [line["reason"] for line in read_json_lines(run.path / SKIPPED_FILE)]
-
-
-def _line(window: list[dict[str, Any]]) -> str:
-    """What a person reads of a few steps: means over them."""
-    last = window[-1]
-
-    def mean(name: str) -> float:
-        values = [line[name] for line in window if line.get(name) is not None]
-        return float(np.mean(values)) if values else float("nan")
-
-    line = f"{last['step']:>5}  LM loss {mean('lm_loss'):.3f}"
-    if "attention_loss" in last:
-        line += f"  attention loss {mean('attention_loss'):.3f}  S {mean('support_mass'):.2f}"
-        line += f"  past margin {mean('past_margin'):.0%}"
-    line += f"  {mean('examples_per_second'):.0f} examples/s"
-    if last["skipped_steps"]:
-        line += f"  skipped {last['skipped_steps']} steps"
-    return line + (f"  validation mIoU {last[SCORE]:.3f}" if last.get(SCORE) is not None else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -180,7 +181,7 @@ def train_run(config: dict[str, Any], *, study: RewardStudy) -> None:
 def _new_directory(run: Run, study: RewardStudy, plan: GRPOPlan) -> RunDirectory:
     """The folder of a run that starts; what an earlier one left there before its first checkpoint goes."""
     (run.folder / "config.json").unlink(missing_ok=True)
-    for name in ("metrics.jsonl", "samples/rollouts.jsonl"):
-        (run.folder / name).unlink(missing_ok=True)
+    (run.folder / "metrics.jsonl").unlink(missing_ok=True)
+    shutil.rmtree(run.folder / "samples", ignore_errors=True)
     arguments = dict(study.arguments) | {"reward": study.rewards[run.variant], "seed": run.seed}
     return RunDirectory.create(run.folder, arguments, used=plan.objects)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from focus_agents.monitoring import ray_metrics
-from focus_agents.monitoring.ray_metrics import RayMetrics, endpoint_name
+from focus_agents.monitoring.endpoint import endpoint_name
+from focus_agents.monitoring.ray_metrics import RayMetrics
 from focus_agents.runs.metrics import METRICS
 
 

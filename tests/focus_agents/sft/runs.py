@@ -79,9 +79,7 @@ def largest_difference(first: Path, second: Path) -> float:
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run without what the clock says."""
+    """The lines of a run without what the clock says, and what the machine does."""
     lines = RunDirectory(folder).read_steps()
-    return [
-        {k: v for k, v in line.items() if k not in ("seconds", "seconds_validating", "examples_per_second")}
-        for line in lines
-    ]
+    left_out = ("seconds", "seconds_validating", "examples_per_second", "worker_restarts")
+    return [{k: v for k, v in line.items() if k not in left_out and not k.startswith("memory_gib")} for line in lines]

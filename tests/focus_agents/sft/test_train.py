@@ -13,13 +13,13 @@ import ray
 import torch
 from rich.console import Console
 
-import focus_agents.sft.train as module
 from focus_agents.errors import CheckpointError, TrainingError
 from focus_agents.models.loading import load_model, load_processor
 from focus_agents.monitoring.recorder import Recorder
 from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.metrics import METRICS
+from focus_agents.sft.following import each_once
 from focus_agents.sft.train import Workers, check_plan, check_resumable
 from focus_env.types import Episode
 from tests.fakes import FakeDataset
@@ -63,7 +63,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
 def test_sinks_are_told_each_line_once(tmp_path: Path, num_done: int | None, told: list[int]) -> None:
     """Workers that start again go back to a checkpoint, and write the lines behind it again."""
     sink, run = KeptLines(), RunDirectory(tmp_path)
-    pass_on = module._each_once(Recorder(run, Console(), [sink]), num_done)
+    pass_on = each_once(Recorder(run, Console(), [sink]), num_done)
     for length in (0, 1, 5, 3, 4, 6):
         pass_on([{"step": step, "loss": None, "lr": 0.5} for step in range(length)])
     assert sink.lines == [(step, {"lr": 0.5}) for step in told]
