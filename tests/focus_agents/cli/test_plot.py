@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from focus_agents.reports.labels import find_runs, labels_by_name
+
 
 @pytest.mark.parametrize(
     ("runs", "labels"),
