@@ -152,7 +152,9 @@ def _draw_panel(
             steps, values = read_series(lines, metric, window) if lines else (np.empty(0), np.empty(0))
             is_drawn = steps > start if start else steps >= 0
             if is_drawn.any():
-                curves.append((f"C{number % 10}", (steps[is_drawn], values[is_drawn]), len(steps) < 0.5 * len(lines)))
+                curves.append(
+                    (f"C{number % 10}", (steps[is_drawn], values[is_drawn]), _is_rare(metric, len(steps), len(lines)))
+                )
                 counters.append(_counter(lines))
     for colour, (steps, values), is_rare in curves:
         axis.plot(steps, values, color=colour, linewidth=1.2, marker="." if is_rare else None, markersize=5)
@@ -230,13 +232,19 @@ def _counter(lines: Sequence[Mapping[str, float | None]]) -> str:
     raise CheckpointError(f"metrics.jsonl: expected lines with {' or '.join(COUNTERS)}, got {sorted(lines[0])}")
 
 
+def _is_rare(metric: str, num_values: int, num_lines: int) -> bool:
+    """Whether validations log a metric, or most lines lack it: then it is drawn as it is."""
+    declared = METRICS.get(metric.partition("/")[0])
+    return num_values < 0.5 * num_lines or (declared is not None and declared.is_occasional)
+
+
 def read_series(lines: Sequence[Mapping[str, float | None]], metric: str, window: int) -> Series:
-    """Steps and values of the lines that have a metric, averaged over `window` lines if most have it."""
+    """Steps and values of the lines that have a metric, averaged over `window` lines if most have it; no validations."""
     counter = _counter(lines)
     found = [(line[counter], line[metric]) for line in lines if line.get(metric) is not None]
     points = np.array(found, dtype=np.float64).reshape(-1, 2)
     values = points[:, 1]
-    if len(values) >= 0.5 * len(lines):
+    if not _is_rare(metric, len(values), len(lines)):
         sums = np.cumsum(np.concatenate([[0.0], values]))
         ends = np.arange(1, len(values) + 1)
         starts = np.maximum(0, ends - window)
