@@ -19,7 +19,7 @@ from tests.places import ROOT
 def pasted(text: str) -> list[list[str]]:
     """The words of each command of a help, as a shell reads them."""
     blocks = re.findall(r"^    (focus (?:.*\\\n)*.*)$", text, re.MULTILINE)
-    return [shlex.split(block) for block in blocks]
+    return [shlex.split(block.replace("\\\n", "")) for block in blocks]
 
 
 @pytest.mark.parametrize("width", ["40", "80", "200"])
