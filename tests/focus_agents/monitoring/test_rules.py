@@ -16,6 +16,7 @@ from focus_agents.monitoring.alarms import Alarm, Alarms, Watcher
 from focus_agents.monitoring.curves import Facts
 from focus_agents.monitoring.rules import RULES
 from focus_agents.runs.folder import WARNINGS_FILE, RunDirectory
+from tests.places import ROOT
 
 GOOD = {
     "reward": 1.1, "miou": 0.6, "parse_rate": 1.0, "format_rate": 0.99, "whole_image_rate": 0.0, "copy_rate": 0.1,
@@ -114,6 +115,13 @@ def test_shortcuts_are_compared_with_the_start() -> None:
     assert alarms_of(lambda n: {"copy_rate": 0.6, "miou": 0.6 + n / 1000}) == []
 
 
+@pytest.mark.parametrize(("counts", "told"), [([3.0] * 3, 1), ([1.0, 1.0, 2.0], 0), ([0.0] * 30 + [1.0] * 9, 0)])
+def test_restarts_are_counted_within_a_window(counts: list[float], told: int) -> None:
+    good = {**SUPERVISED, "support_mass": 0.5}
+    found = alarms_of(lambda n: {"worker_restarts": counts[n - 1]}, good=good, counter="step", num_lines=len(counts))
+    assert [alarm.kind for alarm in found] == ["restarts"] * told
+
+
 def test_processes_wait_only_where_there_are_some() -> None:
     slow = {"seconds_sampling": 30.0}
     assert alarms_of(lambda n: slow) == []
@@ -161,3 +169,8 @@ def test_a_file_that_cannot_be_written_is_named_once(tmp_path: Path, monkeypatch
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().count("warnings.jsonl cannot be written: [Errno 28]") == 1
     assert console.file.getvalue().count("warning: ") == 3
+
+
+def test_the_documentation_names_every_kind() -> None:
+    text = (ROOT / "docs/watching.md").read_text().split("## Warnings")[1].split("\n## ")[0]
+    assert {kind for kind in RULES if f"`{kind}`" not in text} == set()
