@@ -220,8 +220,8 @@ def _restarts(curves: Curves, facts: Facts) -> str | None:
     seen = " and ".join(text for text, _ in found)
     settings = " and ".join(f"`{setting}`" for _, setting in found)
     return (
-        f"{seen} in {min(WINDOW, curves.num_lines)} {facts.counter}s: processes die again and again, most often for want of "
-        f"memory; lower {settings}, and read the end of their logs, which `config.json` names"
+        f"{seen} in {min(WINDOW, curves.num_lines)} {facts.counter}s: processes die again and again, most often for "
+        f"want of memory; lower {settings}, and read the end of their logs, which `config.json` names"
     )
 
 
