@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from focus_env.arrays import Picture, as_picture
 from focus_env.boxes import as_box, box_iou
 from focus_env.files import fresh_file
-from focus_env.pictures import FourNumbers, Picture, as_picture, as_supports
+from focus_env.pictures import FourNumbers, as_episode, as_supports
 from focus_env.types import Box, Episode, EpisodeDataset, ImageArray
 
 Colour = tuple[int, int, int]
@@ -47,7 +48,7 @@ def draw_boxes(image: Picture, boxes: Sequence[tuple[FourNumbers, Colour, str]])
     """Draw boxes over a copy of an image.
 
     Args:
-        image: [H, W, 3] uint8, or another picture that `focus_env.pictures` takes; so for all functions here.
+        image: [H, W, 3] uint8, or another picture that `focus_env.arrays` takes; so for all functions here.
         boxes: Each a box `xyxy` in pixels of `image`, its colour, and its label; an empty label draws none.
             Later ones lie over earlier ones.
 
@@ -56,6 +57,9 @@ def draw_boxes(image: Picture, boxes: Sequence[tuple[FourNumbers, Colour, str]])
     """
     pixels = as_picture(image, "image")
     drawn = [(as_box(box, f"box {n}"), colour, label) for n, (box, colour, label) in enumerate(boxes, start=1)]
+    for number, (box, _, _) in enumerate(drawn, start=1):
+        if not all(map(math.isfinite, box)):
+            raise ValueError(f"box {number} must be four finite numbers, got {tuple(box)}")
     picture = Image.fromarray(pixels)
     draw = ImageDraw.Draw(picture)
     width = int(np.clip(min(pixels.shape[:2]) // 100, 2, 4))
@@ -99,6 +103,8 @@ def render_episode(episode: Episode, answers: Sequence[tuple[str, Box | None, Co
     Returns:
         [H, W, 3] uint8.
     """
+    episode = as_episode(episode)
+    answers = [(label, None if box is None else as_box(box, label), colour) for label, box, colour in answers]
     images = [exemplar.frame.image() for exemplar in episode.support] + [episode.query_frame.image()]
     height = _tile_height(max(image.shape[0] for image in images))
     tiles = []

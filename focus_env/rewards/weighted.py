@@ -22,6 +22,7 @@ import numpy as np
 
 from focus_env.errors import RewardError
 from focus_env.importing import import_object
+from focus_env.plain_numbers import is_plain
 from focus_env.rewards.answers import AnswerBatch
 from focus_env.rewards.terms import TERMS, RewardTerm, RewardTermEntry, Values, format_reward, iou_reward
 
@@ -56,7 +57,10 @@ class WeightedReward:
             raise ValueError(
                 "WeightedReward needs at least one term, got none; the default is WeightedReward.default()"
             )
-        for name, (_, weight) in self.terms.items():
+        for name, value in self.terms.items():
+            if not (isinstance(value, tuple) and len(value) == 2 and callable(value[0]) and _is_number(value[1])):
+                raise ValueError(f"reward term {name!r}: expected (function, weight), got {value!r:.80}")
+            weight = value[1]
             if not math.isfinite(weight):
                 raise ValueError(f"the weight of reward term {name!r} must be a finite number, got {weight}")
             if abs(weight) > MOST_WEIGHT:
@@ -255,9 +259,9 @@ def _nearest(name: str) -> str:
 def _is_number(value: Any) -> bool:
     try:
         float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
-    return True
+    return not isinstance(value, str) or is_plain(value)
 
 
 def _number_text(value: float) -> str:
