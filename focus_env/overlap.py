@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from focus_env.boxes import as_boxes, iou
-from focus_env.types import Episode
+from focus_env.types import Box, Episode
 
 Floats = npt.NDArray[np.float64]
 
@@ -179,3 +179,19 @@ def repeats_support(shares: npt.ArrayLike, support_shares: npt.ArrayLike) -> npt
         [..., K] bool.
     """
     return iou(np.asarray(shares, dtype=np.float64)[..., None, :], support_shares) >= COPY_IOU
+
+
+def name_shortcuts(box: Box, image_wh: tuple[int, int], shown: npt.ArrayLike) -> list[str]:
+    """Name the shortcuts that an answer takes, for captions.
+
+    Args:
+        box: The answer, `xyxy` in pixels of the query.
+        image_wh: (width, height) of the query.
+        shown: [K, 4] the support boxes as shares, see `support_shares`.
+
+    Returns:
+        "whole image" and "copies support 2", as far as they hold; supports are numbered from 1.
+    """
+    whole = ["whole image"] if covers_image(box, image_wh) else []
+    copied = np.flatnonzero(repeats_support(to_shares(box, image_wh), np.asarray(shown, dtype=np.float64)))
+    return whole + [f"copies support {number + 1}" for number in copied]

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from focus_env.arrays import Picture, as_picture
 from focus_env.boxes import as_box, box_iou
 from focus_env.files import fresh_file
+from focus_env.overlap import name_shortcuts, support_shares
 from focus_env.pictures import FourNumbers, as_episode, as_supports
 from focus_env.types import Box, Episode, EpisodeDataset, ImageArray
 
@@ -64,19 +65,22 @@ def draw_boxes(image: Picture, boxes: Sequence[tuple[FourNumbers, Colour, str]])
     draw = ImageDraw.Draw(picture)
     width = int(np.clip(min(pixels.shape[:2]) // 100, 2, 4))
     # The outline straddles the box: a white line around it shows on dark and on bright ground.
+    image_wh = picture.size
     for box, colour, _ in drawn:
-        draw.rectangle(_corners(box, width / 2 + 1), outline=(255, 255, 255), width=width + 2)
-        draw.rectangle(_corners(box, width / 2), outline=colour, width=width)
+        draw.rectangle(_corners(box, width / 2 + 1, image_wh), outline=(255, 255, 255), width=width + 2)
+        draw.rectangle(_corners(box, width / 2, image_wh), outline=colour, width=width)
     for box, colour, label in drawn:
         if label:
             _draw_label(draw, box, colour, label, pixels.shape[0])
     return np.array(picture)
 
 
-def _corners(box: Box, margin: float) -> list[float]:
+def _corners(box: Box, margin: float, image_wh: tuple[int, int]) -> list[float]:
+    """Of the outline, pulled into the picture where it would leave it: a box of the whole picture shows at its edge."""
     # A pixel column i covers i to i + 1, and Pillow's far corner is inclusive.
     x1, y1, x2, y2 = (round(value) for value in box)
-    return [x1 - margin, y1 - margin, x2 - 1 + margin, y2 - 1 + margin]
+    near, far = (max(0, x1 - margin), max(0, y1 - margin)), (x2 - 1 + margin, y2 - 1 + margin)
+    return [*near, *(max(low, min(high, size - 1)) for low, high, size in zip(near, far, image_wh, strict=True))]
 
 
 def _draw_label(draw: ImageDraw.ImageDraw, box: Box, colour: Colour, label: str, image_height: int) -> None:
@@ -98,7 +102,7 @@ def render_episode(episode: Episode, answers: Sequence[tuple[str, Box | None, Co
     Args:
         episode: Its pictures are decoded.
         answers: Each a label, a box `xyxy` in pixels of the query (None where the answer holds none), and a
-            colour. The caption gives each answer's IoU with the target.
+            colour. The caption gives each answer's IoU with the target, and names the shortcuts of `name_shortcuts`.
 
     Returns:
         [H, W, 3] uint8.
@@ -120,7 +124,7 @@ def render_episode(episode: Episode, answers: Sequence[tuple[str, Box | None, Co
         ("query", None),
         ("target absent", None) if episode.target_box is None else ("target", TARGET_COLOUR),
     ]
-    caption += [(_describe(label, box, episode.target_box), colour) for label, box, colour in answers]
+    caption += [(_describe(label, box, episode), colour) for label, box, colour in answers]
     tiles.append(np.full((1, _QUERY_GAP, 3), _BACKGROUND, np.uint8))
     tiles.append(_with_caption(tile, height, caption))
     return _join(tiles, axis=1)
@@ -264,10 +268,12 @@ def write_picture(path: Path, image: ImageArray) -> Path:
     return path
 
 
-def _describe(label: str, box: Box | None, target_box: Box | None) -> str:
+def _describe(label: str, box: Box | None, episode: Episode) -> str:
     if box is None:
         return f"{label}: no box"
-    return f"{label}: a box" if target_box is None else f"{label}: IoU {box_iou(box, target_box):.2f}"
+    target, shares = episode.target_box, support_shares(episode)
+    said = "a box" if target is None else f"IoU {box_iou(box, target):.2f}"
+    return ", ".join([f"{label}: {said}", *name_shortcuts(box, episode.query_frame.image_wh, shares)])
 
 
 def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:

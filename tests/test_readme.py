@@ -40,13 +40,18 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "experiments/LOG.md",
     "docs/answers.md",
+    "docs/dashboard.md",
     "docs/data.md",
     "docs/layers.md",
     "docs/python.md",
     "docs/rewards.md",
     "docs/scaling.md",
+    "docs/watching.md",
 )
-COMMANDS = ("CONTRIBUTING.md", "Makefile", "docs/data.md", "docs/python.md", "docs/rewards.md", "docs/scaling.md")
+COMMANDS = (
+    "CONTRIBUTING.md", "Makefile", "docs/data.md", "docs/python.md", "docs/rewards.md", "docs/scaling.md",
+    "docs/watching.md",
+)  # fmt: skip
 EXPERIMENTS = sorted(path.relative_to(ROOT / "experiments").as_posix() for path in ROOT.glob("experiments/**/*.py"))
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

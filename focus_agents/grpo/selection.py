@@ -19,6 +19,16 @@ def learning_rewards(groups: Sequence[RolloutGroup], settings: GRPOSettings) -> 
     return np.stack([group.rewards for group in groups]) - settings.truncation_penalty * is_cut
 
 
+def advantages_of(groups: Sequence[RolloutGroup], settings: GRPOSettings) -> npt.NDArray[np.float64]:
+    """[N, G] advantages of the answers of an iteration."""
+    return group_advantages(
+        learning_rewards(groups, settings),
+        scale=settings.advantage_scale,
+        leave_one_out=settings.leave_one_out,
+        tolerance=settings.signal_tolerance,
+    )
+
+
 def split_by_signal(
     groups: Sequence[RolloutGroup], settings: GRPOSettings
 ) -> tuple[list[RolloutGroup], list[RolloutGroup]]:
@@ -64,12 +74,7 @@ def make_training_groups(
         settings: With `zero_variance="drop"`, groups without signal are left out, but each learner is left a group.
         num_learners: Learners that share the groups; 0 counts as 1.
     """
-    advantages = group_advantages(
-        learning_rewards(groups, settings),
-        scale=settings.advantage_scale,
-        leave_one_out=settings.leave_one_out,
-        tolerance=settings.signal_tolerance,
-    )
+    advantages = advantages_of(groups, settings)
     training_groups = [
         training_group(group, row, counts_truncated=settings.truncated == "keep")
         for group, row in zip(groups, advantages, strict=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from focus_agents.engine.forward import image_inputs
 from focus_agents.models.adapters import model_parts
 from focus_agents.models.inputs import IGNORED
 from focus_agents.models.loading import SMALL, load_processor, load_trainable_model
+from focus_agents.monitoring.recorder import Recorder
+from focus_agents.monitoring.report import ReportSink
 from focus_agents.pretraining.data import DocumentBatch, PretrainingBatches, name_tokens, number_values
 from focus_agents.pretraining.settings import PretrainingConfig
 from focus_agents.runs.checkpoint import (
@@ -27,6 +31,7 @@ from focus_agents.runs.checkpoint import (
 )
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.progress import progress_bar
+from focus_agents.runs.terminal import PlainConsole
 from focus_env.boxes import iou
 from focus_env.datasets.synthetic.paints import Split
 from focus_env.prompts import PromptTemplate
@@ -74,11 +79,13 @@ class Pretraining:
         started = time.perf_counter()
         num_steps, first = self.config.num_steps, self._restore(console)
         window: list[dict[str, float]] = []
-        with progress_bar("pretraining", num_steps, console) as move_to:
+        report = ReportSink(self.directory.path)
+        recorder = Recorder(self.directory, console, [report])
+        with contextlib.closing(recorder), progress_bar("pretraining", num_steps, console) as move_to:
             for step, batch in zip(range(first, num_steps), self._batches(range(first, num_steps)), strict=True):
                 step_started = time.perf_counter()
                 metrics = self._step(step, batch)
-                self.directory.log({"step": step + 1, **metrics, "seconds": time.perf_counter() - step_started})
+                recorder.log({"step": step + 1, **metrics, "seconds": time.perf_counter() - step_started})
                 window.append(metrics)
                 move_to(step + 1)
                 if (step + 1) % LINE_INTERVAL == 0:
@@ -87,12 +94,18 @@ class Pretraining:
                     console.print(f"{step + 1:>6}  {line}", highlight=False)
                     window = []
                 if (step + 1) % self.config.checkpoint_interval == 0:
-                    self._checkpoint(step + 1)
+                    recorder.attempt(
+                        f"the checkpoint of step {step + 1}",
+                        partial(self._checkpoint, step + 1),
+                        so=f"{self.checkpoints.describe_kept()}, and the training goes on",
+                    )
         final = self.directory.checkpoints / "final"
         check_finite(self.parameters, what=f"policy {final}")
         save_policy(final, self.model, self.processor, template=self.template)
         summary = self.score() | {"seconds": time.perf_counter() - started}
-        return self.directory.write_summary(summary)
+        written = self.directory.write_summary(summary)
+        Recorder(self.directory, console, [report]).close()  # once more, with the summary
+        return written
 
     def score(self) -> dict[str, float]:
         """Means over pictures of identities that were never trained on, in the last stage of the curriculum."""
@@ -149,7 +162,7 @@ class Pretraining:
         def load(folder: Path) -> int:
             return int(load_training_state(folder, self.parameters, self.optimizer)["step"])
 
-        warn = (console or Console()).print
+        warn = (console or PlainConsole()).print
         restored = self.checkpoints.restore(load, lambda message: warn(f"warning: {message}", style="yellow"))
         step = 0 if restored is None else restored[1]
         self.directory.rewind(step, counter="step")

@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 
 from focus_agents.errors import EpisodeError, PolicyError
-from focus_agents.rollout.records import Completion, Generation, Policy, RolloutGroup, Sampling
+from focus_agents.rollout.records import Completion, Generation, Policy, RolloutGroup, Sampling, ShownSupport
 from focus_agents.rollout.scoring import check_wrappers, error_of, score_apart, unread_answer
 from focus_env.errors import FocusError, MissingDependencyError
 from focus_env.metrics import ScoredAnswer
@@ -197,6 +197,7 @@ def _group(env: gymnasium.Env[Any, Any], question: _Question, generation: Genera
             {name: float(values[place]) for name, values in scores.terms.items()} for place in range(len(texts))
         ),
         answers=scores.answers,
+        supports=_supports(question.episode),
     )
 
 
@@ -214,7 +215,13 @@ def _failed_group(question: _Question, error: Exception, group_size: int) -> Rol
         reward_terms=({},) * group_size,
         answers=answers,
         error=named,
+        supports=_supports(question.episode),
     )
+
+
+def _supports(episode: Episode | None) -> tuple[ShownSupport, ...]:
+    shown = () if episode is None else episode.support
+    return tuple(ShownSupport(exemplar.box, exemplar.frame.image_wh) for exemplar in shown)
 
 
 def _has_target(episode: Episode) -> bool:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from focus_env.errors import FocusError
 from focus_env.metrics import ScoredAnswer
-from focus_env.types import Message
+from focus_env.types import Box, Message
 
 if TYPE_CHECKING:  # a command line is read without torch
     from focus_agents.models.inputs import EncodedPrompt
@@ -93,6 +93,18 @@ class Policy(Protocol):
         ...
 
 
+class ShownSupport(NamedTuple):
+    """A support as it was shown, without its pixels.
+
+    Attributes:
+        box: `xyxy` in pixels of its picture.
+        image_wh: (width, height) of the picture.
+    """
+
+    box: Box
+    image_wh: tuple[int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class RolloutGroup:
     """One episode with G answers to it and their scores; the unit that a learner gets.
@@ -106,6 +118,7 @@ class RolloutGroup:
             the right answer would have been.
         error: Why the episode could not be asked, or none of its answers be scored; its answers then count as unread.
             None: there is at least one answer.
+        supports: The supports of the episode; empty where it could not be had.
     """
 
     episode_index: int
@@ -114,6 +127,7 @@ class RolloutGroup:
     reward_terms: tuple[dict[str, float], ...]
     answers: tuple[ScoredAnswer, ...]
     error: FocusError | None = None
+    supports: tuple[ShownSupport, ...] = ()
 
 
 def without_prefix(group: RolloutGroup) -> RolloutGroup:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from ray import tune
-from rich.console import Console
 
 from focus_agents.errors import TrainingError
 from focus_agents.grpo.plan import GRPOPlan
@@ -19,6 +19,7 @@ from focus_agents.grpo.train import train_grpo
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.lock import hold_folder
 from focus_agents.runs.provenance import sources_of_users
+from focus_agents.runs.terminal import PlainConsole
 from focus_agents.studies.study import Run, Study
 from focus_env.rewards.weighted import WeightedReward
 
@@ -172,7 +173,7 @@ def train_run(config: dict[str, Any], *, study: RewardStudy) -> None:
             directory,
             plan.validation_episodes,
             is_resumed=is_resumed,
-            console=Console(file=log, width=120),
+            console=PlainConsole(file=log, width=120),
         )
     tune.report({"miou": summary["miou_end"], "miou_gain": summary["miou_gain"]})
 
@@ -180,7 +181,7 @@ def train_run(config: dict[str, Any], *, study: RewardStudy) -> None:
 def _new_directory(run: Run, study: RewardStudy, plan: GRPOPlan) -> RunDirectory:
     """The folder of a run that starts; what an earlier one left there before its first checkpoint goes."""
     (run.folder / "config.json").unlink(missing_ok=True)
-    for name in ("metrics.jsonl", "samples/rollouts.jsonl"):
-        (run.folder / name).unlink(missing_ok=True)
+    (run.folder / "metrics.jsonl").unlink(missing_ok=True)
+    shutil.rmtree(run.folder / "samples", ignore_errors=True)
     arguments = dict(study.arguments) | {"reward": study.rewards[run.variant], "seed": run.seed}
     return RunDirectory.create(run.folder, arguments, used=plan.objects)

@@ -73,6 +73,11 @@ def assert_run_folder(folder: Path, *, num_lines: int) -> dict:
     assert json.loads((folder / "config.json").read_text())["name"] == folder.name
     with Image.open(folder / "samples/validation.png") as sheet:
         assert sheet.height > 6 * 160
+    report = (folder / "report.html").read_text()
+    assert report.endswith("</html>\n")
+    assert report.count("<img") > 20
+    assert '<td data-label="state">finished, ' in report
+    assert (folder / "samples/attention_0.png").is_file()
     assert (folder / "checkpoints/final/model.safetensors").is_file()
     return summary
 

@@ -15,6 +15,8 @@ import pytest
 from focus_agents.cli.command_line import parse, restore_arguments
 from focus_agents.cli.runs import RunArguments
 from focus_agents.runs.folder import RunDirectory
+from focus_agents.runs.samples import sampled_iterations
+from focus_agents.runs.validations import validation_picture
 from focus_env.datasets.transforms import ShuffledSupports
 from tests.focus_agents.cli.commands import (
     NEW_FLAGS,
@@ -57,7 +59,11 @@ def assert_same_outcome(folder: Path, other: Path) -> None:
     timings |= {"groups_per_second", "tokens_per_second", "validation_miou"}
     metrics = [
         [
-            {name: value for name, value in json.loads(line).items() if name not in timings}
+            {
+                name: value
+                for name, value in json.loads(line).items()
+                if name not in timings and not name.startswith("memory_gib")
+            }
             for line in (path / "metrics.jsonl").read_text().splitlines()
         ]
         for path in (folder, other)
@@ -93,6 +99,9 @@ def test_grpo_is_stopped_then_killed(sft_run: Path, straight_run: Path) -> None:
     assert f"--resume {folder}" in output
     assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"iteration_{num_done:06d}"]
     assert len(RunDirectory(folder).read_steps()) == num_done
+    assert sampled_iterations(folder / "samples") == list(range(1, num_done + 1))
+    assert '<td data-label="state">not finished, ' in (folder / "report.html").read_text()
+    assert validation_picture(folder, num_done).is_file()
 
     process = start("run_grpo.py", "--resume", str(folder), "--checkpoint-interval", "1", "--no-dashboard")
     wait_for(lambda: any((folder / "checkpoints").glob(".iteration_*")), process)

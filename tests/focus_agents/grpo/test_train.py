@@ -40,11 +40,14 @@ def test_what_failed_or_was_cut_is_in_the_line(changes: dict[str, float], text: 
 
 
 WATCH: Any = SimpleNamespace(look=lambda answers: None)
+ALBUM: Any = SimpleNamespace(add=lambda position, answers: None)
 
 
 def iterate(algorithm: Any, schedule: GRPOSchedule, run: RunDirectory, console: Console) -> None:
     recorder = Recorder(run, console)
-    module._iterate(algorithm, schedule, run, [0], first=0, console=console, watch=WATCH, recorder=recorder)
+    module._iterate(
+        algorithm, schedule, run, [0], first=0, console=console, watch=WATCH, recorder=recorder, album=ALBUM
+    )
 
 
 class Algorithm:

@@ -18,6 +18,7 @@ from focus_agents.rollout.records import Completion, Generation, RolloutGroup
 from focus_agents.runs.folder import AFTER_COLOUR, BEFORE_COLOUR, NUM_SHEET_EPISODES, RunDirectory
 from focus_agents.runs.metrics import METRICS, check_names, rollout_metrics
 from focus_agents.runs.progress import progress_bar
+from focus_agents.runs.samples import read_samples
 from focus_env.metrics import ScoredAnswer
 from focus_env.types import Box, ParseStatus
 from tests.answers import UNREADABLE, scored
@@ -47,6 +48,10 @@ def group(
 
 def lines_of(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def samples_of(run: RunDirectory) -> list[dict[str, Any]]:
+    return list(read_samples(run.path / "samples"))
 
 
 @pytest.fixture
@@ -119,8 +124,8 @@ class TestMetrics:
             run.write_samples(iteration, [group([1.0, 0.0], [scored(1.0), UNREADABLE], [1, 2])])
         run.rewind(kept, counter="iteration")
         assert [line["iteration"] for line in lines_of(run.path / "metrics.jsonl")] == expected
-        samples = lines_of(run.path / "samples" / "rollouts.jsonl")
-        assert [line["iteration"] for line in samples] == [i for i in expected for _ in ("best", "worst")]
+        samples = [(record["iteration"], answer) for record in samples_of(run) for answer in record["answers"]]
+        assert [iteration for iteration, _ in samples] == [i for i in expected for _ in ("best", "worst")]
         run.log({"iteration": 7})
         assert lines_of(run.path / "metrics.jsonl")[-1] == {"iteration": 7}
 
@@ -230,17 +235,15 @@ class TestAnswers:
 
     def test_the_best_and_the_worst_of_each_group(self, run: RunDirectory) -> None:
         answers = [scored(0.2), UNREADABLE, scored(0.9, index=1)]
-        run.write_samples(4, [group([0.7, 0.0, 1.4], answers, [1, 2, 4])])
-        run.write_samples(5, [group([0.5, 0.5], answers[:2], [1, 1])])
-        best, worst, *rest = lines_of(run.path / "samples" / "rollouts.jsonl")
-        assert best == {
-            "iteration": 4, "episode": "fake/1", "which": "best", "reward": 1.4, "iou": 0.9, "status": "ok",
-            "text": "text 2",
-        }  # fmt: skip
-        assert worst == best | {
-            "episode": "fake/0", "which": "worst", "reward": 0.0, "iou": 0.0, "status": "no_box", "text": "text 1",
-        }  # fmt: skip
-        assert [(line["iteration"], line["which"]) for line in rest] == [(5, "best"), (5, "worst")]
+        run.write_samples(24, [group([0.7, 0.0, 1.4], answers, [1, 2, 4])])
+        run.write_samples(25, [group([0.5, 0.5, 0.5], answers, [1, 1, 1])])
+        first, rest = samples_of(run)
+        worst, best = first["answers"]
+        chosen = ("reward", "iou", "status", "text")
+        assert [best[name] for name in chosen] == [1.4, 0.9, "ok", "text 2"]
+        assert [worst[name] for name in chosen] == [0.0, 0.0, "no_box", "text 1"]
+        assert first["iteration"] == 24
+        assert [(rest["iteration"], answer["number"]) for answer in rest["answers"]] == [(25, 0), (25, 1)]
 
 
 class TestFinish:
