@@ -249,7 +249,7 @@ def stack_rows(
     return _join(parts[:-1], axis=0)
 
 
-def write_picture(path: Path, image: ImageArray) -> Path:
+def write_picture(path: str | Path, image: Picture) -> Path:
     """Write a picture at once, in the format that the ending of its name says.
 
     Args:
@@ -263,8 +263,11 @@ def write_picture(path: Path, image: ImageArray) -> Path:
         StorageError: If the file cannot be written.
         ValueError: If no format has this ending.
     """
+    path, pixels = Path(path), as_picture(image, "image")
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"{path}: expected an ending such as .png, in whose format pictures are written")
     with fresh_file(path) as scratch:
-        Image.fromarray(image).save(scratch)
+        Image.fromarray(pixels).save(scratch)
     return path
 
 

@@ -53,6 +53,8 @@ class WeightedReward:
     terms: Mapping[str, tuple[RewardTerm, float]]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.terms, Mapping):
+            raise ValueError(f"WeightedReward: expected a mapping from names to terms, got {self.terms!r:.80}")
         if not self.terms:
             raise ValueError(
                 "WeightedReward needs at least one term, got none; the default is WeightedReward.default()"
@@ -145,7 +147,7 @@ def _evaluate(name: str, term: RewardTerm, answers: AnswerBatch) -> Values:
         if given.dtype.kind == "c":  # NumPy would drop the imaginary part with a warning
             raise TypeError("expected real numbers, got complex ones")
         values = given.astype(np.float64)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # an exit would look like an end of the work
         raise RewardError(
             f"reward term {name!r} raised {type(error).__name__}: {error}{_place(error)}, "
             f"for {_describe(answers, _first_failure(term, answers))}"
@@ -168,12 +170,12 @@ def _first_failure(term: RewardTerm, answers: AnswerBatch) -> int:
     for position in range(len(answers)):
         try:
             term(answers.row(position))
-        except Exception:
+        except (Exception, SystemExit):
             return position
     return 0
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """Where in the term's own code it happened: other processes and the command line show no traceback."""
     frames = traceback.extract_tb(error.__traceback__)[1:]
     return f" ({frames[0].filename}, line {frames[0].lineno})" if frames else ""

@@ -14,8 +14,9 @@ from PIL import Image
 
 from focus_env import Box, Episode, Exemplar, Frame, SingleImageObservation, score_answers
 from focus_env.env import InContextLocalizationEnv
-from focus_env.errors import DatasetError
+from focus_env.errors import DatasetError, RewardError
 from focus_env.prompts import TEMPLATES
+from focus_env.rendering import write_picture
 from focus_env.rewards.weighted import WeightedReward
 from tests.fakes import make_episode
 from tests.focus_env.environments import make_env
@@ -150,6 +151,32 @@ def test_a_target_that_nothing_can_hit_is_not_scored(box: Box) -> None:
     episode = dataclasses.replace(make_episode(0), target_box=box)
     with pytest.raises(ValueError, match="episode 'fake/0': target_box must"):
         score_answers(episode, ["none"], template=TEMPLATES["default"], reward=WeightedReward.default())
+
+
+def test_a_reward_that_ends_the_process_is_named() -> None:
+    def leaves(answers: Any) -> Any:
+        raise SystemExit(0)
+
+    env = make_env(reward=WeightedReward({"mine": (leaves, 1.0)}))
+    env.reset()
+    with pytest.raises(RewardError, match="reward term 'mine' raised SystemExit"):
+        env.step("none")
+
+
+@pytest.mark.parametrize(
+    "terms", [3, [("a", (len, 1.0))], {"a": len}, {"a": (len,)}, {"a": (3, 1.0)}, {"a": (len, "1_0")}]
+)
+def test_what_are_no_terms_of_a_reward(terms: Any) -> None:
+    with pytest.raises(ValueError, match=r"expected a mapping from names to terms|expected \(function, weight\)"):
+        WeightedReward(terms)
+
+
+@pytest.mark.parametrize("name", ["x", "x.fli", "x.png.txt"])
+def test_a_picture_is_written_in_a_format_that_there_is(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected an ending such as \.png"):
+        write_picture(tmp_path / name, PICTURE)
+    assert list(tmp_path.iterdir()) == []
+    assert write_picture(str(tmp_path / "x.png"), PICTURE[..., 0]).is_file()
 
 
 def test_an_image_of_an_environment_that_stacks_none_is_named() -> None:
