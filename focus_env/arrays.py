@@ -55,7 +55,9 @@ def as_picture(value: Any, name: str) -> npt.NDArray[np.uint8]:
         raise ValueError(
             f"{name}: expected {EXPECTED}, got the address {value!r:.80}; fetch the file, and pass its path"
         )
-    if isinstance(value, str | Path | bytes | Image.Image):
+    if isinstance(value, str | Path):
+        value = Path(value).expanduser()
+    if isinstance(value, Path | bytes | Image.Image):
         try:
             return read_picture(value)
         except DatasetError as error:

@@ -22,7 +22,7 @@ from focus_env.datasets.sampler import AbsentPolicy, BadPolicy, SamplingProtocol
 from focus_env.datasets.transforms import ShuffledSupports
 from focus_env.prompts import PromptTemplate
 from focus_env.regular_files import open_regular
-from focus_env.rewards.terms import terms_help
+from focus_env.rewards.terms import TERMS, terms_help
 from focus_env.rewards.weighted import WeightedReward
 from focus_env.types import EpisodeDataset
 
@@ -298,4 +298,6 @@ def _worth_something(reward: WeightedReward, text: str) -> WeightedReward:
     """The reward, if an answer can earn anything by it."""
     if all(weight == 0 for _, weight in reward.terms.values()):
         raise ValueError(f"reward {text!r}: expected a weight other than 0, got none; nothing can be learned from it")
+    if all(name.partition("(")[0] in TERMS.built_in and weight <= 0 for name, (_, weight) in reward.terms.items()):
+        raise ValueError(f"reward {text!r}: expected a weight above 0, got none; the worst answers would earn most")
     return reward

@@ -69,9 +69,14 @@ class ResultsFolder:
         for cell in cells:
             before = known.get(cell.name.casefold(), cell)
             if replace(before, num_episodes=cell.num_episodes) != cell:
+                advice = (
+                    "choose another `label`"
+                    if cell.policy == before.policy
+                    else "score them in different folders, by `output_dir`"
+                )
                 raise ValueError(
                     f"{path}: policy {cell.policy!r} on {cell.dataset!r} and policy {before.policy!r} on "
-                    f"{before.dataset!r} would have the same files, {cell.name}; choose another `label`"
+                    f"{before.dataset!r} would have the same files, {cell.name}; {advice}"
                 )
             known[cell.name.casefold()] = replace(cell, num_episodes=max(cell.num_episodes, before.num_episodes))
         if code is not None:

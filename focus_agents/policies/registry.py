@@ -195,9 +195,11 @@ def _named(load: Callable[..., Any], path: str, *arguments: str) -> Any:
             raise
         near = difflib.get_close_matches(text.partition(":")[0], POLICIES.load_all()[0], n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
+        # What is wrong with an own policy stands before the long list of the others.
+        reason = f" ({hide_credentials(str(error))})" if ":" in text else ""
         raise ValueError(
-            f"policy {hide_credentials(text)!r}: no such policy.{hint} Known are {POLICIES.known()}; your own by its "
-            f"import path, package.module:Name ({hide_credentials(str(error))})"
+            f"policy {hide_credentials(text)!r}: no such policy{reason}.{hint} Known are {POLICIES.known()}; your own "
+            "by its import path, package.module:Name"
         ) from error
 
 

@@ -84,6 +84,13 @@ def test_streams_and_tensors(tmp_path: Path) -> None:
     assert np.abs(as_picture(shares.bfloat16(), "query").astype(int) - PIXELS).max() <= 1
 
 
+def test_a_path_below_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    assert np.array_equal(as_picture("~/a.png", "query"), PIXELS)
+    assert np.array_equal(as_picture(Path("~/a.png"), "query"), PIXELS)
+
+
 def test_files(tmp_path: Path) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
     for source in (tmp_path / "a.png", str(tmp_path / "a.png"), (tmp_path / "a.png").read_bytes()):

@@ -123,6 +123,8 @@ def test_each_number_of_a_command_has_a_range(command: str, capsys: pytest.Captu
         ("grpo", ["--delta", "nan"], "--delta: expected "),
         ("grpo", ["--lora-rank", "100000"], "--lora-rank: expected 1 or more, and at most 4096, got 100000"),
         ("grpo", ["--reward", "iou:0"], "reward 'iou:0': expected a weight other than 0, got none"),
+        ("grpo", ["--reward", "iou:-1"], "reward 'iou:-1': expected a weight above 0, got none; the worst answers"),
+        ("grpo", ["--reward", "iou_at(0.5):-1,format:0"], "expected a weight above 0, got none; the worst answers"),
         ("grpo", ["--reward", "iou:nan"], "must be a finite number, got nan"),
         ("grpo", ["--reward", "iou:1e30"], "the weight of reward term 'iou' must be from -1e6 to 1e6, got 1e+30"),
         ("sft", ["--image-size", "100000"], "--image-size: expected a whole number, and at most 4096, got 100000"),

@@ -149,8 +149,19 @@ def test_a_release_is_part_of_a_policy_and_other_code_is_said(tmp_path: Path, mo
 def test_names_that_would_share_files_are_refused(tmp_path: Path) -> None:
     for first, second in (("a:b", "a-b"), ("A", "a"), ("x__y", "X__y")):
         open_results(tmp_path / first, make_plan(dataset=first))
-        with pytest.raises(ValueError, match="would have the same files"):
+        with pytest.raises(ValueError, match=r"would have the same files, .*; choose another `label`"):
             open_results(tmp_path / first, make_plan(dataset=second))
+
+
+def test_policies_that_would_share_files_are_sent_to_different_folders(tmp_path: Path) -> None:
+    """A label names data, and would be the same for both."""
+    cells = make_plan().cells()
+    others = [dataclasses.replace(cell, policy=cell.policy.upper()) for cell in cells]
+    assert others != cells
+    with pytest.raises(
+        ValueError, match="would have the same files, .*; score them in different folders, by `output_d"
+    ):
+        ResultsFolder.open(tmp_path, data={}, policies={}, cells=[*cells, *others])
 
 
 def test_a_damaged_file_of_digests_is_named(tmp_path: Path) -> None:
