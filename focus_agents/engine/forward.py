@@ -63,12 +63,12 @@ def encode_images(model: Any, prompts: PromptBatch) -> tuple[torch.Tensor, ...]:
 
 def cache_input(backbone: Any, cache: Cache) -> dict[str, Cache]:
     """Return the keyword argument that hands a cache to a model; transformers renames it, one family at a time."""
-    return {"cache" if _says_cache(backbone.__class__) else "past_key_values": cache}
+    return {_name_of_cache(type(backbone).forward): cache}
 
 
 @functools.cache
-def _says_cache(kind: type) -> bool:
-    return "cache" in inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
+def _name_of_cache(forward: Any) -> str:
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 def prefill(model: Any, prompts: PromptBatch, cache: Cache | None = None) -> Prefix:

@@ -158,9 +158,7 @@ def test_policies_that_would_share_files_are_sent_to_different_folders(tmp_path:
     cells = make_plan().cells()
     others = [dataclasses.replace(cell, policy=cell.policy.upper()) for cell in cells]
     assert others != cells
-    with pytest.raises(
-        ValueError, match="would have the same files, .*; score them in different folders, by `output_d"
-    ):
+    with pytest.raises(ValueError, match=r"the same files, .*; score them in different folders, by `output_dir`"):
         ResultsFolder.open(tmp_path, data={}, policies={}, cells=[*cells, *others])
 
 
