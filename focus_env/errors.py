@@ -34,7 +34,15 @@ class RewardError(FocusError, ValueError):
 
 
 class StorageError(FocusError, OSError):
-    """A file or folder could not be written, because the disk is full or for another reason; it is as it was before."""
+    """A file or folder could not be written, because the disk is full or for another reason; it is as it was before.
+
+    Attributes:
+        cause: The message without its advice for a command that has ended; empty if it has none.
+        reason: The same without the path.
+    """
+
+    cause: str = ""
+    reason: str = ""
 
 
 class MissingDependencyError(FocusError, ImportError):

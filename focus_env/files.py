@@ -12,6 +12,7 @@ import ctypes
 import itertools
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ _FRESH, _OLD = "fresh", "old"
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 _FULL_TEXTS = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122")
 """What libraries that raise errors of their own say of a full disk."""
+_FAILED_TEXTS = (*_FULL_TEXTS, "PytorchStreamWriter failed", "unexpected pos", "os error", "IoError")
+"""What they say where a file cannot be written for whatever reason."""
 _LEAST_FREE = 2**20
 """With less room than this, an error in writing is one of a full disk; that of torch says nothing of it."""
 
@@ -45,8 +48,10 @@ def fresh_file(path: Path) -> Iterator[Path]:
         yield path
         return
     with named_errors(path), _scratch_file(path) as scratch:
+        mode = scratch.stat().st_mode
         try:
             yield scratch
+            _open_up(scratch, mode)
             _sync(scratch)
             os.replace(scratch, path)
             _sync(path.parent)
@@ -71,7 +76,9 @@ def fresh_folder(path: Path) -> Iterator[Path]:
     with named_errors(path), _scratch_folder(path) as scratch:
         try:
             yield scratch / _FRESH
+            mode = scratch.stat().st_mode
             for part in (*(scratch / _FRESH).rglob("*"), scratch / _FRESH):
+                _open_up(part, mode)
                 _sync(part)
             _swap_in(scratch, path)
             _sync(path.parent)
@@ -261,6 +268,18 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _open_up(path: Path, mode: int) -> None:
+    """Let those read a file who may read what this process makes; some libraries' files are their owner's alone.
+
+    Args:
+        path: What a library may have made; folders are left as they are.
+        mode: Of a file or folder that was made as usual, by the umask.
+    """
+    found = path.stat().st_mode
+    if path.is_file() and (wanted := found | mode & 0o666) != found:
+        path.chmod(stat.S_IMODE(wanted))
+
+
 # ---- errors
 
 
@@ -275,13 +294,18 @@ def named_errors(path: Path) -> Iterator[None]:
         free = _free_bytes(path)
         is_full = any(text in str(error) for text in _FULL_TEXTS)
         is_full |= isinstance(error, OSError | RuntimeError) and free < _LEAST_FREE
-        if not (isinstance(error, OSError) or is_full):
+        if not (isinstance(error, OSError) or is_full or any(text in str(error) for text in _FAILED_TEXTS)):
             raise
         advice = "make room" if is_full else "mend the cause"
-        raise StorageError(
-            f"{path}: could not be written ({error}); {free / 2**20:,.0f} MiB are free there. It is as it was before; "
-            f"{advice}, and repeat the command"
-        ) from error
+        cause = f"could not be written ({error}); {free / 2**20:,.0f} MiB are free there"
+        told = StorageError(f"{path}: {cause}. It is as it was before; {advice}, and repeat the command")
+        told.cause, told.reason = f"{path} {cause}", f"{error}; {free / 2**20:,.0f} MiB are free there"
+        raise told from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return why something could not be written, without advice for a command that has ended by it."""
+    return getattr(error, "reason", "") or str(error)
 
 
 def _free_bytes(path: Path) -> float:

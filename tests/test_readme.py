@@ -40,6 +40,7 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "experiments/LOG.md",
     "docs/answers.md",
+    "docs/dashboard.md",
     "docs/data.md",
     "docs/layers.md",
     "docs/python.md",

@@ -80,7 +80,7 @@ def main() -> None:
         succeeded = args.report_only or run_with_progress(study, console)
     with user_errors(Args):
         report = write_report(study, args.report_dir or study.folder)
-    console.print(report.read_text(), soft_wrap=True)
+    console.print(report.read_text())
     if not succeeded:
         raise SystemExit(1)
 

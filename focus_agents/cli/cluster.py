@@ -12,19 +12,52 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from focus_agents.cli.ray_compat import own_node, raylets, show_token
+from focus_agents.cli.command_line import own_command, quiet_libraries
+from focus_agents.cli.dashboard import TOKEN_FILE, dashboard_line, place_token
+from focus_agents.cli.ray_compat import own_node, raylets, session_of_ray, show_token
+from focus_agents.errors import TrainingError
+from focus_agents.processes.loopback import stay_on_loopback
+from focus_agents.runs.folder import CONFIG_FILE
+from focus_agents.runs.starts import note_start
 from focus_agents.settings import Settings
 
+if TYPE_CHECKING:
+    from ray.job_config import JobConfig
+
+START_SECONDS = 30
+"""How long Ray itself waits for its processes on this machine."""
 ANSWER_SECONDS = 5.0
 """How long a cluster may take to answer at its address."""
-TOKEN_FILE = Path("~/.ray/auth_token")
-"""Where Ray keeps the token of this user's clusters, made when it first runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run as Ray's dashboard shows it among its jobs.
+
+    Attributes:
+        folder: The run's; its name is the job's.
+        command: The command line.
+    """
+
+    folder: Path
+    command: str = field(default_factory=own_command)
+
+    def config(self) -> JobConfig:
+        """Return what Ray is told."""
+        from focus_agents.processes.names import job_config
+
+        return job_config(self.folder.name, command=self.command, folder=str(self.folder.absolute()))
+
+    def note_start(self) -> None:
+        """Write into the run's config.json by which command it runs, and where; Ray has been started."""
+        note_start(self.folder / CONFIG_FILE, command=self.command, ray=session_of_ray())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +118,21 @@ class RayArguments(Settings):
     dashboard: bool = True
     """Serve the Ray dashboard, if this run starts Ray."""
 
-    def connect(self, needs: Sequence[Need] = ()) -> None:
+    def import_ray(self) -> None:
+        """Import Ray and the other large libraries quietly, for a run that listens on the loopback if it starts Ray."""
+        if self.ray_address is None:
+            stay_on_loopback()
+        quiet_libraries()
+        from focus_agents.processes.messages import quiet_ray
+
+        quiet_ray()
+
+    def connect(self, needs: Sequence[Need] = (), *, job: Job | None = None) -> None:
         """Join the cluster, if one is named, and see that it, or else this machine, has what a run asks for.
 
         Args:
             needs: What is asked for.
+            job: What the cluster is told of the run.
 
         Raises:
             ValueError: If it has not, or no cluster answers at the address.
@@ -97,14 +140,19 @@ class RayArguments(Settings):
         if self.ray_address is None:
             check_needs(needs, [_this_machine()], where="this machine")
             return
-        join_cluster(self.ray_address)
+        join_cluster(self.ray_address, job)
         import ray  # here and below: a command line is read without it
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         check_needs(needs, nodes, where=f"the cluster at {self.ray_address}")
 
     def start_ray(
-        self, *, num_processes: int, console: Console, advice: Callable[[], str] = lambda: "start again as before"
+        self,
+        *,
+        num_processes: int,
+        console: Console,
+        advice: Callable[[], str] = lambda: "start again as before",
+        job: Job | None = None,
     ) -> None:
         """Join the cluster, or start Ray with a CPU for each of the run's processes; on a small machine they share.
 
@@ -112,38 +160,68 @@ class RayArguments(Settings):
             num_processes: How many there are beside this one.
             console: Where to print.
             advice: Called where Ray dies under this process, which ends it at once; says how to go on.
+            job: What Ray is told of the run.
         """
         import ray
 
         if not ray.is_initialized():
             if self.ray_address is None:
-                self._start_here(1 + num_processes, console)
+                self._start_here(1 + num_processes, console, job)
             else:
-                join_cluster(self.ray_address)
+                join_cluster(self.ray_address, job)
+        if (line := dashboard_line()) is not None:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
         watch_raylet(console, advice)
 
-    def _start_here(self, num_processes: int, console: Console) -> None:
-        """Start Ray on this machine."""
-        import ray
+    def _start_here(self, num_processes: int, console: Console, job: Job | None) -> None:
+        """Start Ray on this machine.
 
-        with own_handlers():
-            context = ray.init(
+        Raises:
+            TrainingError: If it does not come up.
+        """
+        place_token(None if job is None else job.folder)
+        with console.status("starting Ray"), own_handlers():
+            start_patiently(
                 address="local",
                 num_cpus=max(os.cpu_count() or 1, num_processes),
                 include_dashboard=self.dashboard,
-                logging_level="ERROR",
+                logging_level="WARNING",
                 log_to_driver=False,
+                job_config=None if job is None else job.config(),
             )
-        if self.dashboard:
-            token = f" (it asks for the token in {TOKEN_FILE})" if TOKEN_FILE.expanduser().is_file() else ""
-            console.print(f"dashboard: http://{context.dashboard_url}{token}", highlight=False, markup=False)
 
 
-def join_cluster(address: str) -> None:
+def start_patiently(**arguments: Any) -> None:
+    """Start Ray, a second time where it did not come up; on a busy machine its own 30 seconds may be too few.
+
+    Args:
+        arguments: Of `ray.init`.
+
+    Raises:
+        TrainingError: If it does not come up.
+    """
+    import ray
+
+    for is_last in (False, True):
+        try:
+            ray.init(**arguments)
+            return
+        except Exception as error:  # Ray raises the plainest there is
+            ray.shutdown()
+            if is_last:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise TrainingError(
+                    f"Ray: expected it to start on this machine within {START_SECONDS} seconds, got: {reason}; look "
+                    "whether the machine is busy or out of memory, and start again"
+                ) from error
+
+
+def join_cluster(address: str, job: Job | None = None) -> None:
     """Join a cluster of Ray, soon or not at all.
 
     Args:
         address: "auto" for the one on this machine, "HOST:PORT", or "ray://HOST:PORT".
+        job: What it is told of the run.
 
     Raises:
         ValueError: If none answers there, or it does not let this process in.
@@ -158,7 +236,12 @@ def join_cluster(address: str) -> None:
         show_token()
     try:
         with own_handlers():
-            ray.init(address=address, log_to_driver=True)
+            ray.init(
+                address=address,
+                logging_level="WARNING",
+                log_to_driver=False,
+                job_config=None if job is None or "://" in address else job.config(),  # a client cannot send it
+            )
     except (OSError, RuntimeError, ValueError, RayError, SystemExit) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         token = f"; if it wants a token, {TOKEN_FILE} here must hold that of its head" if address != "auto" else ""

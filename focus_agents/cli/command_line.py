@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -174,6 +175,13 @@ def _from_json(found: Any, hint: Any) -> Any:
     if isinstance(found, str) and kinds:
         return kinds[0](found)
     return tuple(found) if isinstance(found, list) else found
+
+
+def own_command() -> str:
+    """Return this process's command line as it can be pasted into a shell."""
+    program, *words = sys.argv
+    start = program.split(" ") if program.startswith("focus ") else [Path(sys.executable).name, program]
+    return shlex.join([*start, *words])
 
 
 def quiet_libraries() -> None:

@@ -16,17 +16,18 @@ from typing import Any, TypeVar, get_type_hints
 from rich.console import Console
 
 from focus_agents.errors import RunInterrupted
-from focus_env.errors import FocusError
+from focus_agents.runs.terminal import PlainConsole
+from focus_env.errors import FocusError, StorageError
 
 T = TypeVar("T")
 
 
-class CommandConsole(Console):
+class CommandConsole(PlainConsole):
     """A console that writes the settings in what is printed as the command's flags.
 
     Args:
         arguments: The command's dataclass; see `as_flags`.
-        options: Of `Console`.
+        options: Of `PlainConsole`.
     """
 
     def __init__(self, arguments: type, **options: Any) -> None:
@@ -34,20 +35,20 @@ class CommandConsole(Console):
         self._arguments = arguments
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print as `Console` does, texts with flags in them."""
+        """Print as `PlainConsole` does, texts with flags in them."""
         super().print(*(as_flags(o, self._arguments) if isinstance(o, str) else o for o in objects), **options)
 
 
 def make_console(*, width: int | None = None, stderr: bool = False, arguments: type | None = None) -> Console:
-    """Return a console that prints every text as it is, so that no name in it passes for rich's markup.
+    """Return a console that prints every text as it is: no markup, no colour by chance, no line broken or cut.
 
     Args:
         width: In characters; None: the terminal's.
         stderr: Write to the standard error in place of the standard output.
         arguments: The command's dataclass, where what the library prints is to name its flags.
     """
-    options: dict[str, Any] = {"width": width, "stderr": stderr, "markup": False, "highlight": False, "emoji": False}
-    return Console(**options) if arguments is None else CommandConsole(arguments, **options)
+    options: dict[str, Any] = {"width": width, "stderr": stderr}
+    return PlainConsole(**options) if arguments is None else CommandConsole(arguments, **options)
 
 
 @contextlib.contextmanager
@@ -87,12 +88,14 @@ def work_errors(
     Args:
         arguments: As in `user_errors`.
         console: Where the message goes.
-        errors: The errors that are expected; they end the command with exit code 1. Others pass.
-        advice: Called where a signal stops the work at once, with exit code 128 + its number; says how to go on.
+        errors: The errors that are expected; they end the command with exit code 1, as those of the system do: a full
+            disk, a lost connection. Others pass.
+        advice: Called where a signal stops the work at once, with exit code 128 + its number, and where something
+            cannot be written; says how to go on.
     """
 
     def show(message: str, style: str) -> None:
-        console.print(as_flags(message, arguments), style=style, highlight=False, markup=False, soft_wrap=True)
+        console.print(as_flags(message, arguments), style=style)
 
     try:
         with _termination_as_exception():
@@ -104,8 +107,15 @@ def work_errors(
         number = _number_of(stop)
         show(f"stopped by {number.name}; {advice()}", "yellow")
         raise SystemExit(128 + number) from None
+    except StorageError as error:
+        show(f"error: {error.cause or error}; make room or mend the cause; {advice()}", "red")
+        raise SystemExit(1) from None
     except errors as error:
         show(f"error: {error}", "red")
+        raise SystemExit(1) from None
+    except OSError as error:
+        cause = getattr(error, "cause", error)  # of a process that Ray runs, without its traceback
+        show(f"error: {type(cause).__name__}: {cause}; mend the cause; {advice()}", "red")
         raise SystemExit(1) from None
 
 

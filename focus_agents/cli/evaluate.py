@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
-from focus_agents.cli.cluster import Need, RayArguments
-from focus_agents.cli.command_line import parse, quiet_libraries
+from focus_agents.cli.cluster import Job, Need, RayArguments
+from focus_agents.cli.command_line import parse
 from focus_agents.cli.common import DataArguments, PolicyArguments, PolicyNames
 from focus_agents.cli.data_checks import check_policy_flags
 from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
@@ -123,7 +123,7 @@ def main() -> None:
         console = make_console(width=PIPED_WIDTH)
     with user_errors(Args):
         args = parse(Args, __doc__, old_flags=OLD_FLAGS)
-        quiet_libraries()
+        args.cluster.import_ray()
         plan, results, chunks = check_arguments(args)
     console.print(f"results: {results.path}")
     answer_chunks(args, plan, results, chunks, console)
@@ -242,7 +242,7 @@ def answer_chunks(
     from focus_agents.evaluation.run import run_chunks
 
     if plan.num_workers:
-        args.cluster.start_ray(num_processes=plan.num_workers, console=console)
+        args.cluster.start_ray(num_processes=plan.num_workers, console=console, job=Job(folder=results.path))
     num_episodes = sum(len(chunk.indices) for chunk in chunks)
     kinds = (CheckpointError, DatasetError, MissingDependencyError, PolicyError, StorageError)
     expected = work_errors(Args, console, *kinds)

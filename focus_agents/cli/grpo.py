@@ -6,7 +6,7 @@ answers in the format already, e.g. one trained by `focus sft`:
     focus grpo --init-from runs/my-sft/checkpoints/final
 
 On real frames in GOT-10k's layout:
-    focus grpo --dataset got10k --data-root /data/got10k --init-from ...
+    focus grpo --dataset got10k --data-root /data/got10k --init-from runs/my-sft/checkpoints/final
 
 On a cluster:
     focus grpo --ray-address auto --num-env-runners 8 --num-gpus-per-env-runner 1 \
@@ -22,15 +22,18 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 
-from focus_agents.cli.cluster import Need, RayArguments
-from focus_agents.cli.command_line import flat, parse, quiet_libraries
+from focus_agents.cli.cluster import Job, Need, RayArguments
+from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments, RewardText, TrainingDataArguments, load_reward
 from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
+from focus_agents.cli.terminal import TerminalArguments, print_outcome
+from focus_agents.cli.watching import WatchArguments
 from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings, LearningSettings, LossSettings, SamplingSettings
 from focus_agents.models.settings import FinetuningSettings, ModelSettings
 from focus_agents.runs.folder import RunDirectory
@@ -125,21 +128,26 @@ class Args(TrainingArguments):
     seed: Seed = 0
     """Seed of sampling, shuffling and new weights."""
     cluster: ClusterArguments = ClusterArguments()
+    terminal: TerminalArguments = TerminalArguments()
     run: RunArguments = RunArguments()
+    watch: WatchArguments = WatchArguments()
 
 
 def main() -> None:
     with user_errors(Args):
         args = with_spec(parse(Args, __doc__))
-        quiet_libraries()
+        console = make_console(arguments=Args)
+        console.print(f"run folder: {args.run.path('grpo')}", soft_wrap=True)  # Ray and torch take their time
+        args.cluster.import_ray()
         if args.run.resume is not None:
             args = resumed(args, command="grpo", plain=with_spec)
             if (message := nothing_to_do(RunDirectory(args.run.path("grpo")), args)) is not None:
                 print(as_flags(message, Args))
                 return
         plan, config = check_arguments(args)
-        args.cluster.connect(args.cluster.needs())
-        run = open_run(args, *plan.objects)
+        path = args.run.path("grpo")
+        args.cluster.connect(args.cluster.needs(), job=Job(folder=path))
+        run = open_run(args, *plan.objects, path=path)
     train(args, plan, config, run)
 
 
@@ -148,9 +156,9 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
     import ray
 
     from focus_agents.grpo.train import train_grpo
+    from focus_agents.monitoring.ray_metrics import RayMetrics
 
     console = make_console(arguments=Args)
-    console.print(f"run folder: {run.path}")
     if args.model.source == "tiny" and args.run.resume is None:
         console.print(
             "warning: the tiny model starts from random weights, which never answer in the format, so GRPO has "
@@ -164,23 +172,22 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
 
     try:
         with work_errors(Args, console, FocusError, advice=advice):
-            args.cluster.start_ray(num_processes=num_processes, console=console, advice=advice)
+            job = Job(folder=run.path)
+            args.cluster.start_ray(num_processes=num_processes, console=console, advice=advice, job=job)
+            job.note_start()
             summary = train_grpo(
                 config,
                 plan.schedule,
                 run,
                 plan.validation_episodes,
                 is_resumed=args.run.resume is not None,
+                is_verbose=args.terminal.verbose,
                 console=console,
+                sinks=[*args.watch.open(run, console), RayMetrics(run.path.resolve().name, "grpo")],
             )
     finally:
         ray.shutdown()
-    low, high = summary["miou_gain_interval"]
-    console.print(
-        f"validation mIoU {summary['miou_start']:.3f} -> {summary['miou_end']:.3f} "
-        f"(gain {summary['miou_gain']:+.3f}, 95% interval {low:+.3f} to {high:+.3f}) in {summary['seconds']:.0f} s\n"
-        f"policy: {summary['checkpoint']}\npictures: {summary['sheet']}"
-    )
+    print_outcome(run, summary, console)
 
 
 def with_spec(args: Args) -> Args:
@@ -193,6 +200,7 @@ def with_spec(args: Args) -> Args:
 
 def check_arguments(args: Args) -> tuple[GRPOPlan, GRPOConfig]:
     """Find all that can be wrong, before Ray or a model starts."""
+    args.watch.check_installed()
     plan, cluster = args.plan(reward=args.reward, seed=args.seed), args.cluster
     config = (
         plan.config()
@@ -207,9 +215,9 @@ def check_arguments(args: Args) -> tuple[GRPOPlan, GRPOConfig]:
     return plan, config
 
 
-def open_run(args: Args, *used: Any) -> RunDirectory:
+def open_run(args: Args, *used: Any, path: Path | None = None) -> RunDirectory:
     """Open the run's folder, with its arguments inside; `used` are objects that may be a user's own code."""
-    return args.run.open(args.run.path("grpo"), flat(with_spec(args)), *used, command="grpo")
+    return args.run.open(path or args.run.path("grpo"), flat(with_spec(args)), *used, command="grpo")
 
 
 if __name__ == "__main__":

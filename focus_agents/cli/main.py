@@ -42,7 +42,9 @@ COMMANDS = {
         Command("rewards", "focus_agents.cli.rewards", "compare rewards by the policies that they train"),
         Command("ablation", "focus_agents.cli.ablation", "run the paper's ablation on synthetic scenes"),
         Command("plot", "focus_agents.cli.plot", "draw the curves of runs side by side"),
+        Command("monitor", "focus_agents.cli.monitor", "show the runs on a Ray cluster by Prometheus and Grafana"),
         Command("report", "focus_agents.cli.report", "write a run, or several side by side, as one HTML file"),
+        Command("tensorboard", "focus_agents.cli.tensorboard", "open TensorBoard on runs"),
         Command("publish", "focus_agents.cli.publish", "make a run's model one that comes with the package"),
     )
 }

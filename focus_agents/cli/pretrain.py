@@ -10,8 +10,10 @@ runs/<name>/ with metrics.jsonl, summary.json and checkpoints/final, a model tha
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
+from focus_agents.cli import STARTED
 from focus_agents.cli.command_line import flat, parse, quiet_libraries
 from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
@@ -48,8 +50,10 @@ def main() -> None:
         summary = Pretraining(run, args.learning, load_template(SMALL)).run(console)
     console.print(
         f"on unseen identities: box IoU {summary['box_iou']:.3f}, right words {summary['name_accuracy']:.1%}; "
-        f"{summary['seconds']:.0f} s\nmodel: {run.checkpoints / 'final'}"
+        f"{time.perf_counter() - STARTED:.0f} s"
     )
+    console.print(f"model: {run.checkpoints / 'final'}")
+    console.print(f"run folder: {run.path}")
 
 
 if __name__ == "__main__":

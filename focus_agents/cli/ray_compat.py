@@ -16,11 +16,33 @@ def show_token() -> None:
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
+def new_token() -> str:
+    """Return a token as Ray makes one, for a place of our own; its command writes to the user's home alone."""
+    from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
+
+    return str(generate_new_authentication_token())
+
+
 def own_node() -> Any:
     """Return the node of Ray that this process has started, or None; nothing public tells it from another."""
     import ray
 
     return ray._private.worker._global_node
+
+
+def session_of_ray() -> dict[str, str] | None:
+    """Return name, folder of logs and address of the session that this process takes part in; None: there is none.
+
+    Of a cluster that is joined by `ray://` nothing is known here.
+    """
+    node = own_node()
+    if node is None:
+        return None
+    return {
+        "ray_session": str(node.session_name),
+        "ray_logs": str(node.get_logs_dir_path()),
+        "ray_address": str(node.gcs_address),
+    }
 
 
 def raylets(node: Any) -> list[Any]:

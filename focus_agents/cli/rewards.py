@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
-from focus_agents.cli.cluster import Need, RayArguments
-from focus_agents.cli.command_line import flat, parse, quiet_libraries
+from focus_agents.cli.cluster import Job, Need, RayArguments
+from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import load_reward
 from focus_agents.cli.errors import make_console, print_warning, user_errors, work_errors
 from focus_agents.cli.grpo import TrainingArguments
@@ -64,10 +64,12 @@ class Args(TrainingArguments):
 def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
-        quiet_libraries()
+        args.cluster.import_ray()
         study = check_arguments(args)
         need = Need(setting="cpus_per_run", num_cpus=args.cpus_per_run)
-        args.cluster.connect([need, Need(setting="gpus_per_run", num_gpus=args.gpus_per_run)])
+        args.cluster.connect(
+            [need, Need(setting="gpus_per_run", num_gpus=args.gpus_per_run)], job=Job(folder=study.folder)
+        )
         hold_folder(study.folder, setting="output_dir")
     train(args, study)
 
@@ -87,14 +89,19 @@ def train(args: Args, study: RewardStudy) -> None:
     num_done = sum(run.is_done for run in runs)
     try:
         with work_errors(Args, console, TrainingError), runs_progress(len(runs), num_done, console) as on_done:
-            args.cluster.start_ray(num_processes=0, console=console, advice=lambda: "the same command goes on with it")
+            args.cluster.start_ray(
+                num_processes=0,
+                console=console,
+                advice=lambda: "the same command goes on with it",
+                job=Job(folder=study.folder),
+            )
             run_trials(study, lambda run: on_done(run.folder))
     finally:
         ray.shutdown()
     command = shlex.join(["focus", "rewards", *sys.argv[1:]])
     with user_errors(Args):
         report = write_report(study, args.report_dir or study.folder, command=command)
-    console.print(report.read_text(), soft_wrap=True)
+    console.print(report.read_text())
     console.print(f"with pictures: {report.with_suffix('.html')}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from focus_agents.runs.files import write_json
 from focus_agents.runs.folder import CONFIG_FILE, RunDirectory
 from focus_agents.settings import Settings
 
-HONOURED = ("checkpoint_interval", "num_data_workers", "update_timeout_s", "max_update_attempts")
+HONOURED = ("checkpoint_interval", "num_data_workers", "update_timeout_s", "max_update_attempts", "verbose")
 """Settings beside the cluster's that no figure depends on, so that a run that is gone on with may have others."""
 
 LENGTHS = ("num_steps", "num_iterations")
@@ -72,8 +73,13 @@ class RunArguments(Settings):
 
 
 def run_path(output_dir: Path, name: str | None, prefix: str) -> Path:
-    """Folder of a run: by its name, or by the time at which it starts."""
-    return output_dir / (name or f"{prefix}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+    """Folder of a run: by its name, or by the time at which this process has first asked for one."""
+    return output_dir / (name or f"{prefix}-{_time_of_start():%Y%m%d-%H%M%S}")
+
+
+@functools.cache
+def _time_of_start() -> datetime.datetime:
+    return datetime.datetime.now()
 
 
 def resumed(args: A, *, command: str, words: list[str] | None = None, plain: Callable[[A], A] = lambda args: args) -> A:
@@ -98,8 +104,7 @@ def resumed(args: A, *, command: str, words: list[str] | None = None, plain: Cal
     check_place(group, config)
     old, new = flat(stored), flat(given)
     free = {*flat(group), *HONOURED}
-    if (cluster := getattr(args, "cluster", None)) is not None:
-        free |= set(flat(cluster))
+    free |= {name for part in ("cluster", "watch") if hasattr(args, part) for name in flat(getattr(args, part))}
     changed = [name for name in old if name not in free and old[name] != new[name]]
     for name in changed:
         if name not in LENGTHS:

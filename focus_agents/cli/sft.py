@@ -25,11 +25,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 
-from focus_agents.cli.cluster import Need, RayArguments
-from focus_agents.cli.command_line import flat, parse, quiet_libraries
+from focus_agents.cli.cluster import Job, Need, RayArguments
+from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments, TrainingDataArguments
 from focus_agents.cli.errors import as_flags, in_a_thread, make_console, user_errors, work_errors
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed, stored_config
+from focus_agents.cli.terminal import TerminalArguments, print_outcome
+from focus_agents.cli.watching import WatchArguments
 from focus_agents.models.settings import FinetuningSettings
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.settings import Settings, join
@@ -54,7 +56,7 @@ class ClusterArguments(RayArguments):
     """The processes that share the work, and where Ray runs them."""
 
     num_workers: Annotated[int, Ge(0)] = 1
-    """Processes that train; 0 trains in this process, without checkpoints to resume from."""
+    """Processes that train; 0 trains in this process, for debugging."""
     use_gpu: bool = False
     """Give each of them a GPU."""
     max_failures: Annotated[int, Ge(0)] = 2
@@ -85,7 +87,9 @@ class Args(Settings):
     learning: SFTLearningSettings = SFTLearningSettings()
     validation: SFTSchedule = SFTSchedule()
     cluster: ClusterArguments = ClusterArguments()
+    terminal: TerminalArguments = TerminalArguments()
     run: RunArguments = RunArguments()
+    watch: WatchArguments = WatchArguments()
 
     @property
     def config(self) -> SFTConfig:
@@ -135,7 +139,9 @@ PRESETS: Mapping[str, Args] = {
 def main() -> None:
     with user_errors(Args):
         args = parse_arguments(sys.argv[1:])
-        quiet_libraries()
+        console = make_console(arguments=Args)
+        console.print(f"run folder: {args.run.path('sft')}", soft_wrap=True)  # Ray and torch take their time
+        args.cluster.import_ray()
         if args.run.resume is not None:
             run = RunDirectory(args.run.resume)
             check_checkpoint(run, args)
@@ -144,7 +150,7 @@ def main() -> None:
                 print(as_flags(message, Args))
                 return
         plan, workers = check_arguments(args)
-        args.cluster.connect(args.cluster.needs() if workers.num_workers else [])
+        args.cluster.connect(args.cluster.needs() if workers.num_workers else [], job=Job(folder=plan.run_path))
         used = (plan.training_episodes, plan.validation_episodes)
         run = args.run.open(plan.run_path, flat(args), *used, command="sft")
     train(args, plan, workers, run)
@@ -154,27 +160,33 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
     """Start Ray where it does not run yet, train, and print the outcome."""
     import ray
 
+    from focus_agents.monitoring.ray_metrics import RayMetrics
     from focus_agents.sft.train import train_sft
 
     console = make_console(arguments=Args)
-    console.print(f"run folder: {run.path}")
+
+    is_verbose = args.terminal.verbose
 
     def advice() -> str:
         return as_flags(after_a_stop(run), Args)
 
+    job = Job(folder=run.path)
     try:
         with work_errors(Args, console, FocusError, advice=advice):
             if workers.num_workers > 0:
-                args.cluster.start_ray(num_processes=workers.num_workers, console=console, advice=advice)
-                summary = in_a_thread(lambda: train_sft(plan, workers, console=console))
+                args.cluster.start_ray(num_processes=workers.num_workers, console=console, advice=advice, job=job)
+                job.note_start()
+                sinks = [*args.watch.open(run, console), RayMetrics(run.path.resolve().name, "sft")]
+                summary = in_a_thread(
+                    lambda: train_sft(plan, workers, is_verbose=is_verbose, console=console, sinks=sinks)
+                )
             else:
-                summary = train_sft(plan, workers, console=console)
+                job.note_start()
+                sinks = [*args.watch.open(run, console)]
+                summary = train_sft(plan, workers, is_verbose=is_verbose, console=console, sinks=sinks)
     finally:
         ray.shutdown()
-    console.print(
-        f"validation mIoU {summary['miou_start']:.3f} -> {summary['miou_end']:.3f} in {summary['seconds']:.0f} s\n"
-        f"policy: {summary['checkpoint']}\npictures: {summary['sheet']}"
-    )
+    print_outcome(run, summary, console)
 
 
 def check_checkpoint(run: RunDirectory, args: Args) -> None:
@@ -185,7 +197,7 @@ def check_checkpoint(run: RunDirectory, args: Args) -> None:
         stored_config(run, "sft")
     check_resumable(run)
     if args.cluster.num_workers == 0:
-        raise ValueError("num_workers: expected 1 or more with --resume, got 0; only Ray's workers checkpoint")
+        raise ValueError("num_workers: expected 1 or more with --resume, got 0; that is for debugging")
 
 
 def parse_arguments(words: list[str]) -> Args:
@@ -198,6 +210,7 @@ def parse_arguments(words: list[str]) -> Args:
 
 def check_arguments(args: Args) -> tuple[SFTPlan, Workers]:
     """Find all that can be wrong, before Ray or a model starts."""
+    args.watch.check_installed()
     import torch
 
     from focus_agents.sft.plan import SFTPlan

@@ -5,6 +5,8 @@ Axis letters: N prompts, P prompt tokens, V vocabulary, H hidden size.
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,6 +61,16 @@ def encode_images(model: Any, prompts: PromptBatch) -> tuple[torch.Tensor, ...]:
     return family_of(model).image_features(base_model(model), prompts)
 
 
+def cache_input(backbone: Any, cache: Cache) -> dict[str, Cache]:
+    """Return the keyword argument that hands a cache to a model; transformers renames it, one family at a time."""
+    return {"cache" if _says_cache(backbone.__class__) else "past_key_values": cache}
+
+
+@functools.cache
+def _says_cache(kind: type) -> bool:
+    return "cache" in inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
+
+
 def prefill(model: Any, prompts: PromptBatch, cache: Cache | None = None) -> Prefix:
     """Run the prompts through the model once: pictures and prompt tokens are encoded here and nowhere else.
 
@@ -72,12 +84,13 @@ def prefill(model: Any, prompts: PromptBatch, cache: Cache | None = None) -> Pre
     """
     cache = DynamicCache(config=base_model(model).config.get_text_config()) if cache is None else cache
     positions, next_position = prompt_positions(model, prompts)
-    output = model_parts(model).backbone(
+    backbone = model_parts(model).backbone
+    output = backbone(
         input_ids=prompts.input_ids,
         attention_mask=prompts.attention_mask,
         position_ids=positions,
-        past_key_values=cache,
         use_cache=True,
+        **cache_input(backbone, cache),
         **image_inputs(model, prompts),
     )
     if cache.get_seq_length() != prompts.input_ids.shape[1]:

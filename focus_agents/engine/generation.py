@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 
-from focus_agents.engine.forward import answer_positions, prefill, token_logprobs
+from focus_agents.engine.forward import answer_positions, cache_input, prefill, token_logprobs
 from focus_agents.engine.grammar import AnswerGrammar
 from focus_agents.models.adapters import base_model, model_parts
 from focus_agents.models.attention import set_focus_attention
@@ -115,9 +115,9 @@ def sample_completions(
             input_ids=tokens,
             attention_mask=mask[..., : num_columns + (step + 1) * num_completions],
             position_ids=answer_positions(model, prefix.next_position, torch.full(shape, step, device=device)),
-            past_key_values=cache,
             use_cache=True,
             shared_prefix=SharedPrefix(0),
+            **cache_input(parts.backbone, cache),
         ).last_hidden_state
     _check_numbers(logprobs)  # the likeliest token of no numbers is the first, and looks like an answer
     used = int(lengths.max())

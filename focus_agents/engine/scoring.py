@@ -17,7 +17,14 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from focus_agents.engine.forward import answer_positions, image_inputs, prefill, prompt_positions, token_logprobs
+from focus_agents.engine.forward import (
+    answer_positions,
+    cache_input,
+    image_inputs,
+    prefill,
+    prompt_positions,
+    token_logprobs,
+)
 from focus_agents.engine.grammar import AnswerGrammar
 from focus_agents.models.adapters import model_parts
 from focus_agents.models.attention import set_focus_attention
@@ -149,9 +156,9 @@ def _answers_over_cache(model: Any, packed: PackedAnswers, prefix: Prefix) -> to
         input_ids=packed.input_ids,
         attention_mask=additive(answer_mask(packed, prefix.attention_mask), backbone.dtype),
         position_ids=answer_positions(model, prefix.next_position, packed.offset),
-        past_key_values=prefix.cache,
         use_cache=True,
         shared_prefix=SharedPrefix(0),
+        **cache_input(backbone, prefix.cache),
     )
     states: torch.Tensor = output.last_hidden_state
     return states

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import COMPONENT_EVAL_ENV_RUNNER, COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -29,6 +28,7 @@ from focus_agents.grpo.evaluation import evaluate_greedily, log_episodes
 from focus_agents.grpo.learner import GRPOTorchLearner
 from focus_agents.grpo.learner_group import GRPOLearnerGroup
 from focus_agents.grpo.module import VLMModule
+from focus_agents.grpo.named import NamedAlgorithm
 from focus_agents.grpo.rllib_checks import check_processes, check_rllib_settings
 from focus_agents.grpo.rllib_compat import given_model_config, local_learner, weights_number
 from focus_agents.grpo.runners import Runners
@@ -65,6 +65,7 @@ class GRPOConfig(AlgorithmConfig):
 
     Attributes:
         validation_env_config: Arguments of the environment that `GRPO.validate` answers in; None: there is none.
+        run_folder: The run whose name the processes on Ray carry, and which RLlib's own files go to; None: RLlib's.
     """
 
     def __init__(self, algo_class: type | None = None) -> None:
@@ -73,6 +74,7 @@ class GRPOConfig(AlgorithmConfig):
         for name, default in as_dict(GRPOSettings()).items():
             setattr(self, name, default)
         self.validation_env_config: Mapping[str, Any] | None = None
+        self.run_folder: str | None = None
 
         self.grad_clip_by = "global_norm"
         self.seed = 0
@@ -202,7 +204,7 @@ class GRPOConfig(AlgorithmConfig):
         return super()._model_config_auto_includes | as_dict(ModelSettings()) | own | {"largest_coordinate": largest}
 
 
-class GRPO(Algorithm):
+class GRPO(NamedAlgorithm):
     """Group-relative policy optimization of a vision-language policy in a localization environment.
 
     Attributes:
@@ -249,6 +251,7 @@ class GRPO(Algorithm):
 
     def training_step(self) -> None:
         """Sample groups, compare the answers within each, update the policy, hand the new weights to the runners."""
+        measured = {"queue_depth": float(self._sampler.num_waiting())} if self.config.async_steps else {}
         with self._time(ENV_RUNNER_SAMPLING_TIMER):
             sampled, groups = self._sampler.draw(self._num_iterations_done, self._weights_seq_no)
         if self.config.async_steps:
@@ -260,7 +263,8 @@ class GRPO(Algorithm):
         with self._time(SYNCH_WORKER_WEIGHTS_TIMER):
             self._sync_weights()
         self.last_groups = [without_prefix(group) for group in groups]
-        self.metrics.log_dict(rollout_metrics(sampled) | self._sampler.failures(sampled), key=ROLLOUTS, window=1)
+        measured |= rollout_metrics(sampled) | self._sampler.failures(sampled) | self.process_metrics(self._runners)
+        self.metrics.log_dict(measured, key=ROLLOUTS, window=1)
         returns = [float(reward) for group in sampled for reward in group.rewards]
         log_episodes(self.metrics, returns, key=(ENV_RUNNER_RESULTS,))
 

@@ -19,6 +19,8 @@ import focus_env  # noqa: F401  (registers the environment in this process)
 from focus_agents.evaluation import evaluate
 from focus_agents.evaluation.answers import answer_episodes
 from focus_agents.grpo.rllib_compat import wants_component
+from focus_agents.processes.memory import MEMORY, memory_gib
+from focus_agents.processes.names import own_name
 from focus_agents.rollout.collect import collect_groups
 from focus_agents.rollout.records import RolloutGroup, Sampling
 from focus_env.errors import FocusError
@@ -40,6 +42,10 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
         self._device = torch.device("cuda" if use_gpu else "cpu")
         self.make_env()
         self.make_module()
+
+    def __repr__(self) -> str:
+        """The actor's name, which Ray's dashboard shows."""
+        return own_name(lambda: f"sampler {self.worker_index}")
 
     def make_env(self) -> None:
         """Build the training environment, and the one for validation if the config has it."""
@@ -130,6 +136,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
         num_steps = sum(len(group.rewards) for group in groups)
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, num_steps, reduce="sum")
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, num_steps, reduce="lifetime_sum")
+        self.metrics.log_value(MEMORY, memory_gib(), reduce="max", window=1)
         return {position: group for (position, _), group in zip(jobs, groups, strict=True)}
 
     def evaluate(

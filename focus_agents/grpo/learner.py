@@ -21,6 +21,9 @@ from focus_agents.grpo.batch import GroupBatch, collate_groups, micro_batches, s
 from focus_agents.grpo.loss import policy_loss, rollout_weights
 from focus_agents.grpo.module import ENTROPIES, GROUP_BATCH, LOGPROBS, REF_LOGPROBS
 from focus_agents.grpo.steps import GroupTrainingData, TrainingGroup
+from focus_agents.processes.loopback import listen_where_told
+from focus_agents.processes.memory import MEMORY, memory_gib
+from focus_agents.processes.names import own_name
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,14 @@ class GRPOTorchLearner(TorchLearner):
     """What `shared_prefix="auto"` came to; None: not known yet."""
     _num_bad_steps = _num_bad_in_a_row = 0
     """Steps whose loss or gradient was not finite: in all, and up to the last one."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        listen_where_told()  # RLlib sets torch's process group up after this
+        super().__init__(**kwargs)
+
+    def __repr__(self) -> str:
+        """The actor's name, which Ray's dashboard shows."""
+        return own_name(lambda: type(self).__name__)
 
     def get_parameters(self, module: Any) -> list[torch.nn.Parameter]:
         """What is trained: not the reference, nor the base under adapters."""
@@ -199,6 +210,7 @@ class GRPOTorchLearner(TorchLearner):
         parameters = self.get_parameters(self.module[module_id])
         gradients = {self.get_param_ref(parameter): parameter.grad for parameter in parameters}
         self.metrics.log_value((module_id, "lr"), self._set_lr(), window=1)
+        self.metrics.log_value((module_id, MEMORY), memory_gib(), reduce="max", window=1)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         is_finite = self._is_finite(total, norm)
         postprocessed = self.postprocess_gradients(gradients)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pyarrow.fs
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
@@ -23,9 +23,13 @@ from focus_agents.grpo.rllib_compat import (
     num_healthy_learners,
 )
 from focus_agents.grpo.steps import GroupTrainingData
+from focus_agents.processes.names import naming_grpo, where_logs_are
 from focus_env.errors import FocusError
 
 logger = logging.getLogger(__name__)
+
+PROBE_SECONDS = 1.0
+"""So long it is looked which learner has died, before all are replaced; one that lives may be busy."""
 
 T = TypeVar("T")
 FAULTS = (RayError, TimeoutError, RuntimeError)
@@ -61,7 +65,11 @@ class GRPOLearnerGroup(LearnerGroup):
 
     Attributes:
         num_rebuilds: How often all learners were replaced.
+        run_name: The run that new learners are named after.
     """
+
+    run_name: str | None = None
+    _last_fault = ""
 
     def __init__(self, **kwargs: Any) -> None:
         self.num_rebuilds = 0
@@ -138,6 +146,14 @@ class GRPOLearnerGroup(LearnerGroup):
         super().restore_from_path(*args, **kwargs)
         self._check_state()
 
+    def revive(self) -> None:
+        """Replace the learners if one of them has died.
+
+        Raises:
+            TrainingError: If that has failed `max_update_attempts` times.
+        """
+        self._with_recovery(lambda: self._wait([learner.__ray_ready__.remote() for learner in learner_actors(self)]))
+
     def _with_recovery(self, action: Callable[[], T]) -> T:
         """Do something with the learners; after a fault, again with new ones."""
         if self.is_local:
@@ -151,7 +167,7 @@ class GRPOLearnerGroup(LearnerGroup):
                 fault, cause = error, getattr(error, "cause", None)
                 if isinstance(cause, FocusError):  # new learners would raise it again
                     break
-                logger.warning("learners: attempt %d failed: %s", attempt, _summary(error))
+                self._last_fault = f"attempt {attempt} failed: {_summary(error)}"
         self._kill()
         if isinstance(cause, FocusError):
             raise cause from fault
@@ -180,14 +196,26 @@ class GRPOLearnerGroup(LearnerGroup):
 
     def _rebuild(self) -> None:
         """New learners with the state of the snapshot. It goes to them by reference, too."""
+        logger.warning(
+            "%s: %s; nothing is lost but time: new processes repeat it from the state before",
+            self._who_died(), self._last_fault,
+        )  # fmt: skip
         self._kill()
         started = time.monotonic()
         # Starts new processes; what this class adds to the group, the snapshot above all, stays as it is.
-        LearnerGroup.__init__(self, config=self.config, module_spec=module_spec(self))
+        with naming_grpo(self.run_name):
+            LearnerGroup.__init__(self, config=self.config, module_spec=module_spec(self))
         weights, rest = self._snapshot.weights, self._snapshot.rest
         self._wait([learner.apply.remote(_join_state, weights, rest) for learner in learner_actors(self)])
         self.num_rebuilds += 1
-        logger.warning("learners: new ones are ready after %.1f s", time.monotonic() - started)
+        logger.info("learners: new ones are ready after %.1f s", time.monotonic() - started)
+
+    def _who_died(self) -> str:
+        """The learners whose process is gone, for a message; all, where none is."""
+        probes = [learner.__ray_ready__.remote() for learner in learner_actors(self)]
+        answered, _ = ray.wait(probes, num_returns=len(probes), timeout=PROBE_SECONDS) if probes else ([], [])
+        dead = [str(rank) for rank, probe in enumerate(probes) if probe in answered and _has_died(probe)]
+        return f"learner {' and '.join(dead)} has died" if dead else "learners"
 
     def _keep_snapshot(self) -> None:
         """Remember the learners' state as it is now."""
@@ -208,9 +236,18 @@ class GRPOLearnerGroup(LearnerGroup):
         if self.is_remote and num_healthy_learners(self) < len(self):
             raise CheckpointError(
                 f"learners: {num_healthy_learners(self)} of {len(self)} took the state; expected that "
-                "of the same model and adapters; their logs say more"
+                f"of the same model and adapters; more is {where_logs_are()}"
             )
         self._keep_snapshot()
+
+
+def _has_died(probe: ray.ObjectRef) -> bool:
+    """Whether a question to a learner that was answered has found nobody."""
+    try:
+        ray.get(probe)
+    except RayActorError:
+        return True
+    return False
 
 
 def _split_state(learner: Any) -> tuple[dict[str, Any], dict[str, Any], int]:

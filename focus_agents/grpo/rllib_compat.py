@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.learner_group import LearnerGroup
@@ -89,6 +90,18 @@ READS = (
 
 HOOKS = (
     PrivateName(
+        Algorithm,
+        "_setup_logdir",
+        "A run writes to its own folder; RLlib's algorithms make one each in the user's home, if it can be written.",
+        overridden_by="NamedAlgorithm",
+    ),
+    PrivateName(
+        Algorithm,
+        "_logdir",
+        "What that method sets, and RLlib reads; an algorithm's constructor takes no folder outside of Tune.",
+        overridden_by="NamedAlgorithm",
+    ),
+    PrivateName(
         AlgorithmConfig,
         "_model_config_auto_includes",
         "The module needs some of the algorithm's settings, and RLlib builds it from model_config alone.",
@@ -135,7 +148,7 @@ def local_learner(group: LearnerGroup) -> Any:
 
 def learner_actors(group: LearnerGroup) -> list[Any]:
     """Return the handles of the learners that are processes of their own."""
-    return list(group._workers)
+    return list(group._workers or ())
 
 
 def num_healthy_learners(group: LearnerGroup) -> int:

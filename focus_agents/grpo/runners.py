@@ -5,67 +5,24 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError
 from ray.rllib.callbacks.utils import make_callback
 
 from focus_agents.errors import SamplingError
+from focus_agents.grpo.requests import Job, Request, Work
 from focus_agents.grpo.rllib_compat import mark_lost, runner_actors
+from focus_agents.processes.names import where_logs_are
 from focus_env.errors import FocusError
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MAX_ATTEMPTS = 5
 FIRST_NOTICE_S = 60.0
 """So long nothing is said of a wait; from then on at twice the time of the last word."""
-
-Job = tuple[int, int]
-"""(position of the result, episode index)."""
-T = TypeVar("T")
-Work = Callable[[Any, Sequence[Job]], tuple[dict[int, T], Any]]
-"""What a runner does with its share: results by position, and metrics or None. As return values of a runner, results
-belong to the driver, and outlive the runner."""
-
-
-@dataclass
-class Request(Generic[T]):
-    """Work that goes on while the driver does something else.
-
-    Attributes:
-        jobs: All of it.
-        work: What is done.
-        batch_size: Jobs that a runner computes together. The batches are the same whatever the number of runners and
-            their fate: what a batch is padded to is in the last digits of its results.
-        state: The weights, as given to `Runners.push`, that it is done with.
-        results: What is known of it, by position.
-        calls: (runner, its answer to come).
-    """
-
-    jobs: Sequence[Job]
-    work: Work[T]
-    batch_size: int
-    state: ray.ObjectRef | None
-    results: dict[int, T] = field(default_factory=dict)
-    calls: Sequence[tuple[int, ray.ObjectRef]] = ()
-
-    @classmethod
-    def done(cls, results: Sequence[T]) -> Request[T]:
-        """A request whose results are known, in the order of its jobs."""
-
-        def nothing(runner: Any, jobs: Sequence[Job]) -> tuple[dict[int, T], None]:
-            raise RuntimeError("a request that is done has no work")
-
-        jobs = [(position, -1) for position in range(len(results))]
-        return cls(jobs, nothing, 1, None, dict(enumerate(results)))
-
-    def missing(self) -> list[Sequence[Job]]:
-        """The batches that are to be done."""
-        starts = range(0, len(self.jobs), self.batch_size)
-        batches = [self.jobs[start : start + self.batch_size] for start in starts]
-        return [batch for batch in batches if any(position not in self.results for position, _ in batch)]
 
 
 class Runners:
@@ -78,6 +35,9 @@ class Runners:
         group: RLlib's group of them.
         config: The settings that they were built with.
         log_metrics: Takes what runners report.
+
+    Attributes:
+        num_restarts: How often a new process has come in the place of a runner that was lost.
     """
 
     def __init__(
@@ -93,6 +53,8 @@ class Runners:
         self._log_metrics = log_metrics
         self._state: Any = None
         self._last_fault = ""
+        self._lost: set[int] = set()
+        self.num_restarts = 0
 
     @property
     def local(self) -> Any | None:
@@ -138,6 +100,7 @@ class Runners:
             answers = getattr(runner, method)(episode_indices=[index for _, index in jobs], **arguments)
             return {position: answer for (position, _), answer in zip(jobs, answers, strict=True)}, None
 
+        answer.__name__ = method
         return self.run(list(enumerate(episode_indices)), answer, batch_size=batch_size)
 
     def submit(self, jobs: Sequence[Job], work: Work[T], *, batch_size: int) -> Request[T]:
@@ -170,6 +133,14 @@ class Runners:
                 self._push(self._state)
         raise self._given_up(f"{len(request.jobs) - len(request.results)} of {len(request.jobs)} episodes are missing")
 
+    def num_ready(self, request: Request[Any]) -> int:
+        """Count the results of a request that are there already."""
+        calls = [call for _, call in request.calls]
+        ready, _ = ray.wait(calls, num_returns=len(calls), timeout=0, fetch_local=False) if calls else ([], [])
+        return len(request.results) + sum(
+            size for call, size in zip(calls, request.sizes, strict=True) if call in ready
+        )
+
     def ask_one(self, method: str) -> Any:
         """Call a method of one runner; they are all alike.
 
@@ -193,22 +164,27 @@ class Runners:
     def _given_up(self, what: str) -> SamplingError:
         return SamplingError(
             f"sampling processes: {what} after {MAX_ATTEMPTS} attempts, the last fault: "
-            f"{self._last_fault or 'unknown'}; the processes' logs say more. Go on with the run by `resume`"
+            f"{self._last_fault or 'unknown'}; more is {where_logs_are()}. Go on with the run by `resume`"
         )
 
     def _spread(self, request: Request[Any]) -> None:
         """Send what is missing to the runners that there are."""
         ids = self._await_ids()
         batches, actors = request.missing(), runner_actors(self._group)
-        request.calls = [
-            (runner_id, actors[runner_id].apply.remote(request.work, [job for batch in share for job in batch]))
+        shares = {
+            runner_id: [job for batch in share for job in batch]
             for k, runner_id in enumerate(ids)
             if (share := batches[k :: len(ids)])
+        }
+        request.sizes = [len(share) for share in shares.values()]
+        request.calls = [
+            (runner_id, actors[runner_id].apply.options(name=request.work.__name__).remote(request.work, share))
+            for runner_id, share in shares.items()
         ]
 
     def _gather(self, request: Request[Any]) -> None:
         """Take what comes back, in the order of the runners. One that fails is out of service until it is restored."""
-        calls, request.calls = request.calls, ()
+        calls, request.calls, request.sizes = request.calls, (), ()
         for (runner_id, call), is_done in zip(calls, self._wait(calls), strict=True):
             if not is_done:
                 continue
@@ -246,7 +222,10 @@ class Runners:
     def _end(self, runner_id: int) -> None:
         """End the process of a runner that hangs; Ray starts another in its place."""
         self._last_fault = f"no answer within {self._config.sample_timeout_s:g} s (`sample_timeout_s`)"
-        logger.warning("sampling process %d: %s; it is ended and replaced", runner_id, self._last_fault)
+        self._lost.add(runner_id)
+        logger.warning(
+            "sampler %d: %s; it is ended and replaced, and its share is sampled again", runner_id, self._last_fault
+        )
         ray.kill(runner_actors(self._group)[runner_id], no_restart=False)
         mark_lost(self._group, runner_id)
 
@@ -260,8 +239,25 @@ class Runners:
         if isinstance(cause, FocusError):
             raise cause from error
         self._last_fault = type(error).__name__ if cause is None else f"{type(cause).__name__}: {cause}"
-        logger.warning("sampling process %d is lost with its share: %s", runner_id, self._last_fault)
+        self._tell_of(runner_id)
         mark_lost(self._group, runner_id)
+
+    def _tell_of(self, runner_id: int) -> None:
+        """Say once that a runner is lost, and what follows."""
+        if runner_id not in self._lost:
+            self._lost.add(runner_id)
+            logger.warning(
+                "sampler %d has died (%s); nothing is lost but time: its share is sampled again, and a new process "
+                "takes its place",
+                runner_id, self._last_fault or "it does not answer",
+            )  # fmt: skip
+
+    def _notice(self, healthy: Sequence[int]) -> None:
+        """Tell of runners whose death RLlib has found out first, and count those that are back."""
+        for runner_id in runner_actors(self._group).keys() - set(healthy) - self._lost:
+            self._tell_of(runner_id)
+        self.num_restarts += len(self._lost & set(healthy))
+        self._lost -= set(healthy)
 
     def _push(self, state: ray.ObjectRef) -> None:
         """Without waiting: a runner answers its calls in their order, so what follows is done with these weights."""
@@ -276,8 +272,8 @@ class Runners:
             if time.monotonic() > deadline:
                 raise SamplingError(
                     f"sampling processes: none came back within {self._config.env_runner_restore_timeout_s:g} s "
-                    f"(env_runner_restore_timeout_s), the last fault: {self._last_fault or 'unknown'}; the processes' "
-                    "logs say more. Go on with the run by `resume`"
+                    f"(env_runner_restore_timeout_s), the last fault: {self._last_fault or 'unknown'}; more is "
+                    f"{where_logs_are()}. Go on with the run by `resume`"
                 )
             if time.monotonic() - started >= notice:
                 logger.warning(
@@ -286,6 +282,7 @@ class Runners:
                 )  # fmt: skip
                 notice *= 2
             self._restore()
+        self._notice(ids)
         return list(ids)
 
     def _restore(self) -> None:

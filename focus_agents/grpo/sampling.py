@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from focus_agents.errors import EpisodeError, TrainingError
-from focus_agents.grpo.runners import Job, Request, Runners
+from focus_agents.grpo.requests import Job, Request
+from focus_agents.grpo.runners import Runners
 from focus_agents.grpo.selection import split_by_signal
 from focus_agents.grpo.settings import GRPOSettings
 from focus_agents.rollout.collect import MAX_FAILED_IN_A_ROW, describe_failure
@@ -104,6 +105,10 @@ class GroupSampler:
             "skipped_episodes": float(self.num_skipped),
             "failed_rate": sum(error is not None for error in errors) / max(1, len(errors)),
         }
+
+    def num_waiting(self) -> int:
+        """Count the groups that were asked for ahead and are sampled by now."""
+        return 0 if self._ahead is None else self._runners.num_ready(self._ahead[1])
 
     def ask_ahead(self, iteration: int, weights_seq_no: int) -> None:
         """Let the runners begin with an iteration's groups, by the weights that they have; arguments as of `draw`."""

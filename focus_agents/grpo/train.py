@@ -23,14 +23,18 @@ from focus_agents.grpo.algorithm import GRPO, ROLLOUTS, GRPOConfig
 from focus_agents.grpo.learner import GRAD_NORM
 from focus_agents.grpo.selection import advantages_of
 from focus_agents.grpo.settings import GRPOSchedule
+from focus_agents.monitoring.alarms import Watcher
 from focus_agents.monitoring.album import ValidationAlbum
 from focus_agents.monitoring.attention import keep_attention
-from focus_agents.monitoring.recorder import Recorder
+from focus_agents.monitoring.curves import Facts
+from focus_agents.monitoring.lines import answers_table, scores_table, show, show_validation
+from focus_agents.monitoring.recorder import Recorder, Sink
 from focus_agents.monitoring.report import ReportSink
 from focus_agents.runs.checkpoint import Checkpoints, check_finite
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.interruption import stop_requests
 from focus_agents.runs.progress import UnitWatch, progress_bar
+from focus_agents.runs.terminal import PlainConsole
 from focus_env.metrics import ScoredAnswer, summarize
 from focus_env.types import EpisodeDataset
 
@@ -48,7 +52,9 @@ def train_grpo(
     validation_episodes: EpisodeDataset,
     *,
     is_resumed: bool = False,
+    is_verbose: bool = False,
     console: Console | None = None,
+    sinks: Sequence[Sink] = (),
 ) -> dict[str, Any]:
     """Train, and write everything that `RunDirectory` describes.
 
@@ -58,7 +64,9 @@ def train_grpo(
         run: Where to write.
         validation_episodes: The episodes of the validation environment, for pictures.
         is_resumed: Go on from the run's newest checkpoint.
+        is_verbose: Show the best and the worst answers of each iteration, and of each validation.
         console: Where to show progress.
+        sinks: Where else to show what is measured; they are closed at the end.
 
     Returns:
         The summary, as written to `summary.json`.
@@ -70,7 +78,7 @@ def train_grpo(
         StorageError: If something cannot be written.
         SamplingError: If there are no processes any more that sample; what was trained is in a checkpoint.
     """
-    console = console or Console()
+    console = console or PlainConsole()
     started = time.perf_counter()
     indices = range(min(schedule.num_validation_episodes, len(validation_episodes)))
     training_episodes = config.env_config.get("dataset")
@@ -79,8 +87,10 @@ def train_grpo(
         training=None if isinstance(training_episodes, str) else training_episodes,
         validation=validation_episodes,
     )
-    recorder = Recorder(run, console, [report])
+    watcher = Watcher(run, console, _facts(config, len(indices)))
+    recorder = Recorder(run, console, [watcher, report, *sinks])
     album = ValidationAlbum(run, recorder, validation_episodes, indices, counter="iteration")
+    config.run_folder = str(run.path.absolute())
     with console.status("building runners and learners"):
         algorithm = config.build_algo()
     try:
@@ -89,15 +99,16 @@ def train_grpo(
             before = run.read_answers("before")
         else:
             before, metrics = _validate(algorithm, indices, console)
-            run.write_answers("before", before)
+            recorder.answers("before", before)
             album.add(0, before)
             recorder.log({"iteration": 0, **metrics})
-        console.print(f"before: {_describe(before)}")
+        show_validation("before", before, console, is_verbose=is_verbose)
         watch = UnitWatch(console)
         watch.look(before)
         after = _iterate(
-            algorithm, schedule, run, indices, first=first, console=console, watch=watch, recorder=recorder, album=album
-        )
+            algorithm, schedule, run, indices, first=first, console=console, watch=watch, recorder=recorder,
+            album=album, is_verbose=is_verbose,
+        )  # fmt: skip
         if after is None:  # an earlier process has taken the last iteration
             after, _ = _validate(algorithm, indices, console)
         algorithm.save_policy(run.checkpoints / "final")
@@ -128,6 +139,7 @@ def _iterate(
     watch: UnitWatch,
     recorder: Recorder,
     album: ValidationAlbum,
+    is_verbose: bool = False,
 ) -> list[ScoredAnswer] | None:
     """The training iterations, with a bar and a line for each; returns the answers of the validation after the last."""
 
@@ -158,23 +170,23 @@ def _iterate(
                         iteration, groups, advantages_of(groups, algorithm.config.settings) if groups else None
                     )
                     recorder.log(metrics)
-                console.print(_line(metrics), highlight=False, soft_wrap=True)
+                show(console, _line(metrics))
+                if is_verbose:
+                    show(console, answers_table(algorithm.last_groups))
+                    show(console, scores_table(answers if answers and "validation_miou" in metrics else ()))
                 watch.look([answer for group in algorithm.last_groups for answer in group.answers])
                 move_to(iteration)
                 is_due = schedule.checkpoint_interval and iteration % schedule.checkpoint_interval == 0
                 if is_last or is_due or stop.received is not None:
                     _check_weights(algorithm, checkpoints_of(run).path(iteration))
-                    _save(algorithm, run, iteration, num_kept=NUM_KEPT)
-                    saved = iteration
+                    if _try_to_save(algorithm, run, iteration, recorder):
+                        saved = iteration
                 if stop.received is not None:
                     if answers is None or not (is_last or (interval and iteration % interval == 0)):
                         with contextlib.suppress(SamplingError):  # the checkpoint is there, and stopping is what counts
                             album.draw(iteration, algorithm.validate(indices[:NUM_AT_A_STOP]))
-                    raise RunInterrupted(
-                        f"stopped by {stop.received.name} after iteration {iteration} of {num_iterations}; "
-                        f"go on with it by `resume` {run.path}",
-                        signal_number=stop.received,
-                    )
+                    at = f"stopped by {stop.received.name} after iteration {iteration} of {num_iterations}"
+                    raise RunInterrupted(f"{at}; {_how_to_go_on(run, iteration)}", signal_number=stop.received)
         except SamplingError as error:  # the learners are as they should be
             if done > saved:
                 _check_weights(algorithm, checkpoints_of(run).path(done))
@@ -212,6 +224,7 @@ def _line(metrics: Mapping[str, float]) -> str:
     """What a person reads of an iteration."""
     line = (
         f"{metrics['iteration']:>5.0f}  reward {metrics['reward']:.3f}  mIoU {metrics['miou']:.3f}  "
+        f"format {metrics['format_rate']:.0%}  silent groups {metrics['zero_variance_rate']:.0%}  "
         f"parsed {metrics['parse_rate']:.0%}  "
     )
     for name, word in (("truncated_rate", "cut"), ("failed_rate", "failed")):
@@ -236,9 +249,15 @@ def _validate(algorithm: GRPO, indices: Sequence[int], console: Console) -> tupl
     return answers, {"validation_miou": score, "seconds_validating": time.perf_counter() - started}
 
 
-def _describe(answers: Sequence[ScoredAnswer]) -> str:
-    scores = summarize(answers)
-    return f"validation mIoU {scores['miou_all']:.3f}, parsed {scores['parse_rate']:.0%} of {len(answers)} answers"
+def _facts(config: GRPOConfig, num_validation_episodes: int) -> Facts:
+    """What warnings need to know of a run beside its metrics."""
+    return Facts(
+        length=config.num_iterations,
+        num_samplers=config.num_env_runners,
+        num_learners=config.num_learners,
+        is_async=config.async_steps > 0,
+        num_validation_episodes=num_validation_episodes,
+    )
 
 
 def checkpoints_of(run: RunDirectory, *, num_kept: int = 1) -> Checkpoints:
@@ -255,6 +274,28 @@ def _save(algorithm: GRPO, run: RunDirectory, iteration: int, *, num_kept: int =
     """Write a checkpoint to go on from; one is whole or not there, and it replaces those that are not kept."""
     with checkpoints_of(run, num_kept=num_kept).write(iteration) as folder:
         algorithm.save_to_path(folder.absolute())
+
+
+def _try_to_save(algorithm: GRPO, run: RunDirectory, iteration: int, recorder: Recorder) -> bool:
+    """Write a checkpoint; one that cannot be written is told, and the training goes on with the last one on the disk.
+
+    Returns:
+        Whether it was written.
+    """
+    return recorder.attempt(
+        f"the checkpoint of iteration {iteration}",
+        lambda: _save(algorithm, run, iteration, num_kept=NUM_KEPT),
+        so=f"{checkpoints_of(run).describe_kept()}, and the training goes on",
+    )
+
+
+def _how_to_go_on(run: RunDirectory, iteration: int) -> str:
+    """What a person can do with a run that stopped after an iteration, whether or not that is in a checkpoint."""
+    if run.num_done == iteration:
+        return f"go on with it by `resume` {run.path}"
+    if run.num_done is None:
+        return "nothing of it could be saved, so make room and start again"
+    return f"iteration {run.num_done} is what could be saved; make room, then go on by `resume` {run.path}"
 
 
 def _restore(algorithm: GRPO, run: RunDirectory, console: Console) -> int:

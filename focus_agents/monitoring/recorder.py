@@ -14,6 +14,7 @@ from focus_agents.rollout.records import RolloutGroup
 from focus_agents.runs.folder import COUNTERS, RunDirectory
 from focus_agents.runs.metrics import check_names
 from focus_env.errors import FocusError
+from focus_env.files import reason_of
 from focus_env.metrics import ScoredAnswer
 from focus_env.types import ImageArray
 
@@ -63,6 +64,7 @@ class Recorder:
     def __init__(self, run: RunDirectory, console: Console, sinks: Sequence[Sink] = ()) -> None:
         self._run, self._console, self._sinks = run, console, [*sinks]
         self._told: set[str] = set()
+        self._unwritten: dict[str, Sequence[ScoredAnswer]] = {}
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Write the metrics of an iteration or step, or of the validation before training.
@@ -76,14 +78,19 @@ class Recorder:
         check_names([*metrics])
         self.attempt("metrics.jsonl", lambda: self._run.log(metrics))
         self.pass_on(metrics)
+        for name, answers in self._unwritten.items():  # without those before training no run is gone on with
+            self.answers(name, answers)
 
     def pass_on(self, metrics: Mapping[str, float | None]) -> None:
-        """Show on every sink what is in the folder already, as a line of `metrics.jsonl` has it."""
+        """Show on every sink what is in the folder already, such as a line that another process wrote.
+
+        Args:
+            metrics: As of `log`; None is a value that was not finite.
+        """
         (counter,) = (name for name in COUNTERS if name in metrics)
-        position = int(metrics[counter] or 0)
-        numbers = {name: float(value) for name, value in metrics.items() if name != counter and value is not None}
-        finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
-        self._tell(lambda sink: sink.log(finite, position))
+        values = {name: float(value) for name, value in metrics.items() if name != counter and value is not None}
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        self._tell(lambda sink: sink.log(finite, int(metrics[counter] or 0)))
 
     def samples(
         self, iteration: int, groups: Sequence[RolloutGroup], advantages: npt.NDArray[np.float64] | None = None
@@ -91,9 +98,13 @@ class Recorder:
         """Keep what was sampled in an iteration, with the advantages [N, G] of its groups."""
         self.attempt("samples", lambda: self._run.write_samples(iteration, groups, advantages))
 
-    def answers(self, name: str, answers: Sequence[ScoredAnswer]) -> None:
-        """Keep the answers of a validation."""
-        self.attempt("validation answers", lambda: self._run.write_answers(name, answers))
+    def answers(self, name: str, answers: Sequence[ScoredAnswer]) -> bool:
+        """Keep the answers of a validation, now or as soon as there is room; returns whether they are in the folder."""
+        is_written = self.attempt("validation answers", lambda: self._run.write_answers(name, answers))
+        self._unwritten = {key: kept for key, kept in self._unwritten.items() if key != name}
+        if not is_written:
+            self._unwritten[name] = answers
+        return is_written
 
     def show(self, name: str, picture: ImageArray, position: int) -> None:
         """Show a picture on every sink; arguments as of `Sink.show`."""
@@ -104,12 +115,13 @@ class Recorder:
         self._tell(lambda sink: sink.close())
         self._sinks.clear()
 
-    def attempt(self, what: str, write: Callable[[], object]) -> bool:
+    def attempt(self, what: str, write: Callable[[], object], *, so: str = "the training goes on without") -> bool:
         """Write to the run's folder; what is no storage error is a fault of the caller, and raises.
 
         Args:
             what: Is written; a person is told of it once.
             write: Writes it.
+            so: Ends the sentence that a person is told where it cannot be written.
 
         Returns:
             Whether it was written.
@@ -117,7 +129,7 @@ class Recorder:
         try:
             write()
         except (OSError, FocusError) as error:
-            self._warn_once(what, f"{what} cannot be written: {error}; the training goes on without")
+            self._warn_once(what, f"{what} cannot be written: {reason_of(error)}; {so}")
             return False
         return True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from focus_agents.runs.checkpoint import (
 )
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.progress import progress_bar
+from focus_agents.runs.terminal import PlainConsole
 from focus_env.boxes import iou
 from focus_env.datasets.synthetic.paints import Split
 from focus_env.prompts import PromptTemplate
@@ -93,7 +95,11 @@ class Pretraining:
                     console.print(f"{step + 1:>6}  {line}", highlight=False)
                     window = []
                 if (step + 1) % self.config.checkpoint_interval == 0:
-                    self._checkpoint(step + 1)
+                    recorder.attempt(
+                        f"the checkpoint of step {step + 1}",
+                        partial(self._checkpoint, step + 1),
+                        so=f"{self.checkpoints.describe_kept()}, and the training goes on",
+                    )
             final = self.directory.checkpoints / "final"
             check_finite(self.parameters, what=f"policy {final}")
             save_policy(final, self.model, self.processor, template=self.template)
@@ -155,7 +161,7 @@ class Pretraining:
         def load(folder: Path) -> int:
             return int(load_training_state(folder, self.parameters, self.optimizer)["step"])
 
-        warn = (console or Console()).print
+        warn = (console or PlainConsole()).print
         restored = self.checkpoints.restore(load, lambda message: warn(f"warning: {message}", style="yellow"))
         step = 0 if restored is None else restored[1]
         self.directory.rewind(step, counter="step")

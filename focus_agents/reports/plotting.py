@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from focus_agents.errors import CheckpointError
+from focus_agents.reports.labels import is_run
 from focus_agents.runs.folder import COUNTERS, RunDirectory
-from focus_agents.runs.metrics import check_names
+from focus_agents.runs.metrics import METRICS, check_names
 from focus_env.files import fresh_file
 
-USUAL_METRICS = ("reward", "lm_loss", "support_mass", "validation_miou")
+USUAL_METRICS = (
+    "reward", "miou", "lm_loss", "support_mass", "box_iou", "name_accuracy", "validation_miou", "format_rate",
+    "zero_variance_rate", "entropy",
+)  # fmt: skip
+"""What is drawn where nothing is asked for, as far as the runs have logged it; each kind of run has some of them."""
 MOST_POINTS_WITH_MARKERS = 20
+COLUMNS = 3
+PANEL_WIDTH, PANEL_HEIGHT = 4.0, 3.0
+LEGEND_LINE = 0.22
+"""Inches of a line of the legend; it stands below the panels."""
+TITLE_CHARACTERS = 52
+MOST_WITH_VALUES = 2
+"""So many curves have the values of their marks beside them; more would cover one another."""
 
-Series = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+VALIDATION = "validation_miou"
+Floats = npt.NDArray[np.float64]
+Series = tuple[Floats, Floats]
 """Steps and values, [T] each."""
 
 
@@ -25,6 +45,9 @@ def plot_runs(
     runs: Mapping[str, Sequence[Path]], metrics: Sequence[str], path: Path, *, window: int = 25, start: int = 0
 ) -> Path:
     """Draw metrics of runs over their steps: a panel for each metric, a colour for each label, a line for each run.
+
+    Start, end and, where a direction is better, the best value of each curve are marked. A dashed line is a bound of
+    `runs.metrics.METRICS` that the curve comes near. The legend stands below the panels.
 
     Args:
         runs: Run folders by label; those of one label, say seeds, share a colour.
@@ -40,46 +63,128 @@ def plot_runs(
 
     Raises:
         ValueError: If there is no run, a metric is unknown, or no run has logged it.
-        CheckpointError: If a folder holds no metrics.
+        CheckpointError: If a folder is not a run's.
     """
     check_names(metrics)
-    lines = {folder: RunDirectory(folder).read_metrics() for folders in runs.values() for folder in folders}
-    if empty := [str(folder) for folder, found in lines.items() if not found]:
-        raise CheckpointError(f"runs: expected folders with metrics.jsonl, got {empty}")
+    lines = {folder: read_lines(folder) for folders in runs.values() for folder in folders}
     if not lines:
         raise ValueError("runs: expected at least one run folder, got none")
+    logged = {name for found in lines.values() for line in found for name, value in line.items() if value is not None}
+    if missing := [name for name in metrics if name not in logged]:
+        raise ValueError(f"metrics: expected one that some run has logged, got {missing[0]!r}")
+    metrics = metrics or [name for name in USUAL_METRICS if name in logged]
+    if logged - {*COUNTERS} and not metrics:
+        raise ValueError(f"metrics: expected runs that have logged one of {', '.join(USUAL_METRICS)}, got none")
+    labels = {
+        label if any(lines[folder] for folder in folders) else f"{label}: nothing logged yet": folders
+        for label, folders in runs.items()
+    }
+    figure, axes = _panels(max(1, len(metrics)), labels)
+    for axis, metric in zip(axes, metrics, strict=False):
+        _draw_panel(axis, metric, [[lines[folder] for folder in folders] for folders in runs.values()], window, start)
     if not metrics:
-        series = {name: [read_series(found, name, window)[0] for found in lines.values()] for name in USUAL_METRICS}
-        metrics = [name for name, steps in series.items() if any(map(len, steps))]
-        if not metrics:
-            raise ValueError(f"metrics: expected runs that have logged one of {', '.join(USUAL_METRICS)}, got none")
-    figure = Figure(figsize=(4.5 * len(metrics), 3.2), layout="constrained")
-    axes = figure.subplots(1, len(metrics), squeeze=False)[0]
-    for axis, metric in zip(axes, metrics, strict=True):
-        is_missing = True
-        for number, (label, folders) in enumerate(runs.items()):
-            for position, folder in enumerate(folders):
-                steps, values = read_series(lines[folder], metric, window)
-                steps, values = steps[steps > start], values[steps > start]
-                is_missing &= len(values) == 0
-                axis.plot(
-                    steps,
-                    values,
-                    color=f"C{number % 10}",
-                    linewidth=1.2,
-                    marker="o" if len(values) < 0.5 * len(lines[folder]) else None,
-                    markersize=3,
-                    label=as_label(label) if position == 0 else None,
-                )
-        if is_missing:
-            raise ValueError(f"metrics: expected one that some run has logged, got {metric!r}")
-        axis.set_title(metric)
-        axis.set_xlabel(_counter(lines[next(iter(lines))]))
-        axis.grid(alpha=0.3)
-    axes[0].legend()
+        axes[0].text(0.5, 0.5, "nothing logged yet", ha="center", va="center", transform=axes[0].transAxes)
     with fresh_file(path) as scratch:
         figure.savefig(scratch, dpi=100)
     return path
+
+
+def check_format(path: Path) -> None:
+    """See that a picture can be written in the format that its ending names.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    known = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in known:
+        raise ValueError(f"output: expected a file that ends in one of {', '.join(sorted(known))}, got {path}")
+
+
+def read_lines(folder: Path) -> list[dict[str, Any]]:
+    """Read the metrics of a run, with the validations before and after it, which older ones keep in summary.json.
+
+    Raises:
+        CheckpointError: If the folder is not a run's.
+    """
+    if not is_run(folder):
+        raise CheckpointError(f"runs: expected folders with metrics.jsonl, got {[str(folder)]}")
+    lines = RunDirectory(folder).read_metrics()
+    if not lines:
+        return []
+    counter = _counter(lines)
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        scores = float(summary["miou_start"]), float(summary["miou_end"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return lines
+    if lines[0].get(counter):
+        lines.insert(0, {counter: 0, VALIDATION: scores[0]})
+    if lines[-1].get(VALIDATION) is None:
+        lines[-1] = {**lines[-1], VALIDATION: scores[1]}
+    return lines
+
+
+def _panels(number: int, labels: Mapping[str, Sequence[Path]]) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of so many panels, at most `COLUMNS` in a row, with a legend below them."""
+    columns = min(number, COLUMNS)
+    rows = -(-number // columns)
+    longest = max(map(len, labels), default=1)
+    in_a_row = max(1, min(len(labels), int(columns * PANEL_WIDTH / (0.08 * longest + 0.5))))
+    legend_height = LEGEND_LINE * -(-len(labels) // in_a_row) + 0.2
+    figure = Figure(figsize=(columns * PANEL_WIDTH, rows * PANEL_HEIGHT + legend_height), layout="constrained")
+    axes = [*figure.subplots(rows, columns, squeeze=False).flat]
+    for axis in axes[number:]:
+        axis.set_axis_off()
+    handles = [Line2D([], [], color=f"C{place % 10}", label=as_label(label)) for place, label in enumerate(labels)]
+    figure.legend(handles=handles, loc="outside lower left", ncols=in_a_row, fontsize="small", frameon=False)
+    return figure, axes[:number]
+
+
+def _draw_panel(
+    axis: Axes, metric: str, groups: Sequence[Sequence[Sequence[Mapping[str, Any]]]], window: int, start: int
+) -> None:
+    """A metric of all runs: the curves, their marks, and what is measured in which unit."""
+    declared = METRICS[metric.partition("/")[0]]
+    curves: list[tuple[str, Series, bool]] = []
+    counters: list[str] = []
+    for number, group in enumerate(groups):
+        for lines in group:
+            steps, values = read_series(lines, metric, window) if lines else (np.empty(0), np.empty(0))
+            is_drawn = steps > start if start else steps >= 0
+            if is_drawn.any():
+                curves.append((f"C{number % 10}", (steps[is_drawn], values[is_drawn]), len(steps) < 0.5 * len(lines)))
+                counters.append(_counter(lines))
+    for colour, (steps, values), is_rare in curves:
+        axis.plot(steps, values, color=colour, linewidth=1.2, marker="." if is_rare else None, markersize=5)
+        _mark(axis, steps, values, colour, declared.better, has_values=len(curves) <= MOST_WITH_VALUES)
+    low, high = axis.get_ylim()
+    for bound in (declared.low, declared.high):
+        if bound is not None and low - 0.5 * (high - low) <= bound <= high + 0.5 * (high - low):
+            axis.axhline(bound, color="0.5", linewidth=0.8, linestyle="--")
+    title = textwrap.fill(f"{declared.meaning}", TITLE_CHARACTERS, max_lines=2, placeholder=" …")
+    axis.set_title(f"{as_label(metric)}\n", fontsize="medium", fontweight="bold", loc="left", pad=14)
+    axis.text(0, 1.02, as_label(title), fontsize="x-small", color="0.3", transform=axis.transAxes, va="bottom")
+    axis.set_ylabel(declared.unit)
+    axis.set_xlabel(" or ".join(dict.fromkeys(counters)))
+    axis.margins(x=0.08, y=0.12)
+    axis.grid(alpha=0.3)
+
+
+def _mark(axis: Axes, steps: Floats, values: Floats, colour: str, better: str, *, has_values: bool) -> None:
+    """Mark where a curve starts (a ring) and ends (a disc), and where it is best (a star)."""
+    axis.plot(steps[0], values[0], marker="o", markersize=5, markerfacecolor="white", color=colour, linestyle="none")
+    axis.plot(steps[-1], values[-1], marker="o", markersize=5, color=colour, linestyle="none")
+    marked = {0, len(values) - 1}
+    if better and np.isfinite(values).any():
+        best = int(np.nanargmax(values) if better == "higher" else np.nanargmin(values))
+        axis.plot(steps[best], values[best], marker="*", markersize=9, color=colour, linestyle="none")
+        near = 0.08 * float(np.ptp(steps))
+        marked = {place for place in marked if place == best or abs(steps[place] - steps[best]) > near} | {best}
+    for place in marked if has_values else ():
+        axis.annotate(
+            f"{values[place]:.3g}", (steps[place], values[place]), xytext=(0, 7), textcoords="offset points",
+            ha="center", fontsize="x-small", color="0.2",
+        )  # fmt: skip
 
 
 def plot_bands(panels: Mapping[str, Mapping[str, Sequence[Series]]], path: Path) -> Path:

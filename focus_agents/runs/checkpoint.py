@@ -120,11 +120,18 @@ class Checkpoints:
         return sorted(found, key=self.number, reverse=True)
 
     @contextlib.contextmanager
-    def write(self, number: int) -> Iterator[Path]:
-        """Write a checkpoint at once, then remove those that are not kept.
+    def write(self, number: int, *, best: int | None = None) -> Iterator[Path]:
+        """Write a checkpoint at once, then remove those that are not kept; one that fails leaves all as it was.
+
+        Args:
+            number: Steps that it has behind it.
+            best: Of one that stays, however old it is.
 
         Yields:
             A path where no folder is yet; the caller makes it.
+
+        Raises:
+            StorageError: If it cannot be written.
         """
         remove_unfinished(self.folder, f"{self.prefix}*")
         with fresh_folder(self.path(number)) as fresh:
@@ -132,12 +139,18 @@ class Checkpoints:
         for path in self.newest_first():  # those after this one are of a past that has been gone back on
             if self.number(path) > number:
                 shutil.rmtree(path)
-        self.prune(self.num_kept)
+        self.prune(self.num_kept, best=best)
 
-    def prune(self, num_kept: int) -> None:
-        """Keep the newest ones only."""
+    def prune(self, num_kept: int, *, best: int | None = None) -> None:
+        """Keep the newest ones only, and the best."""
         for path in self.newest_first()[num_kept:]:
-            shutil.rmtree(path)
+            if self.number(path) != best:
+                shutil.rmtree(path)
+
+    def describe_kept(self) -> str:
+        """Return what there is to go on from, as the end of a sentence."""
+        found = self.newest_first()
+        return f"the last one, {found[0].name}, is kept" if found else "there is none yet"
 
     def restore(self, load: Callable[[Path], T], warn: Callable[[str], None]) -> tuple[int, T] | None:
         """Load the newest checkpoint that is not damaged.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,23 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
             raise CheckpointError(f"{path}, line {number}: expected a JSON object, got {record!r:.80}; delete the line")
         records.append(record)
     return records
+
+
+def keep_json_lines(path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
+    """Drop lines of a file of JSON lines, and a last one that is cut; where only last ones go, no room is needed.
+
+    Raises:
+        CheckpointError: As `read_json_lines` does.
+        StorageError: If the file cannot be written.
+    """
+    content, records = path.read_bytes(), read_json_lines(path)
+    kept = [record for record in records if is_kept(record)]
+    if kept != records[: len(kept)]:
+        write_json_lines(path, kept)
+        return
+    size = sum(map(len, content.splitlines(keepends=True)[: len(kept)]))
+    if size < len(content):
+        os.truncate(path, size)
 
 
 def to_json(content: Mapping[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """What a run leaves behind, and what it shows while it goes on.
 
 runs/<name>/
-  config.json      every argument of the run, and under `code` which code it was started and gone on with
-  metrics.jsonl    one object per iteration; METRICS says what each name means
+  config.json      every argument of the run, and under `code` its code, and under `starts` each start
+  metrics.jsonl    one object per iteration; METRICS says what each name means; metrics.csv, the same as a table
+  warnings.jsonl   what looked wrong while it went on, if anything
   validation/      one line per answer, before, on the way and after; see `validations`
   samples/         pictures of validation episodes, and what was sampled in training; see `samples`
   checkpoints/     iteration_000050/ to go on from; final/ the policy in transformers' format
@@ -11,8 +12,6 @@ runs/<name>/
 
 from __future__ import annotations
 
-import contextlib
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,18 +25,20 @@ from focus_agents.rollout.records import RolloutGroup
 from focus_agents.runs.answers import read_answers, write_answers
 from focus_agents.runs.files import (
     append_json_lines,
+    keep_json_lines,
     read_json,
     read_json_lines,
-    to_json,
-    to_json_lines,
     write_json,
-    write_json_lines,
 )
 from focus_agents.runs.lock import hold_folder
 from focus_agents.runs.metrics import check_names, compare_validation
 from focus_agents.runs.provenance import differences, provenance
 from focus_agents.runs.samples import append_samples, rewind_samples
+from focus_agents.runs.starts import STARTS
+from focus_agents.runs.summary import SUMMARY_FILE, replace_summary
+from focus_agents.runs.table import add_to_table, drop_table
 from focus_agents.runs.validations import rewind_validations
+from focus_env.files import remove_unfinished
 from focus_env.metrics import ScoredAnswer
 from focus_env.rendering import ANSWER_COLOUR, TARGET_COLOUR, Colour, render_row, stack_rows, write_picture
 from focus_env.types import EpisodeDataset
@@ -45,8 +46,11 @@ from focus_env.units import find_unit
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
+WARNINGS_FILE = "warnings.jsonl"
 COUNTERS = ("iteration", "step")
 """Metrics that count how far a run is; 0 is a validation before training."""
+FOLDERS, SHOWN = ("samples", "checkpoints", "validation"), ("tensorboard", "wandb", "mlflow", "trackio")
+"""In a run's folder; the latter are of the sinks in `monitoring`."""
 CODE = "code"
 """In that file: the code that the run was started with, and each other that it was gone on with."""
 ARGUMENTS = "the arguments of a run"
@@ -99,6 +103,8 @@ class RunDirectory:
         else:
             run._check_new()
         hold_folder(path)
+        for folder in (path, *(path / name for name in FOLDERS)):
+            remove_unfinished(folder, "*")  # before anything is written, since the disk may be full of it
         if not is_resumed:
             return cls.create(path, config, used=used)
         for line in run.note_code(*used):
@@ -123,13 +129,15 @@ class RunDirectory:
             config: The arguments of the run.
             used: A user's own objects whose source decides the run; see `provenance`.
         """
-        run, names = cls(path), ("samples", "checkpoints", "validation")
+        run = cls(path)
         run._check_new()
         if run.is_blank:
-            for name in names:
+            for name in (*FOLDERS, *SHOWN):
                 shutil.rmtree(path / name, ignore_errors=True)
-            (path / METRICS_FILE).unlink(missing_ok=True)
-        for name in names:
+            for name in (METRICS_FILE, WARNINGS_FILE):
+                (path / name).unlink(missing_ok=True)
+            drop_table(path / METRICS_FILE)
+        for name in FOLDERS:
             (path / name).mkdir(parents=True, exist_ok=True)
         write_json(path / CONFIG_FILE, {**config, CODE: [provenance(*used)]})
         return cls(path)
@@ -171,7 +179,7 @@ class RunDirectory:
     @property
     def is_finished(self) -> bool:
         """Whether the run has come to its end."""
-        return (self.path / "summary.json").exists()
+        return (self.path / SUMMARY_FILE).exists()
 
     @property
     def is_blank(self) -> bool:
@@ -180,7 +188,7 @@ class RunDirectory:
             self.config()
         except CheckpointError:
             return False
-        traces = (self.path / "summary.json", self.checkpoints / "final")
+        traces = (self.path / SUMMARY_FILE, self.checkpoints / "final")
         if self.num_done is not None or any(trace.exists() for trace in traces):
             return False
         return not self.read_steps()
@@ -189,6 +197,7 @@ class RunDirectory:
         """Set aside what was logged before the first checkpoint, since nothing can go on from there."""
         if self.num_done is None and not self.is_finished and (self.path / METRICS_FILE).exists():
             (self.path / METRICS_FILE).rename(self.path / "metrics.stopped.jsonl")
+            drop_table(self.path / METRICS_FILE)
 
     def config(self) -> dict[str, Any]:
         """The arguments with which the run was started.
@@ -199,8 +208,7 @@ class RunDirectory:
         if not (self.path / CONFIG_FILE).exists():
             raise CheckpointError(f"run {self.path}: expected a run's folder with {CONFIG_FILE}, found none")
         config = read_json(self.path / CONFIG_FILE, ARGUMENTS)
-        config.pop(CODE, None)
-        return config
+        return {name: value for name, value in config.items() if name not in (CODE, STARTS)}
 
     def log(self, metrics: Mapping[str, float | None]) -> None:
         """Append the metrics of one iteration or step, what is not finite as null.
@@ -210,6 +218,7 @@ class RunDirectory:
         """
         check_names([*metrics])
         append_json_lines(self.path / METRICS_FILE, [metrics])
+        add_to_table(self.path / METRICS_FILE, metrics)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """What `log` has appended so far; a line that is being written is left out."""
@@ -226,10 +235,10 @@ class RunDirectory:
             num_done: Iterations or steps that the checkpoint has behind it.
             counter: Which of `METRICS` counts them.
         """
-        file = self.path / METRICS_FILE
-        kept = [line for line in read_json_lines(file) if _count(line, counter, file) <= num_done]
-        if file.exists() and to_json_lines(kept) != file.read_text(encoding="utf-8", errors="replace"):
-            write_json_lines(file, kept)
+        for file in (self.path / METRICS_FILE, self.path / WARNINGS_FILE):
+            if file.exists():
+                keep_json_lines(file, lambda line, file=file: _count(line, counter, file) <= num_done)  # type: ignore[misc]
+        drop_table(self.path / METRICS_FILE)
         rewind_samples(self.path / "samples", num_done)
         rewind_validations(self.path, num_done)
 
@@ -293,8 +302,8 @@ class RunDirectory:
             outcome: What else the summary should hold.
 
         Returns:
-            The summary: `compare_validation`, the paths `checkpoint` and `sheet`, `outcome`, and as `unit_hint` what
-            `focus_env.units.find_unit` has found, if anything.
+            The summary: `compare_validation`, the paths `checkpoint` and `sheet`, `outcome`, `warnings`, and as
+            `unit_hint` what `focus_env.units.find_unit` has found, if anything.
         """
         self.write_answers("before", before)
         self.write_answers("after", after)
@@ -304,6 +313,7 @@ class RunDirectory:
             "checkpoint": str(self.checkpoints / "final"),
             "sheet": str(self.write_sheet("validation", episodes, indices[:NUM_SHEET_EPISODES], shown)),
             **({} if hint is None else {"unit_hint": str(hint)}),
+            "warnings": read_json_lines(self.path / WARNINGS_FILE),
             **outcome,
         }
         return self.write_summary(summary)
@@ -317,28 +327,13 @@ class RunDirectory:
         Returns:
             The summary that is in the folder now.
         """
-        file, new = self.path / "summary.json", dict(summary)
-        earlier: dict[str, Any] = {}
-        if file.exists():
-            with contextlib.suppress(CheckpointError):  # a damaged one is replaced
-                earlier = read_json(file, "the summary of a run")
-        if earlier and _outcome(json.loads(to_json(new))) == _outcome(earlier):
-            return earlier
-        if "seconds" in new:
-            new["seconds"] += earlier.get("seconds") or 0.0
-        write_json(file, new)
-        return new
+        return replace_summary(self.path / SUMMARY_FILE, summary)
 
 
 def _states_of(config: Mapping[str, Any]) -> list[Any]:
     """The code that a run was started and gone on with; None stands for what is not recorded."""
     states = config.get(CODE)
     return states if isinstance(states, list) and states else [None]
-
-
-def _outcome(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What training has come to: the summary without how long it took and how its folder was called."""
-    return {name: value for name, value in summary.items() if name not in ("seconds", "checkpoint", "sheet")}
 
 
 def _count(line: Mapping[str, Any], counter: str, file: Path) -> float:

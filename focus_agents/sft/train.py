@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -20,28 +19,30 @@ from rich.console import Console
 from focus_agents.errors import CheckpointError, EpisodeError, TrainingError
 from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import check_fit, load_config, load_processor
+from focus_agents.monitoring.alarms import Watcher
 from focus_agents.monitoring.album import ValidationAlbum
 from focus_agents.monitoring.attention import keep_attention
-from focus_agents.monitoring.recorder import Recorder
+from focus_agents.monitoring.curves import Facts
+from focus_agents.monitoring.lines import show_validation
+from focus_agents.monitoring.recorder import Recorder, Sink
 from focus_agents.monitoring.report import ReportSink
+from focus_agents.processes.names import naming_train
+from focus_agents.processes.torch_backend import local_torch_config
 from focus_agents.rollout.collect import describe_error, errors_of_no_episode
 from focus_agents.runs.checkpoint import read_training_state
-from focus_agents.runs.files import read_json_lines
 from focus_agents.runs.folder import RunDirectory
-from focus_agents.runs.progress import UnitWatch, progress_bar
+from focus_agents.runs.terminal import PlainConsole
 from focus_agents.settings import Settings
+from focus_agents.sft import notices
 from focus_agents.sft.data import SFTExamples
+from focus_agents.sft.following import Follower
 from focus_agents.sft.plan import SFTPlan
-from focus_agents.sft.worker import FAILURE_FILE, SCORE, SKIPPED_FILE, checkpoints_of, train_worker
-from focus_env.errors import FocusError
+from focus_agents.sft.restarts import RESTARTS_FILE, NoteRestarts
+from focus_agents.sft.worker import FAILURE_FILE, checkpoints_of, train_worker
+from focus_env.errors import FocusError, StorageError
 
-LINE_INTERVAL = 25
-"""Steps between lines on the console."""
-POLL_SECONDS = 0.5
-NUM_BEST = 2
-"""So many of the best checkpoints, of equally good ones the newest, are kept by Ray Train, and always the last one."""
 SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
-"""Ray Train's record of them."""
+"""Ray Train's record of the checkpoints of earlier releases, which it wrote itself."""
 NUM_CHECKED_EPISODES = 8
 
 
@@ -50,7 +51,7 @@ class Workers(Settings):
     """The processes that train."""
 
     num_workers: Annotated[int, Ge(0)] = 1
-    """Ray Train workers, each a process; 0 trains in this process, without checkpoints to go on from: for debugging."""
+    """Ray Train workers, each a process; 0 trains in this process, for debugging."""
     use_gpu: bool = False
     """One GPU for each."""
     max_failures: Annotated[int, Ge(0)] = 2
@@ -97,13 +98,22 @@ def check_plan(plan: SFTPlan, workers: Workers) -> None:
         raise errors[0]
 
 
-def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None) -> dict[str, Any]:
+def train_sft(
+    plan: SFTPlan,
+    workers: Workers,
+    *,
+    is_verbose: bool = False,
+    console: Console | None = None,
+    sinks: Sequence[Sink] = (),
+) -> dict[str, Any]:
     """Train, and write everything that `RunDirectory` describes. A run that was interrupted goes on.
 
     Args:
         plan: What to train, checked by `check_plan`; its folder exists.
         workers: Who trains.
+        is_verbose: Show the best and the worst answers of the validations before and after.
         console: Where to show progress.
+        sinks: Where else to show what is measured; they are closed at the end.
 
     Returns:
         The summary, as written to `summary.json`.
@@ -113,39 +123,46 @@ def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None
         CheckpointError: If there are checkpoints, and all of them are damaged.
         StorageError: If something cannot be written.
     """
-    console = console or Console()
+    console = console or PlainConsole()
     run = RunDirectory(plan.run_path)
     started = time.perf_counter()
-    failure = plan.run_path / FAILURE_FILE
-    failure.unlink(missing_ok=True)
+    (plan.run_path / FAILURE_FILE).unlink(missing_ok=True)
+    (plan.run_path / RESTARTS_FILE).unlink(missing_ok=True)
+    notices.clear(plan.run_path)
     check_checkpoints(run, console)
+    naming, controller_callback = naming_train(
+        run.path.name, num_workers=workers.num_workers, at_restart=NoteRestarts(run.path)
+    )
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"plan": plan},
+        torch_config=local_torch_config(),
         scaling_config=ray.train.ScalingConfig(num_workers=workers.num_workers, use_gpu=workers.use_gpu),
         run_config=ray.train.RunConfig(
-            name=run.checkpoints.name,
-            storage_path=str(plan.run_path.absolute()),
+            name=f"{run.path.name}/{run.checkpoints.name}",  # a folder, and on Ray's dashboard the training's name
+            storage_path=str(run.path.absolute().parent),
+            callbacks=[controller_callback],
             failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_BEST, checkpoint_score_attribute=SCORE),
         ),
     )
     report = ReportSink(run.path, validation=plan.validation_episodes)
-    recorder = Recorder(run, console, [report])
     indices = range(min(plan.schedule.num_validation_episodes, len(plan.validation_episodes)))
+    facts = Facts(plan.config.num_steps, "step", num_validation_episodes=len(indices))
+    recorder = Recorder(run, console, [Watcher(run, console, facts), report, *sinks])
     album = ValidationAlbum(run, recorder, plan.validation_episodes, indices, counter="step")
+    follower = Follower(run, plan.config.num_steps, console, recorder, album, is_verbose=is_verbose)
     with contextlib.closing(recorder):
-        with _show_progress(run, plan.config.num_steps, console, recorder, album):
+        with naming, follower.following():
             try:
                 trainer.fit()
             except (ray.train.TrainingFailedError, EpisodeError) as error:  # the latter in this process
-                if failure.exists():
-                    raise TrainingError(json.loads(failure.read_text())["message"]) from error
-                raise TrainingError(_describe(error, run)) from error
-        if failure.exists():
-            raise TrainingError(json.loads(failure.read_text())["message"])
+                raise _failure(run) or TrainingError(_describe(error, run)) from error
+        if (failed := _failure(run)) is not None:
+            raise failed
         before, after = run.read_answers("before"), run.read_answers("after")
-        steps = [line["step"] for line in run.read_steps()]
+        show_validation("after", after, console, is_verbose=is_verbose)
+        # A full disk may have kept out a checkpoint, or lines.
+        steps = [run.num_done or 0, *(line["step"] for line in run.read_steps())]
         keep_attention(run, recorder, plan.validation_episodes, max(steps))
         summary = run.finish(
             plan.validation_episodes,
@@ -162,7 +179,7 @@ def train_sft(plan: SFTPlan, workers: Workers, *, console: Console | None = None
 def check_checkpoints(run: RunDirectory, console: Console) -> None:
     """Tell of damaged checkpoints, and remove those that no run needs, before workers go on from the newest whole one.
 
-    Ray Train's record of them goes, too: workers do not need it, and one that a kill has cut would end the run.
+    A record of them that Ray Train has written goes, too: one that a kill has cut would end the run.
 
     Raises:
         CheckpointError: If there are checkpoints, and all of them are damaged.
@@ -193,74 +210,19 @@ def check_resumable(run: RunDirectory) -> None:
         )
 
 
+def _failure(run: RunDirectory) -> FocusError | None:
+    """Why workers gave up, as they have said it; None if they have not."""
+    file, told = run.path / FAILURE_FILE, notices.read(run.path)
+    if notices.FULL in told:
+        return StorageError(told[notices.FULL])
+    if file.exists():
+        return TrainingError(str(json.loads(file.read_text())["message"]))
+    return TrainingError(told[notices.FAILURE]) if notices.FAILURE in told else None
+
+
 def _describe(error: Exception, run: RunDirectory) -> str:
     """What a person needs of Ray's report: the first worker's own error."""
     failures = getattr(error, "worker_failures", {})
     cause = next(iter(failures.items()), (None, error))
     who = "Ray Train" if cause[0] is None else f"worker {cause[0]}"
     return f"{who} failed: {type(cause[1]).__name__}: {cause[1]}\ngo on from the last checkpoint by `resume` {run.path}"
-
-
-@contextlib.contextmanager
-def _show_progress(
-    run: RunDirectory, num_steps: int, console: Console, recorder: Recorder, album: ValidationAlbum
-) -> Iterator[None]:
-    """Follow `metrics.jsonl`, which a worker writes, by a bar and a line every few steps."""
-    done, named, watch = threading.Event(), set[str](), UnitWatch(console)
-    with progress_bar("SFT", num_steps, console) as move_to:
-
-        def follow() -> None:
-            shown, pause, is_over = 0, POLL_SECONDS, False
-            while not is_over:
-                is_over = done.wait(pause)
-                started = time.perf_counter()
-                lines = run.read_steps()
-                pause = max(POLL_SECONDS, 20 * (time.perf_counter() - started))
-                step = int(lines[-1]["step"]) if lines else 0
-                shown = min(shown, step)  # a restart goes back
-                move_to(step)
-                album.draw_new()
-                if step > shown:
-                    recorder.pass_on(lines[-1])
-                if step > 0 and shown == 0:  # the answers before training are there
-                    watch.look(run.read_answers("before"))
-                for reason in _skipped(run):
-                    if reason not in named:
-                        console.print(f"skipped: {reason}", style="yellow", highlight=False, markup=False)
-                        named.add(reason)
-                for end in range(shown + 1, step + 1):
-                    if end % LINE_INTERVAL == 0 or end == num_steps or lines[end - 1].get(SCORE) is not None:
-                        window = lines[max(0, end - LINE_INTERVAL) : end]
-                        console.print(_line(window), highlight=False, soft_wrap=True)
-                shown = step
-
-        follower = threading.Thread(target=follow, daemon=True)
-        follower.start()
-        try:
-            yield
-        finally:
-            done.set()
-            follower.join()
-
-
-def _skipped(run: RunDirectory) -> list[str]:
-    """Why episodes were left out so far, as the workers have written it."""
-    return [line["reason"] for line in read_json_lines(run.path / SKIPPED_FILE)]
-
-
-def _line(window: list[dict[str, Any]]) -> str:
-    """What a person reads of a few steps: means over them."""
-    last = window[-1]
-
-    def mean(name: str) -> float:
-        values = [line[name] for line in window if line.get(name) is not None]
-        return float(np.mean(values)) if values else float("nan")
-
-    line = f"{last['step']:>5}  LM loss {mean('lm_loss'):.3f}"
-    if "attention_loss" in last:
-        line += f"  attention loss {mean('attention_loss'):.3f}  S {mean('support_mass'):.2f}"
-        line += f"  past margin {mean('past_margin'):.0%}"
-    line += f"  {mean('examples_per_second'):.0f} examples/s"
-    if last["skipped_steps"]:
-        line += f"  skipped {last['skipped_steps']} steps"
-    return line + (f"  validation mIoU {last[SCORE]:.3f}" if last.get(SCORE) is not None else "")

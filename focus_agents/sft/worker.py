@@ -9,14 +9,13 @@ import contextlib
 import copy
 import logging
 import math
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import ray.train
 import ray.train.torch
@@ -25,11 +24,12 @@ import torch.distributed
 from safetensors.torch import save_file
 
 from focus_agents.errors import CheckpointError, EpisodeError
-from focus_agents.evaluation import evaluate
 from focus_agents.models.adapters import base_model, merge_adapters
 from focus_agents.models.attention import select_layers
 from focus_agents.models.loading import load_processor
-from focus_agents.policies.vlm import VLMPolicy
+from focus_agents.monitoring.recorder import Recorder
+from focus_agents.processes.memory import MEMORY, memory_gib
+from focus_agents.processes.names import is_actor
 from focus_agents.runs.checkpoint import (
     Checkpoints,
     check_finite,
@@ -40,15 +40,18 @@ from focus_agents.runs.checkpoint import (
 from focus_agents.runs.files import append_json_lines, write_json
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.validations import keep_validation
+from focus_agents.sft import notices
 from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches
-from focus_agents.sft.model import build_model
+from focus_agents.sft.model import build_model, memory_advice
+from focus_agents.sft.notices import NoticeConsole
 from focus_agents.sft.plan import SFTPlan
 from focus_agents.sft.progress import Progress
+from focus_agents.sft.restarts import num_restarts
 from focus_agents.sft.step import accumulate_gradients, sum_over_workers
+from focus_agents.sft.validation import validate
 from focus_env.datasets.order import shuffled_indices
-from focus_env.env import ENV_ID
 from focus_env.errors import StorageError
-from focus_env.files import named_errors
+from focus_env.files import fresh_file, reason_of
 from focus_env.metrics import ScoredAnswer, summarize
 
 CHECKPOINT_PREFIX = "step_"
@@ -84,6 +87,8 @@ class SFTWorker:
         self.plan, self.config, self.progress = plan, plan.config, Progress()
         self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
         self.run_directory = RunDirectory(plan.run_path)
+        self.num_restarts = num_restarts(plan.run_path)
+        self.recorder = Recorder(self.run_directory, NoticeConsole(plan.run_path))
         self.checkpoints = checkpoints_of(self.run_directory)
         self.device = ray.train.torch.get_device()
         if self.device.type == "cpu":
@@ -161,8 +166,8 @@ class SFTWorker:
             answers, measured = self._validate()
             if self.rank == 0:
                 self.run_directory.rewind(-1, counter="step")
-                self.run_directory.write_answers("before", answers)
-                self.run_directory.log({"step": 0, **measured})
+                self.recorder.answers("before", answers)
+                self.recorder.log({"step": 0, **measured})
             return answers
         self.progress = Progress(**restored[1])
         if self.rank == 0:
@@ -193,7 +198,8 @@ class SFTWorker:
         """Keep which episodes others stand in for, and why, for the driver to show."""
         if reasons := [reason for batch in micro_batches for reason in batch.replaces]:
             lines = [{"step": self.progress.step + 1, "reason": reason} for reason in reasons]
-            append_json_lines(self.plan.run_path / SKIPPED_FILE, lines)
+            file = self.plan.run_path / SKIPPED_FILE
+            self.recorder.attempt(SKIPPED_FILE, lambda: append_json_lines(file, lines))
 
     # ---- training
 
@@ -222,9 +228,9 @@ class SFTWorker:
     def _give_up(self, micro_batches: Sequence[SFTBatch]) -> None:
         """Save the batch that could not be trained on, and say so where the driver looks."""
         folder = self.plan.run_path / BAD_BATCH_FOLDER
-        folder.mkdir(exist_ok=True)
         for number, batch in enumerate(micro_batches):
-            save_file(batch.tensors(), folder / f"worker{self.rank}_part{number}.safetensors")
+            file = folder / f"worker{self.rank}_part{number}.safetensors"
+            self.recorder.attempt(BAD_BATCH_FOLDER, partial(_keep_batch, file, batch))
         if self.rank == 0:
             step, size = self.progress.step - 1, self.config.batch_size
             indices = shuffled_indices(
@@ -239,66 +245,53 @@ class SFTWorker:
 
     def _fail(self, message: str) -> None:
         """Say where the driver looks why the training ends."""
-        write_json(self.plan.run_path / FAILURE_FILE, {"message": message})
+        notices.post(self.plan.run_path, message, key=notices.FAILURE)  # the disk may be full
+        with contextlib.suppress(StorageError):
+            write_json(self.plan.run_path / FAILURE_FILE, {"message": message})
 
     def _log(self, metrics: dict[str, float], *, seconds: float) -> None:
         """Append the step to `metrics.jsonl`."""
         if self.rank == 0:
             timing = {"seconds": seconds, "examples_per_second": self.config.batch_size / seconds}
-            self.run_directory.log({"step": self.progress.step, **metrics, **timing})
+            self.recorder.log({"step": self.progress.step, **metrics, **timing, **self._process_metrics()})
+
+    def _process_metrics(self) -> dict[str, float]:
+        """Restarts so far, if this process can be restarted, and its resident memory."""
+        role, restarts = ("workers", {"worker_restarts": self.num_restarts}) if is_actor() else ("driver", {})
+        return {**restarts, **dict.fromkeys((MEMORY, f"{MEMORY}/{role}"), memory_gib())}
 
     # ---- validation, checkpoints, export
 
     def _validate(self) -> tuple[list[ScoredAnswer], dict[str, float]]:
-        """One greedy answer for each validation episode, dealt to the workers; all of them get all answers.
-
-        Returns:
-            The answers, and what is logged of them.
-        """
-        plan, started = self.plan, time.perf_counter()
-        processor = self.processor
-        if plan.validation_max_image_tokens is not None:
-            processor = load_processor(plan.model, max_image_tokens=plan.validation_max_image_tokens)
-        template = processor.fit_template(plan.template)
-        env = gymnasium.make(ENV_ID, dataset=plan.validation_episodes, template=template)
-        indices = range(min(plan.schedule.num_validation_episodes, len(plan.validation_episodes)))
-        with torch.compiler.set_stance("force_eager"):  # each token of an answer has another shape
-            mine = evaluate(
-                env,
-                VLMPolicy(self.model, processor),
-                indices[self.rank :: self.num_workers],
-                max_completion_tokens=plan.schedule.max_completion_tokens,
-            )
-        shares = [mine]
-        if self.num_workers > 1:
-            shares = [[] for _ in range(self.num_workers)]
-            torch.distributed.all_gather_object(shares, mine)
-        answers = [shares[index % self.num_workers][index // self.num_workers] for index in indices]
+        """Answer the validation episodes, dealt to the workers; returns all answers, and what is logged of them."""
+        started = time.perf_counter()
+        answers = validate(self.plan, self.model, self.processor, rank=self.rank, num_workers=self.num_workers)
         score = summarize(answers)["miou_all"]
         return answers, {SCORE: score, "seconds_validating": time.perf_counter() - started}
 
     def _keep_validation(self, answers: Sequence[ScoredAnswer]) -> None:
-        """Keep the answers of a validation, for the driver to draw; a full disk does not end the training."""
+        """Keep the answers of a validation, for the driver to draw."""
         if self.rank == 0:
-            try:
-                keep_validation(self.plan.run_path, "step", self.progress.step, answers)
-            except StorageError as error:
-                logger.warning("%s", error)
+            path, step = self.plan.run_path, self.progress.step
+            self.recorder.attempt("validation answers", lambda: keep_validation(path, "step", step, answers))
 
     def _checkpoint(self, metrics: dict[str, float]) -> None:
-        """Hand the state to Ray Train, which keeps the newest and the best by validation mean IoU."""
-        path = self.checkpoints.path(self.progress.step)
-        check_finite(self.parameters, what=f"checkpoint {path}")
-        with named_errors(path), tempfile.TemporaryDirectory() as folder:
-            checkpoint = None
-            if self.rank == 0:
-                save_training_state(Path(folder), self.parameters, self.optimizer, asdict(self.progress))
-                checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(
-                {SCORE: NOT_VALIDATED, **metrics},
-                checkpoint=checkpoint,
-                checkpoint_dir_name=path.name,
-            )
+        """Keep the state, with the newest before it and the best by validation mean IoU; Ray Train gets the metrics.
+
+        Ray Train would copy a checkpoint from elsewhere, file by file, and keep a record beside it that ends the run
+        where the disk is full. Here it is whole or not there.
+        """
+        step = self.progress.step
+        check_finite(self.parameters, what=f"checkpoint {self.checkpoints.path(step)}")
+        if self.rank == 0:
+            so = f"{self.checkpoints.describe_kept()}, and the training goes on"
+            self.recorder.attempt(f"the checkpoint of step {step}", self._write_checkpoint, so=so)
+        ray.train.report({SCORE: NOT_VALIDATED, **metrics})
+
+    def _write_checkpoint(self) -> None:
+        with self.checkpoints.write(self.progress.step, best=self.progress.best_step) as folder:
+            folder.mkdir()
+            save_training_state(folder, self.parameters, self.optimizer, asdict(self.progress))
 
     def _finish(self, answers: list[ScoredAnswer] | None) -> None:
         """Write the answers after training, and the last and the best policy in transformers' format."""
@@ -306,6 +299,13 @@ class SFTWorker:
         check_finite(self.parameters, what=f"policy {self.run_directory.checkpoints / 'final'}")
         if self.rank > 0:
             return
+        try:
+            self._write_outcome(answers)
+        except StorageError as error:  # new workers would meet the same
+            message = f"all steps are done, but the outcome could not be written ({reason_of(error)})"
+            notices.post(self.plan.run_path, message, key=notices.FULL)
+
+    def _write_outcome(self, answers: list[ScoredAnswer]) -> None:
         checkpoints, best_step = self.run_directory.checkpoints, self.progress.best_step
         self.run_directory.write_answers("after", answers)
         self._export(checkpoints / "final")
@@ -321,21 +321,12 @@ class SFTWorker:
         )
 
 
+def _keep_batch(file: Path, batch: SFTBatch) -> None:
+    file.parent.mkdir(exist_ok=True)
+    with fresh_file(file) as scratch:
+        save_file(batch.tensors(), scratch)
+
+
 def checkpoints_of(run: RunDirectory) -> Checkpoints:
-    """Return the states that a run of stage 1 can go on from; Ray Train writes them, and removes older ones."""
+    """Return the states that a run of stage 1 can go on from."""
     return Checkpoints(run.checkpoints, CHECKPOINT_PREFIX)
-
-
-@contextlib.contextmanager
-def memory_advice() -> Iterator[None]:
-    """Name the settings that help where memory runs out."""
-    try:
-        yield
-    except RuntimeError as error:
-        is_cpu_allocator = "not enough memory" in str(error) or "can't allocate memory" in str(error)
-        if not (isinstance(error, torch.OutOfMemoryError) or is_cpu_allocator):
-            raise
-        raise MemoryError(
-            f"out of memory: {error}. Lower `micro_batch_size` or `max_image_tokens`, or set `gradient_checkpointing`, "
-            "`lora_rank` 8 or `precision` bf16"
-        ) from error

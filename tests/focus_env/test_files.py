@@ -16,7 +16,16 @@ import pytest
 
 from focus_env import files
 from focus_env.errors import StorageError
-from focus_env.files import append_text, find_folder, fresh_file, fresh_folder, remove_unfinished, write_text
+from focus_env.files import (
+    append_text,
+    find_folder,
+    fresh_file,
+    fresh_folder,
+    named_errors,
+    reason_of,
+    remove_unfinished,
+    write_text,
+)
 from tests.kills import in_a_child, kill_at_each_call
 
 
@@ -229,3 +238,52 @@ def test_without_locks_it_writes_as_well(tmp_path: Path, monkeypatch: pytest.Mon
     write_text(tmp_path / "a.txt", "new")
     write_folder(tmp_path / "b", "new")
     assert (names(tmp_path), os.path.getsize(tmp_path / "a.txt")) == (["a.txt", "b"], 3)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o002, 0o664)])
+def test_files_are_as_readable_as_those_beside_them(umask: int, mode: int, tmp_path: Path) -> None:
+    """Whatever a library makes of them: some write a file of their owner's alone and give it the name."""
+
+    def write_as_a_library_does(path: Path) -> None:
+        path.with_suffix(".tmp").write_text("weights")
+        path.with_suffix(".tmp").chmod(0o600)
+        path.with_suffix(".tmp").rename(path)
+
+    before = os.umask(umask)
+    try:
+        with fresh_folder(tmp_path / "policy") as fresh:
+            (fresh / "part").mkdir(parents=True)
+            write_as_a_library_does(fresh / "model")
+            write_as_a_library_does(fresh / "part/model")
+            (fresh / "run.sh").write_text("")
+            (fresh / "run.sh").chmod(0o755)
+        with fresh_file(tmp_path / "alone") as scratch:
+            write_as_a_library_does(scratch)
+    finally:
+        os.umask(before)
+    found = {name: (tmp_path / name).stat().st_mode & 0o777 for name in ("policy/model", "policy/part/model", "alone")}
+    assert found == dict.fromkeys(found, mode)
+    assert (tmp_path / "policy/run.sh").stat().st_mode & 0o100
+
+
+def test_what_stopped_a_writer_is_said_without_advice_to_a_command(tmp_path: Path) -> None:
+    """For a training that goes on without the file."""
+    with pytest.raises(StorageError) as caught, named_errors(tmp_path / "a"):
+        raise OSError(errno.EFBIG, "File too large")
+    assert reason_of(caught.value).startswith("[Errno 27] File too large; ")
+    assert reason_of(caught.value).endswith(" MiB are free there")
+    assert reason_of(ValueError("no")) == "no"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[enforce fail at inline_container.cc:664] . unexpected pos 704 vs 598",
+        "PytorchStreamWriter failed writing file data/3: file write failed",
+        "Error while serializing: I/O error: File too large (os error 27)",
+    ],
+)
+def test_libraries_errors_are_those_of_the_disk_where_there_is_room(text: str, tmp_path: Path) -> None:
+    """Such as a limit on the size of files, or a quota."""
+    with pytest.raises(StorageError, match="could not be written"), named_errors(tmp_path / "a"):
+        raise RuntimeError(text)

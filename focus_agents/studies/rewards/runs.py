@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from ray import tune
-from rich.console import Console
 
 from focus_agents.errors import TrainingError
 from focus_agents.grpo.plan import GRPOPlan
@@ -20,6 +19,7 @@ from focus_agents.grpo.train import train_grpo
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.lock import hold_folder
 from focus_agents.runs.provenance import sources_of_users
+from focus_agents.runs.terminal import PlainConsole
 from focus_agents.studies.study import Run, Study
 from focus_env.rewards.weighted import WeightedReward
 
@@ -173,7 +173,7 @@ def train_run(config: dict[str, Any], *, study: RewardStudy) -> None:
             directory,
             plan.validation_episodes,
             is_resumed=is_resumed,
-            console=Console(file=log, width=120),
+            console=PlainConsole(file=log, width=120),
         )
     tune.report({"miou": summary["miou_end"], "miou_gain": summary["miou_gain"]})
 

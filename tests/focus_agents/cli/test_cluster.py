@@ -21,6 +21,7 @@ from rich.console import Console
 
 from focus_agents.cli import cluster
 from focus_agents.cli.cluster import Need, RayArguments, check_needs, join_cluster, watch_raylet
+from focus_agents.errors import TrainingError
 
 CPU_NODE, GPU_NODE = {"CPU": 4.0}, {"CPU": 16.0, "GPU": 2.0}
 
@@ -177,3 +178,23 @@ def test_the_death_of_ray_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> 
         time.sleep(0.01)
     assert codes == [1]
     assert console.file.getvalue().splitlines()[-1] == "error: Ray has died on this machine; go on by --resume runs/a"
+
+
+@pytest.mark.parametrize("num_failures", [0, 1, 2])
+def test_ray_that_does_not_come_up_is_started_once_more(num_failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray raises a plain `Exception`, on several lines."""
+    calls: list[str] = []
+
+    def init(**arguments: Any) -> None:
+        calls.append("init")
+        if calls.count("init") <= num_failures:
+            raise Exception("The current node timed out during startup.\nmore")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shutdown"))
+    if num_failures == 2:
+        with pytest.raises(TrainingError, match=r"within 30 seconds, got: The current node timed out.*; look whether"):
+            cluster.start_patiently(num_cpus=2)
+    else:
+        cluster.start_patiently(num_cpus=2)
+    assert calls == ["init", "shutdown"] * num_failures + ["init"] * (num_failures < 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import io
 import re
 import signal
@@ -10,15 +11,18 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ray.exceptions import RayTaskError
 from rich.console import Console
 
 from focus_agents.cli import grpo
 from focus_agents.cli.errors import as_flags, in_a_thread, make_console, user_errors, work_errors
 from focus_agents.errors import RunInterrupted, TrainingError
 from focus_agents.reports.tables import text_table
-from focus_env.errors import FocusError, RewardError
+from focus_env.errors import FocusError, RewardError, StorageError
+from focus_env.files import named_errors
 from tests.places import ROOT
 
 
@@ -79,6 +83,32 @@ def test_an_expected_error_ends_the_work(error: FocusError, code: str, shown: st
     with pytest.raises(SystemExit, match=f"^{code}$"), work_errors(Arguments, console, TrainingError):
         raise error
     assert console.file.getvalue() == shown
+
+
+def storage_error(path: Path) -> StorageError:
+    with pytest.raises(StorageError) as caught, named_errors(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("error", "start"),
+    [
+        (lambda path: storage_error(path), "error: {path} could not be written ([Errno 28] No space left on device); "),
+        (lambda path: OSError(5, "Input/output error"), "error: OSError: [Errno 5] Input/output error; mend the cause"),
+        (lambda path: ConnectionResetError("gone"), "error: ConnectionResetError: gone; mend the cause"),
+        (lambda path: RayTaskError("f", "Traceback\n", OSError("full")).as_instanceof_cause(), "error: OSError: full;"),
+    ],
+)  # fmt: skip
+def test_an_error_of_the_system_ends_the_work_in_a_line(error: Any, start: str, tmp_path: Path) -> None:
+    """With what is kept and how to go on."""
+    console, advice = Console(file=io.StringIO(), width=10), "go on by `resume` runs/a"
+    with pytest.raises(SystemExit, match=r"^1$"), work_errors(Arguments, console, TrainingError, advice=lambda: advice):
+        raise error(tmp_path / "a")
+    shown = console.file.getvalue()
+    assert shown.startswith(start.format(path=tmp_path / "a"))
+    assert shown.endswith("; go on by --resume runs/a\n")
+    assert shown.count("\n") == 1
 
 
 @pytest.fixture

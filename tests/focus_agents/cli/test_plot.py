@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from focus_agents.cli.plot import labelled
-
 
 @pytest.mark.parametrize(
     ("runs", "labels"),

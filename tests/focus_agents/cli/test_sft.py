@@ -40,7 +40,7 @@ def test_sft(sft_run: Path) -> None:
         (["--beta", "-1"], "beta: expected 0 .* got -1"),
         (["--attention-layers", "8"], "attention layers '8': expected numbers from 0 to 4"),
         (["--num-workers", "33"], "--num-workers: expected at most batch_size, 32"),
-        (["--patience", "2"], "patience: early stopping needs validations"),
+        (["--patience", "2", "--validation-interval", "0"], "patience: early stopping needs validations"),
         (["--resume", "runs/nothing"], "runs/nothing"),
         pytest.param(
             ["--use-gpu"],

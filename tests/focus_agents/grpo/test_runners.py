@@ -12,7 +12,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 
 from focus_agents.errors import SamplingError, TrainingError
 from focus_agents.grpo import runners as module
-from focus_agents.grpo.runners import Runners
+from focus_agents.grpo.runners import Request, Runners
 from focus_env.errors import DatasetError
 
 JOBS = [(position, 100 + position) for position in range(8)]
@@ -36,9 +36,16 @@ class Actor:
 
     def __init__(self, clock: Clock, *faults: float | Exception) -> None:
         self.clock, self.faults, self.num_kills = clock, list(faults), 0
-        self.apply = SimpleNamespace(remote=lambda work, jobs: self.call(lambda: work(self, jobs)))
+        self.task_names: list[str] = []
+        self.apply = SimpleNamespace(
+            remote=lambda work, jobs: self.call(lambda: work(self, jobs)), options=lambda *, name: self.called(name)
+        )
         self.set_state = SimpleNamespace(remote=lambda state: None)
         self.num_episodes = SimpleNamespace(remote=lambda: self.call(lambda: 500))
+
+    def called(self, name: str) -> Any:
+        self.task_names.append(name)
+        return self.apply
 
     def call(self, answer: Any) -> dict[str, Any]:
         fault = self.faults.pop(0) if self.faults else 0.0
@@ -181,3 +188,41 @@ def test_an_error_of_ours_comes_as_it_is(clock: Clock) -> None:
     with pytest.raises(DatasetError, match=r"^a\.jpg: torn$"):
         runners.run(JOBS, double, batch_size=2)
     assert group.lost == set()
+
+
+def test_tasks_are_called_by_what_is_done(clock: Clock) -> None:
+    """On Ray's dashboard, where each of them would be `apply`."""
+    runners, group = make_runners(clock, [], [])
+    for actor in group.all.values():
+        actor.validate = lambda *, episode_indices: [2 * index for index in episode_indices]  # type: ignore[attr-defined]
+    assert runners.answer("validate", [index for _, index in JOBS], batch_size=2) == EXPECTED
+    runners.run(JOBS, double, batch_size=2)
+    assert [actor.task_names for actor in group.all.values()] == [["validate", "double"], ["validate", "double"]]
+
+
+@pytest.mark.parametrize("is_found_by_rllib", [False, True])
+def test_who_dies_is_named_once_and_counted_when_it_is_back(
+    clock: Clock, is_found_by_rllib: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    runners, group = make_runners(clock, [] if is_found_by_rllib else [ActorDiedError()], [])
+    if is_found_by_rllib:  # in a call of its own, of which nobody here knows
+        group.lost.add(1)
+    with caplog.at_level(logging.WARNING):
+        assert runners.run(JOBS, double, batch_size=2) == EXPECTED
+        group.lost.clear()
+        assert runners.run(JOBS, double, batch_size=2) == EXPECTED
+    (line,) = [record.message for record in caplog.records if "has died" in record.message]
+    assert line.startswith("sampler 1 has died (")
+    assert "nothing is lost but time" in line
+    assert runners.num_restarts == 1
+
+
+def test_results_that_wait_are_counted(clock: Clock) -> None:
+    runners, _ = make_runners(clock, [5.0], [])
+    request = runners.submit(JOBS, double, batch_size=2)
+    assert runners.num_ready(request) == 4, "those of the other one"
+    clock.now += 6
+    assert runners.num_ready(request) == 8
+    assert runners.collect(request) == EXPECTED
+    assert runners.num_ready(request) == 8
+    assert runners.num_ready(Request.done([1, 2, 3])) == 3

@@ -13,6 +13,8 @@ from rich.console import Console
 
 from focus_agents.monitoring.recorder import Recorder
 from focus_agents.runs.folder import RunDirectory
+from focus_env.errors import StorageError
+from tests.answers import scored
 
 PICTURE = np.zeros((2, 2, 3), dtype=np.uint8)
 
@@ -106,3 +108,18 @@ def test_a_folder_that_cannot_be_written_is_tried_again(
 def test_a_name_that_is_not_declared_is_a_fault_of_the_caller(run: RunDirectory, console: Console) -> None:
     with pytest.raises(ValueError, match=r"expected names from runs\.metrics\.METRICS, got \['reword'\]"):
         Recorder(run, console).log({"iteration": 1, "reword": 0.5})
+
+
+def test_answers_before_training_are_written_as_soon_as_there_is_room(
+    run: RunDirectory, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without them, no run is gone on with."""
+    recorder, answers = Recorder(run, console), [scored(0.5)]
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "write_answers", lambda *_: (_ for _ in ()).throw(StorageError("full")))
+        assert not recorder.answers("before", answers)
+        recorder.log({"iteration": 0})
+    assert not (run.path / "validation/before.jsonl").exists()
+    recorder.log({"iteration": 1})
+    assert run.read_answers("before") == answers
+    assert printed(console) == ["warning: validation answers cannot be written: full; the training goes on without"]

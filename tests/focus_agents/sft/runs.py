@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,26 @@ def make_plan(folder: Path, *, episodes: EpisodeDataset = EPISODES, **options: A
     )
 
 
-def train(plan: SFTPlan, workers: Workers = IN_PROCESS) -> dict[str, Any]:
-    return train_sft(plan, workers, console=Console(file=io.StringIO()))
+class KeptLines:
+    """A `Sink` that keeps what it is told."""
+
+    name = "kept lines"
+
+    def __init__(self) -> None:
+        self.lines, self.is_closed = list[tuple[int, Mapping[str, float]]](), False
+
+    def log(self, metrics: Mapping[str, float], position: int) -> None:
+        self.lines.append((position, metrics))
+
+    def show(self, name: str, picture: Any, position: int) -> None:
+        pass
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def train(plan: SFTPlan, workers: Workers = IN_PROCESS, sinks: Sequence[KeptLines] = ()) -> dict[str, Any]:
+    return train_sft(plan, workers, console=Console(file=io.StringIO()), sinks=sinks)
 
 
 def parameters(folder: Path) -> dict[str, torch.Tensor]:
@@ -60,9 +79,7 @@ def largest_difference(first: Path, second: Path) -> float:
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run without what the clock says."""
+    """The lines of a run without what the clock says, and what the machine does."""
     lines = RunDirectory(folder).read_steps()
-    return [
-        {k: v for k, v in line.items() if k not in ("seconds", "seconds_validating", "examples_per_second")}
-        for line in lines
-    ]
+    left_out = ("seconds", "seconds_validating", "examples_per_second", "worker_restarts")
+    return [{k: v for k, v in line.items() if k not in left_out and not k.startswith("memory_gib")} for line in lines]

@@ -1,4 +1,4 @@
-"""Checkpoints of stage 1 that are damaged, in this process; Ray Train's keeping of them is played."""
+"""Checkpoints of stage 1 that are damaged, in this process."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SFTPlan:
     """A run that was killed after its third step, with all of its checkpoints."""
     plan = make_plan(tmp_path / "run", **STEPS)
 
-    def report(metrics: Any, *, checkpoint: Any, checkpoint_dir_name: str) -> None:
-        shutil.copytree(checkpoint.path, plan.run_path / "checkpoints" / checkpoint_dir_name, dirs_exist_ok=True)
-        if checkpoint_dir_name == "step_000003":
+    def report(metrics: Any) -> None:
+        if (plan.run_path / "checkpoints/step_000003").exists():
             raise Killed
 
     with monkeypatch.context() as patch:
@@ -83,8 +82,8 @@ def test_weights_that_are_not_finite_end_the_run_before_they_are_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without an attempt by every new worker to do the same again."""
-    saved: list[str] = []
-    monkeypatch.setattr(ray.train, "report", lambda *_, checkpoint_dir_name, **__: saved.append(checkpoint_dir_name))
+    saved, checkpoints = list[str](), tmp_path / "run/checkpoints"
+    monkeypatch.setattr(ray.train, "report", lambda _: saved.extend(path.name for path in checkpoints.glob("step_*")))
     real = worker.SFTWorker._step
 
     def spoil(self: worker.SFTWorker, micro_batches: Any) -> dict[str, float]:

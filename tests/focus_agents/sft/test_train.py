@@ -11,22 +11,27 @@ import numpy as np
 import pytest
 import ray
 import torch
+from rich.console import Console
 
 from focus_agents.errors import CheckpointError, TrainingError
 from focus_agents.models.loading import load_model, load_processor
+from focus_agents.monitoring.recorder import Recorder
 from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.metrics import METRICS
+from focus_agents.sft.following import each_once
 from focus_agents.sft.train import Workers, check_plan, check_resumable
 from focus_env.types import Episode
 from tests.fakes import FakeDataset
-from tests.focus_agents.sft.runs import IN_PROCESS, largest_difference, make_plan, metrics, parameters, train
+from tests.focus_agents.sft.runs import IN_PROCESS, KeptLines, largest_difference, make_plan, metrics, parameters, train
 
 
 def test_a_whole_run(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path / "run")
-    summary = train(plan)
+    plan, sink = make_plan(tmp_path / "run"), KeptLines()
+    summary = train(plan, sinks=[sink])
     run = RunDirectory(plan.run_path)
+    assert sink.lines == [(line.pop("step"), line) for line in run.read_metrics()]
+    assert sink.is_closed
     assert summary["num_validation_episodes"] == 3
     assert summary["num_steps"] == 3
     assert [answer.episode_id for answer in run.read_answers("after")] == ["fake/0", "fake/1", "fake/2"]
@@ -52,6 +57,16 @@ def test_a_whole_run(tmp_path: Path) -> None:
     start, end = load_model("tiny"), load_model(summary["checkpoint"])
     pairs = zip(start.named_parameters(), end.parameters(), strict=True)
     assert [name for (name, before), after in pairs if torch.equal(before, after)] == []
+
+
+@pytest.mark.parametrize(("num_done", "told"), [(None, [0, 1, 2, 3, 4, 5]), (3, [4, 5])], ids=["new", "resumed"])
+def test_sinks_are_told_each_line_once(tmp_path: Path, num_done: int | None, told: list[int]) -> None:
+    """Workers that start again go back to a checkpoint, and write the lines behind it again."""
+    sink, run = KeptLines(), RunDirectory(tmp_path)
+    pass_on = each_once(Recorder(run, Console(), [sink]), num_done)
+    for length in (0, 1, 5, 3, 4, 6):
+        pass_on([{"step": step, "loss": None, "lr": 0.5} for step in range(length)])
+    assert sink.lines == [(step, {"lr": 0.5}) for step in told]
 
 
 def test_without_the_attention_loss(tmp_path: Path) -> None:

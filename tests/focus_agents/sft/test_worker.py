@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import torch
 from safetensors.torch import load_file
 
@@ -190,7 +188,7 @@ def test_a_run_that_no_longer_improves_stops(tmp_path: Path) -> None:
 
 
 def test_the_best_policy_is_kept_beside_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Validations after steps 1 to 4 score 0.1, 0.6, 0.3 and 0.2; Ray's keeping of checkpoints is played here."""
+    """Validations after steps 1 to 4 score 0.1, 0.6, 0.3 and 0.2; the best one's checkpoint is kept."""
     steady = {"warmup": 0.0, "cooldown": 0.0, "checkpoint_interval": 1}
     train(make_plan(tmp_path / "short", num_steps=2, **steady))
     plan = make_plan(tmp_path / "run", num_steps=4, validation_interval=1, **steady)
@@ -201,11 +199,7 @@ def test_the_best_policy_is_kept_beside_the_last(tmp_path: Path, monkeypatch: py
         score = next(scores)
         return [dataclasses.replace(answer, status=ParseStatus.OK, iou=score)], {"validation_miou": score}
 
-    def report(metrics: Any, *, checkpoint: Any, checkpoint_dir_name: str) -> None:
-        shutil.copytree(checkpoint.path, plan.run_path / "checkpoints" / checkpoint_dir_name)
-
     monkeypatch.setattr(SFTWorker, "_validate", validate)
-    monkeypatch.setattr(ray.train, "report", report)
     assert train(plan)["miou_end"] == 0.2
     best = load_model(str(plan.run_path / "checkpoints/best"))
     expected = parameters(tmp_path / "short")

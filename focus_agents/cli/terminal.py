@@ -1,0 +1,38 @@
+"""How much a training tells in the terminal, and its last lines, each of which `grep` finds by its first word."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from focus_agents.cli import STARTED
+from focus_agents.runs.folder import WARNINGS_FILE, RunDirectory
+from focus_agents.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TerminalArguments(Settings):
+    """What the terminal shows."""
+
+    verbose: bool = False
+    """Show the best and the worst answers too: those of each iteration of GRPO, and those of each validation."""
+
+
+def print_outcome(run: RunDirectory, summary: Mapping[str, Any], console: Console) -> None:
+    """Print what a training has come to, and where everything is; the time is that since the command's start."""
+    low, high = summary["miou_gain_interval"]
+    console.print(
+        f"validation mIoU {summary['miou_start']:.3f} -> {summary['miou_end']:.3f} (gain {summary['miou_gain']:+.3f}, "
+        f"95% interval {low:+.3f} to {high:+.3f}) in {time.perf_counter() - STARTED:.0f} s"
+    )
+    if warnings := summary.get("warnings"):
+        console.print(f"warnings: {len(warnings)}, in {run.path / WARNINGS_FILE}")
+    console.print(f"policy: {summary['checkpoint']}")
+    console.print(f"pictures: {summary['sheet']}")
+    if (report := run.path / "report.html").exists():
+        console.print(f"report: {report}")
+    console.print(f"run folder: {run.path}")

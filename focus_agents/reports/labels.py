@@ -1,0 +1,162 @@
+"""What runs are called beside one another: the settings that differ, and one name for the seeds of one setting."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from focus_agents.errors import CheckpointError
+from focus_agents.runs.folder import METRICS_FILE, RunDirectory
+
+SEED = "seed"
+PLACES = (
+    "name", "code", "starts", "output_dir", "resume", "ray_address", "dashboard", "verbose", "log_to", "log_pictures",
+    "num_env_runners",
+    "num_learners", "num_workers", "max_failures", "num_gpus_per_env_runner", "num_gpus_per_learner", "use_gpu",
+    "num_data_workers", "checkpoint_interval", "update_timeout_s", "max_update_attempts", "sample_timeout_s",
+)  # fmt: skip
+"""Settings that say where a run is and who works on it, and that no curve depends on."""
+COMMAND = "command"
+MOST_NAMED = 4
+"""Settings in a label."""
+MOST_DIGITS = 3
+"""Of a number behind the last hyphen of a name that passes for a seed; a date or a time of day is longer."""
+MOST_DEPTH = 3
+
+
+def find_runs(folders: Sequence[Path]) -> list[Path]:
+    """Return the folders of runs: those that are given, and those inside of folders that are not runs themselves.
+
+    Raises:
+        ValueError: If a run stands twice.
+        CheckpointError: If a folder neither is nor holds a run.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        if is_run(folder):
+            found.append(folder)
+            continue
+        files = (file for depth in range(1, MOST_DEPTH + 1) for file in folder.glob(f"{'*/' * depth}{METRICS_FILE}"))
+        inside = sorted(file.parent for file in files)
+        if not inside:
+            raise CheckpointError(f"runs: expected folders with {METRICS_FILE}, or folders of such, got {folder}")
+        found.extend(inside)
+    places = [Path(os.path.abspath(run)) for run in found]
+    if twice := [run for run, place in zip(found, places, strict=True) if places.count(place) > 1]:
+        raise ValueError(f"runs: expected different folders, got {twice[0]} twice")
+    return found
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is that of a run, however little it has logged."""
+    return (folder / METRICS_FILE).exists() or ((folder / "config.json").exists() and (folder / "checkpoints").is_dir())
+
+
+def label_runs(runs: Sequence[Path]) -> dict[str, list[Path]]:
+    """Group runs, with a name for each group that says what makes it another one.
+
+    Runs whose settings differ in the seed alone are a group. Two with the same settings and seed are not: each is an
+    entry of its own. Runs without a readable config.json are told apart by the names of their folders.
+
+    Args:
+        runs: Run folders.
+    """
+    configs = [_settings_of(run) for run in runs]
+    if any(config is None for config in configs):
+        return labels_by_name(runs)
+    known = [config for config in configs if config is not None]
+    groups: list[tuple[dict[str, Any], list[Path], set[str]]] = []
+    for run, config in zip(runs, known, strict=True):
+        seed = str(config.get(SEED))
+        plain = {name: value for name, value in config.items() if name != SEED}
+        for settings, members, seeds in groups:
+            if settings == plain and seed not in seeds:
+                members.append(run)
+                seeds.add(seed)
+                break
+        else:
+            groups.append((plain, [run], {seed}))
+    names, differing = _short_names(runs), _differing([settings for settings, _, _ in groups])
+    labelled: dict[str, list[Path]] = {}
+    for settings, members, seeds in groups:
+        label, who = _describe(settings, differing), names[members[0]]
+        if len(members) > 1:
+            stems = [*labels_by_name(members)]
+            who = f"{stems[0] if len(stems) == 1 else who}, seeds {', '.join(sorted(seeds))}"
+        label = f"{label} ({who})" if label else who
+        labelled[label] = [*labelled.get(label, []), *members]
+    return labelled
+
+
+def labels_by_name(runs: Sequence[Path]) -> dict[str, list[Path]]:
+    """Group runs by the names that they share, up to a seed; those of several folders have the folder before theirs."""
+    places = [Path(os.path.abspath(run)) for run in runs]
+    folders = {place.parent for place in places}
+    by_label: dict[str, list[Path]] = {}
+    for run, place in zip(runs, places, strict=True):
+        stem, _, end = place.name.rpartition("-")
+        name = stem if stem and end.isdecimal() and len(end) <= MOST_DIGITS else place.name
+        label = name if len(folders) == 1 else os.path.relpath(place.parent / name, os.path.commonpath(folders))
+        by_label.setdefault(label, []).append(run)
+    return by_label
+
+
+def _settings_of(run: Path) -> dict[str, Any] | None:
+    """What a run was started with that its curves may depend on; None if nothing says so."""
+    try:
+        config = RunDirectory(run).config()
+    except CheckpointError:
+        return None
+    # Runs of earlier releases do not name their command.
+    guess = "grpo" if "group_size" in config else "sft" if "attention_target" in config else "pretrain"
+    found = {name: value for name, value in config.items() if name not in PLACES}
+    if SEED in found:  # a seed starts from the model of the same seed
+        own = re.compile(rf"-(seed)?{re.escape(str(found[SEED]))}(?=/)")
+        found = {name: own.sub("-*", value) if isinstance(value, str) else value for name, value in found.items()}
+    return {COMMAND: guess, **found} if found else None
+
+
+def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings that are not the same in all groups of a command that know them, the command before the others."""
+    commands = {str(each.get(COMMAND)) for each in settings}
+    found = [COMMAND] if len(commands) > 1 else []
+    for command in sorted(commands):
+        mine = [each for each in settings if str(each.get(COMMAND)) == command]
+        for name in dict.fromkeys(name for each in mine for name in each):
+            values = [each[name] for each in mine if name in each]
+            if any(value != values[0] for value in values) and name not in found:
+                found.append(name)
+    return found
+
+
+def _describe(settings: Mapping[str, Any], differing: Sequence[str]) -> str:
+    """The settings of a group by which it differs from the others."""
+    parts = [
+        str(settings[name]) if name == COMMAND else f"{name} {_shown(settings[name])}"
+        for name in differing
+        if name in settings
+    ]
+    more = len(parts) - MOST_NAMED
+    return ", ".join(parts[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _shown(value: Any) -> str:
+    """A setting as a label shows it; the end of a path says more than its start."""
+    if isinstance(value, str) and value.count("/") > 2:
+        return "…/" + "/".join(value.rstrip("/").split("/")[-3:])
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _short_names(runs: Sequence[Path]) -> dict[Path, str]:
+    """The names of folders, with those above where two are called alike."""
+    places = {run: Path(os.path.abspath(run)) for run in runs}
+    names = [place.name for place in places.values()]
+    if len(set(names)) == len(names):
+        return {run: place.name for run, place in places.items()}
+    common = os.path.commonpath([place.parent for place in places.values()])
+    return {run: os.path.relpath(place, common) for run, place in places.items()}

@@ -1,0 +1,44 @@
+"""The console that everything prints by: each text is one line, as it is, however narrow the terminal or pipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+_ANY_WIDTH = 10_000
+
+
+class PlainConsole(Console):
+    """A console whose lines can be found by `grep` and whose paths can be copied.
+
+    A text is printed as it is: no part of it passes for rich's markup or is coloured, and no line is broken or cut.
+    Where a terminal is narrower, it shows the line in several rows and copies it as one. A table is laid out for the
+    terminal where its words fit in, and else, or into a pipe or a file, as wide as it wants to be.
+
+    Args:
+        options: Of `Console`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"markup": False, "highlight": False, "emoji": False, **options})
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as `Console` does, nothing broken or cut."""
+        tables = [each for each in objects if isinstance(each, Table)]
+        if not tables:
+            are_texts = all(isinstance(each, str) for each in objects)
+            super().print(*objects, **({"soft_wrap": True, **options} if are_texts else options))
+            return
+        given, width = self._width, self.width
+        for each in tables:
+            wanted = Measurement.get(self, self.options.update(width=_ANY_WIDTH), each)
+            if not self.is_terminal or wanted.minimum > width:
+                width = max(width, wanted.maximum)
+        try:
+            self._width = width
+            super().print(*objects, **{"crop": False, **options})
+        finally:
+            self._width = given
