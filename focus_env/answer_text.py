@@ -25,31 +25,15 @@ ABSENT_WORDS = frozenset(
         "absent",
         "nothing",
         "n/a",
+        "n.a",
         "not applicable",
-        "no object",
-        "no objects",
-        "no box",
-        "no boxes",
-        "no bounding box",
-        "no bounding boxes",
-        "no match",
-        "no matches",
-        "no target",
-        "no detection",
-        "no detections",
         "none found",
-        "not found",
-        "not present",
-        "not visible",
-        "not there",
-        "not in the image",
-        "not in the picture",
-        "object not found",
         "there are none",
         "there is none",
     }
 )
-"""Texts that say that the object is not there, in lower case, where nothing else stands in the text or its tags."""
+"""Texts that say that the object is not there, in lower case, where nothing else stands in the text or its tags; with
+the sentences of `_ABSENT_SENTENCE`."""
 
 _MAX_BARE = 200
 """Characters of a text that can be a word for "not there", or four numbers and nothing else."""
@@ -73,11 +57,27 @@ class FoundBox(NamedTuple):
     is_ordered: bool = True
 
 
+PLAIN = str.maketrans("［］【】（）｛｝＜＞−", "[][](){}<>-")
+"""Brackets and the minus sign as some models write them, with those that the patterns know."""
+
+# Closing tags alone have a group that matches.
 _THOUGHT_TAG = re.compile(
-    r"</?(?:seed:)?(?:think|thinking|thought|reasoning)>|\[/?THINK\]|◁/?think▷", re.IGNORECASE | re.ASCII
+    r"<\s{0,3}(/)?\s{0,3}(?:seed:)?(?:think|thinking|thoughts?|reason|reasoning|rationale|analysis|reflection"
+    r"|scratchpad)\s{0,3}>"
+    r"|\[(/)?THINK\]|◁(/)?think▷|<\|(/)?think\|>"
+    r"|<\|(?:begin|start|(end))(?:_of)?_(?:thought|thinking)\|>"  # Command A, Sky-T1
+    r"|<\|channel\|>(?:analysis|commentary|(final))[^<>]{0,40}<\|message\|>"  # gpt-oss
+    r"|<\|channel>thought|(<channel\|>)",  # Gemma
+    re.IGNORECASE | re.ASCII,
 )
+_ANSWER_TAG = re.compile(r"<\s{0,3}(/?)\s{0,3}answer\s{0,3}>", re.IGNORECASE | re.ASCII)
+_SPECIAL_TOKEN = re.compile(r"<\|[a-z_]{1,30}\|>|</?s>|<(?:eos|bos|pad|end_of_turn)>|\\(?:boxed|text|mathrm)", re.ASCII)
+_BOX_OPEN = r"<(?:b?box|bounding_box|\|box_start\||\|begin_of_box\|)>"
+_BOX_CLOSE = r"<(?:/b?box|/bounding_box|\|box_end\||\|end_of_box\|)>"
 _GROUP = re.compile(
-    r"\[([^\[\](){}]*+)\]|\(([^\[\](){}]*+)\)|\{([^\[\](){}]*+)\}|<b?box>([^<>\[\](){}]*+)</b?box>", re.ASCII
+    r"\[([^\[\](){}]*+)\]|\(([^\[\](){}]*+)\)|\{([^\[\](){}]*+)\}"
+    rf"|{_BOX_OPEN}([^<>\[\](){{}}]*+){_BOX_CLOSE}",
+    re.ASCII,
 )
 # Without re.ASCII, re.IGNORECASE takes the dotless i for an i, and float does not.
 _NUMBER = re.compile(
@@ -85,6 +85,7 @@ _NUMBER = re.compile(
 )
 _SEPARATOR = re.compile("[;,，；、]")
 _NAMED = re.compile(r"""["']?([A-Za-z][A-Za-z0-9_ -]{0,15}?)["']?\s*[:=]\s*(\S{1,40})""", re.ASCII)
+_NAMED_IN_ROW = re.compile(r"""["']?[A-Za-z][A-Za-z0-9_-]{0,15}+["']?\s{0,3}+[:=]\s{0,3}+[0-9.eE+-]{1,20}+""", re.ASCII)
 _CORNERS = (
     ("x1", "y1", "x2", "y2"),
     ("x0", "y0", "x1", "y1"),
@@ -93,20 +94,49 @@ _CORNERS = (
     ("left", "top", "right", "bottom"),
 )
 _SIZES = (("x", "y", "w", "h"), ("x", "y", "width", "height"), ("left", "top", "width", "height"))
+_CENTRES = (
+    ("cx", "cy", "w", "h"),
+    ("cx", "cy", "width", "height"),
+    ("xcenter", "ycenter", "width", "height"),
+    ("centerx", "centery", "width", "height"),
+)
+_POINTS = (("x", "y"), *(pair for names in _CORNERS for pair in (names[:2], names[2:])))
 _BETWEEN_POINTS = re.compile(
     r"""\s*(?:[,;:，；、]|to|--?>?|–|—|→)?\s*(?:["']?(?:and\s+)?(?:the\s+)?(?:bottom|lower)[ _-]?right(?:\s+corner)?"""
     r"""["']?\s*(?:is\s+)?(?:at\s*)?[:=]?)?\s*""",
     re.IGNORECASE | re.ASCII,
 )
-_Y_FIRST = re.compile(r"""(?<![A-Za-z])box_2d["']?\s*[:=]\s*\[?\s*$""", re.IGNORECASE | re.ASCII)
+_OTHER_ORDER = r"(?:yxyx|xywh|yxhw|[tl]{2}wh|cxcywh|xyxyxyxy)"
+_OTHER_BEFORE = re.compile(
+    r"""(?<![A-Za-z])(?:box_?2d["']?\s*[:=]"""
+    rf"""|{_OTHER_ORDER}(?![A-Za-z])["')]*+\s*(?:format|order|coordinates|box|is|are)?\s*[:=]?)\s*\[?\s*$""",
+    re.IGNORECASE | re.ASCII,
+)
+_OTHER_BEHIND = re.compile(rf"[\]\s]{{0,3}}\(?(?:in |as )?{_OTHER_ORDER}(?![A-Za-z])", re.IGNORECASE | re.ASCII)
+_OTHER_NAMES = re.compile(r"(?:y|top|c|w|h)|(?:x|left)[a-z0-9]*,(?:y|top)[a-z0-9]*,(?:w|h)|xcent")
+"""How the names of four values begin, in a row with commas, where they are not x and y of two corners."""
 _FENCED = re.compile(r"```[a-z]*\s*(.*?)\s*```", re.IGNORECASE | re.DOTALL | re.ASCII)
 _ANSWER_IS = re.compile(r"(?:the |my )?(?:final )?answer(?: is)?\s*[:=]?\s*", re.ASCII)
+_NOT_SEEN = r'"(?:found|present|visible|exists|detected)":false'
 _NO_BOXES = re.compile(
     r"""\[\]|\[\[\]\]|\{\}|\[\{\}\]|\[(?:null|none)(?:,(?:null|none)){0,3}\]"""
-    r"""|\[?\{(?:"label":"[^"]*",)?"(?:bbox_2d|bbox|box_2d|box|bounding_box|bboxes|boxes|objects|detections|answer)":"""
-    r"""(?:null|\[\]|\[(?:null,?){4}\]|"none"|"null"|"")(?:,"label":"[^"]*")?\}\]?""",
+    rf"""|\[?\{{(?:"label":"[^"]*",)?(?:{_NOT_SEEN},)?(?:{_NOT_SEEN}"""
+    r"""|"(?:bbox_2d|bbox|box_2d|box|bounding_box|bboxes|boxes|objects|detections|answer)":"""
+    r"""(?:null|none|false|\[\]|\[(?:(?:null|none),?){4}\]|"none"|"null"|""))"""
+    rf"""(?:,{_NOT_SEEN})?(?:,"label":"[^"]*")?\}}\]?""",
     re.ASCII,
 )
+_IN_THE_PICTURE = r"in (?:the|this) (?:(?:query|target|last|final|given|test|second) )?(?:image|picture|photo|frame)"
+_ABSENT_SENTENCE = re.compile(
+    r"(?:there (?:is|are) )?no (?:such |matching |target |reference )?"
+    r"(?:objects?|box(?:es)?|bounding box(?:es)?|match(?:es)?|target|detections?|instances?)"
+    rf"(?: (?:is |are |was |were )?(?:found|present|visible|detected|there))?(?: {_IN_THE_PICTURE})?"
+    r"|(?:(?:the |this )?(?:reference |target )?(?:object|target) (?:is |was )?|it is )?"
+    rf"not (?:(?:found|present|visible|detected|there|shown)(?: {_IN_THE_PICTURE})?|{_IN_THE_PICTURE})"
+    rf"|(?:the |this )?(?:object|target) (?:is )?absent(?: {_IN_THE_PICTURE})?",
+    re.ASCII,
+)
+_AROUND_WORDS = "\"'`*_.!,:;()[]{}<>$-• \t\n"
 
 
 def behind_thoughts(text: str) -> str:
@@ -118,7 +148,7 @@ def behind_thoughts(text: str) -> str:
     kept: list[str] = []
     position, is_thought = 0, False
     for tag in _THOUGHT_TAG.finditer(text):
-        if "/" in tag[0]:
+        if any(tag.groups()):
             if not is_thought:
                 kept.clear()
             is_thought = False
@@ -134,20 +164,20 @@ def behind_thoughts(text: str) -> str:
 
 def ends_a_thought(text: str) -> bool:
     """Return whether a text holds the end of a thought."""
-    return any("/" in tag[0] for tag in _THOUGHT_TAG.finditer(text))
+    return any(any(tag.groups()) for tag in _THOUGHT_TAG.finditer(text))
 
 
 def answer_spans(text: str) -> Iterator[str]:
     """Yield what stands between each opening answer tag and the closing tag that follows."""
-    # Not a regular expression: "<answer>.*?</answer>" takes quadratic time on many opening tags without a
-    # closing one.
-    end = 0
-    while (start := text.find(ANSWER_OPEN, end)) >= 0:
-        start += len(ANSWER_OPEN)
-        end = text.find(ANSWER_CLOSE, start)
-        if end < 0:
-            return
-        yield text[start:end]
+    # Not a regular expression for both tags: "<answer>.*?</answer>" takes quadratic time on many opening tags without
+    # a closing one.
+    start = None
+    for tag in _ANSWER_TAG.finditer(text):
+        if not tag[1]:
+            start = tag.end() if start is None else start
+        elif start is not None:
+            yield text[start : tag.start()]
+            start = None
 
 
 def says_absent(text: str) -> bool:
@@ -159,35 +189,50 @@ def says_absent(text: str) -> bool:
     text = text.strip()
     if len(text) > _MAX_BARE:
         return False
+    text = _SPECIAL_TOKEN.sub("", text).strip()
     fenced = _FENCED.fullmatch(text)
     text = (fenced[1] if fenced else text).strip().lower()
     if _NO_BOXES.fullmatch("".join(text.split()).replace("'", '"')):
         return True
-    words = text.strip("\"'`*_.! \t\n")
+    words = text.strip(_AROUND_WORDS)
     prefix = _ANSWER_IS.match(words)
-    words = words[prefix.end() if prefix else 0 :].strip("\"'`*_.! \t\n")
-    return " ".join(words.split()) in ABSENT_WORDS
+    words = " ".join(words[prefix.end() if prefix else 0 :].strip(_AROUND_WORDS).split())
+    return words in ABSENT_WORDS or _ABSENT_SENTENCE.fullmatch(words) is not None
 
 
 def find_boxes(text: str) -> Iterator[FoundBox]:
     """Yield all boxes in a text, valid or not."""
     points: list[tuple[str, str]] = []
-    previous_end = 0
+    previous_end, names_other = 0, False
     for group in _GROUP.finditer(text):
         values = _values(_content(group))
         is_numeric = len(values) in (2, 4) and all(_NUMBER.fullmatch(value) for value in values)
-        if points and not (is_numeric and len(values) == 2 and _is_between(text, previous_end, group.start())):
+        point = tuple(values) if is_numeric and len(values) == 2 else _named_point(values)
+        if points and not (point and _is_between(text, previous_end, group.start())):
             yield from _boxes_of_points(points)
             points = []
+        gap = group.start() - previous_end
         previous_end = group.end()
-        if is_numeric and len(values) == 2:
-            points.append((values[0], values[1]))
+        if point:
+            points.append((point[0], point[1]))
         elif is_numeric:
             before = text[max(0, group.start() - _MAX_BETWEEN) : group.start()]
-            yield read_box(values, is_ordered=_Y_FIRST.search(before) is None)
+            names_other = names_other and gap <= _MAX_BETWEEN
+            is_other = _OTHER_BEFORE.search(before) or _OTHER_BEHIND.match(text, group.end())
+            yield read_box(values, is_ordered=not (is_other or names_other))
         elif (named := _named_box(values)) is not None:
             yield named
+        names_other = not is_numeric and len(values) == 4 and _names_other_order(values)
     yield from _boxes_of_points(points)
+
+
+def named_numbers(text: str) -> Iterator[FoundBox]:
+    """Yield the box of a text that is four named numbers without brackets, and nothing else."""
+    values = _NAMED_IN_ROW.findall(text) if len(text) <= _MAX_BARE else []
+    rest = _NAMED_IN_ROW.sub("", text).strip(" \t\r\n,;.") if values else "."
+    named = None if rest.strip(" \t\r\n,;") else _named_box([value.rstrip(".") for value in values])
+    if named is not None:
+        yield named
 
 
 def bare_box(text: str) -> Iterator[FoundBox]:
@@ -196,6 +241,8 @@ def bare_box(text: str) -> Iterator[FoundBox]:
         values = _values(text)
         if len(values) == 4 and all(_NUMBER.fullmatch(value) for value in values):
             yield read_box(values)
+        else:
+            yield from named_numbers(text)
 
 
 def read_box(values: Sequence[str], *, is_ordered: bool = True) -> FoundBox:
@@ -241,10 +288,28 @@ def _values(content: str) -> list[str]:
     return values
 
 
-def _named_box(values: list[str]) -> FoundBox | None:
+def _names_other_order(values: Sequence[str]) -> bool:
+    """Whether four words are the names of a box's numbers, in another order than that of corners with x first."""
+    names = [re.sub("[^a-z0-9]", "", value.lower()) for value in values]
+    known = {name for convention in (*_CORNERS, *_SIZES, *_CENTRES) for name in convention}
+    return all(name in known for name in names) and _OTHER_NAMES.match(",".join(names)) is not None
+
+
+def _named_point(values: Sequence[str]) -> tuple[str, ...] | None:
+    """The numbers of values such as `"x": 1, "y": 2`; None where these are no point."""
+    named = (_by_name(values) if len(values) == 2 else None) or {}
+    return next((tuple(named[name] for name in names) for names in _POINTS if set(names) == set(named)), None)
+
+
+def _named_box(values: Sequence[str]) -> FoundBox | None:
     """The box of values such as `"x1": 1`, by their names; None where these are not just those of a box."""
-    if not 4 <= len(values) <= 12:
-        return None
+    named = _by_name(values) if 4 <= len(values) <= 12 else None
+    found = [box for conventions in (_CORNERS, _SIZES, _CENTRES) for box in _by_names(named or {}, conventions)]
+    return found[0] if len(found) == 1 else None
+
+
+def _by_name(values: Sequence[str]) -> dict[str, str] | None:
+    """The numbers among named values, by their names in small letters; None if a name stands twice."""
     named: dict[str, str] = {}
     for value in values:
         match = _NAMED.fullmatch(value)
@@ -253,8 +318,7 @@ def _named_box(values: list[str]) -> FoundBox | None:
             if name in named:
                 return None
             named[name] = number
-    found = [*_by_names(named, _CORNERS), *_by_names(named, _SIZES)]
-    return found[0] if len(found) == 1 else None
+    return named
 
 
 def _by_names(named: Mapping[str, str], conventions: tuple[tuple[str, ...], ...]) -> Iterator[FoundBox]:
@@ -262,7 +326,9 @@ def _by_names(named: Mapping[str, str], conventions: tuple[tuple[str, ...], ...]
     for names in conventions:
         if all(name in named for name in names):
             box = read_box([named[name] for name in names])
-            if conventions is _SIZES:
+            if conventions is not _CORNERS:
                 x, y, width, height = box.values
+                if conventions is _CENTRES:
+                    x, y = x - width / 2, y - height / 2
                 box = box._replace(values=(x, y, x + width, y + height))
             yield box

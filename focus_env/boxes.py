@@ -15,6 +15,7 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
+from focus_env.plain_numbers import as_numbers, as_size
 from focus_env.types import Box, BoxArray
 
 TINY = 16
@@ -41,6 +42,10 @@ class CoordinateFrame(enum.StrEnum):
     RESIZED_PIXEL = "resized_pixel"
     """Pixels of the image as it enters the model, after resizing (Qwen2.5-VL)."""
 
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        raise ValueError(f"the unit of coordinates must be one of {', '.join(cls)}, got {value!r:.80}")
+
     def extent(self, *, image_wh: tuple[int, int], input_wh: tuple[int, int] | None = None) -> tuple[float, float]:
         """Largest x and y that the frame admits.
 
@@ -51,8 +56,7 @@ class CoordinateFrame(enum.StrEnum):
         Raises:
             ValueError: If a size is not positive, or `RESIZED_PIXEL` comes without `input_wh`.
         """
-        if min(image_wh) <= 0:
-            raise ValueError(f"image_wh must be (width, height), both positive, got {image_wh}")
+        image_wh = as_size(image_wh, "image_wh")
         if self is CoordinateFrame.PIXEL:
             return float(image_wh[0]), float(image_wh[1])
         if self is CoordinateFrame.NORM_1:
@@ -61,11 +65,9 @@ class CoordinateFrame(enum.StrEnum):
             return 100.0, 100.0
         if self is CoordinateFrame.NORM_1000:
             return 1000.0, 1000.0
-        if input_wh is None or min(input_wh) <= 0:
-            raise ValueError(
-                "the frame 'resized_pixel' needs input_wh, the (width, height) at which the model sees the "
-                f"image, both positive, got {input_wh}"
-            )
+        input_wh = as_size(
+            input_wh, "the frame 'resized_pixel' needs input_wh, the size at which the model sees the image; it"
+        )
         return float(input_wh[0]), float(input_wh[1])
 
 
@@ -124,7 +126,7 @@ def frame_to_box(
     return Box(*_rescale(values, frame.extent(image_wh=image_wh, input_wh=input_wh), image_wh))
 
 
-def as_box(box: object, name: str, *, image_wh: tuple[int, int] | None = None) -> Box:
+def as_box(box: object, name: str, *, image_wh: tuple[int, int] | None = None, tolerance: float = 0.0) -> Box:
     """Return four numbers as a box: those of a `Box`, tuple, list or array.
 
     Args:
@@ -132,6 +134,7 @@ def as_box(box: object, name: str, *, image_wh: tuple[int, int] | None = None) -
         name: What the box is, for the message, e.g. ``"box of support 1"``.
         image_wh: (width, height) of its image in pixels; None: it may lie anywhere, and numbers that look like shares
             of the image are not seen.
+        tolerance: As in `validate_box`; what reaches beyond the image is cut off.
 
     Raises:
         ValueError: If these are not four numbers; or with `image_wh`, if they are no box inside the image, or are
@@ -140,16 +143,20 @@ def as_box(box: object, name: str, *, image_wh: tuple[int, int] | None = None) -
     if image_wh is None and (isinstance(box, Box) or _is_plain(box)):
         return box if isinstance(box, Box) else Box(*box)  # type: ignore[misc]
     try:
-        values = np.asarray(box)
+        values = as_numbers(box)
     except Exception as error:  # of whatever library the object is
         raise ValueError(f"{name}: expected four numbers x1, y1, x2, y2 in pixels, got {box!r:.80}: {error}") from error
-    if values.shape != (4,) or values.dtype.kind not in "iuf":
+    if values.shape != (4,):
         got = f"an array of the shape {list(values.shape)}" if isinstance(box, np.ndarray) else f"{box!r:.80}"
         raise ValueError(f"{name}: expected four numbers x1, y1, x2, y2 in pixels, got {got}")
     found = box if isinstance(box, Box) else Box(*(float(value) for value in values))
     if image_wh is not None:
         refuse_shares(found, image_wh, name)
-        validate_box(found, image_wh, name)
+        validate_box(found, image_wh, name, tolerance=tolerance)
+        inside = clip_box(found, image_wh) if tolerance else found
+        if inside is None:
+            raise ValueError(f"{name} must lie inside the image of {image_wh} (width, height), got {tuple(found)}")
+        found = found if inside == found else inside
     return found
 
 
@@ -164,11 +171,19 @@ def refuse_shares(box: Coordinates, image_wh: tuple[int, int], name: str) -> Non
     Raises:
         ValueError: If it is one, and the image is not tiny.
     """
-    if min(image_wh) >= TINY and all(0 <= value <= 1 for value in box) and box[0] < box[2] and box[1] < box[3]:
+    if are_shares(box, image_wh):
         raise ValueError(
             f"{name} must be in pixels of the image of {image_wh} (width, height), got {tuple(box)}, which looks like "
             "shares of it; multiply x by the width and y by the height"
         )
+
+
+def are_shares(box: Coordinates, image_wh: tuple[int, int]) -> bool:
+    """Return whether a box meant in pixels is less than one in the upper left corner, and so in shares of the image.
+
+    A tiny image has boxes of a pixel.
+    """
+    return min(image_wh) >= TINY and all(0 <= value <= 1 for value in box) and box[0] < box[2] and box[1] < box[3]
 
 
 def _rescale(values: Coordinates, from_wh: tuple[float, float], to_wh: tuple[float, float]) -> Coordinates:
@@ -215,7 +230,7 @@ def as_boxes(boxes: npt.ArrayLike, name: str) -> BoxArray:
         ValueError: If they are something else.
     """
     try:
-        array = np.asarray(boxes, dtype=np.float64)
+        array = as_numbers(boxes)
     except Exception as error:  # lists of different lengths, words, None, whatever another library raises
         raise ValueError(f"{name} must have the shape [..., 4], got {boxes!r:.80}: {error}") from error
     if array.ndim == 0 or array.shape[-1] != 4:

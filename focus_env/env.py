@@ -9,6 +9,9 @@ Any text is a legal action: it is scored, never refused. `step` scores one answe
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import numbers
 import operator
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, cast
@@ -19,10 +22,12 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
-from focus_env.boxes import CLIP_TOLERANCE, CoordinateFrame, validate_box
+from focus_env.boxes import CoordinateFrame
 from focus_env.errors import DatasetError
 from focus_env.metrics import ScoredAnswer
 from focus_env.parsing import judge_coordinates
+from focus_env.pictures import as_episode
+from focus_env.plain_numbers import as_numbers
 from focus_env.prompts import PromptTemplate, get_template
 from focus_env.rendering import ANSWER_COLOUR, render_episode
 from focus_env.rewards.scores import AnswerScores, score_answers, score_parses
@@ -112,10 +117,13 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
             DatasetError: If a picture of the episode cannot be read, or one of its boxes is no box in its picture.
         """
         super().reset(seed=seed)
+        if options is not None and not isinstance(options, Mapping):
+            raise ValueError(f"options must be a mapping such as {{'episode_index': 0}}, got {options!r:.80}")
         options = options or {}
-        progress = float(options.get("progress", 1.0))
+        given = options.get("progress", 1.0)
+        progress = float(given) if isinstance(given, numbers.Real) else math.nan
         if not 0 <= progress <= 1:
-            raise ValueError(f"progress must be from 0 (the start of training) to 1 (its end), got {progress}")
+            raise ValueError(f"progress must be from 0 (the start of training) to 1 (its end), got {given!r:.80}")
         index = self._choose_index(options)
         question = self._question
         if question is None or question.index != index:
@@ -193,7 +201,10 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
             raise ValueError(f"reset knows the options 'episode_index' and 'progress', got {unknown}")
         if "episode_index" not in options:
             return int(self.np_random.integers(len(self.dataset)))
-        index = operator.index(options["episode_index"])
+        try:
+            index = operator.index(options["episode_index"])
+        except TypeError:
+            raise ValueError(f"episode_index must be a whole number, got {options['episode_index']!r:.80}") from None
         if not 0 <= index < len(self.dataset):
             raise ValueError(f"episode_index must be in 0 to {len(self.dataset) - 1}, got {index}")
         return index
@@ -212,9 +223,8 @@ class _Question:
 
     def __init__(self, index: int, episode: Episode) -> None:
         self.index = index
-        self.episode = episode
-        _check_boxes(episode)
-        self._observation = observe(episode)
+        self.episode = as_episode(episode)
+        self._observation = observe(self.episode)
 
     def observe(self) -> Observation:
         """The same read-only arrays each time, in a dict that the caller may change."""
@@ -224,12 +234,16 @@ class _Question:
 def observe(episode: Episode) -> Observation:
     """Decode an episode into what a policy may see of it; nothing of the target, identity or category.
 
-    The environment serves just this. Supervised training uses it without an environment.
+    The environment serves just this. Supervised training uses it without an environment. The supports are checked as
+    `focus_env.pictures.as_episode` does.
 
     Returns:
         Read-only arrays. They are decoded from the episode's sources, or copied where a source is an array, so they
         share no memory with an array of the data set.
     """
+    episode = as_episode(_without_target(episode))
+    if not episode.support:
+        raise DatasetError(f"episode {episode.episode_id!r}: expected at least one support, got none")
     boxes = np.array([exemplar.box for exemplar in episode.support], dtype=np.float64)
     return Observation(
         support_images=tuple(_read_only(exemplar.frame.image()) for exemplar in episode.support),
@@ -238,19 +252,9 @@ def observe(episode: Episode) -> Observation:
     )
 
 
-def _check_boxes(episode: Episode) -> None:
-    # A target of NaN would count as absent, and nothing could hit a reversed one.
-    given = [
-        (exemplar.box, exemplar.frame.image_wh, f"box of support {number}")
-        for number, exemplar in enumerate(episode.support, start=1)
-    ]
-    if episode.target_box is not None:
-        given.append((episode.target_box, episode.query_frame.image_wh, "target_box"))
-    for box, image_wh, name in given:
-        try:
-            validate_box(box, image_wh, f"episode {episode.episode_id!r}: {name}", tolerance=CLIP_TOLERANCE)
-        except (TypeError, ValueError) as error:
-            raise DatasetError(str(error)) from error
+def _without_target(episode: Episode) -> Episode:
+    """The part of an episode that a policy may see, whose target is not looked at."""
+    return dataclasses.replace(episode, target_box=None) if isinstance(episode, Episode) else episode
 
 
 def _read_only(array: Array) -> Array:
@@ -262,7 +266,10 @@ def _read_only(array: Array) -> Array:
 
 def _read_box(action: BoxAction, image_wh: tuple[int, int]) -> ParseResult:
     """Judge a box action as a text with these numbers would be."""
-    values = np.asarray(action, dtype=np.float64)
+    try:
+        values = as_numbers(action)
+    except Exception as error:  # of whatever library it is
+        raise ValueError(f"a box action must have the shape [4], got {action!r:.80}: {error}") from error
     if values.shape != (4,):
         raise ValueError(f"a box action must have the shape [4], got {list(values.shape)}")
     x1, y1, x2, y2 = values.tolist()
@@ -274,12 +281,18 @@ def _make_dataset(dataset: EpisodeDataset | str, options: Mapping[str, Any] | No
     if isinstance(dataset, str):
         from focus_env.datasets import load_dataset  # here: one's own data set needs none of its imports
 
+        if options is not None and not isinstance(options, Mapping):
+            raise ValueError(f"dataset_options: expected a mapping from names to values, got {options!r:.80}")
         loaded: EpisodeDataset = load_dataset(dataset, **(options or {}))
         return _require_episodes(loaded)
     if options is not None:
         raise ValueError(
             "dataset_options are for a data set given by name; "
             f"got {dict(options)} together with a {type(dataset).__name__}"
+        )
+    if isinstance(dataset, Mapping) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise ValueError(
+            f"dataset: expected a name, or a list or other sequence of episodes, got {type(dataset).__name__}"
         )
     return _require_episodes(dataset)
 
@@ -293,4 +306,11 @@ def _require_episodes(dataset: EpisodeDataset) -> EpisodeDataset:
 def _make_reward(reward: WeightedReward | str | None) -> WeightedReward:
     if reward is None:
         return WeightedReward.default()
-    return WeightedReward.from_spec(reward) if isinstance(reward, str) else reward
+    if isinstance(reward, WeightedReward):
+        return reward
+    if isinstance(reward, str):
+        return WeightedReward.from_spec(reward)
+    raise ValueError(
+        f"reward: expected a WeightedReward, or a text such as 'iou:1,format:0.5', got {type(reward).__name__}; a "
+        "function of your own is a term: WeightedReward({'mine': (function, 1.0)})"
+    )

@@ -122,17 +122,22 @@ def check_picture(path: Path, file_wh: tuple[int, int]) -> None:
         DatasetError: If not.
     """
     found, kind = _look_at(path, LEAVE_OUT)
-    if found != file_wh:
-        raise DatasetError(_other_size(str(path), file_wh, found))
+    check_size(found, file_wh, str(path))
     with open_regular(path) as file:
         if not has_end(file, kind):
             raise DatasetError(f"{path}: expected a whole {kind}, got one without an end; copy it again{LEAVE_OUT}")
 
 
-def _other_size(where: str, expected: tuple[int, int], found: tuple[int, int]) -> str:
-    """The message of a picture of another size than its boxes are for."""
+def check_size(found: tuple[int, int], expected: tuple[int, int], where: str) -> None:
+    """See that a picture has the size that its boxes are for.
+
+    Raises:
+        DatasetError: If not.
+    """
+    if tuple(found) == tuple(expected):
+        return
     turned = ", which its EXIF orientation may have turned: boxes are in pixels of the picture as it is shown"
-    return (
+    raise DatasetError(
         f"{where}: expected {expected[0]} x {expected[1]} pixels, got {found[0]} x {found[1]}"
         f"{turned if found == expected[::-1] else ''}; put the picture there that its boxes are for{LEAVE_OUT}"
     )
@@ -165,8 +170,7 @@ def _decoded(
     where = f"picture {name!r}"
     try:
         with opened(source) as (picture, orientation):
-            if (found := _upright(picture.size, orientation)) != file_wh:
-                raise DatasetError(_other_size(where, file_wh, found))
+            check_size(_upright(picture.size, orientation), file_wh, where)
             _require_usual_size(file_wh, where)
             return _pixels(picture, orientation, image_wh)
     except FileNotFoundError:

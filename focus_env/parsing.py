@@ -7,19 +7,21 @@ Numbers are integers, except decimals in the frame `NORM_1`. A text that is exac
 asks for thoughts, a text that is `<think>...</think>` and then exactly this (the opening tag may stand in the prompt).
 From any other text the answer is recovered only where that takes no guess:
 
-1. Thoughts are no answers: what stands in `<think>` tags, before a closing one whose opening is missing, or behind an
-   opening one that is never closed, is left out. Where a template asks for thoughts and none has ended, only complete
-   answer tags count.
+1. Thoughts are no answers: what stands in `<think>` tags, or other tags and channels for thoughts, before a closing one
+   whose opening is missing, or behind an opening one that is never closed, is left out. Where a template asks for
+   thoughts and none has ended, only complete answer tags count.
 2. A box is four numbers in a pair of brackets of any kind or in box tags, with commas, semicolons or blanks between
-   them; four numbers whose names say which they are, `x1: 1, y1: 2, x2: 30, y2: 40` or `x`, `y`, `width`, `height`,
-   in brackets; or two points in a row, `(x1, y1), (x2, y2)`. Four bare numbers are one where they stand alone in answer
-   tags. JSON with `"bbox_2d": [x1, y1, x2, y2]` is thereby a box, too.
+   them; four numbers whose names say which they are, `x1: 1, y1: 2, x2: 30, y2: 40`, `x`, `y`, `width`, `height`, or
+   `cx`, `cy`, `w`, `h`, in brackets or alone; or two points in a row, `(x1, y1), (x2, y2)`. Four bare numbers are one
+   where they stand alone in answer tags. JSON with `"bbox_2d": [x1, y1, x2, y2]` is thereby a box, too.
 3. The object is absent where the text, or what stands in its answer tags, is `none` or another of
-   `answer_text.ABSENT_WORDS`, in any case, quotes or punctuation, or JSON that holds no box: `[]`, `{"bbox_2d": null}`.
+   `answer_text.ABSENT_WORDS`, a sentence such as `No object found in the image`, in any case, quotes, brackets or
+   punctuation, or JSON that holds no box: `[]`, `{"bbox_2d": null}`.
 4. If complete answer tags hold an answer, only what stands in tags counts, since the tags say which is the answer.
    Otherwise the whole text counts.
 5. More than one answer is `MULTIPLE`, even if all are equal.
-6. One box is judged in this order: `AMBIGUOUS` (Gemini's `box_2d`, which may have y first), `BAD_NUMBERS` (not finite),
+6. One box is judged in this order: `AMBIGUOUS` (Gemini's `box_2d`, which may have y first, and boxes whose order is
+   named and is another: `yxyx`, `xywh:`, `[x, y, w, h] = `), `BAD_NUMBERS` (not finite),
    `OUT_OF_RANGE`, `REVERSED`, `DEGENERATE`, `BAD_NUMBERS` again (decimals in a frame of integers, which are another
    unit), else `OK`. A box with no other defect that leaves the picture by at most `boxes.CLIP_TOLERANCE` of its width
    or height, or by one unit of the frame, is cut there and `CLIPPED`. Nothing else is clamped, swapped or rounded.
@@ -41,6 +43,7 @@ from focus_env.answer_text import (
     ABSENT_WORD,
     ANSWER_CLOSE,
     ANSWER_OPEN,
+    PLAIN,
     THOUGHT_CLOSE,
     THOUGHT_OPEN,
     FoundBox,
@@ -50,6 +53,7 @@ from focus_env.answer_text import (
     ends_a_thought,
     find_boxes,
     has_four_values,
+    named_numbers,
     read_box,
     says_absent,
 )
@@ -97,12 +101,16 @@ def parse_answer(
         Strictness is about syntax alone: a strict text may hold a box without area.
 
     Raises:
-        ValueError: If a size is missing or not positive, whatever the text.
+        ValueError: If a size is missing or not positive, whatever the text, or there is no such frame.
+        TypeError: If the text is none.
 
     >>> text = "<answer>[500, 0, 1000, 500]</answer>"
     >>> parse_answer(text, frame=CoordinateFrame.NORM_1000, image_wh=(64, 48)).box
     Box(x1=32.0, y1=0.0, x2=64.0, y2=24.0)
     """
+    if not isinstance(text, str):
+        raise TypeError(f"an answer must be a str, got {type(text).__name__}: {text!r:.80}")
+    frame = CoordinateFrame(frame)
     # A wrong size must fail on every text, not just on those with a box.
     frame.extent(image_wh=image_wh, input_wh=input_wh)
     strict = _match_strict(text, frame, thinking=thinking)
@@ -142,7 +150,7 @@ def _match_strict(text: str, frame: CoordinateFrame, *, thinking: bool) -> re.Ma
 
 def _search(text: str, *, thinking: bool) -> tuple[list[FoundBox], int, bool]:
     """Find the boxes of any text, at least two if there are several; how often it says "absent"; whether it echoes."""
-    spoken = behind_thoughts(text)
+    spoken = behind_thoughts(text.translate(PLAIN))
     tags_alone = thinking and not ends_a_thought(text)
     num_absent = 0
     boxes: list[FoundBox] = []
@@ -151,7 +159,7 @@ def _search(text: str, *, thinking: bool) -> tuple[list[FoundBox], int, bool]:
         boxes += found
         num_absent += not found and says_absent(span)
     if not boxes and not num_absent and not tags_alone:
-        boxes = _some(find_boxes(spoken))
+        boxes = _some(find_boxes(spoken)) or _some(named_numbers(spoken))
         num_absent = int(not boxes and says_absent(spoken))
     return boxes, num_absent, not boxes and not tags_alone and has_four_values(spoken)
 

@@ -1,67 +1,22 @@
-"""Pictures as people have them, at the border where they come in: a path, a picture of Pillow, bytes, an array.
-
-An array says how it is meant by its shape and its numbers:
-
-[H, W], [H, W, 1]   grey
-[H, W, 3]           RGB; an array [3, H, W] is refused
-[H, W, 2 or 4]      the last channel is alpha; shown over white
-bool                False is black, True is white
-whole numbers       up to 255 are 8 bits, those up to 65535 are 16, of which the upper 8 are shown
-floats              from 0 to 1 are shares, those up to 255 are 8 bits
-"""
+"""Pictures with boxes as people have them, and episodes of one's own, checked where they come in."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from focus_env.boxes import as_box
+from focus_env.arrays import as_picture
+from focus_env.boxes import CLIP_TOLERANCE, as_box
 from focus_env.errors import DatasetError
-from focus_env.images import read_picture
-from focus_env.types import Box, ImageArray
+from focus_env.plain_numbers import as_size
+from focus_env.types import Box, Episode, Exemplar, Frame, ImageArray
 
-Picture = str | Path | bytes | Image.Image | npt.NDArray[Any]
-"""A picture as people have it; arrays of other libraries are taken, too."""
 FourNumbers = Box | Sequence[float] | npt.NDArray[Any]
 """A box as people have it."""
-
-EXPECTED = "a path, a picture of Pillow, or an array [H, W, 3] uint8"
-_MODES = {2: "LA", 4: "RGBA"}
-
-
-def as_picture(value: Any, name: str) -> ImageArray:
-    """Return a picture as an array; see the module for what it may be.
-
-    Args:
-        value: The picture. An array [H, W, 3] uint8 is given back as it is.
-        name: Which argument it is, for messages, e.g. `"query"`.
-
-    Returns:
-        [H, W, 3] uint8, RGB.
-
-    Raises:
-        ValueError: If it is no picture.
-    """
-    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3:
-        _require_pixels(value, name)
-        return value
-    if isinstance(value, str | Path | bytes | Image.Image):
-        try:
-            return read_picture(value)
-        except DatasetError as error:
-            raise ValueError(f"{name}: {error}") from error
-    if value is None or not (hasattr(value, "__array__") or isinstance(value, list | tuple)):
-        raise ValueError(f"{name}: expected {EXPECTED}, got {type(value).__name__}")
-    try:
-        array = np.asarray(value)
-    except Exception as error:  # of whatever library the object is
-        raise ValueError(f"{name}: expected {EXPECTED}, got {type(value).__name__}, no array: {error}") from error
-    return _from_array(array, name)
 
 
 def as_supports(supports: Any) -> list[tuple[ImageArray, Box]]:
@@ -90,46 +45,64 @@ def as_supports(supports: Any) -> list[tuple[ImageArray, Box]]:
     return found
 
 
-def _from_array(array: npt.NDArray[Any], name: str) -> ImageArray:
-    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and min(array.shape[1:]) > 4:
-        raise ValueError(
-            f"{name}: expected channels last, as in [H, W, 3], got the shape {list(array.shape)}; transpose it with "
-            "array.transpose(1, 2, 0)"
-        )
-    is_picture = array.ndim == 2 or (array.ndim == 3 and 1 <= array.shape[2] <= 4)
-    if not is_picture:
-        raise ValueError(f"{name}: expected {EXPECTED}, got an array of the shape {list(array.shape)}")
-    _require_pixels(array, name)
-    levels = _in_8_bits(array, name)
-    if levels.ndim == 2 or levels.shape[2] == 1:
-        grey: ImageArray = np.repeat(levels.reshape(*levels.shape[:2], 1), 3, axis=2)
-        return grey
-    if levels.shape[2] == 3:
-        return levels
-    return read_picture(Image.fromarray(np.ascontiguousarray(levels), _MODES[levels.shape[2]]))
+def as_episode(episode: Any) -> Episode:
+    """Return an episode of anybody's data set, checked: its parts, and each box against its picture.
 
+    Args:
+        episode: An `Episode`. Its supports may be pairs of a frame and a box, and its boxes tuples, lists or arrays. A
+            box that leaves its picture by a hair, see `focus_env.boxes.CLIP_TOLERANCE`, is cut there.
 
-def _in_8_bits(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
-    """The numbers of an array as levels from 0 to 255; see the module."""
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.bool_:
-        return np.where(array, 255, 0).astype(np.uint8)
-    if array.dtype.kind not in "iuf":
-        raise ValueError(f"{name}: expected numbers, as in uint8, got an array of {array.dtype}")
-    low, high = float(array.min()), float(array.max())
-    if array.dtype.kind in "iu" and low >= 0 and high <= 65535:
-        upper: npt.NDArray[np.uint8] = (array >> 8 if high > 255 else array).astype(np.uint8)
-        return upper
-    if array.dtype.kind == "f" and low >= 0 and high <= 255:
-        levels: npt.NDArray[np.uint8] = np.rint(array * 255 if high <= 1 else array).astype(np.uint8)
-        return levels
-    raise ValueError(
-        f"{name}: expected levels from 0 to 255, or shares from 0 to 1, got {array.dtype} from {low:g} to {high:g}; "
-        "undo what normalised it"
+    Returns:
+        The same episode where nothing is to be changed.
+
+    Raises:
+        DatasetError: If it is none, a part is missing or of another kind, or a box is no box in its picture, or in
+            shares of it. A target of NaN would count as absent, and nothing could hit a reversed one.
+    """
+    if not isinstance(episode, Episode):
+        raise DatasetError(f"expected an Episode of the data set, got {type(episode).__name__}: {episode!r:.80}")
+    where = f"episode {episode.episode_id!r}"
+    given: Any = episode.support
+    if not isinstance(given, tuple | list):
+        raise DatasetError(f"{where}: expected supports, as in (Exemplar(frame, box),), got {type(given).__name__}")
+    supports = tuple(
+        _as_exemplar(support, f"{where}: %s support {number}") for number, support in enumerate(given, start=1)
     )
+    query_wh = _frame_wh(episode.query_frame, f"{where}: query_frame")
+    target = episode.target_box
+    if target is not None:
+        target = _box_in(target, query_wh, f"{where}: target_box")
+    is_same = target is episode.target_box and all(map(lambda new, old: new is old, supports, given))
+    return episode if is_same else dataclasses.replace(episode, support=supports, target_box=target)
 
 
-def _require_pixels(array: npt.NDArray[Any], name: str) -> None:
-    if 0 in array.shape:
-        raise ValueError(f"{name}: expected a picture with pixels, got the shape {list(array.shape)}")
+def _as_exemplar(support: Any, name: str) -> Exemplar:
+    """`name` has a place for which part of the support is meant."""
+    if isinstance(support, tuple | list) and len(support) == 2:
+        support = Exemplar(*support)
+    if not isinstance(support, Exemplar):
+        raise DatasetError(f"{name % 'the'}: expected an Exemplar(frame, box), got {type(support).__name__}")
+    box = _box_in(support.box, _frame_wh(support.frame, name % "frame of"), name % "box of")
+    return support if box is support.box else dataclasses.replace(support, box=box)
+
+
+def _frame_wh(frame: Any, name: str) -> tuple[int, int]:
+    if not isinstance(frame, Frame):
+        raise DatasetError(f"{name}: expected a Frame(name, image_wh, source), got {type(frame).__name__}")
+    try:
+        return as_size(frame.image_wh, f"{name}: image_wh")
+    except ValueError as error:
+        raise DatasetError(str(error)) from error
+
+
+def _box_in(box: Any, image_wh: tuple[int, int], name: str) -> Box:
+    try:
+        found = as_box(box, name)
+    except ValueError as error:
+        raise DatasetError(
+            f"{name} must be four finite numbers x1, y1, x2, y2 in pixels, each a real number, got {box!r:.80}"
+        ) from error
+    try:
+        return as_box(found, name, image_wh=image_wh, tolerance=CLIP_TOLERANCE)
+    except ValueError as error:
+        raise DatasetError(str(error)) from error

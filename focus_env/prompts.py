@@ -21,9 +21,9 @@ from typing import Any, Literal
 import numpy as np
 
 from focus_env.answer_text import ABSENT_WORD, ANSWER_CLOSE, ANSWER_OPEN, THOUGHT_CLOSE, THOUGHT_OPEN
+from focus_env.arrays import as_picture
 from focus_env.boxes import CoordinateFrame, as_box, refuse_shares
 from focus_env.parsing import parse_answer, write_answer, write_box
-from focus_env.pictures import as_picture
 from focus_env.spaces import Observation
 from focus_env.types import Box, Episode, ImageArray, ImagePart, Message, ParseResult, TextPart
 
@@ -108,7 +108,7 @@ class PromptTemplate:
 
         Args:
             observation: As the environment gives it; see `focus_env.spaces.Observation`. Pictures may be what
-                `focus_env.pictures` takes, and boxes tuples, lists or arrays.
+                `focus_env.arrays` takes, and boxes tuples, lists or arrays.
 
         Raises:
             ValueError: If there are not as many support boxes as images, one is no picture or no box, or a box has no

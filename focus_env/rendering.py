@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from focus_env.arrays import Picture, as_picture
 from focus_env.boxes import as_box, box_iou
 from focus_env.files import fresh_file
 from focus_env.overlap import name_shortcuts, support_shares
-from focus_env.pictures import FourNumbers, Picture, as_picture, as_supports
+from focus_env.pictures import FourNumbers, as_episode, as_supports
 from focus_env.types import Box, Episode, EpisodeDataset, ImageArray
 
 Colour = tuple[int, int, int]
@@ -48,7 +49,7 @@ def draw_boxes(image: Picture, boxes: Sequence[tuple[FourNumbers, Colour, str]])
     """Draw boxes over a copy of an image.
 
     Args:
-        image: [H, W, 3] uint8, or another picture that `focus_env.pictures` takes; so for all functions here.
+        image: [H, W, 3] uint8, or another picture that `focus_env.arrays` takes; so for all functions here.
         boxes: Each a box `xyxy` in pixels of `image`, its colour, and its label; an empty label draws none.
             Later ones lie over earlier ones.
 
@@ -57,6 +58,9 @@ def draw_boxes(image: Picture, boxes: Sequence[tuple[FourNumbers, Colour, str]])
     """
     pixels = as_picture(image, "image")
     drawn = [(as_box(box, f"box {n}"), colour, label) for n, (box, colour, label) in enumerate(boxes, start=1)]
+    for number, (box, _, _) in enumerate(drawn, start=1):
+        if not all(map(math.isfinite, box)):
+            raise ValueError(f"box {number} must be four finite numbers, got {tuple(box)}")
     picture = Image.fromarray(pixels)
     draw = ImageDraw.Draw(picture)
     width = int(np.clip(min(pixels.shape[:2]) // 100, 2, 4))
@@ -103,6 +107,8 @@ def render_episode(episode: Episode, answers: Sequence[tuple[str, Box | None, Co
     Returns:
         [H, W, 3] uint8.
     """
+    episode = as_episode(episode)
+    answers = [(label, None if box is None else as_box(box, label), colour) for label, box, colour in answers]
     images = [exemplar.frame.image() for exemplar in episode.support] + [episode.query_frame.image()]
     height = _tile_height(max(image.shape[0] for image in images))
     tiles = []
@@ -243,7 +249,7 @@ def stack_rows(
     return _join(parts[:-1], axis=0)
 
 
-def write_picture(path: Path, image: ImageArray) -> Path:
+def write_picture(path: str | Path, image: Picture) -> Path:
     """Write a picture at once, in the format that the ending of its name says.
 
     Args:
@@ -257,8 +263,11 @@ def write_picture(path: Path, image: ImageArray) -> Path:
         StorageError: If the file cannot be written.
         ValueError: If no format has this ending.
     """
+    path, pixels = Path(path), as_picture(image, "image")
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"{path}: expected an ending such as .png, in whose format pictures are written")
     with fresh_file(path) as scratch:
-        Image.fromarray(image).save(scratch)
+        Image.fromarray(pixels).save(scratch)
     return path
 
 

@@ -9,16 +9,19 @@ Boxes here are always `xyxy`: float, absolute pixels of the original image, x ri
 from __future__ import annotations
 
 import enum
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from focus_env.images import RECENT, check_picture, decode, shown_wh
+from focus_env.arrays import Picture, as_picture
+from focus_env.errors import DatasetError
+from focus_env.images import RECENT, check_picture, check_size, decode, shown_wh
 
 ImageArray: TypeAlias = npt.NDArray[np.uint8]
 """[H, W, 3] uint8, RGB."""
@@ -36,6 +39,7 @@ class Box(NamedTuple):
     y2: float
 
 
+@runtime_checkable
 class PictureBytes(Protocol):
     """Where an encoded picture can be had, e.g. in a store; hashable and picklable."""
 
@@ -50,14 +54,21 @@ class Frame:
     Attributes:
         name: Names the picture within its data set, e.g. ``"train/dog/00000003.jpg"``.
         image_wh: (width, height) in pixels, known without decoding.
-        source: Where the pixels are: an image file, its bytes somewhere else, or an array [H, W, 3] uint8.
+        source: Where the pixels are: an image file, its bytes somewhere else, or a picture as `focus_env.arrays` takes
+            it, such as an array [H, W, 3] uint8.
         file_wh: (width, height) of the file, where the picture is shown smaller than that; None: as `image_wh`.
     """
 
     name: str
     image_wh: tuple[int, int]
-    source: Path | PictureBytes | ImageArray
+    source: Path | PictureBytes | Picture
     file_wh: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.source, str) and "://" not in self.source:
+            object.__setattr__(self, "source", Path(self.source))
+        elif isinstance(self.source, io.IOBase):  # which can be read once
+            object.__setattr__(self, "source", self.source.read())
 
     def image(self) -> ImageArray:
         """Decode the picture: a new array [H, W, 3] uint8, RGB. Files that were decoded lately are remembered.
@@ -67,10 +78,15 @@ class Frame:
                 else.
         """
         source = self.source
-        if isinstance(source, np.ndarray):
+        if not isinstance(source, Path | PictureBytes):
+            try:
+                pixels = as_picture(source, f"picture {self.name!r}")
+            except ValueError as error:
+                raise DatasetError(str(error)) from error
+            check_size((pixels.shape[1], pixels.shape[0]), self.file_wh or self.image_wh, f"picture {self.name!r}")
             if self.file_wh is None:
-                return source.copy()
-            return np.array(Image.fromarray(source).resize(self.image_wh))
+                return pixels.copy()
+            return np.array(Image.fromarray(pixels).resize(self.image_wh))
         changed = source.stat().st_mtime_ns if isinstance(source, Path) and source.exists() else None
         return RECENT.get((source, changed, self.file_wh or self.image_wh, self.image_wh), self._decode).copy()
 
@@ -90,7 +106,7 @@ class Frame:
 
     def _decode(self) -> ImageArray:
         source = self.source
-        assert not isinstance(source, np.ndarray)
+        assert isinstance(source, Path | PictureBytes)
         encoded = source if isinstance(source, Path) else source.read()
         return decode(encoded, file_wh=self.file_wh or self.image_wh, image_wh=self.image_wh, name=self.name)
 

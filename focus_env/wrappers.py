@@ -93,11 +93,16 @@ class SingleImageObservation(
 
     Args:
         env: An environment in `FixedSizeObservation`.
+
+    Raises:
+        ValueError: If it is in none.
     """
 
     def __init__(self, env: gymnasium.Env[FixedObservation, str | BoxAction]) -> None:
         gymnasium.utils.RecordConstructorArgs.__init__(self)
         gymnasium.ObservationWrapper.__init__(self, env)
+        if "images" not in getattr(env.observation_space, "spaces", {}):
+            raise ValueError(f"SingleImageObservation: expected an environment in FixedSizeObservation, got {env}")
         num_pictures, height, width, _ = cast("spaces.Dict", env.observation_space)["images"].shape or ()
         self.observation_space = spaces.Box(0, 255, (height, width, 4 * num_pictures - 1), np.uint8)
 

@@ -17,6 +17,7 @@ import tyro
 
 from focus_agents.cli.errors import setting_names
 from focus_agents.settings import Settings, as_dict, deferred_checks
+from focus_env.plain_numbers import is_plain
 
 CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.EnumChoicesFromValues)
 """A group's flags are without its name; units of coordinates go by their values."""
@@ -48,6 +49,7 @@ def parse(
     """
     words = _renew(sys.argv[1:] if words is None else words, old_flags)
     options: dict[str, Any] = {} if default is None else {"default": default}
+    check_words(words, arguments)
     with deferred_checks():  # inside, tyro would show a value that is out of its range in a way of its own
         args = tyro.cli(
             arguments,
@@ -63,6 +65,56 @@ def parse(
         if isinstance(part, Settings) and hasattr(part, "check_given"):
             part.check_given(frozenset(given))
     return args
+
+
+def check_words(words: Sequence[str], arguments: type) -> None:
+    """Refuse values that the parser reads otherwise than people do.
+
+    Args:
+        words: The command line.
+        arguments: The command's dataclass.
+
+    Raises:
+        ValueError: If a value is `1_0` or has digits of another script, which Python reads as numbers; or is empty, as
+            of a variable of the shell that is not set: an empty path is the working folder.
+    """
+    kinds = _kinds(arguments)
+    name = ""
+    for word in words:
+        value = word
+        if word.startswith("--"):
+            name, equals, value = word[2:].replace("-", "_").partition("=")
+            value = word.partition("=")[2]
+            if not equals:
+                continue
+        if name in kinds and not value:
+            raise ValueError(f"{name}: expected a value, got an empty one; leave the flag out, or set the variable")
+        if kinds.get(name, set()) & {int, float} and not is_plain(value) and _is_number(value):
+            raise ValueError(f"{name}: expected a number in plain digits, got {value!r}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _kinds(arguments: Any) -> dict[str, set[Any]]:
+    """By setting, the types that its values may have, those of its groups too."""
+    found: dict[str, set[Any]] = {}
+    for name, hint in get_type_hints(arguments, include_extras=True).items():
+        plain = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+        if dataclasses.is_dataclass(plain):
+            found |= _kinds(plain)
+            continue
+        kinds, rest = {plain}, [plain]
+        while rest:
+            rest = [argument for kind in rest for argument in get_args(kind)]
+            kinds |= {kind for kind in rest if isinstance(kind, type)}
+        found[name] = kinds
+    return found
 
 
 def given_flags(words: Sequence[str], arguments: type) -> list[str]:

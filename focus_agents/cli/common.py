@@ -12,7 +12,7 @@ import tyro
 import yaml
 from annotated_types import Ge, Gt
 
-from focus_agents.cli.data_checks import check_given, check_shots, check_validation, not_empty
+from focus_agents.cli.data_checks import check_given, check_root, check_shots, check_validation, not_empty
 from focus_agents.models.settings import Precision
 from focus_agents.policies.registry import PolicySpec, policies_help
 from focus_agents.settings import Ceiling, Seed, Settings
@@ -97,6 +97,7 @@ class DataArguments(Settings):
             ValueError: If an argument is out of its range, or no episode is left.
             DatasetError: If files are missing or malformed.
         """
+        check_root(self)
         options: dict[str, Any] = {}
         if "synthetic" in self.dataset:
             options |= {name: getattr(self, name) for name in ("level", "image_size", "num_objects", "distractors")}

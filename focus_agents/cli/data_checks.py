@@ -8,6 +8,7 @@ from typing import Any
 
 from focus_agents.policies.registry import parse_policy
 from focus_env.datasets import entries_of
+from focus_env.datasets.synthetic.scenes import LEVELS
 from focus_env.types import EpisodeDataset
 
 REQUESTS = {"split": "split", "protocol": "protocol", "absent": "absent", "data_seed": "seed", "shots": "shots"}
@@ -38,11 +39,30 @@ def check_given(data: Any, given: Collection[str]) -> None:
             raise ValueError(f"{name}: the data set {data.dataset!r} has nothing that it could change; leave it out")
         if name in OF_RANDOM and data.protocol != "random":
             raise ValueError(f"{name}: expected the protocol 'random', whose episodes it draws, got {data.protocol!r}")
+    if "distractors" in given and _shows_one_object(data):
+        raise ValueError("distractors: a picture of one object has none; leave it out, or raise `level`")
     if "validation_split" in given and all("split" in entry.ignores for entry in entries):
         raise ValueError(
             f"validation_split: the data set {data.dataset!r} is one split; name the episodes to validate on by "
             "`validation_root`"
         )
+
+
+def _shows_one_object(data: Any) -> bool:
+    if data.num_objects is not None or data.level not in LEVELS:
+        return bool(data.num_objects == 1)
+    return LEVELS[data.level].num_objects == (1, 1)
+
+
+def check_root(data: Any) -> None:
+    """See that a data set on disk is given its folder.
+
+    Raises:
+        ValueError: If not.
+    """
+    for entry in entries_of(data.dataset):
+        if entry.needs_root and data.data_root is None:
+            raise ValueError(f"data_root: data set {entry.name!r} is read from files: pass root, {entry.source}")
 
 
 def check_policy_flags(given: Collection[str], policies: Sequence[str]) -> None:

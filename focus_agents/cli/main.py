@@ -10,6 +10,7 @@ import importlib
 import signal
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 EXTRA = "train"
 """The extra of the package that brings whatever a command imports."""
@@ -85,7 +86,16 @@ def run_command(name: str) -> None:
             command itself exits.
     """
     try:
-        module = importlib.import_module(COMMANDS[name].module)
+        _import_command(name).main()
+    except KeyboardInterrupt:
+        print("stopped by SIGINT", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _import_command(name: str) -> Any:
+    """The module of a command."""
+    try:
+        return importlib.import_module(COMMANDS[name].module)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", "focus_agents", "focus_env"):
@@ -96,11 +106,6 @@ def run_command(name: str) -> None:
             file=sys.stderr,
         )
         raise SystemExit(1) from error
-    try:
-        module.main()
-    except KeyboardInterrupt:
-        print("stopped by SIGINT", file=sys.stderr)
-        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def usage() -> str:

@@ -73,7 +73,13 @@ class RunArguments(Settings):
 
 
 def run_path(output_dir: Path, name: str | None, prefix: str) -> Path:
-    """Folder of a run: by its name, or by the time at which this process has first asked for one."""
+    """Folder of a run: by its name, or by the time at which this process has first asked for one.
+
+    Raises:
+        ValueError: If the name is more than that of one folder.
+    """
+    if name is not None and (name in (".", "..") or Path(name).name != name or "\0" in name):
+        raise ValueError(f"name: expected the name of one folder, got {name!r}; where it lies is said by `output_dir`")
     return output_dir / (name or f"{prefix}-{_time_of_start():%Y%m%d-%H%M%S}")
 
 

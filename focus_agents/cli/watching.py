@@ -73,7 +73,7 @@ def _open(name: str, run: RunDirectory) -> tuple[Sink, str]:
     if name == TENSORBOARD:
         from focus_agents.monitoring.tensorboard import TensorBoardSink
 
-        return TensorBoardSink(run.path), f"`focus tensorboard {run.path}`"
+        return TensorBoardSink(run.path, done=run.num_done), f"`focus tensorboard {run.path}`"
     from focus_agents.monitoring.services import open_service
 
     sink = open_service(name, run)

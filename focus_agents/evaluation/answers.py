@@ -22,7 +22,8 @@ BATCH_SIZE = 32
 """Episodes per call of a policy where a caller says nothing."""
 
 NUM_CONCLUSIVE = 3
-"""A batch of so many episodes or more, all of which fail, says that the fault is not theirs."""
+"""A batch of so many episodes or more, all of which raise, says that the fault is not theirs; as many as
+`answerer.MAX_RAISED_FIRST`, which counts them where batches are chunks of several processes."""
 
 
 def evaluate(

@@ -27,7 +27,8 @@ from focus_agents.runs.provenance import sources_of_users
 from focus_env.types import EpisodeDataset
 
 MAX_FAILED_FIRST = 32
-"""Answers of a policy that may fail, all alike, before there is any."""
+"""Answers of a policy that may fail, all alike, before there is any. These are what a policy counts as failed itself; a
+bug, which raises and meets every question, needs fewer to be told from a bad episode: `answerer.MAX_RAISED_FIRST`."""
 MAX_RESTARTS = 3
 """How often a worker that dies is started again, and its chunk asked again."""
 

@@ -75,7 +75,7 @@ def train_grpo(
         RunInterrupted: If a signal asked to stop; the iteration that was going on is done and in a checkpoint.
         TrainingError: If the learners failed again and again.
         CheckpointError: If no checkpoint to go on from can be read, or the weights are not finite any more.
-        StorageError: If something cannot be written.
+        StorageError: If the outcome cannot be written; of a log or a checkpoint it is told only.
         SamplingError: If there are no processes any more that sample; what was trained is in a checkpoint.
     """
     console = console or PlainConsole()

@@ -10,6 +10,7 @@ imported here. Written for TRL 1.16.
 from __future__ import annotations
 
 import functools
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,11 +31,18 @@ TRLCompletion = str | list[dict[str, Any]]
 """A text, or the messages of an answer, as TRL gives them for prompts in messages."""
 
 
+MAX_TRIED = 16
+"""Episodes that are tried for one row; where none of so many can be asked, the fault is not theirs."""
+
+logger = logging.getLogger(__name__)
+
+
 def trl_dataset(env: gymnasium.Env[Any, Any], indices: Sequence[int]) -> datasets.Dataset:
     """Episodes as rows for TRL, with the columns ``prompt``, ``images`` and ``episode_index``.
 
     A row is made when it is read. In memory are the indices, and of the pictures those of the batch that was asked for,
-    once for each episode, however often TRL repeats it.
+    once for each episode, however often TRL repeats it. For an episode that cannot be asked, such as one with a damaged
+    picture, stands the next of `indices` that can, with its own index; a warning names it once.
 
     Args:
         env: `focus_env/InContextLocalization-v0` with text actions; its template words the prompts.
@@ -48,18 +56,35 @@ def trl_dataset(env: gymnasium.Env[Any, Any], indices: Sequence[int]) -> dataset
     except ImportError as error:
         raise MissingDependencyError("datasets is not installed; pip install 'trl>=1.16,<1.17' brings it") from error
     rows = datasets.Dataset.from_dict({"episode_index": list(indices)})
-    return rows.with_transform(functools.partial(_ask, env))
+    return rows.with_transform(functools.partial(_ask, env, list(indices)))
 
 
-def _ask(env: gymnasium.Env[Any, Any], batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+def _ask(env: gymnasium.Env[Any, Any], indices: Sequence[int], batch: dict[str, list[int]]) -> dict[str, list[Any]]:
     """The columns of a batch of rows, from their indices."""
-    template = env.get_wrapper_attr("template")
-    asked = {
-        index: trl_row(template.render(env.reset(options={"episode_index": index})[0]))
-        for index in dict.fromkeys(batch["episode_index"])
-    }
+    asked = {index: _row(env, indices, index) for index in dict.fromkeys(batch["episode_index"])}
     rows = [asked[index] for index in batch["episode_index"]]
-    return {**batch, **{column: [row[column] for row in rows] for column in ("prompt", "images")}}
+    return {**batch, **{column: [row[column] for row in rows] for column in ("episode_index", "prompt", "images")}}
+
+
+def _row(env: gymnasium.Env[Any, Any], indices: Sequence[int], index: int) -> dict[str, Any]:
+    """The row of an episode, or of the next one behind it that can be asked."""
+    template, place = env.get_wrapper_attr("template"), indices.index(index)
+    in_turn = list(dict.fromkeys([*indices[place:], *indices[:place]]))[:MAX_TRIED]
+    for number, other in enumerate(in_turn, start=1):
+        try:
+            question, _ = env.reset(options={"episode_index": other})
+            return {"episode_index": other, **trl_row(template.render(question))}
+        except Exception as error:  # whatever a data set of the user's own raises
+            if number == len(in_turn):
+                raise
+            warn_once(f"episode {other} cannot be asked, another is in its place: {error}")
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Log a warning, once in a process."""
+    logger.warning("%s", message)
 
 
 def trl_row(messages: Sequence[Message]) -> dict[str, Any]:

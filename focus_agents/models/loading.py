@@ -21,8 +21,8 @@ from focus_agents.models.family import ModelFamily
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.registry import find_family
 from focus_agents.models.settings import Precision
-from focus_agents.models.shipped import BEST_MODEL, SHIPPED_MODELS, WEIGHTS
-from focus_agents.models.weights import bad_weights
+from focus_agents.models.shipped import BEST_MODEL, SHIPPED_MODELS, WEIGHTS, model_name
+from focus_agents.models.weights import bad_weights, files_folder
 from focus_env.boxes import CoordinateFrame
 from focus_env.files import find_folder
 from focus_env.prompts import PromptTemplate, get_template
@@ -54,7 +54,7 @@ VISION_MODELS = (
 """What messages say is expected."""
 
 
-def load_family(name_or_path: str) -> ModelFamily:
+def load_family(name_or_path: str | Path) -> ModelFamily:
     """Return the family of a model, as its configuration names it; weights are not read.
 
     Args:
@@ -63,6 +63,7 @@ def load_family(name_or_path: str) -> ModelFamily:
     Raises:
         CheckpointError: If there is no such model, or no family has its model type.
     """
+    name_or_path = model_name(name_or_path)
     model_type = _model_type(name_or_path)
     if model_type is None:
         raise CheckpointError(_not_loaded(name_or_path, "there is no config.json with a model_type"))
@@ -72,7 +73,7 @@ def load_family(name_or_path: str) -> ModelFamily:
         raise CheckpointError(_not_loaded(name_or_path, error)) from error
 
 
-def load_processor(name_or_path: str, *, max_image_tokens: int | None = None) -> VLMProcessor:
+def load_processor(name_or_path: str | Path, *, max_image_tokens: int | None = None) -> VLMProcessor:
     """Load the tokenizer and the image processor that belong to a model.
 
     Args:
@@ -84,6 +85,7 @@ def load_processor(name_or_path: str, *, max_image_tokens: int | None = None) ->
         ValueError: If the model sees nothing in `max_image_tokens`.
         CheckpointError: If there is no such model, or no family has its model type.
     """
+    name_or_path = model_name(name_or_path)
     family = load_family(name_or_path)
     tokenizer = load_part(AutoTokenizer.from_pretrained, _assets(name_or_path))
     if len(tokenizer) < MIN_VOCABULARY:
@@ -92,7 +94,7 @@ def load_processor(name_or_path: str, *, max_image_tokens: int | None = None) ->
     return VLMProcessor(tokenizer, _image_processor(name_or_path, family, max_image_tokens), family)
 
 
-def load_model(name_or_path: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+def load_model(name_or_path: str | Path, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
     """Load a model onto the CPU.
 
     Args:
@@ -105,6 +107,7 @@ def load_model(name_or_path: str, *, seed: int = 0, dtype: torch.dtype = torch.f
     Raises:
         CheckpointError: If there is no such model, or no family has its model type.
     """
+    name_or_path = model_name(name_or_path)
     if name_or_path in NEW_MODELS:
         return NEW_MODELS[name_or_path].build_model(load_processor(name_or_path).tokenizer, seed=seed).to(dtype)
     load_family(name_or_path)  # a type without a family is refused before gigabytes are read
@@ -170,7 +173,7 @@ def load_config(name_or_path: str) -> Any:
 
 
 def load_template(
-    name_or_path: str,
+    name_or_path: str | Path,
     *,
     name: str | None = None,
     frame: CoordinateFrame | None = None,
@@ -190,6 +193,7 @@ def load_template(
             family has the type of a model whose unit or image size is asked for.
         ValueError: If there is no template of the given name.
     """
+    name_or_path = model_name(name_or_path)
     template = None if name is None else get_template(name)
     prompt = PROMPTS_OF_NEW_MODELS.get(name_or_path, {})
     file = Path(model_folder(name_or_path)) / POLICY_FILE
@@ -287,7 +291,7 @@ def _load_whole(model_class: Any, name_or_path: str, *, expected: str = LANGUAGE
     model, info = load_part(model_class.from_pretrained, name_or_path, expected=expected, **options)
     missing = sorted(info["missing_keys"])
     lack = f"{len(missing)} weights are missing, e.g. {missing[0]}" if missing else None
-    if fault := lack or bad_weights(model, Path(model_folder(name_or_path))):
+    if fault := lack or bad_weights(model, files_folder(model_folder(name_or_path))):
         raise CheckpointError(_not_loaded(name_or_path, fault, expected))
     return model
 

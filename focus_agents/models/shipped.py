@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from focus_agents.errors import CheckpointError
+
 WEIGHTS = Path(__file__).parent.parent / "weights"
 SHIPPED_MODELS = ("focus-small-grpo", "focus-small-sft", "focus-small-base")
 """Trained by this project, in folders of `WEIGHTS`."""
 BEST_MODEL = {"focus-small": "focus-small-grpo"}
 """The name by which to ask for the best of them."""
+
+
+def model_name(name_or_path: str | Path) -> str:
+    """Return the name or the folder of a model as a text.
+
+    Raises:
+        CheckpointError: If it is neither.
+    """
+    if not isinstance(name_or_path, str | Path) or not str(name_or_path):
+        raise CheckpointError(f"model: expected the name of one, or the path of its folder, got {name_or_path!r:.80}")
+    return str(name_or_path)

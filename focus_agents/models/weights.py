@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
+from transformers.utils import cached_file
 
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+
+
+def is_finite(values: Any) -> bool:
+    """Return whether an array of torch or NumPy holds finite numbers; one of whole numbers does."""
+    if isinstance(values, torch.Tensor):
+        return values.is_meta or not values.is_floating_point() or bool(torch.isfinite(values).all())
+    is_real = isinstance(values, np.ndarray) and np.issubdtype(values.dtype, np.floating)
+    return not is_real or bool(np.isfinite(values).all())
 
 
 def bad_weights(model: Any, folder: Path) -> str | None:
@@ -17,11 +28,11 @@ def bad_weights(model: Any, folder: Path) -> str | None:
 
     Args:
         model: As it was loaded.
-        folder: Its files, of which those that end with .safetensors are looked at; a path that is none: no file is.
+        folder: Its files, of which those that end with .safetensors are looked at; a path where nothing is: no file is.
     """
     named = [*model.named_parameters(), *model.named_buffers()]
     floats = [(name, values) for name, values in named if torch.is_floating_point(values) and not values.is_meta]
-    if bad := [(name, values) for name, values in floats if not bool(torch.isfinite(values).all())]:
+    if bad := [(name, values) for name, values in floats if not is_finite(values)]:
         name, values = bad[0]
         kind = "nan" if bool(torch.isnan(values).any()) else "infinite"
         return f"{len(bad)} of {len(floats)} weights hold numbers that are not finite, e.g. {name} ({kind})"
@@ -34,6 +45,19 @@ def bad_weights(model: Any, folder: Path) -> str | None:
                 if name.endswith((".weight", ".bias")) and kind not in _FLOATS:
                     return f"{file.name} holds {name} in {kind}, whole numbers, and config.json names no quantization"
     return None
+
+
+def files_folder(place: str) -> Path:
+    """Return the folder of a model's files: the place itself, or where the hub's cache has what was loaded by a name.
+
+    Args:
+        place: A folder, or a name on the hub. Of a name that the cache does not know, a path where nothing is.
+    """
+    if not Path(place).is_dir():
+        with contextlib.suppress(Exception):  # no cache, no such name: whatever the library says of that
+            if found := cached_file(place, "config.json", local_files_only=True):
+                return Path(found).parent
+    return Path(place)
 
 
 def files_digest(folder: Path) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 
 from focus_agents.monitoring.curves import Curves, Facts, Line
 from focus_agents.monitoring.rules import RULES, Rule
-from focus_agents.runs.files import append_json_lines
+from focus_agents.runs.files import append_json_lines, read_json_lines
 from focus_agents.runs.folder import WARNINGS_FILE, RunDirectory
 from focus_env.errors import FocusError
 from focus_env.types import ImageArray
@@ -104,6 +105,10 @@ class Watcher:
                     self._tell(alarms if is_known else ())
         self._last = position
         self._tell(self._alarms.look({counter: position, **metrics}))
+
+    def kept(self) -> list[dict[str, Any]]:
+        """Return what `warnings.jsonl` holds."""
+        return read_json_lines(self._run.path / WARNINGS_FILE)
 
     def show(self, name: str, picture: ImageArray, position: int) -> None:
         """Do nothing with pictures."""

@@ -21,6 +21,8 @@ FALL = 0.1
 """How far a mean IoU falls below its best before it is told of."""
 WAIT_SHARE = 0.75
 """Part of an iteration, of sampling and learning, that one of the two takes while the other waits."""
+MOST_RESTARTS = 3
+"""Of the processes of one role, within a window."""
 
 Rule = Callable[[Curves, Facts], str | None]
 
@@ -207,17 +209,19 @@ def _restarts(curves: Curves, facts: Facts) -> str | None:
     for name, what, setting in (
         ("sampler_restarts", "samplers", "num_env_runners"),
         ("learner_restarts", "learners", "micro_batch_groups"),
+        ("worker_restarts", "workers", "micro_batch_size"),
     ):
-        values = curves.values(name)
-        if values and (num := values[-1] - (curves.mean_of_start(name, 1) or 0 if len(values) == 1 else values[0])) > 2:
-            found.append((f"{num:.0f} restarts of {what}", setting))
+        counts = curves.values(name)  # so far
+        earlier = counts[0] if counts and curves.num_lines > WINDOW else 0.0
+        if counts and counts[-1] - earlier >= MOST_RESTARTS:
+            found.append((f"{counts[-1] - earlier:.0f} restarts of {what}", setting))
     if not found:
         return None
     seen = " and ".join(text for text, _ in found)
     settings = " and ".join(f"`{setting}`" for _, setting in found)
     return (
-        f"{seen} in {min(WINDOW, curves.num_lines)} iterations: processes die again and again, most often for want of "
-        f"memory; lower {settings}, and read the end of their logs, which `config.json` names"
+        f"{seen} in {min(WINDOW, curves.num_lines)} {facts.counter}s: processes die again and again, most often for "
+        f"want of memory; lower {settings}, and read the end of their logs, which `config.json` names"
     )
 
 

@@ -36,14 +36,15 @@ class TensorBoardSink:
 
     Args:
         run: The run's folder.
+        done: Iterations or steps that a run has behind it that is gone on with.
     """
 
     name = "TensorBoard"
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, *, done: int | None = None) -> None:
         self._folder = run / FOLDER
         self._file: Any = None
-        self._position = -1
+        self._position = -1 if done is None else done
 
     def log(self, metrics: Mapping[str, float], position: int) -> None:
         """Add a point to the curve of each metric; `Sink.log`."""
@@ -53,6 +54,7 @@ class TensorBoardSink:
         ]
         if position <= self._position:
             self.close()
+            self._position = position - 1
         self._write(Event(summary=Summary(value=values)), position)
         self._position = position
 
@@ -71,14 +73,14 @@ class TensorBoardSink:
             self._file = None
 
     def _write(self, event: Event, position: int) -> None:
-        """Append an event, after those that open a file and drop what other files hold from this position on."""
+        """Append an event, after those that open a file and drop what other files hold of what is still to come."""
         if self._file is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             # The names are read in their order; a second file of one second must not stand in for the first.
             name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
             self._file = (self._folder / name).open("xb", buffering=0)
             self._append(Event(file_version="brain.Event:2"))
-            self._append(Event(step=position, session_log=SessionLog(status=SessionLog.START)))
+            self._append(Event(step=self._position + 1, session_log=SessionLog(status=SessionLog.START)))
         event.step = position
         self._append(event)
 

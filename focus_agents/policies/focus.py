@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ from focus_agents.models.inputs import EncodedPrompt
 from focus_agents.models.loading import check_fit, load_model, load_processor, load_template
 from focus_agents.models.processing import VLMProcessor, box_cells
 from focus_agents.models.settings import Precision
+from focus_agents.models.shipped import model_name
 from focus_agents.models.support_mass import SupportProbe
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.rollout.collect import ask_policy
 from focus_agents.rollout.records import MAX_COMPLETION_TOKENS, Generation, Policy, Sampling
-from focus_env.pictures import FourNumbers, Picture, as_picture, as_supports
+from focus_env.arrays import Picture, as_picture
+from focus_env.pictures import FourNumbers, as_supports
 from focus_env.prompts import PromptTemplate
 from focus_env.spaces import Observation
 from focus_env.types import Box, ImageArray, ParseStatus
@@ -71,7 +74,7 @@ class FocusPolicy(VLMPolicy):
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str = "focus-small",
+        name_or_path: str | Path = "focus-small",
         *,
         device: torch.device | str = "cpu",
         precision: Precision = "fp32",
@@ -89,6 +92,7 @@ class FocusPolicy(VLMPolicy):
         Raises:
             CheckpointError: If there is no such model.
         """
+        name_or_path = model_name(name_or_path)
         processor = load_processor(name_or_path, max_image_tokens=max_image_tokens)
         model = load_model(name_or_path)
         check_fit(name_or_path, model.config, processor)
@@ -101,7 +105,7 @@ class FocusPolicy(VLMPolicy):
 
         Args:
             supports: At least one picture with a box. A picture is a path, one of Pillow, or an array, see
-                `focus_env.pictures`; a box is a `Box`, tuple, list or array of x1, y1, x2, y2 in pixels of its picture.
+                `focus_env.arrays`; a box is a `Box`, tuple, list or array of x1, y1, x2, y2 in pixels of its picture.
             query: The picture to answer for, likewise.
             with_attention: Whether to tell where the model looked.
 

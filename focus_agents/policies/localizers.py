@@ -10,8 +10,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from focus_agents.rollout.records import Completion, Generation, Sampling
-from focus_env.boxes import CoordinateFrame, box_to_frame, clip_box, frame_to_box
+from focus_env.boxes import CoordinateFrame, are_shares, box_to_frame, clip_box, frame_to_box
 from focus_env.errors import FocusError
+from focus_env.plain_numbers import as_numbers
 from focus_env.prompts import PromptTemplate, read_observation
 from focus_env.spaces import Observation
 from focus_env.types import Box, ImageArray, Message
@@ -82,15 +83,12 @@ def _read_box(found: object, image_wh: tuple[int, int]) -> Box:
     """
     expected = f"expected a box x1, y1, x2, y2 in pixels of the picture of {image_wh} (width, height), or None"
     try:
-        values = [float(value) for value in found]  # type: ignore[attr-defined]  # told below
-    except (TypeError, ValueError):
-        values = []
-    if isinstance(found, str | bytes | Mapping) or len(values) != 4:
-        raise NoBoxError(f"{expected}, got {found!r:.100}")
-    x1, y1, x2, y2 = values
+        x1, y1, x2, y2 = values = [float(value) for value in as_numbers(found)]
+    except Exception as error:  # of whatever library it is
+        raise NoBoxError(f"{expected}, got {found!r:.100}") from error
     if not all(map(math.isfinite, values)):
         raise NoBoxError(f"{expected}, got the numbers {values}, which are not all finite")
-    if max(values) <= 1 and min(values) >= 0 and max(image_wh) > 2:
+    if are_shares((x1, y1, x2, y2), image_wh):
         raise NoBoxError(f"{expected}, got {values}, which look like shares: multiply by the width and height")
     if x2 <= x1 or y2 <= y1:
         raise NoBoxError(

@@ -18,6 +18,8 @@ from focus_agents.engine.forward import image_inputs
 from focus_agents.models.adapters import model_parts
 from focus_agents.models.inputs import IGNORED
 from focus_agents.models.loading import SMALL, load_processor, load_trainable_model
+from focus_agents.monitoring.alarms import Watcher
+from focus_agents.monitoring.curves import Facts
 from focus_agents.monitoring.recorder import Recorder
 from focus_agents.monitoring.report import ReportSink
 from focus_agents.pretraining.data import DocumentBatch, PretrainingBatches, name_tokens, number_values
@@ -74,15 +76,14 @@ class Pretraining:
 
         Raises:
             CheckpointError: If the checkpoint is damaged, or weights are not finite.
-            StorageError: If something cannot be written.
+            StorageError: If the outcome cannot be written; of a log or a checkpoint it is told only.
         """
         started = time.perf_counter()
         num_steps, first = self.config.num_steps, self._restore(console)
         window: list[dict[str, float]] = []
-        with (
-            contextlib.closing(Recorder(self.directory, console, [ReportSink(self.directory.path)])) as recorder,
-            progress_bar("pretraining", num_steps, console) as move_to,
-        ):
+        watcher = Watcher(self.directory, console, Facts(num_steps, "step"))
+        recorder = Recorder(self.directory, console, [watcher, ReportSink(self.directory.path)])
+        with contextlib.closing(recorder), progress_bar("pretraining", num_steps, console) as move_to:
             for step, batch in zip(range(first, num_steps), self._batches(range(first, num_steps)), strict=True):
                 step_started = time.perf_counter()
                 metrics = self._step(step, batch)
@@ -103,7 +104,7 @@ class Pretraining:
             final = self.directory.checkpoints / "final"
             check_finite(self.parameters, what=f"policy {final}")
             save_policy(final, self.model, self.processor, template=self.template)
-            summary = self.score() | {"seconds": time.perf_counter() - started}
+            summary = self.score() | {"warnings": watcher.kept(), "seconds": time.perf_counter() - started}
             return self.directory.write_summary(summary)
 
     def score(self) -> dict[str, float]:

@@ -119,24 +119,25 @@ def _settings_of(run: Path) -> dict[str, Any] | None:
     return {COMMAND: guess, **found} if found else None
 
 
-def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The settings that are not the same in all groups of a command that know them, the command before the others."""
-    commands = {str(each.get(COMMAND)) for each in settings}
-    found = [COMMAND] if len(commands) > 1 else []
-    for command in sorted(commands):
-        mine = [each for each in settings if str(each.get(COMMAND)) == command]
+def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """By command, its settings that are not the same in all groups that know them; the command is one of them."""
+    commands = {str(each[COMMAND]) for each in settings}
+    found: dict[str, list[str]] = {}
+    for command in commands:
+        mine = [each for each in settings if each[COMMAND] == command]
+        found[command] = [COMMAND] if len(commands) > 1 else []
         for name in dict.fromkeys(name for each in mine for name in each):
             values = [each[name] for each in mine if name in each]
-            if any(value != values[0] for value in values) and name not in found:
-                found.append(name)
+            if any(value != values[0] for value in values):
+                found[command].append(name)
     return found
 
 
-def _describe(settings: Mapping[str, Any], differing: Sequence[str]) -> str:
+def _describe(settings: Mapping[str, Any], differing: Mapping[str, Sequence[str]]) -> str:
     """The settings of a group by which it differs from the others."""
     parts = [
-        str(settings[name]) if name == COMMAND else f"{name} {_shown(settings[name])}"
-        for name in differing
+        settings[COMMAND] if name == COMMAND else f"{name} {_shown(settings[name])}"
+        for name in differing[settings[COMMAND]]
         if name in settings
     ]
     more = len(parts) - MOST_NAMED

@@ -152,11 +152,15 @@ def _draw_panel(
             steps, values = read_series(lines, metric, window) if lines else (np.empty(0), np.empty(0))
             is_drawn = steps > start if start else steps >= 0
             if is_drawn.any():
-                curves.append((f"C{number % 10}", (steps[is_drawn], values[is_drawn]), len(steps) < 0.5 * len(lines)))
+                curves.append(
+                    (f"C{number % 10}", (steps[is_drawn], values[is_drawn]), _is_rare(metric, len(steps), len(lines)))
+                )
                 counters.append(_counter(lines))
     for colour, (steps, values), is_rare in curves:
         axis.plot(steps, values, color=colour, linewidth=1.2, marker="." if is_rare else None, markersize=5)
-        _mark(axis, steps, values, colour, declared.better, has_values=len(curves) <= MOST_WITH_VALUES)
+        # A mean of fewer lines than a window has is high or low by chance.
+        first = 0 if is_rare or len(values) < 2 * window else window - 1
+        _mark(axis, steps, values, colour, declared.better, first, has_values=len(curves) <= MOST_WITH_VALUES)
     low, high = axis.get_ylim()
     for bound in (declared.low, declared.high):
         if bound is not None and low - 0.5 * (high - low) <= bound <= high + 0.5 * (high - low):
@@ -170,13 +174,13 @@ def _draw_panel(
     axis.grid(alpha=0.3)
 
 
-def _mark(axis: Axes, steps: Floats, values: Floats, colour: str, better: str, *, has_values: bool) -> None:
-    """Mark where a curve starts (a ring) and ends (a disc), and where it is best (a star)."""
+def _mark(axis: Axes, steps: Floats, values: Floats, colour: str, better: str, first: int, *, has_values: bool) -> None:
+    """Mark where a curve starts (a ring) and ends (a disc), and where from point `first` on it is best (a star)."""
     axis.plot(steps[0], values[0], marker="o", markersize=5, markerfacecolor="white", color=colour, linestyle="none")
     axis.plot(steps[-1], values[-1], marker="o", markersize=5, color=colour, linestyle="none")
     marked = {0, len(values) - 1}
-    if better and np.isfinite(values).any():
-        best = int(np.nanargmax(values) if better == "higher" else np.nanargmin(values))
+    if better and np.isfinite(values[first:]).any():
+        best = first + int(np.nanargmax(values[first:]) if better == "higher" else np.nanargmin(values[first:]))
         axis.plot(steps[best], values[best], marker="*", markersize=9, color=colour, linestyle="none")
         near = 0.08 * float(np.ptp(steps))
         marked = {place for place in marked if place == best or abs(steps[place] - steps[best]) > near} | {best}
@@ -230,13 +234,19 @@ def _counter(lines: Sequence[Mapping[str, float | None]]) -> str:
     raise CheckpointError(f"metrics.jsonl: expected lines with {' or '.join(COUNTERS)}, got {sorted(lines[0])}")
 
 
+def _is_rare(metric: str, num_values: int, num_lines: int) -> bool:
+    """Whether validations log a metric, or most lines lack it: then it is drawn as it is."""
+    declared = METRICS.get(metric.partition("/")[0])
+    return num_values < 0.5 * num_lines or (declared is not None and declared.is_occasional)
+
+
 def read_series(lines: Sequence[Mapping[str, float | None]], metric: str, window: int) -> Series:
     """Steps and values of the lines that have a metric, averaged over `window` lines if most have it."""
     counter = _counter(lines)
     found = [(line[counter], line[metric]) for line in lines if line.get(metric) is not None]
     points = np.array(found, dtype=np.float64).reshape(-1, 2)
     values = points[:, 1]
-    if len(values) >= 0.5 * len(lines):
+    if not _is_rare(metric, len(values), len(lines)):
         sums = np.cumsum(np.concatenate([[0.0], values]))
         ends = np.arange(1, len(values) + 1)
         starts = np.maximum(0, ends - window)

@@ -16,7 +16,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from focus_agents.errors import EpisodeError
+from focus_agents.errors import EpisodeError, PolicyError
 from focus_agents.rollout.records import Completion, Generation, Policy, RolloutGroup, Sampling, ShownSupport
 from focus_agents.rollout.scoring import check_wrappers, error_of, score_apart, unread_answer
 from focus_env.errors import FocusError, MissingDependencyError
@@ -114,7 +114,13 @@ def ask_policy(
     Raises:
         ValueError: If it gives another number of generations or of completions, or other objects.
         RuntimeError: If it ends the process by `sys.exit`, which would look like an end of the work.
+        PolicyError: If it is no policy.
     """
+    if not callable(getattr(policy, "generate", None)):
+        raise PolicyError(
+            f"policy: expected an object with a method `generate`, see focus_agents.Policy, got {policy!r:.80}; a "
+            "function that finds a box becomes one by focus_agents.policies.localizers.LocalizerPolicy"
+        )
     try:
         generations = policy.generate(prompts, num_completions=num_completions, sampling=sampling, seeds=seeds)
     except SystemExit as error:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import transformers
 from safetensors import SafetensorError
@@ -20,6 +19,7 @@ import focus_env
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading import POLICY_FILE
 from focus_agents.models.processing import VLMProcessor
+from focus_agents.models.weights import is_finite
 from focus_env.files import fresh_folder, remove_unfinished
 from focus_env.prompts import PromptTemplate
 
@@ -78,18 +78,11 @@ def check_finite(tensors: Mapping[str, Any], *, what: str) -> None:
         CheckpointError: If a number is NaN or infinite.
     """
     for name, tensor in tensors.items():
-        if not _is_finite(tensor):
+        if not is_finite(tensor):
             raise CheckpointError(
                 f"{what}: expected finite weights, got NaN or infinity in {name}; what was saved before is as it was. "
                 "Go on from that, or train anew with a lower `lr`"
             )
-
-
-def _is_finite(tensor: Any) -> bool:
-    if isinstance(tensor, torch.Tensor):
-        return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
-    is_numbers = isinstance(tensor, np.ndarray) and np.issubdtype(tensor.dtype, np.floating)
-    return not is_numbers or bool(np.isfinite(tensor).all())
 
 
 class Checkpoints:

@@ -121,7 +121,7 @@ def train_sft(
     Raises:
         TrainingError: If the workers gave up, or died more often than allowed.
         CheckpointError: If there are checkpoints, and all of them are damaged.
-        StorageError: If something cannot be written.
+        StorageError: If the outcome cannot be written; of a log or a checkpoint it is told only.
     """
     console = console or PlainConsole()
     run = RunDirectory(plan.run_path)

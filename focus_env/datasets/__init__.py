@@ -31,6 +31,7 @@ from focus_env.datasets.sampler import AbsentPolicy, SamplingProtocol, TrackEpis
 from focus_env.datasets.store import StoreEpisodes
 from focus_env.datasets.synthetic import SyntheticDataset
 from focus_env.datasets.transforms import JointEpisodes, ShrunkPictures, parse_weights
+from focus_env.plain_numbers import require_whole
 from focus_env.types import EpisodeDataset
 
 __all__ = [
@@ -91,6 +92,10 @@ def load_dataset(
         ValueError: If the name, an option or a value is unknown, or `root` or `image_root` is missing or superfluous.
         DatasetError: If the files are missing or malformed.
     """
+    require_whole(shots, "shots")
+    require_whole(seed, "seed")
+    if max_pixels is not None:
+        require_whole(max_pixels, "max_pixels")
     request = DatasetRequest(split=split, shots=shots, seed=seed, protocol=protocol, absent=absent)
     if ":" in name:
         episodes = _load_joint(parse_weights(name), root, request, options)
@@ -130,6 +135,9 @@ def _load_joint(
 def _load_one(
     entry: DatasetEntry, root: Root | None, request: DatasetRequest, options: Mapping[str, Any]
 ) -> EpisodeDataset:
+    if not (root is None or isinstance(root, str | Path | Mapping)):
+        raise ValueError(f"root: expected a path, got {type(root).__name__}: {root!r:.80}")
+    root = Path(root).expanduser() if isinstance(root, str | Path) else root
     if not entry.needs_root and root is not None:
         raise ValueError(f"data set {entry.name!r} is {entry.source}: leave out root, got {str(root)!r}")
     if entry.needs_root and (root is None or isinstance(root, Mapping)):

@@ -113,6 +113,11 @@ def _load_lasot(root: str | Path, request: DatasetRequest, **options: Any) -> Ep
     return _load_tracks(reader, root, request, **options)
 
 
+def _load_tao(root: str | Path, request: DatasetRequest, **options: Any) -> EpisodeDataset:
+    reader = functools.partial(TaoTracks, skips=options.get("on_bad") == "skip")
+    return _load_tracks(reader, root, request, **options)
+
+
 def _load_synthetic(root: None, request: DatasetRequest, **options: Any) -> EpisodeDataset:
     return SyntheticDataset(split=request.split, shots=request.shots, seed=request.seed, **options)
 
@@ -147,7 +152,7 @@ DATASETS: Registry[DatasetEntry] = Registry(
         DatasetEntry(
             name="lasot", help="LaSOT, one object per video, long ones", load=_load_lasot, options=TRACK_OPTIONS
         ),
-        track_dataset("tao", TaoTracks, help="TAO, several objects per video"),
+        DatasetEntry(name="tao", help="TAO, several objects per video", load=_load_tao, options=TRACK_OPTIONS),
         track_dataset("perseg", PerSegTracks, help="PerSeg, one object per folder, for tests alone"),
         DatasetEntry(
             name="iploc_json",

@@ -30,6 +30,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from focus_env.errors import DatasetError
+from focus_env.plain_numbers import require_whole
 from focus_env.types import Episode, Exemplar, Track
 
 SamplingProtocol: TypeAlias = Literal["focus", "iploc", "random"]
@@ -112,6 +113,10 @@ class TrackEpisodes:
         min_gap: int = 1,
         on_bad: BadPolicy = "raise",
     ) -> None:
+        for name, number in (("shots", shots), ("seed", seed), ("min_gap", min_gap)):
+            require_whole(number, name)
+        if episodes_per_track is not None:
+            require_whole(episodes_per_track, "episodes_per_track")
         if shots < 1:
             raise ValueError(f"shots must be at least 1, got {shots!r}; an episode needs an exemplar")
         for name, value, kind in (

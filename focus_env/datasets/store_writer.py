@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -25,7 +24,7 @@ from focus_env.datasets.store_rows import EPISODES, FRAMES
 from focus_env.errors import DatasetError
 from focus_env.files import fresh_file, write_text
 from focus_env.regular_files import open_regular
-from focus_env.types import Episode, EpisodeDataset, Frame
+from focus_env.types import Episode, EpisodeDataset, Frame, PictureBytes
 
 MANIFEST_SCRATCH = f"{MANIFEST_FILE}.unfinished"
 EPISODES_PER_GROUP = 256
@@ -186,11 +185,12 @@ def _encode(frame: Frame, *, embeds: bool) -> dict[str, Any]:
         if _text(path) != path:
             raise DatasetError(f"frame {frame.name!r}: expected a path that is text, got {path!r}; rename it, or embed")
         return {"name": _text(frame.name), "image": None, "path": path}
-    if frame.file_wh is None and not isinstance(frame.source, np.ndarray):
-        image = _content(frame.source) if isinstance(frame.source, Path) else frame.source.read()
+    source, is_file = frame.source, isinstance(frame.source, Path | PictureBytes)
+    if frame.file_wh is None and isinstance(source, Path | PictureBytes):
+        image = _content(source) if isinstance(source, Path) else source.read()
     else:
         buffer = io.BytesIO()
-        if isinstance(frame.source, np.ndarray):
+        if not is_file:
             Image.fromarray(pixels).save(buffer, "PNG")
         else:  # made smaller: its details are small as well, in colour too
             Image.fromarray(pixels).save(buffer, "JPEG", quality=95, subsampling=0)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from focus_env.datasets.order import shuffled_indices
+from focus_env.plain_numbers import is_plain
 from focus_env.types import Box, Episode, EpisodeDataset, Exemplar, Frame
 
 NUM_SLOTS = 1000
@@ -30,7 +31,7 @@ def parse_weights(text: str) -> dict[str, float]:
     for part in text.split(","):
         name, _, number = (piece.strip() for piece in part.partition(":"))
         try:
-            weight = float(number)
+            weight = float(number) if is_plain(number) else math.nan
         except ValueError:
             weight = math.nan
         if not name or name in weights or not 0 < weight < math.inf:

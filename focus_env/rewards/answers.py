@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from focus_env.boxes import iou
+from focus_env.boxes import CLIP_TOLERANCE, iou, validate_box
 from focus_env.overlap import covers_image, repeats_support, support_shares, to_shares
 from focus_env.types import BoxArray, Episode, ParseResult, ParseStatus
 
@@ -86,15 +86,13 @@ class AnswerBatch:
             progress: How far the training is, from 0 to 1.
 
         Raises:
-            ValueError: If the lengths differ, `progress` is no share, or a target has a coordinate that is not finite,
-                which would count as absent.
+            ValueError: If the lengths differ, `progress` is no share, or a target is no box in its picture: one that
+                is not finite would count as absent, and nothing could hit a reversed one.
         """
         for episode in episodes:
-            if episode.target_box is not None and not all(map(math.isfinite, episode.target_box)):
-                raise ValueError(
-                    f"episode {episode.episode_id!r}: target_box must be four finite numbers x1, y1, x2, y2 in "
-                    f"pixels, or None where the object is absent, got {tuple(episode.target_box)}"
-                )
+            if episode.target_box is not None:
+                name = f"episode {episode.episode_id!r}: target_box"
+                validate_box(episode.target_box, episode.query_frame.image_wh, name, tolerance=CLIP_TOLERANCE)
         texts = (None,) * len(parses) if texts is None else tuple(texts)
         if not len(episodes) == len(parses) == len(texts):
             raise ValueError(

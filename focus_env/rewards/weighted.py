@@ -22,6 +22,7 @@ import numpy as np
 
 from focus_env.errors import RewardError
 from focus_env.importing import import_object
+from focus_env.plain_numbers import is_plain
 from focus_env.rewards.answers import AnswerBatch
 from focus_env.rewards.terms import TERMS, RewardTerm, RewardTermEntry, Values, format_reward, iou_reward
 
@@ -52,11 +53,16 @@ class WeightedReward:
     terms: Mapping[str, tuple[RewardTerm, float]]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.terms, Mapping):
+            raise ValueError(f"WeightedReward: expected a mapping from names to terms, got {self.terms!r:.80}")
         if not self.terms:
             raise ValueError(
                 "WeightedReward needs at least one term, got none; the default is WeightedReward.default()"
             )
-        for name, (_, weight) in self.terms.items():
+        for name, value in self.terms.items():
+            if not (isinstance(value, tuple) and len(value) == 2 and callable(value[0]) and _is_number(value[1])):
+                raise ValueError(f"reward term {name!r}: expected (function, weight), got {value!r:.80}")
+            weight = value[1]
             if not math.isfinite(weight):
                 raise ValueError(f"the weight of reward term {name!r} must be a finite number, got {weight}")
             if abs(weight) > MOST_WEIGHT:
@@ -141,7 +147,7 @@ def _evaluate(name: str, term: RewardTerm, answers: AnswerBatch) -> Values:
         if given.dtype.kind == "c":  # NumPy would drop the imaginary part with a warning
             raise TypeError("expected real numbers, got complex ones")
         values = given.astype(np.float64)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # an exit would look like an end of the work
         raise RewardError(
             f"reward term {name!r} raised {type(error).__name__}: {error}{_place(error)}, "
             f"for {_describe(answers, _first_failure(term, answers))}"
@@ -164,12 +170,12 @@ def _first_failure(term: RewardTerm, answers: AnswerBatch) -> int:
     for position in range(len(answers)):
         try:
             term(answers.row(position))
-        except Exception:
+        except (Exception, SystemExit):
             return position
     return 0
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """Where in the term's own code it happened: other processes and the command line show no traceback."""
     frames = traceback.extract_tb(error.__traceback__)[1:]
     return f" ({frames[0].filename}, line {frames[0].lineno})" if frames else ""
@@ -255,9 +261,9 @@ def _nearest(name: str) -> str:
 def _is_number(value: Any) -> bool:
     try:
         float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
-    return True
+    return not isinstance(value, str) or is_plain(value)
 
 
 def _number_text(value: float) -> str:

@@ -47,6 +47,25 @@ ABSENT_TEXTS = [
     '{"bbox_2d": null}',
     '[{"bbox_2d": [], "label": "a mug"}]',
     '{"label": "mug", "bbox": "none"}',
+    '{"bbox_2d": None}',
+    '{"found": false}',
+    '{"present": false, "bbox": null}',
+    "(none)",
+    "<none>",
+    "- none",
+    "none<|im_end|>",
+    "<|begin_of_box|>none<|end_of_box|>",
+    "none</s>",
+    r"$\boxed{\text{None}}$",
+    "n.a.",
+    "No object found.",
+    "There is no such object in the image.",
+    "No matching object is visible in the query image.",
+    "The object is not present.",
+    "The target object was not found in the last frame",
+    "It is not visible.",
+    "Not in the picture.",
+    "the object is absent",
 ]
 
 TABLE = [
@@ -65,7 +84,22 @@ TABLE = [
     # An order that is not known.
     ('[{"box_2d": [2, 1, 40, 30], "label": "mug"}]', AMBIGUOUS, False),
     ("box_2d = [2, 1, 40, 30]", AMBIGUOUS, False),
+    ('{"box2d": [2, 1, 40, 30]}', AMBIGUOUS, False),
+    ("[y1, x1, y2, x2] = [2, 1, 40, 30]", AMBIGUOUS, False),
+    ("(ymin, xmin, ymax, xmax): (2, 1, 40, 30)", AMBIGUOUS, False),
+    ("[x, y, w, h] = [1, 2, 29, 38]", AMBIGUOUS, False),
+    ("bbox (cx, cy, w, h): [15, 21, 29, 38]", AMBIGUOUS, False),
+    ('{"bbox_xywh": [1, 2, 29, 38]}', AMBIGUOUS, False),
+    ("In yxyx format: [2, 1, 40, 30]", AMBIGUOUS, False),
+    ("[1, 2, 29, 38] (xywh)", AMBIGUOUS, False),
+    ("[x1, y1, x2, y2] = [1, 2, 30, 40]", OK, False),
+    ("[left, top, right, bottom] = [1, 2, 30, 40]", OK, False),
+    ("xyxy: [1, 2, 30, 40]", OK, False),
     # Absent.
+    ("No object in the first image.", NO_BOX, False),
+    ("The object is not a mug.", NO_BOX, False),
+    ("There is no mug in the image.", NO_BOX, False),
+    ("<ANSWER>none</ANSWER> not [1, 2, 30, 40]", ABSENT, False),
     *[(f"<answer>{word}</answer>", ABSENT, False) for word in ABSENT_TEXTS],
     *[(word, ABSENT, False) for word in ABSENT_TEXTS],
     *[(f"The supports are at [1, 2, 30, 40]. <answer>{word}</answer>", ABSENT, False) for word in ABSENT_TEXTS],
@@ -90,7 +124,40 @@ TABLE = [
     ("<think><answer>[1, 2, 30, 40]</answer></think>", NO_BOX, False),
     ("<think>[1, 2, x, 40]</think> I do not know", NO_BOX, False),
     ("<think>hm</think> [1, 2, 30, 40] or [5, 6, 70, 80]", MULTIPLE, False),
+    *[
+        (f"{opening}it may be [9, 9, 10, 10]{closing}[1, 2, 30, 40]", OK, False)
+        for opening, closing in (
+            ("<think >", "</think >"),
+            ('<think type="x">', "</think>"),
+            ("<reason>", "</reason>"),
+            ("<analysis>", "</analysis>"),
+            ("<scratchpad>", "</scratchpad>"),
+            ("<Thoughts>", "</Thoughts>"),
+            ("<|think|>", "<|/think|>"),
+            ("<|begin_of_thought|>", "<|end_of_thought|>"),
+            ("<|START_THINKING|>", "<|END_THINKING|>"),
+            ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+            ("<|channel>thought\n", "<channel|>"),
+        )
+    ],
+    ("<|channel|>analysis<|message|>it may be [1, 2, 30, 40]", NO_BOX, False),
     # Forms of boxes.
+    ("【1, 2, 30, 40】", OK, False),
+    ("［1，2，30，40］", OK, False),
+    ("（1，2），（30，40）", OK, False),
+    ("[\u22121, 2, 30, 40]", ParseStatus.CLIPPED, False),
+    ("<|begin_of_box|>1, 2, 30, 40<|end_of_box|>", OK, False),
+    ("<answer><|begin_of_box|>[[1, 2, 30, 40]]<|end_of_box|></answer>", OK, False),
+    ("<|box_start|>(1,2),(30,40)<|box_end|>", OK, False),
+    ("<Answer>[1, 2, 30, 40]</Answer> as in [9, 9, 10, 10]", OK, False),
+    ("x1=1, y1=2, x2=30, y2=40", OK, False),
+    ("x_min: 1\ny_min: 2\nx_max: 30\ny_max: 40.", OK, False),
+    ("<answer>x1: 1 y1: 2 x2: 30 y2: 40</answer>", OK, False),
+    ("(x1: 1, y1: 2), (x2: 30, y2: 40)", OK, False),
+    ('{"top_left": {"x": 1, "y": 2}, "bottom_right": {"x": 30, "y": 40}}', OK, False),
+    ('{"cx": 15.5, "cy": 21, "w": 29, "h": 38}', BAD_NUMBERS, False),
+    ('{"x_center": 15, "y_center": 21, "width": 28, "height": 38}', OK, False),
+    ("in x1=1, y1=2, x2=30, y2=40 it is", NO_BOX, False),
     ("<answer>1, 2, 30, 40</answer>", OK, False),
     ("<answer> 1 2 30 40 </answer>", OK, False),
     ("<box>1, 2, 30, 40</box>", OK, False),
@@ -123,7 +190,10 @@ TABLE = [
 
 @pytest.mark.parametrize(("text", "status", "is_strict"), TABLE, ids=[ascii(row[0])[:60] for row in TABLE])
 def test_table(text: str, status: ParseStatus, is_strict: bool) -> None:
-    assert parse(text) == ParseResult(status, BOX if status is OK else None, is_strict)
+    expected = {OK: BOX, ParseStatus.CLIPPED: Box(0, 2, 30, 40)}.get(status)
+    if "x_center" in text:
+        expected = Box(1, 2, 29, 40)
+    assert parse(text) == ParseResult(status, expected, is_strict)
 
 
 @pytest.mark.parametrize("frame", [frame for frame in CoordinateFrame if frame is not CoordinateFrame.NORM_1])

@@ -250,6 +250,11 @@ HOSTILE = {
     "open names": '{"x1' + " _-" * (LONG // 3) + "}",
     "separators": "[" + ";，" * (LONG // 2) + "]",
     "points and corners": "(1, 2), the bottom right" * (LONG // 24),
+    "blanks in tags": "<   answer" * (LONG // 10),
+    "channels": "<|channel|>analysis" * (LONG // 19),
+    "names of orders": "xywh " * (LONG // 5) + "[1, 2, 3, 4]",
+    "headers": "[y1, x1, y2, x2]" * (LONG // 16),
+    "named in a row": "x1: 1 " * (LONG // 6),
     "fences": "<answer>" + "```" * (LONG // 3) + "</answer>",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from focus_env.arrays import as_picture
 from focus_env.boxes import as_box, box_iou, clip_box, iou, xywh_to_xyxy
 from focus_env.overlap import giou
-from focus_env.pictures import as_picture, as_supports
+from focus_env.pictures import as_supports
 from focus_env.prompts import get_template
 from focus_env.rendering import draw_boxes, render_localization
 from focus_env.types import Box
@@ -67,6 +69,21 @@ def test_pictures_of_all_kinds(value: Any, expected: np.ndarray | None) -> None:
         np.testing.assert_array_equal(found, expected)
 
 
+def test_streams_and_tensors(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    with open(tmp_path / "a.png", "rb") as file:
+        for source in (io.BytesIO(content), file, bytearray(content), memoryview(content)):
+            np.testing.assert_array_equal(as_picture(source, "query"), PIXELS)
+    shares = torch.tensor(PIXELS / 255, dtype=torch.float32)
+    for tensor in (torch.tensor(PIXELS), shares, shares.requires_grad_()):
+        np.testing.assert_array_equal(as_picture(tensor, "query"), PIXELS)
+    dark = torch.ones(4, 4, 3, dtype=torch.uint8)
+    assert as_picture(dark, "query").max() == 1
+    assert np.abs(as_picture(shares.bfloat16(), "query").astype(int) - PIXELS).max() <= 1
+
+
 def test_files(tmp_path: Path) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
     for source in (tmp_path / "a.png", str(tmp_path / "a.png"), (tmp_path / "a.png").read_bytes()):
@@ -79,6 +96,8 @@ def test_files(tmp_path: Path) -> None:
         (None, "query: expected a path, a picture of Pillow, or an array .*, got NoneType"),
         (3, "got int"),
         ({"image": PIXELS}, "got dict"),
+        ("https://a.org/b.png", "query: expected a path, .*, got the address 'https://a.org/b.png'; fetch the file"),
+        (io.StringIO("words"), "query: expected a file of at most .* opened in binary mode"),
         ("/no/such.png", "query: /no/such.png: "),
         (b"words", "query: picture: expected one of JPEG"),
         (OnDevice(), "query: .* can't convert a cuda tensor"),

@@ -1,6 +1,6 @@
 """Reading annotation files: nothing outside the data set's folder, and whatever is wrong is named by file and line.
 
-Files are read as downloads have them: in UTF-8, in UTF-16 with its mark, or in Latin-1; with lines that end as on any
+Files are read as downloads have them: in UTF-8, UTF-16, UTF-32 with its mark, or Latin-1; with lines that end as on any
 system; with values between commas, semicolons, tabs or blanks; beside files that systems and archives leave behind.
 """
 
@@ -38,11 +38,12 @@ LARGEST_NUMBER = 1e9
 """Of pixels; beyond it a number is a mistake."""
 # Quantifiers that give nothing back: no line takes longer than its length.
 _DIGITS = r"[+-]?+(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][+-]?+[0-9]++)?+"
-_BETWEEN = r"(?:\s*+[,;]\s*+|\s++)"
+_BETWEEN = r"(?:\s*+[,;，；]\s*+|\s++)"
 NUMBER = re.compile(_DIGITS)
 SEPARATOR = re.compile(_BETWEEN)
-BOX_LINE = re.compile(rf"\s*+({_DIGITS}){_BETWEEN}({_DIGITS}){_BETWEEN}({_DIGITS}){_BETWEEN}({_DIGITS})\s*+[,;]?+\s*+")
+BOX_LINE = re.compile(r"\s*+" + _BETWEEN.join([f"({_DIGITS})"] * 4) + r"\s*+[,;，；]?+\s*+")
 LINE_END = re.compile(r"\r\n|\n|\r")
+END_OF_TEXT = " \t\r\n\v\f\0\x1a"  # blanks, zeros of a copy, the mark by which old systems end a file
 FRAME = re.compile(r"([0-9]{8})\.(?:jpe?g|png)", re.IGNORECASE)
 LEAVE_OUT = "leave the sequence out, with `on_bad` 'skip'"
 
@@ -100,7 +101,7 @@ def as_name(text: str) -> str:
 
 
 def read_text(path: Path, *, advice: str, root: Path | None = None, max_bytes: int = LARGEST_TEXT) -> str:
-    """A text file: UTF-8, UTF-16 with its mark, or else Latin-1.
+    """A text file: UTF-8, UTF-16, UTF-32 with its mark, or else Latin-1.
 
     Args:
         path: The file.
@@ -134,11 +135,15 @@ def read_text(path: Path, *, advice: str, root: Path | None = None, max_bytes: i
 
 
 def _as_text(content: bytes) -> str:
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return content.decode("utf-32")
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         text = content.decode("utf-16")
         if not text:
             raise ValueError("the mark of UTF-16 and nothing else")
         return text
+    if content[1:2] == b"\0" and content[:1] not in (b"", b"\0") and len(content) % 2 == 0:
+        return content.decode("utf-16-le")  # without its mark: a text in UTF-8 has no zeros
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -149,7 +154,7 @@ def _as_text(content: bytes) -> str:
 
 def read_lines(path: Path, *, advice: str, root: Path | None = None) -> list[str]:
     """The lines of a text file, without blank ones at its end; see `read_text`."""
-    text = read_text(path, advice=advice, root=root).rstrip()
+    text = read_text(path, advice=advice, root=root).rstrip(END_OF_TEXT)
     return LINE_END.split(text) if text else []
 
 

@@ -32,6 +32,7 @@ What is made of defects:
     ids, names or files twice, two boxes of a track
     in one picture, two categories merged into each
     other, a path that leaves the frames
+    the same of an annotation, with `on_bad` 'skip'   DatasetError when its track is asked for
 
 No picture is opened until it is asked for: their sizes are in the file. Sizes and boxes are those of pictures as they
 are shown, see `focus_env.images`: one that its EXIF orientation turns away from the size in the file is an error.
@@ -63,6 +64,7 @@ LISTS_OF_TEST_VIDEOS = (*FILES["test"], "test_without_annotations.json")
 ADVICE = "pass as root the folder that holds annotations/ and frames/ of TAO, and copy what is missing there"
 TEST_ADVICE = "TAO-Amodal has the boxes of the test set, annotations/tao_test_annotations.json; " + ADVICE
 CORRECT = "correct the entry, or remove it with what names it"
+ANNOTATION = {"id": int, "image_id": int, "track_id": int, "category_id": int, "bbox": list}
 KINDS = {int: "a whole number", str: "a string that is not empty", list: "a list"}
 
 
@@ -75,6 +77,8 @@ class _Row:
     category: str
     images: tuple[int, ...]
     boxes: tuple[XYWH, ...]
+    fault: str = ""
+    """What is wrong with one of its annotations."""
 
 
 class TaoTracks(ReadTracks[_Row]):
@@ -83,20 +87,23 @@ class TaoTracks(ReadTracks[_Row]):
     Args:
         root: The folder that holds ``annotations`` and ``frames``.
         split: ``"train"``, ``"val"`` or ``"test"``.
+        skips: Whether an annotation that is wrong costs its track alone, which then raises when it is read.
 
     Raises:
         ValueError: If the split does not exist.
         DatasetError: If its file is missing or malformed.
     """
 
-    def __init__(self, root: str | Path, *, split: str) -> None:
+    def __init__(self, root: str | Path, *, split: str, skips: bool = False) -> None:
         if split not in FILES:
             raise ValueError(f"TAO split must be one of {tuple(FILES)}, got {split!r}")
         self._frames = Path(root) / "frames"
         path = _first_there(Path(root), FILES[split], advice=TEST_ADVICE if split == "test" else ADVICE)
-        self._images, self._keys = _read_rows(path, frames=self._frames)
+        self._images, self._keys = _read_rows(path, frames=self._frames, skips=skips)
 
     def _read(self, key: _Row) -> Track:
+        if key.fault:
+            raise DatasetError(key.fault)
         named = [self._images[image] for image in key.images]
         frames = tuple(Frame(name, image_wh, self._frames / name) for name, image_wh in named)
         placed = [placed_box(box, frame.image_wh) for box, frame in zip(key.boxes, frames, strict=True)]
@@ -144,7 +151,7 @@ def _first_there(root: Path, names: Sequence[str], *, advice: str) -> Path:
     raise DatasetError(f"{' or '.join(map(str, paths))}: expected this file, found none; {advice}")
 
 
-def _read_rows(path: Path, *, frames: Path) -> tuple[dict[int, tuple[str, tuple[int, int]]], list[_Row]]:
+def _read_rows(path: Path, *, frames: Path, skips: bool) -> tuple[dict[int, tuple[str, tuple[int, int]]], list[_Row]]:
     """Name and size of the images by id, and the tracks."""
     data = read_json(path, advice=ADVICE, root=path.parent)
     videos = _by_id(data, "videos", {"name": str}, path, unique=("name",))
@@ -158,12 +165,14 @@ def _read_rows(path: Path, *, frames: Path) -> tuple[dict[int, tuple[str, tuple[
         track["category_id"] = merged.get(track["category_id"], track["category_id"])
         _require_known(track["category_id"], categories, "category_id", where)
     rows = []
-    for identity, boxes in _boxes_by_track(data, images, tracks, merged, path).items():
+    by_track, faults = _boxes_by_track(data, images, tracks, merged, path, skips=skips)
+    for identity, boxes in by_track.items():
         in_time = sorted(boxes, key=lambda image: int(images[image]["frame_index"]))
         video = videos[tracks[identity]["video_id"]]["name"]
         category = categories[tracks[identity]["category_id"]]["name"]
         in_order = tuple(boxes[image] for image in in_time)
-        rows.append(_Row(as_name(f"{video}/{identity}"), video, as_name(category), tuple(in_time), in_order))
+        fault = faults.get(identity, "")
+        rows.append(_Row(as_name(f"{video}/{identity}"), video, as_name(category), tuple(in_time), in_order, fault))
     sizes = {key: (image["file_name"], (image["width"], image["height"])) for key, image in images.items()}
     return sizes, rows
 
@@ -211,29 +220,57 @@ def _merged(data: Any, path: Path) -> dict[int, int]:
 
 
 def _boxes_by_track(
-    data: Any, images: Mapping[int, Any], tracks: Mapping[int, Any], merged: Mapping[int, int], path: Path
-) -> dict[int, dict[int, XYWH]]:
-    """By track id, in the order in which they are first annotated, the box in each image."""
-    fields = {"image_id": int, "track_id": int, "category_id": int, "bbox": list}
+    data: Any,
+    images: Mapping[int, Any],
+    tracks: Mapping[int, Any],
+    merged: Mapping[int, int],
+    path: Path,
+    *,
+    skips: bool,
+) -> tuple[dict[int, dict[int, XYWH]], dict[int, str]]:
+    """By track id, in the order in which they are first annotated: the box in each image, and what is wrong, if any."""
     by_track: dict[int, dict[int, XYWH]] = {}
-    for position, annotation in enumerate(_by_id(data, "annotations", fields, path).values()):
+    faults: dict[int, str] = {}
+    seen: set[int] = set()
+    for position, entry in enumerate(_list(data, "annotations", path)):
         where = f"{path}, annotations[{position}]"
-        image, track, category = annotation["image_id"], annotation["track_id"], annotation["category_id"]
-        _require_known(image, images, "image_id", where)
-        _require_known(track, tracks, "track_id", where)
-        for name, value, expected in (
-            ("an image of video", images[image]["video_id"], tracks[track]["video_id"]),
-            ("category", merged.get(category, category), tracks[track]["category_id"]),
-        ):
-            if value != expected:
+        try:
+            annotation = _checked(entry, ANNOTATION, where)
+            _require_unseen(annotation, "id", seen, where)
+            _require_fitting(annotation, images, tracks, merged, where)
+            track, image = annotation["track_id"], annotation["image_id"]
+            boxes = by_track.setdefault(track, {})
+            if image in boxes:
                 raise DatasetError(
-                    f"{where}: expected {name} {expected}, as track {track} has it, got {value}; {CORRECT}"
+                    f"{where}: expected one box of track {track} in image {image}, got another; remove one"
                 )
-        boxes = by_track.setdefault(track, {})
-        if image in boxes:
-            raise DatasetError(f"{where}: expected one box of track {track} in image {image}, got another; remove one")
-        boxes[image] = _box(annotation["bbox"], where)
-    return by_track
+            boxes[image] = _box(annotation["bbox"], where)
+        except DatasetError as error:
+            track = entry.get("track_id") if isinstance(entry, dict) else None
+            if not skips or type(track) is not int or track not in tracks:
+                raise
+            by_track.setdefault(track, {})
+            faults.setdefault(track, str(error))
+    return by_track, faults
+
+
+def _require_fitting(
+    annotation: Mapping[str, Any],
+    images: Mapping[int, Any],
+    tracks: Mapping[int, Any],
+    merged: Mapping[int, int],
+    where: str,
+) -> None:
+    """See that the image and the category of an annotation are those of its track."""
+    image, track, category = annotation["image_id"], annotation["track_id"], annotation["category_id"]
+    _require_known(image, images, "image_id", where)
+    _require_known(track, tracks, "track_id", where)
+    for name, value, expected in (
+        ("an image of video", images[image]["video_id"], tracks[track]["video_id"]),
+        ("category", merged.get(category, category), tracks[track]["category_id"]),
+    ):
+        if value != expected:
+            raise DatasetError(f"{where}: expected {name} {expected}, as track {track} has it, got {value}; {CORRECT}")
 
 
 def _box(values: list[Any], where: str) -> XYWH:
@@ -251,35 +288,46 @@ def _by_id(
 ) -> dict[int, dict[str, Any]]:
     """The entries of a list by their id, in their order; neither ids nor the fields in `unique` may repeat."""
     by_id: dict[int, dict[str, Any]] = {}
-    seen: dict[str, set[int | str]] = {name: set() for name in ("id", *unique)}
+    seen: dict[str, set[Any]] = {name: set() for name in ("id", *unique)}
     for where, entry in _entries(data, key, {"id": int, **fields}, path):
         for name, values in seen.items():
-            if entry[name] in values:
-                raise DatasetError(
-                    f"{where}: expected {name} to be its own, got {entry[name]!r} a second time; remove one of them"
-                )
-            values.add(entry[name])
+            _require_unseen(entry, name, values, where)
         by_id[entry["id"]] = entry
     return by_id
 
 
+def _require_unseen(entry: Mapping[str, Any], name: str, seen: set[Any], where: str) -> None:
+    if entry[name] in seen:
+        raise DatasetError(
+            f"{where}: expected {name} to be its own, got {entry[name]!r} a second time; remove one of them"
+        )
+    seen.add(entry[name])
+
+
 def _entries(data: Any, key: str, fields: Mapping[str, type], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The entries of a list, each with its place in the file, once their fields are there and of their types."""
+    for position, entry in enumerate(_list(data, key, path)):
+        where = f"{path}, {key}[{position}]"
+        yield where, _checked(entry, fields, where)
+
+
+def _list(data: Any, key: str, path: Path) -> list[Any]:
     if not isinstance(data, dict):
         raise DatasetError(f"{path}: expected an object, got {reprlib.repr(data)}; {ADVICE}")
     if not isinstance(entries := data.get(key), list):
         raise DatasetError(f"{path}: expected a list {key!r}, got {_shown(data, key)}; {ADVICE}")
-    for position, entry in enumerate(entries):
-        where = f"{path}, {key}[{position}]"
-        if not isinstance(entry, dict):
-            raise DatasetError(f"{where}: expected an object, got {reprlib.repr(entry)}; {CORRECT}")
-        for field, kind in fields.items():
-            value = entry.get(field)
-            if type(value) is not kind or value == "":  # not isinstance: true is no number
-                raise DatasetError(
-                    f"{where}: expected {field} to be {KINDS[kind]}, got {_shown(entry, field)}; {CORRECT}"
-                )
-        yield where, entry
+    return entries
+
+
+def _checked(entry: Any, fields: Mapping[str, type], where: str) -> dict[str, Any]:
+    """An entry, once its fields are there and of their types."""
+    if not isinstance(entry, dict):
+        raise DatasetError(f"{where}: expected an object, got {reprlib.repr(entry)}; {CORRECT}")
+    for field, kind in fields.items():
+        value = entry.get(field)
+        if type(value) is not kind or value == "":  # not isinstance: true is no number
+            raise DatasetError(f"{where}: expected {field} to be {KINDS[kind]}, got {_shown(entry, field)}; {CORRECT}")
+    return entry
 
 
 def _shown(entry: Mapping[str, Any], key: str) -> str:

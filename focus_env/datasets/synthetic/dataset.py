@@ -17,6 +17,7 @@ from focus_env.datasets.synthetic.identities import (
 )
 from focus_env.datasets.synthetic.paints import Split
 from focus_env.datasets.synthetic.scenes import DRAWS_PER_OBJECT, LEVELS, arrange
+from focus_env.plain_numbers import require_whole
 from focus_env.types import Box, Episode, Exemplar, Frame
 
 Distractors = Literal["near", "same_shape", "any"]
@@ -28,8 +29,8 @@ _SCENE_DRAWS = 1 + BACKGROUND_DRAWS + LIGHT_DRAWS  # the number of objects, and 
 
 DEFAULT_NUM_EPISODES = {"train": 1_000_000, "val": 1_000, "test": 1_000, "test_shapes": 1_000}
 
-MIN_IMAGE_SIZE = 56
-"""Below this, the smallest objects are too few pixels to be told apart."""
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 56, 4096
+"""Below the first, the smallest objects are too few pixels to be told apart; beyond the second, a slip of the pen."""
 
 
 MAX_NUM_OBJECTS = 8
@@ -75,7 +76,7 @@ class SyntheticDataset:
             asked for, so a large number costs nothing.
         shots: Supports per episode, at least 1.
         level: 1 (easiest) .. 5.
-        image_size: Side of the square pictures in pixels, at least `MIN_IMAGE_SIZE`.
+        image_size: Side of the square pictures in pixels, from `MIN_IMAGE_SIZE` to `MAX_IMAGE_SIZE`.
         num_objects: Objects in each picture, the target included, at most `MAX_NUM_OBJECTS`; None: as the level has it.
         distractors: What stands beside the target, see `Distractors`; the table and the text above are of ``"near"``.
         absent_fraction: Probability, 0 .. 1, that the query lacks the target. It shows another distractor in
@@ -103,10 +104,16 @@ class SyntheticDataset:
             raise ValueError(f"split must be one of {_SPLITS}, got {split!r}")
         if level not in LEVELS:
             raise ValueError(f"level must be one of {tuple(LEVELS)}, got {level!r}; 1 is the easiest")
+        whole = {"shots": shots, "image_size": image_size, "seed": seed}
+        optional = {"num_objects": num_objects, "num_episodes": num_episodes}
+        for name, value in (whole | {name: value for name, value in optional.items() if value is not None}).items():
+            require_whole(value, name)
         if shots < 1:
             raise ValueError(f"shots must be at least 1, got {shots!r}; an episode needs an exemplar")
         if image_size < MIN_IMAGE_SIZE:
             raise ValueError(f"image_size must be at least {MIN_IMAGE_SIZE} pixels, got {image_size!r}")
+        if image_size > MAX_IMAGE_SIZE:
+            raise ValueError(f"image_size must be at most {MAX_IMAGE_SIZE} pixels, got {image_size!r}")
         if num_objects is not None and not 1 <= num_objects <= MAX_NUM_OBJECTS:
             raise ValueError(f"num_objects must be from 1 to {MAX_NUM_OBJECTS}, or None, got {num_objects!r}")
         if distractors not in get_args(Distractors):

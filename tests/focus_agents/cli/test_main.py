@@ -162,6 +162,17 @@ def test_ctrl_c_ends_a_command_with_a_sentence(
     assert capsys.readouterr().err == "stopped by SIGINT\n"
 
 
+def test_ctrl_c_while_a_command_is_imported_is_a_sentence_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(module: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program.importlib, "import_module", stop)
+    assert focus(monkeypatch, "plot", "runs/a") == 130
+    assert capsys.readouterr().err == "stopped by SIGINT\n"
+
+
 def test_command_lines_are_read_without_torch_and_ray() -> None:
     """`--help`, a typo and a bad value are answered at once; all commands in one process of their own."""
     code = (

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from focus_agents.reports.labels import find_runs, labels_by_name
+
 
 @pytest.mark.parametrize(
     ("runs", "labels"),
@@ -17,12 +19,15 @@ import pytest
     ],
 )
 def test_runs_of_one_name_in_several_folders_are_told_apart(runs: list[str], labels: dict[str, list[str]]) -> None:
-    assert labelled([Path(run) for run in runs]) == {
+    assert labels_by_name([Path(run) for run in runs]) == {
         name: [Path(run) for run in found] for name, found in labels.items()
     }
 
 
 @pytest.mark.parametrize("again", ["runs/a", "runs/../runs/a", "./runs/a"])
-def test_a_run_stands_once(again: str) -> None:
+def test_a_run_stands_once(again: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/a").mkdir(parents=True)
+    Path("runs/a/metrics.jsonl").touch()
     with pytest.raises(ValueError, match="runs: expected different folders, got runs/a twice"):
-        labelled([Path("runs/a"), Path(again)])
+        find_runs([Path("runs/a"), Path(again)])

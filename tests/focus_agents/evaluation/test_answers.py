@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from focus_agents.errors import PolicyError
 from focus_agents.evaluation import evaluate
 from focus_agents.evaluation.answers import answer_episodes
 from focus_agents.models.processing import VLMProcessor
@@ -165,3 +166,10 @@ def test_one_place_draws_greedy_answers_of_episodes() -> None:
         if "temperature=0.0" in path.read_text()
     }
     assert callers == {"focus_agents/evaluation/answers.py", "focus_agents/policies/focus.py"}
+
+
+@pytest.mark.parametrize("policy", [None, lambda question, rng: None, "vlm:focus-small"], ids=type)
+def test_what_is_no_policy_is_named(policy: Any) -> None:
+    env = gymnasium.make(ENV_ID, dataset=FakeDataset(4))
+    with pytest.raises(PolicyError, match="policy: expected an object with a method `generate`"):
+        evaluate(env, policy, range(4))

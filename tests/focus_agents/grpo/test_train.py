@@ -17,7 +17,8 @@ from focus_agents.monitoring.recorder import Recorder
 from focus_agents.runs.folder import RunDirectory
 
 METRICS = {
-    "reward": 0.5, "miou": 0.25, "parse_rate": 0.9, "seconds_sampling": 1.0, "seconds_learning": 2.0,
+    "reward": 0.5, "miou": 0.25, "parse_rate": 0.9, "format_rate": 0.8, "zero_variance_rate": 0.25,
+    "seconds_sampling": 1.0, "seconds_learning": 2.0,
     "groups_per_second": 3.0, "truncated_rate": 0.0, "failed_rate": 0.0, "skipped_episodes": 0.0, "skipped_steps": 0.0,
 }  # fmt: skip
 
@@ -25,6 +26,7 @@ METRICS = {
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
+        ({}, "reward 0.500  mIoU 0.250  format 80%  silent groups 25%  parsed 90%  sampling"),
         ({}, "parsed 90%  sampling 1.00 s  learning 2.00 s  3.0 groups/s"),
         ({"truncated_rate": 0.031}, "parsed 90%  cut 3.1%  sampling"),
         ({"failed_rate": 0.25}, "parsed 90%  failed 25.0%  sampling"),

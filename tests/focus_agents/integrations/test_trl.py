@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import warnings
 from pathlib import Path
@@ -16,7 +17,7 @@ from focus_agents.integrations.trl import TRLReward, trl_dataset, trl_processor,
 from focus_agents.models.loading import load_model, load_processor, load_template
 from focus_agents.models.processing import VLMProcessor
 from focus_env.env import observe
-from focus_env.errors import MissingDependencyError
+from focus_env.errors import DatasetError, MissingDependencyError
 from focus_env.rewards.answers import AnswerBatch
 from focus_env.rewards.weighted import WeightedReward
 from focus_env.types import Frame, ImagePart, Message
@@ -80,6 +81,18 @@ def test_pictures_are_decoded_when_a_row_is_read_and_once_for_a_batch() -> None:
     assert batch["episode_index"] == [1, 1, 2, 1]
     assert dataset.num_loads == 2
     assert batch["images"][0][0] is batch["images"][3][0]
+
+
+def test_an_episode_that_cannot_be_asked_is_replaced_by_the_next(caplog: pytest.LogCaptureFixture) -> None:
+    bad = make_episode(1)
+    bad = dataclasses.replace(bad, query_frame=Frame("bad", (80, 60), Path("/no/such.png")))
+    env = gymnasium.make(focus_env.ENV_ID, dataset=[make_episode(0), bad, make_episode(2)])
+    rows = trl_dataset(env, range(3))[:]
+    assert rows["episode_index"] == [0, 2, 2]
+    assert rows["prompt"][1] == rows["prompt"][2]
+    assert "episode 1 cannot be asked, another is in its place" in caplog.text
+    with pytest.raises(DatasetError, match="picture 'bad'"):
+        trl_dataset(gymnasium.make(focus_env.ENV_ID, dataset=[bad]), range(1))[0]
 
 
 def test_turns_of_a_template_with_several() -> None:

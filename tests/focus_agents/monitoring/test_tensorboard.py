@@ -61,10 +61,19 @@ def test_a_run_that_is_gone_on_with_drops_what_came_after_its_checkpoint(tmp_pat
     first = TensorBoardSink(tmp_path)
     for position in range(6):
         first.log({"reward": position / 8}, position)
-    second = TensorBoardSink(tmp_path)  # the first was killed; what it wrote is on the disk without a close
+    second = TensorBoardSink(tmp_path, done=3)  # the first was killed; what it wrote is on the disk without a close
+    second.show("validation", np.zeros((2, 2, 3), dtype=np.uint8), 3)  # drops nothing of what is done
     for position in (4, 5, 6):
         second.log({"reward": -1.0}, position)
     assert curve(tmp_path, "reward") == [*((n, n / 8) for n in range(4)), (4, -1.0), (5, -1.0), (6, -1.0)]
+
+
+def test_a_damaged_checkpoint_means_an_older_one(tmp_path: Path) -> None:
+    first = TensorBoardSink(tmp_path)
+    for position in range(6):
+        first.log({"reward": position / 8}, position)
+    TensorBoardSink(tmp_path, done=4).log({"reward": -1.0}, 3)
+    assert curve(tmp_path, "reward") == [*((n, n / 8) for n in range(3)), (3, -1.0)]
 
 
 def test_positions_that_go_back_in_one_process_start_a_new_file(tmp_path: Path) -> None:
@@ -112,8 +121,8 @@ def test_a_full_disk_leaves_whole_events_and_is_said_once(tmp_path: Path) -> Non
 
 def test_tensorboard_itself_reads_them(tmp_path: Path) -> None:
     reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    for positions, value in ((range(6), 0.5), (range(4, 8), 0.25)):
-        sink = TensorBoardSink(tmp_path)
+    for positions, value, done in ((range(6), 0.5, None), (range(4, 8), 0.25, 3)):
+        sink = TensorBoardSink(tmp_path, done=done)
         for position in positions:
             sink.log({"reward": value}, position)
             sink.show("validation", np.zeros((2, 2, 3), dtype=np.uint8), position)

@@ -111,6 +111,18 @@ class TestLoading:
         found = thrifty.locate([(noise((64, 64), 0), Box(0, 0, 9, 9))], noise((64, 64), 1), with_attention=True)
         assert [part.shape for part in found.attention] == [(2, 2), (2, 2)]
 
+    def test_its_folder_may_be_a_path(self, folder: Path, policy: FocusPolicy) -> None:
+        again = FocusPolicy.from_pretrained(folder)
+        assert again.template == policy.template
+        assert load_template(folder) == load_template(str(folder))
+        assert len(load_processor(folder).tokenizer) == len(policy.processor.tokenizer)
+
+    @pytest.mark.parametrize("name", [None, 3, "", b"focus-small"])
+    def test_what_names_no_model(self, name: Any) -> None:
+        for load in (FocusPolicy.from_pretrained, load_model, load_processor, load_template):
+            with pytest.raises(CheckpointError, match="model: expected the name of one, or the path of its folder"):
+                load(name)
+
     def test_a_model_that_is_not_there(self) -> None:
         with pytest.raises(CheckpointError, match="no-such-model"):
             FocusPolicy.from_pretrained("no-such-model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 from PIL import Image
 
 from focus_agents.errors import CheckpointError
-from focus_agents.reports.plotting import as_label, plot_bands, plot_runs, read_series
+from focus_agents.reports.plotting import as_label, check_format, plot_bands, plot_runs, read_lines, read_series
 from focus_agents.runs.folder import RunDirectory
+from focus_agents.runs.metrics import METRICS
 
 
 @pytest.fixture
@@ -109,3 +111,82 @@ def test_lines_that_count_nothing_are_named(tmp_path: Path) -> None:
     run.log({"lm_loss": 1.0})
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl: expected lines with .*step.*, got \['lm_loss'\]"):
         plot_runs({"run": [run.path]}, ("lm_loss",), tmp_path / "curves.png")
+
+
+def make_run(folder: Path, counter: str, lines: int, **metrics: float) -> Path:
+    run = RunDirectory.create(folder, {"name": folder.name})
+    for position in range(1, lines + 1):
+        run.log({counter: position, **metrics})
+    return run.path
+
+
+@pytest.mark.parametrize(
+    ("counter", "metrics", "drawn"),
+    [
+        (
+            "iteration",
+            {"reward": 1.0, "miou": 0.5, "zero_variance_rate": 0.4},
+            ["reward", "miou", "zero_variance_rate"],
+        ),
+        ("step", {"lm_loss": 1.0, "support_mass": 0.1, "lr": 0.1}, ["lm_loss", "support_mass"]),
+        ("step", {"lm_loss": 1.0, "box_iou": 0.5, "name_accuracy": 0.9}, ["lm_loss", "box_iou", "name_accuracy"]),
+    ],
+)
+@pytest.mark.parametrize("num_lines", [0, 1, 30])
+def test_every_kind_of_run_has_its_curves(
+    tmp_path: Path, counter: str, metrics: dict[str, float], drawn: list[str], num_lines: int
+) -> None:
+    """However little a run has logged; a title has the name and its meaning, and an axis the unit."""
+    folder = make_run(tmp_path / "run", counter, num_lines, **metrics)
+    shown = plot_runs({"the run": [folder]}, (), tmp_path / "curves.svg").read_text()
+    texts = [line.strip()[5:-4] for line in shown.splitlines() if line.strip().startswith("<!-- ")]
+    if not num_lines:
+        assert {"nothing logged yet", "the run: nothing logged yet"} <= set(texts)
+        return
+    assert [text for text in dict.fromkeys(texts) if text in metrics] == drawn
+    assert "the run" in texts
+    assert counter in texts
+    words = " ".join(texts)
+    for name in drawn:
+        assert METRICS[name].meaning.split()[0] in words
+        assert METRICS[name].unit in texts
+
+
+def test_a_page_holds_many_panels_and_no_legend_covers_a_curve(tmp_path: Path) -> None:
+    names = ("reward", "miou", "format_rate", "zero_variance_rate", "entropy", "parse_rate", "acc_50")
+    folder = make_run(tmp_path / "run", "iteration", 30, **dict.fromkeys(names, 0.5))
+    sizes = {}
+    for number in (1, 3, 7):
+        path = plot_runs(
+            {f"{'a long name ' * 6}{n}": [folder] for n in range(4)}, names[:number], tmp_path / "curves.png"
+        )
+        with Image.open(path) as picture:
+            sizes[number] = picture.size
+    assert [width for width, _ in sizes.values()] == [400, 1200, 1200]
+    assert sizes[7][1] == pytest.approx(3 * sizes[3][1], rel=0.35)
+
+
+def test_a_run_of_an_older_version_has_its_validations_from_the_summary(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", "iteration", 3, reward=1.0)
+    (folder / "summary.json").write_text(json.dumps({"miou_start": 0.25, "miou_end": 0.75}))
+    found = [(line["iteration"], line["validation_miou"]) for line in read_lines(folder) if "validation_miou" in line]
+    assert found == [(0, 0.25), (3, 0.75)]
+    plot_runs({"old": [folder]}, ("validation_miou",), tmp_path / "curves.png")
+
+
+def test_the_point_before_training_is_drawn(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", {})
+    for position, score in ((0, 0.125), (5, 0.375)):
+        run.log({"step": position, "validation_miou": score})
+    shown = plot_runs({"run": [run.path]}, (), tmp_path / "curves.svg").read_text()
+    assert "<!-- 0.125 -->" in shown
+    assert "<!-- 0.375 -->" in shown
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_formats(ending: str, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", "step", 2, lm_loss=1.0)
+    check_format(tmp_path / f"a.{ending}")
+    assert plot_runs({"run": [folder]}, (), tmp_path / f"a.{ending}").stat().st_size > 1000
+    with pytest.raises(ValueError, match=r"output: expected a file that ends in one of .*svg.*, got a\.xyz"):
+        check_format(Path("a.xyz"))

@@ -67,6 +67,35 @@ def test_two_starts_at_once_make_one_run(tmp_path: Path) -> None:
 
 
 @in_a_child
+def test_of_starts_at_one_moment_one_wins(tmp_path: Path) -> None:
+    """Eight times three processes at a barrier; the winner holds the folder until the others have their answer."""
+    for attempt in range(8):
+        (start, starter), (end, ender), (results, result) = os.pipe(), os.pipe(), os.pipe()
+        children = []
+        for seed in range(3):
+            if (pid := os.fork()) == 0:
+                os.close(starter)
+                os.close(ender)
+                os.read(start, 1)
+                try:
+                    RunDirectory.open(tmp_path / f"{attempt}", {"seed": seed}, is_resumed=False, warn=warn)
+                    os.write(result, b"won")
+                    os.read(end, 1)
+                except (ValueError, FileExistsError):
+                    os.write(result, b"not")
+                finally:
+                    os._exit(0)
+            children.append(pid)
+        os.close(starter)
+        told = sorted(os.read(results, 3) for _ in children)
+        os.close(ender)
+        for pid in children:
+            os.waitpid(pid, 0)
+        assert told == [b"not", b"not", b"won"]
+        assert RunDirectory(tmp_path / f"{attempt}").config()["seed"] in range(3)
+
+
+@in_a_child
 def test_a_process_that_is_forked_does_not_keep_the_folder(tmp_path: Path) -> None:
     """As the workers of a data loader do, which outlive a killed driver by seconds."""
     reader, writer = os.pipe()

@@ -29,6 +29,13 @@ from tests.focus_env.datasets.synthetic.made_up import SPLITS, paint_of
     ("arguments", "match"),
     [
         ({"split": "dev"}, r"split must be one of \('train', 'val', 'test', 'test_shapes'\), got 'dev'"),
+        ({"shots": 1.5}, "shots must be a whole number, got 1.5"),
+        ({"shots": True}, "shots must be a whole number, got True"),
+        ({"seed": None}, "seed must be a whole number, got None"),
+        ({"num_objects": 2.5}, "num_objects must be a whole number, got 2.5"),
+        ({"num_episodes": "9"}, "num_episodes must be a whole number, got '9'"),
+        ({"image_size": float("nan")}, "image_size must be a whole number, got nan"),
+        ({"image_size": 10**6}, "image_size must be at most 4096 pixels, got 1000000"),
         ({"level": 0}, r"level must be one of \(1, 2, 3, 4, 5\), got 0"),
         ({"level": 6}, r"level must be one of .*, got 6; 1 is the easiest"),
         ({"shots": 0}, r"shots must be at least 1, got 0"),
