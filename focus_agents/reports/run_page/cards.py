@@ -192,12 +192,14 @@ def episode_card(
         tag("span", f"{kind}", class_="flag") if kind == "worst" else "",
     )
     body = [tag("div", *_support_tiles("validation", place, supports, book, shelf), class_="tiles")] if supports else []
+    columns = []
     for run, answers in strips:
         tiles = [
             _answer_tile(label, answer, shelf.image(query, f"query of episode {place}"), shares)
             for label, answer in answers
         ]
-        body.append(tag("div", tag("p", run, class_="run") if run else "", tag("div", *tiles, class_="tiles strip")))
+        columns.append(tag("div", tag("p", run, class_="run") if run else "", tag("div", *tiles, class_="tiles strip")))
+    body.append(tag("div", *columns, class_="beside"))
     return tag(
         "article",
         heading,
@@ -215,6 +217,7 @@ def _answer_tile(label: str, answer: ScoredAnswer, image: Html, shares: Any) -> 
         outline(answer.box, answer.image_wh, "answer", style=style),
     ]
     flags = name_shortcuts(answer.box, answer.image_wh, shares) if answer.box and answer.image_wh else []
+    flags += ["object absent"] if answer.is_absent_target else []
     swatch = tag("i", class_="swatch", style=f"background:{colour_of(answer.credit)}")
     caption = [
         tag("b", label),

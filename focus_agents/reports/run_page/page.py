@@ -163,7 +163,8 @@ def _validations(runs: Sequence[RunRecord], books: Sequence[PictureBook], shelf:
     if not shown:
         return Html("")
     first, book = shown[0]
-    before, last = first.validations[0].answers, first.validations[-1].answers
+    common = min(len(run.validations[-1].answers) for run, _ in shown)
+    before, last = first.validations[0].answers[:common], first.validations[-1].answers[:common]
     places = choose_episodes(before, last)
     cards, statuses = [], Counter[str]()
     for place in places:
