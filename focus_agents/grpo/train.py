@@ -190,7 +190,7 @@ def _iterate(
         except SamplingError as error:  # the learners are as they should be
             if done > saved:
                 _check_weights(algorithm, checkpoints_of(run).path(done))
-                _save(algorithm, run, done, num_kept=NUM_KEPT)
+                _try_to_save(algorithm, run, done, recorder)
             raise SamplingError(f"after iteration {done} of {num_iterations}: {error} {run.path}") from error
     return answers
 
@@ -282,10 +282,10 @@ def _try_to_save(algorithm: GRPO, run: RunDirectory, iteration: int, recorder: R
     Returns:
         Whether it was written.
     """
-    return recorder.attempt(
-        f"the checkpoint of iteration {iteration}",
+    return recorder.checkpoint(
+        f"iteration {iteration}",
         lambda: _save(algorithm, run, iteration, num_kept=NUM_KEPT),
-        so=f"{checkpoints_of(run).describe_kept()}, and the training goes on",
+        kept=checkpoints_of(run).describe_kept(),
     )
 
 

@@ -115,13 +115,12 @@ class Recorder:
         self._tell(lambda sink: sink.close())
         self._sinks.clear()
 
-    def attempt(self, what: str, write: Callable[[], object], *, so: str = "the training goes on without") -> bool:
+    def attempt(self, what: str, write: Callable[[], object]) -> bool:
         """Write to the run's folder; what is no storage error is a fault of the caller, and raises.
 
         Args:
             what: Is written; a person is told of it once.
             write: Writes it.
-            so: Ends the sentence that a person is told where it cannot be written.
 
         Returns:
             Whether it was written.
@@ -129,7 +128,26 @@ class Recorder:
         try:
             write()
         except (OSError, FocusError) as error:
-            self._warn_once(what, f"{what} cannot be written: {reason_of(error)}; {so}")
+            self._warn_once(what, f"{what} cannot be written: {reason_of(error)}; the training goes on without")
+            return False
+        return True
+
+    def checkpoint(self, at: str, write: Callable[[], object], *, kept: str) -> bool:
+        """Write a checkpoint; without room for it the training goes on, and whatever else is wrong ends it.
+
+        Args:
+            at: What it has behind it, such as "step 100".
+            write: Writes it, or leaves all as it was.
+            kept: What there is without it, as `Checkpoints.describe_kept` says it.
+
+        Returns:
+            Whether it was written.
+        """
+        try:
+            write()
+        except OSError as error:
+            what = f"the checkpoint of {at}"
+            self._warn_once(what, f"{what} cannot be written: {reason_of(error)}; {kept}, and the training goes on")
             return False
         return True
 

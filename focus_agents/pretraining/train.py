@@ -96,11 +96,8 @@ class Pretraining:
                     console.print(f"{step + 1:>6}  {line}", highlight=False)
                     window = []
                 if (step + 1) % self.config.checkpoint_interval == 0:
-                    recorder.attempt(
-                        f"the checkpoint of step {step + 1}",
-                        partial(self._checkpoint, step + 1),
-                        so=f"{self.checkpoints.describe_kept()}, and the training goes on",
-                    )
+                    kept = self.checkpoints.describe_kept()
+                    recorder.checkpoint(f"step {step + 1}", partial(self._checkpoint, step + 1), kept=kept)
             final = self.directory.checkpoints / "final"
             check_finite(self.parameters, what=f"policy {final}")
             save_policy(final, self.model, self.processor, template=self.template)

@@ -284,8 +284,8 @@ class SFTWorker:
         step = self.progress.step
         check_finite(self.parameters, what=f"checkpoint {self.checkpoints.path(step)}")
         if self.rank == 0:
-            so = f"{self.checkpoints.describe_kept()}, and the training goes on"
-            self.recorder.attempt(f"the checkpoint of step {step}", self._write_checkpoint, so=so)
+            kept = self.checkpoints.describe_kept()
+            self.recorder.checkpoint(f"step {step}", self._write_checkpoint, kept=kept)
         ray.train.report({SCORE: NOT_VALIDATED, **metrics})
 
     def _write_checkpoint(self) -> None:

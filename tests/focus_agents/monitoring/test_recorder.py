@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from focus_agents.errors import CheckpointError
 from focus_agents.monitoring.recorder import Recorder
 from focus_agents.runs.folder import RunDirectory
 from focus_env.errors import StorageError
@@ -123,3 +124,23 @@ def test_answers_before_training_are_written_as_soon_as_there_is_room(
     recorder.log({"iteration": 1})
     assert run.read_answers("before") == answers
     assert printed(console) == ["warning: validation answers cannot be written: full; the training goes on without"]
+
+
+def test_a_checkpoint_without_room_is_told_each_time_and_another_fault_of_it_ends_the_run(
+    run: RunDirectory, console: Console
+) -> None:
+    recorder = Recorder(run, console)
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    for step in (1, 1, 2):
+        kept = "there is none yet"
+        assert not recorder.checkpoint(f"step {step}", lambda: fail(StorageError("full")), kept=kept)
+    assert recorder.checkpoint("step 3", lambda: None, kept="")
+    assert printed(console) == [
+        f"warning: the checkpoint of step {step} cannot be written: full; there is none yet, and the training goes on"
+        for step in (1, 2)
+    ]
+    with pytest.raises(CheckpointError, match="expected finite weights"):
+        recorder.checkpoint("step 4", lambda: fail(CheckpointError("expected finite weights")), kept="")

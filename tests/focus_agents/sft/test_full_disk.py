@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from focus_agents.errors import CheckpointError, TrainingError
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.sft import worker
 from focus_agents.sft.train import train_sft
@@ -92,3 +93,12 @@ def test_half_a_checkpoint_is_removed_and_the_one_before_it_stays(
     assert "the checkpoint of step 4 cannot be written: [Errno 28] No space left on device; " in output.getvalue()
     assert "; the last one, step_000002, is kept, and the training goes on\n" in output.getvalue()
     assert sorted(path.name for path in (plan.run_path / "checkpoints").iterdir()) == ["final", "step_000002"]
+
+
+def test_a_state_that_is_not_finite_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoilt(*_: Any) -> None:
+        raise CheckpointError("expected finite weights, got NaN in exp_avg")
+
+    monkeypatch.setattr(worker, "save_training_state", spoilt)
+    with pytest.raises(TrainingError, match="got NaN in exp_avg"):
+        train(make_plan(tmp_path / "run", **STEPS))
