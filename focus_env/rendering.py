@@ -263,12 +263,12 @@ def write_picture(path: str | Path, image: Picture) -> Path:
         StorageError: If the file cannot be written.
         ValueError: If no format has this ending.
     """
-    path, pixels = Path(path), as_picture(image, "image")
-    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
-        raise ValueError(f"{path}: expected an ending such as .png, in whose format pictures are written")
-    with fresh_file(path) as scratch:
+    file, pixels = Path(path), as_picture(image, "image")
+    if Image.registered_extensions().get(file.suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"{file}: expected an ending such as .png, in whose format pictures are written")
+    with fresh_file(file) as scratch:
         Image.fromarray(pixels).save(scratch)
-    return path
+    return file
 
 
 def _describe(label: str, box: Box | None, episode: Episode) -> str:
