@@ -28,7 +28,8 @@ ZERO = {
     "one_shot", "beta", "weight_decay", "warmup", "cooldown", "lr_end", "adam_beta2", "signal_tolerance", "kl_coeff",
     "truncation_penalty", "seed", "seeds", "data_seed", "validation_interval", "patience", "checkpoint_interval",
     "num_data_workers", "async_steps", "max_failures", "num_workers", "num_env_runners", "num_learners",
-    "num_gpus_per_worker", "num_gpus_per_env_runner", "num_gpus_per_learner", "gpus_per_run", "api_retries", "start", "port",
+    "num_gpus_per_worker", "num_gpus_per_env_runner", "num_gpus_per_learner", "gpus_per_run", "api_retries", "start",
+    "port",
 }  # fmt: skip
 """Settings in which 0 has a meaning; -1 has one nowhere."""
 
