@@ -46,6 +46,7 @@ def check_given(data: Any, given: Collection[str]) -> None:
             f"validation_split: the data set {data.dataset!r} is one split; name the episodes to validate on by "
             "`validation_root`"
         )
+    check_root(data)
 
 
 def _shows_one_object(data: Any) -> bool:
