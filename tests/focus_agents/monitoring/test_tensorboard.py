@@ -126,7 +126,7 @@ def test_tensorboard_itself_reads_them(tmp_path: Path) -> None:
         for position in positions:
             sink.log({"reward": value}, position)
             sink.show("validation", np.zeros((2, 2, 3), dtype=np.uint8), position)
-    found = reading.EventAccumulator(str(tmp_path / "tensorboard"))
+    found = reading.EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0})  # 0: all
     found.Reload()
     assert [(point.step, point.value) for point in found.Scalars("reward")] == [
         *((n, 0.5) for n in range(4)), *((n, 0.25) for n in range(4, 8)),
