@@ -179,8 +179,18 @@ def test_names_in_the_data_flow_are_in_their_files() -> None:
 def test_relative_links_resolve(document: str) -> None:
     path = ROOT / document
     targets = re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8"))
-    broken = [target for target in targets if "://" not in target and not (path.parent / target).exists()]
+    broken = [target for target in targets if "://" not in target and not resolves(path, target)]
     assert broken == []
+
+
+def resolves(document: Path, link: str) -> bool:
+    """Whether there is such a file, and in it the heading that a link may name behind a hash."""
+    name, _, anchor = link.partition("#")
+    file = document.parent / name if name else document
+    if not anchor:
+        return file.exists()
+    headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8") if file.is_file() else "", re.MULTILINE)
+    return anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

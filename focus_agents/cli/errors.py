@@ -102,7 +102,7 @@ def work_errors(
     """
 
     def show(message: str, style: str) -> None:
-        console.print(as_flags(message, arguments), style=style)
+        console.print(as_flags(message, arguments), style=style, highlight=False, markup=False, soft_wrap=True)
 
     try:
         with _termination_as_exception():

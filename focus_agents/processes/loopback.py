@@ -6,6 +6,7 @@ machine has unless they are told.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import ipaddress
 import os
@@ -46,9 +47,10 @@ def listen_where_told() -> None:
     """
     rendezvous: Any = importlib.import_module("torch.distributed.rendezvous")  # a function has the same name
     original = rendezvous._create_c10d_store
-    if getattr(original, "listens_where_told", False):
+    if hasattr(original, "__wrapped__"):
         return
 
+    @functools.wraps(original)
     def create(
         hostname: str, port: int, rank: int, world_size: int, timeout: timedelta, *args: Any, **options: Any
     ) -> Any:
@@ -56,7 +58,6 @@ def listen_where_told() -> None:
             return original(hostname, port, rank, world_size, timeout, *args, **options)
         return bound_store(hostname, port, world_size, timeout)
 
-    create.listens_where_told = True  # type: ignore[attr-defined]
     rendezvous._create_c10d_store = create
 
 

@@ -92,7 +92,7 @@ def test_processes_of_two_kinds_are_added_up() -> None:
         ("rewards", ["--ray-address", "127.0.0.1:1"], "--ray-address: expected a cluster of Ray that answers at"),
         ("sft", ["--ray-address", "127.0.0.1:1"], "--ray-address: expected a cluster of Ray that answers at"),
         ("sft", ["--ray-address", "http://127.0.0.1:1"], "--ray-address: expected auto, HOST:PORT or ray://HOST:PORT"),
-        ("sft", ["--ray-address", ""], "--ray-address: expected auto, HOST:PORT or ray://HOST:PORT, got ''"),
+        ("sft", ["--ray-address", ""], "--ray-address: expected a value, got an empty one"),
         ("sft", ["--ray-address", "here:99999"], "--ray-address: expected auto, HOST:PORT or ray://HOST:PORT"),
         ("sft", ["--ray-address", "127.0.0.1"], "--ray-address: expected auto, HOST:PORT or ray://HOST:PORT"),
     ],

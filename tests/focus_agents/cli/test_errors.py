@@ -200,7 +200,7 @@ def flags_in(code: str) -> list[str]:
     """String literals that name a flag among other words. One that is a flag is an argument of a command's call."""
     found = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
     return [
-        text for text in found if isinstance(text, str) and FLAG.search(text) and not re.fullmatch(r"--[\w-]+", text)
+        text for text in found if isinstance(text, str) and FLAG.search(text) and not re.fullmatch(r"--[\w.-]+=?", text)
     ]
 
 

@@ -20,9 +20,13 @@ from focus_agents.runs.folder import RunDirectory
 from tests.answers import scored
 
 METRICS = {
-    "reward": 0.5, "miou": 0.25, "parse_rate": 0.9, "seconds_sampling": 1.0, "seconds_learning": 2.0,
+    "reward": 0.5, "miou": 0.25, "format_rate": 0.9, "zero_variance_rate": 0.0, "parse_rate": 0.9,
+    "seconds_sampling": 1.0, "seconds_learning": 2.0,
     "groups_per_second": 3.0, "truncated_rate": 0.0, "failed_rate": 0.0, "skipped_episodes": 0.0, "skipped_steps": 0.0,
 }  # fmt: skip
+
+
+ALBUM: Any = SimpleNamespace(add=lambda position, answers: None, draw=lambda position, answers: None)
 
 
 class Algorithm:
@@ -63,8 +67,9 @@ def iterate(run: RunDirectory, algorithm: Any) -> str:
     watch: Any = SimpleNamespace(look=lambda answers: None)
     schedule = GRPOSchedule(checkpoint_interval=2, validation_interval=0)
     try:
+        recorder = Recorder(run, console)
         module._iterate(
-            algorithm, schedule, run, [0], first=0, console=console, watch=watch, recorder=Recorder(run, console)
+            algorithm, schedule, run, [0], first=0, console=console, watch=watch, recorder=recorder, album=ALBUM
         )
     except RunInterrupted as interruption:
         return f"{output.getvalue()}{interruption.exit_code} {interruption}"

@@ -32,12 +32,12 @@ def test_numbers_that_are_not_finite(value: float, tmp_path: Path) -> None:
 def test_whole_numbers_in_the_files(
     dtype: torch.dtype, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_file({"weight": torch.ones(2, 2).to(dtype)}, tmp_path / "model.safetensors")
+    save_file({"layer.weight": torch.ones(2, 2).to(dtype)}, tmp_path / "model.safetensors")
     name = str(tmp_path) if place == "folder" else "owner/model"
     monkeypatch.setattr(weights, "cached_file", lambda *_, **__: str(tmp_path / "config.json"))
     assert "whole numbers, and config.json names no quantization" in str(bad_weights(linear(), files_folder(name)))
     assert bad_weights(linear(quantization_config={}), files_folder(name)) is None
-    save_file({"weight": torch.ones(2, 2)}, tmp_path / "model.safetensors")
+    save_file({"layer.weight": torch.ones(2, 2)}, tmp_path / "model.safetensors")
     assert bad_weights(linear(), files_folder(name)) is None
 
 

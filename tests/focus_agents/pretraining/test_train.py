@@ -113,7 +113,8 @@ class TestRuns:
         summary = run.run(console)
         folder = tmp_path / "run"
         assert json.loads((folder / "summary.json").read_text()) == summary
-        assert set(summary) == {*SCORES, "seconds"}
+        assert set(summary) == {*SCORES, "warnings", "seconds"}
+        assert summary.pop("warnings") == []
         assert all(math.isfinite(value) for value in summary.values())
         metrics = run.directory.read_metrics()
         assert [line["step"] for line in metrics] == [1, 2, 3, 4, 5]

@@ -20,9 +20,10 @@ from tests.sockets import is_local, open_sockets
 def rendezvous() -> Iterator[Any]:
     """Torch's module, as it was before a test at its end."""
     module = importlib.import_module("torch.distributed.rendezvous")
-    original = module._create_c10d_store
+    found = module._create_c10d_store
+    module._create_c10d_store = getattr(found, "__wrapped__", found)  # a training in this process has patched it
     yield module
-    module._create_c10d_store = original
+    module._create_c10d_store = found
 
 
 def free_port() -> int:

@@ -27,6 +27,7 @@ from tests.fakes import FakeDataset
 SUMMARY_KEYS = [
     "miou_start", "miou_start_interval", "miou_end", "miou_end_interval", "miou_gain", "miou_gain_interval",
     "parse_rate_start", "parse_rate_end", "num_validation_episodes", "checkpoint", "sheet",
+    "warnings",
 ]  # fmt: skip
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import random
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -67,7 +70,14 @@ def test_no_file_has_no_members(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_file_as_it_was(file: Path) -> None:
-    with pytest.raises(StorageError, match=r"/dev/full: could not be written"):
-        append_member(Path("/dev/full"), 1, b"text")
     before = file.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then such a write raises
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, limits[1]))
+    try:
+        with pytest.raises(StorageError, match=r"could not be written"):
+            append_member(file, 9, random.Random(0).randbytes(500))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
     assert file.read_bytes() == before
