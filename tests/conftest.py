@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Read when transformers and torch are first imported: nothing is asked of the hub, and one thread is enough.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray that a test starts by the way is its own, and not that of a test beside it.
+os.environ["RAY_ADDRESS"] = "local"
 
 # Other work on the machine must not fail a property by its clock.
 settings.register_profile("focus", deadline=None)

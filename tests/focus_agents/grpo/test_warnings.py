@@ -6,6 +6,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from rich.console import Console
 
@@ -14,7 +16,7 @@ from focus_agents.cli.command_line import parse
 from focus_agents.grpo.train import train_grpo
 from focus_agents.runs.files import read_json_lines
 from focus_agents.runs.folder import RunDirectory
-from focus_env.types import Episode, ParseResult
+from focus_env.rewards.answers import AnswerBatch
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -24,12 +26,10 @@ SMALL = [
 ]  # fmt: skip
 
 
-def area(parsed: ParseResult, episode: Episode) -> float:
-    """A reward that pays for large boxes, whatever is in them."""
-    if parsed.box is None:
-        return 0.0
-    width, height = episode.query_frame.image_wh
-    return (parsed.box.x2 - parsed.box.x1) * (parsed.box.y2 - parsed.box.y1) / (width * height)
+def area(answers: AnswerBatch) -> npt.NDArray[np.float64]:
+    """[N] a reward that pays for large boxes, whatever is in them."""
+    sizes = (answers.boxes[:, 2:] - answers.boxes[:, :2]) / answers.image_wh
+    return np.nan_to_num(sizes.prod(axis=1))
 
 
 def train(folder: Path, *words: str) -> tuple[list[str], dict[str, Any], str]:

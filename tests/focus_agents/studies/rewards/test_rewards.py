@@ -257,7 +257,7 @@ def test_a_study_goes_on_where_it_was(tmp_path: Path, local_ray: None) -> None:
     run_trials(study, done.append)
     assert done == [first]
     assert (second.folder / "summary.json").stat().st_mtime_ns == seen
-    assert [line["iteration"] for line in RunDirectory(first.folder).read_metrics()] == [1, 2]
+    assert [line["iteration"] for line in RunDirectory(first.folder).read_steps()] == [1, 2]
     assert len(straight) == len(RunDirectory(first.folder).read_answers("after")) == 4
 
     done.clear()
