@@ -27,6 +27,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from focus_agents.models.adapters import base_model
 from focus_agents.models.shared_prefix import SharedPrefix, shared_prefix_attention
 from focus_agents.models.support_mass import SupportProbe, attention_maps, support_mass
+from focus_env.plain_numbers import is_plain
 
 FOCUS_ATTENTION = "focus_sdpa"
 MOST_WRITTEN_OUT = 1024
@@ -61,14 +62,14 @@ def select_layers(spec: str, num_layers: int) -> frozenset[int]:
     >>> sorted(select_layers("last:2", 4))
     [2, 3]
     """
-    which, _, count = spec.partition(":")
+    which, _, count = spec.partition(":") if is_plain(spec) else ("", "", "")
     if spec == "all":
         return frozenset(range(num_layers))
     if which in ("first", "last") and count.isdecimal() and int(count) > 0:
         size = min(int(count), num_layers)
         return frozenset(range(size) if which == "first" else range(num_layers - size, num_layers))
     names = [name.strip() for name in spec.split(",")]
-    if all(name.isdecimal() for name in names):
+    if is_plain(spec) and all(name.isdecimal() for name in names):
         if too_high := sorted(int(name) for name in names if int(name) >= num_layers):
             raise ValueError(
                 f"attention layers {spec!r}: expected numbers from 0 to {num_layers - 1}, the model's layers, "

@@ -12,6 +12,7 @@ SAID_BY_US: dict[str, str] = {
     r"out of service|back into service": "who died, what was lost and what goes on are said by `grpo.runners`",
     r"^(The actor died|The actor \S+ is unavailable|A worker died)": "likewise",
     r"A worker died or was killed while executing a task": "likewise, and by `grpo.learner_group` and `sft.train`",
+    r"`RLModule\(config=\[RLModuleConfig object\]\)` has been deprecated": "RLlib's own call, for each of its modules",
 }
 """Patterns of Ray's lines that are not printed, each with the reason. Everything else from a warning on is."""
 

@@ -191,7 +191,12 @@ HOME = Path("~").expanduser()
         ("grpo", ["--output-dir=~/runs"], "output_dir", HOME / "runs"),
         ("grpo", ["--data-root=~"], "data_root", HOME),
         ("grpo", ["--validation-root=~/val"], "validation_root", HOME / "val"),
-        ("grpo", ["--dataset=iploc_json", "--image-root=~/a/../b"], "image_root", HOME / "a/../b"),
+        (
+            "grpo",
+            ["--dataset=iploc_json", "--data-root=x.json", "--image-root=~/a/../b"],
+            "image_root",
+            HOME / "a/../b",
+        ),
         ("grpo", ["--resume=~/runs/a"], "resume", HOME / "runs/a"),
         ("grpo", ["--init-from=~/a~b"], "init_from", HOME / "a~b"),
         ("grpo", ["--model=~/model"], "model", f"{HOME}/model"),

@@ -242,7 +242,21 @@ class TestSelectLayers:
     def test_others_are_refused(self, spec: str) -> None:
         self.assert_refused(spec)
 
-    @pytest.mark.parametrize("spec", ["first", "first:", "first:0", "last:0", "first:-1", "First:2", "middle:2"])
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            "first",
+            "first:",
+            "first:0",
+            "last:0",
+            "first:-1",
+            "First:2",
+            "middle:2",
+            "\u0663",
+            "first:\u0663",
+            "1,\u0663",
+        ],
+    )
     def test_counts_out_of_range_are_refused(self, spec: str) -> None:
         self.assert_refused(spec)
 

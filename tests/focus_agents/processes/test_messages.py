@@ -26,6 +26,7 @@ KILLED = "1 Workers (tasks / actors) killed due to memory pressure (OOM), 0 Work
         ("Bringing previously unhealthy, now-healthy actor 1 back into service.", True),
         ("The actor died unexpectedly before finishing this task.\n\tclass_name: A", True),
         ("Token authentication is enabled for this Ray cluster. Set RAY_AUTH_MODE=disabled to opt out.", True),
+        ("DeprecationWarning: `RLModule(config=[RLModuleConfig object])` has been deprecated. Use `RLModule(", True),
         (SHARED_MEMORY, False),
         (KILLED, False),
         ("Ran out of memory; object store is spilling to disk", False),
