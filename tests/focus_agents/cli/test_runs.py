@@ -193,7 +193,7 @@ HOME = Path("~").expanduser()
         ("grpo", ["--validation-root=~/val"], "validation_root", HOME / "val"),
         (
             "grpo",
-            ["--dataset=iploc_json", "--data-root=x.json", "--image-root=~/a/../b"],
+            ["--dataset=iploc_json", "--data-root=x", "--image-root=~/a/../b"],
             "image_root",
             HOME / "a/../b",
         ),
