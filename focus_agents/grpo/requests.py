@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -54,3 +57,18 @@ class Request(Generic[T]):
         starts = range(0, len(self.jobs), self.batch_size)
         batches = [self.jobs[start : start + self.batch_size] for start in starts]
         return [batch for batch in batches if any(position not in self.results for position, _ in batch)]
+
+
+def with_process(work: Work[T]) -> Callable[[Any, Sequence[Job]], tuple[tuple[dict[int, T], Any], str]]:
+    """Return work whose results come with the name of the process that did it."""
+
+    @functools.wraps(work)
+    def done_here(runner: Any, jobs: Sequence[Job]) -> tuple[tuple[dict[int, T], Any], str]:
+        return work(runner, jobs), process_here()
+
+    return done_here
+
+
+def process_here() -> str:
+    """Return a name of this process that no other has."""
+    return f"{socket.gethostname()}:{os.getpid()}"

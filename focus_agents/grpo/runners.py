@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from ray.rllib.callbacks.utils import make_callback
 
 from focus_agents.errors import SamplingError
-from focus_agents.grpo.requests import Job, Request, Work
+from focus_agents.grpo.requests import Job, Request, Work, with_process
 from focus_agents.grpo.rllib_compat import mark_lost, runner_actors
 from focus_agents.processes.names import where_logs_are
 from focus_env.errors import FocusError
@@ -54,6 +54,7 @@ class Runners:
         self._state: Any = None
         self._last_fault = ""
         self._lost: set[int] = set()
+        self._processes: dict[int, str] = {}
         self.num_restarts = 0
 
     @property
@@ -170,7 +171,7 @@ class Runners:
     def _spread(self, request: Request[Any]) -> None:
         """Send what is missing to the runners that there are."""
         ids = self._await_ids()
-        batches, actors = request.missing(), runner_actors(self._group)
+        batches, actors, work = request.missing(), runner_actors(self._group), with_process(request.work)
         shares = {
             runner_id: [job for batch in share for job in batch]
             for k, runner_id in enumerate(ids)
@@ -178,7 +179,7 @@ class Runners:
         }
         request.sizes = [len(share) for share in shares.values()]
         request.calls = [
-            (runner_id, actors[runner_id].apply.options(name=request.work.__name__).remote(request.work, share))
+            (runner_id, actors[runner_id].apply.options(name=request.work.__name__).remote(work, share))
             for runner_id, share in shares.items()
         ]
 
@@ -189,10 +190,11 @@ class Runners:
             if not is_done:
                 continue
             try:
-                results, metrics = ray.get(call)
+                (results, metrics), process = ray.get(call)
             except RayError as error:
                 self._lose(runner_id, error)
             else:
+                self._recognize(runner_id, process)
                 request.results.update(results)
                 self._log_metrics([metrics])
 
@@ -256,8 +258,20 @@ class Runners:
         """Tell of runners whose death RLlib has found out first, and count those that are back."""
         for runner_id in runner_actors(self._group).keys() - set(healthy) - self._lost:
             self._tell_of(runner_id)
-        self.num_restarts += len(self._lost & set(healthy))
-        self._lost -= set(healthy)
+        back = self._lost & set(healthy)
+        self.num_restarts += len(back)
+        self._lost -= back
+        for runner_id in back:  # another process, which is counted
+            self._processes.pop(runner_id, None)
+
+    def _recognize(self, runner_id: int, process: str) -> None:
+        """Tell of a runner that Ray has replaced between two calls, so that no call failed, and count it."""
+        if runner_id not in self._lost and self._processes.get(runner_id, process) != process:
+            self._last_fault = "Ray has replaced it between two calls"
+            self._tell_of(runner_id)
+            self._lost.discard(runner_id)
+            self.num_restarts += 1
+        self._processes[runner_id] = process
 
     def _push(self, state: ray.ObjectRef) -> None:
         """Without waiting: a runner answers its calls in their order, so what follows is done with these weights."""

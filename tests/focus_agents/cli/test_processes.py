@@ -132,8 +132,6 @@ def test_its_processes_are_measured(run: Watched) -> None:
     assert "queue_depth" not in RunDirectory(run.folder).read_steps()[-1]
 
 
-# An open fault: seen to fail once in three runs, with `sampler_restarts` at 0 for good.
-@pytest.mark.xfail(strict=False, reason="a sampler that Ray has replaced before it is asked is not counted")
 def test_who_dies_is_named_once(run: Watched) -> None:
     """A learner and a sampler at a time, which is the worst that can happen short of everything."""
     actors = run.ask("/api/v0/actors?detail=true", run.token)["data"]["result"]["result"]
@@ -141,7 +139,7 @@ def test_who_dies_is_named_once(run: Watched) -> None:
         os.kill(actor["pid"], signal.SIGKILL)
     done = run.last("iteration")
     wait_for(lambda: run.last("iteration") > done + 1 and run.last("learner_restarts") > 0, run.process)
-    wait_for(lambda: run.last("sampler_restarts") > 0, run.process, timeout=60)
+    wait_for(lambda: run.last("sampler_restarts") > 0, run.process)
     run.process.send_signal(signal.SIGTERM)
     output, errors = run.process.communicate(timeout=120)
     assert run.process.returncode == 128 + signal.SIGTERM, errors

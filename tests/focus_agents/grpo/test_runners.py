@@ -11,6 +11,7 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from focus_agents.errors import SamplingError, TrainingError
+from focus_agents.grpo import requests
 from focus_agents.grpo import runners as module
 from focus_agents.grpo.runners import Request, Runners
 from focus_env.errors import DatasetError
@@ -214,6 +215,31 @@ def test_who_dies_is_named_once_and_counted_when_it_is_back(
     (line,) = [record.message for record in caplog.records if "has died" in record.message]
     assert line.startswith("sampler 1 has died (")
     assert "nothing is lost but time" in line
+    assert runners.num_restarts == 1
+
+
+def test_who_is_replaced_between_two_calls_is_named_and_counted(
+    clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No call fails: Ray has started another process before anything is asked of it."""
+    runners, _ = make_runners(clock, [])
+    counts = []
+    with caplog.at_level(logging.WARNING):
+        for process in ("a", "a", "b", "b", "c"):
+            monkeypatch.setattr(requests, "process_here", lambda process=process: process)
+            assert runners.run(JOBS, double, batch_size=2) == EXPECTED
+            counts.append(runners.num_restarts)
+    assert counts == [0, 0, 1, 1, 2]
+    lines = [record.message for record in caplog.records if "has died" in record.message]
+    assert len(lines) == 2
+    assert all(line.startswith("sampler 1 has died (Ray has replaced it between two calls)") for line in lines)
+
+
+def test_one_that_came_back_is_not_counted_twice(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    runners, _ = make_runners(clock, [0.0, ActorDiedError()])
+    for process in ("a", "b", "b"):
+        monkeypatch.setattr(requests, "process_here", lambda process=process: process)
+        assert runners.run(JOBS, double, batch_size=2) == EXPECTED
     assert runners.num_restarts == 1
 
 
