@@ -159,8 +159,9 @@ def _iterate(
                     result, iteration, seconds=time.perf_counter() - started, config=algorithm.config
                 )
                 is_last = iteration == num_iterations
+                is_validated = is_last or (interval > 0 and iteration % interval == 0)
                 try:
-                    if is_last or (interval and iteration % interval == 0):
+                    if is_validated:
                         answers, measured = _validate(algorithm, indices, console)
                         metrics |= measured
                         album.add(iteration, answers)
@@ -173,7 +174,7 @@ def _iterate(
                 show(console, _line(metrics))
                 if is_verbose:
                     show(console, answers_table(algorithm.last_groups))
-                    show(console, scores_table(answers if answers and "validation_miou" in metrics else ()))
+                    show(console, scores_table(answers if is_validated and answers else ()))
                 watch.look([answer for group in algorithm.last_groups for answer in group.answers])
                 move_to(iteration)
                 is_due = schedule.checkpoint_interval and iteration % schedule.checkpoint_interval == 0
@@ -182,7 +183,7 @@ def _iterate(
                     if _try_to_save(algorithm, run, iteration, recorder):
                         saved = iteration
                 if stop.received is not None:
-                    if answers is None or not (is_last or (interval and iteration % interval == 0)):
+                    if not is_validated:
                         with contextlib.suppress(SamplingError):  # the checkpoint is there, and stopping is what counts
                             album.draw(iteration, algorithm.validate(indices[:NUM_AT_A_STOP]))
                     at = f"stopped by {stop.received.name} after iteration {iteration} of {num_iterations}"

@@ -68,12 +68,12 @@ def group_record(
     }
     if group.error is not None:
         record["error"] = str(group.error)
-    places = range(len(group.answers))
+    places: Sequence[int] = range(len(group.answers))
     if not is_whole and group.answers:
         best, worst = int(group.rewards.argmax()), int(group.rewards.argmin())
         if best == worst:  # all are equal
             worst = (best + 1) % len(group.answers)
-        places = sorted({best, worst})  # type: ignore[assignment]
+        places = sorted({best, worst})
     return {**record, "answers": [_answer(group, place, advantages) for place in places]}
 
 
