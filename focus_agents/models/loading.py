@@ -91,7 +91,8 @@ def load_processor(name_or_path: str | Path, *, max_image_tokens: int | None = N
     if len(tokenizer) < MIN_VOCABULARY:
         # What transformers makes of a folder without a tokenizer's files.
         raise CheckpointError(_not_loaded(name_or_path, f"its tokenizer knows {len(tokenizer)} tokens only"))
-    return VLMProcessor(tokenizer, _image_processor(name_or_path, family, max_image_tokens), family)
+    limited, own = (_image_processor(name_or_path, family, limit) for limit in (max_image_tokens, None))
+    return VLMProcessor(tokenizer, limited, family, own_image_processor=own)
 
 
 def load_model(name_or_path: str | Path, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:

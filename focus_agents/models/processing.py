@@ -48,11 +48,15 @@ class VLMProcessor:
         tokenizer: The model's.
         image_processor: Likewise.
         family: The model's family.
+        own_image_processor: The same with the model's own limits, which is what is saved; None: it has those.
     """
 
-    def __init__(self, tokenizer: Any, image_processor: Any, family: ModelFamily) -> None:
+    def __init__(
+        self, tokenizer: Any, image_processor: Any, family: ModelFamily, *, own_image_processor: Any = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.image_processor = image_processor
+        self.own_image_processor = image_processor if own_image_processor is None else own_image_processor
         self.family = family
         vocabulary = tokenizer.get_vocab()
         self.eos_token_id: int = tokenizer.eos_token_id if family.end_token is None else vocabulary[family.end_token]
@@ -157,9 +161,9 @@ class VLMProcessor:
         return replace(template, image_to_input_wh=self.family.image_to_input_wh(self.image_processor))
 
     def save_pretrained(self, directory: Path) -> None:
-        """Write the tokenizer and the image processor in transformers' format."""
+        """Write the tokenizer and the image processor, with the model's own limits, in transformers' format."""
         self.tokenizer.save_pretrained(directory)
-        self.image_processor.save_pretrained(directory)
+        self.own_image_processor.save_pretrained(directory)
 
 
 def _as_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:

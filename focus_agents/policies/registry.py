@@ -32,8 +32,9 @@ class PolicySpec:
             a localizer, a function from an observation and a random generator to a box.
         template: Name of the prompt; None: the one that a model was trained on, else "default".
         frame: Unit of coordinates; None likewise.
-        max_image_tokens: Largest picture of a vision-language model; None: the model's own limit.
-        device: Where it computes.
+        max_image_tokens: Largest picture of a vision-language model; None: as a saved policy was validated, else the
+            model's own limit.
+        device: Where it computes; "auto": on a GPU where the process that builds it sees one, else on the CPU.
         precision: "bf16" computes in bfloat16.
         api: Further arguments of `OpenAIPolicy`; of no effect on other policies.
     """
@@ -66,9 +67,15 @@ class PolicySpec:
             return self
         return dataclasses.replace(self, text=f"{entry.name}:{Path(argument).expanduser().resolve()}")
 
+    def with_device(self) -> PolicySpec:
+        """Return the spec with the device on which this process would compute in place of "auto"."""
+        from focus_agents.models.devices import chosen_device  # here and below: the list of policies needs no torch
+
+        return dataclasses.replace(self, device=chosen_device(self.device))
+
     def model_digest(self) -> str | None:
         """Return a digest of the model's weights; None if the policy has no model, or the hub has its files."""
-        from focus_agents.models.loading import weights_digest  # here and below: the list of policies needs no torch
+        from focus_agents.models.loading import weights_digest
 
         entry, argument = parse_policy(self.text)
         digest = weights_digest(argument) if entry.is_model else None
@@ -97,7 +104,7 @@ class PolicySpec:
         entry, argument = parse_policy(self.text)
         if argument and not entry.syntax:
             raise ValueError(f"policy {self.text!r}: expected {entry.name} alone; {entry.name} takes no argument")
-        found: Any = entry.build(self)
+        found: Any = entry.build(self.with_device() if "device" in entry.options else self)
         if hasattr(found, "generate"):
             return found
         if not callable(found):
@@ -244,14 +251,21 @@ def _vlm(spec: PolicySpec) -> Policy:
 def _check_processor(spec: PolicySpec) -> None:
     from focus_agents.models.loading import load_processor
 
-    load_processor(spec.argument, max_image_tokens=spec.max_image_tokens)
+    load_processor(spec.argument, max_image_tokens=_limit(spec))
 
 
 def _template_of_model(spec: PolicySpec) -> PromptTemplate:
     from focus_agents.models.loading import load_template
 
     frame = None if spec.frame is None else CoordinateFrame(spec.frame)
-    return load_template(spec.argument, name=spec.template, frame=frame, max_image_tokens=spec.max_image_tokens)
+    return load_template(spec.argument, name=spec.template, frame=frame, max_image_tokens=_limit(spec))
+
+
+def _limit(spec: PolicySpec) -> int | None:
+    """Most tokens of a picture: those asked for, or at which the policy was validated; None: the model's own limit."""
+    from focus_agents.models.pictures import picture_budget
+
+    return picture_budget(spec.argument, validation=spec.max_image_tokens).validation
 
 
 def _openai_api(spec: PolicySpec) -> OpenAIPolicy:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 import focus_env
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading import POLICY_FILE
+from focus_agents.models.pictures import PictureBudget
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.weights import is_finite
 from focus_env.files import fresh_folder, remove_unfinished
@@ -32,6 +33,7 @@ def save_policy(
     processor: VLMProcessor,
     *,
     template: PromptTemplate | None = None,
+    pictures: PictureBudget | None = None,
     documents: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a model and its processor so that the folder is either whole or as it was before.
@@ -41,6 +43,8 @@ def save_policy(
         model: A transformers model.
         processor: Its processor.
         template: The prompt that it was trained on, if it was; whoever loads the policy asks in the same words.
+        pictures: How large it saw pictures in training and in validation; None: up to the model's own limit. Whoever
+            loads the policy shows them as large as in its validation.
         documents: Further text files by name, such as a card.
 
     Returns:
@@ -61,7 +65,8 @@ def save_policy(
             "transformers": transformers.__version__,
         }
         prompt = {} if template is None else {"prompt": {"template": template.name, "frame": str(template.frame)}}
-        (fresh / POLICY_FILE).write_text(json.dumps({"versions": versions, **prompt}, indent=2) + "\n")
+        description = {"versions": versions, **prompt, **(pictures or PictureBudget()).entries()}
+        (fresh / POLICY_FILE).write_text(json.dumps(description, indent=2) + "\n")
         for name, text in (documents or {}).items():
             (fresh / name).write_text(text, encoding="utf-8")
     return directory

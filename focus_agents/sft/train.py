@@ -72,7 +72,7 @@ def check_plan(plan: SFTPlan, workers: Workers) -> None:
             f"got {workers.num_workers}"
         )
     model_config = load_config(plan.model)
-    processor = load_processor(plan.model, max_image_tokens=plan.max_image_tokens)
+    processor = load_processor(plan.model, max_image_tokens=plan.pictures.training)
     check_fit(plan.model, model_config, processor)
     text_config = model_config.get_text_config()
     select_layers(plan.config.attention_layers, text_config.num_hidden_layers)
