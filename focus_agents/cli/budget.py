@@ -159,7 +159,7 @@ def tell_memory(
     *,
     device: Device | None,
     advice: Mapping[str, str],
-    seconds: str = "",
+    step_flops: float | None = None,
 ) -> None:
     """Print what processes will hold, and warn where that is more than is free.
 
@@ -168,12 +168,12 @@ def tell_memory(
         processes: All of a run.
         device: A GPU of those that compute on one, or this machine's memory; None: they run elsewhere.
         advice: By the part of the work, what helps where it does not fit.
-        seconds: What else to say of them.
+        step_flops: Operations of a process in an optimizer step, if it takes steps.
 
     Raises:
         ValueError: If a process needs more than there is at all.
     """
-    from focus_agents.models.budget import GB, describe
+    from focus_agents.models.budget import COMPUTE_SHARE, GB, describe
 
     texts = []
     for process in processes:
@@ -183,7 +183,9 @@ def tell_memory(
     if device is not None:
         free = device.total if device.free is None else device.free
         line += f"; {device.name} has {free / GB:.1f} GB" + ("" if device.free is None else " free")
-    console.print(line + seconds, soft_wrap=True)
+        if step_flops is not None and device.peak_flops is not None:
+            line += f"; a step takes {step_flops / (COMPUTE_SHARE * device.peak_flops):.1f} s or so, by its operations"
+    console.print(line, soft_wrap=True)
     if device is None:
         return
     for needed, limit, process in _demands(processes, device):

@@ -199,7 +199,7 @@ def tell_budget(plan: GRPOPlan, cluster: ClusterArguments, console: Console) -> 
     Raises:
         ValueError: If a process needs more memory than there is.
     """
-    from focus_agents.grpo.budget import ADVICE, LEARNING, learner_memory, process_memory, sampler_memory
+    from focus_agents.grpo.budget import ADVICE, LEARNING, learner_memory, process_memory, sampler_memory, step_flops
 
     model, settings = plan.model, plan.settings
     if (shape := shape_of_model(model.model)) is None:
@@ -223,7 +223,8 @@ def tell_budget(plan: GRPOPlan, cluster: ClusterArguments, console: Console) -> 
         ]
     device = device_for(uses_gpu=any(gpus), ray_address=cluster.ray_address, is_own=num_samplers == num_learners == 0)
     tell_unused_gpu(console, processes, "`num_gpus_per_learner`")
-    tell_memory(console, processes, device=device, advice=ADVICE)
+    flops = step_flops(shape, model, settings, prompt=prompts[0], num_learners=num_learners)
+    tell_memory(console, processes, device=device, advice=ADVICE, step_flops=flops)
 
 
 def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> None:

@@ -167,7 +167,7 @@ def tell_budget(plan: SFTPlan, workers: Workers, cluster: ClusterArguments, cons
     Raises:
         ValueError: If a worker needs more memory than there is.
     """
-    from focus_agents.sft.budget import ADVICE, worker_memory
+    from focus_agents.sft.budget import ADVICE, step_flops, worker_memory
 
     if (shape := shape_of_model(plan.model)) is None:
         return
@@ -181,7 +181,8 @@ def tell_budget(plan: SFTPlan, workers: Workers, cluster: ClusterArguments, cons
     )
     device = device_for(uses_gpu=workers.use_gpu, ray_address=cluster.ray_address, is_own=workers.num_workers == 0)
     tell_unused_gpu(console, [process], "`use_gpu`")
-    tell_memory(console, [process], device=device, advice=ADVICE)
+    flops = step_flops(shape, plan.config, prompt=prompts[0], num_workers=workers.num_workers)
+    tell_memory(console, [process], device=device, advice=ADVICE, step_flops=flops)
 
 
 def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> None:

@@ -41,6 +41,7 @@ def sampler_memory(
         num_prompts=settings.rollout_batch_groups,
         num_answers=settings.group_size,
         answer_tokens=settings.max_completion_tokens,
+        has_adapters=model.lora_rank is not None,
     )
     answered = budget.answering(
         shape,
@@ -48,6 +49,7 @@ def sampler_memory(
         prompt=validation,
         num_prompts=settings.num_validated_together,
         answer_tokens=settings.max_completion_tokens,
+        has_adapters=model.lora_rank is not None,
     )
     return {SAMPLING: budget.add(weights, sampled), VALIDATION: budget.add(weights, answered)}
 
@@ -79,7 +81,11 @@ def learner_memory(
         scored_tokens=groups * answer_tokens,
         patches=0 if has_features else groups * prompt.patches,
     )
-    stays = budget.add(budget.held(shape, model), budget.optimized(shape, model))
+    if settings.shared_prefix == "auto":  # at first one group is scored the other way, too: a copy for each answer
+        copies = settings.group_size * (prompt.tokens + settings.max_completion_tokens)
+        checking = copies * budget.ENCODING[model.lora_rank is not None, model.precision].of(shape)
+        learned = {**learned, "activations": max(learned["activations"], checking)}
+    stays = budget.add(budget.held(shape, model), budget.optimized(shape, model, num_replicas=num_learners))
     if settings.kl_coeff > 0 and model.lora_rank is None:
         stays = budget.add(stays, {"reference": 4 * shape.parameters})
     return budget.add(stays, learned)
@@ -103,3 +109,13 @@ def process_memory(
     means = {"optimizer": budget.optimized(shape, model)["optimizer"]}
     learned = learner_memory(shape, model, settings, prompt=prompts[0])
     return {name: budget.add(memory, means) for name, memory in sampler.items()} | {LEARNING: learned}
+
+
+def step_flops(
+    shape: ModelShape, model: FinetuningSettings, settings: GRPOSettings, *, prompt: PromptSize, num_learners: int = 0
+) -> float:
+    """Return the operations of a learner in an optimizer step."""
+    groups = -(-(settings.groups_per_step or settings.groups_per_iteration) // max(1, num_learners))
+    tokens = groups * (prompt.tokens + settings.group_size * settings.max_completion_tokens)
+    has_features = model.freeze_vision or model.lora_rank is not None
+    return budget.learning_flops(shape, model, tokens=tokens, patches=0 if has_features else groups * prompt.patches)

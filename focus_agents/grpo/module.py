@@ -14,6 +14,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from focus_agents.engine.grammar import AnswerGrammar
 from focus_agents.engine.scoring import score_completions, shared_prefix_gap
 from focus_agents.grpo.batch import GroupBatch
+from focus_agents.models.lean_adapters import lean_adapters
 from focus_agents.models.loading import has_frozen_vision, load_processor, load_trainable_model
 from focus_agents.models.pictures import picture_budget
 from focus_agents.models.settings import FinetuningSettings, ModelSettings, Precision
@@ -95,7 +96,7 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
             Mean difference of the log-probabilities per token, as a multiple of what rounding may explain; above 1, the
             model does not compute shared rows as it should.
         """
-        with self._precision(batch):
+        with self._precision(batch), lean_adapters(self.policy):
             gap = shared_prefix_gap(
                 self.policy, batch.prompts, batch.token_ids, batch.lengths, **self._scoring_options()
             )

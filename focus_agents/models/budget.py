@@ -26,13 +26,12 @@ class Coefficients(NamedTuple):
 
     hidden: float
     intermediate: float
-    query: float = 0.0
     key_value: float = 0.0
     constant: float = 0.0
 
     def of(self, shape: ModelShape) -> float:
         """Return the bytes for a token of the language model."""
-        widths = (shape.hidden, shape.intermediate, shape.query_width, shape.key_value_width, 1.0)
+        widths = (shape.hidden, shape.intermediate, shape.key_value_width, 1.0)
         return sum(factor * width for factor, width in zip(self, widths, strict=True))
 
     def of_vision(self, shape: ModelShape) -> float:
@@ -41,28 +40,45 @@ class Coefficients(NamedTuple):
 
 
 Kind = tuple[bool, Precision]
-"""Whether adapters are trained, and the precision."""
+"""Whether the model has adapters, and the precision."""
 KEPT: Mapping[Kind, Coefficients] = {
-    (True, "bf16"): Coefficients(24.1, 8.0, 0.0, 4.0, 120.0),
-    (True, "fp32"): Coefficients(24.1, 8.0, 0.0, 4.0, 120.0),
-    (False, "bf16"): Coefficients(24.1, 8.0, 0.0, 4.0, 120.0),
-    (False, "fp32"): Coefficients(24.1, 8.0, 0.0, 4.0, 120.0),
+    (True, "bf16"): Coefficients(24, 8, 4, 140),
+    (True, "fp32"): Coefficients(28, 16, 8, 240),
+    (False, "bf16"): Coefficients(32, 8, 6, 30),
+    (False, "fp32"): Coefficients(36, 16, 8, 30),
 }
 """What a decoder layer keeps of a token for the backward pass."""
-KEPT_BETWEEN: Mapping[Kind, Coefficients] = {
-    (True, "bf16"): Coefficients(2.0, 0.0),
-    (True, "fp32"): Coefficients(4.0, 0.0),
-    (False, "bf16"): Coefficients(4.0, 0.0),
-    (False, "fp32"): Coefficients(4.0, 0.0),
+PASSING: Mapping[Kind, Coefficients] = {
+    (True, "bf16"): Coefficients(13.6, 4.2, 1.6, 215),
+    (True, "fp32"): Coefficients(15.5, 2.9, 0, 500),
+    (False, "bf16"): Coefficients(24.3, 0, 1.6, 130),
+    (False, "fp32"): Coefficients(19.3, 3.0, 0, 520),
 }
-"""The same under gradient checkpointing, which makes the rest again, one layer at a time."""
-TRANSIENT: Mapping[Kind, Coefficients] = KEPT
-"""What the backward pass of one layer holds beyond that."""
-ENCODING: Mapping[Precision, Coefficients] = {"bf16": Coefficients(15.0, 8.0), "fp32": Coefficients(15.0, 8.0)}
+"""What the backward pass holds of a token beyond that."""
+KEPT_BETWEEN: Mapping[Kind, Coefficients] = {
+    (True, "bf16"): Coefficients(2, 0),
+    (True, "fp32"): Coefficients(4, 0),
+    (False, "bf16"): Coefficients(4, 0),
+    (False, "fp32"): Coefficients(4, 0),
+}
+"""What gradient checkpointing keeps of a token between two layers."""
+MADE_AGAIN: Mapping[Kind, Coefficients] = {
+    (True, "bf16"): Coefficients(36.4, 13.9, 4.6, 194),
+    (True, "fp32"): Coefficients(33.7, 23, 10, 390),
+    (False, "bf16"): Coefficients(33, 11.4, 12.8, 52),
+    (False, "fp32"): Coefficients(35.5, 24.5, 13.9, 0),
+}
+"""What it holds of a token beside these, of the one layer that is made again and gone back through."""
+ENCODING: Mapping[Kind, Coefficients] = {
+    (True, "bf16"): Coefficients(9, 8, 0, 46),
+    (True, "fp32"): Coefficients(18, 16, 0, 46),
+    (False, "bf16"): Coefficients(9, 6, 0, 46),
+    (False, "fp32"): Coefficients(18, 12, 0, 46),
+}
 """What a layer holds at once of a token of a prompt where nothing is kept for a backward pass."""
-VISION_ENCODING: Mapping[Precision, Coefficients] = {"bf16": Coefficients(20.0, 6.0), "fp32": Coefficients(20.0, 6.0)}
+VISION_ENCODING: Mapping[Precision, Coefficients] = {"bf16": Coefficients(36, 0), "fp32": Coefficients(22, 10)}
 """The same of a patch in the vision tower."""
-VISION_KEPT: Mapping[Precision, Coefficients] = {"bf16": Coefficients(40.0, 8.0), "fp32": Coefficients(40.0, 8.0)}
+VISION_KEPT: Mapping[Precision, Coefficients] = {"bf16": Coefficients(22, 6), "fp32": Coefficients(44, 12)}
 """What a layer of the vision tower keeps of a patch where the tower is trained."""
 
 
@@ -144,10 +160,14 @@ def held(shape: ModelShape, settings: FinetuningSettings) -> Memory:
     return {"weights": base + (4 * trained if has_adapters else 0) + copies}
 
 
-def optimized(shape: ModelShape, settings: FinetuningSettings) -> Memory:
-    """Count what a training holds beside weights: gradients, and the two means of AdamW, in float32."""
+def optimized(shape: ModelShape, settings: FinetuningSettings, *, num_replicas: int = 1) -> Memory:
+    """Count what a training holds beside weights: gradients, and the two means of AdamW, in float32.
+
+    Processes that share a step exchange gradients by buckets, which hold all of them once more.
+    """
     trained = trained_parameters(shape, settings)
-    return {"gradients": 4 * trained, "optimizer": 8 * trained}
+    buckets = {"buckets": 4 * trained} if num_replicas > 1 else {}
+    return {"gradients": 4 * trained, "optimizer": 8 * trained, **buckets}
 
 
 # ---- what comes and goes
@@ -166,21 +186,25 @@ def learning(
         patches: Patches that the vision tower encodes in the pass; 0 where features take their place.
     """
     kind: Kind = (settings.lora_rank is not None, settings.precision)
-    layer = KEPT[kind].of(shape)
     if settings.gradient_checkpointing:
-        kept = shape.num_layers * KEPT_BETWEEN[kind].of(shape) + layer
+        kept = shape.num_layers * KEPT_BETWEEN[kind].of(shape) + MADE_AGAIN[kind].of(shape)
     else:
-        kept = shape.num_layers * layer
-    kept += TRANSIENT[kind].of(shape)
-    trains_vision = settings.lora_rank is None and not settings.freeze_vision
-    if trains_vision:
+        kept = shape.num_layers * KEPT[kind].of(shape) + PASSING[kind].of(shape)
+    activations = tokens * kept
+    if settings.lora_rank is None and not settings.freeze_vision:
         vision = patches * shape.vision_layers * VISION_KEPT[settings.precision].of_vision(shape)
     else:  # over before the first layer of the language model
-        vision = max(0.0, patches * VISION_ENCODING[settings.precision].of_vision(shape) - tokens * kept)
-    logits = min(scored_tokens, max(256, LOGITS_PER_CHUNK // shape.vocabulary)) * shape.vocabulary
-    pixels = 4 * patches * shape.values_per_patch
-    per_logit = 4 * 3 + NUMBER_BYTES[settings.precision]
-    return {"activations": tokens * kept, "vision": vision, "logits": logits * per_logit, "pictures": pixels}
+        vision = max(0.0, patches * encoding_patch(shape, settings.precision) - activations)
+    rows = min(scored_tokens, max(256, LOGITS_PER_CHUNK // shape.vocabulary))
+    # Those of the head, wide ones, their log-probabilities, and the gradient of one of these.
+    logits = rows * shape.vocabulary * (3 * 4 + NUMBER_BYTES[settings.precision])
+    pictures = 4 * patches * shape.values_per_patch
+    return {"activations": activations, "vision": vision, "logits": logits, "pictures": pictures}
+
+
+def encoding_patch(shape: ModelShape, precision: Precision) -> float:
+    """Return the bytes that the vision tower holds at once for a patch, where it keeps nothing for a backward pass."""
+    return VISION_ENCODING[precision].of_vision(shape) + NUMBER_BYTES[precision] * shape.values_per_patch
 
 
 def answering(
@@ -191,6 +215,7 @@ def answering(
     num_prompts: int,
     num_answers: int = 1,
     answer_tokens: int,
+    has_adapters: bool = False,
 ) -> Memory:
     """Count what a batch of prompts holds at once while it is answered, beside the weights.
 
@@ -198,27 +223,30 @@ def answering(
         shape: The model's.
         precision: Of the computation.
         prompt: Its size; all of a batch are taken for as large.
-        num_prompts: Prompts that are asked for together; more than fit into `MAX_BATCH_TOKENS` come one batch
-            after the other.
+        num_prompts: Prompts that are asked for together; more than fit into `MAX_BATCH_TOKENS` come one batch after the
+            other.
         num_answers: Answers to each.
         answer_tokens: Most tokens of an answer.
+        has_adapters: Whether the model has adapters beside its weights.
     """
     num_prompts = min(num_prompts, max(1, MAX_BATCH_TOKENS // prompt.tokens))
-    tokens, width = num_prompts * prompt.tokens, NUMBER_BYTES[precision]
+    width = NUMBER_BYTES[precision]
     columns = num_prompts * (prompt.tokens + num_answers * answer_tokens)
     cache = 2 * shape.num_layers * columns * shape.key_value_width * width
-    logits = num_prompts * num_answers * shape.vocabulary * (4 * 3 + width)
-    vision = num_prompts * prompt.patches * VISION_ENCODING[precision].of_vision(shape)
-    encoding = max(tokens * ENCODING[precision].of(shape), logits)
-    # The tower is done before there is a cache.
+    logits = num_prompts * num_answers * shape.vocabulary * (3 * 4 + width)
+    encoding = num_prompts * prompt.tokens * ENCODING[has_adapters, precision].of(shape)
+    vision = num_prompts * prompt.patches * encoding_patch(shape, precision)
     return {
         "cache": cache,
-        "prompts": max(encoding, vision - cache),
+        "prompts": max(encoding, logits, vision - cache),  # the tower is done before there is a cache
         "pictures": num_prompts * prompt.pixel_bytes,
     }
 
 
 # ---- work
+
+COMPUTE_SHARE = 0.4
+"""Share of a GPU's peak that long passes reach; a guess."""
 
 
 def forward_flops(shape: ModelShape, *, tokens: float, patches: float = 0.0) -> float:

@@ -40,7 +40,7 @@ def worker_memory(
     training, validation = prompts
     rows, answer = rows_per_pass(config, num_workers), schedule.max_completion_tokens
     tokens = rows * (training.tokens + answer)
-    stays = budget.add(budget.held(shape, config), budget.optimized(shape, config))
+    stays = budget.add(budget.held(shape, config), budget.optimized(shape, config, num_replicas=num_workers))
     learned = budget.learning(
         shape,
         config,
@@ -54,6 +54,7 @@ def worker_memory(
         prompt=validation,
         num_prompts=schedule.validation_batch_size,
         answer_tokens=answer,
+        has_adapters=config.lora_rank is not None,
     )
     without_gradients = {name: size for name, size in stays.items() if name != "gradients"}
     return {TRAINING: budget.add(stays, learned), VALIDATION: budget.add(without_gradients, answered)}

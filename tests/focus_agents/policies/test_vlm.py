@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from focus_agents.engine.generation import sample_completions
+from focus_agents.models.inputs import PromptBatch
 from focus_agents.models.processing import VLMProcessor
+from focus_agents.policies import vlm
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.rollout.records import Policy, Sampling
 from focus_env.env import observe
@@ -115,3 +117,49 @@ def test_another_number_of_seeds_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="seeds: expected one for each of the 2 prompts, got 1"):
         VLMPolicy(model, processor).generate(questions, num_completions=1, sampling=Sampling(), seeds=[0])
+
+
+class TestBatches:
+    """Prompts of many tokens in all are answered one batch after the other."""
+
+    ASK: ClassVar[dict[str, Any]] = {"num_completions": 2, "sampling": Sampling(0.8, 5), "seeds": [8, 9]}
+
+    @pytest.mark.parametrize("limit", [1, 10_000])
+    def test_the_answers_are_the_same(
+        self, model: Any, processor: VLMProcessor, questions: list[list[Message]], limit: int
+    ) -> None:
+        expected = VLMPolicy(model, processor).generate(questions, **self.ASK)
+        found = VLMPolicy(model, processor, max_batch_tokens=limit).generate(questions, **self.ASK)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours.prompt is not None
+            assert theirs.prompt is not None
+            np.testing.assert_array_equal(ours.prompt.input_ids, theirs.prompt.input_ids)
+            for own, other in zip(ours.completions, theirs.completions, strict=True):
+                assert own.token_ids.tolist() == other.token_ids.tolist()
+                np.testing.assert_allclose(own.logprobs, other.logprobs, atol=1e-5)
+
+    def test_no_batch_is_larger_than_it_may_be(
+        self, model: Any, processor: VLMProcessor, questions: list[list[Message]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shapes: list[tuple[int, ...]] = []
+        sample = vlm.sample_completions
+
+        def watch(model: Any, prompts: PromptBatch, **options: Any) -> Any:
+            shapes.append(tuple(prompts.input_ids.shape))
+            return sample(model, prompts, **options)
+
+        monkeypatch.setattr(vlm, "sample_completions", watch)
+        long, short = (len(processor.encode(question).input_ids) for question in (questions[1], questions[0]))
+        assert short < long
+        many = [questions[0], questions[0], questions[1], questions[0]]
+        ask = self.ASK | {"seeds": [1, 2, 3, 4]}
+        assert len(VLMPolicy(model, processor, max_batch_tokens=2 * long).generate(many, **ask)) == 4
+        assert shapes == [(2, short), (2, long)]
+        shapes.clear()
+        VLMPolicy(model, processor, keeps_prefix=True, max_batch_tokens=1).generate(many, **ask)
+        assert shapes == [(4, long)], "a learner takes them as one"
+
+    def test_a_seed_for_each(self, model: Any, processor: VLMProcessor, questions: list[list[Message]]) -> None:
+        for seeds in ([1], [1, 2, 3]):
+            with pytest.raises(ValueError, match=f"seeds: expected one for each of the 2 prompts, got {len(seeds)}"):
+                VLMPolicy(model, processor).generate(questions, **(self.ASK | {"seeds": seeds}))
