@@ -276,9 +276,18 @@ class PolicyArguments(Settings):
         """
         import torch
 
-        if self.device not in ("auto", "cpu") and not torch.cuda.is_available():
+        if self.device in ("auto", "cpu"):
+            return
+        kind, _, index = self.device.partition(":")
+        if kind != "cuda" or (index and not index.isdecimal()):
+            raise ValueError(f"device: expected auto, cpu, cuda or cuda:1 and the like, got {self.device!r}")
+        if not torch.cuda.is_available():
             raise ValueError(
                 f"--device {self.device}: this machine has no CUDA device that torch can use; leave it out"
+            )
+        if int(index or 0) >= torch.cuda.device_count():
+            raise ValueError(
+                f"--device {self.device}: this machine has {torch.cuda.device_count()} CUDA devices, from cuda:0 on"
             )
 
 

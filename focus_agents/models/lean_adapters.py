@@ -9,27 +9,35 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from peft.tuners.lora import Linear
+from torch.nn import functional
 
 
 @contextlib.contextmanager
 def lean_adapters(model: Any) -> Iterator[None]:
-    """Let adapted layers compute by the shortest way, to the bit what they compute otherwise.
+    """Let adapted layers compute by the shortest way, to the bit what they compute otherwise, without gradient.
 
     Layers with anything beyond one plain adapter are left as they are.
 
     Args:
-        model: With adapters or without; as it was afterwards.
+        model: With adapters or without; as it was afterwards. Their weights must not change meanwhile, nor autocast.
     """
     layers = [module for module in model.modules() if isinstance(module, Linear) and _is_plain(module)]
     for layer in layers:
         name = layer.active_adapters[0]
-        parts = layer.base_layer, layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
-        layer.forward = functools.partial(_adapted, type(layer).forward, layer, *parts)
+        down, up = layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach()
+        scaling = layer.scaling[name]
+        if torch.is_autocast_enabled(down.device.type):
+            narrow = torch.get_autocast_dtype(down.device.type)
+            down, up = down.to(narrow), up.to(narrow)
+        if math.frexp(scaling)[0] == 0.5:  # a power of two, as the default is: no product is rounded otherwise
+            up, scaling = up * scaling, 1.0
+        layer.forward = functools.partial(_adapted, layer, layer.base_layer, down, up, scaling)
     try:
         yield
     finally:
@@ -49,20 +57,13 @@ def _is_plain(layer: Any) -> bool:
 
 
 def _adapted(
-    whole: Any,
-    layer: Any,
-    base: torch.nn.Module,
-    down: torch.Tensor,
-    up: torch.Tensor,
-    scaling: float,
-    x: torch.Tensor,
-    *args: Any,
-    **kwargs: Any,
+    layer: Any, base: torch.nn.Module, down: torch.Tensor, up: torch.Tensor, scaling: float, x: torch.Tensor
 ) -> torch.Tensor:
-    """base(x) + scaling * (x down^T) up^T; in other types than autocast or the weights see to, the whole way."""
-    if args or kwargs or not (x.dtype == down.dtype or torch.is_autocast_enabled(x.device.type)):
-        result: torch.Tensor = whole(layer, x, *args, **kwargs)
-        return result
-    result = base(x)
-    added = torch.nn.functional.linear(torch.nn.functional.linear(x, down), up) * scaling
-    return (result + added).to(result.dtype)
+    """base(x) + scaling * (x down^T) up^T; of an input in another type than the adapter's, PEFT's own way."""
+    if x.dtype != down.dtype:
+        whole: torch.Tensor = type(layer).forward(layer, x)
+        return whole
+    result: torch.Tensor = base(x)
+    added = functional.linear(functional.linear(x, down), up)
+    total = result + (added if scaling == 1.0 else added * scaling)
+    return total if total.dtype == result.dtype else total.to(result.dtype)

@@ -11,6 +11,7 @@ import torch
 from focus_agents.cli import budget as cli_budget
 from focus_agents.cli import grpo, sft
 from focus_agents.cli.budget import Process, large_prompt, shape_of_model, tell_memory, tell_unused_gpu
+from focus_agents.cli.common import PolicyArguments
 from focus_agents.cli.errors import make_console, user_errors
 from focus_agents.models import devices
 from focus_agents.models.devices import Device, chosen_device, device_of
@@ -145,6 +146,29 @@ class TestDevices:
         assert chosen_device("auto") == expected
         assert chosen_device("cpu") == "cpu"
         assert chosen_device("cuda:1") == "cuda:1"
+
+    @pytest.mark.parametrize(
+        ("device", "num_gpus", "message"),
+        [
+            ("gpu", 1, "device: expected auto, cpu, cuda or cuda:1 and the like, got 'gpu'"),
+            ("cuda:x", 1, "device: expected auto, cpu, cuda or cuda:1 and the like, got 'cuda:x'"),
+            ("cuda", 0, "--device cuda: this machine has no CUDA device that torch can use"),
+            ("cuda:1", 1, "--device cuda:1: this machine has 1 CUDA devices, from cuda:0 on"),
+            ("auto", 0, None),
+            ("cpu", 0, None),
+            ("cuda:1", 2, None),
+        ],
+    )
+    def test_what_a_command_takes(
+        self, monkeypatch: pytest.MonkeyPatch, device: str, num_gpus: int, message: str | None
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: num_gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+        if message is None:
+            PolicyArguments(device=device).check_device()
+            return
+        with pytest.raises(ValueError, match=message):
+            PolicyArguments(device=device).check_device()
 
     def test_this_machine(self) -> None:
         device = device_of("cpu")
