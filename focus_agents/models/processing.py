@@ -5,6 +5,7 @@ Axis letters: P prompt tokens.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,9 @@ from focus_agents.models.inputs import EncodedPrompt, PromptBatch, collate_promp
 from focus_env.boxes import CoordinateFrame
 from focus_env.prompts import PromptTemplate
 from focus_env.types import Box, ImageArray, ImagePart, Message, TextPart
+
+_TOKENIZING = threading.Lock()
+"""Prompts may be encoded in several threads, for their pictures' sake; a tokenizer is for one at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,8 @@ class VLMProcessor:
         if not images:
             raise ValueError("messages: expected at least one picture, got none; a prompt needs a query image")
         grids, arrays = self._preprocess(images)
-        ids = np.asarray(self.tokenizer(self._chat_text(messages))["input_ids"], dtype=np.int64)
+        with _TOKENIZING:
+            ids = np.asarray(self.tokenizer(self._chat_text(messages))["input_ids"], dtype=np.int64)
         if (ids == self.image_token_id).sum() != len(images):
             token = self.family.image_token
             raise ValueError(f"messages: a text holds the image token {token!r}; pictures are given as ImagePart")

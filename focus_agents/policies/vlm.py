@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -18,6 +20,9 @@ from focus_agents.models.settings import Precision
 from focus_agents.models.shared_prefix import PrefixRow
 from focus_agents.rollout.records import Completion, Generation, Sampling
 from focus_env.types import Message
+
+MAX_ENCODING_THREADS = 8
+"""Of a process whose model is on a GPU."""
 
 
 class VLMPolicy:
@@ -71,7 +76,7 @@ class VLMPolicy:
         """
         if len(seeds) != len(prompts):
             raise ValueError(f"seeds: expected one for each of the {len(prompts)} prompts, got {len(seeds)}")
-        encoded = [self.processor.encode(prompt) for prompt in prompts]
+        encoded = self._encode(prompts)
         max_tokens = base_model(self.model).config.get_text_config().max_position_embeddings
         for prompt in encoded:
             check_context(prompt, sampling.max_completion_tokens, max_tokens)
@@ -86,6 +91,15 @@ class VLMPolicy:
         finally:
             self.model.train(was_training)
         return generations
+
+    def _encode(self, prompts: Sequence[Sequence[Message]]) -> list[EncodedPrompt]:
+        """Encode prompts; where a GPU waits for them, in several threads: most of the work is in their pictures."""
+        is_on_cpu = next(self.model.parameters()).device.type == "cpu"
+        num_threads = 1 if is_on_cpu else min(MAX_ENCODING_THREADS, os.cpu_count() or 1, len(prompts))
+        if num_threads <= 1:
+            return [self.processor.encode(prompt) for prompt in prompts]
+        with ThreadPoolExecutor(num_threads) as pool:
+            return list(pool.map(self.processor.encode, prompts))
 
     def _answer(
         self, encoded: list[EncodedPrompt], num_completions: int, sampling: Sampling, seeds: Sequence[int]

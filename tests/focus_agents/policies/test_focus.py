@@ -118,7 +118,7 @@ class TestLoading:
 
     def test_no_second_copy_of_a_weight_is_made(self, folder: Path) -> None:
         """Autocast keeps one in bfloat16 of each weight in float32 that has a gradient."""
-        question = get_template("compact").render(observe(make_episode(0, shots=1)))
+        question = get_template("compact").render(observe(make_episode(0, shots=3)))
         ask: dict[str, Any] = {"num_completions": 1, "sampling": Sampling(0.0, 3), "seeds": [0]}
         policy = FocusPolicy.from_pretrained(folder, precision="bf16")
         shapes = {tuple(p.shape) for p in policy.model.parameters() if p.ndim == 2 and p.shape[0] != p.shape[1]}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
+import threading
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 from focus_agents.engine.generation import sample_completions
 from focus_agents.models.inputs import PromptBatch
@@ -163,3 +166,36 @@ class TestBatches:
         for seeds in ([1], [1, 2, 3]):
             with pytest.raises(ValueError, match=f"seeds: expected one for each of the 2 prompts, got {len(seeds)}"):
                 VLMPolicy(model, processor).generate(questions, **(self.ASK | {"seeds": seeds}))
+
+
+def test_prompts_of_a_gpu_are_encoded_in_threads(
+    model: Any, processor: VLMProcessor, questions: list[list[Message]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same arrays in the same order, and the first error as it would be without threads."""
+
+    class OnGPU(torch.nn.Module):
+        def parameters(self, recurse: bool = True) -> Any:
+            return iter([torch.nn.Parameter(torch.zeros(1, device="meta"))])
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    names: set[str] = set()
+    encode = processor.encode
+
+    def watch(prompt: Any) -> Any:
+        names.add(threading.current_thread().name)
+        return encode(prompt)
+
+    own = copy.copy(processor)
+    monkeypatch.setattr(own, "encode", watch, raising=False)
+    policy = VLMPolicy(OnGPU(), own)
+    many = questions * 6
+    for ours, question in zip(policy._encode(many), many, strict=True):
+        expected = encode(question)
+        np.testing.assert_array_equal(ours.input_ids, expected.input_ids)
+        np.testing.assert_array_equal(ours.images["pixel_values"], expected.images["pixel_values"])
+    assert names.isdisjoint({threading.main_thread().name})
+    with pytest.raises(ValueError, match="expected at least one picture"):
+        policy._encode([*many, [], questions[0]])
+    names.clear()
+    VLMPolicy(model, own)._encode(many)
+    assert names == {threading.main_thread().name}, "a CPU has no core to spare"
