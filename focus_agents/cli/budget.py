@@ -1,7 +1,7 @@
 """What a run will take, said before it starts, and refused where it cannot fit.
 
-prompts: 2,002 tokens, 1,750 of them 5 pictures; in validation 6,232 tokens, 5,980 of them 5 pictures (context 32,768)
-memory: each worker 31.4 GB in training (weights 16.8, activations 13.7, ...), 36.2 GB in validation; free 84.0 GB
+prompts: 2,002 tokens, 1,750 of them 5 pictures; in validation 6,232 tokens, ...; context 32,768; most of a picture: ...
+memory by count: each worker 31.6 GB (weights 16.7, activations 14.0, ...) in training, 33.1 GB (...) in validation; ...
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def tell_memory(
     Raises:
         ValueError: If a process needs more than there is at all.
     """
-    from focus_agents.models.budget import COMPUTE_SHARE, GB, describe
+    from focus_agents.models.budget import COMPUTE_SHARE, describe, in_words
 
     texts = []
     for process in processes:
@@ -182,7 +182,7 @@ def tell_memory(
     line = f"memory by count: {'; '.join(texts)}"
     if device is not None:
         free = device.total if device.free is None else device.free
-        line += f"; {device.name} has {free / GB:.1f} GB" + ("" if device.free is None else " free")
+        line += f"; {device.name} has {in_words(free)}" + ("" if device.free is None else " free")
         if step_flops is not None and device.peak_flops is not None:
             line += f"; a step takes {step_flops / (COMPUTE_SHARE * device.peak_flops):.1f} s or so, by its operations"
     console.print(line, soft_wrap=True)
@@ -190,11 +190,11 @@ def tell_memory(
         return
     for needed, limit, process in _demands(processes, device):
         part, _ = process.most
-        message = f"{process.name} needs {needed / GB:.1f} GB in {part} by count, {device.name} has"
+        message = f"{process.name} needs {in_words(needed)} in {part} by count, {device.name} has"
         if needed > device.total:
-            raise ValueError(f"memory: {message} {device.total / GB:.1f} GB; {advice[part]}")
+            raise ValueError(f"memory: {message} {in_words(device.total)}; {advice[part]}")
         if needed > limit:
-            console.print(f"warning: {message} {limit / GB:.1f} GB for it; {advice[part]}", style="yellow")
+            console.print(f"warning: {message} {in_words(limit)} for it; {advice[part]}", style="yellow")
 
 
 def _demands(processes: Sequence[Process], device: Device) -> list[tuple[float, float, Process]]:

@@ -131,11 +131,16 @@ def add(*counts: Memory) -> Memory:
     return {name: sum(c.get(name, 0.0) for c in counts) for name in dict.fromkeys(n for c in counts for n in c)}
 
 
+def in_words(size: float) -> str:
+    """Return a number of bytes as in "31.2 GB" or "47 MB"."""
+    return f"{size / GB:.1f} GB" if size >= 0.1 * GB else f"{size / 1e6:.0f} MB"
+
+
 def describe(memory: Memory) -> str:
     """Return a count in words, as in "31.2 GB (weights 16.6, activations 14.1, optimizer 0.2, gradients 0.1)"."""
     parts = sorted(memory.items(), key=lambda part: -part[1])
     listed = ", ".join(f"{name} {size / GB:.1f}" for name, size in parts if size >= 0.05 * GB)
-    return f"{total(memory) / GB:.1f} GB" + (f" ({listed})" if listed else "")
+    return in_words(total(memory)) + (f" ({listed})" if listed else "")
 
 
 # ---- what stays

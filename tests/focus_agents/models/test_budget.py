@@ -188,4 +188,4 @@ class TestByHand:
     def test_in_words(self) -> None:
         memory = {"weights": 16.64e9, "activations": 14.1e9, "gradients": 0.01e9}
         assert budget.describe(memory) == "30.8 GB (weights 16.6, activations 14.1)"
-        assert budget.describe({"weights": 2e6}) == "0.0 GB"
+        assert budget.describe({"weights": 2e6}) == "2 MB"
