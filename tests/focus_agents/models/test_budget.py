@@ -87,9 +87,8 @@ def sizes_of(processor: VLMProcessor, layers: int, sizes: dict[str, Any]) -> Mod
 class TestAgainstAllocations:
     """Formulas against tensors that live while the package's own code runs."""
 
-    @pytest.mark.parametrize("sizes", [NARROW, WIDE], ids=["narrow", "wide"])
     @pytest.mark.parametrize("is_checkpointed", [False, True], ids=["kept", "checkpointed"])
-    @pytest.mark.parametrize("precision", ["bf16", "fp32"])
+    @pytest.mark.parametrize(("precision", "sizes"), [("bf16", WIDE), ("fp32", NARROW)], ids=["bf16", "fp32"])
     @pytest.mark.parametrize("rank", [8, None], ids=["adapters", "whole"])
     def test_learning(
         self,
@@ -100,23 +99,31 @@ class TestAgainstAllocations:
         sizes: dict[str, Any],
     ) -> None:
         settings = FinetuningSettings(lora_rank=rank, precision=precision, gradient_checkpointing=is_checkpointed)
-        peaks = [learning_peak(processor, settings, num_tokens=n, layers=4, **sizes) for n in (1030, 1130)]
-        shape = sizes_of(processor, 4, sizes)
+        # So many that what is kept between layers is more than the gradients of their weights: the most is then at the
+        # start of the backward pass, and not at its end.
+        tokens = (2060, 2160) if rank is None and is_checkpointed else (1030, 1130)
+        peaks = [learning_peak(processor, settings, num_tokens=n, layers=3, **sizes) for n in tokens]
+        shape = sizes_of(processor, 3, sizes)
         expected = [
-            budget.learning(shape, settings, tokens=n, scored_tokens=2, patches=0)["activations"] for n in (1030, 1130)
+            budget.learning(shape, settings, tokens=n, scored_tokens=2, patches=0)["activations"] for n in tokens
         ]
         assert peaks[1] - peaks[0] == pytest.approx(expected[1] - expected[0], rel=TOLERANCE)
 
-    @pytest.mark.parametrize("sizes", [NARROW, WIDE], ids=["narrow", "wide"])
-    @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-    def test_answering(self, processor: VLMProcessor, precision: Precision, sizes: dict[str, Any]) -> None:
-        shape = sizes_of(processor, 4, sizes)
+    @pytest.mark.parametrize("rank", [8, None], ids=["adapters", "whole"])
+    @pytest.mark.parametrize(("precision", "sizes"), [("bf16", WIDE), ("fp32", NARROW)], ids=["bf16", "fp32"])
+    def test_answering(
+        self, processor: VLMProcessor, precision: Precision, sizes: dict[str, Any], rank: int | None
+    ) -> None:
+        shape = sizes_of(processor, 2, sizes)
 
         def count(num_tokens: int) -> float:
             prompt = PromptSize(tokens=num_tokens, visual_tokens=16, num_pictures=1, patches=0, pixel_bytes=0)
-            return budget.total(budget.answering(shape, precision, prompt=prompt, num_prompts=1, answer_tokens=2))
+            memory = budget.answering(
+                shape, precision, prompt=prompt, num_prompts=1, answer_tokens=2, has_adapters=rank is not None
+            )
+            return budget.total(memory)
 
-        peaks = [answering_peak(processor, precision, num_tokens=n, layers=4, **sizes) for n in (1030, 1130)]
+        peaks = [answering_peak(processor, precision, num_tokens=n, layers=2, rank=rank, **sizes) for n in (1030, 1130)]
         assert peaks[1] - peaks[0] == pytest.approx(count(1130) - count(1030), rel=TOLERANCE)
 
     @pytest.mark.parametrize("precision", ["bf16", "fp32"])
