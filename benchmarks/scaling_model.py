@@ -47,7 +47,7 @@ class Assumptions:
     group_size: int = assume(8, "G", "chosen")
     answer_tokens: int = assume(32, "T", "chosen")
     host_seconds: float = assume(
-        0.23, "seconds until five pictures are decoded, scaled, cut and laid out for the tower", "1 CPU core"
+        0.18, "seconds until five pictures are decoded, scaled, cut and laid out for the tower", "1 CPU core"
     )
     host_threads: float = assume(4, "threads of a runner that do so, as if none waited; up to 8 do", "guess")
     rollout_batch_groups: int = assume(16, "most groups that a runner samples together", "the default")

@@ -12,8 +12,8 @@ from focus_agents.sft.settings import SFTConfig, SFTSchedule
 LOADING, TRAINING, VALIDATION = "loading the model", "training", "validation"
 ADVICE: Mapping[str, str] = {
     LOADING: "set `lora_rank` 8 and `precision` bf16, or take a smaller model",
-    TRAINING: "lower `micro_batch_size`, `max_image_tokens` or `shots`, or set `gradient_checkpointing`, `lora_rank` 8 "
-    "or `precision` bf16",
+    TRAINING: "lower `micro_batch_size` or `max_image_tokens`, or set `gradient_checkpointing`, `lora_rank` 8 or "
+    "`precision` bf16",
     VALIDATION: "lower `validation_batch_size`, `validation_max_image_tokens` or `shots`, or set `lora_rank` 8 or "
     "`precision` bf16",
 }

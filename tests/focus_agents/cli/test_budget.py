@@ -134,7 +134,7 @@ class TestCommands:
         with pytest.raises(SystemExit), user_errors(run_sft.Args):
             run_sft.tell_budget(plan, workers, run_sft.ClusterArguments(), make_console())
         error = capsys.readouterr().err
-        assert "a small machine has 1 MB; lower --micro-batch-size, --max-image-tokens or --shots" in error
+        assert "a small machine has 1 MB; lower --micro-batch-size or --max-image-tokens, or set" in error
 
 
 class TestDevices:
