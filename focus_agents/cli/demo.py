@@ -60,12 +60,17 @@ class Args(Settings):
 def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
-        from focus_agents.policies.focus import FocusPolicy, locate  # here: a command line is read without torch
+        from focus_agents.models.pictures import picture_budget  # here: a command line is read without torch
+        from focus_agents.policies.focus import FocusPolicy, locate
 
         quiet_libraries()
         supports, query = read_pictures(args)
         spec = args.policies.spec(args.policy)
         policy = spec.build()
+        if isinstance(policy, FocusPolicy):
+            budget = picture_budget(spec.argument, validation=spec.max_image_tokens)
+            if budget.validation is not None:
+                print(f"most of a picture: {budget.validation:,} tokens")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     try:
         if isinstance(policy, FocusPolicy):

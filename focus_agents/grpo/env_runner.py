@@ -21,12 +21,16 @@ from focus_agents.evaluation.answers import answer_episodes
 from focus_agents.grpo.budget import ADVICE, SAMPLING, VALIDATION
 from focus_agents.grpo.rllib_compat import wants_component
 from focus_agents.models.devices import memory_advice
+from focus_agents.models.loading import load_processor
+from focus_agents.models.pictures import picture_budget
 from focus_agents.processes.memory import MEMORY, memory_gib
 from focus_agents.processes.names import own_name
 from focus_agents.rollout.collect import collect_groups
 from focus_agents.rollout.records import RolloutGroup, Sampling
+from focus_env.boxes import CoordinateFrame
 from focus_env.errors import FocusError
 from focus_env.metrics import ScoredAnswer
+from focus_env.prompts import PromptTemplate
 
 
 class GRPOEnvRunner(EnvRunner, Checkpointable):
@@ -51,11 +55,24 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
 
     def make_env(self) -> None:
         """Build the training environment, and the one for validation if the config has it."""
-        self.env = gymnasium.make(self.config.env, **{"template": self.config.template, **self.config.env_config})
-        validation = self.config.validation_env_config
+        model = self.config.model_settings
+        pictures = picture_budget(
+            model.model, training=model.max_image_tokens, validation=model.validation_max_image_tokens
+        )
+        training, validation = self.config.env_config, self.config.validation_env_config
+        self.env = gymnasium.make(self.config.env, **{"template": self._template(pictures.training), **training})
         self.validation_env = None
         if validation is not None:
-            self.validation_env = gymnasium.make(self.config.env, **{"template": self.config.template, **validation})
+            shown = {"template": self._template(pictures.validation)}
+            self.validation_env = gymnasium.make(self.config.env, **{**shown, **validation})
+
+    def _template(self, max_image_tokens: int | None) -> PromptTemplate:
+        """The config's; where its unit is the resized picture's pixel, by the sizes of pictures of so many tokens."""
+        template = self.config.template
+        if template.frame is not CoordinateFrame.RESIZED_PIXEL:
+            return template
+        model = self.config.model_settings.model
+        return load_processor(model, max_image_tokens=max_image_tokens).fit_template(template)
 
     def make_module(self) -> None:
         """Build the policy; its weights arrive by `set_state`."""
