@@ -48,6 +48,8 @@ KEPT: Mapping[Kind, Coefficients] = {
     (False, "fp32"): Coefficients(36, 16, 8, 30),
 }
 """What a decoder layer keeps of a token for the backward pass."""
+KEPT_OF_HEADS: Mapping[Precision, float] = {"bf16": 4.8, "fp32": 7.6}
+"""The same for each width of queries and keys, where these are normalized."""
 PASSING: Mapping[Kind, Coefficients] = {
     (True, "bf16"): Coefficients(13.6, 4.2, 1.6, 215),
     (True, "fp32"): Coefficients(15.5, 2.9, 0, 500),
@@ -194,7 +196,9 @@ def learning(
     if settings.gradient_checkpointing:
         kept = shape.num_layers * KEPT_BETWEEN[kind].of(shape) + MADE_AGAIN[kind].of(shape)
     else:
-        kept = shape.num_layers * KEPT[kind].of(shape) + PASSING[kind].of(shape)
+        heads = (shape.query_width + shape.key_value_width) * KEPT_OF_HEADS[settings.precision]
+        layer = KEPT[kind].of(shape) + (heads if shape.normalizes_heads else 0)
+        kept = shape.num_layers * layer + PASSING[kind].of(shape)
     activations = tokens * kept
     if settings.lora_rank is None and not settings.freeze_vision:
         vision = patches * shape.vision_layers * VISION_KEPT[settings.precision].of_vision(shape)

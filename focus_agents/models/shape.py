@@ -26,6 +26,7 @@ class ModelShape:
         intermediate: Width of its MLPs; of a mixture, of the experts of a token together.
         query_width: Query heads times their size.
         key_value_width: Key-value heads times their size.
+        normalizes_heads: Whether queries and keys are normalized, as in Qwen3-VL.
         vocabulary: Tokens that the head tells apart.
         context: Most tokens of a prompt and its answer.
         vision_layers: Layers of the vision tower.
@@ -43,6 +44,7 @@ class ModelShape:
     intermediate: int
     query_width: int
     key_value_width: int
+    normalizes_heads: bool
     vocabulary: int
     context: int
     vision_layers: int
@@ -90,6 +92,7 @@ def shape_of(config: Any) -> ModelShape:
         intermediate=intermediate,
         query_width=text.num_attention_heads * head_size,
         key_value_width=_first(text, "num_key_value_heads", default=text.num_attention_heads) * head_size,
+        normalizes_heads=any(name.endswith("q_norm") for name, _ in parts.layers[-1].named_modules()),
         vocabulary=text.vocab_size,
         context=text.max_position_embeddings,
         vision_layers=_first(vision, "depth", "num_hidden_layers", default=1),

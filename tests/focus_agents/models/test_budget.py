@@ -109,6 +109,15 @@ class TestAgainstAllocations:
         ]
         assert peaks[1] - peaks[0] == pytest.approx(expected[1] - expected[0], rel=TOLERANCE)
 
+    @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+    def test_learning_of_other_families(self, processor: VLMProcessor, family: str) -> None:
+        settings = FinetuningSettings(lora_rank=8, precision="bf16")
+        sizes: dict[str, Any] = {**WIDE, "family": family, "layers": 2}
+        peaks = [learning_peak(processor, settings, num_tokens=n, **sizes) for n in (1030, 1130)]
+        shape = shape_of(narrow_model(processor, **sizes).config)
+        expected = budget.learning(shape, settings, tokens=100, scored_tokens=2, patches=0)["activations"]
+        assert peaks[1] - peaks[0] == pytest.approx(expected, rel=TOLERANCE)
+
     @pytest.mark.parametrize("rank", [8, None], ids=["adapters", "whole"])
     @pytest.mark.parametrize(("precision", "sizes"), [("bf16", WIDE), ("fp32", NARROW)], ids=["bf16", "fp32"])
     def test_answering(
