@@ -202,8 +202,8 @@ class TestEnlargedPictures:
 
     def test_both_limits(self) -> None:
         options: dict[str, Any] = {"split": "train", "shots": 1, "level": 1}
-        for image_size, side in ((128, 64), (16, 50), (60, 60)):
-            episodes = load_dataset("synthetic", image_size=image_size, max_pixels=64**2, min_pixels=50**2, **options)
+        for image_size, side in ((128, 64), (56, 60), (62, 62)):
+            episodes = load_dataset("synthetic", image_size=image_size, max_pixels=64**2, min_pixels=60**2, **options)
             assert episodes[0].query_frame.image_wh == (side, side)
         with pytest.raises(ValueError, match="min_pixels: expected at most max_pixels, 10, got 11"):
             load_dataset("synthetic", max_pixels=10, min_pixels=11, **options)
