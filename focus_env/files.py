@@ -43,7 +43,7 @@ def fresh_file(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: If the file cannot be written, because the disk is full or for another reason.
     """
-    path = path.resolve() if path.is_symlink() else path
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     if path.exists() and not path.is_file():
         yield path
         return
@@ -72,7 +72,7 @@ def fresh_folder(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: If the folder cannot be written, or another process is writing it.
     """
-    path = path.resolve() if path.is_symlink() else path
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     with named_errors(path), _scratch_folder(path) as scratch:
         try:
             yield scratch / _FRESH

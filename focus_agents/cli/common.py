@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from focus_env.boxes import CoordinateFrame
 from focus_env.datasets import datasets_help, load_dataset
 from focus_env.datasets.sampler import AbsentPolicy, BadPolicy, SamplingProtocol
 from focus_env.datasets.transforms import ShuffledSupports
+from focus_env.errors import DatasetError
 from focus_env.prompts import PromptTemplate
 from focus_env.regular_files import open_regular
 from focus_env.rewards.terms import TERMS, terms_help
@@ -113,7 +115,7 @@ class DataArguments(Settings):
         loaded = load_dataset(
             self.dataset,
             split=self.split,
-            root=None if self.data_root is None else self.data_root.expanduser().resolve(),
+            root=None if self.data_root is None else Path(os.path.realpath(os.path.expanduser(self.data_root))),
             shots=shots,
             seed=self.data_seed,
             protocol=self.protocol,
@@ -151,6 +153,7 @@ class TrainingDataArguments(DataArguments):
 
         Raises:
             ValueError: If they would be those to train on.
+            DatasetError: As `load` does.
         """
         check_validation(self)
         validation = dataclasses.replace(
@@ -160,7 +163,12 @@ class TrainingDataArguments(DataArguments):
             protocol="iploc" if self.protocol == "iploc" else "focus",
             shuffle_supports=False,
         )
-        return validation.load(shots=self.shots)
+        try:
+            return validation.load(shots=self.shots)
+        except DatasetError as error:
+            if self.validation_root is None:
+                raise
+            raise DatasetError(str(error).replace("`root`", "`validation_root`")) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +188,7 @@ class ModelArguments(Settings):
     @property
     def source(self) -> str:
         """What `load_model` is given; a folder by its absolute path, since other processes may work elsewhere."""
-        return self.model if self.init_from is None else str(self.init_from.expanduser().resolve())
+        return self.model if self.init_from is None else os.path.realpath(os.path.expanduser(self.init_from))
 
     def load_template(self) -> PromptTemplate:
         """Load the prompt template."""
@@ -273,7 +281,7 @@ def load_reward(text: str) -> WeightedReward:
         ValueError: If a term or weight is wrong, or the file is not such a mapping.
         OSError: If the file cannot be read.
     """
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if path.suffix not in (".yaml", ".yml"):
         return _worth_something(WeightedReward.from_spec(text), text)
     try:

@@ -21,6 +21,9 @@ from focus_env.errors import FocusError, StorageError
 
 T = TypeVar("T")
 
+LIBRARY_NAMES = {"root": "data_root"}
+"""Names of arguments of functions, with those of the settings that commands have for them."""
+
 
 class CommandConsole(PlainConsole):
     """A console that writes the settings in what is printed as the command's flags.
@@ -176,7 +179,7 @@ def as_flags(message: str, arguments: type) -> str:
     Args:
         message: A text with settings in backticks, as in "lower `batch_size`", or one before the first colon, as in
             "error: lr: expected more than 0", or before "must", as in "error: shots must be at least 1".
-        arguments: The command's dataclass. Other words in backticks stay as they are.
+        arguments: The command's dataclass. Other words in backticks stay as they are, but for those of `LIBRARY_NAMES`.
 
     Returns:
         The text as in "lower --batch-size", or "error: --shots: shots must be at least 1".
@@ -185,6 +188,7 @@ def as_flags(message: str, arguments: type) -> str:
 
     def flag(found: re.Match[str]) -> str:
         name = found[1] or found[2] or found[3]
+        name = LIBRARY_NAMES.get(name, name) if found[1] and name not in names else name
         if name not in names:
             return found[0]
         as_flag = f"--{name.replace('_', '-')}"

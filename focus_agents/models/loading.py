@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -328,7 +329,7 @@ def _readable_family(name_or_path: str) -> ModelFamily | None:
 def model_folder(name_or_path: str) -> str:
     """Where a model lies: its folder, with the package or elsewhere, or else the name, which the hub may know."""
     name = BEST_MODEL.get(name_or_path, name_or_path)
-    folder = find_folder(WEIGHTS / name if name in SHIPPED_MODELS else Path(name_or_path).expanduser())
+    folder = find_folder(WEIGHTS / name if name in SHIPPED_MODELS else Path(os.path.expanduser(name_or_path)))
     return str(folder) if folder.is_dir() else name_or_path
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from focus_agents.models.settings import Precision
@@ -15,6 +15,7 @@ from focus_agents.policies.openai.protocol import hide_credentials
 from focus_agents.policies.own import EXPECTED, import_policy, make_policy
 from focus_agents.rollout.records import Policy
 from focus_env.boxes import CoordinateFrame
+from focus_env.importing import NoSuchObjectError
 from focus_env.prompts import PromptTemplate, get_template
 from focus_env.registry import Registry
 
@@ -62,9 +63,10 @@ class PolicySpec:
         Other processes may work in another folder.
         """
         entry, argument = parse_policy(self.text)
-        if not entry.is_model or "/" not in argument or not Path(argument).expanduser().is_dir():
+        folder = os.path.expanduser(argument)
+        if not entry.is_model or "/" not in argument or not os.path.isdir(folder):
             return self
-        return dataclasses.replace(self, text=f"{entry.name}:{Path(argument).expanduser().resolve()}")
+        return dataclasses.replace(self, text=f"{entry.name}:{os.path.realpath(folder)}")
 
     def model_digest(self) -> str | None:
         """Return a digest of the model's weights; None if the policy has no model, or the hub has its files."""
@@ -190,9 +192,7 @@ def _named(load: Callable[..., Any], path: str, *arguments: str) -> Any:
     text = arguments[-1]
     try:
         return load(path, *arguments)
-    except ValueError as error:
-        if not str(error).startswith("import path"):
-            raise
+    except NoSuchObjectError as error:
         near = difflib.get_close_matches(text.partition(":")[0], POLICIES.load_all()[0], n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         # What is wrong with an own policy stands before the long list of the others.

@@ -61,7 +61,7 @@ FILES = {
 """By split, the files of which the first is read that is there."""
 
 LISTS_OF_TEST_VIDEOS = (*FILES["test"], "test_without_annotations.json")
-ADVICE = "pass as root the folder that holds annotations/ and frames/ of TAO, and copy what is missing there"
+ADVICE = "pass as `root` the folder that holds annotations/ and frames/ of TAO, and copy what is missing there"
 TEST_ADVICE = "TAO-Amodal has the boxes of the test set, annotations/tao_test_annotations.json; " + ADVICE
 CORRECT = "correct the entry, or remove it with what names it"
 ANNOTATION = {"id": int, "image_id": int, "track_id": int, "category_id": int, "bbox": list}
@@ -131,7 +131,7 @@ def tao_held_out_lasot_videos(root: str | Path) -> frozenset[str]:
     names = _lasot_videos(test)
     if not names:
         raise DatasetError(
-            f"{test}: expected videos such as 'test/LaSOT/zebra-14', got none of LaSOT; pass as root TAO's own folder"
+            f"{test}: expected videos such as 'test/LaSOT/zebra-14', got none of LaSOT; pass as `root` TAO's own folder"
         )
     (validation,) = (Path(root) / "annotations" / name for name in FILES["val"])
     return names | _lasot_videos(validation) if os.path.lexists(validation) else names
