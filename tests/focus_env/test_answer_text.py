@@ -270,6 +270,6 @@ def test_the_page_says_what_is_so() -> None:
 
 
 def test_hostile_texts_break_nothing() -> None:
-    statuses, faults = find_faults(20_000, seed=1)
+    statuses, faults = find_faults(20_000, seed=4)
     assert faults == []
     assert set(statuses) == set(ParseStatus)
