@@ -263,9 +263,11 @@ class PolicyArguments(Settings):
         Raises:
             ValueError: If not.
         """
+        if self.device == "cpu":
+            return
         import torch
 
-        if self.device != "cpu" and not torch.cuda.is_available():
+        if not torch.cuda.is_available():
             raise ValueError(
                 f"--device {self.device}: this machine has no CUDA device that torch can use; leave it out"
             )

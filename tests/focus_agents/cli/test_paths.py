@@ -65,13 +65,17 @@ def error_of(command: str, words: list[str], capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize(("command", "flag"), FLAGS)
 def test_each_path_of_each_command(command: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for path, reason in REASONS.items():
-        words = [*(word for word in REQUIRED.get(command, []) if flag), *([f"{flag}={path}"] if flag else [path])]
-        if flag == "--run":
-            words = [f"--run={path}", *REQUIRED["publish"][2:]]
-        said = error_of(command, words, capsys)
-        setting = flag or "--runs"
-        assert said == f"error: {setting}: expected a path that can be used, got {path!r}: {reason}\n"
+    others = [] if flag in ("", "--run") else REQUIRED.get(command, [])
+    others = REQUIRED["publish"][2:] if flag == "--run" else others
+    said = error_of(command, [*others, f"{flag}=loop/x" if flag else "loop/x"], capsys)
+    reason = "Too many levels of symbolic links"
+    assert said == f"error: {flag or '--runs'}: expected a path that can be used, got 'loop/x': {reason}\n"
+
+
+@pytest.mark.parametrize(("path", "reason"), REASONS.items())
+def test_each_reason(path: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = error_of("data", [f"--output={path}"], capsys)
+    assert said == f"error: --output: expected a path that can be used, got {path!r}: {reason}\n"
 
 
 def test_one_among_several(capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +107,7 @@ def test_a_name_of_the_hub_beside_a_file_of_its_first_part() -> None:
 
 def test_a_link_that_leads_to_itself_inside_of_a_folder_that_can_be_used(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"), user_errors(RunDirectory):
-        RunDirectory.open(Path("loop"), {}, is_resumed=False)
+        RunDirectory.open(Path("loop"), {}, is_resumed=False, warn=print)
     assert "\n" not in capsys.readouterr().err.strip()
     with pytest.raises(StorageError, match="symbolic links"):
         write_text(Path("loop"), "text")
