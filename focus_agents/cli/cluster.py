@@ -118,10 +118,14 @@ class RayArguments(Settings):
     dashboard: bool = True
     """Serve the Ray dashboard, if this run starts Ray."""
 
-    def import_ray(self) -> None:
-        """Import Ray and the other large libraries quietly, for a run that listens on the loopback if it starts Ray."""
+    def listen_here(self) -> None:
+        """Let a Ray that this run starts listen on the loopback; to be called before anything imports Ray."""
         if self.ray_address is None:
             stay_on_loopback()
+
+    def import_ray(self) -> None:
+        """Import Ray and the other large libraries quietly, for a run that listens on the loopback if it starts Ray."""
+        self.listen_here()
         quiet_libraries()
         from focus_agents.processes.messages import quiet_ray
 

@@ -148,6 +148,16 @@ class TrainingDataArguments(DataArguments):
         check_shots(self, episodes, default=type(self).shots)
         return episodes
 
+    def check_places(self) -> None:
+        """See that there is something at the paths that are given, before large libraries are imported.
+
+        Raises:
+            ValueError: If not.
+        """
+        for name in ("data_root", "validation_root", "image_root"):
+            if (path := getattr(self, name)) is not None and not path.exists():
+                raise ValueError(f"{name}: expected a path at which there is something, got {path}; correct the path")
+
     def load_validation(self) -> EpisodeDataset:
         """Load the episodes to validate on: those of the paper's protocols, with their own supports.
 

@@ -43,6 +43,7 @@ from focus_agents.runs.provenance import provenance
 from focus_agents.settings import Settings, as_dict
 from focus_env.datasets import entries_of
 from focus_env.errors import DatasetError, MissingDependencyError, StorageError
+from focus_env.regular_files import require_possible
 from focus_env.types import EpisodeDataset
 
 if TYPE_CHECKING:  # a command line is read without torch and Ray
@@ -123,7 +124,6 @@ def main() -> None:
         console = make_console(width=PIPED_WIDTH)
     with user_errors(Args):
         args = parse(Args, __doc__, old_flags=OLD_FLAGS)
-        args.cluster.import_ray()
         plan, results, chunks = check_arguments(args)
     console.print(f"results: {results.path}")
     answer_chunks(args, plan, results, chunks, console)
@@ -142,19 +142,27 @@ def main() -> None:
 
 
 def check_arguments(args: Args) -> tuple[EvaluationPlan, ResultsFolder, list[Chunk]]:
-    """Find all that can be wrong, before Ray or a model starts."""
-    from focus_agents.evaluation.run import EvaluationPlan, pending_chunks
-
+    """Find all that can be wrong, before Ray or a model starts; most of it before either is imported."""
     for name, values in (("policy", args.policy), ("shots", args.shots)):
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{name}: expected one or several different ones, got {values}")
     if same := _same_policies(args.policy):
         raise ValueError(f"policy: expected one or several different ones, got {same[0]!r} and {same[1]!r}, the same")
     check_devices(args)
+    if args.output_dir is not None:
+        require_possible(args.output_dir / "config.json")
+        ResultsFolder(args.output_dir).cells()  # no folder of something else
+    args.cluster.listen_here()
+    specs = {text: args.policies.spec(text) for text in args.policy if not parse_policy(text)[0].is_model}
+    episodes = load_episodes(args)
+    args.cluster.import_ray()
+    from focus_agents.evaluation.run import EvaluationPlan, pending_chunks
+
+    specs |= {text: args.policies.spec(text) for text in args.policy if text not in specs}
     plan = EvaluationPlan(
-        policies={text: args.policies.spec(text) for text in args.policy},
+        policies={text: specs[text] for text in args.policy},
         dataset=args.label or args.data.dataset,
-        episodes=load_episodes(args),
+        episodes=episodes,
         num_episodes=args.num_episodes,
         max_completion_tokens=args.max_completion_tokens,
         batch_size=args.batch_size,
@@ -216,19 +224,20 @@ def _same_policies(texts: Sequence[str]) -> tuple[str, str] | None:
 
 def check_devices(args: Args) -> None:
     """See that policies can compute where they are asked to."""
-    import torch
-
     device, workers = args.policies.device, args.cluster
     num_gpus = workers.num_workers * workers.num_gpus_per_worker
     if workers.num_workers == 0:
         args.policies.check_device()
     elif device != "cpu" and num_gpus == 0:
         raise ValueError(f"--device {device}: workers see no GPU without --num-gpus-per-worker")
-    elif workers.ray_address is None and num_gpus > torch.cuda.device_count():
-        raise ValueError(
-            f"--num-gpus-per-worker {workers.num_gpus_per_worker}: {workers.num_workers} workers need more than the "
-            f"{torch.cuda.device_count()} GPUs of this machine"
-        )
+    elif workers.ray_address is None and num_gpus > 0:
+        import torch  # here: a command line is read without it
+
+        if num_gpus > (found := torch.cuda.device_count()):
+            raise ValueError(
+                f"--num-gpus-per-worker {workers.num_gpus_per_worker}: {workers.num_workers} workers need more than "
+                f"the {found} GPUs of this machine"
+            )
 
 
 def answer_chunks(

@@ -136,6 +136,8 @@ class Args(TrainingArguments):
 def main() -> None:
     with user_errors(Args):
         args = with_spec(parse(Args, __doc__))
+        args.run.check_folder("grpo", command="grpo")
+        args.data.check_places()
         console = make_console(arguments=Args)
         console.print(f"run folder: {args.run.path('grpo')}", soft_wrap=True)  # Ray and torch take their time
         args.cluster.import_ray()

@@ -29,7 +29,7 @@ from focus_agents.cli.cluster import Job, Need, RayArguments
 from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments, TrainingDataArguments
 from focus_agents.cli.errors import as_flags, in_a_thread, make_console, user_errors, work_errors
-from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed, stored_config
+from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
 from focus_agents.cli.terminal import TerminalArguments, print_outcome
 from focus_agents.cli.watching import WatchArguments
 from focus_agents.models.settings import FinetuningSettings
@@ -139,12 +139,18 @@ PRESETS: Mapping[str, Args] = {
 def main() -> None:
     with user_errors(Args):
         args = parse_arguments(sys.argv[1:])
+        if args.run.resume is not None and args.cluster.num_workers == 0:
+            raise ValueError("num_workers: expected 1 or more with --resume, got 0; that is for debugging")
+        args.run.check_folder("sft", command="sft")
+        args.data.check_places()
         console = make_console(arguments=Args)
         console.print(f"run folder: {args.run.path('sft')}", soft_wrap=True)  # Ray and torch take their time
         args.cluster.import_ray()
         if args.run.resume is not None:
             run = RunDirectory(args.run.resume)
-            check_checkpoint(run, args)
+            from focus_agents.sft.train import check_resumable
+
+            check_resumable(run)
             args = resumed(args, command="sft")
             if (message := nothing_to_do(run, args)) is not None:
                 print(as_flags(message, Args))
@@ -187,17 +193,6 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
     finally:
         ray.shutdown()
     print_outcome(run, summary, console)
-
-
-def check_checkpoint(run: RunDirectory, args: Args) -> None:
-    """See that an interrupted run has a checkpoint, and that somebody goes on with it who reads and writes them."""
-    from focus_agents.sft.train import check_resumable
-
-    if not run.path.is_dir():
-        stored_config(run, "sft")
-    check_resumable(run)
-    if args.cluster.num_workers == 0:
-        raise ValueError("num_workers: expected 1 or more with --resume, got 0; that is for debugging")
 
 
 def parse_arguments(words: list[str]) -> Args:
