@@ -58,14 +58,14 @@ def main() -> None:
         args = parse(Args, __doc__)
         if args.name not in SHIPPED_MODELS:
             raise ValueError(f"name: expected one of {', '.join(SHIPPED_MODELS)}, got {args.name!r}")
+        run = RunDirectory(args.run)
+        config = run.config()
         import torch  # here and below: a command line is read without it
 
         from focus_agents.models.loading import load_model, load_processor, load_template
         from focus_agents.runs.checkpoint import save_policy
 
         quiet_libraries()
-        run = RunDirectory(args.run)
-        config = run.config()
         source = str(run.checkpoints / "final")
         model, processor, template = load_model(source), load_processor(source), load_template(source)
         summary = read_json(args.run / "summary.json", "the summary of a run that has come to its end")

@@ -64,7 +64,6 @@ class Args(TrainingArguments):
 def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
-        args.cluster.import_ray()
         study = check_arguments(args)
         need = Need(setting="cpus_per_run", num_cpus=args.cpus_per_run)
         args.cluster.connect(
@@ -107,11 +106,12 @@ def train(args: Args, study: RewardStudy) -> None:
 
 def check_arguments(args: Args) -> RewardStudy:
     """Find all that can be wrong, before anything is trained."""
-    from focus_agents.studies.rewards.runs import RewardStudy, check_rewards
-
     if len(set(args.rewards)) < len(args.rewards):
         raise ValueError(f"rewards: expected two or more different ones to compare, got {sorted(set(args.rewards))}")
     rewards = {name: load_reward(name) for name in args.rewards}
+    args.cluster.import_ray()  # what is wrong above is said before Ray and torch are there
+    from focus_agents.studies.rewards.runs import RewardStudy, check_rewards
+
     study = RewardStudy(
         folder=args.output_dir.absolute(),
         rewards={name: reward.spec for name, reward in rewards.items()},

@@ -91,8 +91,8 @@ class AblationStudy(Study):
         flags = (*self._budget(arm.stage), *COMMON[arm.stage], *arm.flags, "--seed", str(seed))
         folder = self.run_folder(variant, seed, [arm.stage, flags, parent.folder.name])
         places = ("--init-from", model_folder(parent.model), "--name", folder.name, "--output-dir", str(self.folder))
-        command = ("-m", f"focus_agents.cli.{arm.stage}", *_once(flags), *places, "--no-dashboard")
-        command += self._hardware(arm.stage)
+        module = f"focus_agents.cli.{arm.stage}"
+        command = ("-m", module, *_once(flags), *places, "--no-dashboard", *self._hardware(arm.stage))
         return ArmRun(variant, seed, folder, str(folder / "checkpoints" / "final"), command, parent.folder)
 
     def runs(self) -> list[ArmRun]:

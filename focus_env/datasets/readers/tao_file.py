@@ -226,7 +226,7 @@ def _boxes_by_track(
     by_track: dict[int | str, dict[int, XYWH]] = {}
     seen: set[int] = set()
     for where, entry in entries(data, "annotations", path):
-        key = _id_of(entry, "track_id")
+        named = _id_of(entry, "track_id")
         try:
             annotation = checked(entry, ANNOTATION, where)
             _require_unseen(annotation, "id", seen, where)
@@ -239,9 +239,11 @@ def _boxes_by_track(
                 )
             boxes[image] = _box(annotation["bbox"], where)
         except DatasetError as error:
-            tracks.drop(key, where, error)
-            by_track.setdefault(where if key is None else key, {})
-    return by_track | {key: {} for key in tracks.faults}
+            tracks.drop(named, where, error)
+            by_track.setdefault(where if named is None else named, {})
+    for key in tracks.faults:
+        by_track[key] = {}
+    return by_track
 
 
 def _require_fitting(

@@ -88,7 +88,11 @@ def test_what_is_not_there_yet_and_what_may_not_be_looked_into(monkeypatch: pyte
     require_possible("file")
     with pytest.raises(OSError, match="null"):
         require_possible("a\0b")
-    monkeypatch.setattr(os, "stat", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied", path)))
+
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "stat", refuse)
     with pytest.raises(PermissionError):
         require_possible("locked/x")
 
