@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from focus_agents.cli.command_line import parse
+from focus_agents.cli.data import Args
 from focus_agents.cli.errors import user_errors
 from focus_agents.errors import CheckpointError
 from focus_agents.models.shipped import model_name
@@ -110,7 +111,7 @@ def test_a_name_of_the_hub_beside_a_file_of_its_first_part() -> None:
 
 
 def test_a_link_that_leads_to_itself_inside_of_a_folder_that_can_be_used(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"), user_errors(RunDirectory):
+    with pytest.raises(SystemExit, match="2"), user_errors(Args):
         RunDirectory.open(Path("loop"), {}, is_resumed=False, warn=print)
     assert "\n" not in capsys.readouterr().err.strip()
     with pytest.raises(StorageError, match="symbolic links"):
