@@ -48,6 +48,6 @@ def check_paths(value: Any, name: str = "") -> None:
             require_possible(value)
             reason = "there is no such user" if str(value).startswith("~") else ""
         except OSError as error:
-            reason = error.strerror
+            reason = error.strerror or str(error)
         if reason:
             raise ValueError(f"{name}: expected a path that can be used, got {str(value)!r}: {reason}")
