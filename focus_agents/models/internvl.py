@@ -91,7 +91,7 @@ class InternVL(CountingFamily):
         tokens = num_image_tokens([View(*self.tile_grid)])
         if max_image_tokens < tokens:
             raise ValueError(
-                f"max_image_tokens: expected at least {tokens}, those of one tile, got {max_image_tokens}"
+                f"max_image_tokens: expected at least {tokens}, got {max_image_tokens}; a picture has a tile or more"
             )
         views = max_image_tokens // tokens
         # Two tiles come with a copy of the whole, which makes three.

@@ -75,8 +75,7 @@ class LlavaOnevision(CountingFamily):
         tokens = num_image_tokens([View(*self.grid, end=1)])
         if max_image_tokens < tokens:
             raise ValueError(
-                f"max_image_tokens: expected at least {tokens}, which every picture has in LLaVA-OneVision, got "
-                f"{max_image_tokens}"
+                f"max_image_tokens: expected at least {tokens}, got {max_image_tokens}; all pictures have as many"
             )
 
     def image_to_input_wh(self, image_processor: Any) -> Callable[[ImageSize], ImageSize]:

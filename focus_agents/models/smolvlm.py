@@ -76,7 +76,7 @@ class SmolVLM(CountingFamily):
         tokens = self.tile_side**2
         if max_image_tokens < tokens:
             raise ValueError(
-                f"max_image_tokens: expected at least {tokens}, those of one tile, got {max_image_tokens}"
+                f"max_image_tokens: expected at least {tokens}, got {max_image_tokens}; a picture has a tile or more"
             )
         # A square of n x n tiles comes with a copy of the whole picture, a single tile without.
         side = max(1, math.isqrt(max_image_tokens // tokens - 1))

@@ -117,7 +117,7 @@ class FocusPolicy(VLMPolicy):
         found, generation = _ask(self, self.template, supports, query)
         if with_attention and generation.prompt is not None:
             box = found.box or Box(0, 0, query.shape[1], query.shape[0])
-            pictures = [*(as_picture(image) for image, _ in supports), query]
+            pictures = [*(as_picture(image, "supports") for image, _ in supports), query]
             views = self.processor.views(pictures, generation.prompt.grids)
             looking = box_tokens(box, (query.shape[1], query.shape[0]), views[-1])
             attention = self._attention(generation.prompt, views, looking, generation.completions[0].token_ids)
