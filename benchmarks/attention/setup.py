@@ -16,8 +16,8 @@ from benchmarks.measuring import NUM_LAYERS, NUM_PICTURES, small_config
 from focus_agents.models.attention import select_layers, set_focus_attention
 from focus_agents.models.inputs import PromptBatch
 from focus_agents.models.loading import TINY, load_processor
-from focus_agents.models.views import View, box_tokens
 from focus_agents.models.tiny import MERGE_SIZE
+from focus_agents.models.views import View, box_tokens
 from focus_agents.sft.data import SFTBatch
 from focus_agents.sft.settings import SFTConfig
 from focus_agents.sft.step import accumulate_gradients

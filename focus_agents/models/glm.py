@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers.models.glm4v.image_processing_pil_glm4v import smart_resize
 
-from focus_agents.models.family import ImageSize
 from focus_agents.models.qwen import LEAST_IMAGE_TOKENS, QwenVL, token_side
+from focus_agents.models.views import ImageSize
 from focus_env.boxes import CoordinateFrame
 
 

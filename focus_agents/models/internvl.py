@@ -8,7 +8,7 @@ Axis letters: K pictures of all prompts together, T tiles of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 

@@ -1,7 +1,7 @@
 """LLaVA-OneVision: each picture of a prompt with several is padded to a square and becomes one grid of tokens.
 
-The model cuts a picture into tiles only where it is a prompt's single one (LLaVA-OneVision, arXiv:2408.03326, sec. 3.2).
-A prompt with supports has several pictures.
+The model cuts a picture into tiles only where it is a prompt's single one (arXiv:2408.03326). A prompt with supports
+has several pictures.
 
 Axis letters: K pictures of all prompts together.
 """

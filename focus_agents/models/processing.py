@@ -95,7 +95,8 @@ class VLMProcessor:
         pieces = text.split(placeholder)
         if len(pieces) != len(views) + 1:
             raise ValueError(f"messages: a text holds the image token {placeholder!r}; pictures are given as ImagePart")
-        texts, runs = [pieces[0]], []
+        texts = [pieces[0]]
+        runs: list[int] = []
         for piece, picture_views in zip(pieces[1:], views, strict=True):
             written, lengths = self.family.image_text(picture_views)
             texts += [written, piece]

@@ -21,8 +21,9 @@ from transformers import Qwen2VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
-from focus_agents.models.family import ImageSize, ModelFamily, ModelParts, PreprocessedImages
+from focus_agents.models.family import ModelFamily, ModelParts, PreprocessedImages
 from focus_agents.models.inputs import PromptBatch
+from focus_agents.models.views import ImageSize
 from focus_agents.models.vision import batch_pictures
 from focus_env.boxes import CoordinateFrame
 from focus_env.types import ImageArray
@@ -213,6 +214,4 @@ def _family(
 QWEN2_VL = _family("qwen2_vl", "qwen2_vl", frame=CoordinateFrame.NORM_1000)
 QWEN2_5_VL = _family("qwen2_5_vl", "qwen2_5_vl", frame=CoordinateFrame.RESIZED_PIXEL)
 QWEN3_VL = _family("qwen3_vl", "qwen3_vl", "qwen3_vl_moe", frame=CoordinateFrame.NORM_1000)
-QWEN3_5 = _family(
-    "qwen3_5", "qwen3_5", "qwen3_5_moe", frame=CoordinateFrame.NORM_1000, lora_targets=HYBRID_PROJECTIONS
-)
+QWEN3_5 = _family("qwen3_5", "qwen3_5", "qwen3_5_moe", frame=CoordinateFrame.NORM_1000, lora_targets=HYBRID_PROJECTIONS)

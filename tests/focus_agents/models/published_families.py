@@ -1,4 +1,4 @@
-"""Tiny random models of the families that are not Qwen's, with the tokens and the chat templates of the published ones."""
+"""Tiny random models of families beside Qwen's older ones, with the tokens and chat templates of the published ones."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Published(NamedTuple):
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
-    "{% for part in message.content %}{% if part.type == 'image' %}IMAGE{% else %}{{ part.text }}{% endif %}{% endfor %}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for part in message.content %}{% if part.type == 'image' %}IMAGE{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SMOL_CHAT = (
     "<|im_start|>{% for message in messages %}{{ message.role | capitalize }}"
@@ -68,7 +68,8 @@ SMOL_CHAT = (
 GLM_CHAT = (
     "[gMASK]<sop>\n{% for message in messages %}<|{{ message.role }}|>\n"
     "{% for part in message.content %}{% if part.type == 'image' %}<|begin_of_image|><|image|><|end_of_image|>"
-    "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 
 

@@ -137,7 +137,9 @@ class TestSupportTokens:
         assert spans.views == ((View(8, 8),),) * 3
         first, second, query = spans.images
         assert [tokens.tolist() for tokens in spans.images] == [list(range(t[0], t[0] + 64)) for t in spans.images]
-        assert example.support_tokens.tolist() == [first[0] + 8 * r + c for r in (1, 2) for c in (3, 4, 5)] + list(second)
+        assert example.support_tokens.tolist() == [first[0] + 8 * r + c for r in (1, 2) for c in (3, 4, 5)] + list(
+            second
+        )
         assert example.query_tokens.tolist() == query.tolist()
         is_image = example.prompt.input_ids == processor.image_token_id
         assert is_image[example.support_tokens].all()
