@@ -14,6 +14,8 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from focus_agents.engine.grammar import AnswerGrammar
 from focus_agents.engine.scoring import score_completions, shared_prefix_gap
 from focus_agents.grpo.batch import GroupBatch
+from focus_agents.models.adapters import base_model
+from focus_agents.models.attention import can_share_prefix
 from focus_agents.models.loading import has_frozen_vision, load_processor, load_trainable_model
 from focus_agents.models.settings import FinetuningSettings, ModelSettings, Precision
 from focus_agents.policies.vlm import VLMPolicy
@@ -46,7 +48,12 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
         self.policy = load_trainable_model(
             settings.model, seed=config["seed"], **{name: config[name] for name in names_of(FinetuningSettings)}
         )
-        self.uses_shared_prefix = config["shared_prefix"] != "off"
+        self.uses_shared_prefix = config["shared_prefix"] != "off" and can_share_prefix(base_model(self.policy).config)
+        if config["shared_prefix"] == "on" and not self.uses_shared_prefix:
+            raise ValueError(
+                f"shared_prefix: expected 'auto' or 'off' for model {settings.model!r}, got 'on'; it has recurrent "
+                "layers or sliding windows, behind which no row can hold several answers"
+            )
         self.grammar = None
         if config["constrained"]:
             self.grammar = AnswerGrammar(

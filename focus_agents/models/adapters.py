@@ -50,7 +50,8 @@ def family_of(model: Any) -> ModelFamily:
     Raises:
         CheckpointError: If no family has its model type.
     """
-    return find_family(base_model(model).config.model_type)
+    config = base_model(model).config
+    return find_family(config.model_type).for_config(config)
 
 
 def model_parts(model: Any) -> ModelParts:

@@ -69,7 +69,8 @@ def load_family(name_or_path: str | Path) -> ModelFamily:
     if model_type is None:
         raise CheckpointError(_not_loaded(name_or_path, "there is no config.json with a model_type"))
     try:
-        return find_family(model_type)
+        family = find_family(model_type)
+        return family if name_or_path in NEW_MODELS else family.for_config(load_config(name_or_path))
     except CheckpointError as error:
         raise CheckpointError(_not_loaded(name_or_path, error)) from error
 
@@ -148,7 +149,8 @@ def load_trainable_model(
     if gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if freeze_vision:
-        model_parts(model).vision_tower.requires_grad_(False)
+        for parameter in model_parts(model).vision_parameters():
+            parameter.requires_grad_(False)
     if lora_rank is not None:
         model = add_adapters(model, rank=lora_rank, alpha=lora_alpha, seed=seed)
     return model.train()
@@ -156,7 +158,7 @@ def load_trainable_model(
 
 def has_frozen_vision(model: Any) -> bool:
     """Whether the vision tower stays as it is, so that what it makes of a picture can be kept."""
-    return not any(parameter.requires_grad for parameter in model_parts(model).vision_tower.parameters())
+    return not any(parameter.requires_grad for parameter in model_parts(model).vision_parameters())
 
 
 def load_config(name_or_path: str) -> Any:

@@ -17,7 +17,7 @@ from ray.train.torch import TorchTrainer
 from rich.console import Console
 
 from focus_agents.errors import CheckpointError, EpisodeError, TrainingError
-from focus_agents.models.attention import select_layers
+from focus_agents.models.attention import measured_layers
 from focus_agents.models.loading import check_fit, load_config, load_processor
 from focus_agents.monitoring.alarms import Watcher
 from focus_agents.monitoring.album import ValidationAlbum
@@ -74,14 +74,13 @@ def check_plan(plan: SFTPlan, workers: Workers) -> None:
     model_config = load_config(plan.model)
     processor = load_processor(plan.model, max_image_tokens=plan.max_image_tokens)
     check_fit(plan.model, model_config, processor)
-    text_config = model_config.get_text_config()
-    select_layers(plan.config.attention_layers, text_config.num_hidden_layers)
+    measured_layers(plan.config.attention_layers, model_config)
     examples = SFTExamples(
         plan.training_episodes,
         plan.template,
         processor,
         target=plan.config.attention_target,
-        max_tokens=text_config.max_position_embeddings,
+        max_tokens=model_config.get_text_config().max_position_embeddings,
     )
     indices = np.linspace(0, len(examples) - 1, min(NUM_CHECKED_EPISODES, len(examples))).astype(int).tolist()
     errors: list[FocusError] = []

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 
 from focus_agents.errors import CheckpointError, EpisodeError
 from focus_agents.models.adapters import base_model, merge_adapters
-from focus_agents.models.attention import select_layers
+from focus_agents.models.attention import measured_layers
 from focus_agents.models.loading import load_processor
 from focus_agents.monitoring.recorder import Recorder
 from focus_agents.processes.memory import MEMORY, memory_gib
@@ -95,14 +95,14 @@ class SFTWorker:
             torch.set_num_threads(max(1, plan.num_threads // context.get_local_world_size()))
         self.processor = load_processor(plan.model, max_image_tokens=plan.max_image_tokens)
         self.model = build_model(plan.model, plan.config).to(self.device)
-        text_config = base_model(self.model).config.get_text_config()
-        self.layers = select_layers(plan.config.attention_layers, text_config.num_hidden_layers)
+        model_config = base_model(self.model).config
+        self.layers = measured_layers(plan.config.attention_layers, model_config)
         self.examples = SFTExamples(
             plan.training_episodes,
             plan.template,
             self.processor,
             target=plan.config.attention_target,
-            max_tokens=text_config.max_position_embeddings,
+            max_tokens=model_config.get_text_config().max_position_embeddings,
         )
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         config = plan.config
