@@ -27,7 +27,7 @@ from PIL import Image
 from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.common import PolicyArguments, PolicyName
 from focus_agents.cli.data_checks import check_policy_flags
-from focus_agents.cli.errors import as_flags, user_errors
+from focus_agents.cli.errors import as_flags, make_console, user_errors
 from focus_agents.settings import Settings
 from focus_env import images
 from focus_env.boxes import as_box
@@ -58,11 +58,13 @@ class Args(Settings):
 
 
 def main() -> None:
+    status = make_console(stderr=True).status  # torch takes its time; the output itself is for other programs, too
     with user_errors(Args):
         args = parse(Args, __doc__)
-        from focus_agents.policies.focus import FocusPolicy, locate  # here: a command line is read without torch
+        with status(f"loading {args.policy}"):
+            from focus_agents.policies.focus import FocusPolicy, locate  # here: a command line is read without torch
 
-        quiet_libraries()
+            quiet_libraries()
         supports, query = read_pictures(args)
         spec = args.policies.spec(args.policy)
         policy = spec.build()

@@ -123,9 +123,9 @@ def main() -> None:
         console = make_console(width=PIPED_WIDTH)
     with user_errors(Args):
         args = parse(Args, __doc__, old_flags=OLD_FLAGS)
+        console.print(f"results: {results_path(args)}")  # Ray and torch take their time
         args.cluster.import_ray()
         plan, results, chunks = check_arguments(args)
-    console.print(f"results: {results.path}")
     answer_chunks(args, plan, results, chunks, console)
     answered = {chunk.cell for chunk in chunks}
     for cell in plan.cells():
@@ -139,6 +139,11 @@ def main() -> None:
         console.print(as_flags(note, Args))
     places = f"report: {results.path / 'report.md'}\npictures: {results.path / 'sheets'}"
     console.print(places)
+
+
+def results_path(args: Args) -> Path:
+    """Return the folder of the results."""
+    return args.output_dir or run_path(Path("runs"), None, "evaluation")
 
 
 def check_arguments(args: Args) -> tuple[EvaluationPlan, ResultsFolder, list[Chunk]]:
@@ -163,9 +168,9 @@ def check_arguments(args: Args) -> tuple[EvaluationPlan, ResultsFolder, list[Chu
     )
     plan.check_supports()
     if args.cluster.num_workers:
-        args.cluster.connect(args.cluster.needs())
+        args.cluster.connect(args.cluster.needs(), job=Job(folder=results_path(args)))
     results = ResultsFolder.open(
-        args.output_dir or run_path(Path("runs"), None, "evaluation"),
+        results_path(args),
         data={plan.dataset: as_dict(args.data)},
         policies=plan.policy_settings(),
         cells=plan.cells(),
