@@ -24,6 +24,7 @@ from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import load_reward
 from focus_agents.cli.errors import make_console, print_warning, user_errors, work_errors
 from focus_agents.cli.grpo import TrainingArguments
+from focus_agents.cli.watching import TENSORBOARD, WatchArguments
 from focus_agents.errors import TrainingError
 from focus_agents.grpo.settings import GRPOSchedule, LearningSettings, SamplingSettings
 from focus_agents.models.settings import FinetuningSettings
@@ -59,11 +60,17 @@ class Args(TrainingArguments):
     learning: LearningSettings = LearningSettings(num_iterations=300)
     validation: GRPOSchedule = GRPOSchedule(validation_interval=75)
     cluster: RayArguments = RayArguments()
+    watch: WatchArguments = WatchArguments()
 
 
 def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
+        folder = args.output_dir.absolute()
+        console = make_console()
+        console.print(f"runs: {folder}, each with report.html and log.txt")  # Ray and torch take their time
+        if TENSORBOARD in args.watch.log_to:
+            console.print(f"{TENSORBOARD}: `focus tensorboard {folder}`")
         args.cluster.import_ray()
         study = check_arguments(args)
         need = Need(setting="cpus_per_run", num_cpus=args.cpus_per_run)
@@ -82,7 +89,6 @@ def train(args: Args, study: RewardStudy) -> None:
     from focus_agents.studies.rewards.runs import run_trials
 
     console = make_console()
-    console.print(f"runs: {study.folder}")
     for line in study.changes_of_code(*study.objects):
         print_warning(line)
     runs = study.runs()
@@ -107,6 +113,7 @@ def train(args: Args, study: RewardStudy) -> None:
 
 def check_arguments(args: Args) -> RewardStudy:
     """Find all that can be wrong, before anything is trained."""
+    args.watch.check_installed()
     from focus_agents.studies.rewards.runs import RewardStudy, check_rewards
 
     if len(set(args.rewards)) < len(args.rewards):
@@ -120,6 +127,7 @@ def check_arguments(args: Args) -> RewardStudy:
         arguments=flat(TrainingArguments(**{name: getattr(args, name) for name in names_of(TrainingArguments)})),
         cpus_per_run=args.cpus_per_run,
         gpus_per_run=args.gpus_per_run,
+        open_places=args.watch.open,
     )
     check_rewards(study)
     return study
