@@ -20,7 +20,7 @@ from rich.console import Console
 from focus_agents.cli.addresses import AUTO, check_answer, host_and_port
 from focus_agents.cli.command_line import own_command, quiet_libraries
 from focus_agents.cli.dashboard import TOKEN_FILE, dashboard_line, place_token
-from focus_agents.cli.errors import Terminated
+from focus_agents.cli.errors import Terminated, ending_at_once
 from focus_agents.cli.ray_compat import own_node, raylets, session_of_ray, show_token
 from focus_agents.errors import TrainingError
 from focus_agents.processes.loopback import stay_on_loopback
@@ -254,6 +254,17 @@ def join_cluster(address: str, job: Job | None = None) -> None:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         token = f"; if it wants a token, {TOKEN_FILE} here must hold that of its head" if address != AUTO else ""
         raise ValueError(f"{expected}, got: {lines[0]}{token}; {advice}") from error
+
+
+def leave_ray() -> None:
+    """Leave Ray, which takes seconds; a signal meanwhile ends this process, and Ray's on this machine with it.
+
+    Otherwise a second Ctrl-C would leave Ray half shut down, and Python would end in its memory.
+    """
+    import ray
+
+    with ending_at_once():
+        ray.shutdown()
 
 
 def _this_machine() -> dict[str, float]:

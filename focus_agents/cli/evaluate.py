@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
-from focus_agents.cli.cluster import Job, Need, RayArguments
+from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import parse
 from focus_agents.cli.common import DataArguments, PolicyArguments, PolicyNames
 from focus_agents.cli.data_checks import check_policy_flags
@@ -242,8 +242,6 @@ def answer_chunks(
     """Answer what is missing. A policy that raises ends the run with its traceback."""
     if not chunks:
         return
-    import ray
-
     from focus_agents.evaluation.run import run_chunks
 
     if plan.num_workers:
@@ -255,7 +253,7 @@ def answer_chunks(
         with expected, progress_bar("episodes", num_episodes, console) as move_to:
             run_chunks(plan, results, chunks, on_done=move_to)
     finally:
-        ray.shutdown()
+        leave_ray()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
-from focus_agents.cli.cluster import Job, Need, RayArguments
+from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import load_reward
 from focus_agents.cli.errors import make_console, print_warning, user_errors, work_errors
@@ -83,8 +83,6 @@ def main() -> None:
 
 def train(args: Args, study: RewardStudy) -> None:
     """Train what is not trained yet, and write the report."""
-    import ray
-
     from focus_agents.studies.rewards.report import write_report
     from focus_agents.studies.rewards.runs import run_trials
 
@@ -103,7 +101,7 @@ def train(args: Args, study: RewardStudy) -> None:
             )
             run_trials(study, lambda run: on_done(run.folder))
     finally:
-        ray.shutdown()
+        leave_ray()
     command = shlex.join(["focus", "rewards", *sys.argv[1:]])
     with user_errors(Args):
         report = write_report(study, args.report_dir or study.folder, command=command)

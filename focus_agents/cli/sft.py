@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 
-from focus_agents.cli.cluster import Job, Need, RayArguments
+from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments, TrainingDataArguments
 from focus_agents.cli.errors import as_flags, in_a_thread, make_console, user_errors, work_errors
@@ -158,8 +158,6 @@ def main() -> None:
 
 def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> None:
     """Start Ray where it does not run yet, train, and print the outcome."""
-    import ray
-
     from focus_agents.monitoring.ray_metrics import RayMetrics
     from focus_agents.sft.train import train_sft
 
@@ -185,7 +183,7 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
                 sinks = [*args.watch.open(run, console)]
                 summary = train_sft(plan, workers, is_verbose=is_verbose, console=console, sinks=sinks)
     finally:
-        ray.shutdown()
+        leave_ray()
     print_outcome(run, summary, console)
 
 

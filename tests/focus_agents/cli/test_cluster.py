@@ -224,6 +224,20 @@ def test_sigterm_while_ray_starts_or_is_joined_ends_with_a_sentence(
     assert capsys.readouterr().err.strip() == "stopped by SIGTERM; nothing was started yet"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_ray_is_left_ends_at_once(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray that is half shut down would be shut down again when Python ends, with a traceback at the next signal."""
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setattr(ray, "shutdown", lambda: os.kill(os.getpid(), number))
+    with pytest.raises(SystemExit, match=str(128 + number)):
+        cluster.leave_ray()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert capsys.readouterr().err == f"stopped by {number.name}\n"
+
+
 @pytest.mark.parametrize(("mode", "expected"), [(None, "token"), ("disabled", "disabled")])
 def test_a_token_that_is_here_is_shown(mode: str | None, expected: str, tmp_path: Path) -> None:
     """In a process of its own, since Ray reads the token once."""
