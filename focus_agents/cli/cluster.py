@@ -256,14 +256,17 @@ def join_cluster(address: str, job: Job | None = None) -> None:
         raise ValueError(f"{expected}, got: {lines[0]}{token}; {advice}") from error
 
 
-def leave_ray() -> None:
+def leave_ray(note: str = "") -> None:
     """Leave Ray, which takes seconds; a signal meanwhile ends this process, and Ray's on this machine with it.
 
     Otherwise a second Ctrl-C would leave Ray half shut down, and Python would end in its memory.
+
+    Args:
+        note: Said then, such as what is kept.
     """
     import ray
 
-    with ending_at_once():
+    with ending_at_once(note):
         ray.shutdown()
 
 

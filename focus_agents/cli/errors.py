@@ -167,14 +167,18 @@ def _termination_as_exception() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ending_at_once() -> Iterator[None]:
-    """Let a signal end this process at once, without what is left to do; for tidying up after all has been said."""
+def ending_at_once(note: str = "") -> Iterator[None]:
+    """Let a signal end this process at once, without what is left to do; for tidying up.
+
+    Args:
+        note: Said then, such as what is kept.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        print(f"stopped by {signal.Signals(number).name}", file=sys.stderr, flush=True)
+        print("; ".join(filter(None, [f"stopped by {signal.Signals(number).name}", note])), file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(128 + number)
 

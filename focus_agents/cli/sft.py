@@ -168,9 +168,15 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
     def advice() -> str:
         return as_flags(after_a_stop(run), Args)
 
+    def advice_after_leaving() -> str:
+        console.print("ending the workers; a signal meanwhile ends all at once", style="yellow")
+        # First, since a worker may be writing a checkpoint, which counts if it becomes whole.
+        leave_ray(as_flags(f"what was saved is in {run.path}, and `resume` {run.path} goes on from it", Args))
+        return advice()
+
     job = Job(folder=run.path)
     try:
-        with work_errors(Args, console, FocusError, advice=advice):
+        with work_errors(Args, console, FocusError, advice=advice_after_leaving):
             if workers.num_workers > 0:
                 args.cluster.start_ray(num_processes=workers.num_workers, console=console, advice=advice, job=job)
                 job.note_start()

@@ -20,9 +20,9 @@ import ray
 import torch
 from rich.console import Console
 
-from focus_agents.cli import addresses, cluster
+from focus_agents.cli import addresses, cluster, sft
 from focus_agents.cli.cluster import Need, RayArguments, check_needs, join_cluster, watch_raylet
-from focus_agents.cli.command_line import parse
+from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.errors import user_errors
 from focus_agents.errors import TrainingError
 
@@ -233,9 +233,31 @@ def test_a_signal_while_ray_is_left_ends_at_once(
     monkeypatch.setattr(os, "_exit", sys.exit)
     monkeypatch.setattr(ray, "shutdown", lambda: os.kill(os.getpid(), number))
     with pytest.raises(SystemExit, match=str(128 + number)):
-        cluster.leave_ray()
+        cluster.leave_ray("go on by --resume")
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
-    assert capsys.readouterr().err == f"stopped by {number.name}\n"
+    assert capsys.readouterr().err == f"stopped by {number.name}; go on by --resume\n"
+
+
+def test_a_checkpoint_that_workers_end_with_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever stops a run while one is written is told of what is there in the end."""
+
+    def stop(work: Any) -> None:
+        raise KeyboardInterrupt
+
+    args = parse(sft.Args, None, words=["--output-dir", str(tmp_path), "--name", "run", "--log-to"])
+    run = args.run.open(tmp_path / "run", flat(args), command="sft")
+    monkeypatch.setattr(RayArguments, "start_ray", lambda *arguments, **options: None)
+    monkeypatch.setattr(cluster.Job, "note_start", lambda job: None)
+    monkeypatch.setattr(sft, "in_a_thread", stop)
+    monkeypatch.setattr(sft, "leave_ray", lambda note="": (run.checkpoints / "step_000003").mkdir(exist_ok=True))
+    with pytest.raises(SystemExit, match="130"):
+        sft.train(args, SimpleNamespace(), SimpleNamespace(num_workers=1), run)  # type: ignore[arg-type]
+    assert capsys.readouterr().out.splitlines() == [
+        "ending the workers; a signal meanwhile ends all at once",
+        f"stopped by SIGINT; go on from its last checkpoint by --resume {run.path}",
+    ]
 
 
 @pytest.mark.parametrize(("mode", "expected"), [(None, "token"), ("disabled", "disabled")])
