@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 
-from focus_agents.cli.cluster import Job, Need, RayArguments
+from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments, RewardText, TrainingDataArguments, load_reward
 from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
@@ -155,8 +155,6 @@ def main() -> None:
 
 def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> None:
     """Start Ray where it does not run yet, train, and print the outcome."""
-    import ray
-
     from focus_agents.grpo.train import train_grpo
     from focus_agents.monitoring.ray_metrics import RayMetrics
 
@@ -188,7 +186,7 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
                 sinks=[*args.watch.open(run, console), RayMetrics(run.path.resolve().name, "grpo")],
             )
     finally:
-        ray.shutdown()
+        leave_ray()
     print_outcome(run, summary, console)
 
 

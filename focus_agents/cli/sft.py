@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 
-from focus_agents.cli.cluster import Job, Need, RayArguments
+from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments, TrainingDataArguments
 from focus_agents.cli.errors import as_flags, in_a_thread, make_console, user_errors, work_errors
@@ -164,8 +164,6 @@ def main() -> None:
 
 def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> None:
     """Start Ray where it does not run yet, train, and print the outcome."""
-    import ray
-
     from focus_agents.monitoring.ray_metrics import RayMetrics
     from focus_agents.sft.train import train_sft
 
@@ -176,9 +174,15 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
     def advice() -> str:
         return as_flags(after_a_stop(run), Args)
 
+    def advice_after_leaving() -> str:
+        console.print("ending the workers; a signal meanwhile ends all at once", style="yellow")
+        # First, since a worker may be writing a checkpoint, which counts if it becomes whole.
+        leave_ray(as_flags(f"what was saved is in {run.path}, and `resume` {run.path} goes on from it", Args))
+        return advice()
+
     job = Job(folder=run.path)
     try:
-        with work_errors(Args, console, FocusError, advice=advice):
+        with work_errors(Args, console, FocusError, advice=advice_after_leaving):
             if workers.num_workers > 0:
                 args.cluster.start_ray(num_processes=workers.num_workers, console=console, advice=advice, job=job)
                 job.note_start()
@@ -191,7 +195,7 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
                 sinks = [*args.watch.open(run, console)]
                 summary = train_sft(plan, workers, is_verbose=is_verbose, console=console, sinks=sinks)
     finally:
-        ray.shutdown()
+        leave_ray()
     print_outcome(run, summary, console)
 
 

@@ -110,7 +110,7 @@ def train_sft(
     Args:
         plan: What to train, checked by `check_plan`; its folder exists.
         workers: Who trains.
-        is_verbose: Show the best and the worst answers of the validations before and after.
+        is_verbose: Show the best and the worst answers of each validation.
         console: Where to show progress.
         sinks: Where else to show what is measured; they are closed at the end.
 
