@@ -1,0 +1,50 @@
+"""Models by name: those that come with the package, a local folder, or a model of the hub.
+
+`places` knows where they lie, `parts` loads what belongs to weights, `whole` the weights, `prompts` the words that a
+model was trained on, and `digests` tells models apart.
+"""
+
+from __future__ import annotations
+
+from focus_agents.models.loading.digests import weights_digest
+from focus_agents.models.loading.parts import check_fit, load_config, load_family, load_processor
+from focus_agents.models.loading.places import (
+    LANGUAGE_MODELS,
+    NEW_MODELS,
+    SMALL,
+    TINY,
+    VISION_MODELS,
+    load_part,
+    model_folder,
+)
+from focus_agents.models.loading.prompts import POLICY_FILE, load_template
+from focus_agents.models.loading.whole import (
+    has_frozen_vision,
+    load_model,
+    load_trainable_model,
+    load_vision_model,
+)
+from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
+
+__all__ = [
+    "LANGUAGE_MODELS",
+    "NEW_MODELS",
+    "POLICY_FILE",
+    "SHIPPED_MODELS",
+    "SMALL",
+    "TINY",
+    "VISION_MODELS",
+    "WEIGHTS",
+    "check_fit",
+    "has_frozen_vision",
+    "load_config",
+    "load_family",
+    "load_model",
+    "load_part",
+    "load_processor",
+    "load_template",
+    "load_trainable_model",
+    "load_vision_model",
+    "model_folder",
+    "weights_digest",
+]
