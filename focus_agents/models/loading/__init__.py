@@ -1,12 +1,12 @@
 """Models by name: those that come with the package, a local folder, or a model of the hub.
 
-`places` knows where they lie, `parts` loads what belongs to weights, `whole` the weights, `prompts` the words that a
-model was trained on, and `digests` tells models apart.
+A text (`references`) names a place (`places`, `hub`), and there whole weights or an adapter on a base (`sources`).
+`parts` loads what belongs to weights, `whole` the weights, `saved_adapters` what lies on them, and `prompts` the words
+that a model was trained on; `weight_files` looks at files before they are read.
 """
 
 from __future__ import annotations
 
-from focus_agents.models.loading.digests import weights_digest
 from focus_agents.models.loading.parts import check_fit, load_config, load_family, load_processor
 from focus_agents.models.loading.places import (
     LANGUAGE_MODELS,
@@ -14,10 +14,11 @@ from focus_agents.models.loading.places import (
     SMALL,
     TINY,
     VISION_MODELS,
-    load_part,
     model_folder,
 )
 from focus_agents.models.loading.prompts import POLICY_FILE, load_template
+from focus_agents.models.loading.sources import load_part
+from focus_agents.models.loading.weight_files import weights_digest
 from focus_agents.models.loading.whole import (
     has_frozen_vision,
     load_model,
