@@ -13,6 +13,7 @@ import yaml
 from annotated_types import Ge, Gt
 
 from focus_agents.cli.data_checks import check_given, check_root, check_shots, check_validation, not_empty
+from focus_agents.models.references import absolute_reference, on_base
 from focus_agents.models.settings import Precision
 from focus_agents.policies.registry import PolicySpec, policies_help
 from focus_agents.settings import Ceiling, Seed, Settings
@@ -169,9 +170,12 @@ class ModelArguments(Settings):
 
     model: str = "focus-small"
     """Model: focus-small-base, focus-small-sft, focus-small-grpo or focus-small, the best of these (they come with the
-    package); tiny or small (new weights); a saved policy's folder; or a name on the hub."""
+    package); tiny or small (new weights); a saved policy's folder; or a name on the hub, with @REVISION if not the
+    newest. An adapter in PEFT's format goes by its folder or name, one of several with :NAME behind it."""
     init_from: Path | None = None
-    """Folder of a policy to start from, e.g. runs/my-sft/checkpoints/final; stands in for --model."""
+    """Policy to start from, e.g. runs/my-sft/checkpoints/final; stands in for --model."""
+    base_model: str | None = None
+    """Model below the adapter that --model or --init-from names; default: the one that the adapter names."""
     template: TemplateName = None
     frame: FrameName = None
     max_image_tokens: Annotated[int, Ge(1)] | None = None
@@ -179,8 +183,10 @@ class ModelArguments(Settings):
 
     @property
     def source(self) -> str:
-        """What `load_model` is given; a folder by its absolute path, since other processes may work elsewhere."""
-        return self.model if self.init_from is None else str(self.init_from.expanduser().resolve())
+        """What `load_model` is given; folders by their absolute path, since other processes may work elsewhere."""
+        if self.init_from is None:
+            return self.model if self.base_model is None else absolute_reference(on_base(self.model, self.base_model))
+        return absolute_reference(on_base(self.init_from.expanduser(), self.base_model))
 
     def load_template(self) -> PromptTemplate:
         """Load the prompt template."""
@@ -208,6 +214,8 @@ class PolicyArguments(Settings):
     frame: FrameName = None
     max_image_tokens: Annotated[int, Ge(1)] | None = None
     """Most tokens per picture of a vlm, larger ones are scaled down; default: what its image processor says."""
+    base_model: str | None = None
+    """Model below the adapter that a policy names; default: the one that the adapter names."""
     device: str = "cpu"
     """Where to compute, e.g. cuda."""
     precision: Precision = "fp32"
@@ -245,7 +253,8 @@ class PolicyArguments(Settings):
             device=self.device,
             precision=self.precision,
             api=api,
-        ).with_absolute_path()
+        )
+        spec = spec.on_base(self.base_model).with_absolute_path()
         spec.check()
         return spec
 

@@ -57,7 +57,11 @@ def family_of_source(source: ModelSource) -> ModelFamily:
     try:
         return find_family(model_type)
     except CheckpointError as error:
-        raise CheckpointError(not_loaded(source.text, error)) from error
+        settings = source.files.read_json("config.json")
+        sees = any(name in settings for name in ("vision_config", "vision_tower", "visual", "vision_model"))
+        advice = "serve it by vLLM and ask it as the policy openai_api" if sees else "it sees no pictures, as its "
+        advice += "" if sees else "config.json has no vision_config, so take a vision-language model"
+        raise CheckpointError(not_loaded(source.text, f"{error}; {advice}")) from error
 
 
 def readable_source(name_or_path: str) -> ModelSource | None:
@@ -117,7 +121,10 @@ def check_fit(name_or_path: str, config: Any, processor: VLMProcessor) -> None:
             cuts pictures into other patches than the model's vision tower.
     """
     whose = f"model {name_or_path!r}: expected the tokenizer that it was trained with"
-    advice = "take tokenizer.json and tokenizer_config.json from where the weights are from"
+    advice = (
+        "the folder holds the tokenizer of another model; take tokenizer.json and tokenizer_config.json from where the "
+        "weights are from"
+    )
     image_token, known = processor.family.image_token, processor.tokenizer.get_vocab()
     if image_token not in known:
         raise CheckpointError(f"{whose}, got one without the image token {image_token}; {advice}")
@@ -129,7 +136,7 @@ def check_fit(name_or_path: str, config: Any, processor: VLMProcessor) -> None:
         )
     if len(processor.tokenizer) > vocab_size:
         raise CheckpointError(
-            f"{whose}, with at most {vocab_size} tokens by config.json, got {len(processor.tokenizer)}; {advice}"
+            f"{whose}, by config.json with at most {vocab_size} tokens, got {len(processor.tokenizer)}; {advice}"
         )
     _check_patches(name_or_path, config, processor.image_processor)
 

@@ -19,6 +19,9 @@ TINY, SMALL = "tiny", "small"
 NEW_MODELS: Mapping[str, ModuleType] = {TINY: tiny, SMALL: small}
 """Built here, with weights that a seed makes."""
 
+POLICY_FILE = "focus.json"
+"""What a saved policy's folder says beside the model itself."""
+
 LANGUAGE_MODELS = (
     f"one of {', '.join((*BEST_MODEL, *SHIPPED_MODELS, *NEW_MODELS))}, a folder with a saved model, or a hub name such "
     "as 'Qwen/Qwen2-VL-7B-Instruct'"

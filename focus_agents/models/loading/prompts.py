@@ -9,7 +9,7 @@ from pathlib import Path
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading.parts import family_of_source, load_image_processor, readable_source
-from focus_agents.models.loading.places import NEW_MODELS, SMALL, TINY, model_folder
+from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, SMALL, TINY, model_folder
 from focus_agents.models.shipped import model_name
 from focus_env.boxes import CoordinateFrame
 from focus_env.prompts import PromptTemplate, get_template
@@ -19,9 +19,6 @@ PROMPTS_OF_NEW_MODELS: Mapping[str, dict[str, str]] = {
     SMALL: {"template": "questions", "frame": "norm_100"},
 }
 """What `POLICY_FILE` says of a saved one."""
-
-POLICY_FILE = "focus.json"
-"""What a saved policy's folder says beside the model itself."""
 
 
 def load_template(

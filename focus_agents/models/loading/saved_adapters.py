@@ -23,13 +23,43 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.adapters import ADAPTER, quiet_peft
-from focus_agents.models.loading.places import not_loaded
-from focus_agents.models.loading.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, SavedAdapter
+from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, not_loaded
+from focus_agents.models.loading.sources import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    ModelSource,
+    SavedAdapter,
+    find_source,
+)
+from focus_agents.models.loading.weight_files import digest_of_weights
+from focus_agents.models.settings import SavedForm
+from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
 from focus_agents.models.weights import is_finite
 
 PREFIX = "base_model.model."
 """Before the name of a module of the base in PEFT's files."""
 _LORA = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)(\.weight)?$")
+
+
+def check_base(source: ModelSource) -> None:
+    """Check that the base of an adapter has the weights that it was trained on, where the adapter says which.
+
+    Raises:
+        CheckpointError: If it has others.
+    """
+    adapter = source.adapter
+    if adapter is None or not adapter.files.has(adapter.name_of(POLICY_FILE)):
+        return
+    told = adapter.files.read_json(adapter.name_of(POLICY_FILE)).get("base")
+    then = told.get("weights") if isinstance(told, dict) else None
+    now = digest_of_weights(source.files)
+    # Of the hub there are commits, of folders digests; one says nothing of the other.
+    if isinstance(then, str) and now is not None and len(now) == len(then) and now != then:
+        reason = (
+            f"the weights of its base {source.files.place} are others than those that it was trained on; name that model "
+            "by `base_model`, as a folder or as NAME@COMMIT"
+        )
+        raise CheckpointError(_fault(adapter, reason))
 
 
 def put_adapter(model: Any, adapter: SavedAdapter, *, is_trainable: bool = False) -> Any:
@@ -75,6 +105,47 @@ def check_adapter(adapter: SavedAdapter, config: Any) -> None:
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
         _fill(model, adapter, {name: torch.empty(shape) for name, shape in shapes.items()}, is_empty=True)
+
+
+def note_base(model: Any, source: ModelSource) -> None:
+    """Note in the settings of an adapter which base it is of, for whoever loads it when it is saved.
+
+    Args:
+        model: The PEFT model.
+        source: What its base was loaded from; a model of the package goes by its name.
+    """
+    settings, place = model.peft_config[ADAPTER], source.files.place
+    name = Path(place).name
+    settings.base_model_name_or_path = name if name in SHIPPED_MODELS and Path(place).parent == WEIGHTS else place
+    settings.revision = source.files.revision
+
+
+def check_form(form: SavedForm, name_or_path: str, *, lora_rank: int | None) -> None:
+    """Check that what shall be saved of a training can be.
+
+    Args:
+        form: What shall be saved.
+        name_or_path: The model that is trained, as for `load_model`.
+        lora_rank: Rank of new adapters; None: there are none.
+
+    Raises:
+        ValueError: If there is no adapter to save, or nobody could find its base.
+    """
+    if form == "merged":
+        return
+    source = find_source(name_or_path)
+    if lora_rank is None and source.adapter is None:
+        reason = "without `lora_rank` all weights are trained, and there is no adapter"
+    elif source.place in NEW_MODELS:
+        reason = f"the weights of {source.place} are made anew by each run, so nobody could find the adapter's base"
+    elif lora_rank is not None and source.adapter is not None:
+        reason = (
+            f"new adapters lie on {name_or_path} merged, which is in no folder; train on that adapter without "
+            "`lora_rank`, or make one model of it first by `focus export`"
+        )
+    else:
+        return
+    raise ValueError(f"save: expected merged, got {form}: {reason}")
 
 
 def adapter_weights(adapter: SavedAdapter) -> Path:

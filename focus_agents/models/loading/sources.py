@@ -17,7 +17,7 @@ from focus_agents.models.loading.places import (
     looks_local,
     not_loaded,
 )
-from focus_agents.models.loading.references import ModelReference, parse_reference
+from focus_agents.models.references import ModelReference, parse_reference
 from focus_agents.models.shipped import BEST_MODEL, SHIPPED_MODELS
 
 T = TypeVar("T")
@@ -86,7 +86,7 @@ def find_source(name_or_path: str | Path, *, expected: str = LANGUAGE_MODELS) ->
     """Find what a text names; no weights are read.
 
     Args:
-        name_or_path: As `focus_agents.models.loading.references` has it.
+        name_or_path: As `focus_agents.models.references` has it.
         expected: What may be given, for messages.
 
     Raises:

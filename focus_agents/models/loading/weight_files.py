@@ -89,14 +89,15 @@ def weights_digest(name_or_path: str) -> str | None:
         source = find_source(name_or_path)
     except CheckpointError:
         return None
-    base = None if source.place in NEW_MODELS else _digest(source.files)
+    base = None if source.place in NEW_MODELS else digest_of_weights(source.files)
     if source.adapter is None:
         return base
     weights = source.adapter.files.path(source.adapter.name_of(ADAPTER_WEIGHTS))
     return hashlib.sha256(f"{_digest_of([weights])} on {base}".encode()).hexdigest() if weights.is_file() else None
 
 
-def _digest(files: ModelFiles) -> str | None:
+def digest_of_weights(files: ModelFiles) -> str | None:
+    """Return what tells whole weights from others of their name; see `weights_digest`."""
     if files.hub is not None:
         return files.revision
     own = sorted(file for file in Path(files.place).glob("*.safetensors") if file.name != ADAPTER_WEIGHTS)

@@ -23,7 +23,7 @@ from focus_agents.models.adapters import (
 from focus_agents.models.attention import set_focus_attention
 from focus_agents.models.loading.parts import family_of_source, load_processor
 from focus_agents.models.loading.places import LANGUAGE_MODELS, NEW_MODELS, VISION_MODELS, ModelFiles, not_loaded
-from focus_agents.models.loading.saved_adapters import put_adapter
+from focus_agents.models.loading.saved_adapters import check_base, note_base, put_adapter
 from focus_agents.models.loading.sources import ADAPTER_CONFIG, find_source, load_files
 from focus_agents.models.loading.weight_files import weights_fault
 from focus_agents.models.settings import Precision
@@ -37,7 +37,7 @@ def load_model(name_or_path: str | Path, *, seed: int = 0, dtype: torch.dtype = 
     Args:
         name_or_path: `"focus-small"` or one of `SHIPPED_MODELS`; `"tiny"` or `"small"` for a model with new weights; a
             folder written by `save_pretrained`; or a name on the hub, e.g. `"Qwen/Qwen2-VL-7B-Instruct"`; each whole
-            or an adapter in PEFT's format, as `focus_agents.models.loading.references` has it. Code from the hub is
+            or an adapter in PEFT's format, as `focus_agents.models.references` has it. Code from the hub is
             never run, and no pickle is read.
         seed: For new weights.
         dtype: Of the weights.
@@ -53,7 +53,12 @@ def load_model(name_or_path: str | Path, *, seed: int = 0, dtype: torch.dtype = 
         return NEW_MODELS[source.place].build_model(load_processor(source.place).tokenizer, seed=seed).to(dtype)
     family_of_source(source)  # a type without a family is refused before gigabytes are read
     model = load_whole(AutoModelForImageTextToText, source.files, dtype=dtype)
-    return model if source.adapter is None else put_adapter(model, source.adapter)
+    if source.adapter is None:
+        return model
+    check_base(source)
+    model = put_adapter(model, source.adapter)
+    note_base(model, source)
+    return model
 
 
 def load_trainable_model(
@@ -94,6 +99,7 @@ def load_trainable_model(
         base_model(model).activation_checkpointing_enable({"use_reentrant": False})
     if lora_rank is not None:
         model = add_adapters(model, rank=lora_rank, alpha=lora_alpha, seed=seed)
+        note_base(model, find_source(name_or_path))
     elif is_continued:
         train_adapter(model)
     if freeze_vision:
