@@ -56,7 +56,7 @@ def check_base(source: ModelSource) -> None:
     # Of the hub there are commits, of folders digests; one says nothing of the other.
     if isinstance(then, str) and now is not None and len(now) == len(then) and now != then:
         reason = (
-            f"the weights of its base {source.files.place} are others than those that it was trained on; name that model "
+            f"the weights of its base {source.files.place} are others than those it was trained on; name that model "
             "by `base_model`, as a folder or as NAME@COMMIT"
         )
         raise CheckpointError(_fault(adapter, reason))
