@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import tyro
 import yaml
@@ -188,9 +188,33 @@ class ModelArguments(Settings):
             return self.model if self.base_model is None else absolute_reference(on_base(self.model, self.base_model))
         return absolute_reference(on_base(self.init_from.expanduser(), self.base_model))
 
+    def pinned(self) -> Self:
+        """Return the same with the commits that names on the hub stand for now.
+
+        All processes then load the same weights, and so does whoever goes on with the run.
+
+        Raises:
+            CheckpointError: If there is no such model.
+        """
+        from focus_agents.models.loading import pin  # here and below: a command line is read without torch
+
+        if self.init_from is None:
+            return dataclasses.replace(self, model=pin(on_base(self.model, self.base_model)), base_model=None)
+        text = pin(on_base(self.init_from.expanduser(), self.base_model))
+        return dataclasses.replace(self, init_from=Path(text), base_model=None)
+
+    def describe_newer(self) -> list[str]:
+        """Say which models have moved on the hub since their commit was noted, a sentence for each."""
+        from focus_agents.models.loading import newer_commits
+
+        return [
+            f"{name} is at commit {commit} on the hub by now; the run goes on with the one that it was started with"
+            for name, commit in newer_commits(self.source).items()
+        ]
+
     def load_template(self) -> PromptTemplate:
         """Load the prompt template."""
-        from focus_agents.models.loading import load_template  # here and below: a command line is read without torch
+        from focus_agents.models.loading import load_template
 
         return load_template(
             self.source,

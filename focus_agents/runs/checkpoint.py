@@ -67,7 +67,7 @@ def save_policy(
                 _write_adapter(fresh / ADAPTER_FOLDER, model, processor, template)
             merge_adapters(model).save_pretrained(fresh)
             processor.save_pretrained(fresh)
-            _describe(fresh, template)
+            _describe(fresh, template, **_hub_base(model))
         for name, text in (documents or {}).items():
             (fresh / name).write_text(text, encoding="utf-8")
     return directory
@@ -81,6 +81,12 @@ def _write_adapter(folder: Path, model: Any, processor: VLMProcessor, template: 
     settings = model.peft_config[ADAPTER]
     base = str(ModelReference(settings.base_model_name_or_path, settings.revision))
     _describe(folder, template, base={"model": base, "weights": weights_digest(base)})
+
+
+def _hub_base(model: Any) -> dict[str, Any]:
+    """Which model on the hub the weights were trained from; nothing if it was another one."""
+    commit = getattr(getattr(model, "config", None), "_commit_hash", None)
+    return {} if commit is None else {"base": {"model": f"{model.name_or_path}@{commit}", "weights": commit}}
 
 
 def _describe(folder: Path, template: PromptTemplate | None, **more: Any) -> None:

@@ -20,7 +20,7 @@ from focus_agents.models.loading.places import (
 )
 from focus_agents.models.loading.prompts import load_template
 from focus_agents.models.loading.saved_adapters import check_form
-from focus_agents.models.loading.sources import load_part
+from focus_agents.models.loading.sources import load_part, newer_commits, pin
 from focus_agents.models.loading.weight_files import weights_digest
 from focus_agents.models.loading.whole import (
     has_frozen_vision,
@@ -52,5 +52,7 @@ __all__ = [
     "load_trainable_model",
     "load_vision_model",
     "model_folder",
+    "newer_commits",
+    "pin",
     "weights_digest",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from focus_agents.errors import CheckpointError
+from focus_agents.models.loading.hub import find_on_hub
 from focus_agents.models.loading.places import (
     LANGUAGE_MODELS,
     NEW_MODELS,
@@ -113,6 +116,40 @@ def find_source(name_or_path: str | Path, *, expected: str = LANGUAGE_MODELS) ->
         return ModelSource(text, files.place, files, adapter)  # PEFT has saved it beside its base
     base, base_files = _find_base(adapter, _base_of(adapter, reference))
     return ModelSource(text, base, base_files, adapter)
+
+
+def pin(name_or_path: str | Path) -> str:
+    """Return a model's text with the commits that names on the hub stand for now, an adapter's base included.
+
+    Args:
+        name_or_path: As for `load_model`.
+
+    Raises:
+        CheckpointError: As `find_source`.
+    """
+    reference, source = parse_reference(name_or_path), find_source(name_or_path)
+    own = source.files if source.adapter is None else source.adapter.files
+    if own.revision is not None:
+        reference = dataclasses.replace(reference, revision=own.revision)
+    if source.adapter is not None and source.files.hub is not None and source.files is not own:
+        reference = dataclasses.replace(reference, base=f"{source.files.place}@{source.files.revision}")
+    return str(reference)
+
+
+def newer_commits(name_or_path: str | Path) -> dict[str, str]:
+    """Return the names on the hub in a text that stand for another commit by now, with that commit.
+
+    Args:
+        name_or_path: As `pin` gave it.
+    """
+    reference = parse_reference(name_or_path)
+    found = {} if reference.base is None else newer_commits(reference.base)
+    if reference.revision is not None:
+        with contextlib.suppress(CheckpointError):  # without a network nobody knows
+            newest = find_on_hub(reference.place).commit
+            if newest is not None and newest != reference.revision:
+                found[reference.place] = newest
+    return found
 
 
 def load_part(load: Callable[..., T], name_or_path: str, *, expected: str = LANGUAGE_MODELS, **options: Any) -> T:
