@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from focus_env.metrics import ScoredAnswer, summarize_with_intervals
 CARD = "README.md"
 METRICS = {"miou_all": "mean IoU * 100", "acc_50": "IoU of 0.5 or more, %", "parse_rate": "readable answers, %"}
 """Which means of `summarize` a card shows, and their titles."""
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 SEEDS = ("seed", "data_seed")
 DATA = ("dataset", "split", "validation_split", "protocol", "shots", "level", "distractors", "image_size", "max_pixels")
 """Arguments of a run that say which episodes it was trained on."""
@@ -85,18 +87,23 @@ def write_card(facts: CardFacts) -> str:
 
 
 def _header(facts: CardFacts) -> str:
-    lines = {"library_name": "peft" if facts.is_adapter else "transformers", "pipeline_tag": "image-text-to-text"}
+    lines: dict[str, str] = {
+        "library_name": "peft" if facts.is_adapter else "transformers",
+        "pipeline_tag": "image-text-to-text",
+    }
     if facts.licence is not None:
         lines["license"] = facts.licence
-    if facts.base is not None:
-        lines |= {"base_model": facts.base, "base_model_relation": "adapter" if facts.is_adapter else "finetune"}
+    lines["base_model_relation"] = "adapter" if facts.is_adapter else "finetune"
+    if facts.base is not None and _HUB_NAME.fullmatch(name := facts.base.partition("@")[0]):
+        lines["base_model"] = name  # the hub refuses other texts
     tags = "".join(f"\n- {tag}" for tag in ("focus-localization", "in-context-localization"))
     return "\n".join(["---", *(f"{name}: {json.dumps(value)}" for name, value in lines.items()), f"tags:{tags}", "---"])
 
 
 def _opening(facts: CardFacts) -> str:
     form = "An adapter in PEFT's format" if facts.is_adapter else "Weights"
-    base = "" if facts.base is None else f" from {facts.base}"
+    is_named = facts.base is not None and (_HUB_NAME.fullmatch(facts.base.partition("@")[0]) or "/" not in facts.base)
+    base = "" if facts.base is None else f" from {facts.base if is_named else Path(facts.base).name}"
     licence = facts.licence or "not known: see that of the base before you use it"
     return (
         f"{form}{base}, trained by focus-localization to find in a picture what boxes in other pictures show. Licence: "
