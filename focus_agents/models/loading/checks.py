@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.quantizers import AutoHfQuantizer
 
@@ -42,7 +43,7 @@ def check_model(name_or_path: str | Path, *, max_image_tokens: int | None = None
     config = load_config(name_or_path)
     _check_quantization(source.text, config)
     check_fit(source.text, config, processor)
-    _check_image_processor(source.text, config, processor.image_processor)
+    _check_pictures(source.text, config, processor)
     try:
         processor.check_chat_template()
     except ValueError as error:
@@ -68,22 +69,21 @@ def _check_quantization(text: str, config: Any) -> None:
         raise CheckpointError(not_loaded(text, reason)) from error
 
 
-def _check_image_processor(text: str, config: Any, image_processor: Any) -> None:
-    """See that an image processor is one of the model's kind, as far as transformers says which that is."""
-    known = IMAGE_PROCESSOR_MAPPING_NAMES.get(config.model_type)
-    names = {name for name in known.values() if name} if isinstance(known, dict) else set()
-    own = {_kind(name) for name in names}
-    got = type(image_processor).__name__
-    if own and _kind(got) not in own:
-        raise CheckpointError(
-            not_loaded(
-                text,
-                f"expected the image processor of a {config.model_type}, {' or '.join(sorted(own))}, got {got} "
-                "of another family; take preprocessor_config.json from where the weights are from",
-            )
+def _check_pictures(text: str, config: Any, processor: VLMProcessor) -> None:
+    """See that the image processor makes of a picture what the family's vision tower takes."""
+    picture = np.zeros((48, 64, 3), dtype=np.uint8)
+    try:
+        grids = processor.family.preprocess(processor.image_processor, [picture]).grids
+        fault = None if (grids > 0).all() else f"no tokens of a picture, {grids.tolist()}"
+    except Exception as error:  # whatever one of another family raises
+        fault = f"{type(error).__name__}: {error}"
+    if fault is not None:
+        known = IMAGE_PROCESSOR_MAPPING_NAMES.get(config.model_type)
+        names = sorted({name for name in known.values() if name}) if isinstance(known, dict) else []
+        own = f", {' or '.join(names)}" if names else ""
+        reason = (
+            f"expected the image processor of a {config.model_type}{own}, got "
+            f"{type(processor.image_processor).__name__}, which does not make what the model takes ({fault}); take "
+            "preprocessor_config.json from where the weights are from"
         )
-
-
-def _kind(name: str) -> str:
-    """The name of an image processor's class without what it computes with."""
-    return name.removesuffix("Fast").removesuffix("Pil").removesuffix("Torchvision")
+        raise CheckpointError(not_loaded(text, reason))
