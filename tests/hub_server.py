@@ -165,7 +165,7 @@ class Handler(BaseHTTPRequestHandler):
             url = f"{self.server.url}/{match[1]}/commit/{commit}"
             self.answer(200, {"commitUrl": url, "commitOid": commit, "success": True})
         else:
-            self.answer(200, {})
+            self.answer(200, {"errors": [], "warnings": []})  # of a card's header
 
     def do_PUT(self) -> None:
         self.server.log.append(f"{self.command} {self.path}")

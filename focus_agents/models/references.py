@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from focus_agents.errors import CheckpointError
-from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS, model_name
+from focus_agents.models.shipped import BEST_MODEL, SHIPPED_MODELS, WEIGHTS, model_name
 from focus_env.files import find_folder
 
 ON = " on "
@@ -54,7 +54,7 @@ class ModelReference:
         """Return the same with folders by their absolute paths, since other processes may work elsewhere."""
         base = None if self.base is None else str(parse_reference(self.base).with_absolute_paths())
         place = self.place
-        if place not in SHIPPED_MODELS and _is_folder(place):
+        if place not in (*SHIPPED_MODELS, *BEST_MODEL) and _is_folder(place):
             place = str(Path(place).expanduser().resolve())
         return dataclasses.replace(self, place=place, base=base)
 

@@ -7,7 +7,6 @@ asks once for each name and revision, so that all parts that it loads are of one
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,23 +53,6 @@ class HubModel:
             return Path(hf_hub_download(self.name, file, revision=self.commit))
         except Exception as error:  # of the library, of its HTTP client, of the disk
             raise CheckpointError(_reason(self.name, self.commit, error)) from error
-
-    def fetch_folder(self, folder: str, suffixes: Sequence[str]) -> Path:
-        """Return a folder of it on this machine, with the files directly in it whose names end so.
-
-        Args:
-            folder: Below the model's top; "" for the top itself.
-            suffixes: Such as ".safetensors".
-
-        Raises:
-            CheckpointError: If a file cannot be had.
-        """
-        prefix = f"{folder}/" if folder else ""
-        rest = [(file, file.removeprefix(prefix)) for file in self.files if file.startswith(prefix)]
-        fetched = [self.fetch(file) for file, name in rest if "/" not in name and name.endswith(tuple(suffixes))]
-        if not fetched:
-            raise CheckpointError(f"{self.name} has no files {', '.join(suffixes)} in {folder or 'its top folder'}")
-        return fetched[0].parent
 
 
 def find_on_hub(name: str, revision: str | None = None) -> HubModel:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -178,12 +178,14 @@ def _fill(
     """Put an adapter's tensors on a model; with `is_empty` both are shapes alone."""
     config = read_settings(adapter)
     config.inference_mode = not is_trainable
-    _fit_targets(config, model, tensors)
+    names = _names_of_today(model, tensors)
+    _fit_targets(config, model, names)
+    renamed = {names[name]: values for name, values in tensors.items()}
     with quiet_peft():
         try:
             wrap = PeftModelForCausalLM if config.task_type == "CAUSAL_LM" else PeftModel
             wrapped = wrap(model, config, ADAPTER, low_cpu_mem_usage=is_empty)
-            result = set_peft_model_state_dict(wrapped, dict(tensors), ADAPTER, low_cpu_mem_usage=is_empty)
+            result = set_peft_model_state_dict(wrapped, renamed, ADAPTER, low_cpu_mem_usage=is_empty)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:  # of other shapes, or without the modules
             raise CheckpointError(_of_another_base(adapter, _first_line(error))) from error
     own = {name for name, _ in wrapped.named_parameters() if _is_of_adapter(name)}
@@ -215,31 +217,42 @@ def read_settings(adapter: SavedAdapter) -> LoraConfig:
             raise CheckpointError(_fault(adapter, f"PEFT cannot read its {ADAPTER_CONFIG} ({error})")) from error
 
 
-def _fit_targets(config: LoraConfig, model: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+def _names_of_today(model: Any, tensors: Iterable[str]) -> dict[str, str]:
+    """By name of a tensor in the file, the name that this release of transformers gives its module or parameter."""
+    renamings = [entry for entry in get_model_conversion_mapping(model) if isinstance(entry, WeightRenaming)]
+    known = {name for name, _ in (*model.named_modules(), *model.named_parameters())}
+    found = {}
+    for name in tensors:
+        bare = name.removeprefix(PREFIX)
+        old = _LORA.sub("", bare)
+        new = old if old in known else rename_source_key(old, renamings, [])[0]
+        found[name] = PREFIX + new + bare.removeprefix(old) if new in known else name
+    return found
+
+
+def _fit_targets(config: LoraConfig, model: Any, names: Mapping[str, str]) -> None:
     """Name the adapted modules as this release of transformers does; patterns of older ones match names of then."""
+    if all(new == old for old, new in names.items()):
+        return  # names of today, which PEFT matches itself
     if isinstance(config.target_modules, str) and config.target_modules.lower() == "all-linear":
         return
-    stored = dict.fromkeys(_LORA.sub("", name.removeprefix(PREFIX)) for name in tensors if _LORA.search(name))
-    renamings = [entry for entry in get_model_conversion_mapping(model) if isinstance(entry, WeightRenaming)]
-    modules = {name for name, _ in model.named_modules()}
-    old_names = {}
-    for old in stored:
-        new = old if old in modules else rename_source_key(old, renamings, [])[0]
-        if new in modules:
-            old_names[new] = old
-    if all(new == old for new, old in old_names.items()):
-        return  # names of today, which PEFT matches itself
+    old_names = {_module_of(new): _module_of(old) for old, new in names.items() if _LORA.search(old)}
     heads = sorted({_heads(new, old) for new, old in old_names.items()}, key=lambda head: len(head[0]), reverse=True)
-    for name in modules - old_names.keys():  # those that the file should have, too
+    for name, _ in model.named_modules():  # those that the file should have, too
         for new, old in heads:
-            if name.startswith(f"{new}."):
-                old_names.setdefault(name, old + name.removeprefix(new))
+            if name not in old_names and name.startswith(f"{new}."):
+                old_names[name] = old + name.removeprefix(new)
     for patterns in (config.rank_pattern, config.alpha_pattern):
         for pattern, value in list(patterns.items()):
             found = re.compile(rf"(.*\.)?({pattern})$")
             patterns.update({new: value for new, old in old_names.items() if found.match(old)})
     config.target_modules = {new for new, old in old_names.items() if check_target_module_exists(config, old)}
     config.layers_to_transform = config.layers_pattern = config.exclude_modules = None
+
+
+def _module_of(name: str) -> str:
+    """The module that a tensor of an adapter belongs to."""
+    return _LORA.sub("", name.removeprefix(PREFIX))
 
 
 def _heads(new: str, old: str) -> tuple[str, str]:

@@ -205,7 +205,7 @@ class TestPush:
     ) -> None:
         with pytest.raises(SystemExit):
             command(push, monkeypatch, "push", "--model", str(adapter), "--to", name)
-        assert "--to: to: expected OWNER/NAME" in capsys.readouterr().err
+        assert "--to: expected OWNER/NAME" in capsys.readouterr().err
 
     def test_no_network(
         self, hub: Hub, adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
