@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
+from focus_agents.cli.common import ModelArguments
 from focus_agents.errors import CheckpointError
 from focus_agents.models.adapters import has_adapters
 from focus_agents.models.loading import (
@@ -18,8 +20,10 @@ from focus_agents.models.loading import (
     load_model,
     load_processor,
     load_template,
+    load_trainable_model,
     weights_digest,
 )
+from focus_agents.models.loading import hub as hub_module
 from focus_agents.models.loading.hub import find_on_hub
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.policies.registry import PolicySpec
@@ -34,6 +38,11 @@ from tests.hub_server import TOKEN, Hub, serving_hub
 def base(tmp_path_factory: pytest.TempPathFactory, processor: VLMProcessor) -> Path:
     folder = tmp_path_factory.mktemp("bases") / "base"
     return save_policy(folder, make_model("qwen2_vl", processor), processor, template=get_template("compact"))
+
+
+def forget_answers() -> None:
+    """As a new process, which asks again."""
+    hub_module._find_on_hub.cache_clear()
 
 
 @pytest.fixture
@@ -111,7 +120,7 @@ def test_what_is_not_there(hub: Hub, base: Path, tmp_path: Path, monkeypatch: py
     with pytest.raises(CheckpointError, match=r"1 of 2 files that .* missing, e.g. model-00002-of-00002.safetensors"):
         check_model("owner/half")
     model.commit({**shards, "pytorch_model.bin": b""})
-    find_on_hub.__globals__["_find_on_hub"].cache_clear()
+    forget_answers()
     with pytest.raises(CheckpointError, match=r"got pytorch_model\.bin, a pickle"):
         check_model("owner/half")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -127,3 +136,39 @@ def test_without_a_network_the_cache_is_enough(hub: Hub, base: Path, monkeypatch
         monkeypatch.setattr(constants, name, value)
         check_model("owner/base")
         assert load_template("owner/base").name == "default"  # focus.json was not asked for before
+
+
+def test_a_run_keeps_the_commit_that_it_was_started_with(hub: Hub, base: Path, tmp_path: Path) -> None:
+    model = hub.add("owner/base", base)
+    old = model.newest
+    write_adapter(tmp_path / "adapters/one", load_model(str(base)), "owner/base")
+    adapters = hub.add("owner/adapters", tmp_path / "adapters").newest
+    started = ModelArguments(model="owner/base").pinned()
+    assert started.model == f"owner/base@{old}"
+    on_adapter = ModelArguments(init_from=Path("owner/adapters:one")).pinned()
+    assert on_adapter.source == f"owner/adapters@{adapters}:one on owner/base@{old}"
+    assert on_adapter.pinned() == on_adapter
+    assert ModelArguments(model="focus-small").pinned().model == "focus-small"
+    assert started.describe_newer() == on_adapter.describe_newer() == []
+    new = model.commit({**model.commits[old], "config.json": b"null"})
+    forget_answers()
+    assert started.pinned() == started
+    (line,) = started.describe_newer()
+    assert line.startswith(f"owner/base is at commit {new} on the hub by now; the run goes on with the one")
+    assert has_adapters(load_model(on_adapter.source))
+    del model.commits[old]
+    forget_answers()
+    with pytest.raises(CheckpointError, match=f"owner/base has no revision '{old}'"):
+        check_model(started.source)
+
+
+def test_what_is_saved_says_where_it_comes_from(hub: Hub, base: Path, tmp_path: Path) -> None:
+    commit = hub.add("owner/base", base).newest
+    told = {"model": f"owner/base@{commit}", "weights": commit}
+    for form, rank in (("merged", None), ("adapter", 2)):
+        model = load_trainable_model("owner/base", lora_rank=rank)
+        folder = save_policy(tmp_path / form, model, load_processor("owner/base"), form=form)  # type: ignore[arg-type]
+        assert json.loads((folder / "focus.json").read_text())["base"] == told
+    settings = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    assert (settings["base_model_name_or_path"], settings["revision"]) == ("owner/base", commit)
+    check_model(str(tmp_path / "adapter"))
