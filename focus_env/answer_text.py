@@ -67,6 +67,8 @@ _THOUGHT_TAG = re.compile(
     r"|\[(/)?THINK\]|◁(/)?think▷|<\|(/)?think\|>"
     r"|<\|(?:begin|start|(end))(?:_of)?_(?:thought|thinking)\|>"  # Command A, Sky-T1
     r"|<\|channel\|>(?:analysis|commentary|(final))[^<>]{0,40}<\|message\|>"  # gpt-oss
+    # The same where a server has taken the tokens out, which leaves the names of role and channel in one word.
+    r"|(?-i:\A\s{0,3}(?:analysis|commentary)(?=[A-Z])|assistant(?:analysis|commentary|(final)))"
     r"|<\|channel>thought|(<channel\|>)",  # Gemma
     re.IGNORECASE | re.ASCII,
 )

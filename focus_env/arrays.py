@@ -13,6 +13,7 @@ floats              from 0 to 1 are shares, those up to 255 are 8 bits
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -56,7 +57,7 @@ def as_picture(value: Any, name: str) -> npt.NDArray[np.uint8]:
             f"{name}: expected {EXPECTED}, got the address {value!r:.80}; fetch the file, and pass its path"
         )
     if isinstance(value, str | Path):
-        value = Path(value).expanduser()
+        value = Path(os.path.expanduser(value))
     if isinstance(value, Path | bytes | Image.Image):
         try:
             return read_picture(value)

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from focus_env.errors import StorageError
+from focus_env.regular_files import require_possible
 
 if sys.platform != "win32":  # there, two writers at a time are not kept apart
     import fcntl
@@ -43,7 +44,7 @@ def fresh_file(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: If the file cannot be written, because the disk is full or for another reason.
     """
-    path = path.resolve() if path.is_symlink() else path
+    path = _behind_links(path)
     if path.exists() and not path.is_file():
         yield path
         return
@@ -72,7 +73,7 @@ def fresh_folder(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: If the folder cannot be written, or another process is writing it.
     """
-    path = path.resolve() if path.is_symlink() else path
+    path = _behind_links(path)
     with named_errors(path), _scratch_folder(path) as scratch:
         try:
             yield scratch / _FRESH
@@ -85,6 +86,15 @@ def fresh_folder(path: Path) -> Iterator[Path]:
         finally:
             _put_back(scratch, path)
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _behind_links(path: Path) -> Path:
+    """Where a path leads that is a link, so that the link stays."""
+    if not path.is_symlink():
+        return path
+    with named_errors(path):
+        require_possible(path)
+    return Path(os.path.realpath(path))
 
 
 def find_folder(path: Path) -> Path:

@@ -8,7 +8,8 @@ asks for thoughts, a text that is `<think>...</think>` and then exactly this (th
 From any other text the answer is recovered only where that takes no guess:
 
 1. Thoughts are no answers: what stands in `<think>` tags, or other tags and channels for thoughts, before a closing one
-   whose opening is missing, or behind an opening one that is never closed, is left out. Where a template asks for
+   whose opening is missing, or behind an opening one that is never closed, is left out. The channels of gpt-oss are
+   known without their tokens too: `analysisWe ...assistantfinal`, words that are none. Where a template asks for
    thoughts and none has ended, only complete answer tags count.
 2. A box is four numbers in a pair of brackets of any kind or in box tags, with commas, semicolons or blanks between
    them; four numbers whose names say which they are, `x1: 1, y1: 2, x2: 30, y2: 40`, `x`, `y`, `width`, `height`, or

@@ -60,3 +60,21 @@ def require_regular(status: os.stat_result, path: str | Path) -> None:
     kind = next((name for is_kind, name in KINDS if is_kind(status.st_mode)), "no file of a known kind")
     error = IsADirectoryError if stat.S_ISDIR(status.st_mode) else OSError
     raise error(errno.EISDIR if error is IsADirectoryError else errno.EINVAL, f"{kind}, no regular file", str(path))
+
+
+def require_possible(path: str | Path) -> None:
+    """Refuse a path at which nothing is and nothing can be made.
+
+    Args:
+        path: The path of a file or folder, which need not be there.
+
+    Raises:
+        OSError: If the path leads into a loop of links or below a file, has too long a name or a zero byte in it, or
+            leads through a folder that may not be looked into; `strerror` says which.
+    """
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return
+    except ValueError as error:
+        raise OSError(errno.EINVAL, str(error), str(path)) from None

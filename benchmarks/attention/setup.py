@@ -16,8 +16,8 @@ from benchmarks.measuring import NUM_LAYERS, NUM_PICTURES, small_config
 from focus_agents.models.attention import select_layers, set_focus_attention
 from focus_agents.models.inputs import PromptBatch
 from focus_agents.models.loading import TINY, load_processor
-from focus_agents.models.processing import box_cells
 from focus_agents.models.tiny import MERGE_SIZE
+from focus_agents.models.views import View, box_tokens
 from focus_agents.sft.data import SFTBatch
 from focus_agents.sft.settings import SFTConfig
 from focus_agents.sft.step import accumulate_gradients
@@ -105,7 +105,7 @@ def build_batch(num_tokens: int, model_config: Any) -> SFTBatch:
     prompt = torch.tensor([ids])
     query, support = torch.zeros_like(prompt, dtype=torch.bool), torch.zeros_like(prompt, dtype=torch.bool)
     query[0, starts[-1] : starts[-1] + num_cells] = True
-    cells = box_cells(Box(side / 4, side / 4, 3 * side / 4, 3 * side / 4), (side, side), (side, side))
+    cells = box_tokens(Box(side / 4, side / 4, 3 * side / 4, 3 * side / 4), (side, side), [View(side, side)])
     for start in starts[:-1]:
         support[0, start + torch.from_numpy(cells)] = True
     vision = model_config.vision_config

@@ -66,14 +66,13 @@ class Args(Settings):
 def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
-        quiet_libraries()
+        console = make_console()
+        console.print(f"runs: {args.output_dir.absolute()}")  # torch takes its time
         study = check_arguments(args)
         if not args.report_only:
             hold_folder(study.folder, setting="output_dir")
     from focus_agents.studies.ablation.report import write_report
 
-    console = make_console()
-    console.print(f"runs: {study.folder}")
     for line in study.changes_of_code():
         print_warning(line)
     with work_errors(Args, console):
@@ -100,13 +99,14 @@ def run_with_progress(study: AblationStudy, console: Console) -> bool:
 
 def check_arguments(args: Args) -> AblationStudy:
     """Everything that can be wrong is found here, before anything is trained."""
+    if unknown := sorted(set(args.arms) - set(ARMS)):
+        raise ValueError(f"arms: expected names from {', '.join(ARMS)}, got {unknown}")
+    quiet_libraries()
     import torch
 
     from focus_agents.models.loading import load_config
     from focus_agents.studies.ablation.runs import AblationStudy
 
-    if unknown := sorted(set(args.arms) - set(ARMS)):
-        raise ValueError(f"arms: expected names from {', '.join(ARMS)}, got {unknown}")
     load_config(args.base)
     settings = {name: getattr(args, name) for name in ("seeds", "num_sft_steps", "num_grpo_iterations", "num_episodes")}
     arms = args.arms

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 
 from focus_agents.cli.errors import setting_names
+from focus_agents.cli.paths import check_paths, expand_paths
 from focus_agents.settings import Settings, as_dict, deferred_checks
 from focus_env.plain_numbers import is_plain
 
@@ -23,6 +24,10 @@ CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.EnumChoicesFromValues)
 """A group's flags are without its name; units of coordinates go by their values."""
 
 A = TypeVar("A", bound=Settings)
+
+
+class Repeated:
+    """Among the kinds of a setting's values: the flag may be given several times, each time with one of them."""
 
 
 def parse(
@@ -45,7 +50,7 @@ def parse(
 
     Raises:
         SystemExit: If a flag is unknown or a value cannot be read (exit code 2), or after the help (0).
-        ValueError: If a value is out of its range.
+        ValueError: If a value is out of its range, or nothing can lie at a path.
     """
     words = _renew(sys.argv[1:] if words is None else words, old_flags)
     options: dict[str, Any] = {} if default is None else {"default": default}
@@ -60,6 +65,7 @@ def parse(
         )
         args = expand_paths(args)
     args.check()
+    check_paths(args)
     given = given_flags(words, arguments)
     for part in (args, *as_dict(args).values()):
         if isinstance(part, Settings) and hasattr(part, "check_given"):
@@ -102,18 +108,20 @@ def _is_number(text: str) -> bool:
 
 
 def _kinds(arguments: Any) -> dict[str, set[Any]]:
-    """By setting, the types that its values may have, those of its groups too."""
+    """By setting, the types that its values may have, also tuples of them and `Repeated`; those of its groups too."""
     found: dict[str, set[Any]] = {}
     for name, hint in get_type_hints(arguments, include_extras=True).items():
-        plain = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+        extras = getattr(hint, "__metadata__", ())
+        plain = get_args(hint)[0] if extras else hint
         if dataclasses.is_dataclass(plain):
             found |= _kinds(plain)
             continue
         kinds, rest = {plain}, [plain]
         while rest:
+            kinds |= {tuple for kind in rest if get_origin(kind) is tuple}
             rest = [argument for kind in rest for argument in get_args(kind)]
             kinds |= {kind for kind in rest if isinstance(kind, type)}
-        found[name] = kinds
+        found[name] = kinds | ({Repeated} if tyro.conf.UseAppendAction in extras else set())
     return found
 
 
@@ -125,8 +133,8 @@ def given_flags(words: Sequence[str], arguments: type) -> list[str]:
         arguments: The command's dataclass, whose settings may be named.
 
     Raises:
-        ValueError: If one is named twice that takes all its values at once: the first ones would be lost. Where
-            `arguments` says `last_wins`, that is meant.
+        ValueError: If one is named twice that is not meant to be: the first value would be lost. Where `arguments` says
+            `last_wins`, that is meant.
     """
     names = setting_names(arguments)
     given: list[str] = []
@@ -135,41 +143,13 @@ def given_flags(words: Sequence[str], arguments: type) -> list[str]:
         name = name.removeprefix("no_") if name not in names else name
         if name in names:
             given.append(name)
-    again = {name for name in given if given.count(name) > 1} & _many_valued(arguments)
-    if again and not getattr(arguments, "last_wins", False):
-        name = min(again)
-        raise ValueError(f"{name}: expected once, with all of its values behind it, got it {given.count(name)} times")
+    if not getattr(arguments, "last_wins", False):
+        kinds = _kinds(arguments)
+        for name in given:
+            if given.count(name) > 1 and Repeated not in kinds[name]:
+                whole = ", with all of its values behind it" if tuple in kinds[name] else ""
+                raise ValueError(f"{name}: expected once{whole}, got it {given.count(name)} times; leave one out")
     return given
-
-
-def _many_valued(arguments: Any) -> set[str]:
-    """The settings of a command that take all their values at once, those of its groups too."""
-    found = set()
-    for name, hint in get_type_hints(arguments, include_extras=True).items():
-        extras = getattr(hint, "__metadata__", ())
-        plain = get_args(hint)[0] if extras else hint
-        if dataclasses.is_dataclass(plain):
-            found |= _many_valued(plain)
-        elif tyro.conf.UseAppendAction not in extras and tuple in (
-            get_origin(kind) for kind in (plain, *get_args(plain))
-        ):
-            found.add(name)
-    return found
-
-
-def expand_paths(value: Any) -> Any:
-    """Return arguments in which each path, or text that is one, has the user's home in place of its tilde.
-
-    A shell does so for `--flag ~/x` and not for `--flag=~/x`; every path of every command comes through here.
-    """
-    if isinstance(value, Settings):
-        named = {field.name: expand_paths(getattr(value, field.name)) for field in dataclasses.fields(value)}  # type: ignore[arg-type]
-        return dataclasses.replace(value, **named)  # type: ignore[type-var]
-    if isinstance(value, tuple):
-        return tuple(map(expand_paths, value))
-    if isinstance(value, Path):
-        return value.expanduser() if str(value).startswith("~") else value
-    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
 
 
 def _renew(words: Sequence[str], old_flags: Mapping[str, str | None]) -> list[str]:

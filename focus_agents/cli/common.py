@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import tyro
-import yaml
 from annotated_types import Ge, Gt
 
 from focus_agents.cli.data_checks import check_given, check_root, check_shots, check_validation, not_empty
+from focus_agents.models.references import absolute_reference, on_base
 from focus_agents.models.settings import Precision
 from focus_agents.policies.registry import PolicySpec, policies_help
 from focus_agents.settings import Ceiling, Seed, Settings
@@ -20,10 +21,9 @@ from focus_env.boxes import CoordinateFrame
 from focus_env.datasets import datasets_help, load_dataset
 from focus_env.datasets.sampler import AbsentPolicy, BadPolicy, SamplingProtocol
 from focus_env.datasets.transforms import ShuffledSupports
+from focus_env.errors import DatasetError
 from focus_env.prompts import PromptTemplate
-from focus_env.regular_files import open_regular
-from focus_env.rewards.terms import TERMS, terms_help
-from focus_env.rewards.weighted import WeightedReward
+from focus_env.rewards.terms import terms_help
 from focus_env.types import EpisodeDataset
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class DataArguments(Settings):
         loaded = load_dataset(
             self.dataset,
             split=self.split,
-            root=None if self.data_root is None else self.data_root.expanduser().resolve(),
+            root=None if self.data_root is None else Path(os.path.realpath(os.path.expanduser(self.data_root))),
             shots=shots,
             seed=self.data_seed,
             protocol=self.protocol,
@@ -153,11 +153,22 @@ class TrainingDataArguments(DataArguments):
         check_shots(self, episodes, default=type(self).shots)
         return episodes
 
+    def check_places(self) -> None:
+        """See that there is something at the paths that are given, before large libraries are imported.
+
+        Raises:
+            ValueError: If not.
+        """
+        for name in ("data_root", "validation_root", "image_root"):
+            if (path := getattr(self, name)) is not None and not path.exists():
+                raise ValueError(f"{name}: expected a path at which there is something, got {path}; correct the path")
+
     def load_validation(self) -> EpisodeDataset:
         """Load the episodes to validate on: those of the paper's protocols, with their own supports.
 
         Raises:
             ValueError: If they would be those to train on.
+            DatasetError: As `load` does.
         """
         check_validation(self)
         validation = dataclasses.replace(
@@ -168,7 +179,12 @@ class TrainingDataArguments(DataArguments):
             shuffle_supports=False,
             max_pixels=self.validation_max_pixels or self.max_pixels,
         )
-        return validation.load(shots=self.shots)
+        try:
+            return validation.load(shots=self.shots)
+        except DatasetError as error:
+            if self.validation_root is None:
+                raise
+            raise DatasetError(str(error).replace("`root`", "`validation_root`")) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,9 +193,12 @@ class ModelArguments(Settings):
 
     model: str = "focus-small"
     """Model: focus-small-base, focus-small-sft, focus-small-grpo or focus-small, the best of these (they come with the
-    package); tiny or small (new weights); a saved policy's folder; or a name on the hub."""
+    package); tiny or small (new weights); a saved policy's folder; or a name on the hub, with @REVISION if not the
+    newest. An adapter in PEFT's format goes by its folder or name, one of several with :NAME behind it."""
     init_from: Path | None = None
-    """Folder of a policy to start from, e.g. runs/my-sft/checkpoints/final; stands in for --model."""
+    """Policy to start from, e.g. runs/my-sft/checkpoints/final; stands in for --model."""
+    base_model: str | None = None
+    """Model below the adapter that --model or --init-from names; default: the one that the adapter names."""
     template: TemplateName = None
     frame: FrameName = None
     max_image_tokens: Annotated[int, Ge(1)] | None = None
@@ -190,12 +209,38 @@ class ModelArguments(Settings):
 
     @property
     def source(self) -> str:
-        """What `load_model` is given; a folder by its absolute path, since other processes may work elsewhere."""
-        return self.model if self.init_from is None else str(self.init_from.expanduser().resolve())
+        """What `load_model` is given; folders by their absolute path, since other processes may work elsewhere."""
+        if self.init_from is None:
+            return self.model if self.base_model is None else absolute_reference(on_base(self.model, self.base_model))
+        return absolute_reference(on_base(os.path.expanduser(self.init_from), self.base_model))
+
+    def pinned(self) -> Self:
+        """Return the same with the commits that names on the hub stand for now.
+
+        All processes then load the same weights, and so does whoever goes on with the run.
+
+        Raises:
+            CheckpointError: If there is no such model.
+        """
+        from focus_agents.models.loading import pin  # here and below: a command line is read without torch
+
+        if self.init_from is None:
+            return dataclasses.replace(self, model=pin(on_base(self.model, self.base_model)), base_model=None)
+        text = pin(on_base(os.path.expanduser(self.init_from), self.base_model))
+        return dataclasses.replace(self, init_from=Path(text), base_model=None)
+
+    def describe_newer(self) -> list[str]:
+        """Say which models have moved on the hub since their commit was noted, a sentence for each."""
+        from focus_agents.models.loading import newer_commits
+
+        return [
+            f"{name} is at commit {commit} on the hub by now; the run goes on with the one that it was started with"
+            for name, commit in newer_commits(self.source).items()
+        ]
 
     def load_template(self) -> PromptTemplate:
         """Load the prompt template."""
-        from focus_agents.models.loading import load_template  # here and below: a command line is read without torch
+        from focus_agents.models.loading import load_template
 
         return load_template(
             self.source,
@@ -227,6 +272,8 @@ class PolicyArguments(Settings):
     max_image_tokens: Annotated[int, Ge(1)] | None = None
     """Most tokens per picture of a vlm, larger ones are scaled down; default: as a saved policy was validated, else
     what its image processor says."""
+    base_model: str | None = None
+    """Model below the adapter that a policy names; default: the one that the adapter names."""
     device: str = "auto"
     """Where to compute: cpu, cuda, cuda:1; auto takes a GPU where there is one, and says so."""
     precision: Precision = "fp32"
@@ -264,7 +311,8 @@ class PolicyArguments(Settings):
             device=self.device,
             precision=self.precision,
             api=api,
-        ).with_absolute_path()
+        )
+        spec = spec.on_base(self.base_model).with_absolute_path()
         spec.check()
         return spec
 
@@ -274,10 +322,10 @@ class PolicyArguments(Settings):
         Raises:
             ValueError: If not.
         """
-        import torch
-
         if self.device in ("auto", "cpu"):
             return
+        import torch
+
         kind, _, index = self.device.partition(":")
         if kind != "cuda" or (index and not index.isdecimal()):
             raise ValueError(f"device: expected auto, cpu, cuda or cuda:1 and the like, got {self.device!r}")
@@ -289,43 +337,3 @@ class PolicyArguments(Settings):
             raise ValueError(
                 f"--device {self.device}: this machine has {torch.cuda.device_count()} CUDA devices, from cuda:0 on"
             )
-
-
-def load_reward(text: str) -> WeightedReward:
-    """Read a reward: text as `WeightedReward.from_spec` has it, or a YAML file with a line ``term: weight`` for each.
-
-    Args:
-        text: As ``"iou:1,format:0.5"``, or the path of a file that ends with .yaml or .yml.
-
-    Raises:
-        ValueError: If a term or weight is wrong, or the file is not such a mapping.
-        OSError: If the file cannot be read.
-    """
-    path = Path(text).expanduser()
-    if path.suffix not in (".yaml", ".yml"):
-        return _worth_something(WeightedReward.from_spec(text), text)
-    try:
-        # Composed, not loaded: loading keeps the last of two equal terms in silence, and reads 1e-3 as a text.
-        with open_regular(path) as file:
-            node = yaml.compose(file.read(), Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"reward {text}: expected YAML, got {error}") from error
-    pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    if not pairs or not all(isinstance(part, yaml.ScalarNode) for pair in pairs for part in pair):
-        raise ValueError(f"reward {text}: expected lines such as 'iou: 1' and 'iou_at(0.5): 0.5', got something else")
-    terms = [term.value for term, _ in pairs]
-    if twice := sorted({term for term in terms if terms.count(term) > 1}):
-        raise ValueError(f"reward {text}: the term {twice[0]!r} stands twice; give it one weight")
-    try:
-        return _worth_something(WeightedReward.from_mapping({term.value: weight.value for term, weight in pairs}), text)
-    except ValueError as error:
-        raise ValueError(f"{text}: {error}") from error
-
-
-def _worth_something(reward: WeightedReward, text: str) -> WeightedReward:
-    """The reward, if an answer can earn anything by it."""
-    if all(weight == 0 for _, weight in reward.terms.values()):
-        raise ValueError(f"reward {text!r}: expected a weight other than 0, got none; nothing can be learned from it")
-    if all(name.partition("(")[0] in TERMS.built_in and weight <= 0 for name, (_, weight) in reward.terms.items()):
-        raise ValueError(f"reward {text!r}: expected a weight above 0, got none; the worst answers would earn most")
-    return reward

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -63,7 +64,7 @@ def check_root(data: Any) -> None:
     """
     for entry in entries_of(data.dataset):
         if entry.needs_root and data.data_root is None:
-            raise ValueError(f"data_root: data set {entry.name!r} is read from files: pass root, {entry.source}")
+            raise ValueError(f"data_root: data set {entry.name!r} is read from files: pass `data_root`, {entry.source}")
 
 
 def check_policy_flags(given: Collection[str], policies: Sequence[str]) -> None:
@@ -90,8 +91,9 @@ def check_validation(data: Any) -> None:
         ValueError: If they are the same.
     """
     whole = [entry.name for entry in entries_of(data.dataset) if "split" in entry.ignores]
-    roots = [root and root.expanduser().resolve() for root in (data.validation_root or data.data_root, data.data_root)]
-    is_elsewhere = roots[0] != roots[1]
+    roots = [data.validation_root or data.data_root, data.data_root]
+    places = [root and os.path.realpath(os.path.expanduser(root)) for root in roots]
+    is_elsewhere = places[0] != places[1]
     if whole and not is_elsewhere:
         raise ValueError(
             f"validation_root: the data set {whole[0]!r} is one split, so that the episodes of `data_root` would be "

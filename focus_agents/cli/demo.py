@@ -27,7 +27,8 @@ from PIL import Image
 from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.common import PolicyArguments, PolicyName
 from focus_agents.cli.data_checks import check_policy_flags
-from focus_agents.cli.errors import as_flags, user_errors
+from focus_agents.cli.errors import as_flags, make_console, user_errors
+from focus_agents.policies.registry import parse_policy
 from focus_agents.settings import Settings
 from focus_env import images
 from focus_env.boxes import as_box
@@ -48,7 +49,7 @@ class Args(Settings):
     query: Path | None = None
     """The picture to answer for."""
     out: Path = Path("runs/answer.png")
-    """Where the picture of the answer goes."""
+    """Where the picture of the answer goes; its folder is made if it is not there."""
     policy: PolicyName = "vlm:focus-small"
     policies: PolicyArguments = PolicyArguments()
 
@@ -58,20 +59,25 @@ class Args(Settings):
 
 
 def main() -> None:
+    status = make_console(stderr=True).status  # torch takes its time; the output itself is for other programs, too
     with user_errors(Args):
         args = parse(Args, __doc__)
-        from focus_agents.models.pictures import picture_budget  # here: a command line is read without torch
-        from focus_agents.policies.focus import FocusPolicy, locate
-
-        quiet_libraries()
         supports, query = read_pictures(args)
+        if parse_policy(args.policy)[0].is_model:
+            quiet_libraries()
         spec = args.policies.spec(args.policy)
+        with status(f"loading {args.policy}"):
+            from focus_agents.policies.focus import FocusPolicy, locate  # here: what is wrong is said without torch
+
+            quiet_libraries()
         policy = spec.build()
         if isinstance(policy, FocusPolicy):
+            from focus_agents.models.pictures import picture_budget
+
             budget = picture_budget(spec.argument, validation=spec.max_image_tokens)
             if budget.validation is not None:
                 print(f"most of a picture: {budget.validation:,} tokens")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
     try:
         if isinstance(policy, FocusPolicy):
             found = policy.locate(supports, query, with_attention=True)
@@ -119,8 +125,8 @@ def check_out(out: Path, given: Sequence[Path]) -> None:
     """See that the answer's picture can be written, before there is one.
 
     Raises:
-        ValueError: If its ending names no format that pictures are written in, its folder is not there, or it is one of
-            the pictures that are given.
+        ValueError: If its ending names no format that pictures are written in, or it is a folder or one of the pictures
+            that are given.
     """
     kind = Image.registered_extensions().get(out.suffix.lower())
     try:
@@ -128,9 +134,8 @@ def check_out(out: Path, given: Sequence[Path]) -> None:
         is_written = True
     except (KeyError, OSError, ValueError):
         is_written = False
-    has_folder = out == Args.out or out.absolute().parent.is_dir()  # that of the default is made
-    if not is_written or not has_folder or out.is_dir():
-        raise ValueError(f"--out {out}: expected a file such as answer.png in a folder that exists")
+    if not is_written or out.is_dir():
+        raise ValueError(f"--out {out}: expected a file such as answer.png")
     if any(out.exists() and file.exists() and out.samefile(file) for file in given):
         raise ValueError(f"--out {out}: expected another file than the given pictures, which it would write over")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import re
 import signal
 import sys
@@ -20,6 +21,9 @@ from focus_agents.runs.terminal import PlainConsole
 from focus_env.errors import FocusError, StorageError
 
 T = TypeVar("T")
+
+LIBRARY_NAMES = {"root": "data_root"}
+"""Names of arguments of functions, with those of the settings that commands have for them."""
 
 
 class CommandConsole(PlainConsole):
@@ -168,6 +172,30 @@ def _termination_as_exception() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextlib.contextmanager
+def ending_at_once(note: str = "") -> Iterator[None]:
+    """Let a signal end this process at once, without what is left to do; for tidying up.
+
+    Args:
+        note: Said then, such as what is kept.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        print("; ".join(filter(None, [f"stopped by {signal.Signals(number).name}", note])), file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def print_warning(message: str) -> None:
     """Print a warning beside a command's output."""
     print(f"warning: {message}", file=sys.stderr)
@@ -179,7 +207,7 @@ def as_flags(message: str, arguments: type) -> str:
     Args:
         message: A text with settings in backticks, as in "lower `batch_size`", or one before the first colon, as in
             "error: lr: expected more than 0", or before "must", as in "error: shots must be at least 1".
-        arguments: The command's dataclass. Other words in backticks stay as they are.
+        arguments: The command's dataclass. Other words in backticks stay as they are, but for those of `LIBRARY_NAMES`.
 
     Returns:
         The text as in "lower --batch-size", or "error: --shots: shots must be at least 1".
@@ -188,6 +216,7 @@ def as_flags(message: str, arguments: type) -> str:
 
     def flag(found: re.Match[str]) -> str:
         name = found[1] or found[2] or found[3]
+        name = LIBRARY_NAMES.get(name, name) if found[1] and name not in names else name
         if name not in names:
             return found[0]
         as_flag = f"--{name.replace('_', '-')}"

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge
 
 from focus_agents.cli.budget import Process, device_for, large_prompt, shape_of_model, tell_memory
-from focus_agents.cli.cluster import Job, Need, RayArguments
+from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import parse
 from focus_agents.cli.common import DataArguments, PolicyArguments, PolicyNames
 from focus_agents.cli.data_checks import check_policy_flags
@@ -44,6 +44,7 @@ from focus_agents.runs.provenance import provenance
 from focus_agents.settings import Settings, as_dict
 from focus_env.datasets import entries_of
 from focus_env.errors import DatasetError, MissingDependencyError, StorageError
+from focus_env.regular_files import require_possible
 from focus_env.types import EpisodeDataset
 
 if TYPE_CHECKING:  # a command line is read without torch and Ray
@@ -124,11 +125,10 @@ def main() -> None:
         console = make_console(width=PIPED_WIDTH)
     with user_errors(Args):
         args = parse(Args, __doc__, old_flags=OLD_FLAGS)
-        args.cluster.import_ray()
+        console.print(f"results: {results_path(args)}")  # Ray and torch take their time
         plan, results, chunks = check_arguments(args)
         if chunks:
             tell_budget(args, plan, console)
-    console.print(f"results: {results.path}")
     answer_chunks(args, plan, results, chunks, console)
     answered = {chunk.cell for chunk in chunks}
     for cell in plan.cells():
@@ -144,20 +144,33 @@ def main() -> None:
     console.print(places)
 
 
-def check_arguments(args: Args) -> tuple[EvaluationPlan, ResultsFolder, list[Chunk]]:
-    """Find all that can be wrong, before Ray or a model starts."""
-    from focus_agents.evaluation.run import EvaluationPlan, pending_chunks
+def results_path(args: Args) -> Path:
+    """Return the folder of the results."""
+    return args.output_dir or run_path(Path("runs"), None, "evaluation")
 
+
+def check_arguments(args: Args) -> tuple[EvaluationPlan, ResultsFolder, list[Chunk]]:
+    """Find all that can be wrong, before Ray or a model starts; most of it before either is imported."""
     for name, values in (("policy", args.policy), ("shots", args.shots)):
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{name}: expected one or several different ones, got {values}")
     if same := _same_policies(args.policy):
         raise ValueError(f"policy: expected one or several different ones, got {same[0]!r} and {same[1]!r}, the same")
     check_devices(args)
+    if args.output_dir is not None:
+        require_possible(args.output_dir / "config.json")
+        ResultsFolder(args.output_dir).cells()  # no folder of something else
+    args.cluster.listen_here()
+    specs = {text: args.policies.spec(text) for text in args.policy if not parse_policy(text)[0].is_model}
+    episodes = load_episodes(args)
+    args.cluster.import_ray()
+    from focus_agents.evaluation.run import EvaluationPlan, pending_chunks
+
+    specs |= {text: args.policies.spec(text) for text in args.policy if text not in specs}
     plan = EvaluationPlan(
-        policies={text: args.policies.spec(text) for text in args.policy},
+        policies={text: specs[text] for text in args.policy},
         dataset=args.label or args.data.dataset,
-        episodes=load_episodes(args),
+        episodes=episodes,
         num_episodes=args.num_episodes,
         max_completion_tokens=args.max_completion_tokens,
         batch_size=args.batch_size,
@@ -166,9 +179,9 @@ def check_arguments(args: Args) -> tuple[EvaluationPlan, ResultsFolder, list[Chu
     )
     plan.check_supports()
     if args.cluster.num_workers:
-        args.cluster.connect(args.cluster.needs())
+        args.cluster.connect(args.cluster.needs(), job=Job(folder=results_path(args)))
     results = ResultsFolder.open(
-        args.output_dir or run_path(Path("runs"), None, "evaluation"),
+        results_path(args),
         data={plan.dataset: as_dict(args.data)},
         policies=plan.policy_settings(),
         cells=plan.cells(),
@@ -219,19 +232,20 @@ def _same_policies(texts: Sequence[str]) -> tuple[str, str] | None:
 
 def check_devices(args: Args) -> None:
     """See that policies can compute where they are asked to."""
-    import torch
-
     device, workers = args.policies.device, args.cluster
     num_gpus = workers.num_workers * workers.num_gpus_per_worker
     if workers.num_workers == 0:
         args.policies.check_device()
     elif device not in ("auto", "cpu") and num_gpus == 0:
         raise ValueError(f"--device {device}: workers see no GPU without --num-gpus-per-worker")
-    elif workers.ray_address is None and num_gpus > torch.cuda.device_count():
-        raise ValueError(
-            f"--num-gpus-per-worker {workers.num_gpus_per_worker}: {workers.num_workers} workers need more than the "
-            f"{torch.cuda.device_count()} GPUs of this machine"
-        )
+    elif workers.ray_address is None and num_gpus > 0:
+        import torch  # here: a command line is read without it
+
+        if num_gpus > (found := torch.cuda.device_count()):
+            raise ValueError(
+                f"--num-gpus-per-worker {workers.num_gpus_per_worker}: {workers.num_workers} workers need more than "
+                f"the {found} GPUs of this machine"
+            )
 
 
 def tell_budget(args: Args, plan: EvaluationPlan, console: Console) -> None:
@@ -275,8 +289,6 @@ def answer_chunks(
     """Answer what is missing. A policy that raises ends the run with its traceback."""
     if not chunks:
         return
-    import ray
-
     from focus_agents.evaluation.run import run_chunks
 
     if plan.num_workers:
@@ -288,7 +300,7 @@ def answer_chunks(
         with expected, progress_bar("episodes", num_episodes, console) as move_to:
             run_chunks(plan, results, chunks, on_done=move_to)
     finally:
-        ray.shutdown()
+        leave_ray()
 
 
 if __name__ == "__main__":

@@ -38,11 +38,12 @@ from focus_agents.cli.budget import (
     tell_prompts,
     tell_unused_gpu,
 )
-from focus_agents.cli.cluster import Job, Need, RayArguments
+from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
-from focus_agents.cli.common import ModelArguments, RewardText, TrainingDataArguments, load_reward
+from focus_agents.cli.common import ModelArguments, RewardText, TrainingDataArguments
 from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
 from focus_agents.cli.presets import PAPER_TRAINING_TOKENS, PAPER_VALIDATION_TOKENS, preset_of
+from focus_agents.cli.reward import load_reward
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
 from focus_agents.cli.terminal import TerminalArguments, print_outcome
 from focus_agents.cli.watching import WatchArguments
@@ -177,14 +178,19 @@ PRESETS: Mapping[str, Args] = {
 def main() -> None:
     with user_errors(Args):
         args = with_spec(parse_arguments(sys.argv[1:]))
+        args.run.check_folder("grpo", command="grpo")
+        args.data.check_places()
         console = make_console(arguments=Args)
         console.print(f"run folder: {args.run.path('grpo')}", soft_wrap=True)  # Ray and torch take their time
         args.cluster.import_ray()
         if args.run.resume is not None:
-            args = resumed(args, command="grpo", plain=with_spec)
+            args = resumed(args, command="grpo", plain=with_commits)
             if (message := nothing_to_do(RunDirectory(args.run.path("grpo")), args)) is not None:
                 print(as_flags(message, Args))
                 return
+            for line in args.model.describe_newer():
+                console.print(f"warning: {line}", style="yellow")
+        args = with_commits(args)
         plan, config = check_arguments(args)
         tell_budget(plan, args.cluster, console)
         path = args.run.path("grpo")
@@ -229,8 +235,6 @@ def tell_budget(plan: GRPOPlan, cluster: ClusterArguments, console: Console) -> 
 
 def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> None:
     """Start Ray where it does not run yet, train, and print the outcome."""
-    import ray
-
     from focus_agents.grpo.train import train_grpo
     from focus_agents.monitoring.ray_metrics import RayMetrics
 
@@ -262,7 +266,7 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
                 sinks=[*args.watch.open(run, console), RayMetrics(run.path.resolve().name, "grpo")],
             )
     finally:
-        ray.shutdown()
+        leave_ray()
     print_outcome(run, summary, console)
 
 
@@ -277,6 +281,11 @@ def with_spec(args: Args) -> Args:
     A run that is gone on with has them, whatever has become of the file.
     """
     return dataclasses.replace(args, reward=load_reward(args.reward).spec)
+
+
+def with_commits(args: Args) -> Args:
+    """Return the arguments with the reward's terms, and the commits of models on the hub; see `with_spec`."""
+    return dataclasses.replace(with_spec(args), model=args.model.pinned())
 
 
 def check_arguments(args: Args) -> tuple[GRPOPlan, GRPOConfig]:

@@ -43,6 +43,18 @@ class RunArguments(Settings):
         """Return the run's folder: the one to go on with, by its name, or by the time at which it starts."""
         return self.resume or run_path(self.output_dir, self.name, prefix)
 
+    def check_folder(self, prefix: str, *, command: str) -> None:
+        """Look at the run's folder before large libraries are imported: it is free, or holds the run to go on with.
+
+        Raises:
+            OSError, CheckpointError: As `RunDirectory.check_new` and `stored_config` do.
+        """
+        run = RunDirectory(self.path(prefix))
+        if self.resume is None:
+            run.check_new()
+        else:
+            stored_config(run, command)
+
     def open(self, path: Path, arguments: Mapping[str, Any], *used: Any, command: str) -> RunDirectory:
         """Open the folder to go on with, or make a new one, for this process alone.
 

@@ -17,6 +17,7 @@ transformers' format, which `focus grpo` takes as --init-from. `--resume runs/<n
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,12 +34,12 @@ from focus_agents.cli.budget import (
     tell_prompts,
     tell_unused_gpu,
 )
-from focus_agents.cli.cluster import Job, Need, RayArguments
+from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments, TrainingDataArguments
 from focus_agents.cli.errors import as_flags, in_a_thread, make_console, user_errors, work_errors
 from focus_agents.cli.presets import PAPER_TRAINING_TOKENS, PAPER_VALIDATION_TOKENS, preset_of
-from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed, stored_config
+from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
 from focus_agents.cli.terminal import TerminalArguments, print_outcome
 from focus_agents.cli.watching import WatchArguments
 from focus_agents.models.settings import FinetuningSettings
@@ -143,16 +144,25 @@ PRESETS: Mapping[str, Args] = {
 def main() -> None:
     with user_errors(Args):
         args = parse_arguments(sys.argv[1:])
+        if args.run.resume is not None and args.cluster.num_workers == 0:
+            raise ValueError("num_workers: expected 1 or more with --resume, got 0; that is for debugging")
+        args.run.check_folder("sft", command="sft")
+        args.data.check_places()
         console = make_console(arguments=Args)
         console.print(f"run folder: {args.run.path('sft')}", soft_wrap=True)  # Ray and torch take their time
         args.cluster.import_ray()
         if args.run.resume is not None:
             run = RunDirectory(args.run.resume)
-            check_checkpoint(run, args)
-            args = resumed(args, command="sft")
+            from focus_agents.sft.train import check_resumable
+
+            check_resumable(run)
+            args = resumed(args, command="sft", plain=with_commits)
             if (message := nothing_to_do(run, args)) is not None:
                 print(as_flags(message, Args))
                 return
+            for line in args.model.describe_newer():
+                console.print(f"warning: {line}", style="yellow")
+        args = with_commits(args)
         plan, workers = check_arguments(args)
         tell_budget(plan, workers, args.cluster, console)
         args.cluster.connect(args.cluster.needs() if workers.num_workers else [], job=Job(folder=plan.run_path))
@@ -187,8 +197,6 @@ def tell_budget(plan: SFTPlan, workers: Workers, cluster: ClusterArguments, cons
 
 def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> None:
     """Start Ray where it does not run yet, train, and print the outcome."""
-    import ray
-
     from focus_agents.monitoring.ray_metrics import RayMetrics
     from focus_agents.sft.train import train_sft
 
@@ -199,9 +207,15 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
     def advice() -> str:
         return as_flags(after_a_stop(run), Args)
 
+    def advice_after_leaving() -> str:
+        console.print("ending the workers; a signal meanwhile ends all at once", style="yellow")
+        # First, since a worker may be writing a checkpoint, which counts if it becomes whole.
+        leave_ray(as_flags(f"what was saved is in {run.path}, and `resume` {run.path} goes on from it", Args))
+        return advice()
+
     job = Job(folder=run.path)
     try:
-        with work_errors(Args, console, FocusError, advice=advice):
+        with work_errors(Args, console, FocusError, advice=advice_after_leaving):
             if workers.num_workers > 0:
                 args.cluster.start_ray(num_processes=workers.num_workers, console=console, advice=advice, job=job)
                 job.note_start()
@@ -214,19 +228,13 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
                 sinks = [*args.watch.open(run, console)]
                 summary = train_sft(plan, workers, is_verbose=is_verbose, console=console, sinks=sinks)
     finally:
-        ray.shutdown()
+        leave_ray()
     print_outcome(run, summary, console)
 
 
-def check_checkpoint(run: RunDirectory, args: Args) -> None:
-    """See that an interrupted run has a checkpoint, and that somebody goes on with it who reads and writes them."""
-    from focus_agents.sft.train import check_resumable
-
-    if not run.path.is_dir():
-        stored_config(run, "sft")
-    check_resumable(run)
-    if args.cluster.num_workers == 0:
-        raise ValueError("num_workers: expected 1 or more with --resume, got 0; that is for debugging")
+def with_commits(args: Args) -> Args:
+    """Return the arguments with the commits of models on the hub; a run that is gone on with has them."""
+    return dataclasses.replace(args, model=args.model.pinned())
 
 
 def parse_arguments(words: list[str]) -> Args:

@@ -2,10 +2,9 @@
 
     prefill(prompts) -> Prefix -> sample_completions
 
-Keys and values of a prompt are there once, whatever G is: the answers of a prompt are columns of its row (see
-`shared_prefix.py`), one column for each answer and step.
+Where the keys and values lie, and how a step is computed, is in `decoding.py`.
 
-Axis letters: N prompts, G completions per prompt, P prompt tokens, T completion tokens, V vocabulary, H hidden size.
+Axis letters: N prompts, G completions per prompt, T completion tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache
 
-from focus_agents.engine.forward import answer_positions, cache_input, prefill, token_logprobs
+from focus_agents.engine.decoding import start_decoding
+from focus_agents.engine.forward import token_logprobs
 from focus_agents.engine.grammar import AnswerGrammar
-from focus_agents.models.adapters import base_model, model_parts
+from focus_agents.models.adapters import model_parts
 from focus_agents.models.attention import set_focus_attention
 from focus_agents.models.inputs import PromptBatch
-from focus_agents.models.shared_prefix import BufferLayer, Prefix, SharedPrefix, additive
+from focus_agents.models.shared_prefix import Prefix
 from focus_agents.rollout.records import Sampling
 
 
@@ -72,22 +71,14 @@ def sample_completions(
     Raises:
         FloatingPointError: If the model's probabilities are not numbers.
     """
-    num_prompts, num_columns = prompts.input_ids.shape
+    num_prompts = len(prompts.input_ids)
     if len(seeds) != num_prompts:
         raise ValueError(f"seeds: expected one for each of the {num_prompts} prompts, got {len(seeds)}")
     set_focus_attention(model)
-    parts, device = model_parts(model), prompts.input_ids.device
+    head, device = model_parts(model).head, prompts.input_ids.device
     num_steps = sampling.max_completion_tokens
     generators = [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
-    capacity = num_columns + (num_steps - 1) * num_completions
-    num_layers = base_model(model).config.get_text_config().num_hidden_layers
-    cache = Cache(layers=[BufferLayer(capacity) for _ in range(num_layers)])
-    if prefix is None:
-        prefix = prefill(model, prompts, cache)
-    else:
-        for layer, encoded in zip(cache.layers, prefix.cache.layers, strict=True):
-            layer.update(encoded.keys, encoded.values)
-    mask = _decoding_mask(prompts.attention_mask, num_completions, num_steps - 1, prefix.hidden.dtype)
+    decoder = start_decoding(model, prompts, num_completions, num_steps, prefix)
 
     shape = (num_prompts, num_completions)
     token_ids = torch.full((*shape, num_steps), pad_token_id, device=device)
@@ -95,9 +86,9 @@ def sample_completions(
     lengths = torch.zeros(shape, dtype=torch.long, device=device)
     is_done = torch.zeros(shape, dtype=torch.bool, device=device)
     states = torch.zeros(0) if grammar is None else grammar.start(num_prompts * num_completions).to(device)
-    hidden = prefix.hidden.detach()[:, None]
+    hidden = decoder.hidden
     for step in range(num_steps):
-        logits = parts.head(hidden).expand(-1, num_completions, -1)
+        logits = head(hidden).expand(-1, num_completions, -1)
         allowed = None if grammar is None else grammar.allowed(states).view(logits.shape)
         log_probabilities = token_logprobs(logits, sampling.temperature, banned_token_ids, allowed)
         tokens = _draw(log_probabilities, generators, greedy=sampling.temperature == 0)
@@ -111,28 +102,10 @@ def sample_completions(
             break
         if grammar is not None:
             states = grammar.advance(states, tokens.flatten())
-        hidden = parts.backbone(
-            input_ids=tokens,
-            attention_mask=mask[..., : num_columns + (step + 1) * num_completions],
-            position_ids=answer_positions(model, prefix.next_position, torch.full(shape, step, device=device)),
-            use_cache=True,
-            shared_prefix=SharedPrefix(0),
-            **cache_input(parts.backbone, cache),
-        ).last_hidden_state
+        hidden = decoder.step(tokens)
     _check_numbers(logprobs)  # the likeliest token of no numbers is the first, and looks like an answer
     used = int(lengths.max())
     return SampledBatch(token_ids[..., :used], logprobs[..., :used], lengths)
-
-
-def _decoding_mask(
-    prompt_attention_mask: torch.Tensor, num_completions: int, num_steps: int, dtype: torch.dtype
-) -> torch.Tensor:
-    """[N, 1, G, P + steps * G] added to scores: completion g sees the prompt and every G-th column from P + g on."""
-    # The cache grows by G columns a step, one for each completion, in their order: column P + s * G + g is the token
-    # that completion g wrote at step s. So a completion's own tokens are the unit matrix, once for each step.
-    own = torch.eye(num_completions, dtype=torch.bool, device=prompt_attention_mask.device).repeat(1, num_steps)
-    prompt = prompt_attention_mask.bool()[:, None, :].expand(-1, num_completions, -1)
-    return additive(torch.cat([prompt, own.expand(len(prompt), -1, -1)], dim=2)[:, None], dtype)
 
 
 def _draw(log_probabilities: torch.Tensor, generators: Sequence[torch.Generator], *, greedy: bool) -> torch.Tensor:

@@ -26,8 +26,8 @@ from focus_agents.engine.forward import (
     token_logprobs,
 )
 from focus_agents.engine.grammar import AnswerGrammar
-from focus_agents.models.adapters import model_parts
-from focus_agents.models.attention import set_focus_attention
+from focus_agents.models.adapters import base_model, model_parts
+from focus_agents.models.attention import can_share_prefix, set_focus_attention
 from focus_agents.models.inputs import LOGITS_PER_CHUNK, PromptBatch
 from focus_agents.models.shared_prefix import (
     PackedAnswers,
@@ -65,10 +65,18 @@ def score_completions(
         shared_prefix: Whether a prompt is encoded once for its completions, or once for each.
         prefix: What `prefill` left of these prompts, with gradient, to be used up; None: they are encoded here.
 
+    Raises:
+        ValueError: If prompts shall be shared by a model that cannot, see `can_share_prefix`.
+
     Returns:
         ([N, G, T] float32 log-probabilities, [N, G, T] float32 entropies of the predicting distributions, detached),
         both 0 after a completion's end.
     """
+    if shared_prefix and not can_share_prefix(base_model(model).config):
+        raise ValueError(
+            "shared_prefix: expected a model whose layers all have full attention, got one with recurrent layers or "
+            "sliding windows; pass shared_prefix=False"
+        )
     is_valid = torch.arange(token_ids.shape[2], device=token_ids.device) < lengths[..., None]
     predict = _shared_states if shared_prefix else _repeated_states
     states = predict(model, prompts, token_ids, lengths, prefix)[is_valid]

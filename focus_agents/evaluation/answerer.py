@@ -125,7 +125,9 @@ def _build(chunk: Chunk) -> Policy:
     except FocusError:
         raise
     except (Exception, SystemExit) as error:
-        raise PolicyError(f"policy {chunk.cell.policy!r} could not be made: {type(error).__name__}: {error}") from error
+        told, named = str(error), f"policy {chunk.spec.text!r}: "
+        reason = told.removeprefix(named) if told.startswith(named) else f"{type(error).__name__}: {told}"
+        raise PolicyError(f"policy {chunk.cell.policy!r} could not be made: {reason}") from error
 
 
 def _gives_up(chunk: Chunk, error: Exception) -> EvaluationError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ COLUMNS: Mapping[str, str] = {
 }
 """Titles of metrics, in the order of the table; `focus_env.metrics.summarize` says what each is."""
 
+_SETTING = re.compile(r"\\`(retry_failed|max_completion_tokens|frame)\\`")
+"""Settings that notes name, as `paragraph` writes them."""
 FEW_EPISODES = 100
 """Fewer are said."""
 
@@ -185,8 +188,11 @@ def report_notes(summary: Mapping[str, Any]) -> list[str]:
         "mIoU counts an answer without a readable box as 0, and an absent target as 1 if it is called absent, else 0. "
         "Intervals are 95% bootstrap intervals over episodes."
     ]
-    notes += [_data_note(name, settings) for name, settings in summary["data"].items()]
-    notes += [_policy_note(name, settings) for name, settings in summary.get("policies", {}).items() if settings]
+    shown = {kind: {cell[kind] for cell in summary["cells"]} for kind in ("dataset", "policy")}
+    data = {name: settings for name, settings in summary["data"].items() if name in shown["dataset"]}
+    notes += [_data_note(name, settings) for name, settings in data.items()]
+    policies = summary.get("policies", {}).items()
+    notes += [_policy_note(name, settings) for name, settings in policies if settings and name in shown["policy"]]
     notes += _count_notes(summary)
     if any(cell["num_failed"] for cell in summary["cells"]):
         notes.append(
@@ -208,7 +214,7 @@ def report_notes(summary: Mapping[str, Any]) -> list[str]:
             "intervals."
         )
         known = {name for table in TABLES for name in table.datasets}
-        if others := [name for name, settings in summary["data"].items() if settings.get("dataset") not in known]:
+        if others := [name for name, settings in data.items() if settings.get("dataset") not in known]:
             notes.append(
                 f"The paper has nothing on {', '.join(others)}: other data, whose figures cannot be compared with its."
             )
@@ -276,7 +282,8 @@ def _count_notes(summary: Mapping[str, Any]) -> list[str]:
 
 def render_markdown(summary: Mapping[str, Any]) -> str:
     """The tables and notes in Markdown."""
-    parts = ["# Evaluation", *map(paragraph, report_notes(summary))]
+    notes = [_SETTING.sub(r"`\1`", paragraph(note)) for note in report_notes(summary)]
+    parts = ["# Evaluation", *notes]
     for title, rows in report_tables(summary).items():
         parts += [f"## {title}", markdown_table(rows)]
     return to_markdown(parts)

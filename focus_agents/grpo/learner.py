@@ -154,6 +154,14 @@ class GRPOTorchLearner(TorchLearner):
         if self.config.shared_prefix != "auto" or self._shares_prefixes is not None:
             return
         module = self.module[DEFAULT_MODULE_ID].unwrapped()
+        if not module.uses_shared_prefix:
+            self._share_prefixes(False)
+            warnings.warn(
+                "shared prefix: the model has recurrent layers or sliding windows, so prompts are repeated for each "
+                "answer in learning, which is slower by about the group size; sampling still encodes a prompt once",
+                stacklevel=2,
+            )
+            return
         gap = torch.tensor(module.shared_prefix_gap(collate_groups([group], module.processor, device=self.device)))
         if torch.distributed.is_initialized():
             gap = gap.to(self.device)

@@ -7,7 +7,7 @@ from typing import Any
 
 from focus_agents.grpo.algorithm import GRPOConfig
 from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings
-from focus_agents.models.loading import load_processor
+from focus_agents.models.loading import check_form, check_model
 from focus_agents.models.pictures import PictureBudget, picture_budget
 from focus_agents.models.settings import ModelSettings
 from focus_agents.settings import as_dict
@@ -58,10 +58,11 @@ class GRPOPlan:
             ValueError: If a setting is out of its range.
             CheckpointError: If there is no such model.
         """
+        check_form(self.schedule.save, self.model.model, lora_rank=self.model.lora_rank)
         training, validation = (
             {
                 "reward": self.reward,
-                "template": load_processor(self.model.model, max_image_tokens=limit).fit_template(self.template),
+                "template": check_model(self.model.model, max_image_tokens=limit).fit_template(self.template),
             }
             for limit in (self.pictures.training, self.pictures.validation)
         )

@@ -49,6 +49,49 @@ def set_focus_attention(model: Any) -> None:
         model.set_attn_implementation({"text_config": FOCUS_ATTENTION})
 
 
+def full_attention_layers(config: Any) -> frozenset[int]:
+    """Return the layers, from 0, in which a token attends to all tokens before it.
+
+    The others of a hybrid model have a sliding window, or no attention weights at all, as Qwen3.5's linear ones.
+
+    Args:
+        config: The model's configuration, of transformers.
+    """
+    text = config.get_text_config()
+    kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+    return frozenset(layer for layer, kind in enumerate(kinds) if kind == "full_attention")
+
+
+def can_share_prefix(config: Any) -> bool:
+    """Return whether answers may stand behind one prompt in a row: all layers have full attention.
+
+    Args:
+        config: The model's configuration, of transformers.
+    """
+    return len(full_attention_layers(config)) == config.get_text_config().num_hidden_layers
+
+
+def measured_layers(spec: str, config: Any) -> frozenset[int]:
+    """Return the layers of a choice whose attention can be measured: those with full attention.
+
+    Args:
+        spec: As for `select_layers`. A range leaves out layers without full attention.
+        config: The model's configuration, of transformers.
+
+    Raises:
+        ValueError: As `select_layers`; or if the choice names a layer without full attention, or has no other.
+    """
+    full = full_attention_layers(config)
+    chosen = select_layers(spec, config.get_text_config().num_hidden_layers)
+    is_range = spec == "all" or ":" in spec
+    if not chosen & full or not (is_range or chosen <= full):
+        raise ValueError(
+            f"attention layers {spec!r}: expected some of {', '.join(map(str, sorted(full)))}, the model's layers with "
+            f"full attention, got {', '.join(map(str, sorted(chosen - full)))}, which have none to measure"
+        )
+    return chosen & full
+
+
 def select_layers(spec: str, num_layers: int) -> frozenset[int]:
     """Read a choice of layers.
 

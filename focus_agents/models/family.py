@@ -25,18 +25,17 @@ import numpy.typing as npt
 import torch
 
 from focus_agents.models.inputs import PromptBatch
+from focus_agents.models.views import ImageSize, View, num_image_tokens
 from focus_env.boxes import CoordinateFrame
 from focus_env.types import ImageArray
-
-ImageSize = tuple[int, int]
-"""(width, height) in pixels."""
 
 
 class PreprocessedImages(NamedTuple):
     """Pictures as a family's vision tower takes them.
 
     Attributes:
-        grids: [K, 2] int64, (rows, columns) of each picture's tokens. A picture has rows * columns tokens, row by row.
+        grids: [K, 2] int64, (rows, columns) of each picture: of its tokens, or of its tiles where a family cuts tiles.
+            `ModelFamily.views` says which tokens they stand for.
         arrays: By name; the first axis of each runs through picture after picture, some rows for each.
     """
 
@@ -52,12 +51,22 @@ class ModelParts(NamedTuple):
         backbone: Makes hidden states from token ids, positions and the family's image inputs.
         layers: The language model's decoder layers.
         head: Makes logits from hidden states; linear.
+        projections: Modules and parameters outside the tower that make its outputs into the language model's inputs.
+            They are frozen with the tower.
     """
 
     vision_tower: Any
     backbone: Any
     layers: Sequence[torch.nn.Module]
     head: Any
+    projections: tuple[torch.nn.Module | torch.nn.Parameter, ...] = ()
+
+    def vision_parameters(self) -> list[torch.nn.Parameter]:
+        """Return all parameters that image features depend on."""
+        found: list[torch.nn.Parameter] = []
+        for part in (self.vision_tower, *self.projections):
+            found += [part] if isinstance(part, torch.nn.Parameter) else list(part.parameters())
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +79,12 @@ class ModelFamily(abc.ABC):
         name: Names the family in messages and entry points.
         model_types: The `model_type` of the configurations of its models.
         frame: The unit in which its models were trained to write coordinates, unless they were trained on here.
-        image_token: Stands for a picture in the chat template's text, and repeated for each of its tokens in a prompt.
+        image_token: Stands in a prompt for each token of a picture.
         never_sampled: Tokens that no answer may hold, the image token among them: an answer with one would break the
             count of image tokens in the next forward pass. Those that a tokenizer lacks do not matter.
         lora_targets: Regular expression of the modules that get LoRA adapters: the language model's, none of the tower.
         end_token: Ends an answer; None: the tokenizer's own.
+        placeholder: Stands for a picture in the chat template's text; None: the image token.
     """
 
     name: str
@@ -84,6 +94,15 @@ class ModelFamily(abc.ABC):
     never_sampled: tuple[str, ...]
     lora_targets: str
     end_token: str | None = None
+    placeholder: str | None = None
+
+    def for_config(self, config: Any) -> ModelFamily:
+        """Return the family as it is for one model, where its pictures depend on more than the image processor.
+
+        Args:
+            config: The model's configuration, of transformers.
+        """
+        return self
 
     @property
     def usage(self) -> str:
@@ -126,6 +145,31 @@ class ModelFamily(abc.ABC):
         The frame `RESIZED_PIXEL` counts in pixels of that size. The rule is picklable, and rules that do the same are
         equal.
         """
+
+    def views(self, image_processor: Any, grid: tuple[int, int], image_wh: ImageSize) -> tuple[View, ...]:
+        """Return which part of a picture each of its image tokens shows.
+
+        By default a picture is one grid of tokens.
+
+        Args:
+            image_processor: The model's.
+            grid: (rows, columns) of the picture in `PreprocessedImages.grids`.
+            image_wh: (width, height) of the picture in pixels, before it is resized.
+        """
+        return (View(*grid),)
+
+    def image_text(self, views: Sequence[View]) -> tuple[str, tuple[int, ...]]:
+        """Return the text that takes a placeholder's place, with one image token for each run of them.
+
+        By default a picture is a run of image tokens, and nothing else.
+
+        Args:
+            views: The picture's.
+
+        Returns:
+            (The text, how many image tokens each run has.)
+        """
+        return self.image_token, (num_image_tokens(views),)
 
     # ---- the model
 

@@ -30,8 +30,8 @@ class EncodedPrompt:
     """One prompt as arrays; the form in which prompts travel between processes.
 
     Attributes:
-        input_ids: [P] int64, with rows * columns image tokens for each picture, row by row.
-        grids: [pictures, 2] int64, (rows, columns) of each picture's tokens.
+        input_ids: [P] int64, with as many image tokens for each picture as its views have, see `ModelFamily.views`.
+        grids: [pictures, 2] int64, (rows, columns) of each picture's tokens or tiles, as the family counts them.
         images: The family's arrays of the pictures by name, whose first axis runs through picture after picture.
         image_features: Outputs of a frozen vision tower (see `ModelFamily.image_features`), in place of the arrays:
             then `images` is empty. None: not computed.
@@ -70,7 +70,7 @@ class PromptBatch:
         input_ids: [B, P] int64.
         attention_mask: [B, P] int64, 0 where padded.
         image_mask: [B, P] bool, true at image tokens.
-        grids: [K, 2] int64, (rows, columns) of each picture's tokens.
+        grids: [K, 2] int64, (rows, columns) of each picture, as in `EncodedPrompt`.
         num_images: How many of the pictures belong to each prompt.
         images: The family's arrays by name, as in `EncodedPrompt`, prompt after prompt.
         image_rows: For each array, how many of its rows belong to each prompt.

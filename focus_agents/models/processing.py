@@ -15,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from focus_agents.models.chat import as_text, end_token_id, prompt_text
 from focus_agents.models.family import ModelFamily, PreprocessedImages
 from focus_agents.models.inputs import EncodedPrompt, PromptBatch, collate_prompts
+from focus_agents.models.views import View, num_image_tokens
 from focus_env.boxes import CoordinateFrame
 from focus_env.prompts import PromptTemplate
-from focus_env.types import Box, ImageArray, ImagePart, Message, TextPart
+from focus_env.types import ImageArray, ImagePart, Message, TextPart
 
 _TOKENIZING = threading.Lock()
 """Prompts may be encoded in several threads, for their pictures' sake; a tokenizer is for one at a time."""
@@ -30,15 +32,15 @@ class PromptSpans:
     """Where an encoded prompt holds its pictures and support boxes, as positions of tokens.
 
     Attributes:
-        images: (start, stop) of each picture's tokens, in the order of the prompt.
-        grids: (rows, columns) of each picture's tokens, which lie row by row.
+        images: For each picture in the order of the prompt, [tokens] int64, its image tokens.
+        views: For each picture, which part of it they show.
         box_texts: For each marked box, [tokens] int64, the tokens of its text, brackets included.
         box_coordinates: For each marked box, [tokens] int64, those of its numbers and the spaces between them: without
             brackets and commas.
     """
 
-    images: tuple[tuple[int, int], ...]
-    grids: tuple[tuple[int, int], ...]
+    images: tuple[npt.NDArray[np.int64], ...]
+    views: tuple[tuple[View, ...], ...]
     box_texts: tuple[npt.NDArray[np.int64], ...]
     box_coordinates: tuple[npt.NDArray[np.int64], ...]
 
@@ -63,8 +65,9 @@ class VLMProcessor:
         self.own_image_processor = image_processor if own_image_processor is None else own_image_processor
         self.family = family
         vocabulary = tokenizer.get_vocab()
-        self.eos_token_id: int = tokenizer.eos_token_id if family.end_token is None else vocabulary[family.end_token]
-        self.pad_token_id: int = tokenizer.pad_token_id
+        self.eos_token_id: int = end_token_id(tokenizer, family.end_token)
+        padding = tokenizer.pad_token_id
+        self.pad_token_id: int = self.eos_token_id if padding is None else padding
         self.image_token_id: int = tokenizer.convert_tokens_to_ids(family.image_token)
         self.banned_token_ids: tuple[int, ...] = tuple(vocabulary[t] for t in family.never_sampled if t in vocabulary)
 
@@ -75,18 +78,51 @@ class VLMProcessor:
             ValueError: If the conversation holds no picture, or one that the model's image processor cannot take, or a
                 text holds the image token.
         """
-        images = [part.image for message in messages for part in message.content if isinstance(part, ImagePart)]
+        images = _pictures(messages)
         if not images:
             raise ValueError("messages: expected at least one picture, got none; a prompt needs a query image")
         grids, arrays = self._preprocess(images)
+        text, runs = self._text(messages, self.views(images, grids))
         with _TOKENIZING:
-            ids = np.asarray(self.tokenizer(self._chat_text(messages))["input_ids"], dtype=np.int64)
-        if (ids == self.image_token_id).sum() != len(images):
+            ids = np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+        return EncodedPrompt(np.repeat(ids, self._repeats(ids, runs)), grids, arrays)
+
+    def views(self, images: Sequence[ImageArray], grids: npt.NDArray[np.int64]) -> list[tuple[View, ...]]:
+        """Return which part of each picture its image tokens show.
+
+        Args:
+            images: The pictures of a prompt, [H, W, 3] uint8 each.
+            grids: [pictures, 2] int64, the prompt's.
+        """
+        return [
+            self.family.views(self.image_processor, (int(rows), int(columns)), (image.shape[1], image.shape[0]))
+            for image, (rows, columns) in zip(images, grids, strict=True)
+        ]
+
+    def _text(self, messages: Sequence[Message], views: Sequence[Sequence[View]]) -> tuple[str, list[int]]:
+        """The chat template's text with one image token for each run of them, and the lengths of the runs."""
+        text = self._chat_text(messages)
+        placeholder = self.family.placeholder or self.family.image_token
+        pieces = text.split(placeholder)
+        if len(pieces) != len(views) + 1:
+            raise ValueError(f"messages: a text holds the image token {placeholder!r}; pictures are given as ImagePart")
+        texts = [pieces[0]]
+        runs: list[int] = []
+        for piece, picture_views in zip(pieces[1:], views, strict=True):
+            written, lengths = self.family.image_text(picture_views)
+            texts += [written, piece]
+            runs += lengths
+        return "".join(texts), runs
+
+    def _repeats(self, ids: npt.NDArray[np.int64], runs: Sequence[int]) -> npt.NDArray[np.int64]:
+        """[tokens] int64, how many tokens of the prompt each token of the text becomes."""
+        repeats = np.ones(len(ids), dtype=np.int64)
+        is_image = ids == self.image_token_id
+        if is_image.sum() != len(runs):
             token = self.family.image_token
             raise ValueError(f"messages: a text holds the image token {token!r}; pictures are given as ImagePart")
-        repeats = np.ones(len(ids), dtype=np.int64)
-        repeats[ids == self.image_token_id] = grids.prod(1)
-        return EncodedPrompt(np.repeat(ids, repeats), grids, arrays)
+        repeats[is_image] = runs
+        return repeats
 
     def _preprocess(self, images: Sequence[ImageArray]) -> PreprocessedImages:
         try:
@@ -113,28 +149,41 @@ class VLMProcessor:
         Raises:
             ValueError: If the chat template changes the words, or the tokenizer has no offsets for a marked box.
         """
-        text = self._chat_text(messages)
-        tokens = self.tokenizer(text, return_offsets_mapping=True)
-        is_image = np.asarray(tokens["input_ids"]) == self.image_token_id
-        sizes = np.ones(len(is_image), dtype=np.int64)
-        sizes[is_image] = prompt.grids.prod(1)
+        views = self.views(_pictures(messages), prompt.grids)
+        text, runs = self._text(messages, views)
+        tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        sizes = self._repeats(np.asarray(tokens["input_ids"]), runs)
         starts = np.cumsum(sizes) - sizes
-        marked = _marked_boxes(messages, text, self.family.image_token)
+        marked = _marked_boxes(messages, text, [self.family.image_text(v)[0] for v in views])
         boxes = [_tokens_of_box(text, tokens["offset_mapping"], *span) for span in marked]
+        ends = np.cumsum([num_image_tokens(v) for v in views])
         return PromptSpans(
-            images=tuple((int(starts[i]), int(starts[i] + sizes[i])) for i in np.flatnonzero(is_image)),
-            grids=tuple((int(rows), int(columns)) for rows, columns in prompt.grids),
+            images=tuple(np.split(np.flatnonzero(prompt.input_ids == self.image_token_id), ends[:-1])),
+            views=tuple(views),
             box_texts=tuple(starts[whole] for whole, _ in boxes),
             box_coordinates=tuple(starts[coordinates] for _, coordinates in boxes),
         )
 
     def _chat_text(self, messages: Sequence[Message]) -> str:
-        text: str = self.tokenizer.apply_chat_template(_as_chat(messages), tokenize=False, add_generation_prompt=True)
-        return text
+        return prompt_text(self.tokenizer, _as_chat(messages))
+
+    def check_chat_template(self) -> None:
+        """Check that the chat template writes each picture as one image token, and words as they are.
+
+        Raises:
+            ValueError: If there is none, or it does something else.
+        """
+        words = "Where is it?"
+        text = prompt_text(self.tokenizer, [{"role": "user", "content": [{"type": "image"}, as_text(words)]}])
+        if text.count(self.family.image_token) != 1 or words not in text:
+            raise ValueError(
+                f"chat template: expected {self.family.image_token} once for a picture, and words as they are, got "
+                f"{text!r}; take chat_template.jinja from where the weights are from"
+            )
 
     def encode_answer(self, text: str) -> list[int]:
         """Token ids of an answer with its end token, as the model should write it."""
-        return [*self.tokenizer(text)["input_ids"], self.eos_token_id]
+        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_token_id]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of a completion, without its end token and other special tokens."""
@@ -177,21 +226,29 @@ def _as_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
         {
             "role": message.role,
             "content": [
-                {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
-                for part in message.content
+                {"type": "image"} if isinstance(part, ImagePart) else as_text(part.text) for part in message.content
             ],
         }
         for message in messages
     ]
 
 
-def _marked_boxes(messages: Sequence[Message], text: str, image_token: str) -> list[tuple[int, int]]:
+def _pictures(messages: Sequence[Message]) -> list[ImageArray]:
+    return [part.image for message in messages for part in message.content if isinstance(part, ImagePart)]
+
+
+def _marked_boxes(messages: Sequence[Message], text: str, image_texts: Sequence[str]) -> list[tuple[int, int]]:
     """(start, stop) of each marked box in the text that a chat template made of the messages."""
     found: list[tuple[int, int]] = []
-    cursor = 0
+    cursor, pictures = 0, iter(image_texts)
     for part in (part for message in messages for part in message.content):
-        piece = image_token if isinstance(part, ImagePart) else part.text
+        piece = next(pictures) if isinstance(part, ImagePart) else part.text
         start = text.find(piece, cursor)
+        if start < 0:
+            # Some chat templates trim what is said.
+            trimmed = piece.strip()
+            start = text.find(trimmed, cursor) - piece.index(trimmed)
+            piece = piece.rstrip()
         if start < 0:
             raise ValueError(f"chat template: expected the prompt's {piece!r} word for word, got {text[cursor:]!r}")
         cursor = start + len(piece)
@@ -221,30 +278,3 @@ def _tokens_of_box(
             f"{[text[slice(*offsets[index])] for index in whole]}; attention targets other than 'region' need offsets"
         )
     return np.array(whole, dtype=np.int64), np.array(coordinates, dtype=np.int64)
-
-
-def box_cells(box: Box, image_wh: tuple[int, int], grid: tuple[int, int]) -> npt.NDArray[np.int64]:
-    """Cells of a grid over a picture whose centres a box holds, at least the one that holds the box's own centre.
-
-    Args:
-        box: `xyxy` in pixels of the picture.
-        image_wh: (width, height) of the picture in pixels.
-        grid: (rows, columns).
-
-    Returns:
-        [cells] int64 in rising order, numbered row by row.
-
-    >>> box_cells(Box(0, 0, 64, 30), (64, 64), (4, 4))
-    array([0, 1, 2, 3, 4, 5, 6, 7])
-    """
-    ranges = []
-    for low, high, size, cells in (
-        (box.y1, box.y2, image_wh[1], grid[0]),
-        (box.x1, box.x2, image_wh[0], grid[1]),
-    ):
-        centres = (np.arange(cells) + 0.5) * size / cells
-        inside = np.flatnonzero((centres >= low) & (centres <= high))
-        middle = int(np.clip((low + high) / 2 / size * cells, 0, cells - 1))
-        ranges.append(inside if len(inside) else np.array([middle]))
-    rows, columns = ranges
-    return (rows[:, None] * grid[1] + columns).ravel().astype(np.int64)

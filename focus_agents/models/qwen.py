@@ -1,8 +1,9 @@
-"""Qwen2-VL and the families that follow its conventions: Qwen2.5-VL and Qwen3-VL.
+"""Qwen2-VL and the families that follow its conventions: Qwen2.5-VL, Qwen3-VL and Qwen3.5.
 
 They share the image processor, `<|image_pad|>` tokens, a vision tower that merges blocks of patches into one token,
 and M-RoPE: three positions a token, on axes for time, row and column. They differ in what lies inside (windows in
-Qwen2.5-VL's tower, Qwen3-VL's features for the first decoder layers) and in the unit of their coordinates.
+Qwen2.5-VL's tower, Qwen3-VL's features for the first decoder layers, Qwen3.5's recurrent layers) and in the unit of
+their coordinates.
 
 Axis letters: N prompts, P prompt tokens, C answer columns, K pictures of all prompts together.
 """
@@ -21,8 +22,9 @@ from transformers import Qwen2VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
-from focus_agents.models.family import ImageSize, ModelFamily, ModelParts, PreprocessedImages
+from focus_agents.models.family import ModelFamily, ModelParts, PreprocessedImages
 from focus_agents.models.inputs import PromptBatch
+from focus_agents.models.views import ImageSize
 from focus_agents.models.vision import batch_pictures
 from focus_env.boxes import CoordinateFrame
 from focus_env.types import ImageArray
@@ -73,7 +75,7 @@ class QwenVL(ModelFamily):
         """See `ModelFamily`."""
         if max_image_tokens < LEAST_IMAGE_TOKENS:
             raise ValueError(f"max_image_tokens: expected at least {LEAST_IMAGE_TOKENS}, got {max_image_tokens}")
-        pixels_per_token = _token_side(image_processor) ** 2
+        pixels_per_token = token_side(image_processor) ** 2
         least, most = image_processor.size["shortest_edge"], max_image_tokens * pixels_per_token
         if least > most:
             # Small pictures are scaled up to at least `least`, rounded up to whole tokens on both sides.
@@ -84,7 +86,7 @@ class QwenVL(ModelFamily):
     def image_to_input_wh(self, image_processor: Any) -> Callable[[ImageSize], ImageSize]:
         """See `ModelFamily`."""
         size = image_processor.size
-        return ResizedWh(_token_side(image_processor), size["shortest_edge"], size["longest_edge"])
+        return ResizedWh(token_side(image_processor), size["shortest_edge"], size["longest_edge"])
 
     # ---- the model
 
@@ -158,7 +160,7 @@ def keeps_size(image_processor: Any, images: Sequence[ImageArray]) -> bool:
     if type(processor) is not Qwen2VLImageProcessorPil or not (processor.do_rescale and processor.do_normalize):
         return False
     height, width = images[0].shape[:2]
-    factor, limits = _token_side(processor), processor.size
+    factor, limits = token_side(processor), processor.size
     is_even = height % factor == 0 and width % factor == 0
     is_within = limits["shortest_edge"] <= height * width <= limits["longest_edge"]
     are_equal = all(image.shape == (height, width, 3) and image.dtype == np.uint8 for image in images)
@@ -181,7 +183,7 @@ def _patches_of_equal_images(processor: Any, images: Sequence[ImageArray]) -> Pr
     return PreprocessedImages(grids, {PIXELS: blocks.reshape(len(images) * rows * columns * merge**2, -1)})
 
 
-def _token_side(image_processor: Any) -> int:
+def token_side(image_processor: Any) -> int:
     """Side in pixels of the square that becomes one token."""
     return int(image_processor.patch_size * image_processor.merge_size)
 
@@ -197,17 +199,24 @@ LANGUAGE_MODEL_PROJECTIONS = r".*\blanguage_model\b.*\.(q|k|v|o|gate|up|down)_pr
 experts of a mixture are no modules of their own, so of these layers the attention's four get adapters."""
 
 
-def _family(name: str, *model_types: str, frame: CoordinateFrame) -> QwenVL:
+HYBRID_PROJECTIONS = r".*\blanguage_model\b.*\.((q|k|v|o|gate|up|down)_proj|in_proj_(qkv|z|a|b)|out_proj)"
+"""The same, and those of the recurrent layers, which have no attention."""
+
+
+def _family(
+    name: str, *model_types: str, frame: CoordinateFrame, lora_targets: str = LANGUAGE_MODEL_PROJECTIONS
+) -> QwenVL:
     return QwenVL(
         name=name,
         model_types=model_types,
         frame=frame,
         image_token="<|image_pad|>",
         never_sampled=("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
-        lora_targets=LANGUAGE_MODEL_PROJECTIONS,
+        lora_targets=lora_targets,
     )
 
 
 QWEN2_VL = _family("qwen2_vl", "qwen2_vl", frame=CoordinateFrame.NORM_1000)
 QWEN2_5_VL = _family("qwen2_5_vl", "qwen2_5_vl", frame=CoordinateFrame.RESIZED_PIXEL)
 QWEN3_VL = _family("qwen3_vl", "qwen3_vl", "qwen3_vl_moe", frame=CoordinateFrame.NORM_1000)
+QWEN3_5 = _family("qwen3_5", "qwen3_5", "qwen3_5_moe", frame=CoordinateFrame.NORM_1000, lora_targets=HYBRID_PROJECTIONS)

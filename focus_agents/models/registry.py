@@ -1,4 +1,4 @@
-"""Model families by the `model_type` of a configuration: Qwen's, and those that other packages add.
+"""Model families by the `model_type` of a configuration: the built-in ones, and those that other packages add.
 
 [project.entry-points."focus_agents.families"]
 my_vlm = "my_package.my_vlm:MY_VLM"            a `ModelFamily` with the name "my_vlm"
@@ -10,7 +10,11 @@ from collections.abc import Iterable
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.family import ModelFamily
-from focus_agents.models.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
+from focus_agents.models.glm import GLM4V
+from focus_agents.models.internvl import INTERNVL
+from focus_agents.models.llava_onevision import LLAVA_ONEVISION
+from focus_agents.models.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_5, QWEN3_VL
+from focus_agents.models.smolvlm import SMOLVLM
 from focus_env.registry import Registry
 
 ENTRY_POINT_GROUP = "focus_agents.families"
@@ -18,7 +22,7 @@ FAMILIES: Registry[ModelFamily] = Registry(
     "model family",
     ENTRY_POINT_GROUP,
     ModelFamily,  # type: ignore[type-abstract]  # to check records by, never to make one
-    [QWEN2_VL, QWEN2_5_VL, QWEN3_VL],
+    [QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_5, INTERNVL, LLAVA_ONEVISION, GLM4V, SMOLVLM],
 )
 
 _registered: dict[str, ModelFamily] = {}

@@ -13,15 +13,16 @@ import torch
 
 from focus_agents.engine.forward import image_inputs
 from focus_agents.models.adapters import base_model, family_of
-from focus_agents.models.attention import set_focus_attention
+from focus_agents.models.attention import full_attention_layers, set_focus_attention
 from focus_agents.models.devices import chosen_device
 from focus_agents.models.inputs import EncodedPrompt
-from focus_agents.models.loading import check_fit, load_model, load_processor, load_template
+from focus_agents.models.loading import check_model, load_model, load_template
 from focus_agents.models.pictures import picture_budget
-from focus_agents.models.processing import VLMProcessor, box_cells
+from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.settings import Precision
 from focus_agents.models.shipped import model_name
 from focus_agents.models.support_mass import SupportProbe
+from focus_agents.models.views import View, box_tokens, num_image_tokens, paint
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.rollout.collect import ask_policy
 from focus_agents.rollout.records import MAX_COMPLETION_TOKENS, Generation, Policy, Sampling
@@ -97,9 +98,8 @@ class FocusPolicy(VLMPolicy):
         """
         name_or_path = model_name(name_or_path)
         limit = picture_budget(name_or_path, validation=max_image_tokens).validation
-        processor = load_processor(name_or_path, max_image_tokens=limit)
+        processor = check_model(name_or_path, max_image_tokens=limit)
         model = load_model(name_or_path, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
-        check_fit(name_or_path, model.config, processor)
         # Under autocast each weight that has a gradient would be there twice.
         model = model.requires_grad_(False).to(chosen_device(str(device)))
         return cls(model, processor, load_template(name_or_path), precision=precision)
@@ -122,16 +122,22 @@ class FocusPolicy(VLMPolicy):
         found, generation = _ask(self, self.template, supports, query)
         if with_attention and generation.prompt is not None:
             box = found.box or Box(0, 0, query.shape[1], query.shape[0])
-            cells = box_cells(box, (query.shape[1], query.shape[0]), generation.prompt.grids[-1])
-            attention = self._attention(generation.prompt, cells, generation.completions[0].token_ids)
+            pictures = [*(as_picture(image, "supports") for image, _ in supports), query]
+            views = self.processor.views(pictures, generation.prompt.grids)
+            looking = box_tokens(box, (query.shape[1], query.shape[0]), views[-1])
+            attention = self._attention(generation.prompt, views, looking, generation.completions[0].token_ids)
             return replace(found, attention=attention)
         return found
 
     @torch.no_grad()
     def _attention(
-        self, prompt: EncodedPrompt, cells: npt.NDArray[np.int64], completion: npt.NDArray[np.int64]
+        self,
+        prompt: EncodedPrompt,
+        views: Sequence[Sequence[View]],
+        query_looking: npt.NDArray[np.int64],
+        completion: npt.NDArray[np.int64],
     ) -> tuple[npt.NDArray[np.float32], ...]:
-        """See `Localization.attention`; `cells` are those of the query picture that look at the supports."""
+        """See `Localization.attention`; `query_looking` are tokens of the query picture that look at the supports."""
         device = next(self.model.parameters()).device
         batch = self.processor.collate([prompt]).to(device)
         answer = torch.tensor(completion, device=device)[None]
@@ -141,14 +147,12 @@ class FocusPolicy(VLMPolicy):
         looking = [num_prompt - 1 + index for index, text in enumerate(texts) if text.strip().isdecimal()]
         if not looking:
             looking = [num_prompt - 1]
-        grids = prompt.grids
         image_tokens = np.flatnonzero(prompt.input_ids == self.processor.image_token_id)
-        support_tokens, query_tokens = np.split(image_tokens, [-grids[-1].prod()])
+        support_tokens, query_tokens = np.split(image_tokens, [-num_image_tokens(views[-1])])
         rows = torch.zeros(1, num_prompt + num_answer, dtype=torch.bool, device=device)
-        rows[0, [*query_tokens[cells], *looking]] = True
-        num_layers = self.model.config.get_text_config().num_hidden_layers
+        rows[0, [*query_tokens[query_looking], *looking]] = True
         ones = torch.ones_like(rows, dtype=torch.long)
-        probe = SupportProbe.build(rows, torch.zeros_like(rows), ones, frozenset(range(num_layers)))
+        probe = SupportProbe.build(rows, torch.zeros_like(rows), ones, full_attention_layers(self.model.config))
         probe.keeps_maps = True
         self.model(
             input_ids=torch.cat([batch.input_ids, answer], dim=1),
@@ -159,10 +163,10 @@ class FocusPolicy(VLMPolicy):
             support_probe=probe,
         )
         maps = torch.stack(list(probe.maps.values())).mean(0)[0].cpu().numpy()  # the query's rows come first
-        by_query, by_answer = maps[: len(cells)].mean(0), maps[len(cells) :].mean(0)
+        by_query, by_answer = maps[: len(query_looking)].mean(0), maps[len(query_looking) :].mean(0)
         shares = np.concatenate([by_query[support_tokens], by_answer[query_tokens]])
-        parts = np.split(shares, np.cumsum(grids.prod(1))[:-1])
-        return tuple(part.reshape(grid).astype(np.float32) for part, grid in zip(parts, grids, strict=True))
+        parts = np.split(shares, np.cumsum([num_image_tokens(picture) for picture in views])[:-1])
+        return tuple(paint(part, picture) for part, picture in zip(parts, views, strict=True))
 
 
 def locate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from focus_env.importing import import_object
+from focus_env.importing import NoSuchObjectError, import_object
 
 EXPECTED = (
     "an object with a method `generate` (focus_agents.Policy) or a function from an observation and a random generator "
@@ -21,9 +21,16 @@ def import_policy(path: str, text: str) -> Any:
         text: The policy as the user wrote it, for messages.
 
     Raises:
-        ValueError: If it cannot be imported, or is no policy, localizer, or class of these.
+        NoSuchObjectError: If there is no such module or name.
+        ValueError: If the module's own code raises, or what it names is no policy, localizer, or class of these.
     """
-    found = import_object(path)
+    try:
+        found = import_object(path)
+    except NoSuchObjectError:
+        raise
+    except ValueError as error:
+        reason = str(error).removeprefix(f"import path {path!r}: ")
+        raise ValueError(f"policy {text!r}: {reason}") from error
     check_calls(found, text)
     return found
 

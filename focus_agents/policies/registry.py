@@ -6,15 +6,16 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from focus_agents.models.references import absolute_reference, on_base
 from focus_agents.models.settings import Precision
 from focus_agents.policies.localizers import FLOORS, Localizer, LocalizerPolicy
 from focus_agents.policies.openai.protocol import hide_credentials
 from focus_agents.policies.own import EXPECTED, import_policy, make_policy
 from focus_agents.rollout.records import Policy
 from focus_env.boxes import CoordinateFrame
+from focus_env.importing import NoSuchObjectError
 from focus_env.prompts import PromptTemplate, get_template
 from focus_env.registry import Registry
 
@@ -63,19 +64,27 @@ class PolicySpec:
         Other processes may work in another folder.
         """
         entry, argument = parse_policy(self.text)
-        if not entry.is_model or "/" not in argument or not Path(argument).expanduser().is_dir():
+        if not entry.is_model or "/" not in argument:
             return self
-        return dataclasses.replace(self, text=f"{entry.name}:{Path(argument).expanduser().resolve()}")
+        return dataclasses.replace(self, text=f"{entry.name}:{absolute_reference(argument)}")
 
-    def with_device(self) -> PolicySpec:
-        """Return the spec with the device on which this process would compute in place of "auto"."""
-        from focus_agents.models.devices import chosen_device  # here and below: the list of policies needs no torch
+    def on_base(self, base: str | None) -> PolicySpec:
+        """Return the spec with a base in place of the one that its adapter names; a policy without prompts has none.
 
-        return dataclasses.replace(self, device=chosen_device(self.device))
+        Args:
+            base: As a model is named; None: leave the spec as it is.
+
+        Raises:
+            CheckpointError: If two bases are given.
+        """
+        entry, argument = parse_policy(self.text)
+        if base is None or not entry.is_model or entry.load_template is None:
+            return self
+        return dataclasses.replace(self, text=f"{entry.name}:{on_base(argument, base)}")
 
     def model_digest(self) -> str | None:
-        """Return a digest of the model's weights; None if the policy has no model, or the hub has its files."""
-        from focus_agents.models.loading import weights_digest
+        """Return a digest of the model's weights, or its commit on the hub; None if the policy has no model."""
+        from focus_agents.models.loading import weights_digest  # here and below: the list of policies needs no torch
 
         entry, argument = parse_policy(self.text)
         digest = weights_digest(argument) if entry.is_model else None
@@ -104,7 +113,7 @@ class PolicySpec:
         entry, argument = parse_policy(self.text)
         if argument and not entry.syntax:
             raise ValueError(f"policy {self.text!r}: expected {entry.name} alone; {entry.name} takes no argument")
-        found: Any = entry.build(self.with_device() if "device" in entry.options else self)
+        found: Any = entry.build(self)
         if hasattr(found, "generate"):
             return found
         if not callable(found):
@@ -197,9 +206,7 @@ def _named(load: Callable[..., Any], path: str, *arguments: str) -> Any:
     text = arguments[-1]
     try:
         return load(path, *arguments)
-    except ValueError as error:
-        if not str(error).startswith("import path"):
-            raise
+    except NoSuchObjectError as error:
         near = difflib.get_close_matches(text.partition(":")[0], POLICIES.load_all()[0], n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         # What is wrong with an own policy stands before the long list of the others.
@@ -249,23 +256,18 @@ def _vlm(spec: PolicySpec) -> Policy:
 
 
 def _check_processor(spec: PolicySpec) -> None:
-    from focus_agents.models.loading import load_processor
+    from focus_agents.models.loading import check_model
 
-    load_processor(spec.argument, max_image_tokens=_limit(spec))
+    check_model(spec.argument, max_image_tokens=spec.max_image_tokens)
 
 
 def _template_of_model(spec: PolicySpec) -> PromptTemplate:
     from focus_agents.models.loading import load_template
-
-    frame = None if spec.frame is None else CoordinateFrame(spec.frame)
-    return load_template(spec.argument, name=spec.template, frame=frame, max_image_tokens=_limit(spec))
-
-
-def _limit(spec: PolicySpec) -> int | None:
-    """Most tokens of a picture: those asked for, or at which the policy was validated; None: the model's own limit."""
     from focus_agents.models.pictures import picture_budget
 
-    return picture_budget(spec.argument, validation=spec.max_image_tokens).validation
+    frame = None if spec.frame is None else CoordinateFrame(spec.frame)
+    limit = picture_budget(spec.argument, validation=spec.max_image_tokens).validation
+    return load_template(spec.argument, name=spec.template, frame=frame, max_image_tokens=limit)
 
 
 def _openai_api(spec: PolicySpec) -> OpenAIPolicy:
@@ -343,5 +345,5 @@ def policies_help() -> str:
     """Return what `--help` says of policies: a line for each of `POLICIES`."""
     return (
         "One of these, or your own as package.module:Name. MODEL is one that comes with the package, a saved policy's "
-        f"folder, or a name on the hub.\n{POLICIES.help()}"
+        f"folder, or a name on the hub, each whole or an adapter.\n{POLICIES.help()}"
     )

@@ -40,6 +40,7 @@ from focus_agents.runs.table import add_to_table, drop_table
 from focus_agents.runs.validations import rewind_validations
 from focus_env.files import remove_unfinished
 from focus_env.metrics import ScoredAnswer
+from focus_env.regular_files import require_possible
 from focus_env.rendering import ANSWER_COLOUR, TARGET_COLOUR, Colour, render_row, stack_rows, write_picture
 from focus_env.types import EpisodeDataset
 from focus_env.units import find_unit
@@ -101,7 +102,7 @@ class RunDirectory:
         if is_resumed:
             run.config()
         else:
-            run._check_new()
+            run.check_new()
         hold_folder(path)
         for folder in (path, *(path / name for name in FOLDERS)):
             remove_unfinished(folder, "*")  # before anything is written, since the disk may be full of it
@@ -111,8 +112,14 @@ class RunDirectory:
             warn(f"run {path}: {line}; what follows is by the code of now")
         return run
 
-    def _check_new(self) -> None:
-        """See that there is no run yet, or one that ended before anything was trained."""
+    def check_new(self) -> None:
+        """See that there is no run yet, or one that ended before anything was trained, and that a run can be there.
+
+        Raises:
+            FileExistsError: If there is another run.
+            OSError: If nothing can lie there, as below a file.
+        """
+        require_possible(self.path / CONFIG_FILE)
         if not (self.path / CONFIG_FILE).exists() or self.is_blank:
             return
         advice = f"go on with it by `resume` {self.path}"
@@ -130,7 +137,7 @@ class RunDirectory:
             used: A user's own objects whose source decides the run; see `provenance`.
         """
         run = cls(path)
-        run._check_new()
+        run.check_new()
         if run.is_blank:
             for name in (*FOLDERS, *SHOWN):
                 shutil.rmtree(path / name, ignore_errors=True)

@@ -31,7 +31,7 @@ def hold_folder(folder: Path, *, setting: str = "name") -> None:
         ValueError: If another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    folder = folder.resolve()
+    folder = Path(os.path.realpath(folder))
     if sys.platform == "win32" or _held.get(folder, (0, 0))[0] == os.getpid():
         return
     descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)

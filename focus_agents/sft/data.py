@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from focus_agents.errors import EpisodeError
 from focus_agents.models.inputs import EncodedPrompt, PromptBatch, check_context
-from focus_agents.models.processing import PromptSpans, VLMProcessor, box_cells
+from focus_agents.models.processing import PromptSpans, VLMProcessor
+from focus_agents.models.views import box_tokens
 from focus_agents.rollout.collect import MAX_FAILED_IN_A_ROW, describe_error, errors_of_no_episode
 from focus_agents.sft.settings import AttentionTarget
 from focus_env.datasets.order import shuffled_indices
@@ -29,14 +30,14 @@ class SFTExample:
     Attributes:
         prompt: The question.
         answer_ids: Tokens of the right answer, the end token last.
-        query_tokens: (start, stop) of the query image's tokens in the prompt.
+        query_tokens: [tokens] int64, positions of the query image's tokens in the prompt.
         support_tokens: [M] int64, positions of the support-box tokens in the prompt.
         replaces: Why the episodes in whose place this one stands could not be used; mostly none.
     """
 
     prompt: EncodedPrompt
     answer_ids: list[int]
-    query_tokens: tuple[int, int]
+    query_tokens: npt.NDArray[np.int64]
     support_tokens: npt.NDArray[np.int64]
     replaces: tuple[str, ...] = ()
 
@@ -140,8 +141,7 @@ class SFTExamples(Dataset[SFTExample]):
         support_mask = torch.zeros_like(query_mask)
         for row, example in enumerate(examples):
             padding = prompts.input_ids.shape[1] - len(example.prompt.input_ids)
-            start, stop = example.query_tokens
-            query_mask[row, padding + start : padding + stop] = True
+            query_mask[row, padding + torch.from_numpy(example.query_tokens)] = True
             support_mask[row, padding + torch.from_numpy(example.support_tokens)] = True
         answer_mask = torch.arange(answer_ids.shape[1]) < lengths[:, None]
         replaces = tuple(reason for example in examples for reason in example.replaces)
@@ -209,8 +209,8 @@ def support_tokens(spans: PromptSpans, episode: Episode, target: AttentionTarget
     if target == "span":
         return np.concatenate(spans.box_texts)
     regions = [
-        start + box_cells(exemplar.box, exemplar.frame.image_wh, grid)
-        for exemplar, (start, _), grid in zip(episode.support, spans.images[:-1], spans.grids[:-1], strict=True)
+        tokens[box_tokens(exemplar.box, exemplar.frame.image_wh, views)]
+        for exemplar, tokens, views in zip(episode.support, spans.images[:-1], spans.views[:-1], strict=True)
     ]
     chosen = {"coords": spans.box_coordinates, "region": regions, "both": [*spans.box_coordinates, *regions]}
     return np.sort(np.concatenate(chosen[target]))

@@ -24,8 +24,8 @@ import torch.distributed
 from safetensors.torch import save_file
 
 from focus_agents.errors import CheckpointError, EpisodeError
-from focus_agents.models.adapters import base_model, merge_adapters
-from focus_agents.models.attention import select_layers
+from focus_agents.models.adapters import base_model
+from focus_agents.models.attention import measured_layers
 from focus_agents.models.devices import memory_advice
 from focus_agents.models.loading import load_processor
 from focus_agents.monitoring.recorder import Recorder
@@ -98,14 +98,14 @@ class SFTWorker:
         self.pictures = plan.pictures
         self.processor = load_processor(plan.model, max_image_tokens=self.pictures.training)
         self.model = build_model(plan.model, plan.config).to(self.device)
-        text_config = base_model(self.model).config.get_text_config()
-        self.layers = select_layers(plan.config.attention_layers, text_config.num_hidden_layers)
+        model_config = base_model(self.model).config
+        self.layers = measured_layers(plan.config.attention_layers, model_config)
         self.examples = SFTExamples(
             plan.training_episodes,
             plan.template,
             self.processor,
             target=plan.config.attention_target,
-            max_tokens=text_config.max_position_embeddings,
+            max_tokens=model_config.get_text_config().max_position_embeddings,
         )
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         config = plan.config
@@ -321,14 +321,11 @@ class SFTWorker:
             self._export(checkpoints / "best")
 
     def _export(self, folder: Path) -> None:
-        """Save the policy, adapters merged; the model that trains keeps its own."""
-        save_policy(
-            folder,
-            merge_adapters(copy.deepcopy(self.model.cpu())),
-            self.processor,
-            template=self.plan.template,
-            pictures=self.pictures,
-        )
+        """Save the policy; the model that trains keeps its adapters, which merging uses up."""
+        form, model = self.plan.schedule.save, self.model.cpu()
+        model = model if form == "adapter" else copy.deepcopy(model)
+        own: dict[str, Any] = {"template": self.plan.template, "pictures": self.pictures, "form": form}
+        save_policy(folder, model, self.processor, **own)
 
 
 def _keep_batch(file: Path, batch: SFTBatch) -> None:

@@ -9,6 +9,7 @@ Any sized, indexable collection of episodes will do in their place, see `focus_e
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,9 +145,9 @@ def _load_one(
 ) -> EpisodeDataset:
     if not (root is None or isinstance(root, str | Path | Mapping)):
         raise ValueError(f"root: expected a path, got {type(root).__name__}: {root!r:.80}")
-    root = Path(root).expanduser() if isinstance(root, str | Path) else root
+    root = Path(os.path.expanduser(root)) if isinstance(root, str | Path) else root
     if not entry.needs_root and root is not None:
         raise ValueError(f"data set {entry.name!r} is {entry.source}: leave out root, got {str(root)!r}")
     if entry.needs_root and (root is None or isinstance(root, Mapping)):
-        raise ValueError(f"data set {entry.name!r} is read from files: pass root, {entry.source}")
+        raise ValueError(f"data set {entry.name!r} is read from files: pass `root`, {entry.source}")
     return entry.load(root, request, **options)

@@ -126,7 +126,7 @@ def _load_iploc_json(
     root: str | Path, request: DatasetRequest, *, image_root: str | Path | None = None, **options: Any
 ) -> EpisodeDataset:
     if image_root is None:
-        raise ValueError("data set 'iploc_json' names its pictures only: pass image_root, the folder they are below")
+        raise ValueError("data set 'iploc_json' names its pictures only: pass `image_root`, the folder they are below")
     return IPLocEpisodes(root, image_root=image_root, shots=request.shots, absent=request.absent, **options)
 
 

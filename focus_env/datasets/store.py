@@ -140,7 +140,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         DatasetError: If there is none, or it is of another version.
     """
     path = folder / MANIFEST_FILE
-    manifest: dict[str, Any] = read_json(path, advice="pass as root a folder that `write_store` has written")
+    manifest: dict[str, Any] = read_json(path, advice="pass as `root` a folder that `write_store` has written")
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
         raise DatasetError(

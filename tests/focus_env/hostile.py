@@ -33,6 +33,8 @@ _PIECES = (
         "[THINK]",
         "◁/think▷",
         "<|channel|>final<|message|>",
+        "analysisWe",
+        "assistantfinal",
         "< /Answer >",
         "<|begin_of_box|>",
         "【",

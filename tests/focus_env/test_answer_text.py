@@ -137,10 +137,25 @@ TABLE = [
             ("<|begin_of_thought|>", "<|end_of_thought|>"),
             ("<|START_THINKING|>", "<|END_THINKING|>"),
             ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+            ("analysis", "assistantfinal"),
+            ("analysisWe see it, ", "assistantcommentary to=look {}assistantfinal"),
+            (" commentaryHm, ", "assistantanalysisassistantfinal"),
+            ("We see it, ", "assistantfinal"),
             ("<|channel>thought\n", "<channel|>"),
         )
     ],
     ("<|channel|>analysis<|message|>it may be [1, 2, 30, 40]", NO_BOX, False),
+    ("analysisIt may be [1, 2, 30, 40]", NO_BOX, False),
+    ("analysisIt may be [1, 2, 30, 40]assistantcommentaryHm", NO_BOX, False),
+    ("analysisIt may be [1, 2, 30, 40]assistantfinal", NO_BOX, False),
+    ("analysisIt may be [9, 9, 10, 10]assistantfinalNone.", ABSENT, False),
+    ("analysisIt may be [9, 9, 10, 10]assistantfinal[1, 2, 30, 40] or [9, 9, 10, 10]", MULTIPLE, False),
+    # These are words of a sentence, not names of channels.
+    ("Analysis: it is at [1, 2, 30, 40]", OK, False),
+    ("analysis: it is at [1, 2, 30, 40]", OK, False),
+    ("By my analysisIt is [1, 2, 30, 40]", OK, False),
+    ("[1, 2, 30, 40] is the assistant final answer", OK, False),
+    ("[1, 2, 30, 40] AssistantFinal", OK, False),
     # Forms of boxes.
     ("【1, 2, 30, 40】", OK, False),
     ("［1，2，30，40］", OK, False),
@@ -255,6 +270,6 @@ def test_the_page_says_what_is_so() -> None:
 
 
 def test_hostile_texts_break_nothing() -> None:
-    statuses, faults = find_faults(20_000, seed=1)
+    statuses, faults = find_faults(20_000, seed=4)
     assert faults == []
     assert set(statuses) == set(ParseStatus)

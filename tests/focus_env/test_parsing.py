@@ -252,6 +252,7 @@ HOSTILE = {
     "points and corners": "(1, 2), the bottom right" * (LONG // 24),
     "blanks in tags": "<   answer" * (LONG // 10),
     "channels": "<|channel|>analysis" * (LONG // 19),
+    "channels without tokens": "analysisW" + "assistant" * (LONG // 18) + "assistantanalysis" * (LONG // 34),
     "names of orders": "xywh " * (LONG // 5) + "[1, 2, 3, 4]",
     "headers": "[y1, x1, y2, x2]" * (LONG // 16),
     "named in a row": "x1: 1 " * (LONG // 6),

@@ -124,7 +124,7 @@ class OpenAIPolicy:
         self.timeout_s = timeout_s
         self.max_retries = max_retries
         self.token_budget = token_budget
-        self.cache = None if cache_dir is None else AnswerCache(Path(cache_dir).expanduser())
+        self.cache = None if cache_dir is None else AnswerCache(Path(os.path.expanduser(cache_dir)))
         if self.cache is not None:
             self.cache.check()
         self.stats = EndpointStats()

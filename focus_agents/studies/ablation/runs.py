@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +91,8 @@ class AblationStudy(Study):
         flags = (*self._budget(arm.stage), *COMMON[arm.stage], *arm.flags, "--seed", str(seed))
         folder = self.run_folder(variant, seed, [arm.stage, flags, parent.folder.name])
         places = ("--init-from", model_folder(parent.model), "--name", folder.name, "--output-dir", str(self.folder))
-        command = ("-m", f"focus_agents.cli.{arm.stage}", *flags, *places, "--no-dashboard", *self._hardware(arm.stage))
+        module = f"focus_agents.cli.{arm.stage}"
+        command = ("-m", module, *_once(flags), *places, "--no-dashboard", *self._hardware(arm.stage))
         return ArmRun(variant, seed, folder, str(folder / "checkpoints" / "final"), command, parent.folder)
 
     def runs(self) -> list[ArmRun]:
@@ -119,6 +120,21 @@ class AblationStudy(Study):
         if not self.use_gpu:
             return ()
         return ("--use-gpu",) if stage == "sft" else ("--num-gpus-per-learner", "1")
+
+
+def _once(flags: Sequence[str]) -> Iterator[str]:
+    """Yield flags with their values, each once with its last values, as commands take them.
+
+    An arm's own flags stand behind those that all arms of its stage share.
+    """
+    values: dict[str, list[str]] = {}
+    for word in flags:
+        if word.startswith("--"):
+            values[flag := word] = []
+        else:
+            values[flag].append(word)
+    for flag, words in values.items():
+        yield from (flag, *words)
 
 
 def run_arms(study: AblationStudy, on_done: Callable[[ArmRun], None]) -> None:

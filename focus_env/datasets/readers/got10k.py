@@ -51,7 +51,7 @@ from focus_env.errors import DatasetError
 from focus_env.types import Track
 
 SPLITS = ("train", "val")
-ADVICE = "pass as root the folder that holds train/list.txt and val/list.txt of GOT-10k"
+ADVICE = "pass as `root` the folder that holds train/list.txt and val/list.txt of GOT-10k"
 
 
 class Got10kTracks(ReadTracks[str]):

@@ -52,7 +52,7 @@ from focus_env.images import picture_wh
 from focus_env.types import Box, Episode, Exemplar, Frame, Note
 
 LEAVE_OUT = "correct the record, or leave it out, with `on_bad` 'skip'"
-ADVICE = "pass as root one of IPLoc's JSON files, e.g. test_LASOT_4_shot.json"
+ADVICE = "pass as `root` one of IPLoc's JSON files, e.g. test_LASOT_4_shot.json"
 
 
 class _Record(NamedTuple):
@@ -127,7 +127,9 @@ class IPLocEpisodes:
         if not isinstance(entries, list) or not entries:
             raise DatasetError(f"{self._path}: expected a list of records, got {_brief(entries)}; {ADVICE}")
         if not self._image_root.is_dir():
-            raise DatasetError(f"{self._image_root}: expected the folder of the pictures, found none; pass image_root")
+            raise DatasetError(
+                f"{self._image_root}: expected the folder of the pictures, found none; pass `image_root`"
+            )
         records: list[_Record] = []
         for number, entry in enumerate(entries):
             try:
@@ -185,7 +187,7 @@ class IPLocEpisodes:
                     return path[:length]
         raise DatasetError(
             f"{self._path}: expected pictures below {self._image_root}, found none, neither {'/'.join(paths[0])!r} nor "
-            "any other under a later part of its path; pass another image_root"
+            "any other under a later part of its path; pass another `image_root`"
         )
 
     def _build(self, record: _Record, prefix: tuple[str, ...], frames: dict[Path, Frame]) -> Episode | None:
@@ -226,7 +228,7 @@ class IPLocEpisodes:
         if path[: len(prefix)] != prefix:
             raise DatasetError(
                 f"{where}: expected a path that begins with {'/'.join(prefix)!r}, like others of the file, got "
-                f"{'/'.join(path)!r}; pass as image_root a folder above both"
+                f"{'/'.join(path)!r}; pass as `image_root` a folder above both"
             )
         name = "/".join(path[len(prefix) :])
         source = inside(self._image_root, name, where=where)

@@ -64,7 +64,7 @@ from focus_env.errors import DatasetError
 from focus_env.types import Track
 
 SPLITS = ("train", "test", "iploc_test", "iploc_train")
-ADVICE = "pass as root the folder that holds a folder for each category of LaSOT, and copy what is missing there"
+ADVICE = "pass as `root` the folder that holds a folder for each category of LaSOT, and copy what is missing there"
 TRAINING_ADVICE = (
     "write one sequence name per line, or remove it: then the folders that testing_set.txt lacks are taken"
 )

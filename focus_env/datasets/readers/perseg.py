@@ -38,7 +38,7 @@ from focus_env.picture_files import DECODER_ERRORS, TURNS, opened
 from focus_env.types import Box, Frame, Track
 
 SPLITS = ("test",)
-ADVICE = "pass as root the folder that holds Images and Annotations of PerSeg"
+ADVICE = "pass as `root` the folder that holds Images and Annotations of PerSeg"
 
 
 class PerSegTracks(ReadTracks[str]):

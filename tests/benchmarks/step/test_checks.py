@@ -12,7 +12,7 @@ from benchmarks.step import checks, sides, trl_side
 from benchmarks.step.checks import check_same_answers, check_same_as_trl, check_same_learning, check_same_without_silent
 from benchmarks.step.setup import Setup, Size
 from benchmarks.step.sides import learn, sample
-from focus_agents.engine import generation, scoring
+from focus_agents.engine import decoding, generation, scoring
 from tests.benchmarks.small import SIZE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,7 +43,7 @@ def scale_gradient(right: Callable[..., Any], *args: Any) -> Any:
     [
         ("answers", generation, "_draw", draw_second, "greedy answers"),
         ("answers", generation, "_draw", draw_with_other_chances, "sampled answers"),
-        ("answers", generation, "_decoding_mask", see_neighbours, "answers"),
+        ("answers", decoding, "decoding_mask", see_neighbours, "answers"),
         ("learning", scoring, "answer_mask", see_neighbours, "log-probabilities: shared"),
         ("learning", scoring, "_one_row", scale_gradient, "gradients: shared"),
         ("learning", scoring, "_answers_over_cache", scale_gradient, "gradients: fused"),

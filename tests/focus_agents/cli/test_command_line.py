@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 
 import pytest
 from ray._private import ray_constants
 
-from focus_agents.cli.command_line import quiet_libraries
+from focus_agents.cli.command_line import parse, quiet_libraries
 from tests.focus_agents.cli.commands import run
 
 
@@ -34,3 +35,38 @@ def test_workers_compute_at_this_processs_priority(
         monkeypatch.setenv(name, given)
     quiet_libraries()
     assert os.environ[name] == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "message"),
+    [
+        ("sft", ["--lr", "1", "--lr", "1"], "lr: expected once, got it 2 times; leave one out"),
+        ("grpo", ["--lr=1e-3", "--lr", "1e-4"], "lr: expected once, got it 2 times"),
+        ("grpo", ["--num-iterations", "1", "--num_iterations=2"], "num_iterations: expected once, got it 2 times"),
+        ("pretrain", ["--seed", "1", "--lr", "1", "--seed", "1"], "seed: expected once, got it 2 times"),
+        ("demo", ["--policy", "center", "--policy", "random"], "policy: expected once, got it 2 times"),
+        ("evaluate", ["--batch-size", "1", "--batch-size", "2"], "batch_size: expected once, got it 2 times"),
+        ("evaluate", ["--shots", "1", "--shots", "2"], "shots: expected once, with all of its values behind it, got"),
+        ("data", ["--verify", "--no-verify"], "verify: expected once, got it 2 times"),
+        ("data", ["--inspect", "--inspect"], "inspect: expected once, got it 2 times"),
+        ("plot", ["a", "--output", "x", "--output", "y"], "output: expected once, got it 2 times"),
+        ("rewards", ["--seeds", "1", "--seeds", "1"], "seeds: expected once, with all of its values behind it"),
+        ("tensorboard", ["--port", "1", "--port", "2"], "port: expected once, got it 2 times"),
+    ],
+)
+def test_a_flag_that_stands_twice_is_refused(command: str, words: list[str], message: str) -> None:
+    """Neither value is lost in silence."""
+    arguments = importlib.import_module(f"focus_agents.cli.{command}").Args
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse(arguments, None, words=words)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("demo", ["--support", "a", "1,2,3,4", "--support", "b", "1,2,3,4"]),
+        ("ablation", ["--seeds", "1", "--output-dir", "a", "--seeds", "2", "--output-dir", "b"]),
+    ],
+)
+def test_one_that_is_meant_to_stand_twice_may(command: str, words: list[str]) -> None:
+    parse(importlib.import_module(f"focus_agents.cli.{command}").Args, None, words=words)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from focus_agents.cli.command_line import parse
-from focus_agents.cli.common import load_reward
+from focus_agents.cli.reward import load_reward
 from focus_env.boxes import CoordinateFrame
 from focus_env.prompts import get_template
 from focus_env.rewards.answers import AnswerBatch

@@ -67,7 +67,7 @@ class TestOnScenes:
         [
             ([], "expected --output to write a store, or --inspect or --verify to look at one; got none"),
             (["--verify"], "--verify: expected --output, or --dataset store with --data-root, got neither"),
-            (["--dataset", "got10k", "--inspect"], "data set 'got10k' is read from files: pass root"),
+            (["--dataset", "got10k", "--inspect"], "data set 'got10k' is read from files: pass --data-root"),
             (["--dataset", "tao:0.5", "--data-root", "/nowhere", "--inspect"], "/nowhere/tao/annotations/train.json"),
             (["--by-path", "--output", "{tmp}/s"], "expected a picture file"),
         ],

@@ -67,7 +67,8 @@ def pictures(tmp_path: Path) -> dict[str, str]:
         (["--out", "x.fli"], "--out x.fli: expected a file such as answer.png"),
         (["--out", "x.xbm"], "--out x.xbm: expected a file such as answer.png"),
         (["--out", "answer"], "--out answer: expected a file such as answer.png"),
-        (["--out", "no/such/a.png"], "--out no/such/a.png: expected a file such as answer.png in a folder that exists"),
+        (["--out", "."], "--out .: expected a file such as answer.png"),
+        (["--out", "{words}/a.png"], "words.png/a.png': Not a directory"),
         (
             ["--support", "{support}", "1,2,3,4", "--query", "{query}", "--out", "{query}"],
             "query.png: expected another file than the given pictures",
@@ -174,6 +175,25 @@ def test_demo_opens_pictures_within_the_limits_of_the_package(
     assert message in error, error
     assert "on-bad" not in error  # which the demo has not
     assert "on_bad" not in error
+
+
+def test_demo_makes_the_folder_of_the_answer_and_names_what_is_wrong_before_torch_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["demo", "--policy", "center", "--out", "new/folder/a.png"])
+    load_experiment("demo").main()
+    assert capsys.readouterr().out.splitlines()[1] == "picture: new/folder/a.png"
+    with Image.open("new/folder/a.png") as drawn:
+        assert drawn.width > 100
+    monkeypatch.setitem(sys.modules, "torch", None)  # an import of it raises
+    monkeypatch.setitem(sys.modules, "focus_agents.policies.focus", None)
+    for words, message in (
+        (["--out", "answer"], "--out answer: expected a file such as answer.png"),
+        (["--support", "no.png", "1,2,3,4", "--query", "no.png"], "no.png: expected a picture"),
+        (["--policy", "vml"], "policy 'vml': no such policy"),
+    ):
+        assert message in main_error("demo", words, capsys)
 
 
 def test_demo_says_why_there_is_no_answer(

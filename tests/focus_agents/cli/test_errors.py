@@ -39,6 +39,7 @@ class Arguments:
     """A command's arguments, with a box."""
 
     output_dir: Path = Path("runs")
+    data_root: Path | None = None
     resume: Path | None = None
     loss: Loss = field(default_factory=Loss)
 
@@ -55,6 +56,8 @@ class Arguments:
         ("error: lr: expected more than 0, got -1", "error: --lr: expected more than 0, got -1"),
         ("error: lower: lr: no", "error: lower: lr: no"),
         ("error: lr must be more than 0", "error: --lr: lr must be more than 0"),
+        ("pass as `root` a folder, or `output_dir`", "pass as --data-root a folder, or --output-dir"),
+        ("error: root: no; `load_model`", "error: root: no; `load_model`"),
         ("error: it must be more than 0", "error: it must be more than 0"),
         ("`lr`` and `output_dir=runs` and ``output_dir``", "--lr` and `output_dir=runs` and `--output-dir`"),
     ],

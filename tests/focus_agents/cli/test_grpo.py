@@ -184,7 +184,7 @@ def test_grpo_on_real_frames(sft_run: Path) -> None:
         (["--level", "9"], "level must be one of"),
         (["--split", "trian"], "split must be one of .*got 'trian'"),
         (["--dataset", "coco"], "unknown data set 'coco'; there are synthetic, got10k"),
-        (["--dataset", "got10k"], "pass root, the folder where it was unpacked"),
+        (["--dataset", "got10k"], "pass --data-root, the folder where it was unpacked"),
         (["--dataset", "got10k", "--data-root", "/nowhere"], "/nowhere"),
         (["--init-from", "runs/nothing/here"], "model '.*runs/nothing/here': expected one of .*tiny, small, a folder"),
         (["--template", "long"], "unknown prompt template 'long'; known are default, compact, questions, iploc"),

@@ -207,3 +207,34 @@ def test_a_module_that_a_user_names_is_no_missing_package(
     monkeypatch.chdir(tmp_path)
     assert focus(monkeypatch, "evaluate", "--policy", "no_such_module:Policy") == 2
     assert "importing 'no_such_module' raised ModuleNotFoundError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("grpo --resume nothing", "run nothing: expected a run's folder with config.json"),
+        ("sft --resume nothing", "run nothing: expected a run's folder with config.json"),
+        ("grpo --output-dir file --name x", "file/x/config.json: expected a path that can be used"),
+        ("sft --output-dir . --name file", "file/config.json: expected a path that can be used"),
+        ("sft --output-dir . --name run", "run folder run holds a run already"),
+        ("grpo --dataset got10k --data-root nothing", "--data-root: expected a path at which there is something"),
+        ("sft --validation-root nothing --dataset store --data-root .", "--validation-root: expected a path at which"),
+        ("evaluate --policy center --output-dir file", "file/config.json: expected a path that can be used"),
+        ("evaluate --policy center --output-dir run", "run holds something else than an evaluation"),
+        ("evaluate --policy vml", "policy 'vml': no such policy. Did you mean 'vlm'?"),
+        ("evaluate --policy center center", "--policy: expected one or several different ones"),
+        ("evaluate --policy center --level 9", "--level: level must be one of"),
+    ],
+)
+def test_what_takes_no_library_to_see_is_said_before_one_is_imported(
+    line: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("text")
+    (tmp_path / "run/checkpoints/step_000001").mkdir(parents=True)
+    Path("run/config.json").write_text("{}")
+    monkeypatch.setattr("focus_agents.cli.cluster.RayArguments.import_ray", lambda self: pytest.fail("too early"))
+    assert focus(monkeypatch, *line.split()) == 2
+    error = capsys.readouterr().err
+    assert message in error, error
+    assert error.count("\n") == 1

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from focus_agents.cli import grpo, pretrain, sft
-from focus_agents.cli.command_line import expand_paths, flat, parse
+from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.errors import as_flags
 from focus_agents.cli.main import COMMANDS
+from focus_agents.cli.paths import expand_paths
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
 from focus_agents.runs.folder import RunDirectory
 

@@ -121,6 +121,24 @@ class TestFigures:
         assert f"mine on tao, 1 shot: {hint}." in report_notes(summary)
         assert "6 answers fit another unit of coordinates" in (tmp_path / "report.md").read_text()
 
+    def test_settings_stand_in_the_report_as_they_are_written(self, tmp_path: Path) -> None:
+        in_pixels = [scored(0.0, numbers=(20.0, 10.0, 60.0, 40.0), image_wh=(640, 480))] * 6
+        results, _ = fill(tmp_path, "a`b", "tao", 1, in_pixels, num_failed=1, num_cut=1)
+        write_report(results)
+        text = (tmp_path / "report.md").read_text()
+        for setting in ("retry_failed", "max_completion_tokens", "frame"):
+            assert f"`{setting}`" in text.replace("a\\`b", "")
+            assert f"<code>{setting}</code>" in (tmp_path / "report.html").read_text()
+        assert "a\\`b" in text
+
+    def test_a_policy_or_data_set_without_an_answer_has_no_note(self, tmp_path: Path) -> None:
+        """As where an evaluation was stopped before it came to them."""
+        results, _ = fill(tmp_path, "mine", "tao", 1, [scored(0.5)])
+        fill(tmp_path, "other", "got10k", 1, [])
+        notes = report_notes(summarize_folder(results))
+        assert any(note.startswith("tao: ") for note in notes)
+        assert not any(note.startswith(("other: ", "got10k: ")) for note in notes)
+
     def test_what_is_not_defined_is_left_out(self, tmp_path: Path) -> None:
         results, _ = fill(tmp_path, "mine", "tao", 1, [UNREADABLE, UNREADABLE])
         (cell,) = summarize_folder(results)["cells"]

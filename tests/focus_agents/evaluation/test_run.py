@@ -116,12 +116,15 @@ class TestAnswering:
             run(tmp_path / "many", make_plan())
         assert ASKED == [(0, 1, 2), (3, 4, 5)]
 
-    @pytest.mark.parametrize("text", ["raise ValueError('no camera')", "import sys; sys.exit(0)"])
-    def test_a_policy_that_cannot_be_made_is_named(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+    @pytest.mark.parametrize(
+        ("text", "raised"),
+        [("raise ValueError('no camera')", "ValueError: no camera"), ("import sys; sys.exit(0)", "SystemExit: 0")],
+    )
+    def test_a_policy_that_cannot_be_made_is_named_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, raised: str
     ) -> None:
         monkeypatch.setattr(Scripted, "__init__", lambda self: exec(text))
-        with pytest.raises(PolicyError, match=r"'scripted' could not be made: ValueError: policy .* making it raised"):
+        with pytest.raises(PolicyError, match=f"^policy 'scripted' could not be made: making it raised {raised}$"):
             run(tmp_path, make_plan())
 
     def test_other_numbers_of_supports_are_refused(self, tmp_path: Path) -> None:

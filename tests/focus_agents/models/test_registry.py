@@ -21,6 +21,8 @@ from focus_env.prompts import get_template
 from tests.focus_agents.models import llava_family
 from tests.packages import install_package
 
+KNOWN = "qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, qwen3_5, qwen3_5_moe, internvl, llava_onevision, glm4v, smolvlm"
+
 
 class TestRegistry:
     """Families by model type."""
@@ -45,7 +47,7 @@ class TestRegistry:
         message = str(caught.value)
         assert message.startswith(f"model {str(tmp_path)!r} could not be loaded; expected one of focus-small, ")
         assert message.endswith(
-            ": model type 'idefics3': expected qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe; add a family by the "
+            f": model type 'idefics3': expected {KNOWN}; add a family by the "
             "entry-point group 'focus_agents.families' of a package, or with focus_agents.models.registry.register"
         )
 
@@ -75,7 +77,7 @@ class TestRegistry:
         with pytest.raises(CheckpointError) as caught:
             registry.find_family("idefics3")
         for part in (
-            "expected qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, llava; ",
+            f"expected {KNOWN}, llava; ",
             "model family 'torn' of my-families 1.0 cannot be used: importing",
             "model family 'kind' of my-families 1.0 cannot be used: expected a ModelFamily, got ABCMeta",
         ):

@@ -116,3 +116,19 @@ def test_what_cannot_be_made_is_named(name: str, message: str) -> None:
 def test_a_module_that_ends_the_process_is_named() -> None:
     with pytest.raises(ValueError, match="importing 'exits_of_test' raised SystemExit: 0"):
         PolicySpec(text="exits_of_test:policy").check()
+
+
+def test_a_module_that_raises_is_named_once_and_is_none_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "raises_of_test.py").write_text("raise ValueError('no camera')")
+    (tmp_path / "needs_of_test.py").write_text("import nothing_of_this_name")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, raised in (("raises", "ValueError: no camera"), ("needs", "ModuleNotFoundError: No module named")):
+        message = f"^policy '{name}_of_test:x': importing '{name}_of_test' raised {raised}"
+        with pytest.raises(ValueError, match=message) as told:
+            PolicySpec(text=f"{name}_of_test:x").check()
+        assert "Known are" not in str(told.value)
+    message = r"no such policy \(.*importing 'none_of_test.part' raised .*PYTHONPATH\)\. Known are"
+    with pytest.raises(ValueError, match=message):
+        PolicySpec(text="none_of_test.part:x").check()

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from focus_agents.models.loading import load_processor
-from focus_agents.models.processing import VLMProcessor, box_cells
+from focus_agents.models.processing import VLMProcessor
+from focus_agents.models.views import View, box_tokens
 from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches, support_tokens
 from focus_env.boxes import CoordinateFrame
 from focus_env.datasets.order import shuffled_indices
@@ -66,9 +67,7 @@ class TestExamples:
             assert batch.answer_ids[row].tolist() == item.answer_ids + padding
             assert batch.answer_mask[row].tolist() == [t < lengths[row] for t in range(max(lengths))]
             offset = batch.prompts.input_ids.shape[1] - len(item.prompt.input_ids)
-            assert batch.query_mask[row].nonzero()[:, 0].tolist() == list(
-                range(offset + item.query_tokens[0], offset + item.query_tokens[1])
-            )
+            assert batch.query_mask[row].nonzero()[:, 0].tolist() == (offset + item.query_tokens).tolist()
             assert batch.support_mask[row].nonzero()[:, 0].tolist() == (offset + item.support_tokens).tolist()
         assert torch.equal(batch.prompts.input_ids, processor.collate([i.prompt for i in items]).input_ids)
 
@@ -135,15 +134,16 @@ class TestSupportTokens:
         examples = SFTExamples([episode], TEMPLATE, processor, target="region")
         example = examples[0]
         spans = processor.locate(TEMPLATE.render(observe(episode)), example.prompt)
-        assert spans.grids == ((8, 8),) * 3
-        (first, _), (second, end), query = spans.images
-        assert example.support_tokens.tolist() == [first + 8 * r + c for r in (1, 2) for c in (3, 4, 5)] + list(
-            range(second, end)
+        assert spans.views == ((View(8, 8),),) * 3
+        first, second, query = spans.images
+        assert [tokens.tolist() for tokens in spans.images] == [list(range(t[0], t[0] + 64)) for t in spans.images]
+        assert example.support_tokens.tolist() == [first[0] + 8 * r + c for r in (1, 2) for c in (3, 4, 5)] + list(
+            second
         )
-        assert example.query_tokens == query
+        assert example.query_tokens.tolist() == query.tolist()
         is_image = example.prompt.input_ids == processor.image_token_id
         assert is_image[example.support_tokens].all()
-        assert is_image[slice(*query)].all()
+        assert is_image[query].all()
         assert is_image.sum() == 3 * 64
 
     def test_both_are_coordinates_and_picture(self, processor: VLMProcessor) -> None:
@@ -166,7 +166,7 @@ class TestSupportTokens:
         ],
     )
     def test_cells_of_a_grid(self, box: Box, cells: list[int]) -> None:
-        assert box_cells(box, (40, 20), (2, 4)).tolist() == cells
+        assert box_tokens(box, (40, 20), [View(2, 4)]).tolist() == cells
 
     def test_a_template_that_does_not_mark_its_boxes_is_named(self, processor: VLMProcessor) -> None:
         episode = make_boxed_episode(*self.BOXES)

@@ -92,7 +92,7 @@ class TestOfInstalledPackages:
         [
             ("drawn", {"level": 2}, "data set 'drawn' has no option level; its own are num_episodes"),
             ("drawn", {"root": "x"}, "data set 'drawn' is made up, not read: leave out root, got 'x'"),
-            ("files", {}, "data set 'files' is read from files: pass root, the folder of both files"),
+            ("files", {}, "data set 'files' is read from files: pass `root`, the folder of both files"),
             ("filse", {}, "unknown data set 'filse'; there are synthetic, .*store, drawn, files, tracks$"),
         ],
     )

@@ -166,7 +166,7 @@ def test_a_listed_sequence_that_is_not_there(root: Path) -> None:
 
 
 def test_wrong_folder_says_what_to_pass(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"val.list\.txt.*pass as root the folder that holds train/list\.txt"):
+    with pytest.raises(DatasetError, match=r"val.list\.txt.*pass as `root` the folder that holds train/list\.txt"):
         load_dataset("got10k", split="val", root=tmp_path)
 
 
@@ -179,7 +179,7 @@ def test_test_split_is_refused(root: Path) -> None:
     ("name", "arguments", "match"),
     [
         ("imagenet", {}, r"unknown data set 'imagenet'; there are .*synthetic.*got10k"),
-        ("got10k", {}, r"data set 'got10k' is read from files: pass root"),
+        ("got10k", {}, r"data set 'got10k' is read from files: pass `root`"),
         (
             "got10k",
             {"root": "x", "level": 2},
@@ -237,7 +237,7 @@ class TestSeveral:
         ("name", "options", "match"),
         [
             ("got10k:1,imagenet:1", {}, "unknown data set 'imagenet'; there are synthetic"),
-            ("got10k:1", {}, "data set 'got10k' is read from files: pass root"),
+            ("got10k:1", {}, "data set 'got10k' is read from files: pass `root`"),
             ("got10k:0", {}, "data sets: expected name:weight"),
             (
                 "got10k:1,synthetic:1",

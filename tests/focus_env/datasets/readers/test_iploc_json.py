@@ -245,7 +245,7 @@ def test_the_first_bad_records_are_shown(root: Path) -> None:
             {"episodes": []},
             r"episodes\.json: expected a list of records, got \{'episodes': \[\]\}; pass as",
         ),
-        ("no record", [], r"expected a list of records, got \[\]; pass as root one of IPLoc's JSON files"),
+        ("no record", [], r"expected a list of records, got \[\]; pass as `root` one of IPLoc's JSON files"),
         ("a text", '"records"', r"expected a list of records, got 'records'"),
         ("too deep", "[" * 100_000, r"expected JSON, got something else"),
         ("a number that is too long", f"[1{'0' * 5000}]", r"expected JSON, got something else"),
@@ -258,7 +258,9 @@ def test_malformed_files_are_named(root: Path, case: str, content: object, match
 
 
 def test_no_file(root: Path) -> None:
-    with pytest.raises(DatasetError, match=r"gone\.json: expected this file, found none; pass as root one of IPLoc's"):
+    with pytest.raises(
+        DatasetError, match=r"gone\.json: expected this file, found none; pass as `root` one of IPLoc's"
+    ):
         IPLocEpisodes(root / "gone.json", image_root=root, shots=1)
 
 
@@ -307,9 +309,9 @@ class TestLoadDataset:
     @pytest.mark.parametrize(
         ("options", "match"),
         [
-            ({}, r"'iploc_json' is read from files: pass root, one of IPLoc's JSON files"),
-            ({"root": "x"}, r"'iploc_json' names its pictures only: pass image_root, the folder they are below"),
-            ({"root": "x", "image_root": None}, r"pass image_root, the folder they are below"),
+            ({}, r"'iploc_json' is read from files: pass `root`, one of IPLoc's JSON files"),
+            ({"root": "x"}, r"'iploc_json' names its pictures only: pass `image_root`, the folder they are below"),
+            ({"root": "x", "image_root": None}, r"pass `image_root`, the folder they are below"),
             ({"root": "x", "image_root": "y", "min_gap": 2}, r"no option min_gap; its own are image_root, on_bad"),
             ({"root": "x", "image_root": "y", "absent": "nearest"}, r"absent must be 'skip' or 'keep'"),
         ],

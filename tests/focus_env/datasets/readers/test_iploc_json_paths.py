@@ -92,13 +92,13 @@ class TestWherePicturesAre:
             with pytest.raises(
                 DatasetError,
                 match=r"episodes\.json: expected pictures below .*empty, found none, neither 'data/tracking/LASOT/.*"
-                r"pass another image_root",
+                r"pass another `image_root`",
             ):
                 load_records(root, [record_of("cat-1", SOUND)], image_root=tmp_path / "empty", on_bad=on_bad)
 
     def test_no_folder(self, root: Path) -> None:
         with pytest.raises(
-            DatasetError, match=r"nowhere: expected the folder of the pictures, found none; pass image_root"
+            DatasetError, match=r"nowhere: expected the folder of the pictures, found none; pass `image_root`"
         ):
             load_records(root, [record_of("cat-1", SOUND)], image_root=root / "nowhere")
 

@@ -207,7 +207,7 @@ MASK = "Annotations/cat/03.png"
         ("a mask without a picture", _remove("Images/cat/04.jpg"), r"cat.04\.png: expected a picture that goes with"),
         ("no masks", _remove_folder("Annotations/cat"), r"Annotations.cat: expected a folder of \*\.png, found none"),
         ("no pictures", _remove_folder("Images/cat"), r"Images.cat: expected a folder of \*\.jpg, found none"),
-        ("neither", _empty_both, r"Images.cat: expected pictures NN\.jpg, found none; pass as root the folder"),
+        ("neither", _empty_both, r"Images.cat: expected pictures NN\.jpg, found none; pass as `root` the folder"),
         ("a wide mask", _save(MASK, (41, 30)), r"03\.png: expected a mask of 40 x 30 pixels.*got 41 x 30; copy both"),
         ("a turned mask", _save(MASK, (30, 40)), r"03\.png: expected a mask of 40 x 30 pixels.*got 30 x 40"),
         ("a mask of text", _replace(MASK, b"mask"), r"cat.03\.png: expected a picture, got something else"),
@@ -237,10 +237,12 @@ def test_malformed_objects_are_named(root: Path, case: str, spoil: Callable[[Pat
 @pytest.mark.parametrize("kind", ["Images", "Annotations"])
 def test_wrong_folder_says_what_to_pass(tmp_path: Path, kind: str) -> None:
     (tmp_path / ({"Images", "Annotations"} - {kind}).pop()).mkdir()
-    with pytest.raises(DatasetError, match=rf"{kind}: expected this folder, found none; pass as root the folder that"):
+    with pytest.raises(
+        DatasetError, match=rf"{kind}: expected this folder, found none; pass as `root` the folder that"
+    ):
         PerSegTracks(tmp_path)
     (tmp_path / kind).mkdir()
-    with pytest.raises(DatasetError, match=r"Images: expected a folder for each object, found none; pass as root"):
+    with pytest.raises(DatasetError, match=r"Images: expected a folder for each object, found none; pass as `root`"):
         PerSegTracks(tmp_path)
 
 

@@ -251,7 +251,7 @@ def test_malformed_files_are_named(tmp_path: Path, case: str, spoil: Callable[[J
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("[]", r"train\.json: expected an object, got \[\]; pass as root"),
+        ("[]", r"train\.json: expected an object, got \[\]; pass as `root`"),
         ("null", r"train\.json: expected an object, got None"),
         ('{"videos": [', r"train\.json: expected JSON, got something else"),
         ("", r"train\.json: expected JSON, got something else"),
@@ -266,7 +266,7 @@ def test_files_that_hold_something_else(tmp_path: Path, text: str, match: str) -
 @pytest.mark.parametrize(
     ("split", "match"),
     [
-        ("train", r"annotations.train\.json: expected this file, found none; pass as root the folder that holds"),
+        ("train", r"annotations.train\.json: expected this file, found none; pass as `root` the folder that holds"),
         ("val", r"annotations.validation\.json: expected this file, found none"),
         ("test", r"test\.json or .*tao_test_annotations\.json: expected this file, found none; TAO-Amodal has the"),
     ],

@@ -66,7 +66,7 @@ def test_joint_training_leaves_them_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "match"),
     [
-        (None, r"test\.json or .*test_without_annotations\.json: expected this file, found none; pass as root"),
+        (None, r"test\.json or .*test_without_annotations\.json: expected this file, found none; pass as `root`"),
         (_with_names("test/BDD/b-1"), r"test\.json: expected videos such as 'test/LaSOT/zebra-14', got none of LaSOT"),
         ({"videos": [{"id": 1}]}, r"test\.json, videos\[0\]: expected name to be a string.*got nothing"),
         ({}, r"test\.json: expected a list 'videos', got nothing"),

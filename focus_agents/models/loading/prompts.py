@@ -1,0 +1,86 @@
+"""The prompt that a model was trained on, as its folder says, or else its family."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from focus_agents.errors import CheckpointError
+from focus_agents.models.loading.parts import family_of_source, load_image_processor, readable_source
+from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, SMALL, TINY, model_folder
+from focus_agents.models.loading.sources import ModelSource
+from focus_agents.models.shipped import model_name
+from focus_env.boxes import CoordinateFrame
+from focus_env.prompts import PromptTemplate, get_template
+
+PROMPTS_OF_NEW_MODELS: Mapping[str, dict[str, str]] = {
+    TINY: {"template": "compact"},
+    SMALL: {"template": "questions", "frame": "norm_100"},
+}
+"""What `POLICY_FILE` says of a saved one."""
+
+
+def policy_file(name_or_path: str, source: ModelSource | None) -> Path | None:
+    """Return the file in which a saved policy says of itself what transformers' files do not; None: there is none.
+
+    Args:
+        name_or_path: As for `load_model`, as text.
+        source: Where it was found; None: there is no model, as far as one can see.
+    """
+    if source is None:
+        file = Path(model_folder(name_or_path)) / POLICY_FILE
+        return file if name_or_path not in NEW_MODELS and file.is_file() else None
+    if source.place in NEW_MODELS:
+        return None
+    files, folder = source.files_with(POLICY_FILE)
+    path = f"{folder}/{POLICY_FILE}" if folder else POLICY_FILE
+    return files.path(path) if files.has(path) else None
+
+
+def load_template(
+    name_or_path: str | Path,
+    *,
+    name: str | None = None,
+    frame: CoordinateFrame | None = None,
+    max_image_tokens: int | None = None,
+) -> PromptTemplate:
+    """The prompt that a model was trained on, or another in the unit of coordinates that it was trained on.
+
+    Args:
+        name_or_path: As for `load_model`. A model that says nothing of its prompt, as those of the hub, is asked in
+            full sentences, in its family's own unit.
+        name: A template in place of the model's own.
+        frame: A unit of coordinates in place of the model's own.
+        max_image_tokens: As for `load_processor`; the frame `RESIZED_PIXEL` depends on it.
+
+    Raises:
+        CheckpointError: If the folder's `POLICY_FILE` cannot be read, or names an unknown template or frame, or no
+            family has the type of a model whose unit or image size is asked for.
+        ValueError: If there is no template of the given name.
+    """
+    name_or_path = model_name(name_or_path)
+    template = None if name is None else get_template(name)
+    source = readable_source(name_or_path)
+    prompt = PROMPTS_OF_NEW_MODELS.get(name_or_path, {})
+    file = policy_file(name_or_path, source)
+    try:
+        if file is not None:
+            prompt = json.loads(file.read_text()).get("prompt", {})
+        template = template or get_template(prompt.get("template", "default"))
+        if frame is None and "frame" in prompt:
+            frame = CoordinateFrame(prompt["frame"])
+    except (AttributeError, OSError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{file}: expected a saved policy's description in JSON, with a known template and frame ({error})"
+        ) from error
+    if frame is None and name_or_path not in NEW_MODELS and source is not None:
+        frame = family_of_source(source).frame
+    # A frame out of a run's stored arguments is a plain text.
+    template = dataclasses.replace(template, frame=CoordinateFrame(template.frame if frame is None else frame))
+    if template.frame is CoordinateFrame.RESIZED_PIXEL and source is not None:
+        family = family_of_source(source)
+        rule = family.image_to_input_wh(load_image_processor(source, family, max_image_tokens))
+        template = dataclasses.replace(template, image_to_input_wh=rule)
+    return template
