@@ -69,7 +69,7 @@ def main() -> None:
         quiet_libraries()
         source = str(run.checkpoints / "final")
         model, processor = load_model(source), load_processor(source)
-        own = {"template": load_template(source), "pictures": recorded_budget(source)}
+        own: dict[str, Any] = {"template": load_template(source), "pictures": recorded_budget(source)}
         summary = read_json(args.run / "summary.json", "the summary of a run that has come to its end")
     # Scored in a folder of its own first: an error on the way leaves the weights that are there as they are.
     with work_errors(Args, make_console(stderr=True), FocusError):
