@@ -31,6 +31,7 @@ from focus_agents.cli.errors import as_flags, make_console, user_errors
 from focus_agents.evaluation.published import DATA, PAPER, TABLES, PublishedTable
 from focus_agents.evaluation.report import published_rows, report_notes, summarize_folder, write_report
 from focus_agents.evaluation.results import ResultsFolder
+from focus_agents.policies.licences import licence_note
 from focus_agents.policies.registry import PolicySpec, parse_policy, policies_help
 from focus_agents.reports.tables import text_table
 from focus_agents.rollout.records import MAX_COMPLETION_TOKENS
@@ -246,6 +247,8 @@ def print_tables(
             console.print(f"{column.title} ({column.name}): {column.missing}")
     for policy, reason in lacking.items():
         console.print(f"{policy}: {reason}")
+    for note in filter(None, map(licence_note, args.policy)):
+        console.print(note)
     notes = report_notes(summary) if has_answers else [f"(published): printed in {PAPER}, not measured here."]
     for note in notes:
         console.print(as_flags(note, evaluate.Args))

@@ -30,7 +30,7 @@ def recipe_of(text: str, folder: Path) -> Recipe:
 
 def test_there_are_the_recipes_of_the_documentation() -> None:
     listed = (ROOT / "docs/recipes.md").read_text()
-    assert NAMES == recipe_names()
+    assert recipe_names() == NAMES
     assert all(f"| `{name}` |" in listed for name in NAMES)
     assert {"table1", "table2", "table3", "iploc", "qwen3-vl-8b", "qwen2-vl-72b"} <= set(NAMES)
 
