@@ -63,7 +63,7 @@ class Args(Settings):
     output_dir: Path = Path("runs/paper")
     """Folder of the answers; one that is there already is gone on with."""
     flags: str = ""
-    """Further flags of `focus evaluate` as one text behind an equals sign: --flags="--precision bf16 --batch-size 4"."""
+    """Further flags of `focus evaluate`, one text behind an equals sign: --flags="--precision bf16 --batch-size 4"."""
     num_episodes: Annotated[int, Ge(1)] = 1024
     """Most episodes of a data set. With fewer than it has they are not the published ones, and stand in no table."""
     max_completion_tokens: Annotated[int, Ge(1)] = MAX_COMPLETION_TOKENS
@@ -186,7 +186,10 @@ def commands_of(args: Args, columns: Sequence[Column], lacking: Mapping[str, str
         words += ["--shots", *map(str, column.num_episodes), "--num-episodes", str(args.num_episodes)]
         words += ["--max-completion-tokens", str(args.max_completion_tokens), "--output-dir", str(args.output_dir)]
         commands[column.name] = [*words, *shlex.split(args.flags)]
-        evaluate.read_words(commands[column.name])
+        try:
+            evaluate.read_words(commands[column.name])
+        except ValueError as error:
+            raise ValueError(as_flags(str(error), evaluate.Args)) from error
     return commands
 
 
