@@ -144,6 +144,9 @@ def test_vlmevalkit_runs_the_data_set(folder: Path, monkeypatch: pytest.MonkeyPa
         is_api = False
         num_asked = 0
 
+        def set_dump_image(self, dump_image: Any) -> None:
+            """Takes a function that writes a row's pictures, which the data set does by itself."""
+
         def generate(self, message: list[dict[str, str]], dataset: str | None = None) -> str:
             assert sum(part["type"] == "image" for part in message) == 3
             index, self.num_asked = self.num_asked, self.num_asked + 1
