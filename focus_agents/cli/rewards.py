@@ -11,6 +11,7 @@ of Ray Tune; as many go at once as there are cores or GPUs. Results: --output-di
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ class Args(TrainingArguments):
 def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
+        args = dataclasses.replace(args, model=args.model.with_words())
         args.cluster.import_ray()
         study = check_arguments(args)
         need = Need(setting="cpus_per_run", num_cpus=args.cpus_per_run)

@@ -18,6 +18,7 @@ transformers' format, which `focus grpo` takes as --init-from. `--resume runs/<n
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -138,14 +139,14 @@ PRESETS: Mapping[str, Args] = {
 
 def main() -> None:
     with user_errors(Args):
-        args = parse_arguments(sys.argv[1:])
+        args = with_words(parse_arguments(sys.argv[1:]))
         console = make_console(arguments=Args)
         console.print(f"run folder: {args.run.path('sft')}", soft_wrap=True)  # Ray and torch take their time
         args.cluster.import_ray()
         if args.run.resume is not None:
             run = RunDirectory(args.run.resume)
             check_checkpoint(run, args)
-            args = resumed(args, command="sft")
+            args = resumed(args, command="sft", plain=with_words)
             if (message := nothing_to_do(run, args)) is not None:
                 print(as_flags(message, Args))
                 return
@@ -206,6 +207,11 @@ def parse_arguments(words: list[str]) -> Args:
     first.add_argument("--preset", default="default")
     preset = first.parse_known_args(words)[0].preset
     return parse(Args, __doc__, default=PRESETS.get(preset, PRESETS["default"]), words=words)
+
+
+def with_words(args: Args) -> Args:
+    """Return the arguments with the words of a template of one's own; see `ModelArguments.with_words`."""
+    return dataclasses.replace(args, model=args.model.with_words())
 
 
 def check_arguments(args: Args) -> tuple[SFTPlan, Workers]:

@@ -75,6 +75,7 @@ class ModelFamily(abc.ABC):
             count of image tokens in the next forward pass. Those that a tokenizer lacks do not matter.
         lora_targets: Regular expression of the modules that get LoRA adapters: the language model's, none of the tower.
         end_token: Ends an answer; None: the tokenizer's own.
+        native_template: The template in whose form its models were trained to write boxes; `--template native`.
     """
 
     name: str
@@ -84,6 +85,7 @@ class ModelFamily(abc.ABC):
     never_sampled: tuple[str, ...]
     lora_targets: str
     end_token: str | None = None
+    native_template: str = "default"
 
     @property
     def usage(self) -> str:

@@ -25,9 +25,10 @@ from focus_agents.models.shipped import BEST_MODEL, SHIPPED_MODELS, WEIGHTS, mod
 from focus_agents.models.weights import bad_weights, files_folder
 from focus_env.boxes import CoordinateFrame
 from focus_env.files import find_folder
-from focus_env.prompts import PromptTemplate, get_template
+from focus_env.prompts import NATIVE_NAME, PromptTemplate, described_template, get_template
 
 T = TypeVar("T")
+MIN_VOCABULARY = 256
 
 TINY, SMALL = "tiny", "small"
 NEW_MODELS: Mapping[str, ModuleType] = {TINY: tiny, SMALL: small}
@@ -40,8 +41,6 @@ PROMPTS_OF_NEW_MODELS: Mapping[str, dict[str, str]] = {
 
 POLICY_FILE = "focus.json"
 """What a saved policy's folder says beside the model itself."""
-
-MIN_VOCABULARY = 256
 
 LANGUAGE_MODELS = (
     f"one of {', '.join((*BEST_MODEL, *SHIPPED_MODELS, *NEW_MODELS))}, a folder with a saved model, or a hub name such "
@@ -184,8 +183,8 @@ def load_template(
     Args:
         name_or_path: As for `load_model`. A model that says nothing of its prompt, as those of the hub, is asked in
             full sentences, in its family's own unit.
-        name: A template in place of the model's own.
-        frame: A unit of coordinates in place of the model's own.
+        name: A template in place of the model's own, as for `get_template`; "native": its family's.
+        frame: A unit of coordinates in place of the template's own, or the model's own where the template has none.
         max_image_tokens: As for `load_processor`; the frame `RESIZED_PIXEL` depends on it.
 
     Raises:
@@ -194,15 +193,17 @@ def load_template(
         ValueError: If there is no template of the given name.
     """
     name_or_path = model_name(name_or_path)
-    template = None if name is None else get_template(name)
+    name = load_family(name_or_path).native_template if name == NATIVE_NAME else name
+    given = None if name is None else get_template(name)
+    frame = given.frame if frame is None and given is not None and given.keeps_frame else frame
     prompt = PROMPTS_OF_NEW_MODELS.get(name_or_path, {})
     file = Path(model_folder(name_or_path)) / POLICY_FILE
     try:
         if name_or_path not in NEW_MODELS and file.is_file():
             prompt = json.loads(file.read_text()).get("prompt", {})
-        template = template or get_template(prompt.get("template", "default"))
-        if frame is None and "frame" in prompt:
-            frame = CoordinateFrame(prompt["frame"])
+        template = given or described_template(prompt)
+        if frame is None and ("frame" in prompt or template.keeps_frame):
+            frame = CoordinateFrame(prompt.get("frame", template.frame))
     except (AttributeError, OSError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{file}: expected a saved policy's description in JSON, with a known template and frame ({error})"

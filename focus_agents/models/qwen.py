@@ -200,6 +200,7 @@ def _family(name: str, *model_types: str, frame: CoordinateFrame) -> QwenVL:
         image_token="<|image_pad|>",
         never_sampled=("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
         lora_targets=LANGUAGE_MODEL_PROJECTIONS,
+        native_template=name,
     )
 
 

@@ -21,7 +21,7 @@ from focus_agents.models.loading import POLICY_FILE
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.weights import is_finite
 from focus_env.files import fresh_folder, remove_unfinished
-from focus_env.prompts import PromptTemplate
+from focus_env.prompts import PromptTemplate, describe_template
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ def save_policy(
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
-        prompt = {} if template is None else {"prompt": {"template": template.name, "frame": str(template.frame)}}
+        prompt = {} if template is None else {"prompt": describe_template(template)}
         (fresh / POLICY_FILE).write_text(json.dumps({"versions": versions, **prompt}, indent=2) + "\n")
         for name, text in (documents or {}).items():
             (fresh / name).write_text(text, encoding="utf-8")
