@@ -44,8 +44,7 @@ from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.metrics import rollout_metrics
 from focus_agents.settings import as_dict, names_of
 from focus_env.metrics import ScoredAnswer
-from focus_env.answer_format import PLAIN_ANSWER
-from focus_env.prompts import NATIVE_NAME, PromptTemplate, get_template
+from focus_env.prompts import PromptTemplate, get_template
 
 ROLLOUTS = "rollouts"
 
@@ -135,10 +134,9 @@ class GRPOConfig(AlgorithmConfig):
     @property
     def template(self) -> PromptTemplate:
         """The prompt: the environment's, or else the one that the model was trained on."""
-        given, settings = self.env_config.get("template"), self.model_settings
-        if given is None or given == NATIVE_NAME:
-            return load_template(settings.model, name=given, max_image_tokens=settings.max_image_tokens)
-        return get_template(given)
+        if (given := self.env_config.get("template")) is not None:
+            return get_template(given)
+        return load_template(self.model_settings.model, max_image_tokens=self.model_settings.max_image_tokens)
 
     def get_evaluation_config_object(self) -> GRPOConfig | None:
         """Return the settings of RLlib's evaluation; None: these are already.
@@ -169,11 +167,10 @@ class GRPOConfig(AlgorithmConfig):
         self.model_settings.check()
         if self.constrained:
             largest_coordinate(self.template.frame)
-            if self.template.thinking or self.template.form != PLAIN_ANSWER:
+            if not self.template.has_plain_answers:
                 raise ValueError(
-                    f"constrained: expected a template without thoughts whose answer is {PLAIN_ANSWER.in_words}, which "
-                    f"is all that the grammar knows, got {self.template.name!r}; choose another `template`, or sample "
-                    "without `constrained`"
+                    "constrained: expected a template without thoughts whose answers are <answer>[...]</answer>, got "
+                    f"{self.template.name!r}; choose another `template`, or sample without `constrained`"
                 )
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:

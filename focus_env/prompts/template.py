@@ -168,6 +168,11 @@ class PromptTemplate:
     def _support_box(self) -> BoxFormat:
         return BoxFormat(self.support_box_text or self.box_text)
 
+    @property
+    def has_plain_answers(self) -> bool:
+        """Whether the right answer is the paper's tag and nothing else, as decoding under a grammar has it."""
+        return self.form == PLAIN_ANSWER and not self.thinking
+
     def render(self, observation: Observation) -> list[Message]:
         """Ask for the box: one user turn, with k + 1 images in it.
 
