@@ -244,7 +244,7 @@ def _between_numbers(literal: str, *, is_first: bool, is_last: bool) -> str:
     """A pattern of the text before, between or behind numbers, with any blanks beside these."""
     if "<" in literal or ">" in literal:
         return re.escape(literal)  # of tokens, which hold no blanks
-    middle = " *".join(re.escape(part) for part in literal.split())
+    middle = " *".join(re.escape(part) for part in re.findall(r"\w+|[^\w\s]", literal))
     if not middle:
         return " +"  # numbers that blanks alone divide
     return ("" if is_first else " *") + middle + ("" if is_last else " *")

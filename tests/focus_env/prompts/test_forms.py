@@ -38,7 +38,7 @@ CASES = [
 ]
 
 
-def boxes(image_wh: tuple[int, int], count: int = 12) -> list[Box]:
+def boxes(image_wh: tuple[int, int], count: int = 6) -> list[Box]:
     """Boxes of all sizes, from a hair to the whole image, and some at its edges."""
     width, height = image_wh
     rng = np.random.default_rng(7)
@@ -64,7 +64,7 @@ def test_an_answer_is_read_back_to_half_a_unit(template: PromptTemplate) -> None
             unit = 10.0**-decimals
             # A side of less than a unit becomes one, and the last token is one short of the edge.
             is_thin = min(written[2] - written[0], written[3] - written[1]) < unit
-            room = unit if is_thin or frame is NORM_1024 else unit / 2
+            room = unit if is_thin or (frame is NORM_1024 and decimals == 0) else unit / 2
             assert np.abs(np.subtract(written, found)).max() <= room * (1 + 1e-6), (text, image_wh, box)
             again = template.parse(template.answer(result.box, image_wh), image_wh)
             assert again.box == pytest.approx(result.box, abs=1e-9 * max(image_wh))
@@ -136,12 +136,12 @@ ANSWERS = {
         "[100.0, 70.3, 500.0, 468.4], Do all these boxes have the same object? Yes.",
         "Do all these boxes have the same object? No.",
     ),
-    "r1_track": ("[64,39,321,261]", "none"),
+    "r1_track": ("[64,39,322,262]", "none"),
     "r1_track_think": (
-        "<think>\n\n</think>\n\n<answer>[64,39,321,261]</answer>", "<think>\n\n</think>\n\n<answer>none</answer>",
+        "<think>\n\n</think>\n\n<answer>[64,39,322,262]</answer>", "<think>\n\n</think>\n\n<answer>none</answer>",
     ),
     "qwen2_vl": ("<|box_start|>(100,70),(500,468)<|box_end|>", "none"),
-    "qwen2_5_vl": ('```json\n[\n\t{"bbox_2d": [64, 39, 321, 261], "label": "object"}\n]\n```', "```json\n[]\n```"),
+    "qwen2_5_vl": ('```json\n[\n\t{"bbox_2d": [64, 39, 322, 262], "label": "object"}\n]\n```', "```json\n[]\n```"),
     "qwen3_vl": ('```json\n[\n\t{"bbox_2d": [100, 70, 500, 468], "label": "object"}\n]\n```', "```json\n[]\n```"),
     "internvl": ("<ref>the object</ref><box>[[100, 70, 500, 468]]</box>", "none"),
     "llava_onevision": ("[0.10, 0.07, 0.50, 0.47]", "none"),
@@ -190,8 +190,8 @@ def test_the_right_answers_of_other_forms(name: str) -> None:
         ("iploc_id", "[100.0, 70.3, 500.0, 468.4]", "ok", False),
         ("iploc_id", "[0.1, 0.07, 0.5, 0.468]", "bad_numbers", False),
         ("iploc_release", "((100,70),(500,468))", "ok", False),
-        ("r1_track_think", "<think>It moved.</think> <answer>[64,39,321,261]</answer>", "ok", True),
-        ("r1_track", "[64, 39, 321, 261]", "ok", True),
+        ("r1_track_think", "<think>It moved.</think> <answer>[64,39,322,262]</answer>", "ok", True),
+        ("r1_track", "[64, 39, 322, 262]", "ok", True),
         ("default", "<loc0072><loc0102><loc0480><loc0512>", "ok", False),
         ("default", "[100.0, 70.3, 500.0, 468.4], Do all these boxes have the same object? No.", "absent", False),
         ("default", "[100, 70, 500, 468]\nsame_object=NO", "absent", False),

@@ -100,7 +100,7 @@ BAD_YAML = [
     ("base: default\nsupport_text: '{box'", "support_text: expected '}' before end of string; write a literal brace"),
     ("base: default\nsupport_text: '{box!r}'", "support_text must hold {box} as it is"),
     ("base: default\nsupport_text: '{box:>9}'", "support_text must hold {box} as it is"),
-    ("base: default\nquery_text: '{num_support:x^y}'", "query_text: Invalid format"),
+    ("base: default\nquery_text: '{num_support:x^y}'", "query_text: Unknown format code"),
     ("base: default\ninstruction: '{num_support.real}'", "may use the placeholders"),
     ("base: default\nanswer_text: none", "answer_text must hold {box} exactly once, got 'none'"),
     ("base: default\nabsent_answer_text: '{box}'", "absent_answer_text may use the placeholders"),
@@ -259,7 +259,7 @@ def test_a_name_that_is_almost_one(name: str) -> None:
 def test_an_environment_takes_any_of_them(write: Callable[..., str], own_words: None) -> None:
     for template in (write(MINE), "own_words:MINE", spelled_out(write(MINE)), "qwen3_vl"):
         assert template is not None
-        env = gymnasium.make(ENV_ID, template=template, dataset_options={"size": 1})
+        env = gymnasium.make(ENV_ID, template=template, dataset_options={"num_episodes": 1})
         env.reset(seed=0)
         target = env.get_wrapper_attr("dataset")[0]
         own = env.get_wrapper_attr("template")
