@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from focus_agents.errors import CheckpointError
+from focus_agents.models.family import ModelFamily
 from focus_agents.models.loading import (
     POLICY_FILE,
     load_template,
 )
-from focus_agents.models.family import ModelFamily
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.registry import FAMILIES
 from focus_agents.runs.checkpoint import save_policy
@@ -82,9 +82,16 @@ class TestTemplates:
         self, tmp_path: Path, processor: VLMProcessor, monkeypatch: pytest.MonkeyPatch, kind: type[PromptTemplate]
     ) -> None:
         template = kind(
-            name="mine", instruction="Look.", support_text="<b>{box}</b>", query_text="?", box_text="{x1} {y1} {x2} {y2}",
-            answer_text="at {box}", absent_answer_text="gone", frame=CoordinateFrame.PIXEL, allow_absent=True,
-        )  # fmt: skip
+            name="mine",
+            instruction="Look.",
+            support_text="<b>{box}</b>",
+            query_text="?",
+            box_text="{x1} {y1} {x2} {y2}",
+            answer_text="at {box}",
+            absent_answer_text="gone",
+            frame=CoordinateFrame.PIXEL,
+            allow_absent=True,
+        )
         folder = save_policy(tmp_path / "policy", _Weightless(), processor, template=template)
         (tmp_path / "elsewhere").mkdir()
         monkeypatch.chdir(tmp_path / "elsewhere")
@@ -218,8 +225,9 @@ def test_attention_finds_the_numbers_of_each_support(processor: VLMProcessor, na
     assert len(spans.box_coordinates) == len(spans.box_texts) == 2
     for tokens, whole, exemplar in zip(spans.box_coordinates, spans.box_texts, episode.support, strict=True):
         written = template.write_box(exemplar.box, exemplar.frame.image_wh)
-        marked = "".join(processor.tokenizer.decode([token]) for token in prompt.input_ids[tokens])
-        digits = "".join(character for character in written if character.isdigit())
-        assert "".join(character for character in marked if character.isdigit()) == digits
-        assert set(marked) - set("0123456789. ") == set() or set(tokens) <= set(whole)
+        marked = [processor.tokenizer.decode([token]) for token in prompt.input_ids[tokens]]
+        digits = [character for character in written if character.isdigit()]
+        assert [character for token in marked for character in token if character.isdigit()] == digits
+        assert all(any(map(str.isdigit, token)) or set(token) <= set(" .") for token in marked)
+        assert set(tokens.tolist()) <= set(whole.tolist())
         assert "bbox" not in processor.tokenizer.decode(prompt.input_ids[whole])
