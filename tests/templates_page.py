@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import itertools
+import re
 import textwrap
 from pathlib import Path
 from types import ModuleType
@@ -82,7 +83,7 @@ frame: norm_1000               # default: the model's own unit
 | `layout`, `image_separator` | `interleaved`, or `images_first` with a text between pictures | |
 | `thinking` | `true`: thoughts come first | |
 | `frame`, `keeps_frame` | the unit, and whether a model's own does not stand in for it | |
-| `names`, `object_name` | for templates that name the object, as IPLoc's do | |
+| `names`, `object_name`, `asks_by_category` | for templates that name the object, as IPLoc's do: how training calls it, how it is called where nothing is known, and whether evaluations tell its category | |
 
 A literal brace is written twice. A policy that was trained in your words has them in its `focus.json`, and is asked in
 them wherever it is loaded; a run that is gone on with has them, too. Nothing is read or imported from there.
@@ -91,8 +92,9 @@ them wherever it is loaded; a run that is gone on with has them, too. Nothing is
 
 EXAMPLE = """\
 In these examples two supports of 40 x 32 and 48 x 32 pixels have the boxes [4, 6, 20, 22] and [4, 6, 20, 23], and the
-query of 640 x 400 has the object at [64, 32, 320, 200]. `<image>` is a picture, and `(user)` opens a turn. Below each
-prompt stand the right answer and the one for an absent object.
+query of 640 x 400 has the object at [64, 32, 320, 200]. `(user)` opens a turn, `<image>` is a picture. Each part of a
+turn begins a line here, and long ones are broken; what is sent has no break there. Below each prompt stand the right
+answer and the one for an absent object.
 """
 
 SECTIONS: tuple[tuple[str, ModuleType, str], ...] = (
@@ -137,16 +139,21 @@ def _entry(template: PromptTemplate, note: str) -> str:
     if template.frame is CoordinateFrame.RESIZED_PIXEL:
         template = dataclasses.replace(template, image_to_input_wh=RESIZED_WH.__getitem__)
     episode = make_episode(shots=2, query_wh=QUERY_WH, target_box=TARGET)
-    turns = [
-        "(user) " + "".join("<image>" if isinstance(part, ImagePart) else part.text for part in message.content)
-        for message in template.render(observe(episode))
-    ]
+    turns = []
+    for message in template.render(observe(episode)):
+        turns.append(f"({message.role})")
+        for part in message.content:
+            turns += ["<image>"] if isinstance(part, ImagePart) else [_wrapped(line) for line in part.text.split("\n")]
     unit = f"`{template.frame}`" + ("" if template.keeps_frame else ", or the model's own")
     texts = ["\n".join(turns), template.answer(TARGET, QUERY_WH), template.answer(None, QUERY_WH)]
     # Answers hold fences of backticks.
-    blocks = "\n".join(f"~~~~text\n{text.rstrip()}\n~~~~" for text in texts)
+    blocks = "\n".join(f"~~~~text\n{re.sub(' +$', '', text, flags=re.MULTILINE).rstrip()}\n~~~~" for text in texts)
     note = textwrap.fill(f"{note} Unit: {unit}.", 120, break_long_words=False, break_on_hyphens=False)
     return f"\n### `{template.name}`\n\n{note}\n\n{blocks}\n"
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(line, 110, break_long_words=False, break_on_hyphens=False) if len(line) > 110 else line
 
 
 if __name__ == "__main__":

@@ -27,10 +27,17 @@ class IPLocTemplate(PromptTemplate):
         object_name: What the object is called.
         names: What `for_episode` calls it: its category, a pseudo-name that means nothing, or the one in half of the
             episodes and the other in the rest, as IPLoc trains. Episodes without a category get a pseudo-name.
+        asks_by_category: Whether a policy that is evaluated is told the category, as in IPLoc's own evaluation; else
+            it is asked by `object_name`.
     """
 
     names: Names = "both"
     object_name: str = "object"
+    asks_by_category: bool = False
+
+    def for_question(self, episode: Episode) -> IPLocTemplate:
+        """This template with the episode's category, if policies are asked by that; see `asks_by_category`."""
+        return replace(self, names="category").for_episode(episode) if self.asks_by_category else self
 
     def for_episode(self, episode: Episode) -> IPLocTemplate:
         """This template with the name for an episode, the same for an episode in every process."""

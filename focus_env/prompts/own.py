@@ -74,7 +74,7 @@ def make_template(fields: object, source: str, shipped: Mapping[str, PromptTempl
     if base is not None and (not isinstance(base, str) or base not in shipped):
         raise ValueError(f"template {source}: {_BASE} must be one of {', '.join(shipped)}, got {reprlib.repr(base)}")
     start = {} if base is None else {f.name: getattr(shipped[base], f.name) for f in dataclasses.fields(shipped[base])}
-    kind = IPLocTemplate if {"names", "object_name"} & {*given, *start} else PromptTemplate
+    kind = IPLocTemplate if {"names", "object_name", "asks_by_category"} & {*given, *start} else PromptTemplate
     known = [field.name for field in dataclasses.fields(kind) if field.name != _NOT_DATA]
     for name, value in given.items():
         _check(name, value, source, [*known, _BASE])
@@ -147,7 +147,7 @@ def _check(name: str, value: object, source: str, known: list[str]) -> None:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"template {source}: unknown field {name!r}; known are {', '.join(known)}{hint}")
-    if name in ("allow_absent", "thinking", "keeps_frame"):
+    if name in ("allow_absent", "thinking", "keeps_frame", "asks_by_category"):
         expected, is_right = "true or false", isinstance(value, bool)
     elif name == "optional_tokens":
         is_right = isinstance(value, list | tuple) and all(isinstance(token, str) and token for token in value)

@@ -48,7 +48,7 @@ FOCUS_RELEASE = PromptTemplate(
     query_text="Frame {num_images}: Predict the bounding box for the object. Respond only with {answer_format}.",
     keeps_frame=True,
 )
-"""FOCUS as its released code asks, by which the released adapter was trained (github.com/asad0938/focus, Apache-2.0,
+"""FOCUS as its released code trains and tests, the released adapter too (github.com/asad0938/focus, Apache-2.0,
 train.py at 5d998d8). The paper's wording is another, `focus_paper`.
 
 There coordinates are cut to whole thousandths, here rounded. The sentence for absent objects is ours.
@@ -62,12 +62,13 @@ IPLOC_RELEASE = IPLocTemplate(
     support_box_text="[{x1!r}, {y1!r}, {x2!r}, {y2!r}]",
     box_text="({x1},{y1}),({x2},{y2})",
     keeps_frame=True,
+    asks_by_category=True,
     answer_text="{box}",
     absent_answer_text="none",
 )
 """IPLoc as its released code asks Qwen2-VL (github.com/SivanDoveh/IPLoc, Loc_Qwen2VL7B.py and utils_qwen.py at
 27682bc): supports' boxes are thousandths that are not rounded, and the answer that its parser looks for first is
-`(x1,y1),(x2,y2)`, as in the paper (arXiv:2411.13317, sec. 3.1).
+`(x1,y1),(x2,y2)`, as in the paper (arXiv:2411.13317, sec. 3.1). Evaluations name the object by its category, as there.
 
 The code that trained its weights is not published. `none` for absent objects is ours.
 """
@@ -84,9 +85,11 @@ IPLOC_ID = IPLocTemplate(
     absent_answer_text="Do all these boxes have the same object? No.",
     rejected_answer_text=_SAME_OBJECT + "No.",
     keeps_frame=True,
+    asks_by_category=True,
 )
 """IPLoc-ID (arXiv:2607.00357): IPLoc's turns (github.com/kensuke-nakamura/iplocid, vlm_build_messages.py at b1d9582),
-and an answer of a box, a fixed question and Yes or No, in the words and decimals of the paper's table 1.
+and an answer of a box, a fixed question and Yes or No, in the words and decimals of the paper's table 1. Evaluations
+name the object by its category.
 
 There an absent object's answer holds the box of another one, which an episode here does not name: the answer that we
 write has none, and both are read. The code that trained its weights is not published.

@@ -20,7 +20,7 @@ from focus_env.arrays import as_picture
 from focus_env.boxes import CoordinateFrame, as_box, refuse_shares
 from focus_env.parsing import parse_answer, write_answer, write_box
 from focus_env.spaces import Observation
-from focus_env.types import Box, ImageArray, ImagePart, Message, ParseResult, TextPart
+from focus_env.types import Box, Episode, ImageArray, ImagePart, Message, ParseResult, TextPart
 
 Layout = Literal["interleaved", "images_first"]
 
@@ -212,6 +212,10 @@ class PromptTemplate:
         if query_text:
             content.append(TextPart(query_text))
         return [Message("user", content)]
+
+    def for_question(self, episode: Episode) -> PromptTemplate:
+        """Return the template that asks of an episode: this one, unless its kind tells more of the object."""
+        return self
 
     def write_box(self, box: Box, image_wh: tuple[int, int]) -> str:
         """Write a pixel box as a support's, in this template's frame; see `focus_env.parsing.write_box`."""

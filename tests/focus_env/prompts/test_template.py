@@ -262,6 +262,17 @@ class TestIPLoc:
     def test_an_episode_without_a_category_gets_a_pseudo_name(self) -> None:
         assert self.name(dataclasses.replace(TEMPLATES["iploc"], names="category"), 0, category=None) in PSEUDO_NAMES
 
+    def test_an_evaluation_tells_the_category_only_where_that_is_asked_for(self) -> None:
+        episode = make_episode()
+        assert TEMPLATES["iploc"].for_question(episode) is TEMPLATES["iploc"]
+        assert TEMPLATES["default"].for_question(episode) is TEMPLATES["default"]
+        for name in ("iploc_release", "iploc_id"):
+            asked = TEMPLATES[name].for_question(episode)
+            assert "(user)\n<80x60>\n<ref>secret category</ref>" in outline(asked.render(observe(episode)))
+            unknown = TEMPLATES[name].for_question(dataclasses.replace(episode, category=None))
+            assert isinstance(unknown, IPLocTemplate)
+            assert unknown.object_name in PSEUDO_NAMES
+
     def test_an_episode_keeps_its_name(self) -> None:
         names = {self.name(TEMPLATES["iploc"], 7) for _ in range(3)}
         assert len(names) == 1
