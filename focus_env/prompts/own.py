@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 import reprlib
 import tomllib
 from collections.abc import Mapping
@@ -103,7 +104,7 @@ def read_template(path: str | Path, shipped: Mapping[str, PromptTemplate]) -> Pr
         ValueError: If there is no such file, or it holds no template.
         MissingDependencyError: If it is YAML, and PyYAML is not installed.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     try:
         with open_regular(file) as stream:
             content = stream.read(_LARGEST_FILE + 1)

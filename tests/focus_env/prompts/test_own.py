@@ -156,7 +156,7 @@ def test_other_files_that_hold_none(write: Callable[..., str], name: str, conten
         ("folder.yaml", "folder.yaml: expected a file, got .* a directory"),
         ("pipe.yaml", "pipe.yaml: expected a file, got .* a pipe"),
         ("mine.txt", "unknown prompt template '.*mine.txt'; known are default, .*, a file that ends with .yaml, .yml"),
-        ("~nobody/mine.yaml", "nobody/mine.yaml: expected a file, got"),
+        ("~no-such-user/mine.yaml", "~no-such-user/mine.yaml: expected a file, got"),
     ],
 )
 def test_no_such_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str) -> None:
