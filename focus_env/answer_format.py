@@ -118,6 +118,11 @@ class BoxFormat:
         """The format with names in place of numbers, `[x_min, y_min, x_max, y_max]`."""
         return "".join(piece if isinstance(piece, str) else _NAMES[piece.name] for piece in _pieces(self.text))
 
+    @property
+    def has_location_tokens(self) -> bool:
+        """Whether it writes PaliGemma's tokens, of which each axis has 1024."""
+        return _LOCATION_TOKEN in self.text
+
     def decimals(self, frame: CoordinateFrame) -> int | None:
         """Return how many digits stand behind the point in a frame; None: as many as it takes."""
         number = self._number
@@ -138,7 +143,7 @@ class BoxFormat:
             ValueError: If it has leading zeros and the unit has decimals, or it writes location tokens, which count in
                 1024ths, and the unit is another.
         """
-        if _LOCATION_TOKEN in self.text and frame is not CoordinateFrame.NORM_1024:
+        if self.has_location_tokens and frame is not CoordinateFrame.NORM_1024:
             raise ValueError(
                 f"box format {self.text!r}: expected the unit norm_1024, in which location tokens count, got {frame}; "
                 "choose that `frame`, or another `template`"

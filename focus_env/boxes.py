@@ -40,7 +40,7 @@ class CoordinateFrame(enum.StrEnum):
     NORM_1000 = "norm_1000"
     """Thousandths of the width and height, 0 to 1000 (Qwen2-VL, Qwen3-VL, InternVL, GLM-4V)."""
     NORM_1024 = "norm_1024"
-    """1024ths of the width and height, written from 0 to 1023 (PaliGemma's location tokens)."""
+    """1024ths of the width and height, 0 to 1024 (PaliGemma, whose location tokens end at 1023)."""
     RESIZED_PIXEL = "resized_pixel"
     """Pixels of the image as it enters the model, after resizing (Qwen2.5-VL)."""
 

@@ -274,8 +274,7 @@ def write_box(
     if decimals is None:
         return form.write(values, frame)
     units = 10**decimals
-    # There are 1024 location tokens, the last of which is 1023.
-    rest = 1 if frame is CoordinateFrame.NORM_1024 and decimals == 0 else 0
+    rest = int(form.has_location_tokens)  # there are 1024, from 0 to 1023
     x1, x2 = round_side(values[0] * units, values[2] * units, (int(max_x) - rest) * units)
     y1, y2 = round_side(values[1] * units, values[3] * units, (int(max_y) - rest) * units)
     return form.write((x1 / units, y1 / units, x2 / units, y2 / units), frame)

@@ -37,7 +37,7 @@ _COORDINATES: Mapping[CoordinateFrame, str] = MappingProxyType(
             "integer coordinates from 0 to 1000, as thousandths of the width and height of their own image"
         ),
         CoordinateFrame.NORM_1024: (
-            "integer coordinates from 0 to 1023, as 1024ths of the width and height of their own image"
+            "integer coordinates from 0 to 1024, as 1024ths of the width and height of their own image"
         ),
         CoordinateFrame.RESIZED_PIXEL: "integer coordinates in pixels of their own image",
     }

@@ -62,9 +62,9 @@ def test_an_answer_is_read_back_to_half_a_unit(template: PromptTemplate) -> None
             written = box_to_frame(box, frame, image_wh=image_wh, input_wh=input_wh)
             found = box_to_frame(result.box, frame, image_wh=image_wh, input_wh=input_wh)
             unit = 10.0**-decimals
-            # A side of less than a unit becomes one, and the last token is one short of the edge.
+            # A side of less than a unit becomes one, and the last location token is one short of the edge.
             is_thin = min(written[2] - written[0], written[3] - written[1]) < unit
-            room = unit if is_thin or (frame is NORM_1024 and decimals == 0) else unit / 2
+            room = unit if is_thin or template.form.box.has_location_tokens else unit / 2
             assert np.abs(np.subtract(written, found)).max() <= room * (1 + 1e-6), (text, image_wh, box)
             again = template.parse(template.answer(result.box, image_wh), image_wh)
             assert again.box == pytest.approx(result.box, abs=1e-9 * max(image_wh))
