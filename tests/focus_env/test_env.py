@@ -260,9 +260,7 @@ def double(image_wh: tuple[int, int]) -> tuple[int, int]:
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_gold_scores_the_most_on_a_real_data_set(name: str) -> None:
     dataset = SyntheticDataset(split="test", num_episodes=8, shots=2, absent_fraction=0.5, seed=0)
-    template = dataclasses.replace(
-        TEMPLATES[name], image_to_input_wh=double
-    )  # for those in pixels of a resized picture
+    template = dataclasses.replace(TEMPLATES[name], image_to_input_wh=double)
     env = make_env(dataset=dataset, template=template)
     are_absent = set()
     for index in range(len(dataset)):
