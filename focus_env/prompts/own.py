@@ -19,7 +19,7 @@ import json
 import os
 import reprlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -196,4 +196,9 @@ def _refuse_doubles(names: list[str]) -> None:
         raise ValueError(f"the field {twice[0]!r} twice")
 
 
-_PARSERS = {".yaml": _read_yaml, ".yml": _read_yaml, ".json": _read_json, ".toml": tomllib.loads}
+_PARSERS: Mapping[str, Callable[[str], object]] = {
+    ".yaml": _read_yaml,
+    ".yml": _read_yaml,
+    ".json": _read_json,
+    ".toml": tomllib.loads,
+}
