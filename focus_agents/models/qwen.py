@@ -192,7 +192,7 @@ LANGUAGE_MODEL_PROJECTIONS = r".*\blanguage_model\b.*\.(q|k|v|o|gate|up|down)_pr
 experts of a mixture are no modules of their own, so of these layers the attention's four get adapters."""
 
 
-def _family(name: str, *model_types: str, frame: CoordinateFrame) -> QwenVL:
+def _family(name: str, *model_types: str, frame: CoordinateFrame, native_template: str = "qwen3_vl") -> QwenVL:
     return QwenVL(
         name=name,
         model_types=model_types,
@@ -200,10 +200,10 @@ def _family(name: str, *model_types: str, frame: CoordinateFrame) -> QwenVL:
         image_token="<|image_pad|>",
         never_sampled=("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
         lora_targets=LANGUAGE_MODEL_PROJECTIONS,
-        native_template=name,
+        native_template=native_template,
     )
 
 
-QWEN2_VL = _family("qwen2_vl", "qwen2_vl", frame=CoordinateFrame.NORM_1000)
-QWEN2_5_VL = _family("qwen2_5_vl", "qwen2_5_vl", frame=CoordinateFrame.RESIZED_PIXEL)
+QWEN2_VL = _family("qwen2_vl", "qwen2_vl", frame=CoordinateFrame.NORM_1000, native_template="qwen2_vl")
+QWEN2_5_VL = _family("qwen2_5_vl", "qwen2_5_vl", frame=CoordinateFrame.RESIZED_PIXEL, native_template="qwen2_5_vl")
 QWEN3_VL = _family("qwen3_vl", "qwen3_vl", "qwen3_vl_moe", frame=CoordinateFrame.NORM_1000)

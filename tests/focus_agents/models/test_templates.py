@@ -18,11 +18,13 @@ from focus_agents.models.loading import (
     load_template,
 )
 from focus_agents.models.processing import VLMProcessor
+from focus_agents.models.qwen import ResizedWh
 from focus_agents.models.registry import FAMILIES
 from focus_agents.runs.checkpoint import save_policy
-from focus_env.boxes import CoordinateFrame
+from focus_env.boxes import CoordinateFrame, box_to_frame
 from focus_env.env import observe
 from focus_env.prompts import TEMPLATES, IPLocTemplate, PromptTemplate, get_template
+from focus_env.types import Box
 from tests.fakes import make_episode
 
 
@@ -231,3 +233,24 @@ def test_attention_finds_the_numbers_of_each_support(processor: VLMProcessor, na
         assert all(any(map(str.isdigit, token)) or set(token) <= set(" .") for token in marked)
         assert set(tokens.tolist()) <= set(whole.tolist())
         assert "bbox" not in processor.tokenizer.decode(prompt.input_ids[whole])
+
+
+@pytest.mark.parametrize("most", [12_845_056, 352 * 784, 36 * 784])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "r1_track", "default"])
+def test_pixels_of_the_resized_picture_come_back_to_the_pixel(name: str, most: int) -> None:
+    """Odd sizes and extreme shapes, through the rule by which Qwen2.5-VL resizes."""
+    rule = ResizedWh(28, 3136, most)
+    template = dataclasses.replace(get_template(name), frame=CoordinateFrame.RESIZED_PIXEL, image_to_input_wh=rule)
+    for image_wh in ((1281, 7), (11, 2000), (301, 200), (97, 211), (1, 1), (4001, 3001), (28, 28), (640, 427)):
+        width, height = image_wh
+        for box in (
+            Box(0, 0, width, height),
+            Box(width * 0.1, height * 0.2, width * 0.7, height * 0.9),
+            Box(width * 0.98, height * 0.97, width, height),
+        ):
+            result = template.parse(template.answer(box, image_wh), image_wh)
+            assert result.is_strict
+            assert result.box is not None
+            sizes = {"image_wh": image_wh, "input_wh": rule(image_wh)}
+            meant, found = (box_to_frame(b, template.frame, **sizes) for b in (box, result.box))
+            assert max(abs(a - b) for a, b in zip(meant, found, strict=True)) <= 1
