@@ -23,7 +23,7 @@ from focus_env.datasets import datasets_help, load_dataset
 from focus_env.datasets.sampler import AbsentPolicy, BadPolicy, SamplingProtocol
 from focus_env.datasets.transforms import ShuffledSupports
 from focus_env.errors import DatasetError
-from focus_env.prompts import PromptTemplate
+from focus_env.prompts import PromptTemplate, spelled_out
 from focus_env.regular_files import open_regular
 from focus_env.rewards.terms import TERMS, terms_help
 from focus_env.rewards.weighted import WeightedReward
@@ -40,14 +40,17 @@ TemplateName = Annotated[
     str | None,
     tyro.conf.arg(
         help="Prompt wording: questions (that of the small models), compact (few words), default (full sentences), "
-        "thinking (the same, thoughts first) or iploc (a baseline that names the object); default: the one that a "
-        "model was trained on, else full sentences."
+        "thinking (the same, thoughts first), iploc (a baseline that names the object); native (the form in which the "
+        "model's family writes boxes); that of a published policy or a family, see docs/templates.md; or your own: a "
+        "YAML, JSON or TOML file, or package.module:NAME. Default: the one that a model was trained on, else full "
+        "sentences."
     ),
 ]
 FrameName = Annotated[
     CoordinateFrame | None,
     tyro.conf.arg(
-        help="Unit in which boxes are written; default: the one that a model was trained on, else its family's."
+        help="Unit in which boxes are written; default: the template's where it has one of its own, else the one that "
+        "a model was trained on, else its family's."
     ),
 ]
 
@@ -230,6 +233,17 @@ class ModelArguments(Settings):
             for name, commit in newer_commits(self.source).items()
         ]
 
+    def with_words(self) -> Self:
+        """Return the arguments with the words of a template of one's own in place of its file or module.
+
+        A run that is gone on with has them, whatever has become of the file.
+
+        Raises:
+            ValueError: If there is no such template.
+            MissingDependencyError: If it is YAML, and PyYAML is not installed.
+        """
+        return dataclasses.replace(self, template=spelled_out(self.template))
+
     def load_template(self) -> PromptTemplate:
         """Load the prompt template."""
         from focus_agents.models.loading import load_template
@@ -289,7 +303,7 @@ class PolicyArguments(Settings):
         }
         spec = PolicySpec(
             text=text,
-            template=self.template,
+            template=spelled_out(self.template),
             frame=self.frame,
             max_image_tokens=self.max_image_tokens,
             device=self.device,

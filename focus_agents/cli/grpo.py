@@ -194,16 +194,17 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
 
 
 def with_spec(args: Args) -> Args:
-    """Return the arguments with the reward's terms themselves in place of a YAML file.
+    """Return the arguments with a reward's terms and a template's words themselves in place of files.
 
-    A run that is gone on with has them, whatever has become of the file.
+    A run that is gone on with has them, whatever has become of the files.
     """
-    return dataclasses.replace(args, reward=load_reward(args.reward).spec)
+    return dataclasses.replace(args, reward=load_reward(args.reward).spec, model=args.model.with_words())
 
 
 def with_commits(args: Args) -> Args:
     """Return the arguments with the reward's terms, and the commits of models on the hub; see `with_spec`."""
-    return dataclasses.replace(with_spec(args), model=args.model.pinned())
+    args = with_spec(args)
+    return dataclasses.replace(args, model=args.model.pinned())
 
 
 def check_arguments(args: Args) -> tuple[GRPOPlan, GRPOConfig]:

@@ -139,7 +139,7 @@ PRESETS: Mapping[str, Args] = {
 
 def main() -> None:
     with user_errors(Args):
-        args = parse_arguments(sys.argv[1:])
+        args = with_words(parse_arguments(sys.argv[1:]))
         if args.run.resume is not None and args.cluster.num_workers == 0:
             raise ValueError("num_workers: expected 1 or more with --resume, got 0; that is for debugging")
         args.run.check_folder("sft", command="sft")
@@ -204,8 +204,8 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
 
 
 def with_commits(args: Args) -> Args:
-    """Return the arguments with the commits of models on the hub; a run that is gone on with has them."""
-    return dataclasses.replace(args, model=args.model.pinned())
+    """Return the arguments with a template's words and the commits of models on the hub, as a run keeps them."""
+    return dataclasses.replace(args, model=args.model.with_words().pinned())
 
 
 def parse_arguments(words: list[str]) -> Args:
@@ -214,6 +214,11 @@ def parse_arguments(words: list[str]) -> Args:
     first.add_argument("--preset", default="default")
     preset = first.parse_known_args(words)[0].preset
     return parse(Args, __doc__, default=PRESETS.get(preset, PRESETS["default"]), words=words)
+
+
+def with_words(args: Args) -> Args:
+    """Return the arguments with the words of a template of one's own; see `ModelArguments.with_words`."""
+    return dataclasses.replace(args, model=args.model.with_words())
 
 
 def check_arguments(args: Args) -> tuple[SFTPlan, Workers]:

@@ -133,8 +133,9 @@ class GRPOConfig(AlgorithmConfig):
     @property
     def template(self) -> PromptTemplate:
         """The prompt: the environment's, or else the one that the model was trained on."""
-        given = self.env_config.get("template")
-        return load_template(self.model_settings.model) if given is None else get_template(given)
+        if (given := self.env_config.get("template")) is not None:
+            return get_template(given)
+        return load_template(self.model_settings.model, max_image_tokens=self.model_settings.max_image_tokens)
 
     def get_evaluation_config_object(self) -> GRPOConfig | None:
         """Return the settings of RLlib's evaluation; None: these are already.
@@ -165,9 +166,9 @@ class GRPOConfig(AlgorithmConfig):
         self.model_settings.check()
         if self.constrained:
             largest_coordinate(self.template.frame)
-            if self.template.thinking:
+            if not self.template.has_plain_answers:
                 raise ValueError(
-                    f"constrained: expected a template without thoughts, which no grammar knows, got "
+                    "constrained: expected a template without thoughts whose answers are <answer>[...]</answer>, got "
                     f"{self.template.name!r}; choose another `template`, or sample without `constrained`"
                 )
 

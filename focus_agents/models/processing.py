@@ -32,7 +32,7 @@ class PromptSpans:
         views: For each picture, which part of it they show.
         box_texts: For each marked box, [tokens] int64, the tokens of its text, brackets included.
         box_coordinates: For each marked box, [tokens] int64, those of its numbers and the spaces between them: without
-            brackets and commas.
+            brackets, commas and whatever else a template writes there.
     """
 
     images: tuple[npt.NDArray[np.int64], ...]
@@ -260,7 +260,7 @@ def _tokens_of_box(
         digits = sum(character.isdigit() for character in written)
         if written:
             whole.append(index)
-        if digits or (written and not set(written) & set("[],")):
+        if digits or (written and set(written) <= set(" .")):
             coordinates.append(index)
         num_digits += digits
     if num_digits != sum(character.isdigit() for character in text[start:stop]):

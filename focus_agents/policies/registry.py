@@ -31,7 +31,7 @@ class PolicySpec:
         text: `NAME[:ARGUMENT]` with a name of `POLICIES`, or `package.module:Name[:ARGUMENT]`. That is a class, made
             without arguments or with the text `ARGUMENT`, or an object that is there: a policy (it has `generate`), or
             a localizer, a function from an observation and a random generator to a box.
-        template: Name of the prompt; None: the one that a model was trained on, else "default".
+        template: As for `get_template`, or "native"; None: the one that a model was trained on, else "default".
         frame: Unit of coordinates; None likewise.
         max_image_tokens: Largest picture of a vision-language model; None: the model's own limit.
         device: Where it computes.
@@ -99,7 +99,16 @@ class PolicySpec:
         if (load := self.entry.load_template) is not None:
             return load(self)
         template = get_template(self.template or "default")
-        return template if self.frame is None else dataclasses.replace(template, frame=CoordinateFrame(self.frame))
+        if self.frame is not None:
+            template = dataclasses.replace(template, frame=CoordinateFrame(self.frame))
+        if template.frame is not CoordinateFrame.RESIZED_PIXEL or template.image_to_input_wh is not None:
+            return template
+        if self.entry.resizes_pictures:
+            raise ValueError(
+                f"policy {hide_credentials(self.text)!r}: expected another unit than resized_pixel, since the size at "
+                "which its model sees a picture is not known here; choose another `frame`, or run it as vlm:MODEL"
+            )
+        return dataclasses.replace(template, image_to_input_wh=_as_it_is)
 
     def build(self) -> Policy:
         """Make the policy; a model is loaded here.
@@ -151,6 +160,7 @@ class PolicyEntry:
         options: Fields of `PolicySpec` beyond the prompt's that change its answers or where it computes; others are
             without effect.
         describe: Returns what else decides its answers, as plain values by name.
+        resizes_pictures: Whether it sees pictures at sizes that only it knows.
     """
 
     name: str
@@ -164,6 +174,7 @@ class PolicyEntry:
     extra: str | None = None
     options: tuple[str, ...] = ("max_image_tokens", "device", "precision", "api")
     describe: Callable[[PolicySpec], Mapping[str, Any]] = lambda spec: {}
+    resizes_pictures: bool = False
 
     @property
     def usage(self) -> str:
@@ -176,6 +187,11 @@ class PolicyEntry:
         default = f"; by default {self.default}" if self.default else ""
         extra = "" if self.extra is None else f"; needs the extra {self.extra}"
         return self.help + default + extra
+
+
+def _as_it_is(image_wh: tuple[int, int]) -> tuple[int, int]:
+    """The size at which a policy sees a picture that it does not resize."""
+    return image_wh
 
 
 def parse_policy(text: str) -> tuple[PolicyEntry, str]:
@@ -328,6 +344,7 @@ POLICIES: Registry[PolicyEntry] = Registry(
             name="openai_api",
             build=_openai_api,
             options=("api",),
+            resizes_pictures=True,
             describe=lambda spec: {"endpoint": _openai_api(spec).base_url},
             syntax=":MODEL[@URL]",
             extra="api",

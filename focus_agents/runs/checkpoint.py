@@ -24,7 +24,7 @@ from focus_agents.models.references import ModelReference
 from focus_agents.models.settings import SavedForm
 from focus_agents.models.weights import is_finite
 from focus_env.files import fresh_folder, remove_unfinished
-from focus_env.prompts import PromptTemplate
+from focus_env.prompts import PromptTemplate, describe_template
 
 ADAPTER_FOLDER = "adapter"
 """Where the adapter lies below whole weights that it is a part of, too."""
@@ -92,7 +92,7 @@ def _hub_base(model: Any) -> dict[str, Any]:
 def _describe(folder: Path, template: PromptTemplate | None, **more: Any) -> None:
     """Write the file that says of a policy what transformers' files do not."""
     versions = {"focus": focus_env.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
-    prompt = {} if template is None else {"prompt": {"template": template.name, "frame": str(template.frame)}}
+    prompt = {} if template is None else {"prompt": describe_template(template)}
     (folder / POLICY_FILE).write_text(json.dumps({"versions": versions, **prompt, **more}, indent=2) + "\n")
 
 
