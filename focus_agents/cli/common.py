@@ -30,6 +30,7 @@ from focus_env.rewards.weighted import WeightedReward
 from focus_env.types import EpisodeDataset
 
 if TYPE_CHECKING:
+    from focus_agents.models.pictures import PictureBudget
     from focus_agents.models.processing import VLMProcessor
 
 DatasetName = Annotated[str, tyro.conf.arg(help=datasets_help())]
@@ -78,7 +79,10 @@ class DataArguments(Settings):
     on_bad: BadPolicy = "raise"
     """A track or picture that cannot be read is an error, or is left out and counted."""
     max_pixels: Annotated[int, Ge(1)] | None = None
-    """Most pixels of a picture; larger ones are decoded smaller, which is faster. Default: as they are."""
+    """Most pixels of a picture; larger ones are decoded smaller, before any model sees them, which is faster; see
+    --max-image-tokens for the model's own limit. Default: as they are."""
+    min_pixels: Annotated[int, Ge(1)] | None = None
+    """Least pixels of a picture; smaller ones are enlarged likewise. Default: as they are."""
     level: int = 3
     """Difficulty of synthetic scenes, from 1 (one object) to 5 (many, occluded); 3 has four objects."""
     num_objects: int | None = None
@@ -125,6 +129,7 @@ class DataArguments(Settings):
             protocol=self.protocol,
             absent=self.absent,
             max_pixels=self.max_pixels,
+            min_pixels=self.min_pixels,
             **options,
         )
         episodes = not_empty(loaded, self.split)
@@ -145,6 +150,8 @@ class TrainingDataArguments(DataArguments):
     """--data-root of validation; default: the same. A store is one split, so it needs another."""
     validation_split: str = "val"
     """Split to validate on."""
+    validation_max_pixels: Annotated[int, Ge(1)] | None = None
+    """--max-pixels of validation; default: the same."""
 
     def load_training(self) -> EpisodeDataset:
         """Load the episodes to train on."""
@@ -176,6 +183,7 @@ class TrainingDataArguments(DataArguments):
             data_root=self.validation_root or self.data_root,
             protocol="iploc" if self.protocol == "iploc" else "focus",
             shuffle_supports=False,
+            max_pixels=self.validation_max_pixels or self.max_pixels,
         )
         try:
             return validation.load(shots=self.shots)
@@ -200,7 +208,10 @@ class ModelArguments(Settings):
     template: TemplateName = None
     frame: FrameName = None
     max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Most tokens per picture, larger ones are scaled down; default: what the model's image processor says."""
+    """Most tokens per picture, larger ones are scaled down; default: as a saved policy's folder records it, else what
+    the model's image processor says."""
+    validation_max_image_tokens: Annotated[int, Ge(1)] | None = None
+    """Most tokens per picture in validation; default: as a saved policy's folder records it, else as in training."""
 
     @property
     def source(self) -> str:
@@ -252,14 +263,21 @@ class ModelArguments(Settings):
             self.source,
             name=self.template,
             frame=None if self.frame is None else CoordinateFrame(self.frame),
-            max_image_tokens=self.max_image_tokens,
+            max_image_tokens=self.pictures.training,
         )
 
+    @property
+    def pictures(self) -> PictureBudget:
+        """How large the model sees pictures."""
+        from focus_agents.models.pictures import picture_budget
+
+        return picture_budget(self.source, training=self.max_image_tokens, validation=self.validation_max_image_tokens)
+
     def load_processor(self) -> VLMProcessor:
-        """Load the model's processor, with the picture budget set."""
+        """Load the model's processor, with the picture budget of training set."""
         from focus_agents.models.loading import load_processor
 
-        return load_processor(self.source, max_image_tokens=self.max_image_tokens)
+        return load_processor(self.source, max_image_tokens=self.pictures.training)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,11 +287,12 @@ class PolicyArguments(Settings):
     template: TemplateName = None
     frame: FrameName = None
     max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Most tokens per picture of a vlm, larger ones are scaled down; default: what its image processor says."""
+    """Most tokens per picture of a vlm, larger ones are scaled down; default: as a saved policy was validated, else
+    what its image processor says."""
     base_model: str | None = None
     """Model below the adapter that a policy names; default: the one that the adapter names."""
-    device: str = "cpu"
-    """Where to compute, e.g. cuda."""
+    device: str = "auto"
+    """Where to compute: cpu, cuda, cuda:1; auto takes a GPU where there is one, and says so."""
     precision: Precision = "fp32"
     """bf16 computes in bfloat16."""
     api_concurrency: Annotated[int, Ge(1), Ceiling(4096)] = 8
@@ -324,9 +343,18 @@ class PolicyArguments(Settings):
             return
         import torch
 
+        if self.device in ("auto", "cpu"):
+            return
+        kind, _, index = self.device.partition(":")
+        if kind != "cuda" or (index and not index.isdecimal()):
+            raise ValueError(f"device: expected auto, cpu, cuda or cuda:1 and the like, got {self.device!r}")
         if not torch.cuda.is_available():
             raise ValueError(
                 f"--device {self.device}: this machine has no CUDA device that torch can use; leave it out"
+            )
+        if int(index or 0) >= torch.cuda.device_count():
+            raise ValueError(
+                f"--device {self.device}: this machine has {torch.cuda.device_count()} CUDA devices, from cuda:0 on"
             )
 
 

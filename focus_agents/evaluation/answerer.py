@@ -24,6 +24,8 @@ from focus_env.types import EpisodeDataset
 MAX_RAISED = 16
 """Episodes that may end in an exception, each counted as failed, whatever their share; where more do, and as many as do
 not, the evaluation ends."""
+MEMORY_ADVICE = "lower `batch_size`, `max_image_tokens` or `shots`, or set `precision` bf16"
+"""What helps where a model that answers runs out of memory."""
 MAX_RAISED_FIRST = 3
 """Exceptions that end it where there is no answer yet: a bug that meets every question."""
 
@@ -84,12 +86,15 @@ class Answerer:
         return self._records(chunk, groups, self._policy.seconds)
 
     def _ask(self, chunk: Chunk, policy: Policy, indices: tuple[int, ...]) -> list[RolloutGroup]:
+        from focus_agents.models.devices import memory_advice  # here: other policies answer without torch
+
         dataset, template = self._episodes[chunk.cell.shots], chunk.spec.load_template()
         env = gymnasium.make(ENV_ID, dataset=dataset, template=template)
         try:
-            (groups,) = answer_episodes(
-                env, policy, indices, max_completion_tokens=self._max_completion_tokens, batch_size=len(indices)
-            )
+            with memory_advice(MEMORY_ADVICE):
+                (groups,) = answer_episodes(
+                    env, policy, indices, max_completion_tokens=self._max_completion_tokens, batch_size=len(indices)
+                )
         except EpisodeError as error:
             raise _gives_up(chunk, error) from error.__cause__ or error
         return groups

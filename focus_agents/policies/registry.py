@@ -33,8 +33,9 @@ class PolicySpec:
             a localizer, a function from an observation and a random generator to a box.
         template: As for `get_template`, or "native"; None: the one that a model was trained on, else "default".
         frame: Unit of coordinates; None likewise.
-        max_image_tokens: Largest picture of a vision-language model; None: the model's own limit.
-        device: Where it computes.
+        max_image_tokens: Largest picture of a vision-language model; None: as a saved policy was validated, else the
+            model's own limit.
+        device: Where it computes; "auto": on a GPU where the process that builds it sees one, else on the CPU.
         precision: "bf16" computes in bfloat16.
         api: Further arguments of `OpenAIPolicy`; of no effect on other policies.
     """
@@ -81,9 +82,15 @@ class PolicySpec:
             return self
         return dataclasses.replace(self, text=f"{entry.name}:{on_base(argument, base)}")
 
+    def with_device(self) -> PolicySpec:
+        """Return the spec with the device on which this process would compute in place of "auto"."""
+        from focus_agents.models.devices import chosen_device  # here and below: the list of policies needs no torch
+
+        return dataclasses.replace(self, device=chosen_device(self.device))
+
     def model_digest(self) -> str | None:
         """Return a digest of the model's weights, or its commit on the hub; None if the policy has no model."""
-        from focus_agents.models.loading import weights_digest  # here and below: the list of policies needs no torch
+        from focus_agents.models.loading import weights_digest
 
         entry, argument = parse_policy(self.text)
         digest = weights_digest(argument) if entry.is_model else None
@@ -121,7 +128,7 @@ class PolicySpec:
         entry, argument = parse_policy(self.text)
         if argument and not entry.syntax:
             raise ValueError(f"policy {self.text!r}: expected {entry.name} alone; {entry.name} takes no argument")
-        found: Any = entry.build(self)
+        found: Any = entry.build(self.with_device() if "device" in entry.options else self)
         if hasattr(found, "generate"):
             return found
         if not callable(found):
@@ -273,14 +280,21 @@ def _vlm(spec: PolicySpec) -> Policy:
 def _check_processor(spec: PolicySpec) -> None:
     from focus_agents.models.loading import check_model
 
-    check_model(spec.argument, max_image_tokens=spec.max_image_tokens)
+    check_model(spec.argument, max_image_tokens=_limit(spec))
 
 
 def _template_of_model(spec: PolicySpec) -> PromptTemplate:
     from focus_agents.models.loading import load_template
 
     frame = None if spec.frame is None else CoordinateFrame(spec.frame)
-    return load_template(spec.argument, name=spec.template, frame=frame, max_image_tokens=spec.max_image_tokens)
+    return load_template(spec.argument, name=spec.template, frame=frame, max_image_tokens=_limit(spec))
+
+
+def _limit(spec: PolicySpec) -> int | None:
+    """Most tokens of a picture: those asked for, or at which the policy was validated; None: the model's own limit."""
+    from focus_agents.models.pictures import picture_budget
+
+    return picture_budget(spec.argument, validation=spec.max_image_tokens).validation
 
 
 def _openai_api(spec: PolicySpec) -> OpenAIPolicy:

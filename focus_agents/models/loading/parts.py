@@ -99,7 +99,8 @@ def load_processor(name_or_path: str | Path, *, max_image_tokens: int | None = N
         raise CheckpointError(not_loaded(source.text, f"its tokenizer knows {len(tokenizer)} tokens only"))
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _read_template(files, folder) or _read_template(source.files, "")
-    return VLMProcessor(tokenizer, load_image_processor(source, family, max_image_tokens), family)
+    limited, own = (load_image_processor(source, family, limit) for limit in (max_image_tokens, None))
+    return VLMProcessor(tokenizer, limited, family, own_image_processor=own)
 
 
 def load_image_processor(source: ModelSource, family: ModelFamily, max_image_tokens: int | None) -> Any:
