@@ -216,9 +216,8 @@ class ModelArguments(Settings):
     @property
     def source(self) -> str:
         """What `load_model` is given; folders by their absolute path, since other processes may work elsewhere."""
-        if self.init_from is None:
-            return self.model if self.base_model is None else absolute_reference(on_base(self.model, self.base_model))
-        return absolute_reference(on_base(os.path.expanduser(self.init_from), self.base_model))
+        given = self.model if self.init_from is None else os.path.expanduser(self.init_from)
+        return absolute_reference(on_base(given, self.base_model))
 
     def pinned(self) -> Self:
         """Return the same with the commits that names on the hub stand for now.

@@ -8,13 +8,13 @@ The card holds the run's settings as they were, the scores of the very weights t
 
 from __future__ import annotations
 
+import functools
 import json
-from dataclasses import functools
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
-import dataclass
 from annotated_types import Ge
 
 from focus_agents.cli.command_line import parse, quiet_libraries

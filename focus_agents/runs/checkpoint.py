@@ -91,8 +91,8 @@ def _write_adapter(
 
 def _hub_base(model: Any) -> dict[str, Any]:
     """Which model on the hub the weights were trained from; nothing if it was another one."""
-    commit = getattr(getattr(model, "config", None), "_commit_hash", None)
-    return {} if commit is None else {"base": {"model": f"{model.name_or_path}@{commit}", "weights": commit}}
+    source = getattr(model, "hub_source", None)
+    return {} if source is None else {"base": {"model": source, "weights": source.rpartition("@")[2]}}
 
 
 def _describe(folder: Path, template: PromptTemplate | None, pictures: PictureBudget | None, **more: Any) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading.parts import family_of_source, load_family, load_image_processor, readable_source
-from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, SMALL, TINY, model_folder
-from focus_agents.models.shipped import model_name
+from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, model_folder
+from focus_agents.models.shipped import SMALL, TINY, model_name
 from focus_env.boxes import CoordinateFrame
 from focus_env.prompts import NATIVE_NAME, PromptTemplate, described_template, get_template
 
@@ -48,7 +48,7 @@ def load_template(
     frame = given.frame if frame is None and given is not None and given.keeps_frame else frame
     source = readable_source(name_or_path)
     prompt = PROMPTS_OF_NEW_MODELS.get(name_or_path, {})
-    file: str | Path = POLICY_FILE
+    file = Path(POLICY_FILE)
     try:
         if source is not None and source.place not in NEW_MODELS:
             files, folder = source.files_with(POLICY_FILE)

@@ -55,8 +55,8 @@ def load_model(name_or_path: str | Path, *, seed: int = 0, dtype: torch.dtype = 
     model = load_whole(AutoModelForImageTextToText, source.files, dtype=dtype)
     if source.adapter is None:
         return model
-    check_base(source)
     model = put_adapter(model, source.adapter)
+    check_base(source)
     note_base(model, source)
     return model
 
@@ -160,6 +160,8 @@ def load_whole(model_class: Any, files: ModelFiles, *, expected: str = LANGUAGE_
     lack = f"{len(missing)} weights are missing, e.g. {missing[0]}" if missing else None
     if fault := lack or bad_weights(model, files_folder(files.place, files.revision)):
         raise CheckpointError(not_loaded(files.text, fault, expected))
+    if files.hub is not None:
+        model.hub_source = f"{files.place}@{files.revision}"  # for whoever saves what becomes of it
     return model
 
 
