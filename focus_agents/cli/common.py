@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import tyro
 import yaml
 from annotated_types import Ge, Gt
 
 from focus_agents.cli.data_checks import check_given, check_root, check_shots, check_validation, not_empty
+from focus_agents.models.references import absolute_reference, on_base
 from focus_agents.models.settings import Precision
 from focus_agents.policies.registry import PolicySpec, policies_help
 from focus_agents.settings import Ceiling, Seed, Settings
@@ -169,9 +170,12 @@ class ModelArguments(Settings):
 
     model: str = "focus-small"
     """Model: focus-small-base, focus-small-sft, focus-small-grpo or focus-small, the best of these (they come with the
-    package); tiny or small (new weights); a saved policy's folder; or a name on the hub."""
+    package); tiny or small (new weights); a saved policy's folder; or a name on the hub, with @REVISION if not the
+    newest. An adapter in PEFT's format goes by its folder or name, one of several with :NAME behind it."""
     init_from: Path | None = None
-    """Folder of a policy to start from, e.g. runs/my-sft/checkpoints/final; stands in for --model."""
+    """Policy to start from, e.g. runs/my-sft/checkpoints/final; stands in for --model."""
+    base_model: str | None = None
+    """Model below the adapter that --model or --init-from names; default: the one that the adapter names."""
     template: TemplateName = None
     frame: FrameName = None
     max_image_tokens: Annotated[int, Ge(1)] | None = None
@@ -179,12 +183,37 @@ class ModelArguments(Settings):
 
     @property
     def source(self) -> str:
-        """What `load_model` is given; a folder by its absolute path, since other processes may work elsewhere."""
-        return self.model if self.init_from is None else str(self.init_from.expanduser().resolve())
+        """What `load_model` is given; folders by their absolute path, since other processes may work elsewhere."""
+        given = self.model if self.init_from is None else self.init_from.expanduser()
+        return absolute_reference(on_base(given, self.base_model))
+
+    def pinned(self) -> Self:
+        """Return the same with the commits that names on the hub stand for now.
+
+        All processes then load the same weights, and so does whoever goes on with the run.
+
+        Raises:
+            CheckpointError: If there is no such model.
+        """
+        from focus_agents.models.loading import pin  # here and below: a command line is read without torch
+
+        if self.init_from is None:
+            return dataclasses.replace(self, model=pin(on_base(self.model, self.base_model)), base_model=None)
+        text = pin(on_base(self.init_from.expanduser(), self.base_model))
+        return dataclasses.replace(self, init_from=Path(text), base_model=None)
+
+    def describe_newer(self) -> list[str]:
+        """Say which models have moved on the hub since their commit was noted, a sentence for each."""
+        from focus_agents.models.loading import newer_commits
+
+        return [
+            f"{name} is at commit {commit} on the hub by now; the run goes on with the one that it was started with"
+            for name, commit in newer_commits(self.source).items()
+        ]
 
     def load_template(self) -> PromptTemplate:
         """Load the prompt template."""
-        from focus_agents.models.loading import load_template  # here and below: a command line is read without torch
+        from focus_agents.models.loading import load_template
 
         return load_template(
             self.source,
@@ -208,6 +237,8 @@ class PolicyArguments(Settings):
     frame: FrameName = None
     max_image_tokens: Annotated[int, Ge(1)] | None = None
     """Most tokens per picture of a vlm, larger ones are scaled down; default: what its image processor says."""
+    base_model: str | None = None
+    """Model below the adapter that a policy names; default: the one that the adapter names."""
     device: str = "cpu"
     """Where to compute, e.g. cuda."""
     precision: Precision = "fp32"
@@ -245,7 +276,8 @@ class PolicyArguments(Settings):
             device=self.device,
             precision=self.precision,
             api=api,
-        ).with_absolute_path()
+        )
+        spec = spec.on_base(self.base_model).with_absolute_path()
         spec.check()
         return spec
 

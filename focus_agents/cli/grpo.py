@@ -140,10 +140,13 @@ def main() -> None:
         console.print(f"run folder: {args.run.path('grpo')}", soft_wrap=True)  # Ray and torch take their time
         args.cluster.import_ray()
         if args.run.resume is not None:
-            args = resumed(args, command="grpo", plain=with_spec)
+            args = resumed(args, command="grpo", plain=with_commits)
             if (message := nothing_to_do(RunDirectory(args.run.path("grpo")), args)) is not None:
                 print(as_flags(message, Args))
                 return
+            for line in args.model.describe_newer():
+                console.print(f"warning: {line}", style="yellow")
+        args = with_commits(args)
         plan, config = check_arguments(args)
         path = args.run.path("grpo")
         args.cluster.connect(args.cluster.needs(), job=Job(folder=path))
@@ -196,6 +199,11 @@ def with_spec(args: Args) -> Args:
     A run that is gone on with has them, whatever has become of the file.
     """
     return dataclasses.replace(args, reward=load_reward(args.reward).spec)
+
+
+def with_commits(args: Args) -> Args:
+    """Return the arguments with the reward's terms, and the commits of models on the hub; see `with_spec`."""
+    return dataclasses.replace(with_spec(args), model=args.model.pinned())
 
 
 def check_arguments(args: Args) -> tuple[GRPOPlan, GRPOConfig]:

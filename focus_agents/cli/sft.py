@@ -18,6 +18,7 @@ transformers' format, which `focus grpo` takes as --init-from. `--resume runs/<n
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -145,10 +146,13 @@ def main() -> None:
         if args.run.resume is not None:
             run = RunDirectory(args.run.resume)
             check_checkpoint(run, args)
-            args = resumed(args, command="sft")
+            args = resumed(args, command="sft", plain=with_commits)
             if (message := nothing_to_do(run, args)) is not None:
                 print(as_flags(message, Args))
                 return
+            for line in args.model.describe_newer():
+                console.print(f"warning: {line}", style="yellow")
+        args = with_commits(args)
         plan, workers = check_arguments(args)
         args.cluster.connect(args.cluster.needs() if workers.num_workers else [], job=Job(folder=plan.run_path))
         used = (plan.training_episodes, plan.validation_episodes)
@@ -187,6 +191,11 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
     finally:
         ray.shutdown()
     print_outcome(run, summary, console)
+
+
+def with_commits(args: Args) -> Args:
+    """Return the arguments with the commits of models on the hub; a run that is gone on with has them."""
+    return dataclasses.replace(args, model=args.model.pinned())
 
 
 def check_checkpoint(run: RunDirectory, args: Args) -> None:

@@ -36,9 +36,8 @@ from focus_agents.grpo.sampling import GroupSampler
 from focus_agents.grpo.selection import training_data
 from focus_agents.grpo.settings import GRPOSettings
 from focus_agents.grpo.steps import GroupTrainingData
-from focus_agents.models.adapters import merge_adapters
 from focus_agents.models.loading import load_template
-from focus_agents.models.settings import ModelSettings
+from focus_agents.models.settings import ModelSettings, SavedForm
 from focus_agents.rollout.records import RolloutGroup, without_prefix
 from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.metrics import rollout_metrics
@@ -287,13 +286,12 @@ class GRPO(NamedAlgorithm):
         batch_size = self.evaluation_config.settings.validation_batch_size
         return runners.answer("evaluate", indices, batch_size=batch_size, weights_seq_no=self._weights_seq_no)
 
-    def save_policy(self, directory: Path) -> Path:
-        """Write the policy in transformers' format; `load_model` reads it."""
+    def save_policy(self, directory: Path, *, form: SavedForm = "merged") -> Path:
+        """Write the policy in transformers' format, or its adapter in PEFT's; `load_model` reads both."""
         with torch.no_grad():
             module = self.config.get_rl_module_spec(spaces=self.spaces, inference_only=True).build()
             module.set_state(self.learner_group.get_weights()[DEFAULT_MODULE_ID])
-            policy = merge_adapters(module.policy)
-            return save_policy(directory, policy, module.processor, template=self.config.template)
+            return save_policy(directory, module.policy, module.processor, template=self.config.template, form=form)
 
     def _time(self, timer: str) -> Any:
         """Log the seconds of this iteration alone; RLlib's default average remembers a slow first one for hundreds."""

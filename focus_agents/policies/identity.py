@@ -7,7 +7,8 @@ from typing import Any
 
 import focus_env
 from focus_agents.errors import CheckpointError
-from focus_agents.models.loading import load_config, model_folder
+from focus_agents.models.loading import NEW_MODELS
+from focus_agents.models.loading.sources import find_source
 from focus_agents.models.weights import files_digest
 from focus_agents.policies.registry import PolicySpec, parse_policy
 
@@ -38,11 +39,16 @@ def identity(spec: PolicySpec) -> dict[str, Any]:
 
 
 def _model_files(name_or_path: str) -> str | None:
-    """A digest of a model's files beside its weights; the revision of a model on the hub; None: neither is known."""
-    folder = Path(model_folder(name_or_path))
-    if folder.is_dir():
-        return files_digest(folder)
+    """A digest of a model's files beside its weights, or its commit on the hub; None: neither is known."""
     try:
-        return getattr(load_config(name_or_path), "_commit_hash", None)
+        source = find_source(name_or_path)
     except CheckpointError:
         return None  # whoever loads it says why
+    if source.place in NEW_MODELS:
+        return None
+    base = source.files.revision or files_digest(Path(source.files.place))
+    if source.adapter is None:
+        return base
+    adapter = source.adapter
+    own = adapter.files.revision or files_digest(Path(adapter.files.place) / adapter.folder)
+    return f"{own} on {base}"

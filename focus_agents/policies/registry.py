@@ -6,9 +6,9 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from focus_agents.models.references import absolute_reference, on_base
 from focus_agents.models.settings import Precision
 from focus_agents.policies.localizers import FLOORS, Localizer, LocalizerPolicy
 from focus_agents.policies.openai.protocol import hide_credentials
@@ -62,12 +62,26 @@ class PolicySpec:
         Other processes may work in another folder.
         """
         entry, argument = parse_policy(self.text)
-        if not entry.is_model or "/" not in argument or not Path(argument).expanduser().is_dir():
+        if not entry.is_model or "/" not in argument:
             return self
-        return dataclasses.replace(self, text=f"{entry.name}:{Path(argument).expanduser().resolve()}")
+        return dataclasses.replace(self, text=f"{entry.name}:{absolute_reference(argument)}")
+
+    def on_base(self, base: str | None) -> PolicySpec:
+        """Return the spec with a base in place of the one that its adapter names; a policy without prompts has none.
+
+        Args:
+            base: As a model is named; None: leave the spec as it is.
+
+        Raises:
+            CheckpointError: If two bases are given.
+        """
+        entry, argument = parse_policy(self.text)
+        if base is None or not entry.is_model or entry.load_template is None:
+            return self
+        return dataclasses.replace(self, text=f"{entry.name}:{on_base(argument, base)}")
 
     def model_digest(self) -> str | None:
-        """Return a digest of the model's weights; None if the policy has no model, or the hub has its files."""
+        """Return a digest of the model's weights, or its commit on the hub; None if the policy has no model."""
         from focus_agents.models.loading import weights_digest  # here and below: the list of policies needs no torch
 
         entry, argument = parse_policy(self.text)
@@ -242,9 +256,9 @@ def _vlm(spec: PolicySpec) -> Policy:
 
 
 def _check_processor(spec: PolicySpec) -> None:
-    from focus_agents.models.loading import load_processor
+    from focus_agents.models.loading import check_model
 
-    load_processor(spec.argument, max_image_tokens=spec.max_image_tokens)
+    check_model(spec.argument, max_image_tokens=spec.max_image_tokens)
 
 
 def _template_of_model(spec: PolicySpec) -> PromptTemplate:
@@ -329,5 +343,5 @@ def policies_help() -> str:
     """Return what `--help` says of policies: a line for each of `POLICIES`."""
     return (
         "One of these, or your own as package.module:Name. MODEL is one that comes with the package, a saved policy's "
-        f"folder, or a name on the hub.\n{POLICIES.help()}"
+        f"folder, or a name on the hub, each whole or an adapter.\n{POLICIES.help()}"
     )

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from focus_agents.errors import CheckpointError
-from focus_agents.models.loading.parts import load_image_processor, readable_family
-from focus_agents.models.loading.places import NEW_MODELS, SMALL, TINY, model_folder
-from focus_agents.models.shipped import model_name
+from focus_agents.models.loading.parts import family_of_source, load_image_processor, readable_source
+from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, model_folder
+from focus_agents.models.shipped import SMALL, TINY, model_name
 from focus_env.boxes import CoordinateFrame
 from focus_env.prompts import PromptTemplate, get_template
 
@@ -19,9 +19,6 @@ PROMPTS_OF_NEW_MODELS: Mapping[str, dict[str, str]] = {
     SMALL: {"template": "questions", "frame": "norm_100"},
 }
 """What `POLICY_FILE` says of a saved one."""
-
-POLICY_FILE = "focus.json"
-"""What a saved policy's folder says beside the model itself."""
 
 
 def load_template(
@@ -47,11 +44,17 @@ def load_template(
     """
     name_or_path = model_name(name_or_path)
     template = None if name is None else get_template(name)
+    source = readable_source(name_or_path)
     prompt = PROMPTS_OF_NEW_MODELS.get(name_or_path, {})
-    file = Path(model_folder(name_or_path)) / POLICY_FILE
+    file = Path(POLICY_FILE)
     try:
-        if name_or_path not in NEW_MODELS and file.is_file():
-            prompt = json.loads(file.read_text()).get("prompt", {})
+        if source is not None and source.place not in NEW_MODELS:
+            files, folder = source.files_with(POLICY_FILE)
+            if files.has(path := f"{folder}/{POLICY_FILE}" if folder else POLICY_FILE):
+                file = files.path(path)
+                prompt = json.loads(file.read_text()).get("prompt", {})
+        elif name_or_path not in NEW_MODELS and (file := Path(model_folder(name_or_path)) / POLICY_FILE).is_file():
+            prompt = json.loads(file.read_text()).get("prompt", {})  # a folder without a model, as far as one can see
         template = template or get_template(prompt.get("template", "default"))
         if frame is None and "frame" in prompt:
             frame = CoordinateFrame(prompt["frame"])
@@ -59,12 +62,12 @@ def load_template(
         raise CheckpointError(
             f"{file}: expected a saved policy's description in JSON, with a known template and frame ({error})"
         ) from error
-    if frame is None and name_or_path not in NEW_MODELS:
-        family = readable_family(name_or_path)
-        frame = None if family is None else family.frame
+    if frame is None and name_or_path not in NEW_MODELS and source is not None:
+        frame = family_of_source(source).frame
     # A frame out of a run's stored arguments is a plain text.
     template = dataclasses.replace(template, frame=CoordinateFrame(template.frame if frame is None else frame))
-    if template.frame is CoordinateFrame.RESIZED_PIXEL and (family := readable_family(name_or_path)):
-        rule = family.image_to_input_wh(load_image_processor(name_or_path, family, max_image_tokens))
+    if template.frame is CoordinateFrame.RESIZED_PIXEL and source is not None:
+        family = family_of_source(source)
+        rule = family.image_to_input_wh(load_image_processor(source, family, max_image_tokens))
         template = dataclasses.replace(template, image_to_input_wh=rule)
     return template

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,20 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from focus_agents.errors import CheckpointError
-from focus_agents.models.adapters import add_adapters, family_of, model_parts
-from focus_agents.models.attention import set_focus_attention
-from focus_agents.models.loading.parts import load_family, load_processor
-from focus_agents.models.loading.places import (
-    LANGUAGE_MODELS,
-    NEW_MODELS,
-    VISION_MODELS,
-    load_part,
-    model_folder,
-    not_loaded,
+from focus_agents.models.adapters import (
+    add_adapters,
+    base_model,
+    family_of,
+    merge_adapters,
+    model_parts,
+    train_adapter,
 )
+from focus_agents.models.attention import set_focus_attention
+from focus_agents.models.loading.parts import family_of_source, load_processor
+from focus_agents.models.loading.places import LANGUAGE_MODELS, NEW_MODELS, VISION_MODELS, ModelFiles, not_loaded
+from focus_agents.models.loading.saved_adapters import check_base, note_base, put_adapter
+from focus_agents.models.loading.sources import ADAPTER_CONFIG, find_source, load_files
+from focus_agents.models.loading.weight_files import weights_fault
 from focus_agents.models.settings import Precision
 from focus_agents.models.shipped import model_name
 from focus_agents.models.weights import bad_weights, files_folder
@@ -31,19 +36,29 @@ def load_model(name_or_path: str | Path, *, seed: int = 0, dtype: torch.dtype = 
 
     Args:
         name_or_path: `"focus-small"` or one of `SHIPPED_MODELS`; `"tiny"` or `"small"` for a model with new weights; a
-            folder written by `save_pretrained`; or a name on the hub, e.g. `"Qwen/Qwen2-VL-7B-Instruct"`. Code from the
-            hub is never run.
+            folder written by `save_pretrained`; or a name on the hub, e.g. `"Qwen/Qwen2-VL-7B-Instruct"`; each whole
+            or an adapter in PEFT's format, as `focus_agents.models.references` has it. Code from the hub is
+            never run, and no pickle is read.
         seed: For new weights.
         dtype: Of the weights.
 
     Raises:
-        CheckpointError: If there is no such model, or no family has its model type.
+        CheckpointError: If there is no such model, no family has its model type, or an adapter is of another base.
+
+    Returns:
+        The model; with an adapter, PEFT's around it.
     """
-    name_or_path = model_name(name_or_path)
-    if name_or_path in NEW_MODELS:
-        return NEW_MODELS[name_or_path].build_model(load_processor(name_or_path).tokenizer, seed=seed).to(dtype)
-    load_family(name_or_path)  # a type without a family is refused before gigabytes are read
-    return load_whole(AutoModelForImageTextToText, name_or_path, dtype=dtype)
+    source = find_source(model_name(name_or_path))
+    if source.place in NEW_MODELS:
+        return NEW_MODELS[source.place].build_model(load_processor(source.place).tokenizer, seed=seed).to(dtype)
+    family_of_source(source)  # a type without a family is refused before gigabytes are read
+    model = load_whole(AutoModelForImageTextToText, source.files, dtype=dtype)
+    if source.adapter is None:
+        return model
+    model = put_adapter(model, source.adapter)
+    check_base(source)
+    note_base(model, source)
+    return model
 
 
 def load_trainable_model(
@@ -64,7 +79,8 @@ def load_trainable_model(
         name_or_path: As for `load_model`.
         seed: For new weights.
         precision: "bf16" holds the frozen base under adapters in bfloat16; the caller computes under autocast.
-        lora_rank: Rank of LoRA adapters on the language model; None trains all parameters.
+        lora_rank: Rank of new LoRA adapters on the language model; one that was loaded is merged first. None trains the
+            adapter that was loaded, or else all parameters.
         lora_alpha: Their scale times their rank; None: twice the rank.
         freeze_vision: Whether the vision tower stays as it is. Under adapters it does anyway.
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
@@ -72,16 +88,22 @@ def load_trainable_model(
     Raises:
         CheckpointError: If there is no such model.
     """
-    is_narrow = lora_rank is not None and precision == "bf16"
+    is_continued = lora_rank is None and find_source(name_or_path).adapter is not None
+    is_narrow = precision == "bf16" and (lora_rank is not None or is_continued)
     model = load_model(name_or_path, seed=seed, dtype=torch.bfloat16 if is_narrow else torch.float32)
+    if lora_rank is not None:
+        model = merge_adapters(model)  # new ones go on top of the old
     set_focus_attention(model)
-    family_of(model).batch_pictures(model)
+    family_of(model).batch_pictures(base_model(model))
     if gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    if freeze_vision:
-        model_parts(model).vision_tower.requires_grad_(False)
+        base_model(model).activation_checkpointing_enable({"use_reentrant": False})
     if lora_rank is not None:
         model = add_adapters(model, rank=lora_rank, alpha=lora_alpha, seed=seed)
+        note_base(model, find_source(name_or_path))
+    elif is_continued:
+        train_adapter(model)
+    if freeze_vision:
+        model_parts(model).vision_tower.requires_grad_(False)
     return model.train()
 
 
@@ -105,22 +127,51 @@ def load_vision_model(
     Raises:
         CheckpointError: If there is no such model, it is of another type, or it lacks weights.
     """
-    config = load_part(AutoConfig.from_pretrained, name_or_path, expected=VISION_MODELS)
+    files = find_source(name_or_path, expected=VISION_MODELS).files
+    config = load_files(AutoConfig.from_pretrained, files, expected=VISION_MODELS)
     if config.model_type not in model_types:
         raise CheckpointError(
             f"model {name_or_path!r}: expected one of type {' or '.join(model_types)}, got {config.model_type}; give "
             "the folder or the hub name of such a model"
         )
-    model = load_whole(model_class, name_or_path, expected=VISION_MODELS, dtype=torch.float32, use_safetensors=True)
+    model = load_whole(model_class, files, expected=VISION_MODELS, dtype=torch.float32)
     return model.to(device).requires_grad_(False)  # in evaluation mode, as from_pretrained leaves it
 
 
-def load_whole(model_class: Any, name_or_path: str, *, expected: str = LANGUAGE_MODELS, **options: Any) -> Any:
-    """A model that has all its weights; transformers would make up those that are missing."""
-    options["output_loading_info"] = True
-    model, info = load_part(model_class.from_pretrained, name_or_path, expected=expected, **options)
+def load_whole(model_class: Any, files: ModelFiles, *, expected: str = LANGUAGE_MODELS, **options: Any) -> Any:
+    """Load a model that has all its weights; transformers would make up those that are missing.
+
+    Args:
+        model_class: Class of transformers, with `from_pretrained`.
+        files: The model's.
+        expected: What may be given, for messages.
+        options: Further arguments of `from_pretrained`.
+
+    Raises:
+        CheckpointError: If a file or a weight is missing, cut or no number, or the weights are pickles.
+    """
+    if fault := weights_fault(files):
+        raise CheckpointError(not_loaded(files.text, fault, expected))
+    options |= {"output_loading_info": True, "use_safetensors": True}
+    with _without_adapter(files) as bare:
+        model, info = load_files(model_class.from_pretrained, bare, expected=expected, **options)
     missing = sorted(info["missing_keys"])
     lack = f"{len(missing)} weights are missing, e.g. {missing[0]}" if missing else None
-    if fault := lack or bad_weights(model, files_folder(model_folder(name_or_path))):
-        raise CheckpointError(not_loaded(name_or_path, fault, expected))
+    if fault := lack or bad_weights(model, files_folder(files.place, files.revision)):
+        raise CheckpointError(not_loaded(files.text, fault, expected))
+    if files.hub is not None:
+        model.hub_source = f"{files.place}@{files.revision}"  # for whoever saves what becomes of it
     return model
+
+
+@contextlib.contextmanager
+def _without_adapter(files: ModelFiles) -> Iterator[ModelFiles]:
+    """The files of a base without the adapter that PEFT has saved beside it, which transformers would load, too."""
+    if not files.has(ADAPTER_CONFIG):
+        yield files
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in files.names:
+            if not name.startswith("adapter_"):
+                (Path(scratch) / name).symlink_to(files.path(name).absolute())
+        yield ModelFiles(files.text, scratch)
