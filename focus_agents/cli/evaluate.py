@@ -27,7 +27,8 @@ from annotated_types import Ge
 from focus_agents.cli.budget import Process, device_for, large_prompt, shape_of_model, tell_memory
 from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import parse
-from focus_agents.cli.common import DataArguments, PolicyArguments, PolicyNames
+from focus_agents.cli.common import PolicyArguments, PolicyNames
+from focus_agents.cli.data_arguments import DataArguments
 from focus_agents.cli.data_checks import check_policy_flags
 from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
 from focus_agents.cli.runs import run_path
