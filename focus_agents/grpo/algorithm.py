@@ -292,10 +292,8 @@ class GRPO(NamedAlgorithm):
         with torch.no_grad():
             module = self.config.get_rl_module_spec(spaces=self.spaces, inference_only=True).build()
             module.set_state(self.learner_group.get_weights()[DEFAULT_MODULE_ID])
-            template, pictures = self.config.template, module.pictures
-            return save_policy(
-                directory, module.policy, module.processor, template=template, pictures=pictures, form=form
-            )
+            parts, template = (module.policy, module.processor), self.config.template
+            return save_policy(directory, *parts, template=template, pictures=module.pictures, form=form)
 
     def _time(self, timer: str) -> Any:
         """Log the seconds of this iteration alone; RLlib's default average remembers a slow first one for hundreds."""
