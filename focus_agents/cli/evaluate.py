@@ -255,6 +255,10 @@ def tell_budget(args: Args, plan: EvaluationPlan, console: Console) -> None:
     Raises:
         ValueError: If one needs more memory than there is.
     """
+    specs = [spec for spec in plan.policies.values() if parse_policy(spec.text)[0].is_model]
+    specs = [spec for spec in specs if "max_image_tokens" in spec.entry.options]
+    if not specs:  # nothing here needs torch
+        return
     from focus_agents.evaluation.answerer import MEMORY_ADVICE
     from focus_agents.models import budget
     from focus_agents.models.devices import CPU, chosen_device
@@ -264,9 +268,8 @@ def tell_budget(args: Args, plan: EvaluationPlan, console: Console) -> None:
     workers = args.cluster
     gpus = workers.num_gpus_per_worker if plan.num_workers else float(chosen_device(args.policies.device) != CPU)
     episodes = plan.episodes[max(plan.episodes)]
-    for spec in plan.policies.values():
-        entry, model = parse_policy(spec.text)
-        if not entry.is_model or "max_image_tokens" not in entry.options or (shape := shape_of_model(model)) is None:
+    for spec in specs:
+        if (shape := shape_of_model(model := spec.argument)) is None:
             continue
         limit = picture_budget(model, validation=spec.max_image_tokens).validation
         processor = load_processor(model, max_image_tokens=limit)

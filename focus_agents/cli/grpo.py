@@ -40,10 +40,11 @@ from focus_agents.cli.budget import (
 )
 from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
-from focus_agents.cli.common import ModelArguments, RewardText, load_reward
+from focus_agents.cli.common import ModelArguments, RewardText
 from focus_agents.cli.data_arguments import TrainingDataArguments
 from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
 from focus_agents.cli.presets import PAPER_TRAINING_TOKENS, PAPER_VALIDATION_TOKENS, preset_of
+from focus_agents.cli.reward import load_reward
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
 from focus_agents.cli.terminal import TerminalArguments, print_outcome
 from focus_agents.cli.watching import WatchArguments

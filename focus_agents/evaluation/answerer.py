@@ -5,6 +5,8 @@ An exception on one answer is one failed answer, counted, whatever it was; sever
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,12 +88,10 @@ class Answerer:
         return self._records(chunk, groups, self._policy.seconds)
 
     def _ask(self, chunk: Chunk, policy: Policy, indices: tuple[int, ...]) -> list[RolloutGroup]:
-        from focus_agents.models.devices import memory_advice  # here: other policies answer without torch
-
         dataset, template = self._episodes[chunk.cell.shots], chunk.spec.load_template()
         env = gymnasium.make(ENV_ID, dataset=dataset, template=template)
         try:
-            with memory_advice(MEMORY_ADVICE):
+            with _memory_advice():
                 (groups,) = answer_episodes(
                     env, policy, indices, max_completion_tokens=self._max_completion_tokens, batch_size=len(indices)
                 )
@@ -116,6 +116,15 @@ class Answerer:
             )
             records.append(record)
         return records
+
+
+def _memory_advice() -> contextlib.AbstractContextManager[None]:
+    """Around the answers of a model, say what helps where memory runs out; other policies answer without torch."""
+    if "torch" not in sys.modules:
+        return contextlib.nullcontext()
+    from focus_agents.models.devices import memory_advice
+
+    return memory_advice(MEMORY_ADVICE)
 
 
 def _build(chunk: Chunk) -> Policy:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from focus_agents.errors import CheckpointError
-from focus_agents.models.loading import NEW_MODELS, POLICY_FILE, model_folder
+from focus_agents.models.loading.parts import readable_source
+from focus_agents.models.loading.prompts import policy_file
 from focus_agents.models.shipped import model_name
 
 TRAINING, VALIDATION = "max_image_tokens", "validation_max_image_tokens"
@@ -54,8 +55,8 @@ def recorded_budget(name_or_path: str | Path) -> PictureBudget:
         CheckpointError: If the folder's `POLICY_FILE` cannot be read, or names something else than whole numbers.
     """
     name = model_name(name_or_path)
-    file = Path(model_folder(name)) / POLICY_FILE
-    if name in NEW_MODELS or not file.is_file():
+    file = policy_file(name, readable_source(name))
+    if file is None:
         return PictureBudget()
     try:
         pictures = json.loads(file.read_text()).get("pictures", {})

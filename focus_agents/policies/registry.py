@@ -83,15 +83,9 @@ class PolicySpec:
             return self
         return dataclasses.replace(self, text=f"{entry.name}:{on_base(argument, base)}")
 
-    def with_device(self) -> PolicySpec:
-        """Return the spec with the device on which this process would compute in place of "auto"."""
-        from focus_agents.models.devices import chosen_device  # here and below: the list of policies needs no torch
-
-        return dataclasses.replace(self, device=chosen_device(self.device))
-
     def model_digest(self) -> str | None:
         """Return a digest of the model's weights, or its commit on the hub; None if the policy has no model."""
-        from focus_agents.models.loading import weights_digest
+        from focus_agents.models.loading import weights_digest  # here and below: the list of policies needs no torch
 
         entry, argument = parse_policy(self.text)
         digest = weights_digest(argument) if entry.is_model else None
@@ -129,7 +123,7 @@ class PolicySpec:
         entry, argument = parse_policy(self.text)
         if argument and not entry.syntax:
             raise ValueError(f"policy {self.text!r}: expected {entry.name} alone; {entry.name} takes no argument")
-        found: Any = entry.build(self.with_device() if "device" in entry.options else self)
+        found: Any = entry.build(self)
         if hasattr(found, "generate"):
             return found
         if not callable(found):
