@@ -131,6 +131,25 @@ def test_the_card(run: RunDirectory, tmp_path: Path, adapter: Path, monkeypatch:
     assert header(card)["base_model_relation"] == "adapter"
 
 
+def test_a_card_of_an_export_is_pushed_under_the_new_name(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what was known of the run; a card that somebody wrote stays as it is."""
+    place = tmp_path / "exported"
+    command(export, monkeypatch, "export", "--model", str(run.checkpoints / "final"), "--to", str(place))
+    words = ("push", "--model", str(place), "--to", "me/mine", "--dry-run")
+    command(push, monkeypatch, *words)
+    shown = capsys.readouterr().out
+    assert "# mine\n" in shown
+    assert 'from_pretrained("me/mine")' in shown
+    assert "--policy vlm:me/mine\n" in shown
+    assert "| after training | 2 | 70.0" in shown
+    assert "vlm:exported" not in shown
+    (place / "README.md").write_text("# A policy of mine\n")
+    command(push, monkeypatch, *words)
+    assert capsys.readouterr().out.endswith("# A policy of mine\n\n")
+
+
 class TestPush:
     """A local server plays the hub."""
 
