@@ -125,7 +125,7 @@ def main() -> None:
     if not console.is_terminal:
         console = make_console(width=PIPED_WIDTH)
     with user_errors(Args):
-        args = parse(Args, __doc__, old_flags=OLD_FLAGS)
+        args = read_words()
         console.print(f"results: {results_path(args)}")  # Ray and torch take their time
         plan, results, chunks = check_arguments(args)
         if chunks:
@@ -143,6 +143,11 @@ def main() -> None:
         console.print(as_flags(note, Args))
     places = f"report: {results.path / 'report.md'}\npictures: {results.path / 'sheets'}"
     console.print(places)
+
+
+def read_words(words: Sequence[str] | None = None) -> Args:
+    """Read a command line; None: this process's."""
+    return parse(Args, __doc__, words=words, old_flags=OLD_FLAGS)
 
 
 def results_path(args: Args) -> Path:

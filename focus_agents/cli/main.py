@@ -42,6 +42,8 @@ COMMANDS = {
         Command("data", "focus_agents.cli.data", "write a data set as a store, or show what it holds"),
         Command("rewards", "focus_agents.cli.rewards", "compare rewards by the policies that they train"),
         Command("ablation", "focus_agents.cli.ablation", "run the paper's ablation on synthetic scenes"),
+        Command("paper", "focus_agents.cli.paper", "print the paper's tables for the policies and data on this disk"),
+        Command("recipe", "focus_agents.cli.recipe", "run the commands of a table, or show what they take"),
         Command("plot", "focus_agents.cli.plot", "draw the curves of runs side by side"),
         Command("monitor", "focus_agents.cli.monitor", "show the runs on a Ray cluster by Prometheus and Grafana"),
         Command("report", "focus_agents.cli.report", "write a run, or several side by side, as one HTML file"),

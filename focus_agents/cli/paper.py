@@ -1,0 +1,274 @@
+r"""The paper's tables for the policies and the data that are on this disk, beside its own rows, marked as published.
+
+How to run (what would be evaluated, by which commands, and how long it takes; then the table):
+    focus paper --data-root /data --policy vlm:runs/my-7b/checkpoints/final dino_match owlv2 --dry-run
+    focus paper --data-root /data --policy vlm:runs/my-7b/checkpoints/final dino_match owlv2
+
+The published rows alone, and whatever was answered before:
+    focus paper
+
+--data-root is a folder with one for each data set by its name: tao, got10k, lasot, perseg. Rows and columns that lack
+weights or data are named with the file that is missing. A figure stands in the table only where its episodes are those
+of the paper, as far as their numbers and names show. Answers go to --output-dir as those of `focus evaluate` do, which
+adds rows to the same table; nothing is answered twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from annotated_types import Ge
+
+from focus_agents.cli import evaluate
+from focus_agents.cli.command_line import parse
+from focus_agents.cli.common import policies_help
+from focus_agents.cli.errors import as_flags, make_console, user_errors
+from focus_agents.evaluation.published import DATA, PAPER, TABLES, PublishedTable
+from focus_agents.evaluation.report import published_rows, report_notes, summarize_folder, write_report
+from focus_agents.evaluation.results import ResultsFolder
+from focus_agents.policies.registry import PolicySpec, parse_policy
+from focus_agents.reports.tables import text_table
+from focus_agents.rollout.records import MAX_COMPLETION_TOKENS
+from focus_agents.settings import Settings
+from focus_env.datasets import load_dataset
+from focus_env.errors import FocusError
+
+if TYPE_CHECKING:  # a command line is read without torch and Ray
+    from rich.console import Console
+
+READERS = {"tao": "focus", "got10k": "focus", "lasot": "iploc", "perseg": "focus"}
+"""By data set that can be read, the protocol by which its episodes are cut."""
+NO_READER = "no reader for its files; IPLoc's episode files of it are read by the data set iploc_json"
+ABSENT = {"lasot": "nearest"}
+"""Six of ICL-LaSOT's queries do not show the object, and some supports; the nearest frame that does takes its place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(Settings):
+    """The paper's tables for the policies and the data that are on this disk."""
+
+    policy: Annotated[tuple[str, ...], tyro.conf.arg(help=policies_help())] = ()
+    data_root: Path | None = None
+    """Folder with one for each data set by its name: tao, got10k, lasot, perseg."""
+    table: tuple[Literal[1, 2], ...] = (1, 2)
+    """The paper's tables; 1 has the rows of 3 and 4 as well."""
+    shots: tuple[int, ...] = ()
+    """Numbers of supports to ask at; default: those of the table."""
+    output_dir: Path = Path("runs/paper")
+    """Folder of the answers; one that is there already is gone on with."""
+    flags: str = ""
+    """Further flags of `focus evaluate`, as one text: "--precision bf16 --batch-size 4 --num-workers 8"."""
+    num_episodes: Annotated[int, Ge(1)] = 1024
+    """Most episodes of a data set. With fewer than it has they are not the published ones, and stand in no table."""
+    max_completion_tokens: Annotated[int, Ge(1)] = MAX_COMPLETION_TOKENS
+    """Tokens at which an answer is cut."""
+    dry_run: bool = False
+    """Say what would be evaluated, by which commands and how long, and evaluate nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A data set of the paper.
+
+    Attributes:
+        name: As the package has it.
+        title: As the paper has it.
+        num_episodes: By number of shots, the episodes that can be read.
+        missing: Why none can; "": they can.
+    """
+
+    name: str
+    title: str
+    num_episodes: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    missing: str = ""
+
+
+def main() -> None:
+    console = make_console(arguments=Args)
+    with user_errors(Args):
+        args = parse(Args, __doc__)
+        tables = [TABLES[number - 1] for number in dict.fromkeys(args.table)]
+        results = ResultsFolder(args.output_dir)
+        results.cells()  # no folder of something else
+        columns = [column for table in tables for column in find_columns(args, table, results)]
+        lacking = {text: reason for text in args.policy if (reason := missing_weights(text))}
+        commands = commands_of(args, columns, lacking)
+    for name, words in commands.items():
+        told = how_long(results, {c.name: c for c in columns}[name], [p for p in args.policy if p not in lacking])
+        console.print(
+            f"{'would run' if args.dry_run else 'runs'} ({told}): {shlex.join(['focus', 'evaluate', *words])}"
+        )
+    if not args.dry_run:
+        for words in commands.values():
+            answer(words, console)
+    print_tables(args, tables, columns, lacking, results, console)
+
+
+def find_columns(args: Args, table: PublishedTable, results: ResultsFolder) -> list[Column]:
+    """Look for the data sets of a table."""
+    known = results.data_settings()
+    return [
+        find_column(args, name, title, args.shots or shots, known.get(name))
+        for name, (title, shots) in table.datasets.items()
+    ]
+
+
+def find_column(
+    args: Args, name: str, title: str, all_shots: Sequence[int], before: Mapping[str, Any] | None
+) -> Column:
+    """Look for one data set: that of `data_root`, or the one that was answered before.
+
+    Args:
+        args: The command's.
+        name: As the package has it.
+        title: As the paper has it.
+        all_shots: Numbers of supports.
+        before: Its settings in the folder of the answers, if it is there.
+    """
+    if name not in READERS:
+        return Column(name=name, title=title, missing=NO_READER)
+    if args.data_root is None:
+        reason = "answered before; no `data_root`, so nothing is added" if before else "no `data_root`"
+        return Column(name=name, title=title, missing=reason)
+    try:
+        num_episodes = {
+            shots: len(
+                load_dataset(
+                    name,
+                    split=DATA[name].split,
+                    root=args.data_root / name,
+                    shots=shots,
+                    protocol="iploc" if READERS[name] == "iploc" else "focus",
+                    absent="nearest" if name in ABSENT else "skip",
+                )
+            )
+            for shots in all_shots
+        }
+    except (FocusError, ValueError, OSError) as error:
+        return Column(name=name, title=title, missing=str(error))
+    return Column(name=name, title=title, num_episodes=num_episodes)
+
+
+def missing_weights(text: str) -> str:
+    """Return what a policy lacks, as its loader says it; "": nothing that can be seen without its weights.
+
+    Raises:
+        ValueError: If there is no such policy.
+    """
+    from focus_agents.models.loading import load_config
+
+    entry, argument = parse_policy(text)
+    try:
+        if entry.is_model:
+            load_config(PolicySpec(text=text).with_absolute_path().argument)
+        PolicySpec(text=text).check()
+    except FocusError as error:
+        return str(error)
+    return ""
+
+
+def commands_of(args: Args, columns: Sequence[Column], lacking: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return by data set the words of `focus evaluate` that answer what can be answered."""
+    policies = [text for text in args.policy if text not in lacking]
+    commands = {}
+    for column in columns:
+        if column.missing or not policies or args.data_root is None:
+            continue
+        words = ["--policy", *policies, "--dataset", column.name, "--data-root", str(args.data_root / column.name)]
+        words += ["--split", DATA[column.name].split, "--protocol", READERS[column.name]]
+        words += ["--absent", ABSENT[column.name]] if column.name in ABSENT else []
+        words += ["--shots", *map(str, column.num_episodes), "--num-episodes", str(args.num_episodes)]
+        words += ["--max-completion-tokens", str(args.max_completion_tokens), "--output-dir", str(args.output_dir)]
+        commands[column.name] = [*words, *shlex.split(args.flags)]
+        evaluate.read_words(commands[column.name])
+    return commands
+
+
+def how_long(results: ResultsFolder, column: Column, policies: Sequence[str]) -> str:
+    """Return how many answers a data set lacks, and how long they take by those that are there."""
+    known = [
+        (cell, {record.index for record in records}, [record.seconds for record in records])
+        for cell in results.cells()
+        if (records := results.read(cell))
+    ]
+    num_missing, seconds, unknown = 0, 0.0, []
+    for policy in policies:
+        own = [(cell, indices, times) for cell, indices, times in known if cell.policy == policy]
+        there = {cell.shots: len(indices) for cell, indices, _ in own if cell.dataset == column.name}
+        missing = sum(max(0, count - there.get(shots, 0)) for shots, count in column.num_episodes.items())
+        times = [time for _, _, all_times in own for time in all_times]
+        num_missing += missing
+        if times:
+            seconds += missing * sum(times) / len(times)
+        elif missing:
+            unknown.append(policy)
+    told = f"{num_missing:,} answers"
+    if num_missing and len(unknown) < len(policies):
+        told += f", {seconds / 60:,.1f} min by the answers so far"
+    if unknown:
+        told += f"; not known before the first answers: {', '.join(unknown)}"
+    return told
+
+
+def answer(words: Sequence[str], console: Console) -> None:
+    """Do what `focus evaluate` does with these words, but for its tables."""
+    with user_errors(evaluate.Args):
+        own = evaluate.read_words(words)
+        plan, results, chunks = evaluate.check_arguments(own)
+    evaluate.answer_chunks(own, plan, results, chunks, console)
+
+
+def print_tables(
+    args: Args,
+    tables: Sequence[PublishedTable],
+    columns: Sequence[Column],
+    lacking: Mapping[str, str],
+    results: ResultsFolder,
+    console: Console,
+) -> None:
+    """Print the tables, what is missing in them, and what a reader has to know."""
+    has_answers = bool(results.cells())
+    if has_answers and not args.dry_run:
+        summary = write_report(results, with_published=True)
+    else:
+        summary = summarize_folder(results, with_published=True)
+    for table in tables:
+        names = " and ".join(title for title, _ in table.datasets.values())
+        console.print(
+            text_table(with_missing(published_rows(summary, table), args.policy, lacking), f"{names}, mIoU * 100")
+        )
+    for column in columns:
+        if column.missing:
+            console.print(f"{column.title} ({column.name}): {column.missing}")
+    for policy, reason in lacking.items():
+        console.print(f"{policy}: {reason}")
+    notes = report_notes(summary) if has_answers else [f"(published): printed in {PAPER}, not measured here."]
+    for note in notes:
+        console.print(as_flags(note, evaluate.Args))
+    if has_answers and not args.dry_run:
+        console.print(f"report: {results.path / 'report.md'}")
+
+
+def with_missing(rows: list[list[str]], policies: Sequence[str], lacking: Mapping[str, str]) -> list[list[str]]:
+    """Return a table with a row for each policy that has no figure in it, which says so.
+
+    Args:
+        rows: The heading, our rows and the published ones.
+        policies: All that were asked for.
+        lacking: What some of them lack, by policy.
+    """
+    there = {row[0] for row in rows}
+    marks = {policy: "weights missing" if policy in lacking else "not evaluated" for policy in policies}
+    num_own = 1 + sum("(published," not in row[0] for row in rows[1:])
+    added = [[f"{policy} ({marks[policy]})", *[""] * (len(rows[0]) - 1)] for policy in policies if policy not in there]
+    return [*rows[:num_own], *added, *rows[num_own:]]
+
+
+if __name__ == "__main__":
+    main()

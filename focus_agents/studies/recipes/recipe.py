@@ -1,0 +1,200 @@
+"""A recipe: a YAML file of commands, with what they are for and on which GPUs they fit.
+
+title: Table 1                  a line
+about: ...                      what comes out, and what is known to differ from the source
+base: qwen2-vl-7b               a name of `focus_agents.studies.recipes.sizes.BASES`; without it nothing is counted
+gpu: A100-80GB                  a name of `focus_agents.studies.recipes.sizes.GPUS`
+picture: [1280, 720]            width and height of the pictures for which the count is made
+ran: no                         whether these commands were run by the project: "no", or where and when
+variables: {tao: /data/tao}     what stands for {tao} in the commands; `--set tao=...` changes it for a call
+steps:
+- name: sft                     unique
+  what: ...                     a line
+  needs: [...]                  what has to be there that the step does not make, in words
+  episodes: 988                 of an evaluation, where the data set has fewer than the command asks for
+  run: focus sft ...            the command
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from focus_env.regular_files import open_regular
+
+FOLDER = Path("experiments/recipes")
+"""Where recipes lie in a clone."""
+NOT_RUN = "no"
+"""What `ran` says where nobody has run the commands."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One command of a recipe.
+
+    Attributes:
+        name: Unique in the recipe.
+        run: The command as it is written, with variables.
+        what: What it is for.
+        needs: What has to be there that no step makes.
+        episodes: Of an evaluation, how many there are at most.
+    """
+
+    name: str
+    run: str
+    what: str = ""
+    needs: tuple[str, ...] = ()
+    episodes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A file of commands; see the module's docstring.
+
+    Attributes:
+        path: The file.
+        title: A line.
+        steps: In their order.
+        about: What comes out.
+        base: Whose sizes the count takes; "": nothing is counted.
+        gpu: On which the commands are to fit.
+        picture_wh: (width, height) of the pictures of the count.
+        ran: Where and when the commands were run, or `NOT_RUN`.
+        variables: What stands for names in commands.
+    """
+
+    path: Path
+    title: str
+    steps: tuple[Step, ...]
+    about: str = ""
+    base: str = ""
+    gpu: str = ""
+    picture_wh: tuple[int, int] = (1280, 720)
+    ran: str = NOT_RUN
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    def words(self, step: Step, variables: Mapping[str, str] | None = None) -> list[str]:
+        """Return a step's command as words, `focus` the first.
+
+        Args:
+            step: One of `steps`.
+            variables: What stands for names in this call, in place of the file's.
+
+        Raises:
+            ValueError: If a variable has no value or is none of the recipe's, or the command is no `focus` command.
+        """
+        values = {**self.variables, **(variables or {})}
+        if unknown := sorted(set(values) - set(self.variables)):
+            raise ValueError(
+                f"{self.path}: no variable {unknown[0]!r}; there are {', '.join(self.variables) or 'none'}"
+            )
+        where = f"{self.path}, step {step.name!r}"
+        for name in re.findall(r"\{(\w*)\}", step.run):
+            if name not in values:
+                raise ValueError(f"{where}: expected a line for {name!r} below `variables`, got none")
+        try:
+            words = shlex.split(re.sub(r"\{(\w+)\}", lambda found: shlex.quote(values[found[1]]), step.run))
+        except ValueError as error:
+            raise ValueError(f"{where}: expected a command as a shell reads it, got: {error}") from error
+        if words[:1] != ["focus"] or len(words) < 2:
+            raise ValueError(f"{where}: expected a command that begins with focus and its name, got {step.run!r}")
+        return words
+
+
+def find_recipe(name: str) -> Path:
+    """Return the file of a recipe.
+
+    Args:
+        name: A path, or the name of a file in `experiments/recipes` of this folder or of the clone.
+
+    Raises:
+        ValueError: If there is no such file; the message lists the names that there are.
+    """
+    if (path := Path(name)).suffix in (".yaml", ".yml") and path.exists():
+        return path
+    for folder in folders():
+        if (path := folder / f"{name}.yaml").exists():
+            return path
+    known = ", ".join(recipe_names()) or f"none, since there is no folder {FOLDER} here; call it in a clone"
+    raise ValueError(f"recipe: expected a file that ends with .yaml, or one of {known}; got {name!r}")
+
+
+def folders() -> list[Path]:
+    """Return where recipes are looked for by name: in the folder of the call, then in the clone."""
+    found = [FOLDER, Path(__file__).parents[3] / FOLDER]
+    return [folder for folder in found if folder.is_dir()]
+
+
+def recipe_names() -> list[str]:
+    """Return the names of all recipes that can be found."""
+    return sorted({path.stem for folder in folders() for path in folder.glob("*.yaml")})
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        ValueError: If the file is not such a recipe; the message names the place.
+        OSError: If it cannot be read.
+    """
+    try:
+        with open_regular(path) as file:
+            found = yaml.safe_load(file.read())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: expected YAML, got {error}") from error
+    values = _values(found, Recipe, f"{path}", required=("title", "steps"), others={"picture"})
+    steps = values.pop("steps")
+    if not isinstance(steps, list) or not steps:
+        raise ValueError(f"{path}: steps: expected a list of commands, got {steps!r:.80}")
+    parsed = tuple(_step(step, f"{path}: step {number}") for number, step in enumerate(steps, start=1))
+    names = [step.name for step in parsed]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path}: two steps are called {twice[0]!r}; give each a name of its own")
+    variables = values.pop("variables", {})
+    if not isinstance(variables, dict):
+        raise ValueError(f"{path}: variables: expected names with their values, got {variables!r:.80}")
+    ran = values.pop("ran", NOT_RUN)
+    return Recipe(
+        path=path,
+        steps=parsed,
+        picture_wh=_picture(values.pop("picture", (1280, 720)), path),
+        variables={str(name): str(value) for name, value in variables.items()},
+        ran=NOT_RUN if ran is False else str(ran),  # YAML reads `no` as a truth value
+        **{name: str(value).strip() for name, value in values.items()},
+    )
+
+
+def _step(found: Any, where: str) -> Step:
+    values = _values(found, Step, where, required=("name", "run"), others=set())
+    needs, episodes = values.pop("needs", []), values.pop("episodes", None)
+    if not isinstance(needs, list):
+        raise ValueError(f"{where}: needs: expected a list of sentences, got {needs!r:.80}")
+    if episodes is not None and (type(episodes) is not int or episodes < 1):
+        raise ValueError(f"{where}: episodes: expected a number above 0, got {episodes!r:.80}")
+    texts = {name: " ".join(str(value).split()) for name, value in values.items()}
+    return Step(needs=tuple(map(str, needs)), episodes=episodes, **texts)
+
+
+def _values(found: Any, kind: type, where: str, *, required: Sequence[str], others: set[str]) -> dict[str, Any]:
+    """The entries of a mapping, whose names are fields of a class or `others`."""
+    known = ({*kind.__dataclass_fields__} | others) - {"path", "picture_wh"}  # type: ignore[attr-defined]
+    if not isinstance(found, dict):
+        raise ValueError(f"{where}: expected {', '.join(required)} and their values, got {found!r:.80}")
+    for name in required:
+        if found.get(name) in (None, ""):
+            raise ValueError(f"{where}: expected an entry {name!r}, got none")
+    if odd := [name for name in found if name not in known]:
+        raise ValueError(f"{where}: unknown entry {odd[0]!r}; there are {', '.join(sorted(known))}")
+    return dict(found)
+
+
+def _picture(found: Any, path: Path) -> tuple[int, int]:
+    if not isinstance(found, (list, tuple)) or [type(side) for side in found] != [int, int] or min(found) < 1:
+        raise ValueError(f"{path}: picture: expected a width and a height in pixels, got {found!r:.80}")
+    return found[0], found[1]

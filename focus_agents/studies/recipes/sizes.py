@@ -1,0 +1,176 @@
+"""Sizes of bases and of GPUs, written down, so that a recipe is counted without a download and without a GPU.
+
+Sizes of bases are those of the files `config.json` and `preprocessor_config.json` on the hub; those of GPUs are by their
+data sheets.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import Qwen2VLConfig, Qwen3VLConfig
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from focus_agents.models import budget
+from focus_agents.models.budget import PromptSize
+from focus_agents.models.devices import PEAK_FLOPS
+from focus_agents.models.family import ModelFamily
+from focus_agents.models.loading import load_processor
+from focus_agents.models.processing import VLMProcessor
+from focus_agents.models.qwen import QWEN2_VL, QWEN3_VL
+from focus_agents.models.settings import Precision
+from focus_agents.models.shape import ModelShape, shape_of
+from focus_env.prompts import get_template
+
+BANDWIDTH_SHARE = 0.6
+"""Share of a GPU's memory bandwidth that decoding reaches; a guess, as `budget.COMPUTE_SHARE` is."""
+
+
+@dataclass(frozen=True, slots=True)
+class GPU:
+    """A GPU by its data sheet.
+
+    Attributes:
+        gigabytes: Of its memory, in 1e9 bytes.
+        flops: Operations a second in bfloat16.
+        bandwidth: Bytes that its memory gives a second.
+    """
+
+    gigabytes: float
+    flops: float
+    bandwidth: float
+
+
+GPUS: Mapping[str, GPU] = {
+    "A100-80GB": GPU(80, PEAK_FLOPS["A100"], 2.0e12),
+    "H100-80GB": GPU(80, PEAK_FLOPS["H100"], 3.35e12),
+    "H200-141GB": GPU(141, PEAK_FLOPS["H200"], 4.8e12),
+    "B200-180GB": GPU(180, PEAK_FLOPS["B200"], 7.7e12),
+}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model by its sizes.
+
+    Args:
+        config: Makes its configuration.
+        family: Its family.
+        patch_size: Side of a patch in pixels; a token is two by two of them.
+        limits: Least and most pixels of a picture, as its folder on the hub has them.
+    """
+
+    config: Callable[[], Any]
+    family: ModelFamily
+    patch_size: int
+    limits: tuple[int, int]
+
+    @functools.cached_property
+    def shape(self) -> ModelShape:
+        """The sizes that decide what it costs."""
+        return shape_of(self.config())
+
+    def prompt(self, picture_wh: tuple[int, int], *, shots: int, max_image_tokens: int | None) -> PromptSize:
+        """Measure a prompt in full sentences; its words are cut by the tiny tokenizer, which cuts them finer.
+
+        Args:
+            picture_wh: (width, height) of all pictures.
+            shots: Supports.
+            max_image_tokens: Most tokens of a picture; None: the model's own limit.
+        """
+        least, most = self.limits
+        size = {"shortest_edge": least, "longest_edge": most}
+        image_processor = Qwen2VLImageProcessorPil(patch_size=self.patch_size, merge_size=2, size=size)
+        if max_image_tokens is not None:
+            self.family.limit_image_tokens(image_processor, max_image_tokens)
+        picture = np.zeros((picture_wh[1], picture_wh[0], 3), dtype=np.uint8)
+        box = [0.1 * picture_wh[0], 0.1 * picture_wh[1], 0.5 * picture_wh[0], 0.7 * picture_wh[1]]
+        question: Any = {
+            "support_images": (picture,) * shots,
+            "support_boxes": np.array([box] * shots),
+            "query_image": picture,
+        }
+        processor = VLMProcessor(load_processor("tiny").tokenizer, image_processor, self.family)
+        encoded = processor.encode(get_template("default").render(question))
+        return PromptSize.of(encoded, self.shape, image_token_id=processor.image_token_id)
+
+
+def _qwen2_vl(*, hidden: int, intermediate: int, layers: int, heads: int) -> Qwen2VLConfig:
+    text = {
+        "vocab_size": 152064, "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": 4 if hidden == 3584 else 8,
+        "max_position_embeddings": 32768,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+    }  # fmt: skip
+    vision = {
+        "depth": 32, "embed_dim": 1280, "hidden_size": hidden, "num_heads": 16, "mlp_ratio": 4, "patch_size": 14,
+        "spatial_merge_size": 2, "temporal_patch_size": 2, "in_channels": 3,
+    }  # fmt: skip
+    return Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False)
+
+
+def _qwen3_vl_8b() -> Qwen3VLConfig:
+    text = {
+        "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 262144,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20]},
+    }  # fmt: skip
+    vision = {
+        "depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "num_heads": 16, "patch_size": 16,
+        "spatial_merge_size": 2, "temporal_patch_size": 2, "in_channels": 3, "out_hidden_size": 4096,
+        "num_position_embeddings": 2304, "deepstack_visual_indexes": [8, 16, 24],
+    }  # fmt: skip
+    return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False)
+
+
+BASES: Mapping[str, Base] = {
+    "qwen2-vl-7b": Base(
+        functools.partial(_qwen2_vl, hidden=3584, intermediate=18944, layers=28, heads=28),
+        QWEN2_VL,
+        patch_size=14,
+        limits=(3136, 12845056),
+    ),
+    "qwen2-vl-72b": Base(
+        functools.partial(_qwen2_vl, hidden=8192, intermediate=29568, layers=80, heads=64),
+        QWEN2_VL,
+        patch_size=14,
+        limits=(3136, 12845056),
+    ),
+    "qwen3-vl-8b": Base(_qwen3_vl_8b, QWEN3_VL, patch_size=16, limits=(65536, 16777216)),
+}
+"""By the names that recipes use."""
+
+
+def answering_seconds(
+    shape: ModelShape,
+    precision: Precision,
+    gpu: GPU,
+    *,
+    prompt: PromptSize,
+    num_prompts: float,
+    num_answers: int = 1,
+    answer_tokens: int,
+    batch_size: int,
+) -> float:
+    """Return how long a process answers prompts by their operations, and by the weights that each token reads again.
+
+    Args:
+        shape: The model's.
+        precision: Of the computation.
+        gpu: Where it is done.
+        prompt: Size of each prompt.
+        num_prompts: All of them.
+        num_answers: Answers to each.
+        answer_tokens: Tokens of each answer.
+        batch_size: Prompts that are answered together.
+    """
+    encoded = budget.forward_flops(shape, tokens=prompt.tokens, patches=prompt.patches)
+    written = num_answers * budget.forward_flops(shape, tokens=answer_tokens)
+    reads = math.ceil(num_prompts / batch_size) * answer_tokens * shape.parameters * budget.NUMBER_BYTES[precision]
+    computing = num_prompts * (encoded + written) / (budget.COMPUTE_SHARE * gpu.flops)
+    return computing + reads / (BANDWIDTH_SHARE * gpu.bandwidth)
