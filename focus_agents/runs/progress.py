@@ -24,7 +24,10 @@ from focus_env.units import find_unit
 
 @contextlib.contextmanager
 def progress_bar(label: str, total: int, console: Console) -> Iterator[Callable[[int], None]]:
-    """A bar at the bottom of the terminal, while lines are printed above it; yields what moves it to a number done."""
+    """A bar at the bottom of the terminal, while lines are printed above it; yields what moves it to a number done.
+
+    In a pipe or a file, where nothing moves, there is none.
+    """
     columns = (
         TextColumn(label),
         BarColumn(),
@@ -32,7 +35,7 @@ def progress_bar(label: str, total: int, console: Console) -> Iterator[Callable[
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(label, total=total)
         yield lambda done: progress.update(task, completed=done)
 
