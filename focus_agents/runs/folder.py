@@ -281,7 +281,7 @@ class RunDirectory:
             for row, index in enumerate(indices)
         ]
         path = self.path / "samples" / f"{name}.png"
-        legend = [("truth", TARGET_COLOUR), *((label, colour) for label, (_, colour) in answers.items())]
+        legend = [("target", TARGET_COLOUR), *((label, colour) for label, (_, colour) in answers.items())]
         write_picture(path, stack_rows(rows, legend=legend))
         return path
 

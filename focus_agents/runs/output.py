@@ -75,12 +75,11 @@ class Sturdy:
             return
         self._has_told = True
         reason = (error.strerror if isinstance(error, OSError) else None) or error
-        with contextlib.suppress(OSError, ValueError):  # nobody is left to be told
-            print(
-                f"warning: the standard output cannot be written ({reason}); such lines are left out, the work goes on",
-                file=sys.stderr,
-                flush=True,
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody is left to be told
+            sys.stderr.write(
+                f"warning: the standard output cannot be written ({reason}); such lines are left out, work goes on\n"
             )
+            sys.stderr.flush()
 
 
 def guard_output() -> None:

@@ -13,7 +13,8 @@ from typing import Any
 from focus_agents.reports.markup import Html, join, tag
 from focus_agents.reports.run_page.cards import Shelf, episode_card, filter_bar, group_card
 from focus_agents.reports.run_page.choice import NUM_FIXED, choose_episodes
-from focus_agents.reports.run_page.curves import draw_panel, metrics_of, number, read_curve
+from focus_agents.reports.run_page.curves import number
+from focus_agents.reports.run_page.panels import curve_sections
 from focus_agents.reports.run_page.pictures import PictureBook, data_uri, encode_picture
 from focus_agents.reports.run_page.records import RunRecord, Validation
 from focus_env import images
@@ -43,16 +44,18 @@ def render_page(
         raise ValueError(f"runs: expected 1 to {MOST_RUNS} of them side by side, got {len(runs)}")
     shelf, written = Shelf(PICTURE_BYTES), now or datetime.datetime.now()
     title = " · ".join(run.name for run in runs)
+    learned, speed = curve_sections(runs)
     sections = [
         _warnings(runs),
-        _curves(runs),
+        learned,
         _validations(runs, books, shelf),
         _groups(runs, books, shelf),
         _sheets(runs, shelf),
+        speed,
         _settings(runs),
         _code(runs),
     ]
-    names = ("warnings", "curves", "validation", "groups", "attention", "settings", "code")
+    names = ("warnings", "curves", "validation", "groups", "attention", "speed", "settings", "code")
     sections.insert(0, _header(runs, written, [name for name, part in zip(names, sections, strict=True) if part]))
     style, script = (Html(_resource(name)) for name in ("page.css", "page.js"))
     head = [
@@ -100,7 +103,7 @@ def _overview(place: int, run: RunRecord) -> list[tuple[str, object]]:
     if scores:
         best = max(scores, key=lambda score: score[1])
         row.append(("validation mIoU", f"{number(scores[0][1])} → {number(scores[-1][1])}"))
-        row.append(("best", f"{number(best[1])} at {best[0]:.0f}"))
+        row.append(("best", f"{number(best[1])} at {run.counter} {best[0]:.0f}"))
     gain, interval = run.summary.get("miou_gain"), run.summary.get("miou_gain_interval")
     if _is_number(gain) and isinstance(interval, list) and len(interval) == 2:
         row.append(("gain", f"{gain:+.3f} [{number(interval[0])}, {number(interval[1])}]"))
@@ -134,30 +137,6 @@ def _where(warning: Mapping[str, Any]) -> str:
     return ", ".join([*found, str(warning.get("kind", "warning"))])
 
 
-def _curves(runs: Sequence[RunRecord]) -> Html:
-    names = [run.name for run in runs]
-    lines = [line for run in runs for line in run.lines]
-    counter = runs[0].counter
-    panels = [
-        draw_panel(
-            metric,
-            [read_curve(run.lines, run.counter, metric, run=place) for place, run in enumerate(runs)],
-            counter,
-            names,
-        )
-        for metric in metrics_of(lines, counter)
-        if metric not in ("iteration", "step")
-    ]
-    note = tag(
-        "p",
-        "Dots mark the start and the end, rings the best value. Where a curve has more points than are drawn, each is "
-        "the mean of neighbours, and the band reaches from their least to their largest value.",
-        class_="meaning",
-    )
-    body = tag("div", *panels, class_="curves") if any(panels) else tag("p", "Nothing was logged yet.")
-    return tag("section", tag("h2", "Curves"), note, body, id="curves")
-
-
 def _validations(runs: Sequence[RunRecord], books: Sequence[PictureBook], shelf: Shelf) -> Html:
     shown = [(run, book) for run, book in zip(runs, books, strict=True) if run.validations]
     if not shown:
@@ -181,7 +160,7 @@ def _validations(runs: Sequence[RunRecord], books: Sequence[PictureBook], shelf:
         cards.append(episode_card(place, strips, book, shelf, kind="fixed" if place < NUM_FIXED else "worst"))
     note = (
         f"Greedy answers to the same episodes: the first {min(NUM_FIXED, len(before))}, and of the other "
-        f"{max(0, len(before) - NUM_FIXED)} those that have lost most. Green is the truth, an answer's colour its IoU."
+        f"{max(0, len(before) - NUM_FIXED)} those that have lost most. Green is the target, an answer's colour its IoU."
     )
     order = [("worst", "largest loss first"), ("best", "largest gain first"), ("time", "by number")]
     return tag(
@@ -236,7 +215,7 @@ def _scale() -> Html:
         tag("i", class_="scale"),
         tag("span", "1"),
         tag("i", class_="swatch truthful"),
-        tag("span", "truth"),
+        tag("span", "target"),
     ]
     return tag("p", *ends, class_="legend")
 

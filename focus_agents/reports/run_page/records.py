@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from focus_agents.errors import CheckpointError
+from focus_agents.reports.measured import measured_lines
 from focus_agents.reports.run_page.choice import choose_groups, choose_iterations, choose_positions
 from focus_agents.runs.answers import read_answers
 from focus_agents.runs.files import read_json, read_json_lines
-from focus_agents.runs.folder import CODE, COUNTERS, RunDirectory
+from focus_agents.runs.folder import CODE, RunDirectory
 from focus_agents.runs.samples import is_complete, read_samples, sampled_iterations
 from focus_agents.runs.validations import list_validations
 from focus_env.metrics import ScoredAnswer
@@ -102,9 +103,7 @@ def read_run(path: Path, *, name: str | None = None) -> RunRecord:
     arguments = run.config()
     config: dict[str, Any] = tried(lambda: read_json(path / "config.json", "the arguments of a run"), {})
     code = config.get(CODE)
-    lines: list[dict[str, Any]] = tried(run.read_metrics, [])
-    counter = next((name for name in COUNTERS if lines and name in lines[-1]), "iteration")
-    lines = [line for line in lines if isinstance(line.get(counter), int | float)]
+    counter, lines = measured_lines(tried(run.read_metrics, []))
     summary: dict[str, Any] = (
         tried(lambda: read_json(path / "summary.json", "a summary"), {}) if run.is_finished else {}
     )
