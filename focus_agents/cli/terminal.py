@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from focus_agents.cli import STARTED
-from focus_agents.runs.folder import WARNINGS_FILE, RunDirectory
+from focus_agents.runs.folder import METRICS_FILE, WARNINGS_FILE, RunDirectory
 from focus_agents.settings import Settings
 
 
@@ -33,6 +34,14 @@ def print_outcome(run: RunDirectory, summary: Mapping[str, Any], console: Consol
         console.print(f"warnings: {len(warnings)}, in {run.path / WARNINGS_FILE}")
     console.print(f"policy: {summary['checkpoint']}")
     console.print(f"pictures: {summary['sheet']}")
-    if (report := run.path / "report.html").exists():
-        console.print(f"report: {report}")
+    if (line := report_line(run.path)) is not None:
+        console.print(line)
     console.print(f"run folder: {run.path}")
+
+
+def report_line(run: Path) -> str | None:
+    """Return where the report of a run that has ended is, or how it is made if it was written before the end."""
+    report, metrics = run / "report.html", run / METRICS_FILE
+    if report.exists() and (not metrics.exists() or report.stat().st_mtime >= metrics.stat().st_mtime):
+        return f"report: {report}"
+    return f"report: `focus report {run}` writes it; the run itself could not" if metrics.exists() else None
