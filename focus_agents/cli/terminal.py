@@ -12,6 +12,7 @@ from rich.console import Console
 
 from focus_agents.cli import STARTED
 from focus_agents.runs.folder import METRICS_FILE, WARNINGS_FILE, RunDirectory
+from focus_agents.runs.summary import describe_fall
 from focus_agents.settings import Settings
 
 
@@ -30,6 +31,8 @@ def print_outcome(run: RunDirectory, summary: Mapping[str, Any], console: Consol
         f"validation mIoU {summary['miou_start']:.3f} -> {summary['miou_end']:.3f} (gain {summary['miou_gain']:+.3f}, "
         f"95% interval {low:+.3f} to {high:+.3f}) in {time.perf_counter() - STARTED:.0f} s"
     )
+    if (fall := describe_fall(summary, run.read_metrics(), run.config(), run.checkpoints)) is not None:
+        console.print(f"warning: {fall}", style="yellow")
     if warnings := summary.get("warnings"):
         console.print(f"warnings: {len(warnings)}, in {run.path / WARNINGS_FILE}")
     console.print(f"policy: {summary['checkpoint']}")

@@ -258,6 +258,7 @@ def _facts(config: GRPOConfig, num_validation_episodes: int) -> Facts:
         num_learners=config.num_learners,
         is_async=config.async_steps > 0,
         num_validation_episodes=num_validation_episodes,
+        num_groups=config.groups_per_iteration,
     )
 
 

@@ -17,6 +17,7 @@ from focus_agents.reports.run_page.curves import number
 from focus_agents.reports.run_page.panels import curve_sections
 from focus_agents.reports.run_page.pictures import PictureBook, data_uri, encode_picture
 from focus_agents.reports.run_page.records import RunRecord, Validation
+from focus_agents.runs.summary import describe_fall
 from focus_env import images
 from focus_env.errors import FocusError
 
@@ -126,6 +127,11 @@ def _warnings(runs: Sequence[RunRecord]) -> Html:
         for run in runs
         for warning in run.warnings
     ]
+    for run in runs:
+        if (fall := describe_fall(run.summary, run.lines, run.arguments, run.path / "checkpoints")) is not None:
+            items.append(
+                tag("li", *([tag("b", run.name), " "] if len(runs) > 1 else []), tag("b", "outcome"), " ", fall)
+            )
     items += [tag("li", f"could not be read: {problem}") for run in runs for problem in run.problems]
     if not items:
         return tag("section", tag("h2", "Warnings"), tag("p", "None."), id="warnings")
