@@ -89,7 +89,8 @@ def token_file(cluster: str | None) -> Path:
     """Return the file with the cluster's token: a run without a home keeps one in its own folder."""
     own = Path(cluster or "") / RUN_TOKEN_FILE
     elsewhere = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    return Path(elsewhere or (own if cluster and own.is_file() else TOKEN_FILE)).expanduser().absolute()
+    file = elsewhere or (own if cluster and own.is_file() else TOKEN_FILE)
+    return Path(os.path.expanduser(file)).absolute()  # a user without a home has none there
 
 
 def asks_for_a_token(session: Session) -> bool:

@@ -70,7 +70,11 @@ METRICS: Mapping[str, Metric] = {
     ),
     "acc_50": Metric("share", "sampled answers with an IoU of 0.5 or more", "rises with the reward", better="higher"),
     "parse_rate": Metric("share", "sampled answers from which a box, or its absence, could be read", "near 1"),
-    "format_rate": Metric("share", "sampled answers in the exact format", "near 1"),
+    "format_rate": Metric(
+        "share",
+        "sampled answers in the exact format, those among them too whose box cannot be used, such as a reversed one",
+        "near 1",
+    ),
     "whole_image_rate": Metric("share", "sampled answers that cover the whole image", "does not rise"),
     "copy_rate": Metric("share", "sampled answers that repeat a support box", "does not rise"),
     "zero_variance_rate": Metric(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
-from focus_agents.runs.progress import progress_bar
+from focus_agents.runs.progress import Pace, progress_bar
 from focus_agents.runs.terminal import PlainConsole
 from tests.places import ROOT
 
@@ -70,7 +70,7 @@ def test_work_goes_on_where_nothing_can_be_printed(target: str) -> None:
         "import sys\n"
         "from focus_agents.runs.output import guard_output\n"
         "guard_output()\n"
-        "from focus_agents.runs.progress import progress_bar\n"
+        "from focus_agents.runs.progress import Pace, progress_bar\n"
         "from focus_agents.runs.terminal import PlainConsole\n"
         "console = PlainConsole()\n"
         "with console.status('building'), progress_bar('GRPO', 3, console) as move_to:\n"
@@ -121,3 +121,15 @@ def test_any_encoding_shows_what_it_can(encoding: str) -> None:
     assert " done" in shown
     assert "caf" in shown
     assert ("\u2192" in shown) == (encoding == "utf-8")
+
+
+def test_a_pipe_has_no_bar_and_is_told_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 10.0, 10.0])
+    monkeypatch.setattr("focus_agents.runs.progress.time.perf_counter", lambda: next(now))
+    pipe = PlainConsole(file=io.StringIO(), width=80)
+    pace = Pace(5, 25, pipe)
+    assert pace.left(10) == "  0:00:30 left"
+    assert Pace(0, 25, PlainConsole(file=io.StringIO(), force_terminal=True)).left(10) == ""
+    with progress_bar("GRPO", 3, pipe) as move_to:
+        move_to(2)
+    assert pipe.file.getvalue() == ""
