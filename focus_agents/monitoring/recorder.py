@@ -13,7 +13,7 @@ from rich.console import Console
 
 from focus_agents.rollout.records import RolloutGroup
 from focus_agents.runs.folder import COUNTERS, RunDirectory
-from focus_agents.runs.metrics import check_names
+from focus_agents.runs.metrics import check_names, declared_order
 from focus_env.errors import FocusError
 from focus_env.files import reason_of
 from focus_env.metrics import ScoredAnswer
@@ -91,6 +91,7 @@ class Recorder:
             ValueError: If a name is not declared.
         """
         check_names([*metrics])
+        metrics = {name: metrics[name] for name in declared_order(metrics)}  # as the table has them
         self.attempt("metrics.jsonl", lambda: self._run.log(metrics))
         self.pass_on(metrics)
         for name, answers in self._unwritten.items():  # without those before training no run is gone on with

@@ -31,7 +31,7 @@ from focus_agents.runs.files import (
     write_json,
 )
 from focus_agents.runs.lock import hold_folder
-from focus_agents.runs.metrics import check_names, compare_validation
+from focus_agents.runs.metrics import check_names, compare_validation, counted
 from focus_agents.runs.provenance import differences, provenance
 from focus_agents.runs.samples import append_samples, rewind_samples
 from focus_agents.runs.starts import STARTS
@@ -224,6 +224,7 @@ class RunDirectory:
             ValueError: If a name is not in `METRICS`.
         """
         check_names([*metrics])
+        metrics = {name: counted(name, value) for name, value in metrics.items()}
         append_json_lines(self.path / METRICS_FILE, [metrics])
         add_to_table(self.path / METRICS_FILE, metrics)
 

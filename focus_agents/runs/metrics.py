@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -205,6 +205,25 @@ def check_names(names: Sequence[str]) -> None:
     whole = {name.partition("/")[0] for name in names if "/" in name}
     if divided := sorted(name for name in whole if not METRICS[name].part):
         raise ValueError(f"metrics: expected no part behind a slash for {divided}, which have none")
+
+
+COUNTED_UNITS = ("iterations", "steps", "episodes", "restarts")
+"""Units whose metrics are whole numbers."""
+COUNTED = ("completion_tokens_min", "completion_tokens_max", "queue_depth")
+"""Other metrics that are."""
+
+
+def declared_order(names: Iterable[str]) -> list[str]:
+    """Return names of metrics in the order of `METRICS`, those that this version does not declare last."""
+    order = {name: place for place, name in enumerate(METRICS)}
+    return sorted(names, key=lambda name: order.get(name.partition("/")[0], len(order)))
+
+
+def counted(name: str, value: Any) -> Any:
+    """Return a metric's value, that of one which counts as a whole number."""
+    metric = METRICS.get(name)
+    is_count = name in COUNTED or (metric is not None and metric.unit in COUNTED_UNITS)
+    return int(value) if is_count and isinstance(value, float) and value.is_integer() else value
 
 
 def describe(name: str) -> str:

@@ -37,9 +37,9 @@ class PlainConsole(Console):
         """The stream that is written to, which raises no error."""
         given = super().file
         if isinstance(given, Sturdy):
-            return given  # type: ignore[return-value]
+            return given
         if self._sturdy is None or self._sturdy.stream is not given:
-            self._sturdy = Sturdy(given)  # type: ignore[arg-type]
+            self._sturdy = Sturdy(given)
         return self._sturdy  # type: ignore[no-any-return]
 
     @file.setter

@@ -36,7 +36,8 @@ def curve_sections(runs: Sequence[RunRecord]) -> tuple[Html, Html]:
         parts = [tag("h2", title), *([] if is_speed else [tag("p", NOTE, class_="meaning")])]
         if not names and not is_speed:
             parts.append(tag("p", "Nothing was logged yet."))
-        parts.append(shown if len(flat) < len(names) else "")
+        if len(flat) < len(names):
+            parts.append(shown)
         if flat:
             folded = tag("div", *(_panel(name, curves, runs) for name in flat), class_="curves")
             parts.append(tag("details", tag("summary", f"0 throughout: {', '.join(flat)}"), folded))
