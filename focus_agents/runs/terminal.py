@@ -35,9 +35,9 @@ class PlainConsole(Console):
     @property
     def file(self) -> IO[str]:
         """The stream that is written to, which raises no error."""
-        given = super().file
+        given: Any = super().file
         if isinstance(given, Sturdy):
-            return given
+            return given  # type: ignore[return-value]
         if self._sturdy is None or self._sturdy.stream is not given:
             self._sturdy = Sturdy(given)
         return self._sturdy  # type: ignore[no-any-return]
