@@ -39,14 +39,14 @@ TemplateName = Annotated[
     str | None,
     tyro.conf.arg(
         help="Prompt wording: questions (that of the small models), compact (few words), default (full sentences), "
-        "thinking (the same, thoughts first) or iploc (a baseline that names the object); default: the one that a "
+        "thinking (the same, thoughts first) or iploc (a baseline that names the object); None: the one that a "
         "model was trained on, else full sentences."
     ),
 ]
 FrameName = Annotated[
     CoordinateFrame | None,
     tyro.conf.arg(
-        help="Unit in which boxes are written; default: the one that a model was trained on, else its family's."
+        help="Unit in which boxes are written; None: the one that a model was trained on, else its family's."
     ),
 ]
 
@@ -66,7 +66,7 @@ class DataArguments(Settings):
     protocol: SamplingProtocol = "random"
     """How episodes are cut from videos: random frames, or focus and iploc, as these papers evaluate."""
     episodes_per_track: Annotated[int, Ge(1)] | None = None
-    """Random episodes of each track; default: 100."""
+    """Random episodes of each track; None: 100."""
     min_gap: Annotated[int, Ge(1)] = 1
     """Least distance of two frames of a random episode, in frames that show the object."""
     absent: AbsentPolicy = "skip"
@@ -74,11 +74,11 @@ class DataArguments(Settings):
     on_bad: BadPolicy = "raise"
     """A track or picture that cannot be read is an error, or is left out and counted."""
     max_pixels: Annotated[int, Ge(1)] | None = None
-    """Most pixels of a picture; larger ones are decoded smaller, which is faster. Default: as they are."""
+    """Most pixels of a picture; larger ones are decoded smaller, which is faster. None: as they are."""
     level: int = 3
     """Difficulty of synthetic scenes, from 1 (one object) to 5 (many, occluded); 3 has four objects."""
     num_objects: int | None = None
-    """Objects in each synthetic picture, the target included; default: as the level has it."""
+    """Objects in each synthetic picture, the target included; None: as the level has it."""
     distractors: Literal["near", "same_shape", "any"] = "any"
     """What synthetic scenes show beside the target from level 2 on: any objects in other paints, objects of its shape
     in other paints, or (near) objects almost like it, by far the hardest."""
@@ -138,7 +138,7 @@ class TrainingDataArguments(DataArguments):
     shots: Annotated[int, Ceiling(256)] = 4
     """Support pictures per episode, at least 1."""
     validation_root: Path | None = None
-    """--data-root of validation; default: the same. A store is one split, so it needs another."""
+    """--data-root of validation; None: the same. A store is one split, so it needs another."""
     validation_split: str = "val"
     """Split to validate on."""
 
@@ -193,7 +193,7 @@ class ModelArguments(Settings):
     template: TemplateName = None
     frame: FrameName = None
     max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Most tokens per picture, larger ones are scaled down; default: what the model's image processor says."""
+    """Most tokens per picture, larger ones are scaled down; None: what the model's image processor says."""
 
     @property
     def source(self) -> str:
@@ -225,7 +225,7 @@ class PolicyArguments(Settings):
     template: TemplateName = None
     frame: FrameName = None
     max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Most tokens per picture of a vlm, larger ones are scaled down; default: what its image processor says."""
+    """Most tokens per picture of a vlm, larger ones are scaled down; None: what its image processor says."""
     device: str = "cpu"
     """Where to compute, e.g. cuda."""
     precision: Precision = "fp32"
@@ -237,9 +237,9 @@ class PolicyArguments(Settings):
     api_retries: Annotated[int, Ge(0)] = 3
     """How often a request to it is repeated."""
     api_token_budget: Annotated[int, Ge(1), Ceiling(2**63 - 1)] | None = None
-    """Tokens after which a process asks it no more, and further answers fail; default: no limit."""
+    """Tokens after which a process asks it no more, and further answers fail; None: no limit."""
     api_cache: Path | None = None
-    """Folder in which its answers are kept, so that no question is paid for twice; default: none."""
+    """Folder in which its answers are kept, so that no question is paid for twice; None: none."""
 
     def spec(self, text: str) -> PolicySpec:
         """Return a policy with these options; a folder by its absolute path, since other processes may work elsewhere.

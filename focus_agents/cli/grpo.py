@@ -147,6 +147,7 @@ def main() -> None:
                 print(as_flags(message, Args))
                 return
         plan, config = check_arguments(args)
+        console.print(f"unit of boxes: {plan.template.frame}")
         path = args.run.path("grpo")
         args.cluster.connect(args.cluster.needs(), job=Job(folder=path))
         run = open_run(args, *plan.objects, path=path)
@@ -172,7 +173,7 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
 
     try:
         with work_errors(Args, console, FocusError, advice=advice):
-            job = Job(folder=run.path)
+            job = Job(folder=run.path, unit=str(plan.template.frame))
             args.cluster.start_ray(num_processes=num_processes, console=console, advice=advice, job=job)
             job.note_start()
             summary = train_grpo(

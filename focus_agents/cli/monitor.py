@@ -46,9 +46,9 @@ class Args(Settings):
 
     cluster: tyro.conf.Positional[str | None] = None
     """Folder of a run, folder of a session of Ray, or address of a cluster, HOST:PORT, or auto for the one that was
-    started last. Its head is on this machine. Default: the only cluster that runs here."""
+    started last. Its head is on this machine. None: the only cluster that runs here."""
     output_dir: Path | None = None
-    """Folder to write; default: monitoring/ in the folder of the run, or here."""
+    """Folder to write; None: monitoring/ in the folder of the run, or here."""
     prometheus_port: Port = 9090
     """Port that Prometheus is to listen at."""
     grafana_port: Port = 3000

@@ -48,7 +48,7 @@ class SFTModelArguments(ModelArguments):
     """Which model, and how it is asked."""
 
     validation_max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Most tokens per picture in validation; default: as in training."""
+    """Most tokens per picture in validation; None: as in training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +156,7 @@ def main() -> None:
                 print(as_flags(message, Args))
                 return
         plan, workers = check_arguments(args)
+        console.print(f"unit of boxes: {plan.template.frame}")
         args.cluster.connect(args.cluster.needs() if workers.num_workers else [], job=Job(folder=plan.run_path))
         used = (plan.training_episodes, plan.validation_episodes)
         run = args.run.open(plan.run_path, flat(args), *used, command="sft")
@@ -180,7 +181,7 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
         leave_ray(as_flags(f"what was saved is in {run.path}, and `resume` {run.path} goes on from it", Args))
         return advice()
 
-    job = Job(folder=run.path)
+    job = Job(folder=run.path, unit=str(plan.template.frame))
     try:
         with work_errors(Args, console, FocusError, advice=advice_after_leaving):
             if workers.num_workers > 0:

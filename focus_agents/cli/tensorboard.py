@@ -40,9 +40,9 @@ class Args(Settings):
     runs: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),)
     """Run folders, or folders of runs."""
     host: str = "127.0.0.1"
-    """Address to listen on; that of this machine alone by default."""
+    """Address to listen on; 127.0.0.1 is that of this machine alone."""
     port: Annotated[int, Ge(0), Le(65535)] | None = None
-    """Port; without one 6006, or the next free one. 0: any free one."""
+    """Port; None: 6006, or the next free one; 0: any free one."""
 
 
 def main() -> None:

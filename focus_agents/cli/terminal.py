@@ -27,9 +27,12 @@ class TerminalArguments(Settings):
 def print_outcome(run: RunDirectory, summary: Mapping[str, Any], console: Console) -> None:
     """Print what a training has come to, and where everything is; the time is that since the command's start."""
     low, high = summary["miou_gain_interval"]
+    seconds = summary.get("seconds")
+    trained = "" if seconds is None else f" ({seconds:.0f} s of training and validation, of all its starts)"
     console.print(
         f"validation mIoU {summary['miou_start']:.3f} -> {summary['miou_end']:.3f} (gain {summary['miou_gain']:+.3f}, "
-        f"95% interval {low:+.3f} to {high:+.3f}) in {time.perf_counter() - STARTED:.0f} s"
+        f"95% interval {low:+.3f} to {high:+.3f}) in {time.perf_counter() - STARTED:.0f} s since this command's start"
+        f"{trained}"
     )
     if (fall := describe_fall(summary, run.read_metrics(), run.config(), run.checkpoints)) is not None:
         console.print(f"warning: {fall}", style="yellow")

@@ -18,9 +18,9 @@ class FinetuningSettings(Settings):
     """How much of the model is trained, and in which precision."""
 
     lora_rank: Annotated[int, Ge(1), Ceiling(4096)] | None = None
-    """Rank of LoRA adapters on the language model, far below the width of its layers; default: train all parameters."""
+    """Rank of LoRA adapters on the language model, far below the width of its layers; None: train all parameters."""
     lora_alpha: Annotated[float, Gt(0)] | None = None
-    """Scale of the adapters times their rank; default: twice the rank."""
+    """Scale of the adapters times their rank; None: twice the rank."""
     freeze_vision: bool = True
     """Leave the vision tower as it is, as adapters do anyway; GRPO then encodes each picture once for sampling and all
     passes of learning."""
@@ -37,4 +37,4 @@ class ModelSettings(FinetuningSettings):
     model: str = "focus-small-sft"
     """Name or folder, as `focus_agents.models.loading.load_model` takes it."""
     max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Most tokens of a picture, larger ones are scaled down; default: the limit of the model's image processor."""
+    """Most tokens of a picture, larger ones are scaled down; None: the limit of the model's image processor."""

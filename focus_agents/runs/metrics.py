@@ -148,7 +148,7 @@ METRICS: Mapping[str, Metric] = {
     ),
     "grad_norm": Metric("norm", "global norm of the gradient before clipping", "above 0", stages=ALL),
     "lr": Metric("1/step", "learning rate", stages=ALL),
-    "seconds": Metric("seconds", "time of the iteration or step", stages=ALL),
+    "seconds": Metric("seconds", "time of the iteration or step, without validation and checkpoint", stages=ALL),
     "seconds_sampling": Metric(
         "seconds", "sampling and scoring the groups; with async_steps, what is left to wait for"
     ),

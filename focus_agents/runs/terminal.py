@@ -40,7 +40,7 @@ class PlainConsole(Console):
             return given  # type: ignore[return-value]
         if self._sturdy is None or self._sturdy.stream is not given:
             self._sturdy = Sturdy(given)
-        return self._sturdy  # type: ignore[no-any-return]
+        return self._sturdy
 
     @file.setter
     def file(self, new: IO[str]) -> None:

@@ -269,3 +269,11 @@ def number(given: Any) -> str:
     if isinstance(given, np.floating):
         given = float(given)
     return Notation(np.array([float(given)]))(float(given)) if is_measured(given) else "–"
+
+
+def score(given: Any) -> str:
+    """Return a reward, an IoU or a part of one, which stand beside one another: three decimals."""
+    if not is_measured(given) or abs(given) >= 1000:
+        return number(given)
+    text = f"{given:.3f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text

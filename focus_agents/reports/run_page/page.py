@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from focus_agents.reports.markup import Html, join, tag
+from focus_agents.reports.measured import is_measured
 from focus_agents.reports.run_page.cards import Shelf, episode_card, filter_bar, group_card
 from focus_agents.reports.run_page.choice import NUM_FIXED, choose_episodes
-from focus_agents.reports.run_page.curves import number
+from focus_agents.reports.run_page.curves import score
 from focus_agents.reports.run_page.panels import curve_sections
 from focus_agents.reports.run_page.pictures import PictureBook, data_uri, encode_picture
 from focus_agents.reports.run_page.records import RunRecord, Validation
@@ -25,6 +26,7 @@ PICTURE_BYTES = 14_000_000
 """Of all pictures of a page, as the page has them. With all else at its bounds a page stays below 20 MB."""
 MOST_RUNS = 8
 MOST_VALUE = 400
+MOST_SECONDS = 1e9
 SHEET_SIDE, SHEET_BYTES = 1600, 400_000
 
 
@@ -92,25 +94,28 @@ def _header(runs: Sequence[RunRecord], written: datetime.datetime, parts: Sequen
 def _overview(place: int, run: RunRecord) -> list[tuple[str, object]]:
     """A row of the table on top: where a run is, and how well it does."""
     scores = [
-        (line[run.counter], line["validation_miou"]) for line in run.lines if _is_number(line.get("validation_miou"))
+        (line[run.counter], line["validation_miou"]) for line in run.lines if is_measured(line.get("validation_miou"))
     ]
     length = f" of {run.length}" if run.length else ""
     state = "finished" if run.summary else "not finished"
     row: list[tuple[str, object]] = [
         ("run", join([tag("i", class_=f"swatch run{place % 8}"), " ", run.name])),
         ("command", str(run.arguments.get("command", "–"))),
+        ("unit of boxes", run.unit or str(run.arguments.get("frame") or "the model's")),
         ("state", f"{state}, {run.counter} {run.last}{length}"),
     ]
     if scores:
         best = max(scores, key=lambda score: score[1])
-        row.append(("validation mIoU", f"{number(scores[0][1])} → {number(scores[-1][1])}"))
-        row.append(("best", f"{number(best[1])} at {run.counter} {best[0]:.0f}"))
+        row.append(("validation mIoU", f"{score(scores[0][1])} → {score(scores[-1][1])}"))
+        row.append(("best", f"{score(best[1])} at {run.counter} {best[0]:.0f}"))
     gain, interval = run.summary.get("miou_gain"), run.summary.get("miou_gain_interval")
-    if _is_number(gain) and isinstance(interval, list) and len(interval) == 2:
-        row.append(("gain", f"{gain:+.3f} [{number(interval[0])}, {number(interval[1])}]"))
+    if is_measured(gain) and isinstance(interval, list) and len(interval) == 2:
+        row.append(("gain", f"{gain:+.3f} [{score(interval[0])}, {score(interval[1])}]"))
+    if is_measured(seconds := run.summary.get("seconds")) and abs(seconds) < MOST_SECONDS:
+        row.append(("time of training and validation", f"{datetime.timedelta(seconds=round(seconds))}"))
     last = run.lines[-1] if run.lines else {}
-    if _is_number(last.get("reward")):
-        row.append(("reward", number(last["reward"])))
+    if is_measured(last.get("reward")):
+        row.append(("reward", score(last["reward"])))
     row.append(("warnings", str(len(run.warnings))))
     return row
 
@@ -266,10 +271,12 @@ def _settings(runs: Sequence[RunRecord]) -> Html:
         tables.append(tag("h3", "Settings that differ"))
         tables.append(_table(different, runs) if different else tag("p", "None."))
         values = {name: row for name, row in values.items() if len(set(row)) == 1}
+    if len(runs) == 1 and (named := {name: row for name, row in values.items() if name in runs[0].given}):
+        tables += [tag("h3", "Given on the command line"), _table(named, runs)]
+        values = {name: row for name, row in values.items() if name not in named}
+    others = " that are the same" if len(runs) > 1 else " by default" if tables else ""
     all_of_them = tag(
-        "details",
-        tag("summary", f"{len(values)} settings" + (" that are the same" if tables else "")),
-        _table(values, runs[:1] if tables else runs),
+        "details", tag("summary", f"{len(values)} settings{others}"), _table(values, runs[:1] if tables else runs)
     )
     return tag("section", tag("h2", "Settings"), *tables, all_of_them, id="settings")
 
@@ -300,7 +307,3 @@ def _table(rows: Mapping[str, Sequence[str]], runs: Sequence[RunRecord]) -> Html
 def _value(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= MOST_VALUE else text[:MOST_VALUE] + "…"
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
