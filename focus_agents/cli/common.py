@@ -32,14 +32,14 @@ TemplateName = Annotated[
         help="Prompt wording: questions (that of the small models), compact (few words), default (full sentences), "
         "thinking (the same, thoughts first), iploc (a baseline that names the object); native (the form in which the "
         "model's family writes boxes); that of a published policy or a family, see docs/templates.md; or your own: a "
-        "YAML, JSON or TOML file, or package.module:NAME. Default: the one that a model was trained on, else full "
+        "YAML, JSON or TOML file, or package.module:NAME. None: the one that a model was trained on, else full "
         "sentences."
     ),
 ]
 FrameName = Annotated[
     CoordinateFrame | None,
     tyro.conf.arg(
-        help="Unit in which boxes are written; default: the template's where it has one of its own, else the one that "
+        help="Unit in which boxes are written; None: the template's where it has one of its own, else the one that "
         "a model was trained on, else its family's."
     ),
 ]
@@ -56,14 +56,14 @@ class ModelArguments(Settings):
     init_from: Path | None = None
     """Policy to start from, e.g. runs/my-sft/checkpoints/final; stands in for --model."""
     base_model: str | None = None
-    """Model below the adapter that --model or --init-from names; default: the one that the adapter names."""
+    """Model below the adapter that --model or --init-from names; None: the one that the adapter names."""
     template: TemplateName = None
     frame: FrameName = None
     max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Most tokens per picture, larger ones are scaled down; default: as a saved policy's folder records it, else what
+    """Most tokens per picture, larger ones are scaled down; None: as a saved policy's folder records it, else what
     the model's image processor says."""
     validation_max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Most tokens per picture in validation; default: as a saved policy's folder records it, else as in training."""
+    """Most tokens per picture in validation; None: as a saved policy's folder records it, else as in training."""
 
     @property
     def source(self) -> str:
@@ -138,10 +138,10 @@ class PolicyArguments(Settings):
     template: TemplateName = None
     frame: FrameName = None
     max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Most tokens per picture of a vlm, larger ones are scaled down; default: as a saved policy was validated, else
+    """Most tokens per picture of a vlm, larger ones are scaled down; None: as a saved policy was validated, else
     what its image processor says."""
     base_model: str | None = None
-    """Model below the adapter that a policy names; default: the one that the adapter names."""
+    """Model below the adapter that a policy names; None: the one that the adapter names."""
     device: str = "auto"
     """Where to compute: cpu, cuda, cuda:1; auto takes a GPU where there is one, and says so."""
     precision: Precision = "fp32"
@@ -153,9 +153,9 @@ class PolicyArguments(Settings):
     api_retries: Annotated[int, Ge(0)] = 3
     """How often a request to it is repeated."""
     api_token_budget: Annotated[int, Ge(1), Ceiling(2**63 - 1)] | None = None
-    """Tokens after which a process asks it no more, and further answers fail; default: no limit."""
+    """Tokens after which a process asks it no more, and further answers fail; None: no limit."""
     api_cache: Path | None = None
-    """Folder in which its answers are kept, so that no question is paid for twice; default: none."""
+    """Folder in which its answers are kept, so that no question is paid for twice; None: none."""
 
     def spec(self, text: str) -> PolicySpec:
         """Return a policy with these options; a folder by its absolute path, since other processes may work elsewhere.

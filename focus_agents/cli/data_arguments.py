@@ -38,7 +38,7 @@ class DataArguments(Settings):
     protocol: SamplingProtocol = "random"
     """How episodes are cut from videos: random frames, or focus and iploc, as these papers evaluate."""
     episodes_per_track: Annotated[int, Ge(1)] | None = None
-    """Random episodes of each track; default: 100."""
+    """Random episodes of each track; None: 100."""
     min_gap: Annotated[int, Ge(1)] = 1
     """Least distance of two frames of a random episode, in frames that show the object."""
     absent: AbsentPolicy = "skip"
@@ -47,13 +47,13 @@ class DataArguments(Settings):
     """A track or picture that cannot be read is an error, or is left out and counted."""
     max_pixels: Annotated[int, Ge(1)] | None = None
     """Most pixels of a picture; larger ones are decoded smaller, before any model sees them, which is faster; see
-    --max-image-tokens for the model's own limit. Default: as they are."""
+    --max-image-tokens for the model's own limit. None: as they are."""
     min_pixels: Annotated[int, Ge(1)] | None = None
-    """Least pixels of a picture; smaller ones are enlarged likewise. Default: as they are."""
+    """Least pixels of a picture; smaller ones are enlarged likewise. None: as they are."""
     level: int = 3
     """Difficulty of synthetic scenes, from 1 (one object) to 5 (many, occluded); 3 has four objects."""
     num_objects: int | None = None
-    """Objects in each synthetic picture, the target included; default: as the level has it."""
+    """Objects in each synthetic picture, the target included; None: as the level has it."""
     distractors: Literal["near", "same_shape", "any"] = "any"
     """What synthetic scenes show beside the target from level 2 on: any objects in other paints, objects of its shape
     in other paints, or (near) objects almost like it, by far the hardest."""
@@ -114,11 +114,11 @@ class TrainingDataArguments(DataArguments):
     shots: Annotated[int, Ceiling(256)] = 4
     """Support pictures per episode, at least 1."""
     validation_root: Path | None = None
-    """--data-root of validation; default: the same. A store is one split, so it needs another."""
+    """--data-root of validation; None: the same. A store is one split, so it needs another."""
     validation_split: str = "val"
     """Split to validate on."""
     validation_max_pixels: Annotated[int, Ge(1)] | None = None
-    """--max-pixels of validation; default: the same."""
+    """--max-pixels of validation; None: the same."""
 
     def load_training(self) -> EpisodeDataset:
         """Load the episodes to train on."""

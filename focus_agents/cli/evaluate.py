@@ -93,9 +93,9 @@ class Args(Settings):
     """Tokens at which an answer is cut."""
     output_dir: Path | None = None
     """Folder of the results; one that is there already is gone on with, and may get further policies, data sets and
-    shots. Default: runs/evaluation and the time of the start."""
+    shots. None: runs/evaluation and the time of the start."""
     label: str | None = None
-    """Name of the data set in tables and files; default: that of --dataset. The paper's rows stand beside tao, got10k,
+    """Name of the data set in tables and files; None: that of --dataset. The paper's rows stand beside tao, got10k,
     lasot and perseg."""
     retry_failed: bool = False
     """Ask again what an API failed to answer in an earlier call."""

@@ -193,6 +193,7 @@ def main() -> None:
                 console.print(f"warning: {line}", style="yellow")
         args = with_commits(args)
         plan, config = check_arguments(args)
+        console.print(f"unit of boxes: {plan.template.frame}")
         tell_budget(plan, args.cluster, console)
         path = args.run.path("grpo")
         args.cluster.connect(args.cluster.needs(), job=Job(folder=path))
@@ -253,7 +254,7 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
 
     try:
         with work_errors(Args, console, FocusError, advice=advice):
-            job = Job(folder=run.path)
+            job = Job(folder=run.path, unit=str(plan.template.frame))
             args.cluster.start_ray(num_processes=num_processes, console=console, advice=advice, job=job)
             job.note_start()
             summary = train_grpo(

@@ -12,6 +12,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from focus_agents.runs.output import guard_output
+
 EXTRA = "train"
 """The extra of the package that brings whatever a command imports."""
 
@@ -62,6 +64,7 @@ def main() -> None:
     Raises:
         SystemExit: With code 2 if there is no such command, 1 if it needs a package that is not installed.
     """
+    guard_output()
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
         print(usage())
@@ -89,6 +92,7 @@ def run_command(name: str) -> None:
         SystemExit: With code 1 if the command needs a package that is not installed, 130 after Ctrl-C, and as the
             command itself exits.
     """
+    guard_output()
     try:
         _import_command(name).main()
     except KeyboardInterrupt:

@@ -59,7 +59,7 @@ class Args(Settings):
     table: tuple[Literal[1, 2], ...] = (1, 2)
     """The paper's tables; 1 has the rows of 3 and 4 as well."""
     shots: tuple[int, ...] = ()
-    """Numbers of supports to ask at; default: those of the table."""
+    """Numbers of supports to ask at; None: those of the table."""
     output_dir: Path = Path("runs/paper")
     """Folder of the answers; one that is there already is gone on with."""
     flags: str = ""

@@ -34,7 +34,7 @@ class Args(Settings):
     public: bool = False
     """Let everybody see it."""
     revision: str | None = None
-    """Branch to write to; default: main."""
+    """Branch to write to; None: main."""
     message: str = "A policy trained by focus-localization"
     """Message of the commit."""
     scores: tuple[Path, ...] = ()

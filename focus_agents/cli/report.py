@@ -31,7 +31,7 @@ class Args(Settings):
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders."""
     output: Path | None = None
-    """File of the report; default: report.html in the folder of a single run, runs/report.html for several."""
+    """File of the report; None: report.html in the folder of a single run, runs/report.html for several."""
 
 
 def main() -> None:

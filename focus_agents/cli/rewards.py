@@ -55,7 +55,7 @@ class Args(TrainingArguments):
     output_dir: Path = Path("runs/rewards")
     """Where runs go; what lies there is not run again."""
     report_dir: Path | None = None
-    """Where the report goes; default: --output-dir."""
+    """Where the report goes; None: --output-dir."""
     finetuning: FinetuningSettings = FinetuningSettings(precision="bf16")
     sampling: SamplingSettings = SamplingSettings(max_completion_tokens=SHORT)
     learning: LearningSettings = LearningSettings(num_iterations=300)

@@ -165,6 +165,7 @@ def main() -> None:
                 console.print(f"warning: {line}", style="yellow")
         args = with_commits(args)
         plan, workers = check_arguments(args)
+        console.print(f"unit of boxes: {plan.template.frame}")
         tell_budget(plan, workers, args.cluster, console)
         args.cluster.connect(args.cluster.needs() if workers.num_workers else [], job=Job(folder=plan.run_path))
         used = (plan.training_episodes, plan.validation_episodes)
@@ -214,7 +215,7 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
         leave_ray(as_flags(f"what was saved is in {run.path}, and `resume` {run.path} goes on from it", Args))
         return advice()
 
-    job = Job(folder=run.path)
+    job = Job(folder=run.path, unit=str(plan.template.frame))
     try:
         with work_errors(Args, console, FocusError, advice=advice_after_leaving):
             if workers.num_workers > 0:

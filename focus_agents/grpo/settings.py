@@ -38,7 +38,7 @@ class SamplingSettings(Settings):
     """Episodes sampled together; a sampling process takes whole batches, so there must be one for each."""
     validation_batch_size: Annotated[int, Ge(1)] | None = None
     """Most validation episodes that a process answers together, fewer where their prompts are long (65,536 tokens);
-    default: twice rollout_batch_groups."""
+    None: twice rollout_batch_groups."""
     temperature: Annotated[float, Gt(0)] = 1.0
     """Sampling temperature, above 0."""
     max_completion_tokens: TokenCount = 40
@@ -80,7 +80,7 @@ class LossSettings(Settings):
     1 + clip_high. Without effect for sapo. GSPO's ratio of a whole answer moves little; its paper clips at 3e-4 and
     4e-4."""
     delta: float | None = None
-    """Where the ratio of a bad answer stops to count, above 1 + clip_high; default: nowhere."""
+    """Where the ratio of a bad answer stops to count, above 1 + clip_high; None: nowhere."""
     kl_coeff: Annotated[float, Ge(0)] = 0.0
     """Weight of the KL penalty towards the starting policy; 0 keeps no reference and runs none."""
     kl_estimator: KLEstimator = "k3"
@@ -120,9 +120,9 @@ class LearningSettings(Settings):
     num_passes: Annotated[int, Ge(1)] = 1
     """Passes over the groups of an iteration."""
     groups_per_step: Annotated[int, Ge(1)] | None = None
-    """Episodes per optimizer step; default: all of the iteration."""
+    """Episodes per optimizer step; None: all of the iteration."""
     micro_batch_groups: Annotated[int, Ge(1)] | None = None
-    """Episodes per forward and backward pass, to save memory; default: all of a learner's share."""
+    """Episodes per forward and backward pass, to save memory; None: all of a learner's share."""
     lr: LearningRate = 3e-4
     """Peak learning rate of AdamW; the default suits the small model, 1e-5 adapters of a 7B one (paper, table 7)."""
     warmup: float = 0.05

@@ -24,9 +24,9 @@ class FinetuningSettings(Settings):
     """How much of the model is trained, and in which precision."""
 
     lora_rank: Annotated[int, Ge(1), Ceiling(4096)] | None = None
-    """Rank of LoRA adapters on the language model, far below the width of its layers; default: train all parameters."""
+    """Rank of LoRA adapters on the language model, far below the width of its layers; None: train all parameters."""
     lora_alpha: Annotated[float, Gt(0)] | None = None
-    """Scale of the adapters times their rank; default: twice the rank."""
+    """Scale of the adapters times their rank; None: twice the rank."""
     freeze_vision: bool = True
     """Leave the vision tower as it is, as adapters do anyway; GRPO then encodes each picture once for sampling and all
     passes of learning."""
@@ -43,7 +43,7 @@ class ModelSettings(FinetuningSettings):
     model: str = "focus-small-sft"
     """Name or folder, as `focus_agents.models.loading.load_model` takes it."""
     max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Most tokens of a picture, larger ones are scaled down; default: as a saved policy's folder records it, else the
+    """Most tokens of a picture, larger ones are scaled down; None: as a saved policy's folder records it, else the
     limit of the model's image processor."""
     validation_max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Likewise in validation; default: as the folder records it, else as in training."""
+    """Likewise in validation; None: as the folder records it, else as in training."""
