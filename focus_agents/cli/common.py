@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 import yaml
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from focus_agents.cli.data_checks import check_given, check_root, check_shots, check_validation, not_empty
-from focus_agents.models.settings import Precision
+from focus_agents.models.settings import Engine, Precision
 from focus_agents.policies.registry import PolicySpec, policies_help
 from focus_agents.settings import Ceiling, Seed, Settings
 from focus_env.boxes import CoordinateFrame
@@ -230,6 +230,10 @@ class PolicyArguments(Settings):
     """Where to compute, e.g. cuda."""
     precision: Precision = "fp32"
     """bf16 computes in bfloat16."""
+    engine: Engine = "transformers"
+    """What answers for a vlm: transformers, or vllm, which needs the extra vllm and a GPU."""
+    engine_memory: Annotated[float, Gt(0), Le(1)] = 0.9
+    """Share of the GPU that vllm may fill."""
     api_concurrency: Annotated[int, Ge(1), Ceiling(4096)] = 8
     """Requests to an openai_api at a time, of each process."""
     api_timeout: Annotated[float, Gt(0)] = 120.0
@@ -262,6 +266,8 @@ class PolicyArguments(Settings):
             max_image_tokens=self.max_image_tokens,
             device=self.device,
             precision=self.precision,
+            engine=self.engine,
+            engine_memory=self.engine_memory,
             api=api,
         ).with_absolute_path()
         spec.check()

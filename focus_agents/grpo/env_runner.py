@@ -18,6 +18,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED, NUM_ENV_STEPS_SAMPLED
 import focus_env  # noqa: F401  (registers the environment in this process)
 from focus_agents.evaluation import evaluate
 from focus_agents.evaluation.answers import answer_episodes
+from focus_agents.grpo.engine_module import EngineModule
 from focus_agents.grpo.rllib_compat import wants_component
 from focus_agents.processes.memory import MEMORY, memory_gib
 from focus_agents.processes.names import own_name
@@ -58,7 +59,11 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
     def make_module(self) -> None:
         """Build the policy; its weights arrive by `set_state`."""
         spec = self.config.get_rl_module_spec(env=self.env, spaces=self.get_spaces(), inference_only=True)
-        self.module = spec.build().to(self._device)
+        self.module: Any
+        if self.config.engine == "vllm" and self.worker_index > 0:
+            self.module = EngineModule(spec.model_config, memory=self.config.engine_memory)
+        else:  # a runner of the driver evaluates at most, and its process may have no GPU
+            self.module = spec.build().to(self._device)
         self.policy = self.module.as_policy()
         self._reuses_prefill = False
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from focus_agents.grpo.advantage import AdvantageScale
+from focus_agents.models.settings import VLLM_TEMPERATURES, Engine
 from focus_agents.runs.schedule import MAX_BAD_STEPS, check_schedule, lr_factor
 from focus_agents.settings import LearningRate, Settings, TokenCount
 
@@ -52,6 +53,10 @@ class SamplingSettings(Settings):
     sample_timeout_s: Annotated[float, Gt(0)] = 1800.0
     """Seconds after which a sampling process that has not answered counts as hung: it is ended and replaced, and what
     it had to answer is asked again."""
+    engine: Engine = "transformers"
+    """What samples: transformers, or vllm in each sampling process, which needs the extra vllm and GPUs for them."""
+    engine_memory: Annotated[float, Gt(0), Le(1)] = 0.9
+    """Share of its GPU that a sampling process's vllm may fill; less where others share the GPU."""
     async_steps: Annotated[int, Ge(0), Le(1)] = 0
     """1 samples an iteration's groups while those before it are learned from, by weights one update old; needs sampling
     processes, and wants rollout_correction token_tis."""
@@ -61,6 +66,22 @@ class SamplingSettings(Settings):
         super().check()
         if self.async_steps and self.zero_variance == "refill":
             raise ValueError("async_steps: expected 0 with zero_variance='refill', which samples until it has enough")
+        if self.engine == "vllm":
+            self._check_vllm()
+
+    def _check_vllm(self) -> None:
+        """Refuse what vLLM would sample otherwise than it is learned from."""
+        if self.constrained:
+            raise ValueError(
+                "constrained: expected False with engine='vllm', which knows no grammar by the token; set `engine` to "
+                "transformers"
+            )
+        least, most = VLLM_TEMPERATURES
+        if not least <= self.temperature <= most:
+            raise ValueError(
+                f"temperature: expected {least} to {most} with engine='vllm', which changes others, got "
+                f"{self.temperature}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

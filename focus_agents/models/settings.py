@@ -11,6 +11,10 @@ from focus_agents.settings import Ceiling, Settings
 
 Precision = Literal["fp32", "bf16"]
 """What is computed in: bfloat16, or single precision."""
+Engine = Literal["transformers", "vllm"]
+"""What answers prompts: the package's own sampling with models of transformers, or vLLM."""
+VLLM_TEMPERATURES = (0.01, 2.0)
+"""At which vLLM samples as it is told: it raises lower ones in silence, and refuses higher ones."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from focus_agents.models.settings import Precision
+from focus_agents.models.settings import Engine, Precision
 from focus_agents.policies.localizers import FLOORS, Localizer, LocalizerPolicy
 from focus_agents.policies.openai.protocol import hide_credentials
 from focus_agents.policies.own import EXPECTED, import_policy, make_policy
@@ -36,6 +36,8 @@ class PolicySpec:
         max_image_tokens: Largest picture of a vision-language model; None: the model's own limit.
         device: Where it computes.
         precision: "bf16" computes in bfloat16.
+        engine: What answers for a vision-language model.
+        engine_memory: Share of the GPU that the engine vllm may fill.
         api: Further arguments of `OpenAIPolicy`; of no effect on other policies.
     """
 
@@ -45,6 +47,8 @@ class PolicySpec:
     max_image_tokens: int | None = None
     device: str = "cpu"
     precision: Precision = "fp32"
+    engine: Engine = "transformers"
+    engine_memory: float = 0.9
     api: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -149,7 +153,7 @@ class PolicyEntry:
     check: Callable[[PolicySpec], object] | None = None
     load_template: Callable[[PolicySpec], PromptTemplate] | None = None
     extra: str | None = None
-    options: tuple[str, ...] = ("max_image_tokens", "device", "precision", "api")
+    options: tuple[str, ...] = ("max_image_tokens", "device", "precision", "engine", "engine_memory", "api")
     describe: Callable[[PolicySpec], Mapping[str, Any]] = lambda spec: {}
 
     @property
@@ -232,6 +236,15 @@ def _owlv2(spec: PolicySpec) -> Localizer:
 
 
 def _vlm(spec: PolicySpec) -> Policy:
+    if spec.engine == "vllm":
+        from focus_agents.policies.vllm.named import from_pretrained
+
+        return from_pretrained(
+            spec.argument,
+            precision=spec.precision,
+            max_image_tokens=spec.max_image_tokens,
+            memory=spec.engine_memory,
+        )
     from focus_agents.policies.focus import FocusPolicy
 
     policy = FocusPolicy.from_pretrained(
@@ -242,6 +255,10 @@ def _vlm(spec: PolicySpec) -> Policy:
 
 
 def _check_processor(spec: PolicySpec) -> None:
+    if spec.engine == "vllm":
+        from focus_agents.policies.vllm.engine import require_vllm
+
+        require_vllm()
     from focus_agents.models.loading import load_processor
 
     load_processor(spec.argument, max_image_tokens=spec.max_image_tokens)
@@ -303,7 +320,7 @@ POLICIES: Registry[PolicyEntry] = Registry(
         PolicyEntry(
             name="vlm",
             build=_vlm,
-            options=("max_image_tokens", "device", "precision"),
+            options=("max_image_tokens", "device", "precision", "engine", "engine_memory"),
             syntax="[:MODEL]",
             default="focus-small",
             is_model=True,
