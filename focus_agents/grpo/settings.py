@@ -54,7 +54,8 @@ class SamplingSettings(Settings):
     """Seconds after which a sampling process that has not answered counts as hung: it is ended and replaced, and what
     it had to answer is asked again."""
     engine: Engine = "transformers"
-    """What samples: transformers, or vllm in each sampling process, which needs the extra vllm and GPUs for them."""
+    """What samples: transformers, or vllm in each sampling process, which needs the extra vllm, GPUs for these
+    processes, and rollout_correction token_tis or seq_mask."""
     engine_memory: Annotated[float, Gt(0), Le(1)] = 0.9
     """Share of its GPU that a sampling process's vllm may fill; less where others share the GPU."""
     async_steps: Annotated[int, Ge(0), Le(1)] = 0
@@ -66,22 +67,6 @@ class SamplingSettings(Settings):
         super().check()
         if self.async_steps and self.zero_variance == "refill":
             raise ValueError("async_steps: expected 0 with zero_variance='refill', which samples until it has enough")
-        if self.engine == "vllm":
-            self._check_vllm()
-
-    def _check_vllm(self) -> None:
-        """Refuse what vLLM would sample otherwise than it is learned from."""
-        if self.constrained:
-            raise ValueError(
-                "constrained: expected False with engine='vllm', which knows no grammar by the token; set `engine` to "
-                "transformers"
-            )
-        least, most = VLLM_TEMPERATURES
-        if not least <= self.temperature <= most:
-            raise ValueError(
-                f"temperature: expected {least} to {most} with engine='vllm', which changes others, got "
-                f"{self.temperature}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +156,31 @@ class LearningSettings(Settings):
 @dataclass(frozen=True, kw_only=True)
 class GRPOSettings(SamplingSettings, LossSettings, LearningSettings):
     """Every setting of GRPO; a study varies these."""
+
+    def check(self) -> None:
+        """Check the fields, alone and together."""
+        super().check()
+        if self.engine == "vllm":
+            self._check_vllm()
+
+    def _check_vllm(self) -> None:
+        """Refuse what vLLM would sample otherwise than it is learned from."""
+        if self.constrained:
+            raise ValueError(
+                "constrained: expected False with engine='vllm', which knows no grammar by the token, got True; set "
+                "`engine` to transformers"
+            )
+        if self.rollout_correction == "none":
+            raise ValueError(
+                "rollout_correction: expected token_tis or seq_mask with engine='vllm', whose log-probabilities are "
+                "not rounded as the learner's are, got 'none'"
+            )
+        least, most = VLLM_TEMPERATURES
+        if not least <= self.temperature <= most:
+            raise ValueError(
+                f"temperature: expected {least} to {most} with engine='vllm', which changes others, got "
+                f"{self.temperature}"
+            )
 
     @property
     def steps_per_iteration(self) -> int:

@@ -1,0 +1,101 @@
+"""A sampler whose answers come from vLLM, here its stand-in: the learner's weights, and log-probabilities that fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from focus_agents.grpo.batch import GroupBatch, collate_groups
+from focus_agents.grpo.engine_module import EngineModule
+from focus_agents.grpo.env_runner import GRPOEnvRunner
+from focus_agents.grpo.module import VLMModule
+from focus_agents.grpo.rllib_checks import check_processes
+from focus_agents.grpo.settings import GRPOSettings
+from focus_agents.grpo.steps import TrainingGroup
+from focus_agents.rollout.records import RolloutGroup
+from focus_env.errors import MissingDependencyError
+from tests.focus_agents.grpo.runs import make_config
+from tests.focus_agents.policies import vllm_stub
+
+TINY = Path("tiny")
+VLLM: dict[str, Any] = {"engine": "vllm", "rollout_correction": "token_tis", "temperature": 0.8}
+
+
+def make_runner(worker_index: int = 1, **settings: Any) -> GRPOEnvRunner:
+    return GRPOEnvRunner(config=make_config(TINY, num_env_runners=1, **VLLM, **settings), worker_index=worker_index)
+
+
+def make_learner_module(runner: GRPOEnvRunner) -> Any:
+    spec = runner.config.get_rl_module_spec(env=runner.env, spaces=runner.get_spaces(), inference_only=False)
+    return spec.build()
+
+
+def learned(groups: list[RolloutGroup], module: VLMModule) -> GroupBatch:
+    """The groups as the learner has them."""
+    training = [
+        TrainingGroup(
+            prompt=group.generation.prompt,
+            token_ids=tuple(completion.token_ids for completion in group.generation.completions),
+            sampler_logprobs=tuple(completion.logprobs for completion in group.generation.completions),
+            advantages=np.zeros(len(group.rewards), dtype=np.float32),
+            counts=np.ones(len(group.rewards), dtype=bool),
+        )
+        for group in groups
+    ]
+    return collate_groups(training, module.processor, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("lora_rank", [None, 4])
+def test_samples_are_those_of_the_learners_weights_version_after_version(
+    lora_rank: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vllm_stub.install(monkeypatch)
+    runner = make_runner(lora_rank=lora_rank, max_completion_tokens=4)
+    assert isinstance(runner.module, EngineModule)
+    module = make_learner_module(runner)
+    generator = torch.Generator().manual_seed(0)
+    for version in (1, 2):
+        with torch.no_grad():
+            for parameter in module.policy.parameters():
+                if parameter.requires_grad:
+                    parameter += torch.randn(parameter.shape, generator=generator) * 0.1
+        runner.set_state({"rl_module": module.get_state(), "weights_seq_no": version})
+        groups = list(runner.sample(jobs=[(0, 3), (1, 4)], weights_seq_no=version).values())
+        batch = learned(groups, module)
+        logprobs = module.eval().policy_logprobs(batch)
+        mask = batch.loss_mask.bool()
+        np.testing.assert_allclose(logprobs[mask].numpy(), batch.sampler_logprobs[mask].numpy(), atol=2e-4)
+    folders = [path.name for path in runner.module._folder.iterdir() if path.name.startswith("version")]
+    assert folders == ([] if lora_rank is None else ["version-2"])
+    assert runner.get_state()["rl_module"].keys() == module.get_state().keys()
+    assert len(runner.evaluate(episode_indices=[0, 1])) == 2
+
+
+def test_a_runner_of_the_driver_has_a_model_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    vllm_stub.install(monkeypatch)
+    assert isinstance(make_runner(worker_index=0).module, VLMModule)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rollout_correction": "none"}, "rollout_correction: expected token_tis or seq_mask with engine='vllm'"),
+        ({"constrained": True}, "constrained: expected False with engine='vllm'"),
+        ({"temperature": 3.0}, r"temperature: expected 0\.01 to 2\.0 with engine='vllm', .* got 3\.0"),
+    ],
+)
+def test_what_vllm_samples_otherwise_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GRPOSettings(**(VLLM | settings))
+
+
+def test_vllm_wants_processes_of_its_own_and_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"engine: expected transformers .* set num_env_runners and num_gpus_per_env"):
+        check_processes(make_config(TINY), GRPOSettings(**VLLM))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match="the engine vllm needs the package vllm"):
+        check_processes(make_config(TINY, num_env_runners=1), GRPOSettings(**VLLM))
