@@ -17,11 +17,11 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextTo
 from focus_agents.errors import CheckpointError
 from focus_agents.models import small, tiny
 from focus_agents.models.adapters import add_adapters, family_of, model_parts
-from focus_agents.models.attention import set_focus_attention
+from focus_agents.models.attention import choose_attention
 from focus_agents.models.family import ModelFamily
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.registry import find_family
-from focus_agents.models.settings import Precision
+from focus_agents.models.settings import Attention, Precision
 from focus_agents.models.shipped import BEST_MODEL, SHIPPED_MODELS, WEIGHTS, model_name
 from focus_agents.models.weights import bad_weights, files_folder
 from focus_env.boxes import CoordinateFrame
@@ -124,6 +124,7 @@ def load_trainable_model(
     lora_rank: int | None = None,
     lora_alpha: float | None = None,
     freeze_vision: bool = False,
+    attention: Attention = "auto",
     gradient_checkpointing: bool = False,
 ) -> Any:
     """Load a model and make it ready to train, in training mode.
@@ -137,6 +138,7 @@ def load_trainable_model(
         lora_rank: Rank of LoRA adapters on the language model; None trains all parameters.
         lora_alpha: Their scale times their rank; None: twice the rank.
         freeze_vision: Whether the vision tower stays as it is. Under adapters it does anyway.
+        attention: As for `choose_attention`.
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
 
     Raises:
@@ -144,7 +146,7 @@ def load_trainable_model(
     """
     is_narrow = lora_rank is not None and precision == "bf16"
     model = load_model(name_or_path, seed=seed, dtype=torch.bfloat16 if is_narrow else torch.float32)
-    set_focus_attention(model)
+    choose_attention(model, attention, precision)
     family_of(model).batch_pictures(model)
     if gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})

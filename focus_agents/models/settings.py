@@ -11,6 +11,8 @@ from focus_agents.settings import Ceiling, Settings
 
 Precision = Literal["fp32", "bf16"]
 """What is computed in: bfloat16, or single precision."""
+Attention = Literal["auto", "sdpa", "flash"]
+"""How the language model and the vision tower attend: by PyTorch's SDPA, or by flash attention."""
 Engine = Literal["transformers", "vllm"]
 """What answers prompts: the package's own sampling with models of transformers, or vLLM."""
 VLLM_TEMPERATURES = (0.01, 2.0)
@@ -30,6 +32,8 @@ class FinetuningSettings(Settings):
     passes of learning."""
     precision: Precision = "fp32"
     """bf16 computes in bfloat16; weights that are trained stay in float32."""
+    attention: Attention = "auto"
+    """flash takes flash attention, in bf16 on a GPU; auto takes it where it is installed, else sdpa."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass, to save memory."""
 
