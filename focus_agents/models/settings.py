@@ -13,6 +13,8 @@ Precision = Literal["fp32", "bf16"]
 """What is computed in: bfloat16, or single precision."""
 Attention = Literal["auto", "sdpa", "flash"]
 """How the language model and the vision tower attend: by PyTorch's SDPA, or by flash attention."""
+Quantization = Literal["none", "4bit"]
+"""In how many bits the frozen base under adapters is held."""
 Engine = Literal["transformers", "vllm"]
 """What answers prompts: the package's own sampling with models of transformers, or vLLM."""
 VLLM_TEMPERATURES = (0.01, 2.0)
@@ -34,6 +36,9 @@ class FinetuningSettings(Settings):
     """bf16 computes in bfloat16; weights that are trained stay in float32."""
     attention: Attention = "auto"
     """flash takes flash attention, in bf16 on a GPU; auto takes it where it is installed, else sdpa."""
+    quantization: Quantization = "none"
+    """4bit holds the base under adapters in 4 bits (QLoRA), which needs the extra quantized and a GPU; saved is the
+    adapter alone."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass, to save memory."""
 
