@@ -184,7 +184,8 @@ def measure_overhead(args: Args) -> dict[str, Any]:
     """The share of an iteration that showing it takes."""
     clock, probe = Clock(REPORT), ThreadProbe()
     shown = {f"{owner.__name__}.{name}": (owner, name) for owner in SHOWING for name in _public(owner)}
-    del shown["Recorder.attempt"]  # called by others than itself, it writes checkpoints
+    del shown["Recorder.attempt"]  # called by others than itself
+    shown.pop("Recorder.checkpoint", None)  # a run that nobody watches writes them, too
     words = ["--num-iterations", str(args.iterations)]
     with timed(clock, {**shown, ITERATION: (GRPO, "train")}):
         train(words, probe)

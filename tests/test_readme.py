@@ -46,6 +46,7 @@ DOCUMENTS = (
     "docs/python.md",
     "docs/rewards.md",
     "docs/scaling.md",
+    "docs/templates.md",
     "docs/watching.md",
 )
 COMMANDS = (

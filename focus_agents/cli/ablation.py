@@ -66,13 +66,13 @@ class Args(Settings):
 def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
+        console = make_console()
+        console.print(f"runs: {args.output_dir.absolute()}")  # torch takes its time
         study = check_arguments(args)
         if not args.report_only:
             hold_folder(study.folder, setting="output_dir")
     from focus_agents.studies.ablation.report import write_report
 
-    console = make_console()
-    console.print(f"runs: {study.folder}")
     for line in study.changes_of_code():
         print_warning(line)
     with work_errors(Args, console):

@@ -8,19 +8,19 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from rich.console import Console
 
+from focus_agents.cli.addresses import AUTO, check_answer, host_and_port
 from focus_agents.cli.command_line import own_command, quiet_libraries
 from focus_agents.cli.dashboard import TOKEN_FILE, dashboard_line, place_token
+from focus_agents.cli.errors import Terminated, ending_at_once
 from focus_agents.cli.ray_compat import own_node, raylets, session_of_ray, show_token
 from focus_agents.errors import TrainingError
 from focus_agents.processes.loopback import stay_on_loopback
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 START_SECONDS = 30
 """How long Ray itself waits for its processes on this machine."""
-ANSWER_SECONDS = 5.0
-"""How long a cluster may take to answer at its address."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +115,16 @@ class RayArguments(Settings):
     """Ray cluster to join, auto or HOST:PORT; default: start Ray on this machine."""
     dashboard: bool = True
     """Serve the Ray dashboard, if this run starts Ray."""
+
+    def check(self) -> None:
+        """Check the form of the address too, before anything large is imported.
+
+        Raises:
+            ValueError: If a field is out of its range.
+        """
+        super().check()
+        if self.ray_address not in (None, AUTO):
+            host_and_port(self.ray_address)
 
     def listen_here(self) -> None:
         """Let a Ray that this run starts listen on the loopback; to be called before anything imports Ray."""
@@ -224,7 +232,7 @@ def join_cluster(address: str, job: Job | None = None) -> None:
     """Join a cluster of Ray, soon or not at all.
 
     Args:
-        address: "auto" for the one on this machine, "HOST:PORT", or "ray://HOST:PORT".
+        address: `AUTO`, or "HOST:PORT".
         job: What it is told of the run.
 
     Raises:
@@ -235,7 +243,7 @@ def join_cluster(address: str, job: Job | None = None) -> None:
 
     expected = f"ray_address: expected a cluster of Ray that answers at {address}"
     advice = "start one by `ray start --head`, whose output says the address, or leave it out"
-    if address != "auto":
+    if address != AUTO:
         check_answer(address, expected, advice)
         show_token()
     try:
@@ -244,40 +252,26 @@ def join_cluster(address: str, job: Job | None = None) -> None:
                 address=address,
                 logging_level="WARNING",
                 log_to_driver=False,
-                job_config=None if job is None or "://" in address else job.config(),  # a client cannot send it
+                job_config=None if job is None else job.config(),
             )
     except (OSError, RuntimeError, ValueError, RayError, SystemExit) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        token = f"; if it wants a token, {TOKEN_FILE} here must hold that of its head" if address != "auto" else ""
+        token = f"; if it wants a token, {TOKEN_FILE} here must hold that of its head" if address != AUTO else ""
         raise ValueError(f"{expected}, got: {lines[0]}{token}; {advice}") from error
 
 
-def check_answer(address: str, expected: str, advice: str) -> None:
-    """See that something answers at an address as Ray's head does.
+def leave_ray(note: str = "") -> None:
+    """Leave Ray, which takes seconds; a signal meanwhile ends this process, and Ray's on this machine with it.
 
-    Raises:
-        ValueError: If nothing does within `ANSWER_SECONDS`.
+    Otherwise a second Ctrl-C would leave Ray half shut down, and Python would end in its memory.
+
+    Args:
+        note: Said then, such as what is kept.
     """
-    try:
-        parts = urlsplit(address if "://" in address else f"ray-head://{address}")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if parts.scheme not in ("ray", "ray-head") or not host or not port:
-        raise ValueError(f"ray_address: expected auto, HOST:PORT or ray://HOST:PORT, got {address!r}")
-    try:
-        socket.create_connection((host, port), timeout=ANSWER_SECONDS).close()
-    except OSError as error:
-        raise ValueError(f"{expected}, got: {error}; {advice}") from error
-    if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
-        return  # such a head answers only whom it knows
-    import grpc
+    import ray
 
-    with grpc.insecure_channel(f"{host}:{port}") as channel:
-        try:
-            grpc.channel_ready_future(channel).result(timeout=ANSWER_SECONDS)
-        except grpc.FutureTimeoutError:
-            raise ValueError(f"{expected}, got: something else listens there; {advice}") from None
+    with ending_at_once(note):
+        ray.shutdown()
 
 
 def _this_machine() -> dict[str, float]:
@@ -289,13 +283,21 @@ def _this_machine() -> dict[str, float]:
 
 @contextlib.contextmanager
 def own_handlers() -> Iterator[None]:
-    """Keep this process's handlers of signals, where Ray would set its own."""
+    """Keep this process's handlers of signals, where Ray would set its own.
+
+    Raises:
+        Terminated: If SIGTERM comes meanwhile, at which Ray would exit without a word.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
+    except SystemExit as stop:
+        if stop.code == signal.SIGTERM:
+            raise Terminated from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

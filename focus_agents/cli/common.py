@@ -7,13 +7,14 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import tyro
 import yaml
 from annotated_types import Ge, Gt, Le
 
 from focus_agents.cli.data_checks import check_given, check_root, check_shots, check_validation, not_empty
+from focus_agents.models.references import absolute_reference, on_base
 from focus_agents.models.settings import Engine, Precision
 from focus_agents.policies.registry import PolicySpec, policies_help
 from focus_agents.settings import Ceiling, Seed, Settings
@@ -22,7 +23,7 @@ from focus_env.datasets import datasets_help, load_dataset
 from focus_env.datasets.sampler import AbsentPolicy, BadPolicy, SamplingProtocol
 from focus_env.datasets.transforms import ShuffledSupports
 from focus_env.errors import DatasetError
-from focus_env.prompts import PromptTemplate
+from focus_env.prompts import PromptTemplate, spelled_out
 from focus_env.regular_files import open_regular
 from focus_env.rewards.terms import TERMS, terms_help
 from focus_env.rewards.weighted import WeightedReward
@@ -39,14 +40,17 @@ TemplateName = Annotated[
     str | None,
     tyro.conf.arg(
         help="Prompt wording: questions (that of the small models), compact (few words), default (full sentences), "
-        "thinking (the same, thoughts first) or iploc (a baseline that names the object); default: the one that a "
-        "model was trained on, else full sentences."
+        "thinking (the same, thoughts first), iploc (a baseline that names the object); native (the form in which the "
+        "model's family writes boxes); that of a published policy or a family, see docs/templates.md; or your own: a "
+        "YAML, JSON or TOML file, or package.module:NAME. Default: the one that a model was trained on, else full "
+        "sentences."
     ),
 ]
 FrameName = Annotated[
     CoordinateFrame | None,
     tyro.conf.arg(
-        help="Unit in which boxes are written; default: the one that a model was trained on, else its family's."
+        help="Unit in which boxes are written; default: the template's where it has one of its own, else the one that "
+        "a model was trained on, else its family's."
     ),
 ]
 
@@ -187,9 +191,12 @@ class ModelArguments(Settings):
 
     model: str = "focus-small"
     """Model: focus-small-base, focus-small-sft, focus-small-grpo or focus-small, the best of these (they come with the
-    package); tiny or small (new weights); a saved policy's folder; or a name on the hub."""
+    package); tiny or small (new weights); a saved policy's folder; or a name on the hub, with @REVISION if not the
+    newest. An adapter in PEFT's format goes by its folder or name, one of several with :NAME behind it."""
     init_from: Path | None = None
-    """Folder of a policy to start from, e.g. runs/my-sft/checkpoints/final; stands in for --model."""
+    """Policy to start from, e.g. runs/my-sft/checkpoints/final; stands in for --model."""
+    base_model: str | None = None
+    """Model below the adapter that --model or --init-from names; default: the one that the adapter names."""
     template: TemplateName = None
     frame: FrameName = None
     max_image_tokens: Annotated[int, Ge(1)] | None = None
@@ -197,12 +204,49 @@ class ModelArguments(Settings):
 
     @property
     def source(self) -> str:
-        """What `load_model` is given; a folder by its absolute path, since other processes may work elsewhere."""
-        return self.model if self.init_from is None else os.path.realpath(os.path.expanduser(self.init_from))
+        """What `load_model` is given; folders by their absolute path, since other processes may work elsewhere."""
+        if self.init_from is None:
+            return self.model if self.base_model is None else absolute_reference(on_base(self.model, self.base_model))
+        return absolute_reference(on_base(os.path.expanduser(self.init_from), self.base_model))
+
+    def pinned(self) -> Self:
+        """Return the same with the commits that names on the hub stand for now.
+
+        All processes then load the same weights, and so does whoever goes on with the run.
+
+        Raises:
+            CheckpointError: If there is no such model.
+        """
+        from focus_agents.models.loading import pin  # here and below: a command line is read without torch
+
+        if self.init_from is None:
+            return dataclasses.replace(self, model=pin(on_base(self.model, self.base_model)), base_model=None)
+        text = pin(on_base(os.path.expanduser(self.init_from), self.base_model))
+        return dataclasses.replace(self, init_from=Path(text), base_model=None)
+
+    def describe_newer(self) -> list[str]:
+        """Say which models have moved on the hub since their commit was noted, a sentence for each."""
+        from focus_agents.models.loading import newer_commits
+
+        return [
+            f"{name} is at commit {commit} on the hub by now; the run goes on with the one that it was started with"
+            for name, commit in newer_commits(self.source).items()
+        ]
+
+    def with_words(self) -> Self:
+        """Return the arguments with the words of a template of one's own in place of its file or module.
+
+        A run that is gone on with has them, whatever has become of the file.
+
+        Raises:
+            ValueError: If there is no such template.
+            MissingDependencyError: If it is YAML, and PyYAML is not installed.
+        """
+        return dataclasses.replace(self, template=spelled_out(self.template))
 
     def load_template(self) -> PromptTemplate:
         """Load the prompt template."""
-        from focus_agents.models.loading import load_template  # here and below: a command line is read without torch
+        from focus_agents.models.loading import load_template
 
         return load_template(
             self.source,
@@ -226,6 +270,8 @@ class PolicyArguments(Settings):
     frame: FrameName = None
     max_image_tokens: Annotated[int, Ge(1)] | None = None
     """Most tokens per picture of a vlm, larger ones are scaled down; default: what its image processor says."""
+    base_model: str | None = None
+    """Model below the adapter that a policy names; default: the one that the adapter names."""
     device: str = "cpu"
     """Where to compute, e.g. cuda."""
     precision: Precision = "fp32"
@@ -261,7 +307,7 @@ class PolicyArguments(Settings):
         }
         spec = PolicySpec(
             text=text,
-            template=self.template,
+            template=spelled_out(self.template),
             frame=self.frame,
             max_image_tokens=self.max_image_tokens,
             device=self.device,
@@ -269,7 +315,8 @@ class PolicyArguments(Settings):
             engine=self.engine,
             engine_memory=self.engine_memory,
             api=api,
-        ).with_absolute_path()
+        )
+        spec = spec.on_base(self.base_model).with_absolute_path()
         spec.check()
         return spec
 

@@ -27,7 +27,7 @@ from PIL import Image
 from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.common import PolicyArguments, PolicyName
 from focus_agents.cli.data_checks import check_policy_flags
-from focus_agents.cli.errors import as_flags, user_errors
+from focus_agents.cli.errors import as_flags, make_console, user_errors
 from focus_agents.policies.registry import parse_policy
 from focus_agents.settings import Settings
 from focus_env import images
@@ -59,15 +59,17 @@ class Args(Settings):
 
 
 def main() -> None:
+    status = make_console(stderr=True).status  # torch takes its time; the output itself is for other programs, too
     with user_errors(Args):
         args = parse(Args, __doc__)
         supports, query = read_pictures(args)
         if parse_policy(args.policy)[0].is_model:
             quiet_libraries()
         spec = args.policies.spec(args.policy)
-        from focus_agents.policies.focus import FocusPolicy, locate  # here: what is wrong is said before torch is there
+        with status(f"loading {args.policy}"):
+            from focus_agents.policies.focus import FocusPolicy, locate  # here: what is wrong is said without torch
 
-        quiet_libraries()
+            quiet_libraries()
         policy = spec.build()
         args.out.parent.mkdir(parents=True, exist_ok=True)
     try:

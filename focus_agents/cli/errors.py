@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import re
 import signal
 import sys
@@ -166,6 +167,30 @@ def _termination_as_exception() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def ending_at_once(note: str = "") -> Iterator[None]:
+    """Let a signal end this process at once, without what is left to do; for tidying up.
+
+    Args:
+        note: Said then, such as what is kept.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        print("; ".join(filter(None, [f"stopped by {signal.Signals(number).name}", note])), file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def print_warning(message: str) -> None:

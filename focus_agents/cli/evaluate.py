@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
-from focus_agents.cli.cluster import Job, Need, RayArguments
+from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import parse
 from focus_agents.cli.common import DataArguments, PolicyArguments, PolicyNames
 from focus_agents.cli.data_checks import check_policy_flags
@@ -124,8 +124,8 @@ def main() -> None:
         console = make_console(width=PIPED_WIDTH)
     with user_errors(Args):
         args = parse(Args, __doc__, old_flags=OLD_FLAGS)
+        console.print(f"results: {results_path(args)}")  # Ray and torch take their time
         plan, results, chunks = check_arguments(args)
-    console.print(f"results: {results.path}")
     answer_chunks(args, plan, results, chunks, console)
     answered = {chunk.cell for chunk in chunks}
     for cell in plan.cells():
@@ -139,6 +139,11 @@ def main() -> None:
         console.print(as_flags(note, Args))
     places = f"report: {results.path / 'report.md'}\npictures: {results.path / 'sheets'}"
     console.print(places)
+
+
+def results_path(args: Args) -> Path:
+    """Return the folder of the results."""
+    return args.output_dir or run_path(Path("runs"), None, "evaluation")
 
 
 def check_arguments(args: Args) -> tuple[EvaluationPlan, ResultsFolder, list[Chunk]]:
@@ -171,9 +176,9 @@ def check_arguments(args: Args) -> tuple[EvaluationPlan, ResultsFolder, list[Chu
     )
     plan.check_supports()
     if args.cluster.num_workers:
-        args.cluster.connect(args.cluster.needs())
+        args.cluster.connect(args.cluster.needs(), job=Job(folder=results_path(args)))
     results = ResultsFolder.open(
-        args.output_dir or run_path(Path("runs"), None, "evaluation"),
+        results_path(args),
         data={plan.dataset: as_dict(args.data)},
         policies=plan.policy_settings(),
         cells=plan.cells(),
@@ -246,8 +251,6 @@ def answer_chunks(
     """Answer what is missing. A policy that raises ends the run with its traceback."""
     if not chunks:
         return
-    import ray
-
     from focus_agents.evaluation.run import run_chunks
 
     if plan.num_workers:
@@ -259,7 +262,7 @@ def answer_chunks(
         with expected, progress_bar("episodes", num_episodes, console) as move_to:
             run_chunks(plan, results, chunks, on_done=move_to)
     finally:
-        ray.shutdown()
+        leave_ray()
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 
-from focus_agents.cli.cluster import Job, Need, RayArguments
+from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments, RewardText, TrainingDataArguments, load_reward
 from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
@@ -142,10 +142,13 @@ def main() -> None:
         console.print(f"run folder: {args.run.path('grpo')}", soft_wrap=True)  # Ray and torch take their time
         args.cluster.import_ray()
         if args.run.resume is not None:
-            args = resumed(args, command="grpo", plain=with_spec)
+            args = resumed(args, command="grpo", plain=with_commits)
             if (message := nothing_to_do(RunDirectory(args.run.path("grpo")), args)) is not None:
                 print(as_flags(message, Args))
                 return
+            for line in args.model.describe_newer():
+                console.print(f"warning: {line}", style="yellow")
+        args = with_commits(args)
         plan, config = check_arguments(args)
         path = args.run.path("grpo")
         args.cluster.connect(args.cluster.needs(), job=Job(folder=path))
@@ -155,8 +158,6 @@ def main() -> None:
 
 def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> None:
     """Start Ray where it does not run yet, train, and print the outcome."""
-    import ray
-
     from focus_agents.grpo.train import train_grpo
     from focus_agents.monitoring.ray_metrics import RayMetrics
 
@@ -188,16 +189,22 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
                 sinks=[*args.watch.open(run, console), RayMetrics(run.path.resolve().name, "grpo")],
             )
     finally:
-        ray.shutdown()
+        leave_ray()
     print_outcome(run, summary, console)
 
 
 def with_spec(args: Args) -> Args:
-    """Return the arguments with the reward's terms themselves in place of a YAML file.
+    """Return the arguments with a reward's terms and a template's words themselves in place of files.
 
-    A run that is gone on with has them, whatever has become of the file.
+    A run that is gone on with has them, whatever has become of the files.
     """
-    return dataclasses.replace(args, reward=load_reward(args.reward).spec)
+    return dataclasses.replace(args, reward=load_reward(args.reward).spec, model=args.model.with_words())
+
+
+def with_commits(args: Args) -> Args:
+    """Return the arguments with the reward's terms, and the commits of models on the hub; see `with_spec`."""
+    args = with_spec(args)
+    return dataclasses.replace(args, model=args.model.pinned())
 
 
 def check_arguments(args: Args) -> tuple[GRPOPlan, GRPOConfig]:

@@ -19,6 +19,7 @@ from annotated_types import Ge
 from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.errors import make_console, user_errors, work_errors
 from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
+from focus_agents.reports.model_card import CARD, is_place
 from focus_agents.runs.files import read_json
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.settings import Settings
@@ -26,7 +27,6 @@ from focus_agents.studies.ablation.arms import MAIN_SPLIT, SPLITS
 from focus_env.errors import FocusError
 from focus_env.metrics import bootstrap_interval
 
-CARD = "README.md"
 TITLES = {
     "focus-small-grpo": "after GRPO from focus-small-sft, as that was before its rounding to bfloat16",
     "focus-small-sft": "after supervised fine-tuning with attention loss",
@@ -135,7 +135,7 @@ def write_card(
             f"{summary['seconds'] / 60:.0f} minutes on shared cores of a CPU. All arguments:",
             "",
             "```json",
-            json.dumps({key: value for key, value in config.items() if not _is_place(key)}, indent=1, default=str),
+            json.dumps({key: value for key, value in config.items() if not is_place(key)}, indent=1, default=str),
             "```",
             "",
         ]
@@ -153,12 +153,6 @@ def describe_single_objects(summary: dict[str, Any]) -> list[str]:
         "colours, texture, shape) for the object in a box. Asked in context, it has no notion of what is meant.",
         "",
     ]
-
-
-def _is_place(name: str) -> bool:
-    """Whether an argument says where a run was, rather than what it did."""
-    places = ("output_dir", "name", "resume", "init_from", "data_root", "validation_root", "image_root")
-    return name in (*places, "ray_address", "dashboard")
 
 
 if __name__ == "__main__":

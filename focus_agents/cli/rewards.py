@@ -11,6 +11,7 @@ of Ray Tune; as many go at once as there are cores or GPUs. Results: --output-di
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
-from focus_agents.cli.cluster import Job, Need, RayArguments
+from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import load_reward
 from focus_agents.cli.errors import make_console, print_warning, user_errors, work_errors
 from focus_agents.cli.grpo import TrainingArguments
+from focus_agents.cli.watching import TENSORBOARD, WatchArguments
 from focus_agents.errors import TrainingError
 from focus_agents.grpo.settings import GRPOSchedule, LearningSettings, SamplingSettings
 from focus_agents.models.settings import FinetuningSettings
@@ -59,11 +61,18 @@ class Args(TrainingArguments):
     learning: LearningSettings = LearningSettings(num_iterations=300)
     validation: GRPOSchedule = GRPOSchedule(validation_interval=75)
     cluster: RayArguments = RayArguments()
+    watch: WatchArguments = WatchArguments()
 
 
 def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
+        args = dataclasses.replace(args, model=args.model.with_words())
+        folder = args.output_dir.absolute()
+        console = make_console()
+        console.print(f"runs: {folder}, each with report.html and log.txt")  # Ray and torch take their time
+        if TENSORBOARD in args.watch.log_to:
+            console.print(f"{TENSORBOARD}: `focus tensorboard {folder}`")
         study = check_arguments(args)
         need = Need(setting="cpus_per_run", num_cpus=args.cpus_per_run)
         args.cluster.connect(
@@ -75,13 +84,10 @@ def main() -> None:
 
 def train(args: Args, study: RewardStudy) -> None:
     """Train what is not trained yet, and write the report."""
-    import ray
-
     from focus_agents.studies.rewards.report import write_report
     from focus_agents.studies.rewards.runs import run_trials
 
     console = make_console()
-    console.print(f"runs: {study.folder}")
     for line in study.changes_of_code(*study.objects):
         print_warning(line)
     runs = study.runs()
@@ -96,7 +102,7 @@ def train(args: Args, study: RewardStudy) -> None:
             )
             run_trials(study, lambda run: on_done(run.folder))
     finally:
-        ray.shutdown()
+        leave_ray()
     command = shlex.join(["focus", "rewards", *sys.argv[1:]])
     with user_errors(Args):
         report = write_report(study, args.report_dir or study.folder, command=command)
@@ -106,6 +112,7 @@ def train(args: Args, study: RewardStudy) -> None:
 
 def check_arguments(args: Args) -> RewardStudy:
     """Find all that can be wrong, before anything is trained."""
+    args.watch.check_installed()
     if len(set(args.rewards)) < len(args.rewards):
         raise ValueError(f"rewards: expected two or more different ones to compare, got {sorted(set(args.rewards))}")
     rewards = {name: load_reward(name) for name in args.rewards}
@@ -120,6 +127,7 @@ def check_arguments(args: Args) -> RewardStudy:
         arguments=flat(TrainingArguments(**{name: getattr(args, name) for name in names_of(TrainingArguments)})),
         cpus_per_run=args.cpus_per_run,
         gpus_per_run=args.gpus_per_run,
+        open_places=args.watch.open,
     )
     check_rewards(study)
     return study

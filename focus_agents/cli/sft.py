@@ -18,6 +18,7 @@ transformers' format, which `focus grpo` takes as --init-from. `--resume runs/<n
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 
-from focus_agents.cli.cluster import Job, Need, RayArguments
+from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments, TrainingDataArguments
 from focus_agents.cli.errors import as_flags, in_a_thread, make_console, user_errors, work_errors
@@ -138,7 +139,7 @@ PRESETS: Mapping[str, Args] = {
 
 def main() -> None:
     with user_errors(Args):
-        args = parse_arguments(sys.argv[1:])
+        args = with_words(parse_arguments(sys.argv[1:]))
         if args.run.resume is not None and args.cluster.num_workers == 0:
             raise ValueError("num_workers: expected 1 or more with --resume, got 0; that is for debugging")
         args.run.check_folder("sft", command="sft")
@@ -151,10 +152,13 @@ def main() -> None:
             from focus_agents.sft.train import check_resumable
 
             check_resumable(run)
-            args = resumed(args, command="sft")
+            args = resumed(args, command="sft", plain=with_commits)
             if (message := nothing_to_do(run, args)) is not None:
                 print(as_flags(message, Args))
                 return
+            for line in args.model.describe_newer():
+                console.print(f"warning: {line}", style="yellow")
+        args = with_commits(args)
         plan, workers = check_arguments(args)
         args.cluster.connect(args.cluster.needs() if workers.num_workers else [], job=Job(folder=plan.run_path))
         used = (plan.training_episodes, plan.validation_episodes)
@@ -164,8 +168,6 @@ def main() -> None:
 
 def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> None:
     """Start Ray where it does not run yet, train, and print the outcome."""
-    import ray
-
     from focus_agents.monitoring.ray_metrics import RayMetrics
     from focus_agents.sft.train import train_sft
 
@@ -176,9 +178,15 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
     def advice() -> str:
         return as_flags(after_a_stop(run), Args)
 
+    def advice_after_leaving() -> str:
+        console.print("ending the workers; a signal meanwhile ends all at once", style="yellow")
+        # First, since a worker may be writing a checkpoint, which counts if it becomes whole.
+        leave_ray(as_flags(f"what was saved is in {run.path}, and `resume` {run.path} goes on from it", Args))
+        return advice()
+
     job = Job(folder=run.path)
     try:
-        with work_errors(Args, console, FocusError, advice=advice):
+        with work_errors(Args, console, FocusError, advice=advice_after_leaving):
             if workers.num_workers > 0:
                 args.cluster.start_ray(num_processes=workers.num_workers, console=console, advice=advice, job=job)
                 job.note_start()
@@ -191,8 +199,13 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
                 sinks = [*args.watch.open(run, console)]
                 summary = train_sft(plan, workers, is_verbose=is_verbose, console=console, sinks=sinks)
     finally:
-        ray.shutdown()
+        leave_ray()
     print_outcome(run, summary, console)
+
+
+def with_commits(args: Args) -> Args:
+    """Return the arguments with a template's words and the commits of models on the hub, as a run keeps them."""
+    return dataclasses.replace(args, model=args.model.with_words().pinned())
 
 
 def parse_arguments(words: list[str]) -> Args:
@@ -201,6 +214,11 @@ def parse_arguments(words: list[str]) -> Args:
     first.add_argument("--preset", default="default")
     preset = first.parse_known_args(words)[0].preset
     return parse(Args, __doc__, default=PRESETS.get(preset, PRESETS["default"]), words=words)
+
+
+def with_words(args: Args) -> Args:
+    """Return the arguments with the words of a template of one's own; see `ModelArguments.with_words`."""
+    return dataclasses.replace(args, model=args.model.with_words())
 
 
 def check_arguments(args: Args) -> tuple[SFTPlan, Workers]:

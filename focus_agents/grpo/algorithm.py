@@ -36,9 +36,8 @@ from focus_agents.grpo.sampling import GroupSampler
 from focus_agents.grpo.selection import training_data
 from focus_agents.grpo.settings import GRPOSettings
 from focus_agents.grpo.steps import GroupTrainingData
-from focus_agents.models.adapters import merge_adapters
 from focus_agents.models.loading import load_template
-from focus_agents.models.settings import ModelSettings
+from focus_agents.models.settings import ModelSettings, SavedForm
 from focus_agents.rollout.records import RolloutGroup, without_prefix
 from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.metrics import rollout_metrics
@@ -134,8 +133,9 @@ class GRPOConfig(AlgorithmConfig):
     @property
     def template(self) -> PromptTemplate:
         """The prompt: the environment's, or else the one that the model was trained on."""
-        given = self.env_config.get("template")
-        return load_template(self.model_settings.model) if given is None else get_template(given)
+        if (given := self.env_config.get("template")) is not None:
+            return get_template(given)
+        return load_template(self.model_settings.model, max_image_tokens=self.model_settings.max_image_tokens)
 
     def get_evaluation_config_object(self) -> GRPOConfig | None:
         """Return the settings of RLlib's evaluation; None: these are already.
@@ -166,9 +166,9 @@ class GRPOConfig(AlgorithmConfig):
         self.model_settings.check()
         if self.constrained:
             largest_coordinate(self.template.frame)
-            if self.template.thinking:
+            if not self.template.has_plain_answers:
                 raise ValueError(
-                    f"constrained: expected a template without thoughts, which no grammar knows, got "
+                    "constrained: expected a template without thoughts whose answers are <answer>[...]</answer>, got "
                     f"{self.template.name!r}; choose another `template`, or sample without `constrained`"
                 )
 
@@ -287,13 +287,15 @@ class GRPO(NamedAlgorithm):
         batch_size = self.evaluation_config.settings.validation_batch_size
         return runners.answer("evaluate", indices, batch_size=batch_size, weights_seq_no=self._weights_seq_no)
 
-    def save_policy(self, directory: Path) -> Path:
-        """Write the policy in transformers' format; `load_model` reads it."""
+    def save_policy(self, directory: Path, *, form: SavedForm = "merged") -> Path:
+        """Write the policy in transformers' format, or its adapter in PEFT's; `load_model` reads both."""
         with torch.no_grad():
-            module = self.config.get_rl_module_spec(spaces=self.spaces, inference_only=True).build()
+            spec = self.config.get_rl_module_spec(spaces=self.spaces, inference_only=True)
+            # The adapter alone is saved of a quantized base, and the driver may have no GPU to quantize one on.
+            spec.model_config = {**spec.model_config, "quantization": "none"}
+            module = spec.build()
             module.set_state(self.learner_group.get_weights()[DEFAULT_MODULE_ID])
-            policy = merge_adapters(module.policy)
-            return save_policy(directory, policy, module.processor, template=self.config.template)
+            return save_policy(directory, module.policy, module.processor, template=self.config.template, form=form)
 
     def _time(self, timer: str) -> Any:
         """Log the seconds of this iteration alone; RLlib's default average remembers a slow first one for hundreds."""

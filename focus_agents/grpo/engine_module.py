@@ -10,11 +10,17 @@ from typing import Any
 
 import torch
 
-from focus_agents.models.loading import load_family, load_processor
+from focus_agents.models.loading import load_processor
 from focus_agents.models.settings import ModelSettings
 from focus_agents.policies.vllm.engine import EngineOptions, VLLMEngine
 from focus_agents.policies.vllm.policy import VLLMPolicy
-from focus_agents.policies.vllm.weights import engine_folder, processor_options, write_adapter, write_weights
+from focus_agents.policies.vllm.weights import (
+    engine_files,
+    new_adapter,
+    processor_options,
+    write_adapter,
+    write_weights,
+)
 from focus_agents.settings import names_of
 
 PREFIX = "policy."
@@ -44,15 +50,19 @@ class EngineModule:
         self.processor = load_processor(settings.model, max_image_tokens=settings.max_image_tokens)
         self._temporary = tempfile.TemporaryDirectory(prefix="focus-engine-")
         self._folder = Path(self._temporary.name)
+        has_new = settings.lora_rank is not None
+        files = engine_files(settings.model, self._folder / "base", seed=config["seed"], is_whole=has_new)
+        self._lora = files.lora
+        if settings.lora_rank is not None:
+            self._lora = new_adapter(settings.model, rank=settings.lora_rank, alpha=settings.lora_alpha)
         options = EngineOptions(
             precision=settings.precision,
             memory=memory,
-            lora_rank=settings.lora_rank,
-            processor_options=processor_options(settings.model, self.processor),
+            lora_rank=None if self._lora is None else self._lora.r,
+            processor_options=processor_options(files, self.processor),
             seed=config["seed"],
         )
-        folder = engine_folder(settings.model, self._folder / "base", seed=config["seed"])
-        self._engine = VLLMEngine(folder, options)
+        self._engine = VLLMEngine(files.model, options, files.revision)
         self._state: Mapping[str, torch.Tensor] = {}
 
     def as_policy(self) -> VLLMPolicy:
@@ -74,13 +84,12 @@ class EngineModule:
         """
         settings, folder = self._settings, self._folder / f"version-{self._engine.version + 1}"
         named = {name.removeprefix(PREFIX): torch.as_tensor(tensor) for name, tensor in state.items()}
-        if settings.lora_rank is None:
+        if self._lora is None:
             write_weights(folder, named, settings.model)
             self._engine.load_weights(folder)
             shutil.rmtree(folder)
         else:
-            targets = load_family(settings.model).lora_targets
-            write_adapter(folder, named, rank=settings.lora_rank, alpha=settings.lora_alpha, targets=targets)
+            write_adapter(folder, named, self._lora)
             self._engine.load_adapter(folder)
             # vLLM reads an adapter when it is first asked; that before this one is not asked any more.
             shutil.rmtree(self._folder / f"version-{self._engine.version - 1}", ignore_errors=True)

@@ -14,7 +14,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from focus_agents.engine.grammar import AnswerGrammar
 from focus_agents.engine.scoring import score_completions, shared_prefix_gap
 from focus_agents.grpo.batch import GroupBatch
-from focus_agents.models.adapters import base_model
+from focus_agents.models.adapters import base_model, has_adapters, keep_reference, reference_adapter
 from focus_agents.models.attention import can_share_prefix
 from focus_agents.models.loading import has_frozen_vision, load_processor, load_trainable_model
 from focus_agents.models.settings import FinetuningSettings, ModelSettings, Precision
@@ -41,7 +41,10 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
     """
 
     def setup(self) -> None:
-        """Build the policy, and the reference if a KL penalty is asked for and adapters cannot be switched off."""
+        """Build the policy, and the reference that a KL penalty needs: the policy as it started.
+
+        New adapters are switched off for it. Of an adapter that is trained on, a frozen copy stands in.
+        """
         config = self.model_config
         settings = ModelSettings(**{name: config[name] for name in names_of(ModelSettings)})
         self.processor = load_processor(settings.model, max_image_tokens=settings.max_image_tokens)
@@ -62,9 +65,13 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
                 eos_token_id=self.processor.eos_token_id,
                 largest=config["largest_coordinate"],
             )
-        self._has_adapters = settings.lora_rank is not None
-        if config["kl_coeff"] > 0 and not self._has_adapters and not self.inference_only:
+        needs_reference = config["kl_coeff"] > 0 and not self.inference_only
+        self._has_adapters, self._continues_adapter = has_adapters(self.policy), False
+        if needs_reference and not self._has_adapters:
             self.reference = copy.deepcopy(self.policy).requires_grad_(False)
+        elif needs_reference and settings.lora_rank is None:
+            self._continues_adapter = True
+            keep_reference(self.policy)
 
     def get_non_inference_attributes(self) -> list[str]:
         """What an EnvRunner does without."""
@@ -109,10 +116,10 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
 
     @torch.no_grad()
     def reference_logprobs(self, batch: GroupBatch) -> torch.Tensor:
-        """[N, G, T] log-probabilities under the reference: with adapters, the same model with its adapters off."""
+        """[N, G, T] log-probabilities under the reference, the policy as it was when the training started."""
         if not self._has_adapters:
             return self._score(self.reference, batch)[0]
-        with self.policy.disable_adapter():
+        with reference_adapter(self.policy) if self._continues_adapter else self.policy.disable_adapter():
             return self._score(self.policy, batch)[0]
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import Any
 
 from focus_agents.grpo.algorithm import GRPOConfig
 from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings
-from focus_agents.models.loading import load_processor
+from focus_agents.models.loading import check_form, check_model
 from focus_agents.models.settings import ModelSettings
 from focus_agents.settings import as_dict
 from focus_env.prompts import PromptTemplate
@@ -51,7 +51,13 @@ class GRPOPlan:
             ValueError: If a setting is out of its range.
             CheckpointError: If there is no such model.
         """
-        load_processor(self.model.model, max_image_tokens=self.model.max_image_tokens)
+        check_model(self.model.model, max_image_tokens=self.model.max_image_tokens)
+        check_form(
+            self.schedule.save,
+            self.model.model,
+            lora_rank=self.model.lora_rank,
+            quantization=self.model.quantization,
+        )
         environment = {"reward": self.reward, "template": self.template}
         return (
             GRPOConfig()

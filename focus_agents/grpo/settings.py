@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from focus_agents.grpo.advantage import AdvantageScale
-from focus_agents.models.settings import VLLM_TEMPERATURES, Engine
+from focus_agents.models.settings import VLLM_TEMPERATURES, Engine, SavedForm
 from focus_agents.runs.schedule import MAX_BAD_STEPS, check_schedule, lr_factor
 from focus_agents.settings import LearningRate, Settings, TokenCount
 
@@ -228,3 +228,6 @@ class GRPOSchedule(Settings):
     """Iterations between further validations; 0: none."""
     checkpoint_interval: Annotated[int, Ge(0)] = 50
     """Iterations between checkpoints to resume from; 0: at the end only."""
+    save: SavedForm = "merged"
+    """What lies in checkpoints/final of a model with adapters: whole weights (merged), the adapter alone in PEFT's
+    format, or both, the adapter then in the folder adapter below the weights."""

@@ -111,7 +111,7 @@ def train_grpo(
         )  # fmt: skip
         if after is None:  # an earlier process has taken the last iteration
             after, _ = _validate(algorithm, indices, console)
-        algorithm.save_policy(run.checkpoints / "final")
+        algorithm.save_policy(run.checkpoints / "final", form=schedule.save)
         keep_attention(run, recorder, validation_episodes, config.num_iterations)
         summary = run.finish(
             validation_episodes,

@@ -1,8 +1,15 @@
-"""LoRA adapters on a language model, and the model inside them and other wrappers."""
+"""LoRA adapters on a language model, and the model inside them and other wrappers.
+
+The adapter that answers and is trained is PEFT's "default". A second one, frozen, may hold the weights that a training
+started from: the reference of a KL penalty.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +17,9 @@ from peft import LoraConfig, get_peft_model
 
 from focus_agents.models.family import ModelFamily, ModelParts
 from focus_agents.models.registry import find_family
+
+ADAPTER, REFERENCE = "default", "reference"
+"""Names of the adapter that is trained, and of the frozen one that it started from."""
 
 
 def add_adapters(model: Any, *, rank: int, alpha: float | None = None, seed: int = 0) -> Any:
@@ -26,16 +36,92 @@ def add_adapters(model: Any, *, rank: int, alpha: float | None = None, seed: int
     """
     targets = family_of(model).lora_targets
     lora = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=targets, task_type="CAUSAL_LM")
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # Peft asks a model by a name that transformers has given up; nothing here can ask otherwise.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    with torch.random.fork_rng(devices=[]), quiet_peft():
         torch.manual_seed(seed)
         return get_peft_model(model, lora)
 
 
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Keep quiet what PEFT warns of where nothing here can do otherwise."""
+    with warnings.catch_warnings():
+        # Peft asks a model by a name that transformers has given up; nothing here can ask otherwise.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield
+
+
+def has_adapters(model: Any) -> bool:
+    """Whether a model is one of PEFT's around another."""
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def train_adapter(model: Any) -> None:
+    """Make the adapter of a PEFT model what is trained, and nothing else; its weights are in float32.
+
+    Args:
+        model: The PEFT model; changed in place.
+    """
+    model.requires_grad_(False)
+    model.peft_config[ADAPTER].inference_mode = False
+    model.set_adapter(ADAPTER)
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.is_floating_point():
+            parameter.data = parameter.data.float()
+
+
+def keep_reference(model: Any) -> None:
+    """Keep a frozen copy of the adapter as it is now; `reference_adapter` switches to it.
+
+    Args:
+        model: The PEFT model; the adapter that is trained stays as it is.
+    """
+    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    with quiet_peft():
+        model.add_adapter(REFERENCE, copy.deepcopy(model.peft_config[ADAPTER]))
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if f".{REFERENCE}" in name:
+                parameter.copy_(parameters[name.replace(f".{REFERENCE}", f".{ADAPTER}")])
+    model.set_adapter(ADAPTER)
+    _restore(model, flags)
+
+
+@contextlib.contextmanager
+def reference_adapter(model: Any) -> Iterator[None]:
+    """Let the copy of `keep_reference` answer in place of the adapter that is trained."""
+    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    model.set_adapter(REFERENCE)
+    try:
+        yield
+    finally:
+        model.set_adapter(ADAPTER)
+        _restore(model, flags)
+
+
+def _restore(model: Any, flags: dict[str, bool]) -> None:
+    """Set which parameters are trained, which PEFT changes as it switches; those of the reference never are."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(flags.get(name, False))
+
+
 def merge_adapters(model: Any) -> Any:
-    """The model with its adapters added to its weights, if it has any; the adapters are used up."""
+    """The model with its adapters added to its weights, if it has any; the adapters are used up.
+
+    Raises:
+        ValueError: If the weights are quantized: they would be rounded anew, to other answers.
+    """
+    if has_adapters(model) and is_quantized(model):
+        raise ValueError(
+            "adapters: expected a base in whole weights to merge them into, got a quantized one, which would be "
+            "rounded anew; save the adapter (`save` adapter), and merge it by `focus export`, which loads the whole base"
+        )
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def is_quantized(model: Any) -> bool:
+    """Whether a model, wrapped or not, has weights in fewer bits than it computes in."""
+    return getattr(base_model(model).config, "quantization_config", None) is not None
 
 
 def base_model(model: Any) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from focus_agents.models.chat import as_text, end_token_id, prompt_text
 from focus_agents.models.family import ModelFamily, PreprocessedImages
 from focus_agents.models.inputs import EncodedPrompt, PromptBatch, collate_prompts
 from focus_agents.models.views import View, num_image_tokens
@@ -31,7 +32,7 @@ class PromptSpans:
         views: For each picture, which part of it they show.
         box_texts: For each marked box, [tokens] int64, the tokens of its text, brackets included.
         box_coordinates: For each marked box, [tokens] int64, those of its numbers and the spaces between them: without
-            brackets and commas.
+            brackets, commas and whatever else a template writes there.
     """
 
     images: tuple[npt.NDArray[np.int64], ...]
@@ -56,8 +57,9 @@ class VLMProcessor:
         self.image_processor = image_processor
         self.family = family
         vocabulary = tokenizer.get_vocab()
-        self.eos_token_id: int = tokenizer.eos_token_id if family.end_token is None else vocabulary[family.end_token]
-        self.pad_token_id: int = tokenizer.pad_token_id
+        self.eos_token_id: int = end_token_id(tokenizer, family.end_token)
+        padding = tokenizer.pad_token_id
+        self.pad_token_id: int = self.eos_token_id if padding is None else padding
         self.image_token_id: int = tokenizer.convert_tokens_to_ids(family.image_token)
         self.banned_token_ids: tuple[int, ...] = tuple(vocabulary[t] for t in family.never_sampled if t in vocabulary)
 
@@ -154,8 +156,21 @@ class VLMProcessor:
         )
 
     def _chat_text(self, messages: Sequence[Message]) -> str:
-        text: str = self.tokenizer.apply_chat_template(_as_chat(messages), tokenize=False, add_generation_prompt=True)
-        return text
+        return prompt_text(self.tokenizer, _as_chat(messages))
+
+    def check_chat_template(self) -> None:
+        """Check that the chat template writes each picture as one image token, and words as they are.
+
+        Raises:
+            ValueError: If there is none, or it does something else.
+        """
+        words = "Where is it?"
+        text = prompt_text(self.tokenizer, [{"role": "user", "content": [{"type": "image"}, as_text(words)]}])
+        if text.count(self.family.image_token) != 1 or words not in text:
+            raise ValueError(
+                f"chat template: expected {self.family.image_token} once for a picture, and words as they are, got "
+                f"{text!r}; take chat_template.jinja from where the weights are from"
+            )
 
     def chat_token_ids(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of the chat template's own text, in which a placeholder stands for each picture.
@@ -210,8 +225,7 @@ def _as_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
         {
             "role": message.role,
             "content": [
-                {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
-                for part in message.content
+                {"type": "image"} if isinstance(part, ImagePart) else as_text(part.text) for part in message.content
             ],
         }
         for message in messages
@@ -254,7 +268,7 @@ def _tokens_of_box(
         digits = sum(character.isdigit() for character in written)
         if written:
             whole.append(index)
-        if digits or (written and not set(written) & set("[],")):
+        if digits or (written and set(written) <= set(" .")):
             coordinates.append(index)
         num_digits += digits
     if num_digits != sum(character.isdigit() for character in text[start:stop]):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
-from focus_agents.models.adapters import base_model, model_parts
+from focus_agents.models.adapters import model_parts
 from focus_agents.models.settings import Quantization
 from focus_env.errors import MissingDependencyError
 
@@ -74,21 +74,3 @@ def whole_modules(config: Any) -> list[str]:
     parts = model_parts(model)
     kept = [parts.vision_tower, parts.head, *parts.projections]
     return [name for name, module in model.named_modules() if any(module is part for part in kept)]
-
-
-def is_quantized(model: Any) -> bool:
-    """Whether a model, wrapped or not, has weights in fewer bits than it computes in."""
-    return getattr(base_model(model).config, "quantization_config", None) is not None
-
-
-def refuse_to_merge(model: Any) -> None:
-    """See that adapters can be added to a model's weights.
-
-    Raises:
-        ValueError: If these are quantized: a merge would round them anew, to other answers.
-    """
-    if is_quantized(model):
-        raise ValueError(
-            "adapters: expected a base in whole weights to merge them into, got one in 4 bits, which would be rounded "
-            "anew; save the adapter (`save` adapter), and merge it by `focus export`, which loads the whole base"
-        )

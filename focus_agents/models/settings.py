@@ -11,6 +11,12 @@ from focus_agents.settings import Ceiling, Settings
 
 Precision = Literal["fp32", "bf16"]
 """What is computed in: bfloat16, or single precision."""
+SavedForm = Literal["merged", "adapter", "both"]
+"""What is saved of a model with adapters: whole weights with the adapters added, the adapters alone, or both."""
+
+ExportForm = Literal["merged", "adapter"]
+ExportDtype = Literal["auto", "float32", "bfloat16", "float16"]
+"""Type of exported weights; auto: as they are."""
 Attention = Literal["auto", "sdpa", "flash"]
 """How the language model and the vision tower attend: by PyTorch's SDPA, or by flash attention."""
 Quantization = Literal["none", "4bit"]

@@ -47,15 +47,16 @@ def bad_weights(model: Any, folder: Path) -> str | None:
     return None
 
 
-def files_folder(place: str) -> Path:
+def files_folder(place: str, revision: str | None = None) -> Path:
     """Return the folder of a model's files: the place itself, or where the hub's cache has what was loaded by a name.
 
     Args:
         place: A folder, or a name on the hub. Of a name that the cache does not know, a path where nothing is.
+        revision: On the hub.
     """
     if not Path(place).is_dir():
         with contextlib.suppress(Exception):  # no cache, no such name: whatever the library says of that
-            if found := cached_file(place, "config.json", local_files_only=True):
+            if found := cached_file(place, "config.json", revision=revision, local_files_only=True):
                 return Path(found).parent
     return Path(place)
 

@@ -15,7 +15,7 @@ from focus_agents.engine.forward import image_inputs
 from focus_agents.models.adapters import base_model, family_of
 from focus_agents.models.attention import full_attention_layers, set_focus_attention
 from focus_agents.models.inputs import EncodedPrompt
-from focus_agents.models.loading import check_fit, load_model, load_processor, load_template
+from focus_agents.models.loading import check_model, load_model, load_template
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.settings import Precision
 from focus_agents.models.shipped import model_name
@@ -94,9 +94,8 @@ class FocusPolicy(VLMPolicy):
             CheckpointError: If there is no such model.
         """
         name_or_path = model_name(name_or_path)
-        processor = load_processor(name_or_path, max_image_tokens=max_image_tokens)
+        processor = check_model(name_or_path, max_image_tokens=max_image_tokens)
         model = load_model(name_or_path)
-        check_fit(name_or_path, model.config, processor)
         return cls(model.to(device), processor, load_template(name_or_path), precision=precision)
 
     def locate(

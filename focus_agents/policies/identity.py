@@ -7,9 +7,11 @@ from typing import Any
 
 import focus_env
 from focus_agents.errors import CheckpointError
-from focus_agents.models.loading import load_config, model_folder
+from focus_agents.models.loading import NEW_MODELS
+from focus_agents.models.loading.sources import find_source
 from focus_agents.models.weights import files_digest
 from focus_agents.policies.registry import PolicySpec, parse_policy
+from focus_env.prompts import PromptTemplate, describe_template, is_shipped
 
 
 def identity(spec: PolicySpec) -> dict[str, Any]:
@@ -29,6 +31,7 @@ def identity(spec: PolicySpec) -> dict[str, Any]:
         "weights": spec.model_digest(),
         "template": template.name,
         "frame": template.frame.value,
+        **({} if is_shipped(template) else {"template_fields": _fields(template)}),
         "max_image_tokens": spec.max_image_tokens,
         "precision": spec.precision,
         "model_files": _model_files(argument) if entry.is_model else None,
@@ -38,12 +41,22 @@ def identity(spec: PolicySpec) -> dict[str, Any]:
     }
 
 
+def _fields(template: PromptTemplate) -> object:
+    """The words of a template that is none of this package, since two of one name may differ."""
+    return describe_template(template).get("fields")
+
+
 def _model_files(name_or_path: str) -> str | None:
-    """A digest of a model's files beside its weights; the revision of a model on the hub; None: neither is known."""
-    folder = Path(model_folder(name_or_path))
-    if folder.is_dir():
-        return files_digest(folder)
+    """A digest of a model's files beside its weights, or its commit on the hub; None: neither is known."""
     try:
-        return getattr(load_config(name_or_path), "_commit_hash", None)
+        source = find_source(name_or_path)
     except CheckpointError:
         return None  # whoever loads it says why
+    if source.place in NEW_MODELS:
+        return None
+    base = source.files.revision or files_digest(Path(source.files.place))
+    if source.adapter is None:
+        return base
+    adapter = source.adapter
+    own = adapter.files.revision or files_digest(Path(adapter.files.place) / adapter.folder)
+    return f"{own} on {base}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from focus_agents.models.references import absolute_reference, on_base
 from focus_agents.models.settings import Engine, Precision
 from focus_agents.policies.localizers import FLOORS, Localizer, LocalizerPolicy
 from focus_agents.policies.openai.protocol import hide_credentials
@@ -31,7 +31,7 @@ class PolicySpec:
         text: `NAME[:ARGUMENT]` with a name of `POLICIES`, or `package.module:Name[:ARGUMENT]`. That is a class, made
             without arguments or with the text `ARGUMENT`, or an object that is there: a policy (it has `generate`), or
             a localizer, a function from an observation and a random generator to a box.
-        template: Name of the prompt; None: the one that a model was trained on, else "default".
+        template: As for `get_template`, or "native"; None: the one that a model was trained on, else "default".
         frame: Unit of coordinates; None likewise.
         max_image_tokens: Largest picture of a vision-language model; None: the model's own limit.
         device: Where it computes.
@@ -67,13 +67,26 @@ class PolicySpec:
         Other processes may work in another folder.
         """
         entry, argument = parse_policy(self.text)
-        folder = os.path.expanduser(argument)
-        if not entry.is_model or "/" not in argument or not os.path.isdir(folder):
+        if not entry.is_model or "/" not in argument:
             return self
-        return dataclasses.replace(self, text=f"{entry.name}:{os.path.realpath(folder)}")
+        return dataclasses.replace(self, text=f"{entry.name}:{absolute_reference(argument)}")
+
+    def on_base(self, base: str | None) -> PolicySpec:
+        """Return the spec with a base in place of the one that its adapter names; a policy without prompts has none.
+
+        Args:
+            base: As a model is named; None: leave the spec as it is.
+
+        Raises:
+            CheckpointError: If two bases are given.
+        """
+        entry, argument = parse_policy(self.text)
+        if base is None or not entry.is_model or entry.load_template is None:
+            return self
+        return dataclasses.replace(self, text=f"{entry.name}:{on_base(argument, base)}")
 
     def model_digest(self) -> str | None:
-        """Return a digest of the model's weights; None if the policy has no model, or the hub has its files."""
+        """Return a digest of the model's weights, or its commit on the hub; None if the policy has no model."""
         from focus_agents.models.loading import weights_digest  # here and below: the list of policies needs no torch
 
         entry, argument = parse_policy(self.text)
@@ -90,7 +103,16 @@ class PolicySpec:
         if (load := self.entry.load_template) is not None:
             return load(self)
         template = get_template(self.template or "default")
-        return template if self.frame is None else dataclasses.replace(template, frame=CoordinateFrame(self.frame))
+        if self.frame is not None:
+            template = dataclasses.replace(template, frame=CoordinateFrame(self.frame))
+        if template.frame is not CoordinateFrame.RESIZED_PIXEL or template.image_to_input_wh is not None:
+            return template
+        if self.entry.resizes_pictures:
+            raise ValueError(
+                f"policy {hide_credentials(self.text)!r}: expected another unit than resized_pixel, since the size at "
+                "which its model sees a picture is not known here; choose another `frame`, or run it as vlm:MODEL"
+            )
+        return dataclasses.replace(template, image_to_input_wh=_as_it_is)
 
     def build(self) -> Policy:
         """Make the policy; a model is loaded here.
@@ -142,6 +164,7 @@ class PolicyEntry:
         options: Fields of `PolicySpec` beyond the prompt's that change its answers or where it computes; others are
             without effect.
         describe: Returns what else decides its answers, as plain values by name.
+        resizes_pictures: Whether it sees pictures at sizes that only it knows.
     """
 
     name: str
@@ -155,6 +178,7 @@ class PolicyEntry:
     extra: str | None = None
     options: tuple[str, ...] = ("max_image_tokens", "device", "precision", "engine", "engine_memory", "api")
     describe: Callable[[PolicySpec], Mapping[str, Any]] = lambda spec: {}
+    resizes_pictures: bool = False
 
     @property
     def usage(self) -> str:
@@ -167,6 +191,11 @@ class PolicyEntry:
         default = f"; by default {self.default}" if self.default else ""
         extra = "" if self.extra is None else f"; needs the extra {self.extra}"
         return self.help + default + extra
+
+
+def _as_it_is(image_wh: tuple[int, int]) -> tuple[int, int]:
+    """The size at which a policy sees a picture that it does not resize."""
+    return image_wh
 
 
 def parse_policy(text: str) -> tuple[PolicyEntry, str]:
@@ -259,9 +288,9 @@ def _check_processor(spec: PolicySpec) -> None:
         from focus_agents.policies.vllm.engine import require_vllm
 
         require_vllm()
-    from focus_agents.models.loading import load_processor
+    from focus_agents.models.loading import check_model
 
-    load_processor(spec.argument, max_image_tokens=spec.max_image_tokens)
+    check_model(spec.argument, max_image_tokens=spec.max_image_tokens)
 
 
 def _template_of_model(spec: PolicySpec) -> PromptTemplate:
@@ -332,6 +361,7 @@ POLICIES: Registry[PolicyEntry] = Registry(
             name="openai_api",
             build=_openai_api,
             options=("api",),
+            resizes_pictures=True,
             describe=lambda spec: {"endpoint": _openai_api(spec).base_url},
             syntax=":MODEL[@URL]",
             extra="api",
@@ -346,5 +376,5 @@ def policies_help() -> str:
     """Return what `--help` says of policies: a line for each of `POLICIES`."""
     return (
         "One of these, or your own as package.module:Name. MODEL is one that comes with the package, a saved policy's "
-        f"folder, or a name on the hub.\n{POLICIES.help()}"
+        f"folder, or a name on the hub, each whole or an adapter.\n{POLICIES.help()}"
     )

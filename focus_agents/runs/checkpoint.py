@@ -17,12 +17,17 @@ from safetensors.torch import load_file, save_file
 
 import focus_env
 from focus_agents.errors import CheckpointError
-from focus_agents.models.loading import POLICY_FILE
+from focus_agents.models.adapters import ADAPTER, has_adapters, merge_adapters
+from focus_agents.models.loading import POLICY_FILE, weights_digest
 from focus_agents.models.processing import VLMProcessor
+from focus_agents.models.references import ModelReference
+from focus_agents.models.settings import SavedForm
 from focus_agents.models.weights import is_finite
 from focus_env.files import fresh_folder, remove_unfinished
-from focus_env.prompts import PromptTemplate
+from focus_env.prompts import PromptTemplate, describe_template
 
+ADAPTER_FOLDER = "adapter"
+"""Where the adapter lies below whole weights that it is a part of, too."""
 T = TypeVar("T")
 
 
@@ -33,15 +38,17 @@ def save_policy(
     *,
     template: PromptTemplate | None = None,
     documents: Mapping[str, str] | None = None,
+    form: SavedForm = "merged",
 ) -> Path:
     """Write a model and its processor so that the folder is either whole or as it was before.
 
     Args:
         directory: The new folder; an older policy there is replaced once the new one is whole.
-        model: A transformers model.
+        model: A transformers model, or PEFT's around one.
         processor: Its processor.
         template: The prompt that it was trained on, if it was; whoever loads the policy asks in the same words.
         documents: Further text files by name, such as a card.
+        form: What is written of a model with adapters. Whole weights use the adapters up.
 
     Returns:
         `directory`.
@@ -53,18 +60,40 @@ def save_policy(
     if directory.exists() and isinstance(model, torch.nn.Module):
         check_finite(model.state_dict(), what=f"policy {directory}")
     with fresh_folder(directory) as fresh:
-        model.save_pretrained(fresh)
-        processor.save_pretrained(fresh)
-        versions = {
-            "focus": focus_env.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        }
-        prompt = {} if template is None else {"prompt": {"template": template.name, "frame": str(template.frame)}}
-        (fresh / POLICY_FILE).write_text(json.dumps({"versions": versions, **prompt}, indent=2) + "\n")
+        if form == "adapter" and has_adapters(model):
+            _write_adapter(fresh, model, processor, template)
+        else:
+            if form == "both" and has_adapters(model):
+                _write_adapter(fresh / ADAPTER_FOLDER, model, processor, template)
+            merge_adapters(model).save_pretrained(fresh)
+            processor.save_pretrained(fresh)
+            _describe(fresh, template, **_hub_base(model))
         for name, text in (documents or {}).items():
             (fresh / name).write_text(text, encoding="utf-8")
     return directory
+
+
+def _write_adapter(folder: Path, model: Any, processor: VLMProcessor, template: PromptTemplate | None) -> None:
+    """Write the adapter of a model, with what it is asked by, and which base it is of."""
+    model.save_pretrained(str(folder), selected_adapters=[ADAPTER], save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # a card of PEFT's that says nothing
+    processor.save_pretrained(folder)
+    settings = model.peft_config[ADAPTER]
+    base = str(ModelReference(settings.base_model_name_or_path, settings.revision))
+    _describe(folder, template, base={"model": base, "weights": weights_digest(base)})
+
+
+def _hub_base(model: Any) -> dict[str, Any]:
+    """Which model on the hub the weights were trained from; nothing if it was another one."""
+    commit = getattr(getattr(model, "config", None), "_commit_hash", None)
+    return {} if commit is None else {"base": {"model": f"{model.name_or_path}@{commit}", "weights": commit}}
+
+
+def _describe(folder: Path, template: PromptTemplate | None, **more: Any) -> None:
+    """Write the file that says of a policy what transformers' files do not."""
+    versions = {"focus": focus_env.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    prompt = {} if template is None else {"prompt": describe_template(template)}
+    (folder / POLICY_FILE).write_text(json.dumps({"versions": versions, **prompt, **more}, indent=2) + "\n")
 
 
 def check_finite(tensors: Mapping[str, Any], *, what: str) -> None:

@@ -13,11 +13,13 @@ from rich.console import Console
 
 from focus_agents.errors import CheckpointError
 from focus_agents.monitoring.album import ValidationAlbum
-from focus_agents.monitoring.lines import show, show_validation
+from focus_agents.monitoring.lines import scores_table, show, show_validation
 from focus_agents.monitoring.recorder import Recorder
+from focus_agents.runs.answers import read_answers
 from focus_agents.runs.files import read_json_lines
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.progress import UnitWatch, progress_bar
+from focus_agents.runs.validations import list_validations
 from focus_agents.sft import notices
 from focus_agents.sft.restarts import describe_restarts
 from focus_agents.sft.worker import SCORE, SKIPPED_FILE
@@ -114,8 +116,16 @@ class Follower:
             is_due = line["step"] % self._interval == 0 or line["step"] == self._num_steps
             if line["step"] > self._num_shown and (is_due or line.get(SCORE) is not None):
                 show(self._console, describe_steps(lines[max(0, end - self._interval) : end]))
+                if self._is_verbose and line.get(SCORE) is not None and line["step"] < self._num_steps:
+                    self._show_answers(int(line["step"]))  # those after the last step come with the outcome
         self._num_shown = step
         return step
+
+    def _show_answers(self, step: int) -> None:
+        """Print the best and the worst answers of a validation, as far as they were kept."""
+        if (file := list_validations(self._run.path).get(step)) is not None:
+            with contextlib.suppress(CheckpointError):  # a full disk
+                show(self._console, scores_table(read_answers(file)))
 
 
 def each_once(recorder: Recorder, num_done: int | None) -> Callable[[Sequence[dict[str, Any]]], None]:

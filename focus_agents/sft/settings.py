@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from focus_agents.models.settings import FinetuningSettings
+from focus_agents.models.settings import FinetuningSettings, SavedForm
 from focus_agents.runs.schedule import MAX_BAD_STEPS, check_schedule, lr_factor
 from focus_agents.settings import LearningRate, Seed, Settings, TokenCount
 
@@ -111,6 +111,9 @@ class SFTSchedule(Settings):
     """Tokens at which a validation answer is cut."""
     num_data_workers: Annotated[int, Ge(0)] = 1
     """Processes of each worker that draw episodes ahead of the training; 0 draws them in the worker."""
+    save: SavedForm = "merged"
+    """What lies in checkpoints/final of a model with adapters: whole weights (merged), the adapter alone in PEFT's
+    format, or both, the adapter then in the folder adapter below the weights."""
 
     def check(self) -> None:
         """Check the fields, alone and together."""

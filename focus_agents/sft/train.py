@@ -18,7 +18,7 @@ from rich.console import Console
 
 from focus_agents.errors import CheckpointError, EpisodeError, TrainingError
 from focus_agents.models.attention import measured_layers
-from focus_agents.models.loading import check_fit, load_config, load_processor
+from focus_agents.models.loading import check_form, check_model, load_config
 from focus_agents.monitoring.alarms import Watcher
 from focus_agents.monitoring.album import ValidationAlbum
 from focus_agents.monitoring.attention import keep_attention
@@ -71,9 +71,9 @@ def check_plan(plan: SFTPlan, workers: Workers) -> None:
             f"num_workers: expected at most batch_size, {plan.config.batch_size}, so that each has an episode, "
             f"got {workers.num_workers}"
         )
+    processor = check_model(plan.model, max_image_tokens=plan.max_image_tokens)
+    check_form(plan.schedule.save, plan.model, lora_rank=plan.config.lora_rank, quantization=plan.config.quantization)
     model_config = load_config(plan.model)
-    processor = load_processor(plan.model, max_image_tokens=plan.max_image_tokens)
-    check_fit(plan.model, model_config, processor)
     measured_layers(plan.config.attention_layers, model_config)
     examples = SFTExamples(
         plan.training_episodes,
@@ -110,7 +110,7 @@ def train_sft(
     Args:
         plan: What to train, checked by `check_plan`; its folder exists.
         workers: Who trains.
-        is_verbose: Show the best and the worst answers of the validations before and after.
+        is_verbose: Show the best and the worst answers of each validation.
         console: Where to show progress.
         sinks: Where else to show what is measured; they are closed at the end.
 

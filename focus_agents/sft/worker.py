@@ -24,7 +24,7 @@ import torch.distributed
 from safetensors.torch import save_file
 
 from focus_agents.errors import CheckpointError, EpisodeError
-from focus_agents.models.adapters import base_model, merge_adapters
+from focus_agents.models.adapters import base_model, is_quantized
 from focus_agents.models.attention import measured_layers
 from focus_agents.models.loading import load_processor
 from focus_agents.monitoring.recorder import Recorder
@@ -315,10 +315,11 @@ class SFTWorker:
             self._export(checkpoints / "best")
 
     def _export(self, folder: Path) -> None:
-        """Save the policy, adapters merged; the model that trains keeps its own."""
-        save_policy(
-            folder, merge_adapters(copy.deepcopy(self.model.cpu())), self.processor, template=self.plan.template
-        )
+        """Save the policy; the model that trains keeps its adapters, which merging uses up."""
+        form = self.plan.schedule.save
+        model = self.model if is_quantized(self.model) else self.model.cpu()
+        model = model if form == "adapter" else copy.deepcopy(model)
+        save_policy(folder, model, self.processor, template=self.plan.template, form=form)
 
 
 def _keep_batch(file: Path, batch: SFTBatch) -> None:

@@ -54,11 +54,12 @@ class EngineOptions:
     processor_options: Mapping[str, Any] | None = None
     seed: int = 0
 
-    def arguments(self, folder: str) -> dict[str, Any]:
+    def arguments(self, model: str, revision: str | None = None) -> dict[str, Any]:
         """Return the arguments of vLLM's `LLM`.
 
         Args:
-            folder: With the model in transformers' format, or its name on the hub.
+            model: Folder with the model in transformers' format, or its name on the hub.
+            revision: On the hub.
 
         Raises:
             ValueError: If vLLM has no room for adapters of this rank.
@@ -67,7 +68,8 @@ class EngineOptions:
         if self.lora_rank is not None:
             adapters = {"enable_lora": True, "max_lora_rank": _room(self.lora_rank), "max_loras": 1, "max_cpu_loras": 1}
         return {
-            "model": folder,
+            "model": model,
+            "revision": revision,
             "dtype": DTYPES[self.precision],
             "seed": self.seed,
             "gpu_memory_utilization": self.memory,
@@ -88,27 +90,28 @@ class VLLMEngine:
     """One vLLM engine, and which weights it has.
 
     Args:
-        folder: With the model in transformers' format, or its name on the hub.
+        model: Folder with the model in transformers' format, or its name on the hub.
         options: How it is started.
+        revision: On the hub.
 
     Attributes:
-        version: Counts the weights that it was given; 0: those of the folder.
+        version: Counts the weights that it was given; 0: those that it started with.
 
     Raises:
         MissingDependencyError: If vLLM is not installed.
         PolicyError: If vLLM cannot start, for whatever reason it names.
     """
 
-    def __init__(self, folder: str, options: EngineOptions) -> None:
+    def __init__(self, model: str, options: EngineOptions, revision: str | None = None) -> None:
         require_vllm()
-        arguments = options.arguments(folder)
+        arguments = options.arguments(model, revision)
         try:
             from vllm import LLM
 
             self._llm: Any = LLM(**arguments)
         except Exception as error:  # of vLLM, of CUDA, of pydantic: there is no family of them
             raise PolicyError(
-                f"engine vllm: it does not start with the model {folder!r} ({type(error).__name__}: {error}); see that "
+                f"engine vllm: it does not start with the model {model!r} ({type(error).__name__}: {error}); see that "
                 "it has a GPU with room (`engine_memory`) and knows the architecture, or set `engine` to transformers"
             ) from error
         self._adapter: Any = None

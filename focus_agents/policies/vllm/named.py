@@ -10,7 +10,7 @@ from focus_agents.models.settings import Precision
 from focus_agents.models.shipped import model_name
 from focus_agents.policies.vllm.engine import EngineOptions, VLLMEngine, require_vllm
 from focus_agents.policies.vllm.policy import VLLMPolicy
-from focus_agents.policies.vllm.weights import engine_folder, processor_options
+from focus_agents.policies.vllm.weights import engine_files, processor_options
 
 
 def from_pretrained(
@@ -37,6 +37,15 @@ def from_pretrained(
     name = model_name(name_or_path)
     processor = load_processor(name, max_image_tokens=max_image_tokens)
     check_fit(name, load_config(name), processor)
-    options = EngineOptions(precision=precision, memory=memory, processor_options=processor_options(name, processor))
     with tempfile.TemporaryDirectory(prefix="focus-engine-") as folder:  # read when the engine starts
-        return VLLMPolicy(VLLMEngine(engine_folder(name, Path(folder)), options), processor)
+        files = engine_files(name, Path(folder))
+        options = EngineOptions(
+            precision=precision,
+            memory=memory,
+            lora_rank=None if files.lora is None else files.lora.r,
+            processor_options=processor_options(files, processor),
+        )
+        engine = VLLMEngine(files.model, options, files.revision)
+    if files.adapter is not None:
+        engine.load_adapter(files.adapter)
+    return VLLMPolicy(engine, processor)

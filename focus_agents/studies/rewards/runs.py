@@ -6,16 +6,19 @@ import contextlib
 import dataclasses
 import itertools
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from ray import tune
+from rich.console import Console
 
 from focus_agents.errors import TrainingError
 from focus_agents.grpo.plan import GRPOPlan
 from focus_agents.grpo.train import train_grpo
+from focus_agents.monitoring.ray_metrics import RayMetrics
+from focus_agents.monitoring.recorder import Sink
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.lock import hold_folder
 from focus_agents.runs.provenance import sources_of_users
@@ -25,7 +28,14 @@ from focus_env.rewards.weighted import WeightedReward
 
 START = "start"
 """Name of the model before training in the report."""
+LOG_FILE = "log.txt"
+"""In the folder of a run: what a single run would print."""
 STOPPED = "stopped before their end; the same command goes on with them"
+
+
+def no_places(run: RunDirectory, console: Console) -> Sequence[Sink]:
+    """Return none."""
+    return ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +48,8 @@ class RewardStudy(Study):
         arguments: The same as plain values by name, for the digest of a run and for its config.json.
         cpus_per_run: CPU cores of a run.
         gpus_per_run: GPUs of a run, fractions allowed.
+        open_places: Opens where a run is shown while it goes on, beside its report and Ray's endpoint; called in the
+            process of the run, with its folder as it was before it is gone on with.
     """
 
     rewards: Mapping[str, str]
@@ -45,6 +57,7 @@ class RewardStudy(Study):
     arguments: Mapping[str, Any]
     cpus_per_run: int = 1
     gpus_per_run: float = 0.0
+    open_places: Callable[[RunDirectory, Console], Sequence[Sink]] = no_places
 
     def run(self, variant: str, seed: int) -> Run:
         """Return the run of a reward with a seed; a reward of one's own whose source has changed is another run."""
@@ -164,7 +177,8 @@ def train_run(config: dict[str, Any], *, study: RewardStudy) -> None:
     hold_folder(run.folder, setting="output_dir")
     is_resumed = run.has_checkpoint
     directory = RunDirectory(run.folder) if is_resumed else _new_directory(run, study, plan)
-    with (run.folder / "log.txt").open("a") as log:
+    with (run.folder / LOG_FILE).open("a") as log:
+        console = PlainConsole(file=log, width=120)
         for line in directory.note_code(*plan.objects) if is_resumed else []:
             print(f"warning: {line}", file=log)
         summary = train_grpo(
@@ -173,7 +187,8 @@ def train_run(config: dict[str, Any], *, study: RewardStudy) -> None:
             directory,
             plan.validation_episodes,
             is_resumed=is_resumed,
-            console=PlainConsole(file=log, width=120),
+            console=console,
+            sinks=[*study.open_places(directory, console), RayMetrics(run.folder.name, "grpo")],
         )
     tune.report({"miou": summary["miou_end"], "miou_gain": summary["miou_gain"]})
 

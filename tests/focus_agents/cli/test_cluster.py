@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,8 +20,10 @@ import ray
 import torch
 from rich.console import Console
 
-from focus_agents.cli import cluster
+from focus_agents.cli import addresses, cluster, sft
 from focus_agents.cli.cluster import Need, RayArguments, check_needs, join_cluster, watch_raylet
+from focus_agents.cli.command_line import flat, parse
+from focus_agents.cli.errors import user_errors
 from focus_agents.errors import TrainingError
 
 CPU_NODE, GPU_NODE = {"CPU": 4.0}, {"CPU": 16.0, "GPU": 2.0}
@@ -91,10 +94,16 @@ def test_processes_of_two_kinds_are_added_up() -> None:
         ),
         ("rewards", ["--ray-address", "127.0.0.1:1"], "--ray-address: expected a cluster of Ray that answers at"),
         ("sft", ["--ray-address", "127.0.0.1:1"], "--ray-address: expected a cluster of Ray that answers at"),
-        ("sft", ["--ray-address", "http://127.0.0.1:1"], "--ray-address: expected auto, HOST:PORT or ray://HOST:PORT"),
+        ("sft", ["--ray-address", "http://127.0.0.1:1"], "--ray-address: expected auto or HOST:PORT, got"),
         ("sft", ["--ray-address", ""], "--ray-address: expected a value, got an empty one"),
-        ("sft", ["--ray-address", "here:99999"], "--ray-address: expected auto, HOST:PORT or ray://HOST:PORT"),
-        ("sft", ["--ray-address", "127.0.0.1"], "--ray-address: expected auto, HOST:PORT or ray://HOST:PORT"),
+        ("sft", ["--ray-address", "here:99999"], "--ray-address: expected auto or HOST:PORT, got"),
+        ("sft", ["--ray-address", "ray://127.0.0.1:10001"], "Ray's client, by which a run has neither"),
+        ("grpo", ["--ray-address", "RAY://head:10001"], "or send it there: ray job submit -- focus ... --ray-address"),
+        ("rewards", ["--ray-address", "ray://"], "--ray-address: expected auto or HOST:PORT, got 'ray://', the"),
+        ("sft", ["--ray-address", "127.0.0.1:6379/x"], "--ray-address: expected auto or HOST:PORT, got"),
+        ("sft", ["--ray-address", "Auto"], "--ray-address: expected auto or HOST:PORT, got 'Auto'"),
+        ("sft", ["--ray-address", "me@127.0.0.1:6379"], "--ray-address: expected auto or HOST:PORT, got"),
+        ("sft", ["--ray-address", "127.0.0.1"], "--ray-address: expected auto or HOST:PORT, got"),
     ],
 )
 def test_commands_name_it_before_anything_is_made(
@@ -125,7 +134,7 @@ def listener() -> Iterator[str]:
 
 
 def test_something_else_that_listens_is_given_up_soon(listener: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(addresses, "ANSWER_SECONDS", 0.2)
     started = time.monotonic()
     with pytest.raises(ValueError, match=r"ray_address: .*something else listens there; start one"):
         join_cluster(listener)
@@ -144,6 +153,111 @@ def test_a_cluster_that_lets_nobody_in_is_named_in_one_line(monkeypatch: pytest.
     ) as caught:
         RayArguments(ray_address="head:6379").connect()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("grpo", ["--num-env-runners", "1", "--name", "mine"]),
+        ("sft", ["--name", "mine"]),
+        ("evaluate", ["--policy", "copy_support", "--num-workers", "1"]),
+        ("rewards", []),
+    ],
+)
+def test_a_cluster_that_is_joined_is_told_of_the_run(
+    command: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else its dashboard shows a job without a name."""
+    told: list[cluster.Job | None] = []
+
+    def join(address: str, job: cluster.Job | None = None) -> None:
+        told.append(job)
+        raise ValueError("enough")
+
+    folder = tmp_path / "mine"
+    place = tmp_path if "--name" in words else folder
+    words = [*words, "--output-dir", str(place), "--ray-address", "127.0.0.1:6379"]
+    monkeypatch.setattr(cluster, "join_cluster", join)
+    monkeypatch.setattr(sys, "argv", [f"focus {command}", *words])
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module(f"focus_agents.cli.{command}").main()
+    assert capsys.readouterr().err == "error: enough\n"
+    (job,) = told
+    assert job is not None
+    assert (job.folder, job.config().metadata["job_name"]) == (folder, "mine")
+
+
+@pytest.mark.parametrize(("address", "num_calls"), [(None, 1), ("auto", 0), ("head:6379", 0)])
+def test_only_a_run_that_starts_ray_stays_on_the_loopback(
+    address: str | None, num_calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machines of a cluster have to reach each other."""
+    calls: list[str] = []
+    monkeypatch.setattr(cluster, "stay_on_loopback", lambda: calls.append("told"))
+    monkeypatch.setattr(cluster, "quiet_libraries", lambda: None)
+    RayArguments(ray_address=address).import_ray()
+    assert len(calls) == num_calls
+
+
+@pytest.mark.parametrize("words", [[], ["--ray-address", "head:6379"]])
+def test_sigterm_while_ray_starts_or_is_joined_ends_with_a_sentence(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Ray's own handler exits with the signal's number, which is no error of the address."""
+
+    def init(**options: Any) -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster, "check_answer", lambda *arguments: None)
+    monkeypatch.setattr(cluster, "show_token", lambda: None)
+    before = signal.getsignal(signal.SIGTERM)
+    arguments = parse(RayArguments, None, words=words)
+    with pytest.raises(SystemExit, match="143"), user_errors(RayArguments):
+        arguments.start_ray(num_processes=0, console=Console(file=io.StringIO()), job=cluster.Job(folder=tmp_path))
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert capsys.readouterr().err.strip() == "stopped by SIGTERM; nothing was started yet"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_ray_is_left_ends_at_once(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray that is half shut down would be shut down again when Python ends, with a traceback at the next signal."""
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setattr(ray, "shutdown", lambda: os.kill(os.getpid(), number))
+    with pytest.raises(SystemExit, match=str(128 + number)):
+        cluster.leave_ray("go on by --resume")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert capsys.readouterr().err == f"stopped by {number.name}; go on by --resume\n"
+
+
+def test_a_checkpoint_that_workers_end_with_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever stops a run while one is written is told of what is there in the end."""
+
+    def stop(work: Any) -> None:
+        raise KeyboardInterrupt
+
+    args = parse(sft.Args, None, words=["--output-dir", str(tmp_path), "--name", "run", "--log-to"])
+    run = args.run.open(tmp_path / "run", flat(args), command="sft")
+    monkeypatch.setattr(RayArguments, "start_ray", lambda *arguments, **options: None)
+    monkeypatch.setattr(cluster.Job, "note_start", lambda job: None)
+    monkeypatch.setattr(sft, "in_a_thread", stop)
+    monkeypatch.setattr(sft, "leave_ray", lambda note="": (run.checkpoints / "step_000003").mkdir(exist_ok=True))
+    with pytest.raises(SystemExit, match="130"):
+        sft.train(args, SimpleNamespace(), SimpleNamespace(num_workers=1), run)  # type: ignore[arg-type]
+    assert capsys.readouterr().out.splitlines() == [
+        "ending the workers; a signal meanwhile ends all at once",
+        f"stopped by SIGINT; go on from its last checkpoint by --resume {run.path}",
+    ]
 
 
 @pytest.mark.parametrize(("mode", "expected"), [(None, "token"), ("disabled", "disabled")])

@@ -17,13 +17,13 @@ import torch
 
 from focus_agents.engine.forward import image_inputs
 from focus_agents.errors import PolicyError
-from focus_agents.models.adapters import add_adapters, base_model, family_of
+from focus_agents.models.adapters import add_adapters, base_model
 from focus_agents.models.loading import load_model
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.policies.registry import PolicySpec
 from focus_agents.policies.vllm.engine import EngineOptions, VLLMEngine
 from focus_agents.policies.vllm.policy import VLLMPolicy
-from focus_agents.policies.vllm.weights import processor_options, write_adapter, write_weights
+from focus_agents.policies.vllm.weights import EngineFiles, processor_options, write_adapter, write_weights
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.rollout.records import Completion, Policy, Sampling
 from focus_env.env import observe
@@ -196,7 +196,7 @@ def with_adapters(model: Any, seed: int) -> Any:
 
 def write(adapted: Any, path: Path) -> Path:
     state = {name: p.detach() for name, p in adapted.named_parameters() if p.requires_grad}
-    write_adapter(path, state, rank=RANK, alpha=None, targets=family_of(adapted).lora_targets)
+    write_adapter(path, state, adapted.peft_config["default"])
     return path
 
 
@@ -291,7 +291,7 @@ def test_the_budget_of_pictures_is_handed_on(start: Start, folder: Path, questio
     from focus_agents.models.loading import load_processor
 
     small = load_processor(folder, max_image_tokens=4)
-    options = processor_options(str(folder), small)
+    options = processor_options(EngineFiles(str(folder)), small)
     assert set(options) == {"size"}
     ask: dict[str, Any] = {"num_completions": 1, "sampling": Sampling(0.0, 2), "seeds": [0, 0]}
     generations = VLLMPolicy(start(processor_options=options), small).generate(questions, **ask)

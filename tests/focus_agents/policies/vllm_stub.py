@@ -107,6 +107,7 @@ class LLM:
         self,
         model: str,
         *,
+        revision: str | None = None,
         trust_remote_code: bool = False,
         dtype: str = "auto",
         seed: int = 0,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from focus_agents.processes.loopback import SETTINGS, is_loopback, listen_where_told, stay_on_loopback
+from focus_agents.processes.loopback import LOOPBACK, SETTINGS, is_loopback, listen_where_told, stay_on_loopback
 from tests.sockets import is_local, open_sockets
 
 
@@ -74,5 +74,11 @@ def test_all_that_a_run_starts_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stay_on_loopback()
     assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
     assert os.environ["NCCL_SOCKET_IFNAME"] == "eth7", "what a user has set stays"
+    for name in SETTINGS:
+        monkeypatch.delenv(name)
+    assert stay_on_loopback()
+    assert os.environ["NCCL_SOCKET_IFNAME"] == os.environ["GLOO_SOCKET_IFNAME"] == LOOPBACK
+    if hasattr(socket, "if_nameindex"):
+        assert LOOPBACK in [name for _, name in socket.if_nameindex()], "an interface that this system has"
     for name in SETTINGS:
         monkeypatch.delenv(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -19,8 +20,9 @@ from focus_agents.monitoring.recorder import Recorder
 from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.metrics import METRICS
+from focus_agents.runs.terminal import PlainConsole
 from focus_agents.sft.following import each_once
-from focus_agents.sft.train import Workers, check_plan, check_resumable
+from focus_agents.sft.train import Workers, check_plan, check_resumable, train_sft
 from focus_env.types import Episode
 from tests.fakes import FakeDataset
 from tests.focus_agents.sft.runs import IN_PROCESS, KeptLines, largest_difference, make_plan, metrics, parameters, train
@@ -67,6 +69,22 @@ def test_sinks_are_told_each_line_once(tmp_path: Path, num_done: int | None, tol
     for length in (0, 1, 5, 3, 4, 6):
         pass_on([{"step": step, "loss": None, "lr": 0.5} for step in range(length)])
     assert sink.lines == [(step, {"lr": 0.5}) for step in told]
+
+
+def test_each_validation_shows_its_best_and_worst_answers(tmp_path: Path) -> None:
+    """Where that is asked for; those after the last step once."""
+    file = io.StringIO()
+    train_sft(
+        make_plan(tmp_path / "run", validation_interval=1),
+        IN_PROCESS,
+        is_verbose=True,
+        console=PlainConsole(file=file, width=200),
+    )
+    lines = file.getvalue().splitlines()
+    tables = [number for number, line in enumerate(lines) if line.split()[:2] == ["IoU", "status"]]
+    assert [lines[number - 1].split()[0] for number in tables] == ["before:", "1", "2", "after:"]
+    for number in tables:
+        assert [line.split()[0] for line in lines[number + 1 : number + 4]] == ["best"] * 3
 
 
 def test_without_the_attention_loss(tmp_path: Path) -> None:

@@ -18,12 +18,13 @@ from focus_agents.cli import rewards as benchmark
 from focus_agents.cli.command_line import flat
 from focus_agents.cli.common import TrainingDataArguments, load_reward
 from focus_agents.cli.grpo import TrainingArguments
+from focus_agents.cli.watching import TENSORBOARD, WatchArguments
 from focus_agents.errors import TrainingError
 from focus_agents.grpo.settings import GRPOSchedule, LearningSettings, SamplingSettings
 from focus_agents.reports.documents import to_html
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.studies.rewards import report
-from focus_agents.studies.rewards.runs import RewardStudy, check_rewards, run_trials
+from focus_agents.studies.rewards.runs import LOG_FILE, RewardStudy, check_rewards, run_trials
 from focus_agents.studies.study import Run
 from focus_env.metrics import ScoredAnswer
 from focus_env.rewards.weighted import WeightedReward
@@ -242,7 +243,7 @@ def local_ray() -> Iterator[None]:
 
 @pytest.mark.ray
 def test_a_study_goes_on_where_it_was(tmp_path: Path, local_ray: None) -> None:
-    study = make_study(tmp_path, seeds=(0,))
+    study = make_study(tmp_path, seeds=(0,), open_places=WatchArguments().open)
     done: list[Run] = []
     run_trials(study, done.append)
     assert {run.variant for run in done} == {"iou", "giou"}
@@ -259,6 +260,12 @@ def test_a_study_goes_on_where_it_was(tmp_path: Path, local_ray: None) -> None:
     assert (second.folder / "summary.json").stat().st_mtime_ns == seen
     assert [line["iteration"] for line in RunDirectory(first.folder).read_steps()] == [1, 2]
     assert len(straight) == len(RunDirectory(first.folder).read_answers("after")) == 4
+
+    # Each is shown as a single run is.
+    for run in (first, second):
+        assert list((run.folder / TENSORBOARD).glob("events.*"))
+        assert (run.folder / "report.html").exists()
+        assert f"tensorboard: `focus tensorboard {run.folder}`" in (run.folder / LOG_FILE).read_text()
 
     done.clear()
     run_trials(study, done.append)

@@ -1,0 +1,98 @@
+"""Chat templates of tokenizers: the text of a prompt, and the token that ends a turn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jinja2 import TemplateError
+
+Chat = list[dict[str, Any]]
+"""Turns as chat templates read them, each with a role and a list of parts."""
+THOUGHT = "<think>"
+NO_THOUGHT = "\n\n</think>\n\n"
+"""Closes a thought that is empty, as Qwen's templates write it."""
+
+
+def as_text(text: str) -> dict[str, str]:
+    """Return words as a part of a turn."""
+    return {"type": "text", "text": text}
+
+
+def prompt_text(tokenizer: Any, chat: Chat) -> str:
+    """Return the text of a prompt up to where the answer starts.
+
+    Templates of models that think are asked not to, and a thought that the prompt opens all the same is closed: the
+    answer comes at once. A system turn that a template does not take stands before the first turn of the user.
+
+    Args:
+        tokenizer: Of transformers.
+        chat: The conversation.
+
+    Raises:
+        ValueError: If there is no chat template, or it does not take the conversation.
+    """
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            "chat template: expected one in tokenizer_config.json, chat_template.jinja or chat_template.json, got "
+            "none; take it from the instruction-tuned model"
+        )
+    try:
+        text = _render(tokenizer, chat, add_generation_prompt=True)
+    except TemplateError as error:
+        if not any(turn["role"] == "system" for turn in chat):
+            raise ValueError(f"chat template: it does not take the conversation ({error})") from error
+        text = _render(tokenizer, _without_system(chat), add_generation_prompt=True)
+    bare = text.rstrip()
+    return bare + NO_THOUGHT if bare.endswith(THOUGHT) else text
+
+
+def end_token_id(tokenizer: Any, named: str | None = None) -> int:
+    """Return the token that ends an answer.
+
+    Args:
+        tokenizer: Of transformers.
+        named: The token that is known to; None: the first special one that the chat template writes behind an answer,
+            or else the tokenizer's end-of-text.
+    """
+    if named is not None:
+        return int(tokenizer.get_vocab()[named])
+    found = None if tokenizer.chat_template is None else _end_of_turn(tokenizer)
+    return int(tokenizer.eos_token_id if found is None else found)
+
+
+def _end_of_turn(tokenizer: Any) -> int | None:
+    word = "answer"
+    parts: tuple[Any, Any] = ([as_text(word)], word)
+    for content in parts:  # of the answer; older templates take a text only
+        question = [as_text("question")] if content is parts[0] else "question"
+        chat = [{"role": "user", "content": question}, {"role": "assistant", "content": content}]
+        try:
+            text = _render(tokenizer, chat, add_generation_prompt=False)
+        except (TemplateError, TypeError, ValueError):
+            continue
+        behind = text.rpartition(word)[2]
+        special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+        found = [
+            token_id for token_id in tokenizer(behind, add_special_tokens=False)["input_ids"] if token_id in special
+        ]
+        if word in text and found:
+            return int(found[0])
+    return None
+
+
+def _render(tokenizer: Any, chat: Chat, *, add_generation_prompt: bool) -> str:
+    text: str = tokenizer.apply_chat_template(
+        chat, tokenize=False, add_generation_prompt=add_generation_prompt, enable_thinking=False
+    )
+    return text
+
+
+def _without_system(chat: Chat) -> Chat:
+    """The conversation with the parts of system turns at the front of the user's first."""
+    system = [part for turn in chat if turn["role"] == "system" for part in turn["content"]]
+    rest = [turn for turn in chat if turn["role"] != "system"]
+    first = next((index for index, turn in enumerate(rest) if turn["role"] == "user"), None)
+    if first is None:
+        return rest
+    joined = {**rest[first], "content": [*system, *rest[first]["content"]]}
+    return [*rest[:first], joined, *rest[first + 1 :]]

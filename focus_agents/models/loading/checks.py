@@ -1,0 +1,91 @@
+"""What can be found wrong with a model before its weights are read or downloaded: all commands ask here alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers.quantizers import AutoHfQuantizer
+
+from focus_agents.errors import CheckpointError
+from focus_agents.models.loading.parts import check_fit, load_config, load_processor
+from focus_agents.models.loading.places import NEW_MODELS, not_loaded
+from focus_agents.models.loading.saved_adapters import check_adapter, check_base
+from focus_agents.models.loading.sources import find_source
+from focus_agents.models.loading.weight_files import weights_fault
+from focus_agents.models.processing import VLMProcessor
+from focus_agents.models.shipped import model_name
+from focus_agents.models.views import num_image_tokens
+
+OTHER_WAY = "take the model as it was before, or serve it by vLLM and ask it as the policy openai_api"
+"""Advice on a model that cannot be loaded here."""
+
+
+def check_model(name_or_path: str | Path, *, max_image_tokens: int | None = None) -> VLMProcessor:
+    """Check all of a model but its weights: family, quantization, tokenizer, chat template, pictures, files, adapter.
+
+    Args:
+        name_or_path: As for `load_model`.
+        max_image_tokens: As for `load_processor`.
+
+    Returns:
+        Its processor.
+
+    Raises:
+        ValueError: If the model sees nothing in `max_image_tokens`.
+        CheckpointError: If something is wrong; the message says what, and what to do.
+    """
+    source = find_source(model_name(name_or_path))
+    processor = load_processor(name_or_path, max_image_tokens=max_image_tokens)
+    if source.place in NEW_MODELS:
+        return processor
+    config = load_config(name_or_path)
+    _check_quantization(source.text, config)
+    check_fit(source.text, config, processor)
+    _check_pictures(source.text, config, processor)
+    try:
+        processor.check_chat_template()
+    except ValueError as error:
+        raise CheckpointError(not_loaded(source.text, error)) from error
+    if fault := weights_fault(source.files):
+        raise CheckpointError(not_loaded(source.text, fault))
+    if source.adapter is not None:
+        check_base(source)
+        check_adapter(source.adapter, config)
+    return processor
+
+
+def _check_quantization(text: str, config: Any) -> None:
+    """See that this machine can compute with quantized weights, where a model has such."""
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
+        return
+    method = settings.get("quant_method") if isinstance(settings, dict) else getattr(settings, "quant_method", None)
+    try:
+        AutoHfQuantizer.from_config(settings, pre_quantized=True).validate_environment(device_map=None)
+    except Exception as error:  # a package or a GPU is missing, or transformers knows no such method
+        reason = f"its weights are quantized by {method}, which cannot be used here ({error}); {OTHER_WAY}"
+        raise CheckpointError(not_loaded(text, reason)) from error
+
+
+def _check_pictures(text: str, config: Any, processor: VLMProcessor) -> None:
+    """See that the image processor makes of a picture what the family's vision tower takes."""
+    picture = np.zeros((48, 64, 3), dtype=np.uint8)
+    try:
+        grids = processor.family.preprocess(processor.image_processor, [picture]).grids
+        (views,) = processor.views([picture], grids)
+        fault = None if num_image_tokens(views) > 0 else f"no tokens of a picture, {grids.tolist()}"
+    except Exception as error:  # whatever one of another family raises
+        fault = f"{type(error).__name__}: {error}"
+    if fault is not None:
+        known = IMAGE_PROCESSOR_MAPPING_NAMES.get(config.model_type)
+        names = sorted({name for name in known.values() if name}) if isinstance(known, dict) else []
+        own = f", {' or '.join(names)}" if names else ""
+        reason = (
+            f"expected the image processor of a {config.model_type}{own}, got "
+            f"{type(processor.image_processor).__name__}, which does not make what the model takes ({fault}); take "
+            "preprocessor_config.json from where the weights are from"
+        )
+        raise CheckpointError(not_loaded(text, reason))

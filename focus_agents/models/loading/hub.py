@@ -1,0 +1,127 @@
+"""Asking the hub for a model by name: its commit and its files, and in plain words why it cannot be had.
+
+With HF_HUB_OFFLINE=1 nothing is asked, and without a network the cache says what was downloaded before. A process
+asks once for each name and revision, so that all parts that it loads are of one commit.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.file_download import repo_folder_name
+
+from focus_agents.errors import CheckpointError
+
+TIMEOUT_S = 20.0
+CONFIGURATIONS = ("config.json", "adapter_config.json")
+"""Of a model and of an adapter; fetching one shows whether the files may be read."""
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model on the hub at one commit.
+
+    Attributes:
+        name: `owner/name`.
+        commit: Hash of the commit; None where the cache does not know it.
+        files: Paths of its files, sorted. Offline, those that were downloaded.
+    """
+
+    name: str
+    commit: str | None
+    files: tuple[str, ...]
+
+    def fetch(self, file: str) -> Path:
+        """Return a file on this machine, downloaded if it is not there yet.
+
+        Raises:
+            CheckpointError: If it cannot be had.
+        """
+        try:
+            return Path(hf_hub_download(self.name, file, revision=self.commit))
+        except Exception as error:  # of the library, of its HTTP client, of the disk
+            raise CheckpointError(_reason(self.name, self.commit, error)) from error
+
+
+def find_on_hub(name: str, revision: str | None = None) -> HubModel:
+    """Look a model up.
+
+    Args:
+        name: `owner/name`.
+        revision: Commit, branch or tag; None: the newest.
+
+    Raises:
+        CheckpointError: If it cannot be had; the message says why and what to do.
+    """
+    return _find_on_hub(name, revision, constants.ENDPOINT, constants.HF_HUB_OFFLINE)
+
+
+@functools.lru_cache(maxsize=64)
+def _find_on_hub(name: str, revision: str | None, endpoint: str, is_offline: bool) -> HubModel:
+    if is_offline:
+        return _find_in_cache(name, revision)
+    try:
+        info = HfApi(endpoint=endpoint).model_info(name, revision=revision, timeout=TIMEOUT_S)
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise CheckpointError(_reason(name, revision, error)) from error
+    except Exception as error:  # no network: whatever the HTTP client raises
+        try:
+            return _find_in_cache(name, revision)
+        except CheckpointError:
+            raise CheckpointError(_reason(name, revision, error)) from error
+    found = HubModel(name, info.sha, tuple(sorted(file.rfilename for file in info.siblings or ())))
+    for file in CONFIGURATIONS:
+        if file in found.files:
+            found.fetch(file)  # a gated model shows its files to all, and gives them to few
+    return found
+
+
+def _find_in_cache(name: str, revision: str | None) -> HubModel:
+    """What was downloaded before, in the layout of the hub's cache; a file that was cut off is no file there."""
+    cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    branch = cache / "refs" / (revision or "main")
+    commit = branch.read_text().strip() if branch.is_file() else revision
+    folder = None if commit is None else cache / "snapshots" / commit
+    if folder is None or not folder.is_dir():
+        raise CheckpointError(_reason(name, revision, LocalEntryNotFoundError(name)))
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return HubModel(name, commit, tuple(files))
+
+
+def _reason(name: str, revision: str | None, error: Exception) -> str:
+    """Why the hub does not give a model, and what to do."""
+    code = getattr(getattr(error, "response", None), "status_code", None)
+    page = f"{constants.ENDPOINT}/{name}"
+    token = "log in by `hf auth login`, or set HF_TOKEN to a token that may read it"
+    if isinstance(error, GatedRepoError) or code == 403:
+        return f"{name} is gated: ask for access on {page}, then {token}"
+    if isinstance(error, RevisionNotFoundError):
+        return f"{name} has no revision {revision!r}; {page}/commits/main lists those that there are"
+    if isinstance(error, RepositoryNotFoundError) or code in (401, 404):
+        return f"the hub has no model {name}, or it is private: correct the name, or {token}"
+    if isinstance(error, HFValidationError):
+        return f"{name!r} is no name that the hub could have ({error})"
+    if isinstance(error, LocalEntryNotFoundError | EntryNotFoundError) or constants.HF_HUB_OFFLINE:
+        at = "" if revision is None else f" at {revision}"
+        return (
+            f"{name}{at} was not downloaded before, and the hub is not asked (HF_HUB_OFFLINE, or no network); download "
+            f"it by `hf download {name}` where there is a network, or give its folder"
+        )
+    if code is not None:
+        return f"the hub answers {code} for {name}; try again later ({error})"
+    return (
+        f"the hub at {constants.ENDPOINT} cannot be reached, and {name} was not downloaded before; see to the network, "
+        f"or give its folder ({type(error).__name__}: {error})"
+    )

@@ -1,0 +1,75 @@
+"""The prompt that a model was trained on, as its folder says, or else its family."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from focus_agents.errors import CheckpointError
+from focus_agents.models.loading.parts import family_of_source, load_family, load_image_processor, readable_source
+from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, SMALL, TINY, model_folder
+from focus_agents.models.shipped import model_name
+from focus_env.boxes import CoordinateFrame
+from focus_env.prompts import NATIVE_NAME, PromptTemplate, described_template, get_template
+
+PROMPTS_OF_NEW_MODELS: Mapping[str, dict[str, str]] = {
+    TINY: {"template": "compact"},
+    SMALL: {"template": "questions", "frame": "norm_100"},
+}
+"""What `POLICY_FILE` says of a saved one."""
+
+
+def load_template(
+    name_or_path: str | Path,
+    *,
+    name: str | None = None,
+    frame: CoordinateFrame | None = None,
+    max_image_tokens: int | None = None,
+) -> PromptTemplate:
+    """The prompt that a model was trained on, or another in the unit of coordinates that it was trained on.
+
+    Args:
+        name_or_path: As for `load_model`. A model that says nothing of its prompt, as those of the hub, is asked in
+            full sentences, in its family's own unit.
+        name: A template in place of the model's own, as for `get_template`; "native": its family's.
+        frame: A unit of coordinates in place of the template's own, or the model's own where the template has none.
+        max_image_tokens: As for `load_processor`; the frame `RESIZED_PIXEL` depends on it.
+
+    Raises:
+        CheckpointError: If the folder's `POLICY_FILE` cannot be read, or names an unknown template or frame, or no
+            family has the type of a model whose unit or image size is asked for.
+        ValueError: If there is no template of the given name.
+    """
+    name_or_path = model_name(name_or_path)
+    name = load_family(name_or_path).native_template if name == NATIVE_NAME else name
+    given = None if name is None else get_template(name)
+    frame = given.frame if frame is None and given is not None and given.keeps_frame else frame
+    source = readable_source(name_or_path)
+    prompt = PROMPTS_OF_NEW_MODELS.get(name_or_path, {})
+    file: str | Path = POLICY_FILE
+    try:
+        if source is not None and source.place not in NEW_MODELS:
+            files, folder = source.files_with(POLICY_FILE)
+            if files.has(path := f"{folder}/{POLICY_FILE}" if folder else POLICY_FILE):
+                file = files.path(path)
+                prompt = json.loads(file.read_text()).get("prompt", {})
+        elif name_or_path not in NEW_MODELS and (file := Path(model_folder(name_or_path)) / POLICY_FILE).is_file():
+            prompt = json.loads(file.read_text()).get("prompt", {})  # a folder without a model, as far as one can see
+        template = given or described_template(prompt)
+        if frame is None and ("frame" in prompt or template.keeps_frame):
+            frame = CoordinateFrame(prompt.get("frame", template.frame))
+    except (AttributeError, OSError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{file}: expected a saved policy's description in JSON, with a known template and frame ({error})"
+        ) from error
+    if frame is None and name_or_path not in NEW_MODELS and source is not None:
+        frame = family_of_source(source).frame
+    # A frame out of a run's stored arguments is a plain text.
+    template = dataclasses.replace(template, frame=CoordinateFrame(template.frame if frame is None else frame))
+    if template.frame is CoordinateFrame.RESIZED_PIXEL and source is not None:
+        family = family_of_source(source)
+        rule = family.image_to_input_wh(load_image_processor(source, family, max_image_tokens))
+        template = dataclasses.replace(template, image_to_input_wh=rule)
+    return template

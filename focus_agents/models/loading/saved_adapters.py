@@ -1,0 +1,295 @@
+"""Adapters in PEFT's format on the model that they were trained on: each tensor finds its place, or none is loaded.
+
+PEFT fills what fits and is silent about the rest. Here the names and shapes of an adapter are compared with the base
+first, by the base's configuration alone, and again when the weights are there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, PeftModelForCausalLM, set_peft_model_state_dict
+from peft.tuners.tuners_utils import check_target_module_exists
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+from focus_agents.errors import CheckpointError
+from focus_agents.models.adapters import ADAPTER, quiet_peft
+from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, not_loaded
+from focus_agents.models.loading.sources import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    ModelSource,
+    SavedAdapter,
+    find_source,
+)
+from focus_agents.models.loading.weight_files import digest_of_weights
+from focus_agents.models.settings import Quantization, SavedForm
+from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
+from focus_agents.models.weights import is_finite
+
+PREFIX = "base_model.model."
+"""Before the name of a module of the base in PEFT's files."""
+_LORA = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)(\.weight)?$")
+
+
+def check_base(source: ModelSource) -> None:
+    """Check that the base of an adapter has the weights that it was trained on, where the adapter says which.
+
+    Raises:
+        CheckpointError: If it has others.
+    """
+    adapter = source.adapter
+    if adapter is None or not adapter.files.has(adapter.name_of(POLICY_FILE)):
+        return
+    told = adapter.files.read_json(adapter.name_of(POLICY_FILE)).get("base")
+    then = told.get("weights") if isinstance(told, dict) else None
+    now = digest_of_weights(source.files)
+    # Of the hub there are commits, of folders digests; one says nothing of the other.
+    if isinstance(then, str) and now is not None and len(now) == len(then) and now != then:
+        reason = (
+            f"the weights of its base {source.files.place} are others than those it was trained on; name that model "
+            "by `base_model`, as a folder or as NAME@COMMIT"
+        )
+        raise CheckpointError(_fault(adapter, reason))
+
+
+def put_adapter(model: Any, adapter: SavedAdapter, *, is_trainable: bool = False) -> Any:
+    """Put a saved adapter on its base.
+
+    Args:
+        model: The base; changed in place.
+        adapter: The adapter.
+        is_trainable: Whether it is to be trained on; its weights are in float32 either way, if they are floats of less.
+
+    Returns:
+        The PEFT model around the base.
+
+    Raises:
+        CheckpointError: If it is no LoRA adapter in safetensors, or not one of this base.
+    """
+    path = adapter_weights(adapter)
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(_fault(adapter, f"{path.name} cannot be read ({error})")) from error
+    if bad := [name for name, values in tensors.items() if not is_finite(values)]:
+        raise CheckpointError(_fault(adapter, f"{bad[0]} holds numbers that are not finite"))
+    return _fill(model, adapter, tensors, is_trainable=is_trainable)
+
+
+def check_adapter(adapter: SavedAdapter, config: Any) -> None:
+    """Check that an adapter belongs to a base, by names and shapes; no weights are read.
+
+    Args:
+        adapter: The adapter.
+        config: The base's configuration.
+
+    Raises:
+        CheckpointError: As `put_adapter`.
+    """
+    path = adapter_weights(adapter)
+    try:
+        with safe_open(path, framework="pt") as stored:
+            shapes = {name: stored.get_slice(name).get_shape() for name in stored.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(_fault(adapter, f"{path.name} cannot be read ({error})")) from error
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+        _fill(model, adapter, {name: torch.empty(shape) for name, shape in shapes.items()}, is_empty=True)
+
+
+def note_base(model: Any, source: ModelSource) -> None:
+    """Note in the settings of an adapter which base it is of, for whoever loads it when it is saved.
+
+    Args:
+        model: The PEFT model.
+        source: What its base was loaded from; a model of the package goes by its name.
+    """
+    settings, place = model.peft_config[ADAPTER], source.files.place
+    name = Path(place).name
+    settings.base_model_name_or_path = name if name in SHIPPED_MODELS and Path(place).parent == WEIGHTS else place
+    settings.revision = source.files.revision
+
+
+def check_form(
+    form: SavedForm, name_or_path: str, *, lora_rank: int | None, quantization: Quantization = "none"
+) -> None:
+    """Check that what shall be saved of a training can be.
+
+    Args:
+        form: What shall be saved.
+        name_or_path: The model that is trained, as for `load_model`.
+        lora_rank: Rank of new adapters; None: there are none.
+        quantization: Of the base under them.
+
+    Raises:
+        ValueError: If there is no adapter to save, nobody could find its base, or a quantized base is to be merged.
+    """
+    if quantization != "none" and form != "adapter":
+        raise ValueError(
+            f"save: expected adapter with quantization {quantization!r}, got {form!r}; nothing is merged into rounded "
+            "weights, so merge it by `focus export`, which loads the whole base"
+        )
+    if form == "merged":
+        return
+    source = find_source(name_or_path)
+    if lora_rank is None and source.adapter is None:
+        reason = "without `lora_rank` all weights are trained, and there is no adapter"
+    elif source.place in NEW_MODELS:
+        reason = f"the weights of {source.place} are made anew by each run, so nobody could find the adapter's base"
+    elif lora_rank is not None and source.adapter is not None:
+        reason = (
+            f"new adapters lie on {name_or_path} merged, which is in no folder; train on that adapter without "
+            "`lora_rank`, or make one model of it first by `focus export`"
+        )
+    else:
+        return
+    raise ValueError(f"save: expected merged, got {form}: {reason}")
+
+
+def adapter_weights(adapter: SavedAdapter) -> Path:
+    """Return the path of an adapter's weights on this machine.
+
+    Raises:
+        CheckpointError: If there are none in safetensors.
+    """
+    if adapter.files.has(adapter.name_of(ADAPTER_WEIGHTS)):
+        return adapter.files.path(adapter.name_of(ADAPTER_WEIGHTS))
+    if adapter.files.has(adapter.name_of("adapter_model.bin")):
+        raise CheckpointError(
+            _fault(
+                adapter,
+                f"expected {ADAPTER_WEIGHTS}, got adapter_model.bin, a pickle, which can run any code as it is loaded; "
+                "ask its author for safetensors, or convert it where you trust it",
+            )
+        )
+    raise CheckpointError(_fault(adapter, f"expected {ADAPTER_WEIGHTS} beside {ADAPTER_CONFIG}, found none"))
+
+
+def _fill(
+    model: Any,
+    adapter: SavedAdapter,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    is_trainable: bool = False,
+    is_empty: bool = False,
+) -> Any:
+    """Put an adapter's tensors on a model; with `is_empty` both are shapes alone."""
+    config = read_settings(adapter)
+    config.inference_mode = not is_trainable
+    names = _names_of_today(model, tensors)
+    _fit_targets(config, model, names)
+    renamed = {names[name]: values for name, values in tensors.items()}
+    with quiet_peft():
+        try:
+            wrap = PeftModelForCausalLM if config.task_type == "CAUSAL_LM" else PeftModel
+            wrapped = wrap(model, config, ADAPTER, low_cpu_mem_usage=is_empty)
+            result = set_peft_model_state_dict(wrapped, renamed, ADAPTER, low_cpu_mem_usage=is_empty)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:  # of other shapes, or without the modules
+            raise CheckpointError(_of_another_base(adapter, _first_line(error))) from error
+    own = {name for name, _ in wrapped.named_parameters() if _is_of_adapter(name)}
+    if lost := sorted(result.unexpected_keys):
+        raise CheckpointError(_of_another_base(adapter, f"{len(lost)} of its tensors find no place, e.g. {lost[0]}"))
+    if missing := sorted(own.intersection(result.missing_keys)):
+        raise CheckpointError(
+            _fault(adapter, f"{len(missing)} of its tensors are missing in {ADAPTER_WEIGHTS}, e.g. {missing[0]}")
+        )
+    return wrapped.eval()
+
+
+def read_settings(adapter: SavedAdapter) -> LoraConfig:
+    """Return what an adapter's `adapter_config.json` says, as PEFT has it.
+
+    Raises:
+        CheckpointError: If it is no LoRA adapter, or PEFT does not know its settings.
+    """
+    settings = dict(adapter.settings)
+    kind = settings.get("peft_type")
+    if kind != "LORA":
+        raise CheckpointError(
+            _fault(adapter, f"expected peft_type LORA in {ADAPTER_CONFIG}, got {json.dumps(kind)}; merge it by PEFT")
+        )
+    with quiet_peft():
+        try:
+            return LoraConfig.from_peft_type(**settings)
+        except (TypeError, ValueError, KeyError) as error:
+            raise CheckpointError(_fault(adapter, f"PEFT cannot read its {ADAPTER_CONFIG} ({error})")) from error
+
+
+def _names_of_today(model: Any, tensors: Iterable[str]) -> dict[str, str]:
+    """By name of a tensor in the file, the name that this release of transformers gives its module or parameter."""
+    renamings = [entry for entry in get_model_conversion_mapping(model) if isinstance(entry, WeightRenaming)]
+    known = {name for name, _ in (*model.named_modules(), *model.named_parameters())}
+    found = {}
+    for name in tensors:
+        bare = name.removeprefix(PREFIX)
+        old = _LORA.sub("", bare)
+        new = old if old in known else rename_source_key(old, renamings, [])[0]
+        found[name] = PREFIX + new + bare.removeprefix(old) if new in known else name
+    return found
+
+
+def _fit_targets(config: LoraConfig, model: Any, names: Mapping[str, str]) -> None:
+    """Name the adapted modules as this release of transformers does; patterns of older ones match names of then."""
+    if all(new == old for old, new in names.items()):
+        return  # names of today, which PEFT matches itself
+    if isinstance(config.target_modules, str) and config.target_modules.lower() == "all-linear":
+        return
+    old_names = {_module_of(new): _module_of(old) for old, new in names.items() if _LORA.search(old)}
+    heads = sorted({_heads(new, old) for new, old in old_names.items()}, key=lambda head: len(head[0]), reverse=True)
+    for name, _ in model.named_modules():  # those that the file should have, too
+        for new, old in heads:
+            if name not in old_names and name.startswith(f"{new}."):
+                old_names[name] = old + name.removeprefix(new)
+    for patterns in (config.rank_pattern, config.alpha_pattern):
+        for pattern, value in list(patterns.items()):
+            found = re.compile(rf"(.*\.)?({pattern})$")
+            patterns.update({new: value for new, old in old_names.items() if found.match(old)})
+    config.target_modules = {new for new, old in old_names.items() if check_target_module_exists(config, old)}
+    config.layers_to_transform = config.layers_pattern = config.exclude_modules = None
+
+
+def _module_of(name: str) -> str:
+    """The module that a tensor of an adapter belongs to."""
+    return _LORA.sub("", name.removeprefix(PREFIX))
+
+
+def _heads(new: str, old: str) -> tuple[str, str]:
+    """The beginnings of two names, without what follows alike in both."""
+    news, olds = new.split("."), old.split(".")
+    while len(olds) > 1 and news[-1] == olds[-1]:
+        news.pop()
+        olds.pop()
+    return ".".join(news), ".".join(olds)
+
+
+def _is_of_adapter(name: str) -> bool:
+    """Whether a parameter of the wrapped model is the adapter's own."""
+    return f".{ADAPTER}" in name and any(part in name for part in ("lora_", "modules_to_save", "trainable_tokens"))
+
+
+def _first_line(error: Exception) -> str:
+    """What torch says of the first tensor that does not fit; it has a line for each."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if line.startswith("size mismatch")), lines[0] if lines else repr(error))
+
+
+def _of_another_base(adapter: SavedAdapter, reason: str) -> str:
+    recorded = adapter.settings.get("base_model_name_or_path")
+    return _fault(
+        adapter,
+        f"it is of another base, of {recorded!r} as it says itself; name that by `base_model` ({reason})",
+    )
+
+
+def _fault(adapter: SavedAdapter, reason: str) -> str:
+    return not_loaded(adapter.text, f"its adapter: {reason}")

@@ -1,0 +1,112 @@
+"""Whether the files of a model's weights are all there and whole, before gigabytes are read; and digests of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from focus_agents.errors import CheckpointError
+from focus_agents.models.loading.places import NEW_MODELS, ModelFiles
+from focus_agents.models.loading.sources import ADAPTER_WEIGHTS, find_source
+
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+_HEADER_BYTES = 8
+_LONGEST_HEADER = 100_000_000
+"""As safetensors has it."""
+
+
+def weights_fault(files: ModelFiles) -> str | None:
+    """Return what is wrong with the files of a model's weights, and what to do; None: nothing.
+
+    Files that are still to be downloaded are not looked into.
+
+    Args:
+        files: The model's.
+
+    Raises:
+        CheckpointError: If the index of its shards is no JSON.
+    """
+    if files.has(INDEX_FILE):
+        shards = files.read_json(INDEX_FILE).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+            return f"{INDEX_FILE}: expected the files of the weights under 'weight_map'"
+        names = sorted(set(shards.values()))
+        if missing := [name for name in names if not files.has(name)]:
+            return (
+                f"{len(missing)} of {len(names)} files that {INDEX_FILE} names are missing, e.g. {missing[0]}; the "
+                "download is not complete, so do it again"
+            )
+    elif files.has(WEIGHTS_FILE):
+        names = [WEIGHTS_FILE]
+    else:
+        pickles = [name for name in files.names if name.endswith((".bin", ".pt", ".pth"))]
+        if not pickles:
+            return f"there is no {WEIGHTS_FILE} and no {INDEX_FILE}"
+        return (
+            f"expected weights in {WEIGHTS_FILE}, got {pickles[0]}, a pickle, which can run any code as it is loaded; "
+            "take a model in safetensors, or convert it where you trust it"
+        )
+    if files.hub is not None and not constants.HF_HUB_OFFLINE:
+        return None
+    return next((fault for name in names if (fault := _cut(files.path(name)))), None)
+
+
+def _cut(file: Path) -> str | None:
+    """What is wrong with a file of safetensors that was cut off; None: nothing that its length tells."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(_HEADER_BYTES), "little")
+        if size < _HEADER_BYTES or length > min(size - _HEADER_BYTES, _LONGEST_HEADER):
+            return f"{file.name} is cut off or is no file of safetensors ({size:,} bytes); copy or download it again"
+        header = stream.read(length)
+    try:
+        entries = json.loads(header)
+        ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        return f"{file.name} is no file of safetensors ({error}); copy or download it again"
+    whole = _HEADER_BYTES + length + max(ends, default=0)
+    if size < whole:
+        return f"{file.name} is cut off at {size:,} of {whole:,} bytes; copy or download it again"
+    return None
+
+
+def weights_digest(name_or_path: str) -> str | None:
+    """Return what tells a model's weights from others of its name.
+
+    Args:
+        name_or_path: As for `load_model`.
+
+    Returns:
+        SHA-256 in hex of the weights of a folder, all files in the order of their names; of a model on the hub its
+        commit. An adapter's goes over its own weights and the digest of its base. None: the weights are made here, or
+        there is no such model.
+    """
+    try:
+        source = find_source(name_or_path)
+    except CheckpointError:
+        return None
+    base = None if source.place in NEW_MODELS else digest_of_weights(source.files)
+    if source.adapter is None:
+        return base
+    weights = source.adapter.files.path(source.adapter.name_of(ADAPTER_WEIGHTS))
+    return hashlib.sha256(f"{_digest_of([weights])} on {base}".encode()).hexdigest() if weights.is_file() else None
+
+
+def digest_of_weights(files: ModelFiles) -> str | None:
+    """Return what tells whole weights from others of their name; see `weights_digest`."""
+    if files.hub is not None:
+        return files.revision
+    own = sorted(file for file in Path(files.place).glob("*.safetensors") if file.name != ADAPTER_WEIGHTS)
+    return _digest_of(own) if own else None
+
+
+def _digest_of(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: digest)
+    return digest.hexdigest()

@@ -1,0 +1,123 @@
+"""How a model is written in one text: ``NAME[@REVISION][:ADAPTER][ on BASE]``.
+
+    Qwen/Qwen2-VL-7B-Instruct@1a2b3c          a model of the hub, at a commit, branch or tag
+    runs/my-sft/checkpoints/final             a folder
+    somebody/adapters:four-shots              one of several adapters, by the folder that it lies in
+    ./adapter on models/qwen2-vl              an adapter, and the base in place of the one that it names
+
+The text travels to every process that loads the model. A folder of such a name is taken as it is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from focus_agents.errors import CheckpointError
+from focus_agents.models.shipped import BEST_MODEL, SHIPPED_MODELS, WEIGHTS, model_name
+from focus_env.files import find_folder
+
+ON = " on "
+"""Stands between an adapter and its base."""
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """A model as it was written, in its parts.
+
+    Attributes:
+        place: A folder, a name on the hub, or a model that comes with the package.
+        revision: Commit, branch or tag on the hub; None: the hub's newest.
+        adapter: The folder of one of several adapters, below `place`; None: there is one, or none.
+        base: The model below an adapter, in the same writing; None: the one that the adapter names.
+    """
+
+    place: str
+    revision: str | None = None
+    adapter: str | None = None
+    base: str | None = None
+
+    def __str__(self) -> str:
+        """The text that `parse_reference` reads."""
+        revision = "" if self.revision is None else f"@{self.revision}"
+        adapter = "" if self.adapter is None else f":{self.adapter}"
+        base = "" if self.base is None else f"{ON}{self.base}"
+        return f"{self.place}{revision}{adapter}{base}"
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the place is a folder of this machine."""
+        return self.place in SHIPPED_MODELS or _is_folder(self.place)
+
+    def with_absolute_paths(self) -> ModelReference:
+        """Return the same with folders by their absolute paths, since other processes may work elsewhere."""
+        base = None if self.base is None else str(parse_reference(self.base).with_absolute_paths())
+        place = self.place
+        if place not in (*SHIPPED_MODELS, *BEST_MODEL) and _is_folder(place):
+            place = os.path.realpath(os.path.expanduser(place))
+        return dataclasses.replace(self, place=place, base=base)
+
+
+def parse_reference(name_or_path: str | Path) -> ModelReference:
+    """Read a model's text.
+
+    Args:
+        name_or_path: See the module's docstring.
+
+    Raises:
+        CheckpointError: If it is no text, a part of it is empty, or a folder is given a revision.
+    """
+    text = model_name(name_or_path)
+    if _is_folder(text):
+        return ModelReference(text)
+    left, is_on, base = text.rpartition(ON)
+    if not is_on:
+        left, base = base, ""
+    adapter = revision = None
+    place = left
+    if not _is_folder(place) and ":" in place:
+        place, _, adapter = place.rpartition(":")
+    if not _is_folder(place) and "@" in place:
+        place, _, revision = place.partition("@")
+    if not place or "" in (adapter, revision) or (is_on and not base):
+        raise CheckpointError(f"model {text!r}: expected NAME[@REVISION][:ADAPTER][{ON}BASE], got an empty part")
+    if revision is not None and _is_folder(place):
+        raise CheckpointError(
+            f"model {text!r}: expected no revision, since {place} is a folder; leave out @{revision}, which is for "
+            "names on the hub"
+        )
+    return ModelReference(place, revision, adapter, base or None)
+
+
+def on_base(name_or_path: str | Path, base: str | Path | None) -> str:
+    """Return a model's text with a base in place of the one that its adapter names.
+
+    Args:
+        name_or_path: The adapter.
+        base: The base; None: as it was.
+
+    Raises:
+        CheckpointError: If two bases are given.
+    """
+    if base is None:
+        return model_name(name_or_path)
+    reference = parse_reference(name_or_path)
+    if reference.base is not None:
+        raise CheckpointError(
+            f"model {str(name_or_path)!r}: expected one base, got {reference.base!r} and {str(base)!r}; leave one out"
+        )
+    return str(dataclasses.replace(reference, base=model_name(base)))
+
+
+def absolute_reference(name_or_path: str | Path) -> str:
+    """Return a model's text with folders by their absolute paths."""
+    return str(parse_reference(name_or_path).with_absolute_paths())
+
+
+def _is_folder(text: str) -> bool:
+    try:
+        return find_folder(WEIGHTS / text if text in SHIPPED_MODELS else Path(os.path.expanduser(text))).is_dir()
+    except (OSError, ValueError, RuntimeError):  # a name longer than the system takes
+        return False

@@ -1,0 +1,187 @@
+"""The card of a policy for the hub: its base and licence, its data and seeds, its scores, and how it is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from focus_agents.runs.files import read_json
+from focus_agents.runs.folder import CODE, RunDirectory
+from focus_env.metrics import ScoredAnswer, summarize_with_intervals
+
+CARD = "README.md"
+METRICS = {"miou_all": "mean IoU * 100", "acc_50": "IoU of 0.5 or more, %", "parse_rate": "readable answers, %"}
+"""Which means of `summarize` a card shows, and their titles."""
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+SEEDS = ("seed", "data_seed")
+DATA = ("dataset", "split", "validation_split", "protocol", "shots", "level", "distractors", "image_size", "max_pixels")
+"""Arguments of a run that say which episodes it was trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardFacts:
+    """What a card says.
+
+    Attributes:
+        name: The model's name on the hub, `owner/name`.
+        base: The name on the hub of the model that it comes from, or of its package; None: it is not known.
+        licence: The base's, as the hub names licences; None: it is not known.
+        is_adapter: Whether the folder holds an adapter in PEFT's format.
+        template: The prompt that it is asked with.
+        frame: The unit of its coordinates.
+        run: Arguments of the run that trained it; None: they are not known.
+        answers: Answers to validation episodes, before and after training.
+        tables: Further tables in Markdown, such as an evaluation's report.
+    """
+
+    name: str
+    base: str | None = None
+    licence: str | None = None
+    is_adapter: bool = False
+    template: str | None = None
+    frame: str | None = None
+    run: Mapping[str, Any] | None = None
+    answers: Mapping[str, Sequence[ScoredAnswer]] = field(default_factory=dict)
+    tables: Sequence[str] = ()
+
+
+def run_facts(folder: Path) -> dict[str, Any]:
+    """Return what the run says that a policy was trained by, where the policy lies in its `checkpoints`.
+
+    Args:
+        folder: The policy's folder.
+
+    Returns:
+        `run` and `answers` of `CardFacts`; nothing if there is no such run.
+
+    Raises:
+        CheckpointError: If the run's files are damaged.
+    """
+    run = RunDirectory(folder.resolve().parent.parent)
+    if folder.resolve().parent != run.checkpoints or not (run.path / "config.json").is_file():
+        return {}
+    found = {name: run.path / "validation" / f"{name}.jsonl" for name in ("before", "after")}
+    answers = {name: run.read_answers(name) for name, file in found.items() if file.is_file()}
+    return {"run": run.config(), "answers": answers}
+
+
+def report_table(folder: Path) -> str:
+    """Return the tables of an evaluation's folder.
+
+    Raises:
+        CheckpointError: If the folder holds no evaluation that has come to its end.
+    """
+    read_json(folder / "summary.json", "the summary of an evaluation")
+    return (folder / "report.md").read_text(encoding="utf-8").strip()
+
+
+def write_card(facts: CardFacts) -> str:
+    """Return a card in Markdown, with the header that the hub reads."""
+    parts = [_header(facts), f"# {facts.name.rpartition('/')[2]}", _opening(facts), _loading(facts)]
+    parts += [*_scores(facts), *facts.tables, *_training(facts)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _header(facts: CardFacts) -> str:
+    lines: dict[str, str] = {
+        "library_name": "peft" if facts.is_adapter else "transformers",
+        "pipeline_tag": "image-text-to-text",
+    }
+    if facts.licence is not None:
+        lines["license"] = facts.licence
+    lines["base_model_relation"] = "adapter" if facts.is_adapter else "finetune"
+    if facts.base is not None and _HUB_NAME.fullmatch(name := facts.base.partition("@")[0]):
+        lines["base_model"] = name  # the hub refuses other texts
+    tags = "".join(f"\n- {tag}" for tag in ("focus-localization", "in-context-localization"))
+    return "\n".join(["---", *(f"{name}: {json.dumps(value)}" for name, value in lines.items()), f"tags:{tags}", "---"])
+
+
+def _opening(facts: CardFacts) -> str:
+    form = "An adapter in PEFT's format" if facts.is_adapter else "Weights"
+    is_named = facts.base is not None and (_HUB_NAME.fullmatch(facts.base.partition("@")[0]) or "/" not in facts.base)
+    base = "" if facts.base is None else f" from {facts.base if is_named else Path(facts.base).name}"
+    licence = facts.licence or "not known: see that of the base before you use it"
+    return (
+        f"{form}{base}, trained by focus-localization to find in a picture what boxes in other pictures show. Licence: "
+        f"{licence}."
+    )
+
+
+def _loading(facts: CardFacts) -> str:
+    asked = "" if facts.template is None else f" It is asked by the template {facts.template}, in {facts.frame}."
+    return "\n".join(
+        [
+            "## Use",
+            "",
+            "```sh",
+            "pip install 'focus-localization[train]'",
+            f"focus demo --policy vlm:{facts.name} --support known.jpg 40,60,200,220 --query new.jpg",
+            f"focus evaluate --policy vlm:{facts.name}",
+            "```",
+            "",
+            f'`FocusPolicy.from_pretrained("{facts.name}")` loads it in Python.{asked}',
+        ]
+    )
+
+
+def _scores(facts: CardFacts) -> list[str]:
+    """A table of validation scores with intervals; without answers none."""
+    if not facts.answers:
+        return []
+    rows = []
+    for label, answers in facts.answers.items():
+        means = summarize_with_intervals(answers)
+        cells = [
+            f"{100 * means[name]['mean']:.1f} ({100 * means[name]['interval'][0]:.1f} to "
+            f"{100 * means[name]['interval'][1]:.1f})"
+            for name in METRICS
+        ]
+        rows.append(f"| {label} training | {len(answers)} | {' | '.join(cells)} |")
+    head = f"| | episodes | {' | '.join(METRICS.values())} |"
+    return [
+        "\n".join(
+            [
+                "## Scores",
+                "",
+                "Greedy answers to the validation episodes of the run; an unreadable answer counts 0; 95% bootstrap",
+                "intervals over the episodes, of one training.",
+                "",
+                head,
+                "| --- " * (2 + len(METRICS)) + "|",
+                *rows,
+            ]
+        )
+    ]
+
+
+def _training(facts: CardFacts) -> list[str]:
+    if facts.run is None:
+        return ["## Training\n\nThe run that it comes from is not known."]
+    values = {name: value for name, value in facts.run.items() if value is not None}
+    data = ", ".join(f"{name} {values[name]}" for name in DATA if name in values)
+    seeds = ", ".join(f"{name} {values[name]}" for name in SEEDS if name in values)
+    command = f"`focus {values['command']}`" if "command" in values else "this package"
+    shown = {name: value for name, value in values.items() if not is_place(name) and name != CODE}
+    return [
+        "\n".join(
+            [
+                "## Training",
+                "",
+                f"By {command}. Data: {data}. Seeds: {seeds}. All arguments:",
+                "",
+                "```json",
+                json.dumps(shown, indent=1, default=str),
+                "```",
+            ]
+        )
+    ]
+
+
+def is_place(name: str) -> bool:
+    """Whether an argument of a run says where it was, rather than what it did."""
+    places = ("output_dir", "name", "resume", "init_from", "data_root", "validation_root", "image_root")
+    return name in (*places, "ray_address", "dashboard")

@@ -1,0 +1,131 @@
+"""A policy as one folder for other programs: transformers, PEFT and vLLM load it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from focus_agents.errors import CheckpointError
+from focus_agents.models.adapters import has_adapters, merge_adapters
+from focus_agents.models.loading import check_model, load_config, load_model, load_template
+from focus_agents.models.loading.places import NEW_MODELS, ModelFiles
+from focus_agents.models.loading.sources import find_source
+from focus_agents.models.settings import ExportDtype, ExportForm
+from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
+from focus_agents.runs.checkpoint import save_policy
+
+OF_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".md")
+OWN = ("config.json", "focus.json", "adapter_config.json")
+"""Endings and names of files that an export does not take over from the base as they are."""
+
+
+def export_policy(
+    name_or_path: str,
+    directory: Path,
+    *,
+    dtype: ExportDtype = "auto",
+    form: ExportForm = "merged",
+    documents: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a policy anew, its adapter merged or alone.
+
+    Args:
+        name_or_path: As for `load_model`.
+        directory: The new folder; an older policy there is replaced once the new one is whole.
+        dtype: Of the weights; "auto": as they are. They are merged in float32.
+        form: Whole weights, or the adapter in the names of this release of PEFT.
+        documents: Further text files by name, such as a card.
+
+    Returns:
+        `directory`.
+
+    Raises:
+        CheckpointError: If there is no such model, or no adapter that could be written.
+        StorageError: If the folder cannot be written.
+    """
+    processor = check_model(name_or_path)
+    source = find_source(name_or_path)
+    if form == "adapter" and source.adapter is None:
+        raise CheckpointError(
+            f"model {name_or_path!r}: expected an adapter to write, got whole weights; export them as merged"
+        )
+    if source.place in NEW_MODELS:
+        raise CheckpointError(f"model {name_or_path!r}: expected trained weights to export; train it first")
+    _check_apart(directory, source.files, *([] if source.adapter is None else [source.adapter.files]))
+    own = _dtype_of(load_config(name_or_path)) if dtype == "auto" else getattr(torch, dtype)
+    model = load_model(name_or_path, dtype=own if source.adapter is None else torch.float32)
+    if form == "merged":
+        model = merge_adapters(model).to(own)
+        model.config.dtype = own
+    elif has_adapters(model) and dtype != "auto":
+        model.to(own)
+    template = load_template(name_or_path)
+    save_policy(directory, model, processor, template=template, documents=documents, form=form)
+    if form == "merged":
+        _take_over(source.files, directory)
+    return directory
+
+
+def _check_apart(directory: Path, *used: ModelFiles) -> None:
+    """See that an export does not replace what it is made of."""
+    for files in used:
+        if files.hub is None and directory.resolve() == Path(files.place).resolve():
+            raise CheckpointError(f"export {directory}: expected another folder than the model's own")
+
+
+def _dtype_of(config: Any) -> torch.dtype:
+    """The type of the weights as their configuration says; float32 if it does not."""
+    found = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+    return found if isinstance(found, torch.dtype) else getattr(torch, str(found), torch.float32)
+
+
+def _take_over(files: ModelFiles, directory: Path) -> None:
+    """Copy what other programs read of a base and nothing here writes, such as settings for videos and generation."""
+    for name in files.names:
+        is_hidden = name.startswith((".", "adapter_"))
+        if not is_hidden and name not in OWN and not name.endswith(OF_WEIGHTS) and not (directory / name).exists():
+            shutil.copyfile(files.path(name), directory / name)
+
+
+def describe_policy(name_or_path: str) -> dict[str, Any]:
+    """Return what a card says of a policy beside its training: base, licence, form and prompt.
+
+    Args:
+        name_or_path: As for `load_model`.
+
+    Raises:
+        CheckpointError: If there is no such model.
+    """
+    source, template = find_source(name_or_path), load_template(name_or_path)
+    base = None
+    if source.adapter is not None:
+        recorded = source.adapter.settings.get("base_model_name_or_path")
+        base = source.files.place if source.files.hub is not None else recorded
+    return {
+        "base": base,
+        "licence": licence_of(source.files),
+        "is_adapter": source.adapter is not None,
+        "template": template.name,
+        "frame": str(template.frame),
+    }
+
+
+def licence_of(files: ModelFiles) -> str | None:
+    """Return the licence that the card of a model names; None: it is not known."""
+    place = Path(files.place)
+    if place.parent == WEIGHTS and place.name in SHIPPED_MODELS:
+        return "apache-2.0"
+    if not files.has("README.md"):
+        return None
+    head = files.path("README.md").read_text(encoding="utf-8", errors="replace").split("---\n")
+    try:
+        found = yaml.safe_load(head[1]) if len(head) > 2 and not head[0].strip() else None
+    except yaml.YAMLError:
+        return None
+    licence = found.get("license") if isinstance(found, dict) else None
+    return licence if isinstance(licence, str) else None

@@ -1,0 +1,109 @@
+"""Sending a policy to the hub, by huggingface_hub and the token that it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from focus_agents.errors import CheckpointError
+from focus_agents.models.loading.sources import find_source
+
+CARD = "README.md"
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle")
+
+
+def check_name(name: str) -> None:
+    """Check that a model may be called so on the hub.
+
+    Raises:
+        ValueError: If it may not.
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(f"to: expected OWNER/NAME, got {name!r} ({error})") from error
+    if name.count("/") != 1:
+        raise ValueError(f"to: expected OWNER/NAME, got {name!r}; OWNER is your name on the hub, or an organization's")
+
+
+def files_to_push(name_or_path: str) -> dict[str, Path]:
+    """Return the files of a policy's folder by their names on the hub, sorted; its card is written anew.
+
+    Args:
+        name_or_path: The folder, or a model that comes with the package.
+
+    Raises:
+        CheckpointError: If there is no such folder, or it holds a pickle.
+    """
+    source = find_source(name_or_path)
+    files = source.files if source.adapter is None else source.adapter.files
+    if files.hub is not None:
+        raise CheckpointError(
+            f"model {name_or_path!r}: expected a folder to push, got a model that is on the hub already"
+        )
+    top = Path(files.place) / ("" if source.adapter is None else source.adapter.folder)
+    found = {path.relative_to(top).as_posix(): path for path in sorted(top.rglob("*")) if path.is_file()}
+    kept = {name: path for name, path in found.items() if name != CARD and not name.startswith(".")}
+    if pickled := [name for name in kept if name.endswith(PICKLES)]:
+        raise CheckpointError(
+            f"model {name_or_path!r}: expected no pickles to share, got {pickled[0]}; push what `focus export` writes"
+        )
+    return kept
+
+
+def push_files(
+    files: Mapping[str, Path],
+    name: str,
+    *,
+    card: str,
+    is_public: bool = False,
+    revision: str | None = None,
+    message: str = "A policy",
+) -> str:
+    """Make a model on the hub, if it is not there yet, and write its files in one commit.
+
+    Args:
+        files: By their names on the hub.
+        name: The model's, `owner/name`.
+        card: Its `README.md`.
+        is_public: Whether everybody may see a model that is new.
+        revision: The branch; None: main.
+        message: Of the commit.
+
+    Returns:
+        The address of the model's page.
+
+    Raises:
+        CheckpointError: If there is no token, or the hub refuses, or cannot be reached.
+    """
+    if get_token() is None:
+        raise CheckpointError(
+            f"push to {name}: expected a token of the hub, found none; log in by `hf auth login`, or set HF_TOKEN"
+        )
+    if constants.HF_HUB_OFFLINE:
+        raise CheckpointError(f"push to {name}: HF_HUB_OFFLINE is set, so the hub is not asked; unset it")
+    api = HfApi(endpoint=constants.ENDPOINT)
+    operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=str(file)) for path, file in files.items()]
+    operations.append(CommitOperationAdd(path_in_repo=CARD, path_or_fileobj=card.encode()))
+    try:
+        url = api.create_repo(name, private=not is_public, exist_ok=True)
+        if revision is not None:
+            api.create_branch(name, branch=revision, exist_ok=True)
+        api.create_commit(name, operations, commit_message=message, revision=revision)
+    except HfHubHTTPError as error:
+        code = getattr(error.response, "status_code", None)
+        advice = (
+            "its token may not write there: log in by `hf auth login` with one that may" if code in (401, 403) else ""
+        )
+        raise CheckpointError(f"push to {name}: the hub refuses ({error}); {advice or 'try again'}") from error
+    except OSError:
+        raise
+    except Exception as error:  # whatever the HTTP client raises without a network
+        raise CheckpointError(
+            f"push to {name}: the hub at {constants.ENDPOINT} cannot be reached ({error}); see to the network"
+        ) from error
+    return str(url)

@@ -1,0 +1,135 @@
+"""Chat templates: system turns, thoughts, and the token that ends an answer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from focus_agents.models.chat import as_text, end_token_id, prompt_text
+from focus_agents.models.processing import VLMProcessor
+
+TURNS = (
+    "{% for m in messages %}{{ OPEN + m['role'] }}\n{% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}<|image_pad|>{% else %}{{ c['text'] }}{% endif %}{% endfor %}{{ END }}\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ OPEN }}assistant\n{% endif %}"
+)
+QUESTION = [{"role": "user", "content": [{"type": "image"}, as_text("Where?")]}]
+SYSTEM = [{"role": "system", "content": [as_text("Be brief.")]}]
+
+
+@pytest.fixture
+def tokenizer(processor: VLMProcessor) -> Any:
+    return copy.deepcopy(processor.tokenizer)
+
+
+def use(tokenizer: Any, start: str, end: str, template: str = TURNS) -> None:
+    """A template whose turns stand between two tokens of their own."""
+    tokenizer.add_special_tokens({"additional_special_tokens": [token for token in (start, end) if token]})
+    tokenizer.chat_template = template.replace("OPEN", repr(start)).replace("END", repr(end))
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [("<start_of_turn>", "<end_of_turn>"), ("<|user|>", "<|end|>"), ("<|im_start|>", "<|im_end|>"), ("", "<|eot_id|>")],
+)
+def test_the_end_token_is_the_templates(start: str, end: str, tokenizer: Any, processor: VLMProcessor) -> None:
+    use(tokenizer, start, end)
+    token_id = tokenizer.convert_tokens_to_ids(end)
+    assert end_token_id(tokenizer) == token_id
+    own = VLMProcessor(tokenizer, processor.image_processor, processor.family)
+    assert own.encode_answer("[1, 2]")[-1] == token_id
+    assert own.decode(own.encode_answer("[1, 2]")) == "[1, 2]"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        None,
+        "{{ raise_exception('no') }}",
+        "no words",
+        TURNS.replace("{{ END }}", ""),
+    ],
+)
+def test_without_one_it_is_the_end_of_text(template: str | None, tokenizer: Any) -> None:
+    use(tokenizer, "", "", template or "")
+    tokenizer.chat_template = template and tokenizer.chat_template
+    assert end_token_id(tokenizer) == tokenizer.eos_token_id
+
+
+def test_a_template_that_takes_texts_only(tokenizer: Any) -> None:
+    use(tokenizer, "<|user|>", "<|end|>", "{% for m in messages %}{{ OPEN + m['content'] + END }}{% endfor %}")
+    assert end_token_id(tokenizer) == tokenizer.convert_tokens_to_ids("<|end|>")
+
+
+def test_that_of_the_package_is_what_it_was(processor: VLMProcessor) -> None:
+    assert processor.eos_token_id == processor.tokenizer.eos_token_id
+
+
+THINKS = TURNS.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+MAY_THINK = TURNS.replace(
+    "assistant\n{% endif %}",
+    "assistant\n{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
+    "{% else %}<think>\n{% endif %}{% endif %}",
+)
+
+
+@pytest.mark.parametrize("template", [THINKS, MAY_THINK])
+def test_an_answer_begins_outside_of_thoughts(template: str, tokenizer: Any) -> None:
+    use(tokenizer, "<|im_start|>", "<|im_end|>", template)
+    text = prompt_text(tokenizer, QUESTION)
+    assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert text.count("<think>") == text.count("</think>") == 1
+
+
+def test_a_system_turn_that_the_template_takes(tokenizer: Any) -> None:
+    use(tokenizer, "<|im_start|>", "<|im_end|>")
+    assert prompt_text(tokenizer, [*SYSTEM, *QUESTION]).startswith("<|im_start|>system\nBe brief.<|im_end|>\n")
+
+
+def test_and_one_that_it_does_not_take(tokenizer: Any) -> None:
+    refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    use(tokenizer, "<start_of_turn>", "<end_of_turn>", refuses + TURNS)
+    text = prompt_text(tokenizer, [*SYSTEM, *QUESTION])
+    assert text.startswith("<start_of_turn>user\nBe brief.<|image_pad|>Where?<end_of_turn>")
+
+
+def no_template(tokenizer: Any) -> None:
+    tokenizer.chat_template = None
+
+
+def without_pictures(tokenizer: Any) -> None:
+    use(tokenizer, "", "", TURNS.replace("<|image_pad|>", ""))
+
+
+def with_two_for_each(tokenizer: Any) -> None:
+    use(tokenizer, "", "", TURNS.replace("<|image_pad|>", "<|image_pad|><|image_pad|>"))
+
+
+def with_other_words(tokenizer: Any) -> None:
+    use(tokenizer, "", "", TURNS.replace("c['text']", "c['text'].upper()"))
+
+
+def of_texts(tokenizer: Any) -> None:
+    use(tokenizer, "", "", "{% for m in messages %}{{ raise_exception('texts only') }}{% endfor %}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (no_template, "chat template: expected one in tokenizer_config.json, .*, got none"),
+        (without_pictures, r"chat template: expected <\|image_pad\|> once for a picture"),
+        (with_two_for_each, r"chat template: expected <\|image_pad\|> once for a picture"),
+        (with_other_words, "words as they are, got .*WHERE IS IT"),
+        (of_texts, r"chat template: it does not take the conversation \(texts only\)"),
+    ],
+)
+def test_templates_that_do_not_fit(
+    change: Callable[[Any], None], message: str, tokenizer: Any, processor: VLMProcessor
+) -> None:
+    change(tokenizer)
+    own = VLMProcessor(tokenizer, processor.image_processor, processor.family)
+    with pytest.raises(ValueError, match=message):
+        own.check_chat_template()

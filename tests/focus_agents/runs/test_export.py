@@ -1,0 +1,217 @@
+"""What is exported loads without this package, and what is pushed lies on the hub with a card."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import constants
+from peft import PeftModel
+from safetensors import safe_open
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+from focus_agents.cli import export, push
+from focus_agents.errors import CheckpointError
+from focus_agents.models.loading import load_model, load_template
+from focus_agents.models.processing import VLMProcessor
+from focus_agents.runs.checkpoint import save_policy
+from focus_agents.runs.export import export_policy
+from focus_agents.runs.folder import RunDirectory
+from focus_env.prompts import get_template
+from tests.answers import scored
+from tests.focus_agents.models.families import make_batch, make_model, model_inputs
+from tests.focus_agents.models.loading.adapters import write_adapter
+from tests.hub_server import TOKEN, Hub, serving_hub
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, processor: VLMProcessor) -> Path:
+    folder = save_policy(tmp_path_factory.mktemp("bases") / "base", make_model("qwen2_5_vl", processor), processor)
+    (folder / "video_preprocessor_config.json").write_text('{"video_processor_type": "Qwen2VLVideoProcessor"}')
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Base\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
+    return write_adapter(tmp_path_factory.mktemp("adapters") / "adapter", load_model(str(base)), str(base))
+
+
+def logits(model: Any, processor: VLMProcessor) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(**model_inputs(make_batch(processor))).logits.float()
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_transformers_alone_loads_it(dtype: Any, adapter: Path, tmp_path: Path, processor: VLMProcessor) -> None:
+    expected = logits(load_model(str(adapter)), processor)
+    folder = export_policy(str(adapter), tmp_path / "exported", dtype=dtype)
+    loaded, info = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    own = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    assert {parameter.dtype for parameter in loaded.parameters()} == {own}
+    with safe_open(folder / WEIGHTS, framework="pt") as stored:
+        assert not any("lora" in name or "base_layer" in name for name in stored.keys())  # noqa: SIM118
+    tolerance = 1e-3 if dtype == "auto" else 0.2
+    torch.testing.assert_close(logits(loaded.float(), processor), expected, rtol=tolerance, atol=tolerance)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+    assert tokenizer.chat_template == processor.tokenizer.chat_template
+    assert type(AutoImageProcessor.from_pretrained(folder)) is type(processor.image_processor)
+    assert (folder / "video_preprocessor_config.json").is_file()  # what nothing here writes is the base's
+    assert not (folder / "adapter_config.json").exists()
+
+
+def test_an_adapter_alone_for_peft(adapter: Path, base: Path, tmp_path: Path, processor: VLMProcessor) -> None:
+    folder = export_policy(str(adapter), tmp_path / "exported", form="adapter")
+    assert not (folder / WEIGHTS).exists()
+    plain = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), str(folder))
+    assert torch.equal(logits(plain, processor), logits(load_model(str(adapter)), processor))
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("{base}", {"form": "adapter"}, "expected an adapter to write, got whole weights"),
+        ("tiny", {}, "expected trained weights to export"),
+    ],
+)
+def test_what_cannot_be_exported(model: str, options: Any, message: str, base: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        export_policy(model.format(base=base), tmp_path / "exported", **options)
+
+
+def test_not_over_itself(base: Path) -> None:
+    with pytest.raises(CheckpointError, match="expected another folder than the model's own"):
+        export_policy(str(base), base)
+
+
+@pytest.fixture
+def run(tmp_path: Path, adapter: Path, processor: VLMProcessor) -> RunDirectory:
+    """A run that has trained on a base, with the answers of its validations."""
+    config = {"command": "sft", "model": str(adapter), "dataset": "got10k", "shots": 4, "seed": 7, "data_seed": 3}
+    run = RunDirectory.create(tmp_path / "my-run", {**config, "output_dir": "/secret/place"})
+    save_policy(run.checkpoints / "final", load_model(str(adapter)), processor, template=get_template("default"))
+    run.write_answers("before", [scored(0.1), scored(0.2, index=1)])
+    run.write_answers("after", [scored(0.6), scored(0.8, index=1)])
+    return run
+
+
+def command(module: Any, monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["focus", *words])
+    module.main()
+
+
+def header(card: str) -> dict[str, Any]:
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_the_card(run: RunDirectory, tmp_path: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    final = run.checkpoints / "final"
+    command(export, monkeypatch, "export", "--model", str(final), "--to", str(tmp_path / "exported"))
+    card = (tmp_path / "exported/README.md").read_text()
+    assert header(card)["library_name"] == "transformers"
+    assert "base_model" not in header(card)  # the hub takes names of its own only
+    assert "Weights from adapter, trained by focus-localization" in card
+    assert "| after training | 2 | 70.0 (60.0 to 80.0) | 100.0 (100.0 to 100.0) |" in card
+    assert "dataset got10k" in card
+    assert "shots 4" in card
+    assert "seed 7, data_seed 3" in card
+    assert "/secret/place" not in card
+    assert load_template(str(tmp_path / "exported")).name == "default"
+    command(export, monkeypatch, "export", "--model", str(adapter), "--to", str(tmp_path / "a"), "--form", "adapter")
+    card = (tmp_path / "a/README.md").read_text()
+    assert (header(card)["library_name"], header(card)["license"]) == ("peft", "mit")
+    assert header(card)["base_model_relation"] == "adapter"
+
+
+class TestPush:
+    """A local server plays the hub."""
+
+    @pytest.fixture
+    def hub(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+        with serving_hub(monkeypatch, tmp_path / "cache") as hub:
+            yield hub
+
+    def test_a_dry_run_sends_nothing(
+        self, hub: Hub, adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        command(push, monkeypatch, "push", "--model", str(adapter), "--to", "me/mine", "--dry-run")
+        shown = capsys.readouterr().out
+        assert "me/mine, private:" in shown
+        assert "adapter_model.safetensors" in shown
+        assert "library_name" in shown
+        assert hub.log == []
+
+    @pytest.mark.parametrize("is_public", [False, True])
+    def test_it_lies_there_and_loads(
+        self,
+        is_public: bool,
+        hub: Hub,
+        adapter: Path,
+        processor: VLMProcessor,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        words = ["--model", str(adapter), "--to", "me/mine", *(["--public"] if is_public else [])]
+        command(push, monkeypatch, "push", *words)
+        assert [created["private"] for created in hub.created] == [not is_public]
+        model = hub.models["me/mine"]
+        files = model.commits[model.newest]
+        assert files["adapter_model.safetensors"] == (adapter / "adapter_model.safetensors").read_bytes()
+        assert header(files["README.md"].decode())["license"] == "mit"
+        assert ("public" if is_public else "private") in capsys.readouterr().out
+        expected = logits(load_model(str(adapter)), processor)
+        assert torch.equal(logits(load_model("me/mine"), processor), expected)
+        command(push, monkeypatch, "push", *words)  # again, into what is there
+
+    @pytest.mark.parametrize(
+        ("token", "message"),
+        [
+            (None, "expected a token of the hub, found none; log in by `hf auth login`, or set HF_TOKEN"),
+            ("hf_wrong", "the hub refuses .*; log in by `hf auth login` with a token that may write there"),
+        ],
+    )
+    def test_without_a_token_that_may(
+        self,
+        token: str | None,
+        message: str,
+        hub: Hub,
+        adapter: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        if token is not None:
+            monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises(SystemExit) as stop:
+            command(push, monkeypatch, "push", "--model", str(adapter), "--to", "me/mine")
+        assert stop.value.code == 1
+        text = " ".join(capsys.readouterr().err.split())
+        assert re.search(message, text), text
+        assert hub.models == {}
+
+    @pytest.mark.parametrize("name", ["mine", "a/b/c", "me/", "me/mi ne", ""])
+    def test_names(
+        self, name: str, hub: Hub, adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit):
+            command(push, monkeypatch, "push", "--model", str(adapter), "--to", name)
+        assert "--to: expected OWNER/NAME" in capsys.readouterr().err
+
+    def test_no_network(
+        self, hub: Hub, adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+        with pytest.raises(SystemExit):
+            command(push, monkeypatch, "push", "--model", str(adapter), "--to", "me/mine")
+        assert "the hub at http://127.0.0.1:9 cannot be reached" in " ".join(capsys.readouterr().err.split())
