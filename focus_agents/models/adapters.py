@@ -114,7 +114,7 @@ def merge_adapters(model: Any) -> Any:
     if has_adapters(model) and is_quantized(model):
         raise ValueError(
             "adapters: expected a base in whole weights to merge them into, got a quantized one, which would be "
-            "rounded anew; save the adapter (`save` adapter), and merge it by `focus export`, which loads the whole base"
+            "rounded anew; save the adapter (`save` adapter), and merge it by `focus export`, on the whole base"
         )
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
