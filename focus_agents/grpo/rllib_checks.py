@@ -177,6 +177,11 @@ def check_processes(config: AlgorithmConfig, settings: GRPOSettings) -> None:
                 "engine: expected transformers where sampling has no process of its own, got 'vllm'; set "
                 "num_env_runners and num_gpus_per_env_runner"
             )
+        if config.model_settings.quantization != "none":
+            raise ValueError(
+                f"engine: expected transformers with quantization {config.model_settings.quantization!r}, got 'vllm', "
+                "whose base would be another one than the learner's"
+            )
         require_vllm()
     num_batches = -(-settings.groups_per_iteration // settings.rollout_batch_groups)
     if config.num_env_runners > num_batches and not config.in_evaluation:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from focus_agents.engine.forward import image_inputs
-from focus_agents.errors import PolicyError
+from focus_agents.errors import CheckpointError, PolicyError
 from focus_agents.models.adapters import add_adapters, base_model
 from focus_agents.models.loading import load_model
 from focus_agents.models.processing import VLMProcessor
@@ -26,6 +26,7 @@ from focus_agents.policies.vllm.policy import VLLMPolicy
 from focus_agents.policies.vllm.weights import EngineFiles, processor_options, write_adapter, write_weights
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.rollout.records import Completion, Policy, Sampling
+from focus_agents.runs.checkpoint import save_policy
 from focus_env.env import observe
 from focus_env.errors import MissingDependencyError
 from focus_env.prompts import get_template
@@ -389,6 +390,30 @@ def test_a_policy_of_a_name_is_answered_by_the_engine(
     ours = VLMPolicy(load_model("tiny"), policy.processor).generate(questions, **ask)
     theirs = policy.generate(questions, **ask)
     assert [g.completions[0].text for g in theirs] == [g.completions[0].text for g in ours]
+
+
+def test_a_saved_adapter_is_answered_by_the_engine_on_its_base(
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    model: Any,
+    processor: VLMProcessor,
+    questions: list[list[Message]],
+    tmp_path: Path,
+) -> None:
+    vllm_stub.install(monkeypatch)
+    adapted = with_adapters(model, seed=1)
+    adapted.peft_config["default"].base_model_name_or_path = str(folder)
+    saved = save_policy(tmp_path / "adapter", adapted, processor, form="adapter")
+    policy = PolicySpec(text=f"vlm:{saved}", engine="vllm").build()
+    assert isinstance(policy, VLLMPolicy)
+    assert policy.engine.version == 1
+    check_logprobs(policy, adapted, policy.processor, questions, 1e-4)
+    adapted.peft_config["default"].rank_pattern = {"q_proj": 2}
+    adapted.peft_config["default"].save_pretrained(str(saved))
+    with pytest.raises(
+        CheckpointError, match=r"its adapter has ranks by layer, .* make one model of it by `focus export`"
+    ):
+        PolicySpec(text=f"vlm:{saved}", engine="vllm").build()
 
 
 @pytest.mark.skipif(not IS_INSTALLED, reason="no vLLM, or no GPU")
