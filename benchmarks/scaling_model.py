@@ -46,6 +46,10 @@ class Assumptions:
     picture_tokens: int = assume(361, "tokens of a picture, each of 4 patches", "19 x 19, what P leaves room for")
     group_size: int = assume(8, "G", "chosen")
     answer_tokens: int = assume(32, "T", "chosen")
+    host_seconds: float = assume(
+        0.18, "seconds until five pictures are decoded, scaled, cut and laid out for the tower", "1 CPU core"
+    )
+    host_threads: float = assume(4, "threads of a runner that do so, as if none waited; up to 8 do", "guess")
     rollout_batch_groups: int = assume(16, "most groups that a runner samples together", "the default")
 
     peak_flops: float = assume(989e12, "peak FLOP/s of a GPU in bfloat16", "H100 SXM, data sheet")
@@ -204,7 +208,7 @@ def estimate(a: Assumptions, *, num_gpus: int, num_groups: int) -> Cost:
     return Cost(
         num_gpus=num_gpus,
         num_groups=num_groups,
-        sampling=share * prefill_flops(a) / speed + decoding,
+        sampling=share * (a.host_seconds / a.host_threads + prefill_flops(a) / speed) + decoding,
         learning=share * learning_flops(a) / speed + reducing,
         reducing=reducing,
         sync_bytes=sync_bytes,

@@ -68,6 +68,29 @@ def shown_wh(image_wh: tuple[int, int], max_pixels: int | None) -> tuple[int, in
     return min(max(1, fitting[0]), max_pixels), min(max(1, fitting[1]), max_pixels)
 
 
+def enlarged_wh(image_wh: tuple[int, int], min_pixels: int) -> tuple[int, int]:
+    """The size at which a small picture is shown: at least so many pixels, nearly the same shape, never smaller.
+
+    Args:
+        image_wh: (width, height) in pixels.
+        min_pixels: Least pixels.
+
+    Raises:
+        ValueError: If `min_pixels` is less than 1.
+
+    >>> enlarged_wh((64, 48), 12_288), enlarged_wh((1280, 720), 12_288)
+    ((128, 96), (1280, 720))
+    """
+    if min_pixels < 1:
+        raise ValueError(f"min_pixels must be at least 1, or None for any number, got {min_pixels!r}")
+    width, height = image_wh
+    if width * height >= min_pixels:
+        return image_wh
+    # The whole part of sqrt((a - 1) / b), and one more: the least whole number whose square is at least a / b.
+    least = (math.isqrt((width * min_pixels - 1) // height) + 1, math.isqrt((height * min_pixels - 1) // width) + 1)
+    return max(width, least[0]), max(height, least[1])
+
+
 def picture_wh(path: Path) -> tuple[int, int]:
     """(width, height) of a picture file as it is shown, from its head.
 
@@ -151,7 +174,7 @@ def decode(
     Args:
         source: The file, or what is in it.
         file_wh: (width, height) that it must have as it is shown.
-        image_wh: (width, height) of the result, not larger.
+        image_wh: (width, height) of the result.
         name: Names the picture in errors.
 
     Returns:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from focus_env.arrays import Picture, as_picture
 from focus_env.errors import DatasetError
-from focus_env.images import RECENT, check_picture, check_size, decode, shown_wh
+from focus_env.images import RECENT, check_picture, check_size, decode, enlarged_wh, shown_wh
 
 ImageArray: TypeAlias = npt.NDArray[np.uint8]
 """[H, W, 3] uint8, RGB."""
@@ -102,6 +102,11 @@ class Frame:
     def shrunk(self, max_pixels: int | None) -> Frame:
         """The same picture, shown in at most so many pixels; see `focus_env.images.shown_wh`."""
         size = shown_wh(self.image_wh, max_pixels)
+        return self if size == self.image_wh else replace(self, image_wh=size, file_wh=self.file_wh or self.image_wh)
+
+    def enlarged(self, min_pixels: int) -> Frame:
+        """The same picture, shown in at least so many pixels; see `focus_env.images.enlarged_wh`."""
+        size = enlarged_wh(self.image_wh, min_pixels)
         return self if size == self.image_wh else replace(self, image_wh=size, file_wh=self.file_wh or self.image_wh)
 
     def _decode(self) -> ImageArray:

@@ -27,6 +27,16 @@ settings.register_profile("focus", deadline=None)
 settings.load_profile("focus")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked slow, unless the command line asks for it by name."""
+    if "slow" in config.option.markexpr:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
+
 @pytest.fixture(scope="session")
 def processor() -> VLMProcessor:
     """The small model's processor. It is shared: do not change it."""

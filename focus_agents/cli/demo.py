@@ -71,6 +71,12 @@ def main() -> None:
 
             quiet_libraries()
         policy = spec.build()
+        if isinstance(policy, FocusPolicy):
+            from focus_agents.models.pictures import picture_budget
+
+            budget = picture_budget(spec.argument, validation=spec.max_image_tokens)
+            if budget.validation is not None:
+                print(f"most of a picture: {budget.validation:,} tokens")
         args.out.parent.mkdir(parents=True, exist_ok=True)
     try:
         if isinstance(policy, FocusPolicy):

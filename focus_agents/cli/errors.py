@@ -124,6 +124,9 @@ def work_errors(
     except errors as error:
         show(f"error: {error}", "red")
         raise SystemExit(1) from None
+    except MemoryError as error:
+        show(f"error: {getattr(error, 'cause', error)}; {advice()}", "red")
+        raise SystemExit(1) from None
     except OSError as error:
         cause = getattr(error, "cause", error)  # of a process that Ray runs, without its traceback
         show(f"error: {type(cause).__name__}: {cause}; mend the cause; {advice()}", "red")

@@ -24,9 +24,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
+from focus_agents.cli.budget import Process, device_for, large_prompt, shape_of_model, tell_memory
 from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import parse
-from focus_agents.cli.common import DataArguments, PolicyArguments, PolicyNames
+from focus_agents.cli.common import PolicyArguments, PolicyNames
+from focus_agents.cli.data_arguments import DataArguments
 from focus_agents.cli.data_checks import check_policy_flags
 from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
 from focus_agents.cli.runs import run_path
@@ -126,6 +128,8 @@ def main() -> None:
         args = parse(Args, __doc__, old_flags=OLD_FLAGS)
         console.print(f"results: {results_path(args)}")  # Ray and torch take their time
         plan, results, chunks = check_arguments(args)
+        if chunks:
+            tell_budget(args, plan, console)
     answer_chunks(args, plan, results, chunks, console)
     answered = {chunk.cell for chunk in chunks}
     for cell in plan.cells():
@@ -233,7 +237,7 @@ def check_devices(args: Args) -> None:
     num_gpus = workers.num_workers * workers.num_gpus_per_worker
     if workers.num_workers == 0:
         args.policies.check_device()
-    elif device != "cpu" and num_gpus == 0:
+    elif device not in ("auto", "cpu") and num_gpus == 0:
         raise ValueError(f"--device {device}: workers see no GPU without --num-gpus-per-worker")
     elif workers.ray_address is None and num_gpus > 0:
         import torch  # here: a command line is read without it
@@ -243,6 +247,44 @@ def check_devices(args: Args) -> None:
                 f"--num-gpus-per-worker {workers.num_gpus_per_worker}: {workers.num_workers} workers need more than "
                 f"the {found} GPUs of this machine"
             )
+
+
+def tell_budget(args: Args, plan: EvaluationPlan, console: Console) -> None:
+    """Print what each model that answers in our own processes will take.
+
+    Raises:
+        ValueError: If one needs more memory than there is.
+    """
+    specs = [spec for spec in plan.policies.values() if parse_policy(spec.text)[0].is_model]
+    specs = [spec for spec in specs if "max_image_tokens" in spec.entry.options]
+    if not specs:  # nothing here needs torch
+        return
+    from focus_agents.evaluation.answerer import MEMORY_ADVICE
+    from focus_agents.models import budget
+    from focus_agents.models.devices import CPU, chosen_device
+    from focus_agents.models.loading import load_processor
+    from focus_agents.models.pictures import picture_budget
+
+    workers = args.cluster
+    gpus = workers.num_gpus_per_worker if plan.num_workers else float(chosen_device(args.policies.device) != CPU)
+    episodes = plan.episodes[max(plan.episodes)]
+    for spec in specs:
+        if (shape := shape_of_model(model := spec.argument)) is None:
+            continue
+        limit = picture_budget(model, validation=spec.max_image_tokens).validation
+        processor = load_processor(model, max_image_tokens=limit)
+        if (prompt := large_prompt(processor, spec.load_template(), episodes, shape)) is None:
+            continue
+        answered = budget.answering(
+            shape, spec.precision, prompt=prompt, num_prompts=plan.batch_size, answer_tokens=plan.max_completion_tokens
+        )
+        weights = {"weights": shape.parameters * budget.NUMBER_BYTES[spec.precision]}
+        memory = {"answering": budget.add(weights, answered)}
+        process = Process(name=spec.text, memory=memory, num=max(1, plan.num_workers), num_gpus=gpus)
+        device = device_for(uses_gpu=gpus > 0, ray_address=workers.ray_address, is_own=plan.num_workers == 0)
+        most = "the model's own limit" if limit is None else f"{limit:,} tokens"
+        console.print(f"{spec.text}: prompts of {prompt.describe()}; most of a picture: {most}", soft_wrap=True)
+        tell_memory(console, [process], device=device, advice={"answering": MEMORY_ADVICE})
 
 
 def answer_chunks(

@@ -8,10 +8,10 @@ answers in the format already, e.g. one trained by `focus sft`:
 On real frames in GOT-10k's layout:
     focus grpo --dataset got10k --data-root /data/got10k --init-from runs/my-sft/checkpoints/final
 
-On a cluster:
-    focus grpo --ray-address auto --num-env-runners 8 --num-gpus-per-env-runner 1 \
-        --num-learners 8 --num-gpus-per-learner 1 --rollout-batch-groups 4 --model Qwen/Qwen2-VL-7B-Instruct \
-        --template default --lora-rank 8 --precision bf16
+The paper's settings, after its stage 1, on a cluster of 16 GPUs:
+    focus grpo --preset paper --ray-address auto --num-env-runners 8 --num-gpus-per-env-runner 1 \
+        --num-learners 8 --num-gpus-per-learner 1 --dataset got10k --data-root /data/got10k \
+        --init-from runs/my-7b/checkpoints/final
 
 Results: runs/<name>/ with metrics.jsonl, summary.json, samples/validation.png (supports, target, answers before and
 after) and checkpoints/final, a policy in transformers' format. `--resume runs/<name>` goes on after an interruption.
@@ -21,16 +21,30 @@ SIGTERM and Ctrl-C end a run after the iteration that is going on, with a checkp
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge
 
+from focus_agents.cli.budget import (
+    Process,
+    device_for,
+    shape_of_model,
+    stage_prompts,
+    tell_memory,
+    tell_prompts,
+    tell_unused_gpu,
+)
 from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
-from focus_agents.cli.common import ModelArguments, RewardText, TrainingDataArguments, load_reward
+from focus_agents.cli.common import ModelArguments, RewardText
+from focus_agents.cli.data_arguments import TrainingDataArguments
 from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
+from focus_agents.cli.presets import PAPER_TRAINING_TOKENS, PAPER_VALIDATION_TOKENS, preset_of
+from focus_agents.cli.reward import load_reward
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
 from focus_agents.cli.terminal import TerminalArguments, print_outcome
 from focus_agents.cli.watching import WatchArguments
@@ -41,6 +55,8 @@ from focus_agents.settings import Seed, Settings, as_dict, join
 from focus_env.errors import FocusError
 
 if TYPE_CHECKING:  # a command line is read without torch and Ray
+    from rich.console import Console
+
     from focus_agents.grpo.algorithm import GRPOConfig
     from focus_agents.grpo.plan import GRPOPlan
 
@@ -106,7 +122,10 @@ class TrainingArguments(Settings):
         from focus_agents.grpo.plan import GRPOPlan
 
         model = ModelSettings(
-            model=self.model.source, max_image_tokens=self.model.max_image_tokens, **as_dict(self.finetuning)
+            model=self.model.source,
+            max_image_tokens=self.model.max_image_tokens,
+            validation_max_image_tokens=self.model.validation_max_image_tokens,
+            **as_dict(self.finetuning),
         )
         return GRPOPlan(
             model=model,
@@ -124,6 +143,8 @@ class TrainingArguments(Settings):
 class Args(TrainingArguments):
     """Stage 2: GRPO of a localization policy."""
 
+    preset: Literal["default", "paper"] = "default"
+    """Defaults of all other flags: default suits the small model; paper is FOCUS's stage 2 with a 7B model."""
     reward: RewardText = "iou:1,format:0.5"
     seed: Seed = 0
     """Seed of sampling, shuffling and new weights."""
@@ -133,9 +154,31 @@ class Args(TrainingArguments):
     watch: WatchArguments = WatchArguments()
 
 
+PRESETS: Mapping[str, Args] = {
+    "default": Args(),
+    "paper": Args(
+        preset="paper",
+        data=TrainingDataArguments(shots=4, protocol="focus"),
+        model=ModelArguments(
+            model="Qwen/Qwen2-VL-7B-Instruct",
+            template="default",
+            max_image_tokens=PAPER_TRAINING_TOKENS,
+            validation_max_image_tokens=PAPER_VALIDATION_TOKENS,
+        ),
+        # A group of 4 answers and its prompt fit beside the base without checkpointing.
+        finetuning=FinetuningSettings(lora_rank=8, lora_alpha=16, precision="bf16", gradient_checkpointing=False),
+        sampling=SamplingSettings(group_size=4, rollout_batch_groups=4, max_completion_tokens=50),
+        # The penalty and the average over answers are those of the code that the paper names, TRL 0.15.
+        loss=LossSettings(loss="grpo", kl_coeff=0.04, kl_estimator="k3"),
+        learning=LearningSettings(micro_batch_groups=1, lr=1e-5, warmup=0.01, cooldown=0.99, lr_end=0.0, grad_clip=1.0),
+    ),
+}
+"""What is known of the paper's settings (its table 7), and of the code that it names."""
+
+
 def main() -> None:
     with user_errors(Args):
-        args = with_spec(parse(Args, __doc__))
+        args = with_spec(parse_arguments(sys.argv[1:]))
         args.run.check_folder("grpo", command="grpo")
         args.data.check_places()
         console = make_console(arguments=Args)
@@ -150,10 +193,45 @@ def main() -> None:
                 console.print(f"warning: {line}", style="yellow")
         args = with_commits(args)
         plan, config = check_arguments(args)
+        tell_budget(plan, args.cluster, console)
         path = args.run.path("grpo")
         args.cluster.connect(args.cluster.needs(), job=Job(folder=path))
         run = open_run(args, *plan.objects, path=path)
     train(args, plan, config, run)
+
+
+def tell_budget(plan: GRPOPlan, cluster: ClusterArguments, console: Console) -> None:
+    """Print what a run will take.
+
+    Raises:
+        ValueError: If a process needs more memory than there is.
+    """
+    from focus_agents.grpo.budget import ADVICE, LEARNING, learner_memory, process_memory, sampler_memory, step_flops
+
+    model, settings = plan.model, plan.settings
+    if (shape := shape_of_model(model.model)) is None:
+        return
+    episodes = plan.training_episodes, plan.validation_episodes
+    if (prompts := stage_prompts(model.model, plan.template, plan.pictures, episodes, shape)) is None:
+        return
+    tell_prompts(console, shape, plan.pictures, *prompts)
+    num_samplers, num_learners = cluster.num_env_runners, cluster.num_learners
+    gpus = cluster.num_gpus_per_env_runner, cluster.num_gpus_per_learner
+    processes = []
+    if num_samplers == num_learners == 0:
+        memory = process_memory(shape, model, settings, prompts=prompts)
+        processes = [Process(name="this process", memory=memory, num_gpus=gpus[1])]
+    else:
+        sampler = sampler_memory(shape, model, settings, prompts=prompts)
+        learner = {LEARNING: learner_memory(shape, model, settings, prompt=prompts[0], num_learners=num_learners)}
+        processes = [
+            Process(name="each sampler", memory=sampler, num=max(1, num_samplers), num_gpus=gpus[0]),
+            Process(name="each learner", memory=learner, num=max(1, num_learners), num_gpus=gpus[1]),
+        ]
+    device = device_for(uses_gpu=any(gpus), ray_address=cluster.ray_address, is_own=num_samplers == num_learners == 0)
+    tell_unused_gpu(console, processes, "`num_gpus_per_learner`")
+    flops = step_flops(shape, model, settings, prompt=prompts[0], num_learners=num_learners)
+    tell_memory(console, processes, device=device, advice=ADVICE, step_flops=flops)
 
 
 def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> None:
@@ -191,6 +269,11 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
     finally:
         leave_ray()
     print_outcome(run, summary, console)
+
+
+def parse_arguments(words: list[str]) -> Args:
+    """Read a command line; the preset decides the defaults of everything else, so it is read first."""
+    return parse(Args, __doc__, default=preset_of(words, PRESETS), words=words)
 
 
 def with_spec(args: Args) -> Args:

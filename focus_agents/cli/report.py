@@ -70,7 +70,7 @@ def names_of(runs: Sequence[Path]) -> list[str]:
 
 def episodes_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the data sets of a run, for pictures, as far as they can be had here."""
-    from focus_agents.cli.common import TrainingDataArguments
+    from focus_agents.cli.data_arguments import TrainingDataArguments
 
     try:
         data = restore_arguments(TrainingDataArguments(), arguments, keep=())

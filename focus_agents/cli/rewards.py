@@ -22,9 +22,9 @@ from annotated_types import Ge
 
 from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
-from focus_agents.cli.common import load_reward
 from focus_agents.cli.errors import make_console, print_warning, user_errors, work_errors
 from focus_agents.cli.grpo import TrainingArguments
+from focus_agents.cli.reward import load_reward
 from focus_agents.cli.watching import TENSORBOARD, WatchArguments
 from focus_agents.errors import TrainingError
 from focus_agents.grpo.settings import GRPOSchedule, LearningSettings, SamplingSettings

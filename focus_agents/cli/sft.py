@@ -17,7 +17,6 @@ transformers' format, which `focus grpo` takes as --init-from. `--resume runs/<n
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Mapping
@@ -26,10 +25,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 
+from focus_agents.cli.budget import (
+    Process,
+    device_for,
+    shape_of_model,
+    stage_prompts,
+    tell_memory,
+    tell_prompts,
+    tell_unused_gpu,
+)
 from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
-from focus_agents.cli.common import ModelArguments, TrainingDataArguments
+from focus_agents.cli.common import ModelArguments
+from focus_agents.cli.data_arguments import TrainingDataArguments
 from focus_agents.cli.errors import as_flags, in_a_thread, make_console, user_errors, work_errors
+from focus_agents.cli.presets import PAPER_TRAINING_TOKENS, PAPER_VALIDATION_TOKENS, preset_of
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
 from focus_agents.cli.terminal import TerminalArguments, print_outcome
 from focus_agents.cli.watching import WatchArguments
@@ -40,16 +50,10 @@ from focus_agents.sft.settings import SFTConfig, SFTLearningSettings, SFTLossSet
 from focus_env.errors import FocusError
 
 if TYPE_CHECKING:  # a command line is read without torch and Ray
+    from rich.console import Console
+
     from focus_agents.sft.plan import SFTPlan
     from focus_agents.sft.train import Workers
-
-
-@dataclass(frozen=True, kw_only=True)
-class SFTModelArguments(ModelArguments):
-    """Which model, and how it is asked."""
-
-    validation_max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Most tokens per picture in validation; default: as in training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +86,7 @@ class Args(Settings):
     preset: Literal["default", "paper"] = "default"
     """Defaults of all other flags: default suits the small model; paper is FOCUS's table 7 with a 7B model."""
     data: TrainingDataArguments = TrainingDataArguments()
-    model: SFTModelArguments = SFTModelArguments(model="focus-small-base")
+    model: ModelArguments = ModelArguments(model="focus-small-base")
     finetuning: FinetuningSettings = FinetuningSettings()
     loss: SFTLossSettings = SFTLossSettings()
     learning: SFTLearningSettings = SFTLearningSettings()
@@ -103,13 +107,14 @@ PRESETS: Mapping[str, Args] = {
     "paper": Args(
         preset="paper",
         data=TrainingDataArguments(shots=4, protocol="focus"),
-        model=SFTModelArguments(
+        model=ModelArguments(
             model="Qwen/Qwen2-VL-7B-Instruct",
             template="default",
-            max_image_tokens=352,  # 0.3 * 1280 * 720 pixels at 28 * 28 a token
-            validation_max_image_tokens=2938,  # 2.5 * 1280 * 720
+            max_image_tokens=PAPER_TRAINING_TOKENS,
+            validation_max_image_tokens=PAPER_VALIDATION_TOKENS,
         ),
-        finetuning=FinetuningSettings(lora_rank=8, lora_alpha=16, precision="bf16"),
+        # An example of 5 pictures fits beside the base without checkpointing.
+        finetuning=FinetuningSettings(lora_rank=8, lora_alpha=16, precision="bf16", gradient_checkpointing=False),
         loss=SFTLossSettings(
             labels="full",
             beta=0.25,
@@ -160,10 +165,35 @@ def main() -> None:
                 console.print(f"warning: {line}", style="yellow")
         args = with_commits(args)
         plan, workers = check_arguments(args)
+        tell_budget(plan, workers, args.cluster, console)
         args.cluster.connect(args.cluster.needs() if workers.num_workers else [], job=Job(folder=plan.run_path))
         used = (plan.training_episodes, plan.validation_episodes)
         run = args.run.open(plan.run_path, flat(args), *used, command="sft")
     train(args, plan, workers, run)
+
+
+def tell_budget(plan: SFTPlan, workers: Workers, cluster: ClusterArguments, console: Console) -> None:
+    """Print what a run will take.
+
+    Raises:
+        ValueError: If a worker needs more memory than there is.
+    """
+    from focus_agents.sft.budget import ADVICE, step_flops, worker_memory
+
+    if (shape := shape_of_model(plan.model)) is None:
+        return
+    episodes = plan.training_episodes, plan.validation_episodes
+    if (prompts := stage_prompts(plan.model, plan.template, plan.pictures, episodes, shape)) is None:
+        return
+    tell_prompts(console, shape, plan.pictures, *prompts)
+    memory = worker_memory(shape, plan.config, plan.schedule, prompts=prompts, num_workers=workers.num_workers)
+    process = Process(
+        name="each worker", memory=memory, num=max(1, workers.num_workers), num_gpus=1 if workers.use_gpu else 0
+    )
+    device = device_for(uses_gpu=workers.use_gpu, ray_address=cluster.ray_address, is_own=workers.num_workers == 0)
+    tell_unused_gpu(console, [process], "`use_gpu`")
+    flops = step_flops(shape, plan.config, prompt=prompts[0], num_workers=workers.num_workers)
+    tell_memory(console, [process], device=device, advice=ADVICE, step_flops=flops)
 
 
 def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> None:
@@ -210,10 +240,7 @@ def with_commits(args: Args) -> Args:
 
 def parse_arguments(words: list[str]) -> Args:
     """Read a command line; the preset decides the defaults of everything else, so it is read first."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="default")
-    preset = first.parse_known_args(words)[0].preset
-    return parse(Args, __doc__, default=PRESETS.get(preset, PRESETS["default"]), words=words)
+    return parse(Args, __doc__, default=preset_of(words, PRESETS), words=words)
 
 
 def with_words(args: Args) -> Args:

@@ -28,7 +28,7 @@ from focus_agents.engine.forward import (
 from focus_agents.engine.grammar import AnswerGrammar
 from focus_agents.models.adapters import base_model, model_parts
 from focus_agents.models.attention import can_share_prefix, set_focus_attention
-from focus_agents.models.inputs import PromptBatch
+from focus_agents.models.inputs import LOGITS_PER_CHUNK, PromptBatch
 from focus_agents.models.shared_prefix import (
     PackedAnswers,
     Prefix,
@@ -38,9 +38,6 @@ from focus_agents.models.shared_prefix import (
     pack_answers,
     prompt_mask,
 )
-
-LOGITS_PER_CHUNK = 2**25
-"""Logits that are in memory at a time, 128 MiB of float32."""
 
 
 def score_completions(

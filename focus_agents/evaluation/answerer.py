@@ -5,6 +5,8 @@ An exception on one answer is one failed answer, counted, whatever it was; sever
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ from focus_env.types import EpisodeDataset
 MAX_RAISED = 16
 """Episodes that may end in an exception, each counted as failed, whatever their share; where more do, and as many as do
 not, the evaluation ends."""
+MEMORY_ADVICE = "lower `batch_size`, `max_image_tokens` or `shots`, or set `precision` bf16"
+"""What helps where a model that answers runs out of memory."""
 MAX_RAISED_FIRST = 3
 """Exceptions that end it where there is no answer yet: a bug that meets every question."""
 
@@ -87,9 +91,10 @@ class Answerer:
         dataset, template = self._episodes[chunk.cell.shots], chunk.spec.load_template()
         env = gymnasium.make(ENV_ID, dataset=dataset, template=template)
         try:
-            (groups,) = answer_episodes(
-                env, policy, indices, max_completion_tokens=self._max_completion_tokens, batch_size=len(indices)
-            )
+            with _memory_advice():
+                (groups,) = answer_episodes(
+                    env, policy, indices, max_completion_tokens=self._max_completion_tokens, batch_size=len(indices)
+                )
         except EpisodeError as error:
             raise _gives_up(chunk, error) from error.__cause__ or error
         return groups
@@ -111,6 +116,15 @@ class Answerer:
             )
             records.append(record)
         return records
+
+
+def _memory_advice() -> contextlib.AbstractContextManager[None]:
+    """Around the answers of a model, say what helps where memory runs out; other policies answer without torch."""
+    if "torch" not in sys.modules:
+        return contextlib.nullcontext()
+    from focus_agents.models.devices import memory_advice
+
+    return memory_advice(MEMORY_ADVICE)
 
 
 def _build(chunk: Chunk) -> Policy:

@@ -270,7 +270,7 @@ class GRPO(NamedAlgorithm):
 
     def validate(self, episode_indices: Sequence[int]) -> list[ScoredAnswer]:
         """Answer validation episodes greedily with the current weights, spread over the runners, in the order given."""
-        batch_size = self.config.settings.validation_batch_size
+        batch_size = self.config.settings.num_validated_together
         return self._runners.answer("validate", episode_indices, batch_size=batch_size)
 
     def answer_evaluation_episodes(self) -> list[tuple[float, ScoredAnswer]]:
@@ -284,7 +284,7 @@ class GRPO(NamedAlgorithm):
             # RLlib has sent the weights, but not to a runner that was still taking earlier ones.
             runners.push(self._inference_state(runners))
         indices = range(min(self.config.evaluation_duration, self._num_evaluation_episodes))
-        batch_size = self.evaluation_config.settings.validation_batch_size
+        batch_size = self.evaluation_config.settings.num_validated_together
         return runners.answer("evaluate", indices, batch_size=batch_size, weights_seq_no=self._weights_seq_no)
 
     def save_policy(self, directory: Path, *, form: SavedForm = "merged") -> Path:
@@ -295,7 +295,8 @@ class GRPO(NamedAlgorithm):
             spec.model_config = {**spec.model_config, "quantization": "none"}
             module = spec.build()
             module.set_state(self.learner_group.get_weights()[DEFAULT_MODULE_ID])
-            return save_policy(directory, module.policy, module.processor, template=self.config.template, form=form)
+            parts, template = (module.policy, module.processor), self.config.template
+            return save_policy(directory, *parts, template=template, pictures=module.pictures, form=form)
 
     def _time(self, timer: str) -> Any:
         """Log the seconds of this iteration alone; RLlib's default average remembers a slow first one for hundreds."""

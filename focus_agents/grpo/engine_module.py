@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from focus_agents.models.loading import load_processor
+from focus_agents.models.pictures import picture_budget
 from focus_agents.models.settings import ModelSettings
 from focus_agents.policies.vllm.engine import EngineOptions, VLLMEngine
 from focus_agents.policies.vllm.policy import VLLMPolicy
@@ -47,7 +48,10 @@ class EngineModule:
     def __init__(self, config: Mapping[str, Any], *, memory: float) -> None:
         self._settings = ModelSettings(**{name: config[name] for name in names_of(ModelSettings)})
         settings = self._settings
-        self.processor = load_processor(settings.model, max_image_tokens=settings.max_image_tokens)
+        asked = settings.max_image_tokens, settings.validation_max_image_tokens
+        pictures = picture_budget(settings.model, training=asked[0], validation=asked[1])
+        self.processor = load_processor(settings.model, max_image_tokens=pictures.training)
+        self.validation_processor = load_processor(settings.model, max_image_tokens=pictures.validation)
         self._temporary = tempfile.TemporaryDirectory(prefix="focus-engine-")
         self._folder = Path(self._temporary.name)
         has_new = settings.lora_rank is not None
@@ -55,19 +59,26 @@ class EngineModule:
         self._lora = files.lora
         if settings.lora_rank is not None:
             self._lora = new_adapter(settings.model, rank=settings.lora_rank, alpha=settings.lora_alpha)
+        self._shown = [processor_options(files, p) for p in (self.processor, self.validation_processor)]
         options = EngineOptions(
             precision=settings.precision,
             memory=memory,
             lora_rank=None if self._lora is None else self._lora.r,
-            processor_options=processor_options(files, self.processor),
+            # What a prompt does not say is the engine's, so that of two budgets none is.
+            processor_options=self._shown[0] if self._shown[0] == self._shown[1] else None,
             seed=config["seed"],
         )
         self._engine = VLLMEngine(files.model, options, files.revision)
         self._state: Mapping[str, torch.Tensor] = {}
 
-    def as_policy(self) -> VLLMPolicy:
-        """The engine behind the `Policy` protocol."""
-        return VLLMPolicy(self._engine, self.processor)
+    def as_policy(self, *, validates: bool = False) -> VLLMPolicy:
+        """The engine behind the `Policy` protocol.
+
+        Args:
+            validates: Whether it answers validation episodes.
+        """
+        processor = self.validation_processor if validates else self.processor
+        return VLLMPolicy(self._engine, processor, self._shown[validates])
 
     def get_state(self, *args: Any, **kwargs: Any) -> Mapping[str, torch.Tensor]:
         """Return the weights as they were given last."""

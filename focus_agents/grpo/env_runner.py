@@ -18,14 +18,20 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED, NUM_ENV_STEPS_SAMPLED
 import focus_env  # noqa: F401  (registers the environment in this process)
 from focus_agents.evaluation import evaluate
 from focus_agents.evaluation.answers import answer_episodes
+from focus_agents.grpo.budget import ADVICE, SAMPLING, VALIDATION
 from focus_agents.grpo.engine_module import EngineModule
 from focus_agents.grpo.rllib_compat import wants_component
+from focus_agents.models.devices import memory_advice
+from focus_agents.models.loading import load_processor
+from focus_agents.models.pictures import picture_budget
 from focus_agents.processes.memory import MEMORY, memory_gib
 from focus_agents.processes.names import own_name
 from focus_agents.rollout.collect import collect_groups
 from focus_agents.rollout.records import RolloutGroup, Sampling
+from focus_env.boxes import CoordinateFrame
 from focus_env.errors import FocusError
 from focus_env.metrics import ScoredAnswer
+from focus_env.prompts import PromptTemplate
 
 
 class GRPOEnvRunner(EnvRunner, Checkpointable):
@@ -50,11 +56,24 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
 
     def make_env(self) -> None:
         """Build the training environment, and the one for validation if the config has it."""
-        self.env = gymnasium.make(self.config.env, **{"template": self.config.template, **self.config.env_config})
-        validation = self.config.validation_env_config
+        model = self.config.model_settings
+        pictures = picture_budget(
+            model.model, training=model.max_image_tokens, validation=model.validation_max_image_tokens
+        )
+        training, validation = self.config.env_config, self.config.validation_env_config
+        self.env = gymnasium.make(self.config.env, **{"template": self._template(pictures.training), **training})
         self.validation_env = None
         if validation is not None:
-            self.validation_env = gymnasium.make(self.config.env, **{"template": self.config.template, **validation})
+            shown = {"template": self._template(pictures.validation)}
+            self.validation_env = gymnasium.make(self.config.env, **{**shown, **validation})
+
+    def _template(self, max_image_tokens: int | None) -> PromptTemplate:
+        """The config's; where its unit is the resized picture's pixel, by the sizes of pictures of so many tokens."""
+        template = self.config.template
+        if template.frame is not CoordinateFrame.RESIZED_PIXEL:
+            return template
+        model = self.config.model_settings.model
+        return load_processor(model, max_image_tokens=max_image_tokens).fit_template(template)
 
     def make_module(self) -> None:
         """Build the policy; its weights arrive by `set_state`."""
@@ -64,7 +83,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
             self.module = EngineModule(spec.model_config, memory=self.config.engine_memory)
         else:  # a runner of the driver evaluates at most, and its process may have no GPU
             self.module = spec.build().to(self._device)
-        self.policy = self.module.as_policy()
+        self.policy, self.validation_policy = self.module.as_policy(), self.module.as_policy(validates=True)
         self._reuses_prefill = False
 
     def share_module(self, module: Any, *, reuses_prefill: bool) -> None:
@@ -75,7 +94,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
             reuses_prefill: Whether groups come with the forward pass over their prompts, for the learner.
         """
         self.module, self._is_shared, self._reuses_prefill = module, True, reuses_prefill
-        self.policy = module.as_policy()
+        self.policy, self.validation_policy = module.as_policy(), module.as_policy(validates=True)
 
     def get_spaces(self) -> dict[str, Any]:
         """The environment's spaces, under RLlib's keys."""
@@ -129,15 +148,16 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
         self.policy.keeps_prefix = self._reuses_prefill and self.module.uses_shared_prefix
         for start in range(0, len(jobs), self.config.rollout_batch_groups):
             batch = jobs[start : start + self.config.rollout_batch_groups]
-            groups += collect_groups(
-                self.env,
-                self.policy,
-                [index for _, index in batch],
-                group_size=self.config.group_size,
-                sampling=Sampling(self.config.temperature, self.config.max_completion_tokens),
-                seeds=[_group_seed(self.config.seed, iteration, position) for position, _ in batch],
-                progress=self.config.settings.progress_at(iteration),
-            )
+            with memory_advice(ADVICE[SAMPLING]):
+                groups += collect_groups(
+                    self.env,
+                    self.policy,
+                    [index for _, index in batch],
+                    group_size=self.config.group_size,
+                    sampling=Sampling(self.config.temperature, self.config.max_completion_tokens),
+                    seeds=[_group_seed(self.config.seed, iteration, position) for position, _ in batch],
+                    progress=self.config.settings.progress_at(iteration),
+                )
         num_steps = sum(len(group.rewards) for group in groups)
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, num_steps, reduce="sum")
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, num_steps, reduce="lifetime_sum")
@@ -161,15 +181,15 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
         """
         if weights_seq_no is not None:
             self._check_weights(weights_seq_no)
-        self.policy.keeps_prefix = False
         batches = answer_episodes(
             self.evaluation_env,
-            self.policy,
+            self.validation_policy,
             episode_indices,
             max_completion_tokens=self.config.max_completion_tokens,
-            batch_size=self.config.settings.validation_batch_size,
+            batch_size=self.config.settings.num_validated_together,
         )
-        return [(float(group.rewards[0]), group.answers[0]) for groups in batches for group in groups]
+        with memory_advice(ADVICE[VALIDATION]):
+            return [(float(group.rewards[0]), group.answers[0]) for groups in batches for group in groups]
 
     def _check_weights(self, weights_seq_no: int) -> None:
         if weights_seq_no != self._weights_seq_no:
@@ -181,14 +201,14 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
         """One greedy answer for each of these episodes of the validation data."""
         if self.validation_env is None:
             raise ValueError("validation_env_config: expected the validation environment's arguments, got None")
-        self.policy.keeps_prefix = False
-        return evaluate(
-            self.validation_env,
-            self.policy,
-            episode_indices,
-            max_completion_tokens=self.config.max_completion_tokens,
-            batch_size=self.config.settings.validation_batch_size,
-        )
+        with memory_advice(ADVICE[VALIDATION]):
+            return evaluate(
+                self.validation_env,
+                self.validation_policy,
+                episode_indices,
+                max_completion_tokens=self.config.max_completion_tokens,
+                batch_size=self.config.settings.num_validated_together,
+            )
 
     def apply(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """RLlib's, which ends this process after any error; but one of our own is raised where it was asked.

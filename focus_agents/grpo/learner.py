@@ -18,9 +18,11 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
 from focus_agents.errors import TrainingError
 from focus_agents.grpo.batch import GroupBatch, collate_groups, micro_batches, split_completions
+from focus_agents.grpo.budget import ADVICE, LEARNING
 from focus_agents.grpo.loss import policy_loss, rollout_weights
 from focus_agents.grpo.module import ENTROPIES, GROUP_BATCH, LOGPROBS, REF_LOGPROBS
 from focus_agents.grpo.steps import GroupTrainingData, TrainingGroup
+from focus_agents.models.devices import memory_advice
 from focus_agents.processes.loopback import listen_where_told
 from focus_agents.processes.memory import MEMORY, memory_gib
 from focus_agents.processes.names import own_name
@@ -211,7 +213,8 @@ class GRPOTorchLearner(TorchLearner):
             is_last = portion is portions[-1]
             group_batch = collate_groups(portion, self._processor(module_id), device=self.device)
             micro_batch = {module_id: {GROUP_BATCH: group_batch, TOTALS: totals}}
-            with contextlib.nullcontext() if is_last or config.num_learners <= 1 else self.module[module_id].no_sync():
+            syncs = contextlib.nullcontext if is_last or config.num_learners <= 1 else self.module[module_id].no_sync
+            with syncs(), memory_advice(ADVICE[LEARNING]):
                 losses = self.compute_losses(fwd_out=self.module.forward_train(micro_batch), batch=micro_batch)
                 losses[module_id].backward()
             total += losses[module_id].detach()

@@ -16,7 +16,9 @@ from focus_agents.engine.scoring import score_completions, shared_prefix_gap
 from focus_agents.grpo.batch import GroupBatch
 from focus_agents.models.adapters import base_model, has_adapters, keep_reference, reference_adapter
 from focus_agents.models.attention import can_share_prefix
+from focus_agents.models.lean_adapters import lean_adapters
 from focus_agents.models.loading import has_frozen_vision, load_processor, load_trainable_model
+from focus_agents.models.pictures import picture_budget
 from focus_agents.models.settings import FinetuningSettings, ModelSettings, Precision
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.settings import names_of
@@ -37,6 +39,8 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
     Attributes:
         policy: The model that is trained.
         processor: What encodes its prompts.
+        validation_processor: What encodes those of the validation.
+        pictures: How large either shows pictures.
         uses_shared_prefix: Whether groups are scored as one row each.
     """
 
@@ -47,7 +51,12 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
         """
         config = self.model_config
         settings = ModelSettings(**{name: config[name] for name in names_of(ModelSettings)})
-        self.processor = load_processor(settings.model, max_image_tokens=settings.max_image_tokens)
+        asked = settings.max_image_tokens, settings.validation_max_image_tokens
+        self.pictures = picture_budget(settings.model, training=asked[0], validation=asked[1])
+        self.processor = load_processor(settings.model, max_image_tokens=self.pictures.training)
+        self.validation_processor = self.processor
+        if self.pictures.validation != self.pictures.training:
+            self.validation_processor = load_processor(settings.model, max_image_tokens=self.pictures.validation)
         self.policy = load_trainable_model(
             settings.model, seed=config["seed"], **{name: config[name] for name in names_of(FinetuningSettings)}
         )
@@ -77,11 +86,15 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
         """What an EnvRunner does without."""
         return ["reference"]
 
-    def as_policy(self) -> VLMPolicy:
-        """The same weights behind the `Policy` protocol."""
+    def as_policy(self, *, validates: bool = False) -> VLMPolicy:
+        """The same weights behind the `Policy` protocol.
+
+        Args:
+            validates: Whether it answers validation episodes.
+        """
         return VLMPolicy(
             self.policy,
-            self.processor,
+            self.validation_processor if validates else self.processor,
             grammar=self.grammar,
             precision=self.model_config["precision"],
             keeps_image_features=has_frozen_vision(self.policy),
@@ -97,7 +110,7 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
             Mean difference of the log-probabilities per token, as a multiple of what rounding may explain; above 1, the
             model does not compute shared rows as it should.
         """
-        with self._precision(batch):
+        with self._precision(batch), lean_adapters(self.policy):
             gap = shared_prefix_gap(
                 self.policy, batch.prompts, batch.token_ids, batch.lengths, **self._scoring_options()
             )

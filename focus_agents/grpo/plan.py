@@ -8,6 +8,7 @@ from typing import Any
 from focus_agents.grpo.algorithm import GRPOConfig
 from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings
 from focus_agents.models.loading import check_form, check_model
+from focus_agents.models.pictures import PictureBudget, picture_budget
 from focus_agents.models.settings import ModelSettings
 from focus_agents.settings import as_dict
 from focus_env.prompts import PromptTemplate
@@ -44,6 +45,12 @@ class GRPOPlan:
         """What may be a user's own code, for `provenance`."""
         return (self.reward, self.training_episodes, self.validation_episodes)
 
+    @property
+    def pictures(self) -> PictureBudget:
+        """How large the model sees pictures."""
+        asked = self.model.max_image_tokens, self.model.validation_max_image_tokens
+        return picture_budget(self.model.model, training=asked[0], validation=asked[1])
+
     def config(self) -> GRPOConfig:
         """Return RLlib's configuration of the run in one process.
 
@@ -51,18 +58,23 @@ class GRPOPlan:
             ValueError: If a setting is out of its range.
             CheckpointError: If there is no such model.
         """
-        check_model(self.model.model, max_image_tokens=self.model.max_image_tokens)
         check_form(
             self.schedule.save,
             self.model.model,
             lora_rank=self.model.lora_rank,
             quantization=self.model.quantization,
         )
-        environment = {"reward": self.reward, "template": self.template}
+        training, validation = (
+            {
+                "reward": self.reward,
+                "template": check_model(self.model.model, max_image_tokens=limit).fit_template(self.template),
+            }
+            for limit in (self.pictures.training, self.pictures.validation)
+        )
         return (
             GRPOConfig()
-            .environment(env_config={"dataset": self.training_episodes, **environment})
-            .validation(env_config={"dataset": self.validation_episodes, **environment})
+            .environment(env_config={"dataset": self.training_episodes, **training})
+            .validation(env_config={"dataset": self.validation_episodes, **validation})
             .training(**as_dict(self.settings))
             .rl_module(model_config=as_dict(self.model))
             .debugging(seed=self.seed, log_level="ERROR")

@@ -36,6 +36,9 @@ class SamplingSettings(Settings):
     """Answers sampled per episode, at least 2."""
     rollout_batch_groups: Annotated[int, Ge(1)] = 16
     """Episodes sampled together; a sampling process takes whole batches, so there must be one for each."""
+    validation_batch_size: Annotated[int, Ge(1)] | None = None
+    """Most validation episodes that a process answers together, fewer where their prompts are long (65,536 tokens);
+    default: twice rollout_batch_groups."""
     temperature: Annotated[float, Gt(0)] = 1.0
     """Sampling temperature, above 0."""
     max_completion_tokens: TokenCount = 40
@@ -188,9 +191,9 @@ class GRPOSettings(SamplingSettings, LossSettings, LearningSettings):
         return self.num_passes * -(-self.groups_per_iteration // (self.groups_per_step or self.groups_per_iteration))
 
     @property
-    def validation_batch_size(self) -> int:
+    def num_validated_together(self) -> int:
         """Validation episodes that are answered together: more than groups, since each has one answer."""
-        return 2 * self.rollout_batch_groups
+        return self.validation_batch_size or 2 * self.rollout_batch_groups
 
     @property
     def is_one_pass(self) -> bool:

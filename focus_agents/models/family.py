@@ -133,7 +133,8 @@ class ModelFamily(abc.ABC):
 
         Args:
             image_processor: Changed in place.
-            max_image_tokens: The limit. Smaller pictures stay as they were.
+            max_image_tokens: The limit. Smaller pictures stay as they were, and so does the least size, to which the
+                smallest are scaled up, unless it is beyond the limit.
 
         Raises:
             ValueError: If the model sees nothing in so few.

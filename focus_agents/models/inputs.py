@@ -18,6 +18,11 @@ import torch
 
 IGNORED = -100
 """The label of a token that is not trained."""
+LOGITS_PER_CHUNK = 2**25
+"""Logits that are in memory at a time where a model learns, 128 MiB of float32."""
+MAX_BATCH_TOKENS = 2**16
+"""Columns of prompts, padding included, that are encoded together where a model answers. Small pictures never come
+near; of a 7B model in bfloat16 so many take some 14 GB while they are encoded, and 4 GB of cache."""
 
 
 @dataclass(frozen=True, slots=True)

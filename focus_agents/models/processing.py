@@ -5,6 +5,7 @@ Axis letters: P prompt tokens.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,9 @@ from focus_agents.models.views import View, num_image_tokens
 from focus_env.boxes import CoordinateFrame
 from focus_env.prompts import PromptTemplate
 from focus_env.types import ImageArray, ImagePart, Message, TextPart
+
+_TOKENIZING = threading.Lock()
+"""Prompts may be encoded in several threads, for their pictures' sake; a tokenizer is for one at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +54,15 @@ class VLMProcessor:
         tokenizer: The model's.
         image_processor: Likewise.
         family: The model's family.
+        own_image_processor: The same with the model's own limits, which is what is saved; None: it has those.
     """
 
-    def __init__(self, tokenizer: Any, image_processor: Any, family: ModelFamily) -> None:
+    def __init__(
+        self, tokenizer: Any, image_processor: Any, family: ModelFamily, *, own_image_processor: Any = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.image_processor = image_processor
+        self.own_image_processor = image_processor if own_image_processor is None else own_image_processor
         self.family = family
         vocabulary = tokenizer.get_vocab()
         self.eos_token_id: int = end_token_id(tokenizer, family.end_token)
@@ -74,8 +82,9 @@ class VLMProcessor:
         if not images:
             raise ValueError("messages: expected at least one picture, got none; a prompt needs a query image")
         grids, arrays = self._preprocess(images)
-        text, runs = self._text(messages, self.views(images, grids))
-        ids = np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+        with _TOKENIZING:
+            text, runs = self._text(messages, self.views(images, grids))
+            ids = np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
         return EncodedPrompt(np.repeat(ids, self._repeats(ids, runs)), grids, arrays)
 
     def views(self, images: Sequence[ImageArray], grids: npt.NDArray[np.int64]) -> list[tuple[View, ...]]:
@@ -214,9 +223,9 @@ class VLMProcessor:
         return replace(template, image_to_input_wh=self.family.image_to_input_wh(self.image_processor))
 
     def save_pretrained(self, directory: Path) -> None:
-        """Write the tokenizer and the image processor in transformers' format."""
+        """Write the tokenizer and the image processor, with the model's own limits, in transformers' format."""
         self.tokenizer.save_pretrained(directory)
-        self.image_processor.save_pretrained(directory)
+        self.own_image_processor.save_pretrained(directory)
 
 
 def _as_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:

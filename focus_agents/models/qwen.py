@@ -10,6 +10,7 @@ Axis letters: N prompts, P prompt tokens, C answer columns, K pictures of all pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,8 +76,12 @@ class QwenVL(ModelFamily):
         if max_image_tokens < LEAST_IMAGE_TOKENS:
             raise ValueError(f"max_image_tokens: expected at least {LEAST_IMAGE_TOKENS}, got {max_image_tokens}")
         pixels_per_token = token_side(image_processor) ** 2
-        least = min(LEAST_IMAGE_TOKENS * pixels_per_token, image_processor.size["shortest_edge"])
-        image_processor.size = {"shortest_edge": least, "longest_edge": max_image_tokens * pixels_per_token}
+        least, most = image_processor.size["shortest_edge"], max_image_tokens * pixels_per_token
+        if least > most:
+            # Small pictures are scaled up to at least `least`, rounded up to whole tokens on both sides.
+            side = math.isqrt(max_image_tokens) - 1
+            least = min(least, max(LEAST_IMAGE_TOKENS, side * side) * pixels_per_token)
+        image_processor.size = {"shortest_edge": least, "longest_edge": most}
 
     def image_to_input_wh(self, image_processor: Any) -> Callable[[ImageSize], ImageSize]:
         """See `ModelFamily`."""

@@ -56,4 +56,7 @@ class ModelSettings(FinetuningSettings):
     model: str = "focus-small-sft"
     """Name or folder, as `focus_agents.models.loading.load_model` takes it."""
     max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Most tokens of a picture, larger ones are scaled down; default: the limit of the model's image processor."""
+    """Most tokens of a picture, larger ones are scaled down; default: as a saved policy's folder records it, else the
+    limit of the model's image processor."""
+    validation_max_image_tokens: Annotated[int, Ge(1)] | None = None
+    """Likewise in validation; default: as the folder records it, else as in training."""

@@ -13,9 +13,11 @@ import torch
 
 from focus_agents.engine.forward import image_inputs
 from focus_agents.models.adapters import base_model, family_of
-from focus_agents.models.attention import full_attention_layers, set_focus_attention
+from focus_agents.models.attention import choose_attention, full_attention_layers
+from focus_agents.models.devices import chosen_device
 from focus_agents.models.inputs import EncodedPrompt
 from focus_agents.models.loading import check_model, load_model, load_template
+from focus_agents.models.pictures import picture_budget
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.settings import Precision
 from focus_agents.models.shipped import model_name
@@ -69,7 +71,7 @@ class FocusPolicy(VLMPolicy):
     ) -> None:
         super().__init__(model.eval(), processor, precision=precision)
         self.template = processor.fit_template(template)
-        set_focus_attention(model)
+        choose_attention(model, "auto", precision)
         family_of(model).batch_pictures(base_model(model))
 
     @classmethod
@@ -81,22 +83,26 @@ class FocusPolicy(VLMPolicy):
         precision: Precision = "fp32",
         max_image_tokens: int | None = None,
     ) -> FocusPolicy:
-        """Load a policy.
+        """Load a policy, to answer with: its weights have no gradients.
 
         Args:
             name_or_path: "focus-small", which comes with the package, or any other name or folder that
                 `focus_agents.models.loading.load_model` takes.
-            device: Where it computes.
-            precision: As in the constructor.
-            max_image_tokens: Larger pictures are scaled down to at most so many tokens; None: the model's own limit.
+            device: Where it computes; "auto": on a GPU where this process sees one, else on the CPU.
+            precision: "bf16" holds the weights in bfloat16, in half the memory, and computes under autocast.
+            max_image_tokens: Larger pictures are scaled down to at most so many tokens; None: the limit at which the
+                policy was validated, as its folder records it, else the model's own.
 
         Raises:
             CheckpointError: If there is no such model.
         """
         name_or_path = model_name(name_or_path)
-        processor = check_model(name_or_path, max_image_tokens=max_image_tokens)
-        model = load_model(name_or_path)
-        return cls(model.to(device), processor, load_template(name_or_path), precision=precision)
+        limit = picture_budget(name_or_path, validation=max_image_tokens).validation
+        processor = check_model(name_or_path, max_image_tokens=limit)
+        model = load_model(name_or_path, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+        # Under autocast each weight that has a gradient would be there twice.
+        model = model.requires_grad_(False).to(chosen_device(str(device)))
+        return cls(model, processor, load_template(name_or_path), precision=precision)
 
     def locate(
         self, supports: Sequence[tuple[Picture, FourNumbers]], query: Picture, *, with_attention: bool = False

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from focus_agents.models.references import absolute_reference, on_base
 from focus_agents.models.settings import Engine, Precision
+from focus_agents.policies import builders
 from focus_agents.policies.localizers import FLOORS, Localizer, LocalizerPolicy
 from focus_agents.policies.openai.protocol import hide_credentials
 from focus_agents.policies.own import EXPECTED, import_policy, make_policy
@@ -20,7 +21,7 @@ from focus_env.prompts import PromptTemplate, get_template
 from focus_env.registry import Registry
 
 if TYPE_CHECKING:
-    from focus_agents.policies.openai.policy import OpenAIPolicy
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,9 @@ class PolicySpec:
             a localizer, a function from an observation and a random generator to a box.
         template: As for `get_template`, or "native"; None: the one that a model was trained on, else "default".
         frame: Unit of coordinates; None likewise.
-        max_image_tokens: Largest picture of a vision-language model; None: the model's own limit.
-        device: Where it computes.
+        max_image_tokens: Largest picture of a vision-language model; None: as a saved policy was validated, else the
+            model's own limit.
+        device: Where it computes; "auto": on a GPU where the process that builds it sees one, else on the CPU.
         precision: "bf16" computes in bfloat16.
         engine: What answers for a vision-language model.
         engine_memory: Share of the GPU that the engine vllm may fill.
@@ -246,66 +248,6 @@ def _floor(spec: PolicySpec) -> Localizer:
     return FLOORS[key]
 
 
-def _template_match(spec: PolicySpec) -> Localizer:
-    from focus_agents.policies.template_match import TemplateMatcher  # here: OpenCV is optional
-
-    return TemplateMatcher()
-
-
-def _dino_match(spec: PolicySpec) -> Localizer:
-    from focus_agents.policies.dino_match import DinoMatcher
-
-    return DinoMatcher.from_pretrained(spec.argument, device=spec.device)
-
-
-def _owlv2(spec: PolicySpec) -> Localizer:
-    from focus_agents.policies.owlv2 import OWLv2Localizer
-
-    return OWLv2Localizer.from_pretrained(spec.argument, device=spec.device)
-
-
-def _vlm(spec: PolicySpec) -> Policy:
-    if spec.engine == "vllm":
-        from focus_agents.policies.vllm.named import from_pretrained
-
-        return from_pretrained(
-            spec.argument,
-            precision=spec.precision,
-            max_image_tokens=spec.max_image_tokens,
-            memory=spec.engine_memory,
-        )
-    from focus_agents.policies.focus import FocusPolicy
-
-    policy = FocusPolicy.from_pretrained(
-        spec.argument, device=spec.device, precision=spec.precision, max_image_tokens=spec.max_image_tokens
-    )
-    policy.template = spec.load_template()
-    return policy
-
-
-def _check_processor(spec: PolicySpec) -> None:
-    if spec.engine == "vllm":
-        from focus_agents.policies.vllm.engine import require_vllm
-
-        require_vllm()
-    from focus_agents.models.loading import check_model
-
-    check_model(spec.argument, max_image_tokens=spec.max_image_tokens)
-
-
-def _template_of_model(spec: PolicySpec) -> PromptTemplate:
-    from focus_agents.models.loading import load_template
-
-    frame = None if spec.frame is None else CoordinateFrame(spec.frame)
-    return load_template(spec.argument, name=spec.template, frame=frame, max_image_tokens=spec.max_image_tokens)
-
-
-def _openai_api(spec: PolicySpec) -> OpenAIPolicy:
-    from focus_agents.policies.openai.policy import OpenAIPolicy  # here: the package openai is optional
-
-    return OpenAIPolicy.from_argument(spec.argument, **spec.api)
-
-
 POLICIES: Registry[PolicyEntry] = Registry(
     "policy",
     "focus_agents.policies",
@@ -323,14 +265,14 @@ POLICIES: Registry[PolicyEntry] = Registry(
         ),
         PolicyEntry(
             name="template_match",
-            build=_template_match,
+            build=builders.template_match,
             extra="baselines",
             options=(),
             help="the place most like a support's crop, by normalised cross-correlation at several scales",
         ),
         PolicyEntry(
             name="dino_match",
-            build=_dino_match,
+            build=builders.dino_match,
             options=("device",),
             syntax="[:MODEL]",
             default="facebook/dinov2-small",
@@ -339,7 +281,7 @@ POLICIES: Registry[PolicyEntry] = Registry(
         ),
         PolicyEntry(
             name="owlv2",
-            build=_owlv2,
+            build=builders.owlv2,
             options=("device",),
             syntax="[:MODEL]",
             default="google/owlv2-base-patch16-ensemble",
@@ -348,21 +290,21 @@ POLICIES: Registry[PolicyEntry] = Registry(
         ),
         PolicyEntry(
             name="vlm",
-            build=_vlm,
+            build=builders.vlm,
             options=("max_image_tokens", "device", "precision", "engine", "engine_memory"),
             syntax="[:MODEL]",
             default="focus-small",
             is_model=True,
-            check=_check_processor,
-            load_template=_template_of_model,
+            check=builders.check_processor,
+            load_template=builders.template_of_model,
             help="a vision-language model in this process",
         ),
         PolicyEntry(
             name="openai_api",
-            build=_openai_api,
+            build=builders.openai_api,
             options=("api",),
             resizes_pictures=True,
-            describe=lambda spec: {"endpoint": _openai_api(spec).base_url},
+            describe=lambda spec: {"endpoint": builders.openai_api(spec).base_url},
             syntax=":MODEL[@URL]",
             extra="api",
             help="a vision-language model behind an OpenAI-compatible endpoint",

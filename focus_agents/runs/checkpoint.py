@@ -19,6 +19,7 @@ import focus_env
 from focus_agents.errors import CheckpointError
 from focus_agents.models.adapters import ADAPTER, has_adapters, merge_adapters
 from focus_agents.models.loading import POLICY_FILE, weights_digest
+from focus_agents.models.pictures import PictureBudget
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.references import ModelReference
 from focus_agents.models.settings import SavedForm
@@ -37,6 +38,7 @@ def save_policy(
     processor: VLMProcessor,
     *,
     template: PromptTemplate | None = None,
+    pictures: PictureBudget | None = None,
     documents: Mapping[str, str] | None = None,
     form: SavedForm = "merged",
 ) -> Path:
@@ -47,6 +49,8 @@ def save_policy(
         model: A transformers model, or PEFT's around one.
         processor: Its processor.
         template: The prompt that it was trained on, if it was; whoever loads the policy asks in the same words.
+        pictures: How large it saw pictures in training and in validation; None: up to the model's own limit. Whoever
+            loads the policy shows them as large as in its validation.
         documents: Further text files by name, such as a card.
         form: What is written of a model with adapters. Whole weights use the adapters up.
 
@@ -61,39 +65,42 @@ def save_policy(
         check_finite(model.state_dict(), what=f"policy {directory}")
     with fresh_folder(directory) as fresh:
         if form == "adapter" and has_adapters(model):
-            _write_adapter(fresh, model, processor, template)
+            _write_adapter(fresh, model, processor, template, pictures)
         else:
             if form == "both" and has_adapters(model):
-                _write_adapter(fresh / ADAPTER_FOLDER, model, processor, template)
+                _write_adapter(fresh / ADAPTER_FOLDER, model, processor, template, pictures)
             merge_adapters(model).save_pretrained(fresh)
             processor.save_pretrained(fresh)
-            _describe(fresh, template, **_hub_base(model))
+            _describe(fresh, template, pictures, **_hub_base(model))
         for name, text in (documents or {}).items():
             (fresh / name).write_text(text, encoding="utf-8")
     return directory
 
 
-def _write_adapter(folder: Path, model: Any, processor: VLMProcessor, template: PromptTemplate | None) -> None:
+def _write_adapter(
+    folder: Path, model: Any, processor: VLMProcessor, template: PromptTemplate | None, pictures: PictureBudget | None
+) -> None:
     """Write the adapter of a model, with what it is asked by, and which base it is of."""
     model.save_pretrained(str(folder), selected_adapters=[ADAPTER], save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # a card of PEFT's that says nothing
     processor.save_pretrained(folder)
     settings = model.peft_config[ADAPTER]
     base = str(ModelReference(settings.base_model_name_or_path, settings.revision))
-    _describe(folder, template, base={"model": base, "weights": weights_digest(base)})
+    _describe(folder, template, pictures, base={"model": base, "weights": weights_digest(base)})
 
 
 def _hub_base(model: Any) -> dict[str, Any]:
     """Which model on the hub the weights were trained from; nothing if it was another one."""
-    commit = getattr(getattr(model, "config", None), "_commit_hash", None)
-    return {} if commit is None else {"base": {"model": f"{model.name_or_path}@{commit}", "weights": commit}}
+    source = getattr(model, "hub_source", None)
+    return {} if source is None else {"base": {"model": source, "weights": source.rpartition("@")[2]}}
 
 
-def _describe(folder: Path, template: PromptTemplate | None, **more: Any) -> None:
+def _describe(folder: Path, template: PromptTemplate | None, pictures: PictureBudget | None, **more: Any) -> None:
     """Write the file that says of a policy what transformers' files do not."""
     versions = {"focus": focus_env.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
     prompt = {} if template is None else {"prompt": describe_template(template)}
-    (folder / POLICY_FILE).write_text(json.dumps({"versions": versions, **prompt, **more}, indent=2) + "\n")
+    description = {"versions": versions, **prompt, **(pictures or PictureBudget()).entries(), **more}
+    (folder / POLICY_FILE).write_text(json.dumps(description, indent=2) + "\n")
 
 
 def check_finite(tensors: Mapping[str, Any], *, what: str) -> None:

@@ -9,6 +9,7 @@ micro-batches and workers alike, so that neither changes what is trained.
 from __future__ import annotations
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from focus_agents.models.inputs import IGNORED
 
@@ -24,6 +25,27 @@ def lm_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(
         wide.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
     )
+
+
+def chunked_lm_loss(head: torch.nn.Module, states: torch.Tensor, labels: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """`lm_loss` of the logits that a head makes, which are in memory a chunk at a time; backward makes them again.
+
+    Args:
+        head: Linear, [..., H] to [..., V].
+        states: [B, N, H], of which position n predicts label n + 1.
+        labels: [B, N] int64, as in `lm_loss`.
+        num_rows: Logits of so many tokens are a chunk.
+    """
+    is_labelled = labels[:, 1:] != IGNORED
+    rows, targets = states[:, :-1][is_labelled], labels[:, 1:][is_labelled]
+
+    def loss(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = head(states)
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return torch.nn.functional.cross_entropy(wide, targets, reduction="sum")
+
+    chunks = zip(torch.split(rows, num_rows), torch.split(targets, num_rows), strict=True)
+    return torch.stack([checkpoint(loss, *chunk, use_reentrant=False) for chunk in chunks]).sum()
 
 
 def support_delta(mass: torch.Tensor, num_support: torch.Tensor, num_tokens: torch.Tensor) -> torch.Tensor:

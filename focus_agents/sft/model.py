@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
-
-import torch
 
 from focus_agents.models.adapters import model_parts
 from focus_agents.models.loading import load_trainable_model
@@ -36,18 +32,3 @@ def build_model(name: str, config: SFTConfig) -> Any:
         for layer in model_parts(model).layers:
             layer.compile(dynamic=True)
     return model
-
-
-@contextlib.contextmanager
-def memory_advice() -> Iterator[None]:
-    """Name the settings that help where memory runs out."""
-    try:
-        yield
-    except RuntimeError as error:
-        is_cpu_allocator = "not enough memory" in str(error) or "can't allocate memory" in str(error)
-        if not (isinstance(error, torch.OutOfMemoryError) or is_cpu_allocator):
-            raise
-        raise MemoryError(
-            f"out of memory: {error}. Lower `micro_batch_size` or `max_image_tokens`, or set `gradient_checkpointing`, "
-            "`lora_rank` 8 or `precision` bf16"
-        ) from error

@@ -101,6 +101,8 @@ class SFTSchedule(Settings):
 
     num_validation_episodes: Annotated[int, Ge(1)] = 512
     """Episodes of the validation split, from its front, to answer before and after training; fewer if it has fewer."""
+    validation_batch_size: Annotated[int, Ge(1)] = 32
+    """Most validation episodes that a worker answers together; fewer where their prompts are long (65,536 tokens)."""
     validation_interval: Annotated[int, Ge(0)] = 100
     """Steps between further validations; 0: none. The best policy by these is kept beside the last."""
     patience: Annotated[int, Ge(0)] = 0

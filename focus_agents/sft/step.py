@@ -6,7 +6,7 @@ Axis letters: B examples, P prompt tokens, T answer tokens, N = P + T, Q query-i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,18 @@ import torch.distributed
 from torch.nn.functional import pad
 
 from focus_agents.engine.forward import image_inputs
-from focus_agents.models.inputs import IGNORED
+from focus_agents.models.adapters import model_parts
+from focus_agents.models.inputs import IGNORED, LOGITS_PER_CHUNK
 from focus_agents.models.support_mass import SupportProbe
 from focus_agents.sft.data import SFTBatch
-from focus_agents.sft.loss import attention_loss, lm_loss, margin_unit, share_past_margin, support_delta
+from focus_agents.sft.loss import (
+    attention_loss,
+    chunked_lm_loss,
+    lm_loss,
+    margin_unit,
+    share_past_margin,
+    support_delta,
+)
 from focus_agents.sft.settings import Labels, SFTConfig
 
 
@@ -69,17 +77,16 @@ def measure_losses(model: Any, batch: SFTBatch, config: SFTConfig, layers: froze
     if config.beta > 0:
         probe = SupportProbe.build(batch.query_mask, batch.support_mask, prompts.attention_mask, layers)
     labels = token_labels(batch, config.labels)
+    inputs = {
+        "input_ids": torch.cat([prompts.input_ids, batch.answer_ids], dim=1),
+        "attention_mask": attention_mask,
+        "use_cache": False,
+        **image_inputs(model, prompts, num_answer),
+        **({} if probe is None else {"support_probe": probe}),
+    }
     num_kept = num_answer + 1 if config.labels == "answer" else labels.shape[1]
     with torch.autocast(prompts.input_ids.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        logits = model(
-            input_ids=torch.cat([prompts.input_ids, batch.answer_ids], dim=1),
-            attention_mask=attention_mask,
-            use_cache=False,
-            logits_to_keep=num_kept,
-            **image_inputs(model, prompts, num_answer),
-            **({} if probe is None else {"support_probe": probe}),
-        ).logits
-    lm = lm_loss(logits, labels[:, -num_kept:])
+        lm = _lm_loss(model, inputs, labels[:, -num_kept:])
     if probe is None:
         nothing = lm.new_zeros(0)
         return LossSums(lm, lm.new_zeros(()), nothing, nothing, nothing)
@@ -94,6 +101,25 @@ def measure_losses(model: Any, batch: SFTBatch, config: SFTConfig, layers: froze
     # The graph of the masses knows the probe: a cycle that Python cannot see through, and would keep for ever.
     probe.masses.clear()
     return LossSums(lm, attention, _row_means(masses, probe), _row_means(deltas, probe), past)
+
+
+def _lm_loss(model: Any, inputs: Mapping[str, Any], labels: torch.Tensor) -> torch.Tensor:
+    """Run the model; returns the loss of labels [B, K] for its last K tokens, by all of their logits or a chunk's."""
+    num_kept = labels.shape[1]
+    head = model_parts(model).head
+    num_rows = max(256, LOGITS_PER_CHUNK // int(head.out_features))
+    if labels.numel() <= num_rows:
+        return lm_loss(model(**inputs, logits_to_keep=num_kept).logits, labels)
+    states: list[torch.Tensor] = []
+    # Through the model as a whole, whose wrappers have to see each forward pass; it makes the logits of one token only.
+    hook = model_parts(model).backbone.register_forward_hook(
+        lambda module, arguments, output: states.append(output.last_hidden_state)
+    )
+    try:
+        model(**inputs, logits_to_keep=1)
+    finally:
+        hook.remove()
+    return chunked_lm_loss(head, states[0][:, -num_kept:], labels, num_rows)
 
 
 def _row_means(values: torch.Tensor, probe: SupportProbe) -> torch.Tensor:

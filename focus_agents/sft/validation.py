@@ -27,17 +27,18 @@ def validate(plan: SFTPlan, model: Any, processor: VLMProcessor, *, rank: int, n
         rank: Which worker this is.
         num_workers: How many there are.
     """
-    if plan.validation_max_image_tokens is not None:
-        processor = load_processor(plan.model, max_image_tokens=plan.validation_max_image_tokens)
+    if plan.pictures.validation != plan.pictures.training:
+        processor = load_processor(plan.model, max_image_tokens=plan.pictures.validation)
     template = processor.fit_template(plan.template)
     env = gymnasium.make(ENV_ID, dataset=plan.validation_episodes, template=template)
     indices = range(min(plan.schedule.num_validation_episodes, len(plan.validation_episodes)))
     with torch.compiler.set_stance("force_eager"):  # each token of an answer has another shape
         mine = evaluate(
             env,
-            VLMPolicy(model, processor),
+            VLMPolicy(model, processor, precision=plan.config.precision),
             indices[rank::num_workers],
             max_completion_tokens=plan.schedule.max_completion_tokens,
+            batch_size=plan.schedule.validation_batch_size,
         )
     shares = [mine]
     if num_workers > 1:

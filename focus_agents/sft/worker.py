@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from focus_agents.errors import CheckpointError, EpisodeError
 from focus_agents.models.adapters import base_model, is_quantized
 from focus_agents.models.attention import measured_layers
+from focus_agents.models.devices import memory_advice
 from focus_agents.models.loading import load_processor
 from focus_agents.monitoring.recorder import Recorder
 from focus_agents.processes.memory import MEMORY, memory_gib
@@ -41,8 +42,9 @@ from focus_agents.runs.files import append_json_lines, write_json
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.validations import keep_validation
 from focus_agents.sft import notices
+from focus_agents.sft.budget import ADVICE, LOADING, TRAINING, VALIDATION
 from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches
-from focus_agents.sft.model import build_model, memory_advice
+from focus_agents.sft.model import build_model
 from focus_agents.sft.notices import NoticeConsole
 from focus_agents.sft.plan import SFTPlan
 from focus_agents.sft.progress import Progress
@@ -71,7 +73,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
     Args:
         arguments: `plan`, an `SFTPlan`.
     """
-    with memory_advice():
+    with memory_advice(ADVICE[LOADING]):  # what its parts run out of says more
         SFTWorker(arguments["plan"]).run()
 
 
@@ -93,7 +95,8 @@ class SFTWorker:
         self.device = ray.train.torch.get_device()
         if self.device.type == "cpu":
             torch.set_num_threads(max(1, plan.num_threads // context.get_local_world_size()))
-        self.processor = load_processor(plan.model, max_image_tokens=plan.max_image_tokens)
+        self.pictures = plan.pictures
+        self.processor = load_processor(plan.model, max_image_tokens=self.pictures.training)
         self.model = build_model(plan.model, plan.config).to(self.device)
         model_config = base_model(self.model).config
         self.layers = measured_layers(plan.config.attention_layers, model_config)
@@ -130,7 +133,8 @@ class SFTWorker:
         for micro_batches in self._batches():
             started = time.perf_counter()
             self._keep_skipped(micro_batches)
-            metrics = self._step(micro_batches)
+            with memory_advice(ADVICE[TRAINING]):
+                metrics = self._step(micro_batches)
             if progress.num_bad_in_a_row >= self.config.max_bad_steps:
                 self._give_up(micro_batches)
                 return
@@ -265,7 +269,9 @@ class SFTWorker:
     def _validate(self) -> tuple[list[ScoredAnswer], dict[str, float]]:
         """Answer the validation episodes, dealt to the workers; returns all answers, and what is logged of them."""
         started = time.perf_counter()
-        answers = validate(self.plan, self.model, self.processor, rank=self.rank, num_workers=self.num_workers)
+        self.optimizer.zero_grad(set_to_none=True)  # those of the last step have had their effect
+        with memory_advice(ADVICE[VALIDATION]):
+            answers = validate(self.plan, self.model, self.processor, rank=self.rank, num_workers=self.num_workers)
         score = summarize(answers)["miou_all"]
         return answers, {SCORE: score, "seconds_validating": time.perf_counter() - started}
 
@@ -319,7 +325,7 @@ class SFTWorker:
         form = self.plan.schedule.save
         model = self.model if is_quantized(self.model) else self.model.cpu()
         model = model if form == "adapter" else copy.deepcopy(model)
-        save_policy(folder, model, self.processor, template=self.plan.template, form=form)
+        save_policy(folder, model, self.processor, template=self.plan.template, pictures=self.pictures, form=form)
 
 
 def _keep_batch(file: Path, batch: SFTBatch) -> None:

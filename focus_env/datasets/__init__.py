@@ -31,7 +31,7 @@ from focus_env.datasets.registry import (
 from focus_env.datasets.sampler import AbsentPolicy, SamplingProtocol, TrackEpisodes
 from focus_env.datasets.store import StoreEpisodes
 from focus_env.datasets.synthetic import SyntheticDataset
-from focus_env.datasets.transforms import JointEpisodes, ShrunkPictures, parse_weights
+from focus_env.datasets.transforms import EnlargedPictures, JointEpisodes, ShrunkPictures, parse_weights
 from focus_env.plain_numbers import require_whole
 from focus_env.types import EpisodeDataset
 
@@ -39,6 +39,7 @@ __all__ = [
     "DATASETS",
     "DatasetEntry",
     "DatasetRequest",
+    "EnlargedPictures",
     "Got10kTracks",
     "IPLocEpisodes",
     "JointEpisodes",
@@ -69,6 +70,7 @@ def load_dataset(
     protocol: SamplingProtocol = "focus",
     absent: AbsentPolicy = "skip",
     max_pixels: int | None = None,
+    min_pixels: int | None = None,
     **options: Any,
 ) -> EpisodeDataset:
     """Load a data set by name.
@@ -86,6 +88,7 @@ def load_dataset(
             `absent_fraction`, and on a store.
         max_pixels: Most pixels of a picture; larger ones are decoded smaller, and boxes go with them, see
             `ShrunkPictures`. None: all as they are.
+        min_pixels: Least pixels of a picture; smaller ones are enlarged, see `EnlargedPictures`. None: all as they are.
         **options: Options of that data set alone, see its entry in `DATASETS`; their meaning is that of the arguments
             of `SyntheticDataset`, `TrackEpisodes` or `IPLocEpisodes`. Of several data sets each gets those it has.
 
@@ -95,8 +98,11 @@ def load_dataset(
     """
     require_whole(shots, "shots")
     require_whole(seed, "seed")
-    if max_pixels is not None:
-        require_whole(max_pixels, "max_pixels")
+    for limit, what in ((max_pixels, "max_pixels"), (min_pixels, "min_pixels")):
+        if limit is not None:
+            require_whole(limit, what)
+    if max_pixels is not None and min_pixels is not None and min_pixels > max_pixels:
+        raise ValueError(f"min_pixels: expected at most max_pixels, {max_pixels}, got {min_pixels}")
     request = DatasetRequest(split=split, shots=shots, seed=seed, protocol=protocol, absent=absent)
     if ":" in name:
         episodes = _load_joint(parse_weights(name), root, request, options)
@@ -104,7 +110,8 @@ def load_dataset(
         (entry,) = entries_of(name)
         _check_options(name, options, entry.options)
         episodes = _load_one(entry, root, request, options)
-    return episodes if max_pixels is None else ShrunkPictures(episodes, max_pixels)
+    episodes = episodes if max_pixels is None else ShrunkPictures(episodes, max_pixels)
+    return episodes if min_pixels is None else EnlargedPictures(episodes, min_pixels)
 
 
 def _check_options(name: str, options: Mapping[str, Any], known: Sequence[str]) -> None:

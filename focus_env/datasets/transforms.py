@@ -179,6 +179,9 @@ class ShrunkPictures:
         self._episodes = episodes
         self._max_pixels = max_pixels
 
+    def _shown(self, frame: Frame) -> Frame:
+        return frame.shrunk(self._max_pixels)
+
     @property
     def skipped(self) -> Mapping[str, int]:
         """What the data set left out, by reason."""
@@ -193,16 +196,15 @@ class ShrunkPictures:
         return dataclasses.replace(
             episode,
             support=tuple(
-                Exemplar(e.frame.shrunk(self._max_pixels), self._scaled(e.box, e.frame), e.note)
-                for e in episode.support
+                Exemplar(self._shown(e.frame), self._scaled(e.box, e.frame), e.note) for e in episode.support
             ),
-            query_frame=episode.query_frame.shrunk(self._max_pixels),
+            query_frame=self._shown(episode.query_frame),
             target_box=None if target is None else self._scaled(target, episode.query_frame),
         )
 
     def _scaled(self, box: Box, frame: Frame) -> Box:
         """A box of a frame, in pixels of the frame as it is shown."""
-        (width, height), (shown_width, shown_height) = frame.image_wh, frame.shrunk(self._max_pixels).image_wh
+        (width, height), (shown_width, shown_height) = frame.image_wh, self._shown(frame).image_wh
         x_scale, y_scale = shown_width / width, shown_height / height
         # The products can pass the border by a rounding.
         return Box(
@@ -211,3 +213,26 @@ class ShrunkPictures:
             min(box.x2 * x_scale, float(shown_width)),
             min(box.y2 * y_scale, float(shown_height)),
         )
+
+
+class EnlargedPictures(ShrunkPictures):
+    """Episodes whose pictures have at least so many pixels; see `focus_env.images.enlarged_wh`.
+
+    Boxes are then in pixels of the larger picture, which changes no IoU.
+
+    Args:
+        episodes: The episodes as they are.
+        min_pixels: Least pixels of a picture, at least 1.
+
+    Raises:
+        ValueError: If `min_pixels` is not positive.
+    """
+
+    def __init__(self, episodes: EpisodeDataset, min_pixels: int) -> None:
+        if min_pixels < 1:
+            raise ValueError(f"min_pixels must be at least 1, got {min_pixels!r}")
+        self._episodes = episodes
+        self._min_pixels = min_pixels
+
+    def _shown(self, frame: Frame) -> Frame:
+        return frame.enlarged(self._min_pixels)

@@ -16,10 +16,34 @@ from focus_env.images import (
     REDUCTIONS,
     WORTH_REDUCING,
     decode,
+    enlarged_wh,
     shown_wh,
 )
 from tests.focus_env.pictures import apart, as_file, detailed_picture
 from tests.places import NO_REAL_FRAMES, REAL_FRAMES
+
+
+class TestEnlargedSize:
+    """What `enlarged_wh` promises."""
+
+    @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 3_000_000))
+    @example(64, 48, 12_288)
+    @example(1, 5000, 3_000_000)
+    def test_at_least_so_many_pixels_and_no_more_than_needed(self, width: int, height: int, least: int) -> None:
+        size = enlarged_wh((width, height), least)
+        if width * height >= least:
+            assert size == (width, height)
+            return
+        assert size[0] * size[1] >= least
+        assert size[0] >= width
+        assert size[1] >= height
+        scale = math.sqrt(least / (width * height))
+        assert size[0] <= math.ceil(width * scale + 1e-6)
+        assert size[1] <= math.ceil(height * scale + 1e-6)
+
+    def test_no_number(self) -> None:
+        with pytest.raises(ValueError, match="min_pixels must be at least 1, or None for any number, got 0"):
+            enlarged_wh((4, 4), 0)
 
 
 class TestShownSize:

@@ -13,10 +13,9 @@ from typing import Any
 from focus_agents.errors import CheckpointError
 from focus_agents.models import small, tiny
 from focus_agents.models.loading.hub import HubModel, find_on_hub
-from focus_agents.models.shipped import BEST_MODEL, SHIPPED_MODELS, WEIGHTS
+from focus_agents.models.shipped import BEST_MODEL, SHIPPED_MODELS, SMALL, TINY, WEIGHTS
 from focus_env.files import find_folder
 
-TINY, SMALL = "tiny", "small"
 NEW_MODELS: Mapping[str, ModuleType] = {TINY: tiny, SMALL: small}
 """Built here, with weights that a seed makes."""
 

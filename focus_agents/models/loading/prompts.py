@@ -9,8 +9,9 @@ from pathlib import Path
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading.parts import family_of_source, load_family, load_image_processor, readable_source
-from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, SMALL, TINY, model_folder
-from focus_agents.models.shipped import model_name
+from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, model_folder
+from focus_agents.models.loading.sources import ModelSource
+from focus_agents.models.shipped import SMALL, TINY, model_name
 from focus_env.boxes import CoordinateFrame
 from focus_env.prompts import NATIVE_NAME, PromptTemplate, described_template, get_template
 
@@ -19,6 +20,23 @@ PROMPTS_OF_NEW_MODELS: Mapping[str, dict[str, str]] = {
     SMALL: {"template": "questions", "frame": "norm_100"},
 }
 """What `POLICY_FILE` says of a saved one."""
+
+
+def policy_file(name_or_path: str, source: ModelSource | None) -> Path | None:
+    """Return the file in which a saved policy says of itself what transformers' files do not; None: there is none.
+
+    Args:
+        name_or_path: As for `load_model`, as text.
+        source: Where it was found; None: there is no model, as far as one can see.
+    """
+    if source is None:
+        file = Path(model_folder(name_or_path)) / POLICY_FILE
+        return file if name_or_path not in NEW_MODELS and file.is_file() else None
+    if source.place in NEW_MODELS:
+        return None
+    files, folder = source.files_with(POLICY_FILE)
+    path = f"{folder}/{POLICY_FILE}" if folder else POLICY_FILE
+    return files.path(path) if files.has(path) else None
 
 
 def load_template(
@@ -48,15 +66,10 @@ def load_template(
     frame = given.frame if frame is None and given is not None and given.keeps_frame else frame
     source = readable_source(name_or_path)
     prompt = PROMPTS_OF_NEW_MODELS.get(name_or_path, {})
-    file: str | Path = POLICY_FILE
+    file = policy_file(name_or_path, source)
     try:
-        if source is not None and source.place not in NEW_MODELS:
-            files, folder = source.files_with(POLICY_FILE)
-            if files.has(path := f"{folder}/{POLICY_FILE}" if folder else POLICY_FILE):
-                file = files.path(path)
-                prompt = json.loads(file.read_text()).get("prompt", {})
-        elif name_or_path not in NEW_MODELS and (file := Path(model_folder(name_or_path)) / POLICY_FILE).is_file():
-            prompt = json.loads(file.read_text()).get("prompt", {})  # a folder without a model, as far as one can see
+        if file is not None:
+            prompt = json.loads(file.read_text()).get("prompt", {})
         template = given or described_template(prompt)
         if frame is None and ("frame" in prompt or template.keeps_frame):
             frame = CoordinateFrame(prompt.get("frame", template.frame))

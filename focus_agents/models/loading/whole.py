@@ -21,6 +21,7 @@ from focus_agents.models.adapters import (
     train_adapter,
 )
 from focus_agents.models.attention import choose_attention
+from focus_agents.models.devices import chosen_device
 from focus_agents.models.loading.parts import family_of_source, load_processor
 from focus_agents.models.loading.places import LANGUAGE_MODELS, NEW_MODELS, VISION_MODELS, ModelFiles, not_loaded
 from focus_agents.models.loading.saved_adapters import check_base, note_base, put_adapter
@@ -71,8 +72,8 @@ def load_model(
     model = load_whole(AutoModelForImageTextToText, source.files, **options)
     if source.adapter is None:
         return model
-    check_base(source)
     model = put_adapter(model, source.adapter)
+    check_base(source)
     note_base(model, source)
     return model
 
@@ -147,7 +148,7 @@ def load_vision_model(
         name_or_path: A folder written by `save_pretrained`, or a name on the hub. Only safetensors are read, and code
             from the hub is never run. With HF_HUB_OFFLINE=1 the hub is not asked.
         model_types: Which `model_type` its configuration may have.
-        device: Where it computes.
+        device: Where it computes; "auto": on a GPU where this process sees one, else on the CPU.
 
     Raises:
         CheckpointError: If there is no such model, it is of another type, or it lacks weights.
@@ -160,7 +161,9 @@ def load_vision_model(
             "the folder or the hub name of such a model"
         )
     model = load_whole(model_class, files, expected=VISION_MODELS, dtype=torch.float32)
-    return model.to(device).requires_grad_(False)  # in evaluation mode, as from_pretrained leaves it
+    return model.to(chosen_device(str(device))).requires_grad_(
+        False
+    )  # in evaluation mode, as from_pretrained leaves it
 
 
 def load_whole(model_class: Any, files: ModelFiles, *, expected: str = LANGUAGE_MODELS, **options: Any) -> Any:
@@ -184,6 +187,8 @@ def load_whole(model_class: Any, files: ModelFiles, *, expected: str = LANGUAGE_
     lack = f"{len(missing)} weights are missing, e.g. {missing[0]}" if missing else None
     if fault := lack or bad_weights(model, files_folder(files.place, files.revision)):
         raise CheckpointError(not_loaded(files.text, fault, expected))
+    if files.hub is not None:
+        model.hub_source = f"{files.place}@{files.revision}"  # for whoever saves what becomes of it
     return model
 
 

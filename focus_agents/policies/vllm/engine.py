@@ -44,7 +44,8 @@ class EngineOptions:
         precision: What it computes in; weights are held in the same.
         memory: Share of the GPU that it may fill, as vLLM's `gpu_memory_utilization`.
         lora_rank: Largest rank of adapters; None: there will be none.
-        processor_options: Settings of the image processor that differ from those in the model's folder.
+        processor_options: Settings of the image processor for all prompts that differ from those in the model's folder.
+            A prompt may have others.
         seed: Of what no prompt's seed decides.
     """
 

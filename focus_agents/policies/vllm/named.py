@@ -39,13 +39,14 @@ def from_pretrained(
     check_fit(name, load_config(name), processor)
     with tempfile.TemporaryDirectory(prefix="focus-engine-") as folder:  # read when the engine starts
         files = engine_files(name, Path(folder))
+        shown = processor_options(files, processor)
         options = EngineOptions(
             precision=precision,
             memory=memory,
             lora_rank=None if files.lora is None else files.lora.r,
-            processor_options=processor_options(files, processor),
+            processor_options=shown,
         )
         engine = VLLMEngine(files.model, options, files.revision)
     if files.adapter is not None:
         engine.load_adapter(files.adapter)
-    return VLLMPolicy(engine, processor)
+    return VLLMPolicy(engine, processor, shown)

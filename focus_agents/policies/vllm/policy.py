@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,14 +29,18 @@ class VLLMPolicy:
     Args:
         engine: Which vLLM.
         processor: Encodes the same prompts for the learner, and reads the answers.
+        processor_options: As from `weights.processor_options`: how the processor differs from the one that vLLM has.
     """
 
     keeps_prefix = False
     """No forward pass can be had from vLLM; here so that runners may ask all policies alike."""
 
-    def __init__(self, engine: VLLMEngine, processor: VLMProcessor) -> None:
+    def __init__(
+        self, engine: VLLMEngine, processor: VLMProcessor, processor_options: Mapping[str, Any] | None = None
+    ) -> None:
         self.engine = engine
         self.processor = processor
+        self.processor_options = dict(processor_options or {})
 
     def generate(
         self,
@@ -77,6 +81,7 @@ class VLLMPolicy:
         return {
             "prompt_token_ids": self.processor.chat_token_ids(messages),
             "multi_modal_data": {"image": [Image.fromarray(image) for image in images]},
+            "mm_processor_kwargs": self.processor_options,
         }
 
     def _sampling_params(self, num_completions: int, sampling: Sampling, seed: int) -> Any:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from focus_agents.cli.command_line import flat, parse
-from focus_agents.cli.common import ModelArguments, PolicyArguments, load_reward
+from focus_agents.cli.common import ModelArguments, PolicyArguments
+from focus_agents.cli.reward import load_reward
 from focus_env.boxes import CoordinateFrame
 from focus_env.prompts import PromptTemplate, get_template
 from focus_env.rewards.answers import AnswerBatch

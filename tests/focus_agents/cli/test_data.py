@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from focus_agents.cli.common import TrainingDataArguments
+from focus_agents.cli.data_arguments import TrainingDataArguments
 from focus_env.datasets import load_dataset
 from focus_env.datasets.store import StoreEpisodes
 from focus_env.datasets.store_writer import write_store
@@ -120,6 +121,19 @@ class TestArguments:
         args = TrainingDataArguments(dataset="store", data_root=folder / "train", max_pixels=500)
         assert_dataset_contract(args.load_training(), shots=2)
         assert args.load_training()[0].query_frame.image_wh == (25, 19)
+
+    def test_pictures_of_validation_have_a_limit_of_their_own(self, folder: Path) -> None:
+        args = TrainingDataArguments(
+            dataset="store",
+            data_root=folder / "train",
+            validation_root=folder / "val",
+            max_pixels=500,
+            validation_max_pixels=1200,
+        )
+        assert args.load_training()[0].query_frame.image_wh == (25, 19)
+        assert args.load_validation()[0].query_frame.image_wh == (40, 30)
+        both = dataclasses.replace(args, validation_max_pixels=None, min_pixels=20_000, max_pixels=None)
+        assert math.prod(both.load_validation()[0].query_frame.image_wh) >= 20_000
 
     def test_scenes_among_several(self, folder: Path) -> None:
         args = TrainingDataArguments(dataset="synthetic:1", level=2, image_size=64, num_objects=3)

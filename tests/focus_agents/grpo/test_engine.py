@@ -117,3 +117,15 @@ def test_vllm_wants_processes_of_its_own_and_to_be_installed(monkeypatch: pytest
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="the engine vllm needs the package vllm"):
         check_processes(make_config(TINY, num_env_runners=1), GRPOSettings(**VLLM))
+
+
+def test_training_and_validation_may_show_pictures_in_other_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    vllm_stub.install(monkeypatch)
+    config = make_config(TINY, num_env_runners=1, max_completion_tokens=2, **VLLM)
+    config.rl_module(model_config={"model": "tiny", "max_image_tokens": 9, "validation_max_image_tokens": 4})
+    runner = GRPOEnvRunner(config=config, worker_index=1)
+    (group,) = runner.sample(jobs=[(0, 3)]).values()
+    assert group.generation.prompt is not None
+    assert (group.generation.prompt.grids.prod(1) == 9).all()
+    assert runner.validation_policy.processor.image_processor.size != runner.policy.processor.image_processor.size
+    assert len(runner.validate(episode_indices=[0])) == 1  # its prompts are compared, too

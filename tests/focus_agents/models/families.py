@@ -95,19 +95,20 @@ def make_model(family: str, processor: VLMProcessor, **text: Any) -> Any:
         torch.manual_seed(0)
         if family == "qwen2_vl":
             text |= {"bos_token_id": processor.pad_token_id, "eos_token_id": processor.eos_token_id}
-            vision |= {"embed_dim": 64, "mlp_ratio": 2}
+            vision |= {"embed_dim": 64, "mlp_ratio": 2, "hidden_size": text["hidden_size"]}
             model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, **ids))
         elif family == "qwen2_5_vl":
             text |= {"bos_token_id": processor.pad_token_id, "eos_token_id": processor.eos_token_id}
             # Windows of 2 x 2 tokens in the first block; a picture has several.
-            vision |= {"intermediate_size": 96, "out_hidden_size": 64, "window_size": 32, "fullatt_block_indexes": [1]}
+            vision |= {"intermediate_size": 96, "window_size": 32, "fullatt_block_indexes": [1]}
+            vision["out_hidden_size"] = text["hidden_size"]
             model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids))
         else:
             is_mixture = family == "qwen3_vl_moe"
             text |= {"head_dim": 16, "rope_parameters": rope | {"mrope_interleaved": True}}
             vision |= {
                 "intermediate_size": 96,
-                "out_hidden_size": 64,
+                "out_hidden_size": text["hidden_size"],
                 "num_position_embeddings": 64,
                 "deepstack_visual_indexes": [0, 1],
             }

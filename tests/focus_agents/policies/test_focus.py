@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForImageTextToText
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.inputs import EncodedPrompt
 from focus_agents.models.loading import load_model, load_processor, load_template
+from focus_agents.models.settings import Precision
 from focus_agents.policies.focus import FocusPolicy, Localization, locate
 from focus_agents.rollout.records import MAX_COMPLETION_TOKENS, Completion, Generation, Policy, Sampling
 from focus_agents.runs.checkpoint import save_policy
@@ -105,6 +107,37 @@ class TestLoading:
     def test_its_weights_are_those_of_the_folder(self, folder: Path, policy: FocusPolicy) -> None:
         saved = load_model(str(folder)).state_dict()
         assert all(torch.equal(value, saved[name]) for name, value in policy.model.state_dict().items())
+
+    @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+    def test_weights_are_in_the_precision_asked_for_and_have_no_gradients(
+        self, folder: Path, precision: Precision, dtype: torch.dtype
+    ) -> None:
+        parameters = dict(FocusPolicy.from_pretrained(folder, precision=precision).model.named_parameters())
+        assert {parameter.dtype for parameter in parameters.values()} == {dtype}
+        assert not any(parameter.requires_grad for parameter in parameters.values())
+
+    def test_no_second_copy_of_a_weight_is_made(self, folder: Path) -> None:
+        """Autocast keeps one in bfloat16 of each weight in float32 that has a gradient."""
+        question = get_template("compact").render(observe(make_episode(0, shots=3)))
+        ask: dict[str, Any] = {"num_completions": 1, "sampling": Sampling(0.0, 3), "seeds": [0]}
+        policy = FocusPolicy.from_pretrained(folder, precision="bf16")
+        shapes = {tuple(p.shape) for p in policy.model.parameters() if p.ndim == 2 and p.shape[0] != p.shape[1]}
+        made = []
+
+        class Copies(TorchDispatchMode):
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                result = func(*args, **(kwargs or {}))
+                if func is torch.ops.aten._to_copy.default and tuple(result.shape) in shapes:
+                    made.append(tuple(result.shape))
+                return result
+
+        with Copies():
+            policy.generate([question], **ask)
+        assert made == []
+        policy.model.float().requires_grad_()
+        with Copies():
+            policy.generate([question], **ask)
+        assert made, "the test would see them"
 
     def test_a_picture_budget(self, folder: Path) -> None:
         thrifty = FocusPolicy.from_pretrained(str(folder), max_image_tokens=4)

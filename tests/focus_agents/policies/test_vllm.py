@@ -298,8 +298,11 @@ def test_the_budget_of_pictures_is_handed_on(start: Start, folder: Path, questio
     generations = VLLMPolicy(start(processor_options=options), small).generate(questions, **ask)
     counts = [int((g.prompt.input_ids == small.image_token_id).sum()) for g in generations if g.prompt is not None]
     assert counts == [6, 8]
+    both = start()
+    generations = VLLMPolicy(both, small, options).generate(questions, **ask)  # of one prompt alone
+    assert all(g.completions[0].error is None for g in generations)
     with pytest.raises(PolicyError, match=r"prompt 1 .* with 6 image tokens for 2 pictures, got \d+ from vLLM's"):
-        VLLMPolicy(start(), small).generate(questions, **ask)
+        VLLMPolicy(both, small).generate(questions, **ask)
 
 
 def test_a_prompt_that_was_expanded_before_is_noticed(

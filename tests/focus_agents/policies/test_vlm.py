@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+import os
+import threading
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 from focus_agents.engine.generation import sample_completions
+from focus_agents.models.inputs import PromptBatch
 from focus_agents.models.processing import VLMProcessor
+from focus_agents.policies import vlm
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.rollout.records import Policy, Sampling
 from focus_env.env import observe
@@ -115,3 +120,82 @@ def test_another_number_of_seeds_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="seeds: expected one for each of the 2 prompts, got 1"):
         VLMPolicy(model, processor).generate(questions, num_completions=1, sampling=Sampling(), seeds=[0])
+
+
+class TestBatches:
+    """Prompts of many tokens in all are answered one batch after the other."""
+
+    ASK: ClassVar[dict[str, Any]] = {"num_completions": 2, "sampling": Sampling(0.8, 5), "seeds": [8, 9]}
+
+    @pytest.mark.parametrize("limit", [1, 10_000])
+    def test_the_answers_are_the_same(
+        self, model: Any, processor: VLMProcessor, questions: list[list[Message]], limit: int
+    ) -> None:
+        expected = VLMPolicy(model, processor).generate(questions, **self.ASK)
+        found = VLMPolicy(model, processor, max_batch_tokens=limit).generate(questions, **self.ASK)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours.prompt is not None
+            assert theirs.prompt is not None
+            np.testing.assert_array_equal(ours.prompt.input_ids, theirs.prompt.input_ids)
+            for own, other in zip(ours.completions, theirs.completions, strict=True):
+                assert own.token_ids.tolist() == other.token_ids.tolist()
+                np.testing.assert_allclose(own.logprobs, other.logprobs, atol=1e-5)
+
+    def test_no_batch_is_larger_than_it_may_be(
+        self, model: Any, processor: VLMProcessor, questions: list[list[Message]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shapes: list[tuple[int, ...]] = []
+        sample = vlm.sample_completions
+
+        def watch(model: Any, prompts: PromptBatch, **options: Any) -> Any:
+            shapes.append(tuple(prompts.input_ids.shape))
+            return sample(model, prompts, **options)
+
+        monkeypatch.setattr(vlm, "sample_completions", watch)
+        long, short = (len(processor.encode(question).input_ids) for question in (questions[1], questions[0]))
+        assert short < long
+        many = [questions[0], questions[0], questions[1], questions[0]]
+        ask = self.ASK | {"seeds": [1, 2, 3, 4]}
+        assert len(VLMPolicy(model, processor, max_batch_tokens=2 * long).generate(many, **ask)) == 4
+        assert shapes == [(2, short), (2, long)]
+        shapes.clear()
+        VLMPolicy(model, processor, keeps_prefix=True, max_batch_tokens=1).generate(many, **ask)
+        assert shapes == [(4, long)], "a learner takes them as one"
+
+    def test_a_seed_for_each(self, model: Any, processor: VLMProcessor, questions: list[list[Message]]) -> None:
+        for seeds in ([1], [1, 2, 3]):
+            with pytest.raises(ValueError, match=f"seeds: expected one for each of the 2 prompts, got {len(seeds)}"):
+                VLMPolicy(model, processor).generate(questions, **(self.ASK | {"seeds": seeds}))
+
+
+def test_prompts_of_a_gpu_are_encoded_in_threads(
+    model: Any, processor: VLMProcessor, questions: list[list[Message]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same arrays in the same order, and the first error as it would be without threads."""
+
+    class OnGPU(torch.nn.Module):
+        def parameters(self, recurse: bool = True) -> Any:
+            return iter([torch.nn.Parameter(torch.zeros(1, device="meta"))])
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    names: set[str] = set()
+    encode = processor.encode
+
+    def watch(prompt: Any) -> Any:
+        names.add(threading.current_thread().name)
+        return encode(prompt)
+
+    own = copy.copy(processor)
+    monkeypatch.setattr(own, "encode", watch, raising=False)
+    policy = VLMPolicy(OnGPU(), own)
+    many = questions * 6
+    for ours, question in zip(policy._encode(many), many, strict=True):
+        expected = encode(question)
+        np.testing.assert_array_equal(ours.input_ids, expected.input_ids)
+        np.testing.assert_array_equal(ours.images["pixel_values"], expected.images["pixel_values"])
+    assert names.isdisjoint({threading.main_thread().name})
+    with pytest.raises(ValueError, match="expected at least one picture"):
+        policy._encode([*many, [], questions[0]])
+    names.clear()
+    VLMPolicy(model, own)._encode(many)
+    assert names == {threading.main_thread().name}, "a CPU has no core to spare"

@@ -7,6 +7,7 @@ expands the first placeholders that it finds, whether the prompt was expanded be
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import sys
 import types
@@ -129,8 +130,7 @@ class LLM:
         kinds = {"auto": torch.float16, "float32": torch.float32, "bfloat16": torch.bfloat16}
         self._model = AutoModelForImageTextToText.from_pretrained(model, dtype=kinds[dtype]).eval()
         self._processor = load_processor(model)
-        for name, value in (mm_processor_kwargs or {}).items():
-            setattr(self._processor.image_processor, name, value)
+        self._processor_kwargs = mm_processor_kwargs or {}
         self._limit = (limit_mm_per_prompt or {}).get("image", 999)
         self._is_processed, self._caches_prefixes = logprobs_mode == "processed_logprobs", bool(enable_prefix_caching)
         self._max_lora_rank, self._max_loras = max_lora_rank if enable_lora else 0, max_loras
@@ -213,9 +213,14 @@ class LLM:
         if len(images) > self._limit:
             raise ValueError(f"At most {self._limit} image(s) may be provided in one prompt.")
         hashes = tuple(hashlib.sha256(image.tobytes() + str(image.size).encode()).hexdigest() for image in images)
+        changes = self._processor_kwargs | dict(prompt.get("mm_processor_kwargs") or {})
+        hashes = (*hashes, str(sorted(changes.items())))  # vLLM's hash of a picture has them in it
         if hashes not in self.mm_cache:
+            image_processor = copy.deepcopy(self._processor.image_processor)
+            for name, value in changes.items():
+                setattr(image_processor, name, value)
             arrays = [np.asarray(image) for image in images]
-            self.mm_cache[hashes] = self._processor.family.preprocess(self._processor.image_processor, arrays)
+            self.mm_cache[hashes] = self._processor.family.preprocess(image_processor, arrays)
         grids, arrays_by_name = self.mm_cache[hashes]
         runs = iter(grids.prod(1).tolist())
         ids: list[int] = []

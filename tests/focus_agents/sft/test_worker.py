@@ -11,15 +11,18 @@ import torch
 from safetensors.torch import load_file
 
 from focus_agents.errors import TrainingError
+from focus_agents.models.devices import memory_advice
 from focus_agents.models.loading import load_model, load_processor
 from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.folder import RunDirectory
+from focus_agents.sft import worker
+from focus_agents.sft.budget import ADVICE, TRAINING, VALIDATION
 from focus_agents.sft.data import SFTExamples, load_batches
 from focus_agents.sft.model import build_model
 from focus_agents.sft.progress import Progress
 from focus_agents.sft.settings import SFTConfig
 from focus_agents.sft.step import accumulate_gradients
-from focus_agents.sft.worker import SFTWorker, memory_advice
+from focus_agents.sft.worker import SFTWorker
 from focus_env.datasets.order import shuffled_indices
 from focus_env.metrics import ScoredAnswer
 from focus_env.prompts import get_template
@@ -209,12 +212,26 @@ def test_the_best_policy_is_kept_beside_the_last(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
 def test_out_of_memory_names_the_settings_that_help(error: RuntimeError) -> None:
-    with pytest.raises(MemoryError, match=r"`micro_batch_size` .* `gradient_checkpointing`"), memory_advice():
+    advice = ADVICE[TRAINING]
+    with pytest.raises(MemoryError, match=r"`micro_batch_size` .* `gradient_checkpointing`"), memory_advice(advice):
+        raise error
+    with pytest.raises(MemoryError, match=r"Lower `validation_batch_size`"), memory_advice(ADVICE[VALIDATION]):
         raise error
 
 
+def test_the_part_that_ran_out_is_the_one_that_is_spoken_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_out(*arguments: Any, **options: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for name, setting in (("validate", "validation_batch_size"), ("accumulate_gradients", "micro_batch_size")):
+        with monkeypatch.context() as patch:
+            patch.setattr(worker, name, run_out)
+            with pytest.raises(Exception, match=rf"Lower `{setting}`"):
+                train(make_plan(tmp_path / name))
+
+
 def test_other_errors_pass() -> None:
-    with pytest.raises(RuntimeError, match=r"^size mismatch$"), memory_advice():
+    with pytest.raises(RuntimeError, match=r"^size mismatch$"), memory_advice(""):
         raise RuntimeError("size mismatch")
 
 

@@ -5,13 +5,21 @@ from __future__ import annotations
 import dataclasses
 import pickle
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 
 from focus_env.boxes import box_iou
-from focus_env.datasets import SyntheticDataset
-from focus_env.datasets.transforms import NUM_SLOTS, JointEpisodes, ShrunkPictures, ShuffledSupports, parse_weights
+from focus_env.datasets import SyntheticDataset, load_dataset
+from focus_env.datasets.transforms import (
+    NUM_SLOTS,
+    EnlargedPictures,
+    JointEpisodes,
+    ShrunkPictures,
+    ShuffledSupports,
+    parse_weights,
+)
 from focus_env.types import Box, Episode, Exemplar, Frame
 from tests.contracts import assert_dataset_contract, assert_same_episode
 from tests.fakes import FakeDataset
@@ -176,3 +184,34 @@ class TestShrunkPictures:
         assert shrunk.skipped == {"tracks_bad": 2}
         with pytest.raises(ValueError, match="max_pixels must be at least 1, got 0"):
             ShrunkPictures(dataset, 0)
+
+
+class TestEnlargedPictures:
+    """Larger pictures: the boxes go with them."""
+
+    @pytest.mark.parametrize("min_pixels", [1, 4800, 4801, 9_999, 30_000])
+    def test_boxes_stay_where_they_are(self, min_pixels: int) -> None:
+        dataset = FakeDataset(with_absent=True)
+        enlarged = EnlargedPictures(dataset, min_pixels)
+        assert_dataset_contract(enlarged, shots=2)
+        for index in range(4):
+            np.testing.assert_allclose(_relative(enlarged[index]), _relative(dataset[index]), atol=1e-12)
+            frames = [*(e.frame for e in enlarged[index].support), enlarged[index].query_frame]
+            assert all(frame.image_wh[0] * frame.image_wh[1] >= min_pixels for frame in frames)
+            assert all(frame.image().shape[1::-1] == frame.image_wh for frame in frames)
+
+    def test_both_limits(self) -> None:
+        options: dict[str, Any] = {"split": "train", "shots": 1, "level": 1}
+        for image_size, side in ((128, 64), (56, 60), (62, 62)):
+            episodes = load_dataset("synthetic", image_size=image_size, max_pixels=64**2, min_pixels=60**2, **options)
+            assert episodes[0].query_frame.image_wh == (side, side)
+        with pytest.raises(ValueError, match="min_pixels: expected at most max_pixels, 10, got 11"):
+            load_dataset("synthetic", max_pixels=10, min_pixels=11, **options)
+
+    def test_the_rest_is_passed_on(self) -> None:
+        dataset = FakeDataset()
+        dataset.skipped = {"tracks_bad": 2}  # type: ignore[attr-defined]
+        enlarged = pickle.loads(pickle.dumps(EnlargedPictures(dataset, 9_000)))
+        assert enlarged.skipped == {"tracks_bad": 2}
+        with pytest.raises(ValueError, match="min_pixels must be at least 1, got 0"):
+            EnlargedPictures(dataset, 0)

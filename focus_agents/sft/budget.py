@@ -1,0 +1,72 @@
+"""What a worker of stage 1 holds in memory, and what a step costs, before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from focus_agents.models import budget
+from focus_agents.models.budget import Memory, PromptSize
+from focus_agents.models.shape import ModelShape
+from focus_agents.sft.settings import SFTConfig, SFTSchedule
+
+LOADING, TRAINING, VALIDATION = "loading the model", "training", "validation"
+ADVICE: Mapping[str, str] = {
+    LOADING: "set `lora_rank` 8 and `precision` bf16, or take a smaller model",
+    TRAINING: "lower `micro_batch_size` or `max_image_tokens`, or set `gradient_checkpointing`, `lora_rank` 8 or "
+    "`precision` bf16",
+    VALIDATION: "lower `validation_batch_size`, `validation_max_image_tokens` or `shots`, or set `lora_rank` 8 or "
+    "`precision` bf16",
+}
+"""What helps where a part of the work does not fit."""
+
+
+def worker_memory(
+    shape: ModelShape,
+    config: SFTConfig,
+    schedule: SFTSchedule,
+    *,
+    prompts: tuple[PromptSize, PromptSize],
+    num_workers: int = 1,
+) -> dict[str, Memory]:
+    """Count what a worker holds at most in each part of its work.
+
+    Args:
+        shape: The model's.
+        config: Settings of the training.
+        schedule: Of the validation.
+        prompts: Sizes of a large prompt of the training and of one of the validation.
+        num_workers: Among how many a step's episodes are shared.
+    """
+    training, validation = prompts
+    rows, answer = rows_per_pass(config, num_workers), schedule.max_completion_tokens
+    tokens = rows * (training.tokens + answer)
+    stays = budget.add(budget.held(shape, config), budget.optimized(shape, config, num_replicas=num_workers))
+    learned = budget.learning(
+        shape,
+        config,
+        tokens=tokens,
+        scored_tokens=tokens if config.labels == "full" else rows * (answer + 1),
+        patches=rows * training.patches,
+    )
+    answered = budget.answering(
+        shape,
+        config.precision,
+        prompt=validation,
+        num_prompts=schedule.validation_batch_size,
+        answer_tokens=answer,
+        has_adapters=config.lora_rank is not None,
+    )
+    without_gradients = {name: size for name, size in stays.items() if name != "gradients"}
+    return {TRAINING: budget.add(stays, learned), VALIDATION: budget.add(without_gradients, answered)}
+
+
+def rows_per_pass(config: SFTConfig, num_workers: int) -> int:
+    """Return how many episodes a worker learns from in one forward and backward pass."""
+    share = -(-config.batch_size // max(1, num_workers))
+    return min(share, config.micro_batch_size or share)
+
+
+def step_flops(shape: ModelShape, config: SFTConfig, *, prompt: PromptSize, num_workers: int = 1) -> float:
+    """Return the operations of a worker's share of a step."""
+    share = -(-config.batch_size // max(1, num_workers))
+    return budget.learning_flops(shape, config, tokens=share * prompt.tokens, patches=share * prompt.patches)
