@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
 import tyro
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from focus_agents.models.references import absolute_reference, on_base
-from focus_agents.models.settings import Precision
+from focus_agents.models.settings import Engine, Precision
 from focus_agents.policies.registry import PolicySpec, policies_help
 from focus_agents.settings import Ceiling, Settings
 from focus_env.boxes import CoordinateFrame
@@ -146,6 +146,10 @@ class PolicyArguments(Settings):
     """Where to compute: cpu, cuda, cuda:1; auto takes a GPU where there is one, and says so."""
     precision: Precision = "fp32"
     """bf16 computes in bfloat16."""
+    engine: Engine = "transformers"
+    """What answers for a vlm: transformers, or vllm, which needs the extra vllm and a GPU."""
+    engine_memory: Annotated[float, Gt(0), Le(1)] = 0.9
+    """Share of the GPU that vllm may fill."""
     api_concurrency: Annotated[int, Ge(1), Ceiling(4096)] = 8
     """Requests to an openai_api at a time, of each process."""
     api_timeout: Annotated[float, Gt(0)] = 120.0
@@ -178,6 +182,8 @@ class PolicyArguments(Settings):
             max_image_tokens=self.max_image_tokens,
             device=self.device,
             precision=self.precision,
+            engine=self.engine,
+            engine_memory=self.engine_memory,
             api=api,
         )
         spec = spec.on_base(self.base_model).with_absolute_path()

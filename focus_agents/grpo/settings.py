@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from focus_agents.grpo.advantage import AdvantageScale
-from focus_agents.models.settings import SavedForm
+from focus_agents.models.settings import VLLM_TEMPERATURES, Engine, SavedForm
 from focus_agents.runs.schedule import MAX_BAD_STEPS, check_schedule, lr_factor
 from focus_agents.settings import LearningRate, Settings, TokenCount
 
@@ -56,6 +56,11 @@ class SamplingSettings(Settings):
     sample_timeout_s: Annotated[float, Gt(0)] = 1800.0
     """Seconds after which a sampling process that has not answered counts as hung: it is ended and replaced, and what
     it had to answer is asked again."""
+    engine: Engine = "transformers"
+    """What samples: transformers, or vllm in each sampling process, which needs the extra vllm, GPUs for these
+    processes, and rollout_correction token_tis or seq_mask."""
+    engine_memory: Annotated[float, Gt(0), Le(1)] = 0.9
+    """Share of its GPU that a sampling process's vllm may fill; less where others share the GPU."""
     async_steps: Annotated[int, Ge(0), Le(1)] = 0
     """1 samples an iteration's groups while those before it are learned from, by weights one update old; needs sampling
     processes, and wants rollout_correction token_tis."""
@@ -154,6 +159,31 @@ class LearningSettings(Settings):
 @dataclass(frozen=True, kw_only=True)
 class GRPOSettings(SamplingSettings, LossSettings, LearningSettings):
     """Every setting of GRPO; a study varies these."""
+
+    def check(self) -> None:
+        """Check the fields, alone and together."""
+        super().check()
+        if self.engine == "vllm":
+            self._check_vllm()
+
+    def _check_vllm(self) -> None:
+        """Refuse what vLLM would sample otherwise than it is learned from."""
+        if self.constrained:
+            raise ValueError(
+                "constrained: expected False with engine='vllm', which knows no grammar by the token, got True; set "
+                "`engine` to transformers"
+            )
+        if self.rollout_correction == "none":
+            raise ValueError(
+                "rollout_correction: expected token_tis or seq_mask with engine='vllm', whose log-probabilities are "
+                "not rounded as the learner's are, got 'none'"
+            )
+        least, most = VLLM_TEMPERATURES
+        if not least <= self.temperature <= most:
+            raise ValueError(
+                f"temperature: expected {least} to {most} with engine='vllm', which changes others, got "
+                f"{self.temperature}"
+            )
 
     @property
     def steps_per_iteration(self) -> int:

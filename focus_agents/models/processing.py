@@ -181,6 +181,14 @@ class VLMProcessor:
                 f"{text!r}; take chat_template.jinja from where the weights are from"
             )
 
+    def chat_token_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of the chat template's own text, in which a placeholder stands for each picture.
+
+        Processors of other programs take prompts in this form, and expand the placeholders themselves.
+        """
+        ids: list[int] = self.tokenizer(self._chat_text(messages), add_special_tokens=False)["input_ids"]
+        return ids
+
     def encode_answer(self, text: str) -> list[int]:
         """Token ids of an answer with its end token, as the model should write it."""
         return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_token_id]

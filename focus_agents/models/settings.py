@@ -17,6 +17,14 @@ SavedForm = Literal["merged", "adapter", "both"]
 ExportForm = Literal["merged", "adapter"]
 ExportDtype = Literal["auto", "float32", "bfloat16", "float16"]
 """Type of exported weights; auto: as they are."""
+Attention = Literal["auto", "sdpa", "flash"]
+"""How the language model and the vision tower attend: by PyTorch's SDPA, or by flash attention."""
+Quantization = Literal["none", "4bit"]
+"""In how many bits the frozen base under adapters is held."""
+Engine = Literal["transformers", "vllm"]
+"""What answers prompts: the package's own sampling with models of transformers, or vLLM."""
+VLLM_TEMPERATURES = (0.01, 2.0)
+"""At which vLLM samples as it is told: it raises lower ones in silence, and refuses higher ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +40,11 @@ class FinetuningSettings(Settings):
     passes of learning."""
     precision: Precision = "fp32"
     """bf16 computes in bfloat16; weights that are trained stay in float32."""
+    attention: Attention = "auto"
+    """flash takes flash attention, in bf16 on a GPU; auto takes it where it is installed, else sdpa."""
+    quantization: Quantization = "none"
+    """4bit holds the base under adapters in 4 bits (QLoRA), which needs the extra quantized and a GPU; saved is the
+    adapter alone."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass, to save memory."""
 

@@ -37,6 +37,12 @@ def owlv2(spec: PolicySpec) -> Localizer:
 
 def vlm(spec: PolicySpec) -> Policy:
     """Return a vision-language model."""
+    if spec.engine == "vllm":
+        from focus_agents.policies.vllm.named import from_pretrained
+
+        return from_pretrained(
+            spec.argument, precision=spec.precision, max_image_tokens=limit(spec), memory=spec.engine_memory
+        )
     from focus_agents.policies.focus import FocusPolicy
 
     policy = FocusPolicy.from_pretrained(
@@ -48,6 +54,10 @@ def vlm(spec: PolicySpec) -> Policy:
 
 def check_processor(spec: PolicySpec) -> None:
     """Check a vision-language model before its weights are read."""
+    if spec.engine == "vllm":
+        from focus_agents.policies.vllm.engine import require_vllm
+
+        require_vllm()
     from focus_agents.models.loading import check_model
 
     check_model(spec.argument, max_image_tokens=limit(spec))

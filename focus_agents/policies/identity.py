@@ -36,6 +36,7 @@ def identity(spec: PolicySpec) -> dict[str, Any]:
         "precision": spec.precision,
         "model_files": _model_files(argument) if entry.is_model else None,
         "version": focus_env.__version__,
+        **({} if spec.engine == "transformers" else {"engine": spec.engine}),
         **entry.describe(spec),
     }
 

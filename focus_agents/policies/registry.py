@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from focus_agents.models.references import absolute_reference, on_base
-from focus_agents.models.settings import Precision
+from focus_agents.models.settings import Engine, Precision
 from focus_agents.policies import builders
 from focus_agents.policies.localizers import FLOORS, Localizer, LocalizerPolicy
 from focus_agents.policies.openai.protocol import hide_credentials
@@ -38,6 +38,8 @@ class PolicySpec:
             model's own limit.
         device: Where it computes; "auto": on a GPU where the process that builds it sees one, else on the CPU.
         precision: "bf16" computes in bfloat16.
+        engine: What answers for a vision-language model.
+        engine_memory: Share of the GPU that the engine vllm may fill.
         api: Further arguments of `OpenAIPolicy`; of no effect on other policies.
     """
 
@@ -47,6 +49,8 @@ class PolicySpec:
     max_image_tokens: int | None = None
     device: str = "cpu"
     precision: Precision = "fp32"
+    engine: Engine = "transformers"
+    engine_memory: float = 0.9
     api: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -174,7 +178,7 @@ class PolicyEntry:
     check: Callable[[PolicySpec], object] | None = None
     load_template: Callable[[PolicySpec], PromptTemplate] | None = None
     extra: str | None = None
-    options: tuple[str, ...] = ("max_image_tokens", "device", "precision", "api")
+    options: tuple[str, ...] = ("max_image_tokens", "device", "precision", "engine", "engine_memory", "api")
     describe: Callable[[PolicySpec], Mapping[str, Any]] = lambda spec: {}
     resizes_pictures: bool = False
 
@@ -287,7 +291,7 @@ POLICIES: Registry[PolicyEntry] = Registry(
         PolicyEntry(
             name="vlm",
             build=builders.vlm,
-            options=("max_image_tokens", "device", "precision"),
+            options=("max_image_tokens", "device", "precision", "engine", "engine_memory"),
             syntax="[:MODEL]",
             default="focus-small",
             is_model=True,

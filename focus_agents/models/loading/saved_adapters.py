@@ -33,7 +33,7 @@ from focus_agents.models.loading.sources import (
     recorded_folder,
 )
 from focus_agents.models.loading.weight_files import digest_of_weights
-from focus_agents.models.settings import SavedForm
+from focus_agents.models.settings import Quantization, SavedForm
 from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
 from focus_agents.models.weights import is_finite
 
@@ -128,17 +128,25 @@ def note_base(model: Any, source: ModelSource) -> None:
     settings.revision = source.files.revision
 
 
-def check_form(form: SavedForm, name_or_path: str, *, lora_rank: int | None) -> None:
+def check_form(
+    form: SavedForm, name_or_path: str, *, lora_rank: int | None, quantization: Quantization = "none"
+) -> None:
     """Check that what shall be saved of a training can be.
 
     Args:
         form: What shall be saved.
         name_or_path: The model that is trained, as for `load_model`.
         lora_rank: Rank of new adapters; None: there are none.
+        quantization: Of the base under them.
 
     Raises:
-        ValueError: If there is no adapter to save, or nobody could find its base.
+        ValueError: If there is no adapter to save, nobody could find its base, or a quantized base is to be merged.
     """
+    if quantization != "none" and form != "adapter":
+        raise ValueError(
+            f"save: expected adapter with quantization {quantization!r}, got {form!r}; nothing is merged into rounded "
+            "weights, so merge it by `focus export`, which loads the whole base"
+        )
     if form == "merged":
         return
     source = find_source(name_or_path)
