@@ -111,7 +111,8 @@ def _overview(place: int, run: RunRecord) -> list[tuple[str, object]]:
     gain, interval = run.summary.get("miou_gain"), run.summary.get("miou_gain_interval")
     if is_measured(gain) and isinstance(interval, list) and len(interval) == 2:
         row.append(("gain", f"{gain:+.3f} [{score(interval[0])}, {score(interval[1])}]"))
-    if is_measured(seconds := run.summary.get("seconds")) and abs(seconds) < MOST_SECONDS:
+    seconds = run.summary.get("seconds")
+    if isinstance(seconds, int | float) and is_measured(seconds) and abs(seconds) < MOST_SECONDS:
         row.append(("time of training and validation", f"{datetime.timedelta(seconds=round(seconds))}"))
     last = run.lines[-1] if run.lines else {}
     if is_measured(last.get("reward")):
