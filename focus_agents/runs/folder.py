@@ -218,8 +218,7 @@ class RunDirectory:
             ValueError: If a name is not in `METRICS`.
         """
         check_names([*metrics])
-        metrics = {name: counted(name, value) for name, value in metrics.items()}
-        append_json_lines(self.path / METRICS_FILE, [metrics])
+        append_json_lines(self.path / METRICS_FILE, [{name: counted(name, each) for name, each in metrics.items()}])
         add_to_table(self.path / METRICS_FILE, metrics)
 
     def read_metrics(self) -> list[dict[str, Any]]:

@@ -250,7 +250,8 @@ class Notation:
         largest = float(np.abs(values).max(initial=0.0))
         self._decimals: int | None = None
         if largest == 0 or 0.001 <= largest < 1e7:
-            self._decimals = max(0, 2 - math.floor(math.log10(largest))) if largest else 0
+            digits = 3 if largest >= 1 else 2  # behind the first
+            self._decimals = max(0, digits - math.floor(math.log10(largest))) if largest else 0
             if step:
                 needed = (places for places in range(9) if math.isclose(round(step, places), step, rel_tol=1e-6))
                 self._decimals = next(needed, self._decimals)

@@ -78,6 +78,7 @@ def test_a_metric_that_is_another_stands_in_its_panel(tmp_path: Path) -> None:
     ("metric", "values", "expected"),
     [
         ("entropy", [0.5, 0.00047], "start 0.5, end 0"),
+        ("parse_rate", [1.0, 0.996], "start 1, end 0.996"),
         ("lr", [1e-5, 0.0], "start 1.0e-05, end 0"),
         ("reward", [0.501, 0.5], "start 0.501, end 0.5"),
         ("memory_gib", [1234.5, 0.25], "start 1234, end 0"),
