@@ -42,6 +42,7 @@ DOCUMENTS = (
     "docs/answers.md",
     "docs/dashboard.md",
     "docs/data.md",
+    "docs/engines.md",
     "docs/layers.md",
     "docs/python.md",
     "docs/rewards.md",
