@@ -37,6 +37,7 @@ from focus_agents.evaluation.episodes import supports_per_episode
 from focus_agents.evaluation.report import report_notes, report_tables, write_report
 from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.evaluation.sheets import write_sheet
+from focus_agents.policies.licences import licence_note
 from focus_agents.policies.registry import parse_policy
 from focus_agents.reports.tables import text_table
 from focus_agents.rollout.records import MAX_COMPLETION_TOKENS
@@ -130,6 +131,8 @@ def main() -> None:
         plan, results, chunks = check_arguments(args)
         if chunks:
             tell_budget(args, plan, console)
+    for note in filter(None, map(licence_note, args.policy)):
+        console.print(note)
     answer_chunks(args, plan, results, chunks, console)
     answered = {chunk.cell for chunk in chunks}
     for cell in plan.cells():

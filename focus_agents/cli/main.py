@@ -46,6 +46,7 @@ COMMANDS = {
         Command("ablation", "focus_agents.cli.ablation", "run the paper's ablation on synthetic scenes"),
         Command("paper", "focus_agents.cli.paper", "print the paper's tables for the policies and data on this disk"),
         Command("recipe", "focus_agents.cli.recipe", "run the commands of a table, or show what they take"),
+        Command("harness", "focus_agents.cli.harness", "write our episodes as a task of lmms-eval and VLMEvalKit"),
         Command("plot", "focus_agents.cli.plot", "draw the curves of runs side by side"),
         Command("monitor", "focus_agents.cli.monitor", "show the runs on a Ray cluster by Prometheus and Grafana"),
         Command("report", "focus_agents.cli.report", "write a run, or several side by side, as one HTML file"),

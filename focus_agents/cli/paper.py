@@ -27,12 +27,12 @@ from annotated_types import Ge
 
 from focus_agents.cli import evaluate
 from focus_agents.cli.command_line import parse
-from focus_agents.cli.common import policies_help
 from focus_agents.cli.errors import as_flags, make_console, user_errors
 from focus_agents.evaluation.published import DATA, PAPER, TABLES, PublishedTable
 from focus_agents.evaluation.report import published_rows, report_notes, summarize_folder, write_report
 from focus_agents.evaluation.results import ResultsFolder
-from focus_agents.policies.registry import PolicySpec, parse_policy
+from focus_agents.policies.licences import licence_note
+from focus_agents.policies.registry import PolicySpec, parse_policy, policies_help
 from focus_agents.reports.tables import text_table
 from focus_agents.rollout.records import MAX_COMPLETION_TOKENS
 from focus_agents.settings import Settings
@@ -163,13 +163,13 @@ def missing_weights(text: str) -> str:
     """
     from focus_agents.models.loading import load_config
 
-    entry, argument = parse_policy(text)
+    entry, _ = parse_policy(text)
     try:
         if entry.is_model:
             load_config(PolicySpec(text=text).with_absolute_path().argument)
         PolicySpec(text=text).check()
     except FocusError as error:
-        return str(error)
+        return " ".join(str(error).split())
     return ""
 
 
@@ -240,14 +240,15 @@ def print_tables(
         summary = summarize_folder(results, with_published=True)
     for table in tables:
         names = " and ".join(title for title, _ in table.datasets.values())
-        console.print(
-            text_table(with_missing(published_rows(summary, table), args.policy, lacking), f"{names}, mIoU * 100")
-        )
+        rows = with_missing(published_rows(summary, table), args.policy, lacking)
+        console.print(text_table(rows, f"{names}, mIoU * 100"))
     for column in columns:
         if column.missing:
             console.print(f"{column.title} ({column.name}): {column.missing}")
     for policy, reason in lacking.items():
         console.print(f"{policy}: {reason}")
+    for note in filter(None, map(licence_note, args.policy)):
+        console.print(note)
     notes = report_notes(summary) if has_answers else [f"(published): printed in {PAPER}, not measured here."]
     for note in notes:
         console.print(as_flags(note, evaluate.Args))

@@ -2,7 +2,7 @@
 
 A folder holds all that a harness needs to serve the same episodes, in any process:
 
-    request.json      which episodes, by the arguments of `focus_env.datasets.load_dataset`, and the prompt's name and unit
+    request.json      which episodes, by the arguments of `load_dataset`, and the prompt's name and unit
     episodes.jsonl    a line for each episode: its number, and this folder
 
 `write_request` writes it, and `served(folder)` opens it. Prompts, parser and scores are those of `focus evaluate`, so a

@@ -2,9 +2,9 @@
 
     python -m focus_agents.integrations.vlmevalkit runs/harness VLMEvalKit/run.py --model Qwen2-VL-7B-Instruct
 
-VLMEvalKit has no place for data sets of others, so this adds one to its table, under the folder's name, and then starts
-its `run.py` with `--data` set to that name. Pictures stand between the texts, as `focus evaluate` asks. VLMEvalKit takes
-one user turn, so the turns of a prompt that has several are joined, and a system message stands in front.
+VLMEvalKit has no place for data sets of others, so this adds one to its table, under the folder's name, and then
+starts its `run.py` with `--data` set to that name. Pictures stand between the texts, as `focus evaluate` asks.
+VLMEvalKit takes one user turn, so the turns of a prompt that has several are joined, a system message in front.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _dataset_class(base: Any, folder: Path, name: str) -> type:
     """The class of a data set whose episodes lie in a folder."""
     import pandas as pd  # here and below: VLMEvalKit brings it
 
-    class FocusEpisodes(base):  # type: ignore[misc]
+    class FocusEpisodes(base):
         """In-context object localization: find the object of the supports in the query."""
 
         TYPE = "VQA"
@@ -108,11 +108,10 @@ def main(words: Sequence[str]) -> None:
         words: The folder, the path of `run.py`, and its flags without `--data`.
 
     Raises:
-        SystemExit: With code 2 if the folder or the file is not there.
+        SystemExit: With a message if the folder or the file is not there.
     """
     if len(words) < 2 or not (Path(words[0]) / EPISODES_FILE).exists() or not Path(words[1]).is_file():
-        print(f"error: expected a folder of focus harness and the path of VLMEvalKit's run.py, got {list(words)}")
-        raise SystemExit(2)
+        raise SystemExit(f"error: expected a folder of focus harness and VLMEvalKit's run.py, got {list(words)}")
     name = Path(words[0]).absolute().name
     register(Path(words[0]), name)
     sys.argv = [words[1], "--data", name, *words[2:]]

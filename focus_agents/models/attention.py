@@ -88,7 +88,9 @@ def full_attention_layers(config: Any) -> frozenset[int]:
         config: The model's configuration, of transformers.
     """
     text = config.get_text_config()
-    kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+    kinds = (getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers)[
+        : text.num_hidden_layers
+    ]
     return frozenset(layer for layer, kind in enumerate(kinds) if kind == "full_attention")
 
 

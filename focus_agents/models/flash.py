@@ -44,7 +44,7 @@ def wants_flash(attention: Attention, precision: Precision) -> bool:
     if not is_there:
         reason = "the package flash-attn is not installed" if torch.cuda.is_available() else "torch sees no CUDA device"
         raise MissingDependencyError(
-            f"attention 'flash' cannot be used, since {reason}; run: pip install flash-attn --no-build-isolation on a "
+            f"attention 'flash' cannot be used, since {reason}; install the package flash-attn on a "
             "machine with a GPU that it supports, or set `attention` to auto"
         )
     return True

@@ -1,7 +1,7 @@
 """Sizes of bases and of GPUs, written down, so that a recipe is counted without a download and without a GPU.
 
-Sizes of bases are those of the files `config.json` and `preprocessor_config.json` on the hub; those of GPUs are by their
-data sheets.
+Sizes of bases are those of the files `config.json` and `preprocessor_config.json` on the hub; those of GPUs are by
+their data sheets.
 """
 
 from __future__ import annotations

@@ -1,0 +1,94 @@
+r"""Our episodes as a task of lmms-eval and as a data set of VLMEvalKit, which ask many models many benchmarks.
+
+How to run; it writes a folder that both harnesses read:
+    focus harness --dataset lasot --data-root /data/lasot --split iploc_test --protocol iploc --shots 4 \
+        --output runs/harness/focus_lasot_4_shot
+
+Then, with lmms-eval or a clone of VLMEvalKit:
+    lmms_eval --model qwen2_5_vl_chat --model_args pretrained=Qwen/Qwen2.5-VL-7B-Instruct \
+        --tasks focus_lasot_4_shot --include_path runs/harness/focus_lasot_4_shot
+    python -m focus_agents.integrations.vlmevalkit runs/harness/focus_lasot_4_shot VLMEvalKit/run.py \
+        --model Qwen2.5-VL-7B-Instruct
+
+Prompts, parser and scores are those of `focus evaluate`; the unit of boxes has to be named where a model has another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from annotated_types import Ge
+
+from focus_agents.cli.command_line import parse
+from focus_agents.cli.common import DataArguments
+from focus_agents.cli.errors import make_console, user_errors
+from focus_agents.rollout.records import MAX_COMPLETION_TOKENS
+from focus_agents.settings import Ceiling, Settings
+from focus_env.boxes import CoordinateFrame
+from focus_env.datasets import entries_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(Settings):
+    """Our episodes for other harnesses."""
+
+    data: DataArguments = DataArguments(split="test", protocol="focus")
+    shots: Annotated[int, Ceiling(256)] = 4
+    """Support pictures per episode, at least 1."""
+    num_episodes: Annotated[int, Ge(1)] = 512
+    """Episodes, from the split's front; fewer if it has fewer."""
+    template: str = "default"
+    """Prompt wording."""
+    frame: Annotated[
+        CoordinateFrame,
+        tyro.conf.arg(help="Unit in which boxes are shown and answered: the model's."),
+    ] = CoordinateFrame.NORM_1000
+    max_completion_tokens: Annotated[int, Ge(1)] = MAX_COMPLETION_TOKENS
+    """Tokens at which an answer is cut."""
+    output: Path = Path("runs/harness/focus")
+    """Folder to write; its name becomes the task's."""
+
+
+def main() -> None:
+    console = make_console(arguments=Args)
+    with user_errors(Args):
+        args = parse(Args, __doc__)
+        args.data.load(shots=args.shots)
+        from focus_agents.integrations.harness import write_request
+        from focus_agents.integrations.lmms_eval import write_task
+
+        count = write_request(
+            args.output,
+            dataset=dataset_arguments(args),
+            num_episodes=args.num_episodes,
+            template=args.template,
+            frame=args.frame,
+        )
+        task = write_task(args.output, args.output.name, max_completion_tokens=args.max_completion_tokens)
+    console.print(f"{task}: {count} episodes of {args.data.dataset}, {args.shots} shots")
+
+
+def dataset_arguments(args: Args) -> dict[str, object]:
+    """Return what `load_dataset` is to be given, paths absolute, since a harness may work in another folder."""
+    data = args.data
+    asked: dict[str, object] = {
+        "name": data.dataset, "split": data.split, "shots": args.shots, "seed": data.data_seed,
+        "protocol": data.protocol, "absent": data.absent, "max_pixels": data.max_pixels,
+    }  # fmt: skip
+    if data.data_root is not None:
+        asked["root"] = str(data.data_root.absolute())
+    known = {option for entry in entries_of(data.dataset) for option in entry.options}
+    plain = {field.name: field.default for field in dataclasses.fields(DataArguments)}
+    for name in sorted(known & set(plain)):
+        value = getattr(data, name)
+        if value != plain[name]:
+            asked[name] = str(value.absolute()) if isinstance(value, Path) else value
+    return asked
+
+
+if __name__ == "__main__":
+    main()

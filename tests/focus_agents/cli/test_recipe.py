@@ -1,0 +1,167 @@
+"""`focus recipe`: every recipe's commands are read by their own parsers and fit their GPUs by count."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from focus_agents.cli import recipe as command
+from focus_agents.cli.recipe_steps import count_step, parse_step
+from focus_agents.models import budget
+from focus_agents.studies.recipes.recipe import NOT_RUN, Recipe, find_recipe, load_recipe, recipe_names
+from focus_agents.studies.recipes.sizes import BASES, GPUS
+from tests.places import ROOT
+
+NAMES = sorted(path.stem for path in (ROOT / "experiments/recipes").glob("*.yaml"))
+ONE_STEP = (
+    "title: a\nvariables: {root: /data/x y}\nsteps:\n- name: one\n  run: focus data --data-root {root} --inspect\n"
+)
+
+
+def recipe_of(text: str, folder: Path) -> Recipe:
+    (folder / "own.yaml").write_text(text)
+    return load_recipe(find_recipe(str(folder / "own.yaml")))
+
+
+def test_there_are_the_recipes_of_the_documentation() -> None:
+    listed = (ROOT / "docs/recipes.md").read_text()
+    assert recipe_names() == NAMES
+    assert all(f"| `{name}` |" in listed for name in NAMES)
+    assert {"table1", "table2", "table3", "iploc", "qwen3-vl-8b", "qwen2-vl-72b"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_is_read_and_every_counted_one_fits(name: str) -> None:
+    recipe = load_recipe(find_recipe(name))
+    for step in recipe.steps:
+        words = recipe.words(step)
+        args = parse_step(recipe, step, words)
+        count = count_step(recipe, step, words[1], args)
+        if words[1] in ("sft", "grpo"):
+            assert args.run.name
+            assert (count is None) == (not recipe.base)
+        if count is not None:
+            assert count.gigabytes <= GPUS[recipe.gpu].gigabytes * (1 - budget.RESERVE), step.name
+            assert count.num_gpus in (1, 8)
+            assert count.hours > 0
+    if recipe.base:
+        assert recipe.ran == NOT_RUN
+
+
+def test_later_steps_start_from_what_earlier_ones_write() -> None:
+    for name in NAMES:
+        recipe, written = load_recipe(find_recipe(name)), set()
+        for step in recipe.steps:
+            words = recipe.words(step)
+            used = {word.removeprefix("vlm:") for word in words if "/checkpoints/final" in word}
+            assert {Path(path).parts[1] for path in used} <= written, (name, step.name)
+            args: Any = parse_step(recipe, step, words)
+            if words[1] in ("sft", "grpo"):
+                written.add(args.run.name)
+
+
+@pytest.mark.parametrize(("base", "billions"), [("qwen2-vl-7b", 8.29), ("qwen2-vl-72b", 73.4), ("qwen3-vl-8b", 8.77)])
+def test_the_sizes_of_bases_are_those_of_their_cards(base: str, billions: float) -> None:
+    assert BASES[base].shape.parameters / 1e9 == pytest.approx(billions, abs=0.01 * billions)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a", "expected title, steps and their values"),
+        ("title: a\nsteps: []", "steps: expected a list of commands, got []"),
+        ("title: a", "expected an entry 'steps', got none"),
+        ("title: a\nstep: 1\nsteps: [{name: a, run: focus data}]", "unknown entry 'step'"),
+        ("title: a\nsteps: [{name: a}]", "step 1: expected an entry 'run', got none"),
+        ("title: a\nsteps: [{name: a, run: x}, {name: a, run: x}]", "two steps are called 'a'"),
+        ("title: a\npicture: [1]\nsteps: [{name: a, run: x}]", "picture: expected a width and a height"),
+        ("title: [", "expected YAML"),
+    ],
+)
+def test_a_file_that_is_no_recipe(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message.replace("[", r"\[")):
+        recipe_of(text, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ("rm -rf x", "expected a command that begins with focus"),
+        ("focus data --data-root {other}", "expected a line for 'other' below `variables`"),
+        ("focus data 'x", "expected a command as a shell reads it"),
+        ("focus demo", "expected one of the commands sft, grpo, evaluate"),
+        ("focus sft --no-such-flag 1", "focus sft does not read this command: .*no-such-flag"),
+        ("focus sft --num-steps 0", "num_steps: expected 1 or more"),
+    ],
+)
+def test_a_command_that_cannot_be_read_is_named_by_its_step(run: str, message: str, tmp_path: Path) -> None:
+    recipe = recipe_of(f'title: a\nsteps:\n- name: one\n  run: "{run}"\n', tmp_path)
+    with pytest.raises(ValueError, match=f"step 'one'.*{message}"):
+        command.plan_steps(recipe, {})
+
+
+def test_variables_keep_their_blanks(tmp_path: Path) -> None:
+    recipe = recipe_of(ONE_STEP, tmp_path)
+    assert recipe.words(recipe.steps[0])[3] == "/data/x y"
+    assert recipe.words(recipe.steps[0], {"root": "/b c"})[3] == "/b c"
+    with pytest.raises(ValueError, match="no variable 'roots'; there are root"):
+        recipe.words(recipe.steps[0], {"roots": "/b"})
+
+
+def run_own(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, codes: list[int], *flags: str
+) -> tuple[int, list[list[str]]]:
+    """The exit code of the command on three steps that end with these codes, and what was started."""
+    steps = "".join(f"- name: s{n}\n  run: focus sft --name {folder.name}-{n}\n" for n in range(3))
+    (folder / "own.yaml").write_text(f"title: a\nsteps:\n{steps}")
+    started: list[list[str]] = []
+
+    def fake(words: list[str]) -> SimpleNamespace:
+        started.append(words[2:])
+        return SimpleNamespace(returncode=codes[len(started) - 1])
+
+    monkeypatch.setattr(subprocess, "run", fake)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["focus recipe", "own.yaml", *flags])
+    try:
+        command.main()
+    except SystemExit as stop:
+        return int(stop.code or 0), started
+    return 0, started
+
+
+def test_the_first_failure_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, started = run_own(monkeypatch, tmp_path, [0, 3])
+    assert (code, len(started)) == (3, 2)
+    told = capsys.readouterr().out
+    assert "[2/3] s1: ended with code 3 after" in told
+    assert "the steps behind it were not run" in told
+
+
+def test_a_dry_run_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_own(monkeypatch, tmp_path, [], "--dry-run") == (0, [])
+    told = capsys.readouterr().out
+    assert told.rstrip().endswith("nothing was run")
+    assert "commands: not run by the project" in told
+
+
+def test_trainings_that_are_done_or_were_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, stopped = (tmp_path / "runs" / f"{tmp_path.name}-{n}" for n in range(2))
+    done.mkdir(parents=True)
+    stopped.mkdir()
+    (done / "summary.json").write_text("{}")
+    code, started = run_own(monkeypatch, tmp_path, [0, 0])
+    assert code == 0
+    assert [words[:3] for words in started] == [
+        ["focus_agents", "sft", "--resume"],
+        ["focus_agents", "sft", "--name"],
+    ]

@@ -1,0 +1,162 @@
+"""Our episodes in other harnesses; each runs where it is installed, with a model that knows the answers or none."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from focus_agents.integrations import lmms_eval, vlmevalkit
+from focus_agents.integrations.harness import EPISODES_FILE, REQUEST_FILE, metrics_of, served, write_request
+from focus_env.boxes import CoordinateFrame
+from focus_env.datasets import load_dataset
+from focus_env.errors import DatasetError, MissingDependencyError
+from focus_env.metrics import summarize
+from focus_env.parsing import write_answer
+
+DATASET = {"name": "synthetic", "split": "test", "shots": 2, "seed": 0, "level": 1}
+NAME = "focus_synthetic_2_shot"
+HAS_LMMS_EVAL = importlib.util.find_spec("lmms_eval") is not None
+HAS_VLMEVALKIT = importlib.util.find_spec("vlmeval") is not None
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / NAME
+    assert write_request(folder, dataset=DATASET, num_episodes=4) == 4
+    return folder
+
+
+def right_answer(folder: Path, index: int) -> str:
+    episode = served(str(folder)).episodes[index]
+    return write_answer(episode.target_box, episode.query_frame.image_wh, CoordinateFrame.NORM_1000)
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / EPISODES_FILE).read_text().splitlines()]
+
+
+def test_the_folder_serves_the_same_episodes(folder: Path) -> None:
+    ours = load_dataset("synthetic", split="test", shots=2, seed=0, level=1)
+    found = served(str(folder)).episodes
+    assert [found[index].episode_id for index in range(4)] == [ours[index].episode_id for index in range(4)]
+    assert [row["index"] for row in rows_of(folder)] == [0, 1, 2, 3]
+
+
+def test_scores_average_to_those_of_an_evaluation(folder: Path) -> None:
+    texts = [right_answer(folder, 0), "<answer>[0, 0, 1000, 1000]</answer>", "no box", right_answer(folder, 3)]
+    answers = [served(str(folder)).score(index, text) for index, text in enumerate(texts)]
+    whole = summarize(answers)
+    parts = [metrics_of(answer) for answer in answers]
+    for metric, key in (("miou", "miou_all"), ("acc_50", "acc_50"), ("parse_rate", "parse_rate")):
+        assert sum(part[metric] for part in parts) / 4 == pytest.approx(whole[key])
+
+
+def test_prompts_have_their_pictures_between_the_texts(folder: Path) -> None:
+    row = rows_of(folder)[0]
+    (message,) = lmms_eval.doc_to_messages(row)
+    kinds = [part["type"] for part in message["content"]]
+    assert kinds.count("image") == 3
+    assert kinds[0] == kinds[-1] == "text" or "image" not in kinds[:1]
+    assert lmms_eval.doc_to_text(row).count("<image>") == len(lmms_eval.doc_to_visual(row)) == 3
+
+
+def test_a_folder_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / REQUEST_FILE).write_text("{}")
+    with pytest.raises(DatasetError, match="expected a request for episodes"):
+        served(str(tmp_path))
+
+
+def test_the_task_names_functions_that_there_are(folder: Path) -> None:
+    file = lmms_eval.write_task(folder, NAME, max_completion_tokens=40)
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+    task = yaml.load(file.read_text(), Loader=Loader)
+    for key in ("doc_to_visual", "doc_to_text", "doc_to_messages", "doc_to_target", "process_results"):
+        assert task[key] == f"focus_agents.integrations.lmms_eval.{key}"
+        assert callable(getattr(lmms_eval, key))
+    assert {metric["metric"] for metric in task["metric_list"]} == set(
+        lmms_eval.process_results(rows_of(folder)[0], [""])
+    )
+
+
+@pytest.mark.skipif(HAS_VLMEVALKIT, reason="VLMEvalKit is installed")
+def test_without_vlmevalkit_the_message_names_it(folder: Path) -> None:
+    with pytest.raises(MissingDependencyError, match="VLMEvalKit is not installed"):
+        vlmevalkit.register(folder, NAME)
+
+
+@pytest.mark.skipif(not HAS_LMMS_EVAL, reason="lmms-eval is not installed (pip install lmms-eval)")
+def test_lmms_eval_runs_the_task(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(folder / "cache"))
+    from lmms_eval.api.model import lmms
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
+
+    lmms_eval.write_task(folder, NAME, max_completion_tokens=40)
+
+    class Model(lmms):  # type: ignore[misc]
+        """Knows the answers to even episodes, and says nothing to others."""
+
+        is_simple = False
+
+        def generate_until(self, requests: list[Any]) -> list[str]:
+            docs = [request.doc_id for request in requests]
+            for request in requests:
+                messages = request.args[1](served(str(folder)) and rows_of(folder)[request.doc_id])
+                assert sum(part["type"] == "image" for part in messages[0]["content"]) == 3
+            return [right_answer(folder, doc) if doc % 2 == 0 else "" for doc in docs]
+
+        def loglikelihood(self, requests: list[Any]) -> Any:
+            raise NotImplementedError
+
+        def generate_until_multi_round(self, requests: list[Any]) -> Any:
+            raise NotImplementedError
+
+    tasks = TaskManager(include_path=str(folder), include_defaults=False)
+    found = simple_evaluate(model=Model(), tasks=[NAME], task_manager=tasks)["results"][NAME]
+    expected = summarize(
+        [served(str(folder)).score(index, right_answer(folder, index) if index % 2 == 0 else "") for index in range(4)]
+    )
+    assert found["focus_miou,none"] == pytest.approx(expected["miou_all"])
+    assert found["focus_parse_rate,none"] == 0.5
+
+
+@pytest.mark.skipif(not HAS_VLMEVALKIT, reason="VLMEvalKit is not installed (see its repository)")
+def test_vlmevalkit_runs_the_data_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LMUData", str(folder / "LMUData"))
+    from vlmeval.dataset import build_dataset
+    from vlmeval.inference import infer_data_job
+
+    vlmevalkit.register(folder, NAME)
+    dataset = build_dataset(NAME)
+
+    class Model:
+        """Knows the answers to even episodes."""
+
+        is_api = False
+        num_asked = 0
+
+        def generate(self, message: list[dict[str, str]], dataset: str | None = None) -> str:
+            assert sum(part["type"] == "image" for part in message) == 3
+            index, self.num_asked = self.num_asked, self.num_asked + 1
+            return right_answer(folder, index) if index % 2 == 0 else "nothing"
+
+    work = folder / "work"
+    work.mkdir()
+    infer_data_job(Model(), str(work), "fake", dataset)
+    (file,) = work.glob(f"fake_{NAME}.*")
+    expected = summarize(
+        [
+            served(str(folder)).score(index, right_answer(folder, index) if index % 2 == 0 else "nothing")
+            for index in range(4)
+        ]
+    )
+    assert dataset.evaluate(str(file))["miou"] == pytest.approx(expected["miou_all"])
