@@ -133,9 +133,8 @@ class GRPOConfig(AlgorithmConfig):
     @property
     def template(self) -> PromptTemplate:
         """The prompt: the environment's, or else the one that the model was trained on."""
-        if (given := self.env_config.get("template")) is not None:
-            return get_template(given)
-        return load_template(self.model_settings.model, max_image_tokens=self.model_settings.max_image_tokens)
+        given, own = self.env_config.get("template"), self.model_settings
+        return load_template(own.model, max_image_tokens=own.max_image_tokens) if given is None else get_template(given)
 
     def get_evaluation_config_object(self) -> GRPOConfig | None:
         """Return the settings of RLlib's evaluation; None: these are already.
@@ -291,12 +290,11 @@ class GRPO(NamedAlgorithm):
         """Write the policy in transformers' format, or its adapter in PEFT's; `load_model` reads both."""
         with torch.no_grad():
             spec = self.config.get_rl_module_spec(spaces=self.spaces, inference_only=True)
-            # The adapter alone is saved of a quantized base, and the driver may have no GPU to quantize one on.
-            spec.model_config = {**spec.model_config, "quantization": "none"}
+            spec.model_config = {**spec.model_config, "quantization": "none"}  # the driver may have no GPU for it
             module = spec.build()
             module.set_state(self.learner_group.get_weights()[DEFAULT_MODULE_ID])
-            parts, template = (module.policy, module.processor), self.config.template
-            return save_policy(directory, *parts, template=template, pictures=module.pictures, form=form)
+            own: dict[str, Any] = {"template": self.config.template, "pictures": module.pictures, "form": form}
+            return save_policy(directory, module.policy, module.processor, **own)
 
     def _time(self, timer: str) -> Any:
         """Log the seconds of this iteration alone; RLlib's default average remembers a slow first one for hundreds."""

@@ -88,10 +88,9 @@ def full_attention_layers(config: Any) -> frozenset[int]:
         config: The model's configuration, of transformers.
     """
     text = config.get_text_config()
-    kinds = (getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers)[
-        : text.num_hidden_layers
-    ]
-    return frozenset(layer for layer, kind in enumerate(kinds) if kind == "full_attention")
+    layers = range(text.num_hidden_layers)
+    kinds = getattr(text, "layer_types", None) or ["full_attention"] * len(layers)
+    return frozenset(layer for layer in layers if kinds[layer] == "full_attention")
 
 
 def can_share_prefix(config: Any) -> bool:

@@ -1,8 +1,8 @@
 """Templates that write boxes and answers as a family of models was trained to, so that its untrained row is fair.
 
 The form of a box is the family's; the sentences around it are ours, close to those of its sources, since no family
-publishes a prompt for this task. A family's record in `focus_agents.models` names its template, and the template "native"
-asks for it. None says how an object is called that is not there: those answers are ours, in the family's form.
+publishes a prompt for this task. A family's record in `focus_agents.models` names its template, and the template
+"native" asks for it. None says how an object is called that is not there: those answers are ours, in the family's form.
 """
 
 from __future__ import annotations
