@@ -23,7 +23,7 @@ from focus_agents.rollout.records import RolloutGroup
 from focus_agents.runs.checkpoint import save_policy
 from focus_env.errors import MissingDependencyError
 from tests.focus_agents.grpo.runs import make_config
-from tests.focus_agents.policies import vllm_stub
+from tests.focus_agents.policies.vllm import stub as vllm_stub
 
 TINY = Path("tiny")
 VLLM: dict[str, Any] = {"engine": "vllm", "rollout_correction": "token_tis", "temperature": 0.8}

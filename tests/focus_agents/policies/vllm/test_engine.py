@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import importlib.util
-import inspect
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,97 +10,24 @@ import numpy as np
 import pytest
 import torch
 
-from focus_agents.engine.forward import image_inputs
-from focus_agents.errors import CheckpointError, PolicyError
-from focus_agents.models.adapters import add_adapters, base_model
-from focus_agents.models.loading import load_model
+from focus_agents.errors import PolicyError
 from focus_agents.models.processing import VLMProcessor
-from focus_agents.policies.registry import PolicySpec
 from focus_agents.policies.vllm.engine import EngineOptions, VLLMEngine
 from focus_agents.policies.vllm.policy import VLLMPolicy
-from focus_agents.policies.vllm.weights import EngineFiles, processor_options, write_adapter, write_weights
+from focus_agents.policies.vllm.weights import EngineFiles, processor_options, write_weights
 from focus_agents.policies.vlm import VLMPolicy
-from focus_agents.rollout.records import Completion, Policy, Sampling
-from focus_agents.runs.checkpoint import save_policy
-from focus_env.env import observe
-from focus_env.errors import MissingDependencyError
-from focus_env.prompts import get_template
+from focus_agents.rollout.records import Policy, Sampling
 from focus_env.types import Message
-from tests.fakes import make_episode
-from tests.focus_agents.policies import vllm_stub
-
-IS_INSTALLED = importlib.util.find_spec("vllm") is not None and torch.cuda.is_available()
-RANK = 4
-ENGINES = ["stand-in", pytest.param("vllm", marks=pytest.mark.skipif(not IS_INSTALLED, reason="no vLLM, or no GPU"))]
-CLOSE = {"stand-in": 1e-5, "vllm": 2e-2}
-"""Rounding of a log-probability: of one program, and of two that compute on different devices."""
-
-Start = Callable[..., VLLMEngine]
-
-
-@pytest.fixture(scope="module")
-def folder(model: Any, processor: VLMProcessor, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model")
-    model.save_pretrained(path)
-    processor.save_pretrained(path)
-    return path
-
-
-@pytest.fixture(params=ENGINES)
-def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "stand-in":
-        vllm_stub.install(monkeypatch)
-    return str(request.param)
-
-
-@pytest.fixture
-def start(kind: str, folder: Path) -> Iterator[Start]:
-    engines: list[VLLMEngine] = []
-
-    def make(**options: Any) -> VLLMEngine:
-        engines.append(VLLMEngine(str(folder), EngineOptions(memory=0.3, **options)))
-        return engines[-1]
-
-    yield make
-    engines.clear()
-
-
-@pytest.fixture(scope="module")
-def questions() -> list[list[Message]]:
-    template = get_template("compact")
-    return [template.render(observe(make_episode(index, shots=1 + index))) for index in range(2)]
-
-
-@torch.no_grad()
-def teacher_forced(
-    model: Any, processor: VLMProcessor, question: list[Message], answer: Completion, temperature: float
-) -> np.ndarray:
-    """[T] log-probabilities by transformers' own forward pass over the prompt and the answer."""
-    batch = processor.collate([processor.encode(question)])
-    ids = torch.cat([batch.input_ids, torch.tensor(answer.token_ids)[None]], dim=1)
-    inputs = image_inputs(model, batch, len(answer.token_ids))
-    inner = base_model(model)
-    implementation = inner.config.get_text_config()._attn_implementation
-    inner.set_attn_implementation({"text_config": "eager"})
-    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **inputs).logits[
-        0, batch.input_ids.shape[1] - 1 : -1
-    ]
-    inner.set_attn_implementation({"text_config": implementation})
-    logits[:, list(processor.banned_token_ids)] = -torch.inf
-    logprobs = (logits.float() / (temperature or 1.0)).log_softmax(-1)
-    return logprobs.gather(1, torch.tensor(answer.token_ids)[:, None])[:, 0].numpy()
-
-
-def check_logprobs(
-    policy: VLLMPolicy, model: Any, processor: VLMProcessor, questions: list[list[Message]], tolerance: float
-) -> list[Completion]:
-    """Answers to the questions, after a look at their log-probabilities under a model."""
-    generations = policy.generate(questions, num_completions=2, sampling=Sampling(0.7, 5), seeds=[3, 4])
-    for question, generation in zip(questions, generations, strict=True):
-        for answer in generation.completions:
-            expected = teacher_forced(model, processor, question, answer, 0.7)
-            np.testing.assert_allclose(answer.logprobs, expected, atol=tolerance)
-    return [answer for generation in generations for answer in generation.completions]
+from tests.focus_agents.policies.vllm import stub as vllm_stub
+from tests.focus_agents.policies.vllm.engines import (
+    CLOSE,
+    RANK,
+    Start,
+    check_logprobs,
+    teacher_forced,
+    with_adapters,
+    write,
+)
 
 
 def test_log_probabilities_are_those_that_tokens_were_drawn_from(
@@ -183,22 +105,6 @@ def test_tokens_that_are_banned_have_no_share(
     assert other.completions[0].token_ids[0] not in strict.banned_token_ids
     expected = teacher_forced(model, strict, questions[0], other.completions[0], 0.0)
     np.testing.assert_allclose(other.completions[0].logprobs, expected, atol=CLOSE[kind])
-
-
-def with_adapters(model: Any, seed: int) -> Any:
-    """The model with adapters that change its answers."""
-    adapted = add_adapters(copy.deepcopy(model), rank=RANK, seed=seed).eval()
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in adapted.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(0, 0.2, generator=generator)
-    return adapted
-
-
-def write(adapted: Any, path: Path) -> Path:
-    state = {name: p.detach() for name, p in adapted.named_parameters() if p.requires_grad}
-    write_adapter(path, state, adapted.peft_config["default"])
-    return path
 
 
 def test_adapters_are_swapped_and_nothing_of_the_one_before_is_left(
@@ -356,75 +262,3 @@ def test_a_request_that_vllm_ends_is_an_answer_with_a_reason(
     assert first.completions[0].error == "engine vllm: the request ended with 'abort'"
     assert len(first.completions[0].token_ids) == 0
     assert second.completions[0].error is None
-
-
-def test_without_vllm_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "vllm", None)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match=r'pip install "focus-localization\[vllm\]"'):
-        VLLMEngine("no-such-model", EngineOptions())
-    with pytest.raises(MissingDependencyError, match="engine vllm"):
-        PolicySpec(text="vlm:tiny", engine="vllm").check()
-
-
-def test_an_engine_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    vllm_stub.install(monkeypatch)
-    with pytest.raises(PolicyError, match=r"does not start with the model '/no/such' .* set `engine` to transformers"):
-        VLLMEngine("/no/such", EngineOptions())
-
-
-@pytest.mark.parametrize(("rank", "room"), [(1, 8), (8, 8), (9, 16), (257, 320)])
-def test_adapters_take_the_next_larger_room(rank: int, room: int) -> None:
-    assert EngineOptions(lora_rank=rank).arguments("model")["max_lora_rank"] == room
-
-
-def test_adapters_that_vllm_has_no_room_for_are_refused() -> None:
-    with pytest.raises(ValueError, match="lora_rank: expected at most 512 for the engine vllm, got 513"):
-        EngineOptions(lora_rank=513).arguments("model")
-
-
-def test_a_policy_of_a_name_is_answered_by_the_engine(
-    monkeypatch: pytest.MonkeyPatch, questions: list[list[Message]]
-) -> None:
-    vllm_stub.install(monkeypatch)
-    policy = PolicySpec(text="vlm:tiny", engine="vllm").build()
-    assert isinstance(policy, VLLMPolicy)
-    ask: dict[str, Any] = {"num_completions": 1, "sampling": Sampling(0.0, 3), "seeds": [0, 0]}
-    ours = VLMPolicy(load_model("tiny"), policy.processor).generate(questions, **ask)
-    theirs = policy.generate(questions, **ask)
-    assert [g.completions[0].text for g in theirs] == [g.completions[0].text for g in ours]
-
-
-def test_a_saved_adapter_is_answered_by_the_engine_on_its_base(
-    monkeypatch: pytest.MonkeyPatch,
-    folder: Path,
-    model: Any,
-    processor: VLMProcessor,
-    questions: list[list[Message]],
-    tmp_path: Path,
-) -> None:
-    vllm_stub.install(monkeypatch)
-    adapted = with_adapters(model, seed=1)
-    adapted.peft_config["default"].base_model_name_or_path = str(folder)
-    saved = save_policy(tmp_path / "adapter", adapted, processor, form="adapter")
-    policy = PolicySpec(text=f"vlm:{saved}", engine="vllm").build()
-    assert isinstance(policy, VLLMPolicy)
-    assert policy.engine.version == 1
-    check_logprobs(policy, adapted, policy.processor, questions, 1e-4)
-    adapted.peft_config["default"].rank_pattern = {"q_proj": 2}
-    adapted.peft_config["default"].save_pretrained(str(saved))
-    with pytest.raises(
-        CheckpointError, match=r"its adapter has ranks by layer, .* make one model of it by `focus export`"
-    ):
-        PolicySpec(text=f"vlm:{saved}", engine="vllm").build()
-
-
-@pytest.mark.skipif(not IS_INSTALLED, reason="no vLLM, or no GPU")
-def test_the_stand_in_has_signatures_of_vllm() -> None:
-    import vllm
-    from vllm.lora.request import LoRARequest
-
-    known = set(inspect.signature(vllm.LLM).parameters) | {f.name for f in dataclasses.fields(vllm.EngineArgs)}
-    assert set(inspect.signature(vllm_stub.LLM).parameters) <= known
-    assert {f.name for f in dataclasses.fields(vllm_stub.SamplingParams)} <= set(vllm.SamplingParams.__struct_fields__)
-    assert {f.name for f in dataclasses.fields(vllm_stub.LoRARequest)} <= set(LoRARequest.__struct_fields__)
