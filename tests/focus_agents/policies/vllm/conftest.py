@@ -1,4 +1,4 @@
-"""Engines, a small model's folder, and questions."""
+"""A model for engines, and engines that are started on it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from focus_env.env import observe
 from focus_env.prompts import get_template
 from focus_env.types import Message
 from tests.fakes import make_episode
-from tests.focus_agents.policies.vllm import stub as vllm_stub
-from tests.focus_agents.policies.vllm.engines import ENGINES, Start
+from tests.focus_agents.policies.vllm import stub
+from tests.focus_agents.policies.vllm.checks import (
+    ENGINES,
+    Start,
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,7 @@ def folder(model: Any, processor: VLMProcessor, tmp_path_factory: pytest.TempPat
 @pytest.fixture(params=ENGINES)
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "stand-in":
-        vllm_stub.install(monkeypatch)
+        stub.install(monkeypatch)
     return str(request.param)
 
 

@@ -1,4 +1,4 @@
-"""What tests of vLLM share: engines, adapters, and log-probabilities to compare with."""
+"""Checks of the contract, and which engines keep it."""
 
 from __future__ import annotations
 
