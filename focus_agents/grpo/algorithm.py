@@ -291,10 +291,8 @@ class GRPO(NamedAlgorithm):
         """Write the policy in transformers' format, or its adapter in PEFT's; `load_model` reads both."""
         with torch.no_grad():
             spec = self.config.get_rl_module_spec(spaces=self.spaces, inference_only=True)
-            # The adapter alone is saved of a quantized base, and the driver may have no GPU to quantize one on.
-            spec.model_config = {**spec.model_config, "quantization": "none"}
-            module = spec.build()
-            module.set_state(self.learner_group.get_weights()[DEFAULT_MODULE_ID])
+            spec.model_config = {**spec.model_config, "quantization": "none"}  # the driver may have no GPU for it
+            (module := spec.build()).set_state(self.learner_group.get_weights()[DEFAULT_MODULE_ID])
             parts, template = (module.policy, module.processor), self.config.template
             return save_policy(directory, *parts, template=template, pictures=module.pictures, form=form)
 

@@ -23,7 +23,7 @@ from focus_agents.rollout.records import RolloutGroup
 from focus_agents.runs.checkpoint import save_policy
 from focus_env.errors import MissingDependencyError
 from tests.focus_agents.grpo.runs import make_config
-from tests.focus_agents.policies import vllm_stub
+from tests.focus_agents.policies.vllm import stub
 
 TINY = Path("tiny")
 VLLM: dict[str, Any] = {"engine": "vllm", "rollout_correction": "token_tis", "temperature": 0.8}
@@ -67,7 +67,7 @@ def test_samples_are_those_of_the_learners_weights_version_after_version(
     lora_rank: int | None, is_saved: bool, monkeypatch: pytest.MonkeyPatch, saved_adapter: Path
 ) -> None:
     """All weights of a model, new adapters on it, an adapter that was saved, and new ones on that."""
-    vllm_stub.install(monkeypatch)
+    stub.install(monkeypatch)
     runner = make_runner(model=saved_adapter if is_saved else TINY, lora_rank=lora_rank, max_completion_tokens=4)
     assert isinstance(runner.module, EngineModule)
     module = make_learner_module(runner)
@@ -90,7 +90,7 @@ def test_samples_are_those_of_the_learners_weights_version_after_version(
 
 
 def test_a_runner_of_the_driver_has_a_model_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    vllm_stub.install(monkeypatch)
+    stub.install(monkeypatch)
     assert isinstance(make_runner(worker_index=0).module, VLMModule)
 
 
@@ -120,7 +120,7 @@ def test_vllm_wants_processes_of_its_own_and_to_be_installed(monkeypatch: pytest
 
 
 def test_training_and_validation_may_show_pictures_in_other_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    vllm_stub.install(monkeypatch)
+    stub.install(monkeypatch)
     config = make_config(TINY, num_env_runners=1, max_completion_tokens=2, **VLLM)
     config.rl_module(model_config={"model": "tiny", "max_image_tokens": 9, "validation_max_image_tokens": 4})
     runner = GRPOEnvRunner(config=config, worker_index=1)
