@@ -63,7 +63,7 @@ class Args(Settings):
     output_dir: Path = Path("runs/paper")
     """Folder of the answers; one that is there already is gone on with."""
     flags: str = ""
-    """Further flags of `focus evaluate`, as one text: "--precision bf16 --batch-size 4 --num-workers 8"."""
+    """Further flags of `focus evaluate` as one text behind an equals sign: --flags="--precision bf16 --batch-size 4"."""
     num_episodes: Annotated[int, Ge(1)] = 1024
     """Most episodes of a data set. With fewer than it has they are not the published ones, and stand in no table."""
     max_completion_tokens: Annotated[int, Ge(1)] = MAX_COMPLETION_TOKENS

@@ -73,7 +73,7 @@ def test_a_dry_run_then_the_table_and_nothing_twice(
     assert "vlm:no/such-model (weights missing)" in before
 
     after = told(monkeypatch, capsys, *words)
-    row = next(line for line in after.splitlines() if line.startswith("copy_support "))
+    row = next(line for line in after.splitlines() if line.strip().startswith("copy_support "))
     assert len(row.split()) == 3, row  # a name and the two figures of PerSeg
     assert "Qwen2-VL-7B (published, table 2)" in after
     assert "vlm:no/such-model: model 'no/such-model'" in after
@@ -108,5 +108,7 @@ def test_flags_of_evaluate_are_read_before_anything_is_asked(
     data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--data-root", str(data_root), "--output-dir", str(tmp_path / "paper"), "--policy", "random"]
-    assert "0" in main_error("paper_table", [*words, "--flags", "--batch-size 0"], capsys)
+    assert "batch-size: expected 1 or more, got 0" in main_error(
+        "paper_table", [*words, "--flags=--batch-size 0"], capsys
+    )
     assert not (tmp_path / "paper").exists()

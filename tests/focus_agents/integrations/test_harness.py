@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 def right_answer(folder: Path, index: int) -> str:
     episode = served(str(folder)).episodes[index]
-    return write_answer(episode.target_box, episode.query_frame.image_wh, CoordinateFrame.NORM_1000)
+    return write_answer(episode.target_box, frame=CoordinateFrame.NORM_1000, image_wh=episode.query_frame.image_wh)
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
