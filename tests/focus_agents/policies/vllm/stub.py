@@ -26,7 +26,7 @@ from transformers import AutoModelForImageTextToText
 
 from focus_agents.engine.decoding import start_decoding
 from focus_agents.engine.forward import encode_images, prefill
-from focus_agents.models.adapters import base_model, model_parts
+from focus_agents.models.adapters import base_model, model_parts, quiet_peft
 from focus_agents.models.attention import set_focus_attention
 from focus_agents.models.inputs import EncodedPrompt
 from focus_agents.models.loading import load_processor
@@ -197,7 +197,8 @@ class LLM:
             while len(known) >= self._max_loras:
                 known.pop(next(iter(known)))
             known[request.lora_int_id] = load_file(Path(request.lora_path) / "adapter_model.safetensors")
-        model = PeftModel.from_pretrained(self._model, request.lora_path).eval()
+        with quiet_peft():
+            model = PeftModel.from_pretrained(self._model, request.lora_path).eval()
         rank = model.peft_config["default"].r
         if rank > self._max_lora_rank:
             raise ValueError(f"LoRA rank {rank} is greater than max_lora_rank {self._max_lora_rank}.")
