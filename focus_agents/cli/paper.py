@@ -58,7 +58,7 @@ class Args(Settings):
     """Folder with one for each data set by its name: tao, got10k, lasot, perseg."""
     table: tuple[Literal[1, 2], ...] = (1, 2)
     """The paper's tables; 1 has the rows of 3 and 4 as well."""
-    shots: tuple[Annotated[int, Ceiling(256)], ...] = ()
+    shots: tuple[Annotated[int, Ge(1), Ceiling(256)], ...] = ()
     """Numbers of supports to ask at; None: those of the table."""
     output_dir: Path = Path("runs/paper")
     """Folder of the answers; one that is there already is gone on with."""
