@@ -177,7 +177,7 @@ def test_where_it_is_asked_for_and_not_there_the_message_says_so(monkeypatch: py
     assert not wants_flash("auto", "bf16")
     with pytest.raises(ValueError, match="attention: expected auto or sdpa with precision 'fp32', got 'flash'"):
         wants_flash("flash", "fp32")
-    with pytest.raises(MissingDependencyError, match="torch sees no CUDA device; run: pip install flash-attn"):
+    with pytest.raises(MissingDependencyError, match="torch sees no CUDA device; install the package flash-attn"):
         load_trainable_model("tiny", attention="flash", precision="bf16")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(MissingDependencyError, match="the package flash-attn is not installed"):
