@@ -54,7 +54,7 @@ GPUS: Mapping[str, GPU] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Base:
     """A base model by its sizes.
 
@@ -75,6 +75,7 @@ class Base:
         """The sizes that decide what it costs."""
         return shape_of(self.config())
 
+    @functools.lru_cache(maxsize=64)  # noqa: B019 - bases live as long as the process
     def prompt(self, picture_wh: tuple[int, int], *, shots: int, max_image_tokens: int | None) -> PromptSize:
         """Measure a prompt in full sentences; its words are cut by the tiny tokenizer, which cuts them finer.
 
