@@ -186,7 +186,10 @@ def commands_of(args: Args, columns: Sequence[Column], lacking: Mapping[str, str
         words += ["--shots", *map(str, column.num_episodes), "--num-episodes", str(args.num_episodes)]
         words += ["--max-completion-tokens", str(args.max_completion_tokens), "--output-dir", str(args.output_dir)]
         commands[column.name] = [*words, *shlex.split(args.flags)]
-        evaluate.read_words(commands[column.name])
+        try:
+            evaluate.read_words(commands[column.name])
+        except ValueError as error:
+            raise ValueError(as_flags(str(error), evaluate.Args)) from error
     return commands
 
 
