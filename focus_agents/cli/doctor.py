@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -72,9 +72,6 @@ class Args(Settings):
     """Folder for the pictures, the prompt and the report."""
     json: bool = False
     """Print the report as JSON, and nothing else."""
-
-    def check_given(self, given: Collection[str]) -> None:
-        """Refuse flags of a command line that have no effect; the data set's own are checked by `DataArguments`."""
 
 
 def main() -> None:
@@ -143,8 +140,8 @@ def write_findings(found: Examination, args: Args) -> dict[str, str]:
     if found.sheet is not None:
         files["pictures"] = str(write_picture(args.out / SHEET, found.sheet))
     if found.pieces:
-        page = as_page(found.pieces, found.sections["prompt"], f"Prompt of {args.model}")
-        write_text(args.out / PAGE, as_flags(page, Args))
+        notes = [as_flags(f"{note.verdict}: {note.text}", Args) for note in found.sections["prompt"].notes]
+        write_text(args.out / PAGE, as_page(found.pieces, notes, f"Prompt of {args.model}"))
         files["prompt"] = str(args.out / PAGE)
     files["report"] = str(args.out / REPORT)
     write_text(args.out / REPORT, _as_json(found, files) + "\n")
@@ -156,7 +153,7 @@ def _as_json(found: Examination, files: dict[str, str]) -> str:
     report["sentence"] = as_flags(report["sentence"], Args)
     for section in report["sections"]:
         section["notes"] = [{**note, "text": as_flags(note["text"], Args)} for note in section["notes"]]
-    return json.dumps({**report, "files": files}, indent=2, allow_nan=False, default=str)
+    return json.dumps({**report, "files": files}, indent=2, allow_nan=False)
 
 
 def show(console: Console, found: Examination, files: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,8 +77,18 @@ class Section:
         """Return the section as plain values for JSON."""
         notes = [{"verdict": str(note.verdict), "text": note.text} for note in self.notes]
         return {
-            "name": self.name, "title": self.title, "verdict": str(self.verdict), "notes": notes, "facts": self.facts
+            "name": self.name, "title": self.title, "verdict": str(self.verdict), "notes": notes,
+            "facts": _plain(self.facts),
         }  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    """Facts as JSON has them: a number that is not finite, which JSON has no word for, as text."""
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def overall(sections: Iterable[Section]) -> Verdict:

@@ -172,7 +172,9 @@ def _draw_views(
     boxes: Sequence[tuple[Box | None, Colour]],
 ) -> list[ImageArray]:
     """Draw views of whole pictures each alone, and tiles together, where they lie."""
-    alone, tiles, start = [], [], 0
+    alone: list[ImageArray] = []
+    tiles: list[tuple[View, ImageArray]] = []
+    start = 0
     for view, part in zip(views, parts, strict=True):
         cells = np.isin(start + view.tokens(), marked)
         start += view.num_tokens
@@ -187,9 +189,11 @@ def _draw_views(
         origin = (x1 * image_wh[0], y1 * image_wh[1])
         scale = (wh[0] / (image_wh[0] * (x2 - x1)), wh[1] / (image_wh[1] * (y2 - y1)))
         drawn = _with_boxes(shaded, wh, origin, scale, boxes)
-        (tiles if is_tile else alone).append((view, drawn))
-    found = [picture for _, picture in alone]
-    return ([_lay_out(tiles)] if tiles else []) + found
+        if is_tile:
+            tiles.append((view, drawn))
+        else:
+            alone.append(drawn)
+    return [*([_lay_out(tiles)] if tiles else []), *alone]
 
 
 def _lay_out(tiles: Sequence[tuple[View, ImageArray]]) -> ImageArray:

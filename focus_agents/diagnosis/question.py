@@ -169,11 +169,13 @@ def read_boxes(processor: VLMProcessor, question: Question, spans: PromptSpans) 
         assert part.box_span is not None
         ids = question.prompt.input_ids[where]
         picture = question.pictures[index]
-        image_wh = (picture.shape[1], picture.shape[0])
-        sizes = {"image_wh": image_wh, "input_wh": question.input_whs[index]}
+        image_wh, input_wh = (picture.shape[1], picture.shape[0]), question.input_whs[index]
         match = re.search(form.pattern(template.frame), decode(processor, ids))
-        numbers = None if match is None else tuple(float(match[name]) for name in ("x1", "y1", "x2", "y2"))
-        extent = template.frame.extent(**sizes)  # type: ignore[arg-type]
+        box = None
+        if match is not None:
+            numbers = Box(*(float(match[name]) for name in ("x1", "y1", "x2", "y2")))
+            box = frame_to_box(numbers, template.frame, image_wh=image_wh, input_wh=input_wh)
+        extent = template.frame.extent(image_wh=image_wh, input_wh=input_wh)
         units = 10 ** (form.decimals(template.frame) or 0)
         found.append(
             BoxInText(
@@ -181,7 +183,7 @@ def read_boxes(processor: VLMProcessor, question: Question, spans: PromptSpans) 
                 written=part.text[slice(*part.box_span)],
                 tokens=tuple(token_texts(processor, ids)),
                 start=int(where[0]) if len(where) else 0,
-                box=None if numbers is None else frame_to_box(numbers, template.frame, **sizes),  # type: ignore[arg-type]
+                box=box,
                 true_box=true_box,
                 most_error=1.01 if form.has_location_tokens else 0.51,  # location tokens end one before the edge
                 unit_wh=(image_wh[0] / extent[0] / units, image_wh[1] / extent[1] / units),

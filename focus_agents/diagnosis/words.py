@@ -32,7 +32,7 @@ def check_boxes(section: Section, boxes: Sequence[BoxInText]) -> None:
         for box in boxes
     ]  # fmt: skip
     for box in boxes:
-        tokens = " ".join(map(quoted, box.tokens))
+        tokens = "|".join(box.tokens).replace("\n", "\\n")
         where = f"box {box.number}, tokens {box.start} to {box.start + len(box.tokens) - 1}"
         error = box.error
         if box.written not in box.text:
@@ -62,14 +62,9 @@ def _merged(box: BoxInText) -> str:
     """Which of its tokens hold more than the box, in words; "" if none does."""
     start = box.text.find(box.written)
     before, behind = box.text[:start], box.text[start + len(box.written) :]
-    parts = [f"{quoted(box.tokens[0])} also holds {before!r}"] if before else []
-    parts += [f"{quoted(box.tokens[-1])} also holds {behind!r}"] if behind else []
+    parts = [f"{box.tokens[0]!r} also holds {before!r}"] if before else []
+    parts += [f"{box.tokens[-1]!r} also holds {behind!r}"] if behind else []
     return f" (merged: {', '.join(parts)})" if parts else ""
-
-
-def quoted(token: str) -> str:
-    """Return a token's text so that its blanks show."""
-    return f"`{token}`".replace("\n", "\\n")
 
 
 def picture_label(piece: Piece) -> str:
@@ -115,7 +110,7 @@ def legend() -> Text:
     return text
 
 
-def as_page(pieces: Sequence[Piece], section: Section, title: str) -> str:
+def as_page(pieces: Sequence[Piece], notes: Sequence[str], title: str) -> str:
     """Return a prompt as a self-contained page of HTML: colours by kind, positions of tokens under the mouse."""
     spans = []
     for piece in pieces:
@@ -125,7 +120,6 @@ def as_page(pieces: Sequence[Piece], section: Section, title: str) -> str:
         hint = f"{piece.kind}{number}: tokens {piece.start} to {last} ({piece.num_tokens})"
         spans.append(tag("span", shown, title=hint, style=f"background:{COLOURS[piece.kind]}"))
     kinds = [tag("span", str(kind), style=f"background:{COLOURS[kind]}") for kind in Kind if kind is not Kind.TEXT]
-    notes = [tag("li", f"{note.verdict}: {note.text}") for note in section.notes]
     style = (
         "body{font:15px/1.6 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;"
         "background:#fff}pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f7f7f7;padding:1rem;"
@@ -135,5 +129,12 @@ def as_page(pieces: Sequence[Piece], section: Section, title: str) -> str:
         tag("meta", charset="utf-8"), tag("meta", name="viewport", content="width=device-width"),
         tag("title", title), tag("style", Html(style)),
     ])  # fmt: skip
-    body = join([tag("h1", title), tag("p", join(kinds, " ")), tag("pre", join(spans)), tag("ul", join(notes))])
+    body = join(
+        [
+            tag("h1", title),
+            tag("p", join(kinds, " ")),
+            tag("pre", join(spans)),
+            tag("ul", join(tag("li", note) for note in notes)),
+        ]
+    )
     return f"<!DOCTYPE html>\n{tag('html', tag('head', head), tag('body', body), lang='en')}\n"

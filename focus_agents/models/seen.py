@@ -1,6 +1,6 @@
 """The pictures that a vision tower gets, as pictures again: out of the arrays that a family has made of them.
 
-Two layouts are known, of which all families here have one: a tile for each view, [tiles, 3, height, width], and patches
+Two layouts are known, of which all families here have one: a tile for each view, [..., 3, height, width], and patches
 in the order of the tokens that they are merged into, [patches, channels * time * patch * patch].
 """
 
@@ -37,6 +37,8 @@ def seen_pictures(
     pixels = prompt.images.get(PIXELS)
     if pixels is None:
         return None
+    if pixels.ndim > 4:  # a picture's tiles have an axis of their own
+        pixels = pixels.reshape(-1, *pixels.shape[-3:])
     if pixels.ndim == 4 and len(pixels) == sum(map(len, views)):
         shown = iter([_as_picture(image_processor, tile.transpose(1, 2, 0)) for tile in pixels])
         return [tuple(next(shown) for _ in picture) for picture in views]
@@ -89,5 +91,5 @@ def seen_difference(seen: ImageArray, picture: ImageArray, view: View) -> float:
     top, bottom = (round((y - y1) / (y2 - y1) * height) for y in (inside[1], inside[3]))
     sides = (picture.shape[1], picture.shape[0], picture.shape[1], picture.shape[0])
     box = tuple(share * side for share, side in zip(inside, sides, strict=True))
-    own = Image.fromarray(picture).resize((right - left, bottom - top), Image.Resampling.BICUBIC, box=box)  # type: ignore[arg-type]
+    own = Image.fromarray(picture).resize((right - left, bottom - top), Image.Resampling.BICUBIC, box=box)
     return float(np.abs(np.asarray(own, np.float32) - seen[top:bottom, left:right].astype(np.float32)).mean())

@@ -103,7 +103,7 @@ def test_merged_tokens_are_shown_as_they_are(processor: VLMProcessor, question: 
     section = Section("prompt", "the prompt")
     check_boxes(section, [replace(box, tokens=('">' + box.tokens[0], *box.tokens[1:]))])
     assert section.verdict is Verdict.OK
-    assert "(merged: `\">[` also holds '\">')" in section.notes[0].text
+    assert "(merged: '\">[' also holds '\">')" in section.notes[0].text
 
 
 def test_the_terminal_shows_marks_without_colours(processor: VLMProcessor, question: Question) -> None:
