@@ -20,7 +20,7 @@ TEXT_COLOUR: Colour = (0, 115, 230)
 SHADE: Colour = (245, 150, 0)
 MOST_DIFFERENT = 24.0
 """Steps of 0 to 255 by which a view may differ from what it is said to show: resizing, far below another part."""
-LEAST_CELLS = 0.5
+LEAST_CELLS = 0.25
 """Image tokens that an object has to cover."""
 _SIDE = 224
 _GAP = 3

@@ -74,7 +74,7 @@ def describe_answer(section: Section, question: Question, completion: Completion
     if not readings:
         absent = " (the object is not there)" if question.episode.target_box is None else ""
         note = section.ok if absent and parsed.is_strict else section.warn
-        note(f"the answer holds no four numbers: {parsed.status}{absent}; try `template` native, or train the format")
+        note(f"the answer holds no four numbers: {parsed.status}{absent}; train the format, or try another `template`")
         return parsed.box
     if not parsed.is_strict:
         section.warn(f"the answer is not in the format that was asked for ({parsed.status})")

@@ -162,6 +162,29 @@ def test_a_prompt_beyond_the_context_is_a_fault_before_weights_are_read() -> Non
     assert isinstance(found.sheet, np.ndarray)
 
 
+def test_an_object_smaller_than_a_token_is_a_warning() -> None:
+    scenes = SyntheticDataset(split="test", level=3, image_size=64, shots=1)
+    request = Request(
+        model="focus-small",
+        load_episodes=lambda: scenes,
+        max_image_tokens=4,
+        measures_step=False,
+        max_completion_tokens=12,
+    )
+    found = examine(request)
+    assert found.exit_status == 0
+    assert "covers less than 0.25 of an image token" in found.sentence
+
+
+def test_a_model_asked_in_another_unit_than_its_own_is_a_warning() -> None:
+    """The model writes hundredths, whatever it is asked for."""
+    request = Request(model="focus-small", load_episodes=drawn, frame=CoordinateFrame.NORM_1000, measures_step=False)
+    found = examine(request)
+    assert found.exit_status == 0
+    assert "the answer fits norm_100 far better" in found.sentence
+    assert "ask in that unit: `frame` norm_100" in found.sentence
+
+
 def test_a_step_is_left_out_where_it_was_not_asked_for() -> None:
     request = Request(
         model="tiny", load_episodes=drawn, frame=CoordinateFrame.NORM_1, measures_step=False, max_completion_tokens=3
@@ -169,4 +192,5 @@ def test_a_step_is_left_out_where_it_was_not_asked_for() -> None:
     found = examine(request)
     assert "no forward and backward pass was run: it was not asked for" in texts(found, "budget")
     assert "step_seconds" not in found.sections["budget"].facts
+    assert "answers are cut at 3; raise `max_completion_tokens`" in texts(found, "budget")
     assert "cut at 3 tokens; raise `max_completion_tokens`" in texts(found, "unit")
