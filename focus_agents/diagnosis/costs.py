@@ -88,8 +88,8 @@ def count_costs(
         section.ok(f"{said}, the model's context")
     if len(question.answer_ids) > max_completion_tokens:
         section.warn(
-            f"the right answer has {len(question.answer_ids)} tokens, answers are cut at {max_completion_tokens}; raise "
-            "`max_completion_tokens`, here and in training"
+            f"the right answer has {len(question.answer_ids)} tokens, answers are cut at {max_completion_tokens}; "
+            "raise `max_completion_tokens`, here and in training"
         )
     free = device.total if device.free is None else device.free
     section.ok(f"memory by count: {describe(answers)} to answer, {describe(step)} in a step; {device.name} has "
