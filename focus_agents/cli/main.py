@@ -51,6 +51,9 @@ COMMANDS = {
         Command("monitor", "focus_agents.cli.monitor", "show the runs on a Ray cluster by Prometheus and Grafana"),
         Command("report", "focus_agents.cli.report", "write a run, or several side by side, as one HTML file"),
         Command("tensorboard", "focus_agents.cli.tensorboard", "open TensorBoard on runs"),
+        Command(
+            "doctor", "focus_agents.cli.doctor", "see whether a model, data and a prompt fit, before a GPU is paid for"
+        ),
         Command("export", "focus_agents.cli.export", "write a policy as a folder that transformers and vLLM load"),
         Command("push", "focus_agents.cli.push", "share a policy on the hub, with a card"),
         Command("publish", "focus_agents.cli.publish", "make a run's model one that comes with the package"),
