@@ -19,6 +19,8 @@ FLAT_GAIN = 0.01
 """A mean IoU that has risen less than this is flat."""
 FALL = 0.1
 """How far a mean IoU falls below its best before it is told of, where chance does not move it as far."""
+FEWEST_GROUPS_AT_ONCE, MOST_AT_ONCE, LEAST_AT_START = 12, 0.5, 0.1
+"""A share that jumps from below the last to above the second, over so many groups, is no chance."""
 FEWEST_GROUPS = 24
 """Groups that a share of answers is taken of, over as many lines as that needs."""
 MOST_ERRORS = 4.0
@@ -97,6 +99,8 @@ def _copies(curves: Curves, facts: Facts) -> str | None:
 
 def _shortcut(curves: Curves, facts: Facts, name: str, what: str, term: str) -> str | None:
     """A share of answers that rises above the run's start; the start has the right answers among them, too."""
+    if (sudden := _sudden(curves, facts, name)) is not None:
+        return _shortcut_message(*sudden, what, term)
     needed = -(-FEWEST_GROUPS // max(1, facts.num_groups))
     first, last = min(FLAT_LINES, max(3, needed)), min(FLAT_LINES, max(10, needed))
     rise, now = curves.rise(name, first=first, last=last), curves.mean(name, last)
@@ -107,10 +111,26 @@ def _shortcut(curves: Curves, facts: Facts, name: str, what: str, term: str) -> 
     error = math.hypot(*(_error(share, num * facts.num_groups) for share, num in ((start, first), (now, num_last))))
     if rise <= max(LEAST_RISE, MOST_ERRORS * error):
         return None
+    return _shortcut_message(now, rise, what, term)
+
+
+def _shortcut_message(now: float, rise: float, what: str, term: str) -> str:
     return (
         f"{now:.0%} of the answers {what}, {100 * rise:.0f} points more than at the start: the policy earns without "
         f"looking; add the term {term} to `reward`, as in iou:1,format:0.5,{term}:0.5, or set a `kl_coeff` above 0"
     )
+
+
+def _sudden(curves: Curves, facts: Facts, name: str) -> tuple[float, float] | None:
+    """(The share now, its rise) where half of the answers of a few lines do what next to none did at the start.
+
+    A policy that collapses within a few lines is past it before a longer window shows a rise that is no chance.
+    """
+    num = max(3, -(-FEWEST_GROUPS_AT_ONCE // max(1, facts.num_groups)))
+    now, start, rise = curves.mean(name, num), curves.mean_of_start(name, num), curves.rise(name, first=num, last=num)
+    if now is None or start is None or rise is None or now < MOST_AT_ONCE or start > LEAST_AT_START:
+        return None
+    return now, rise
 
 
 def _error(share: float, number: int) -> float:
