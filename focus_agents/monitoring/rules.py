@@ -90,7 +90,10 @@ def _worse_answers(curves: Curves, facts: Facts) -> str | None:
 
 
 def _whole_image(curves: Curves, facts: Facts) -> str | None:
-    return _shortcut(curves, facts, "whole_image_rate", "are the whole image", "whole_image")
+    said = "whole_image_rate", "are the whole image", "whole_image"
+    if (sudden := _sudden(curves, facts, said[0])) is not None:
+        return _shortcut_message(*sudden, *said[1:])
+    return _shortcut(curves, facts, *said)
 
 
 def _copies(curves: Curves, facts: Facts) -> str | None:
@@ -99,8 +102,6 @@ def _copies(curves: Curves, facts: Facts) -> str | None:
 
 def _shortcut(curves: Curves, facts: Facts, name: str, what: str, term: str) -> str | None:
     """A share of answers that rises above the run's start; the start has the right answers among them, too."""
-    if (sudden := _sudden(curves, facts, name)) is not None:
-        return _shortcut_message(*sudden, what, term)
     needed = -(-FEWEST_GROUPS // max(1, facts.num_groups))
     first, last = min(FLAT_LINES, max(3, needed)), min(FLAT_LINES, max(10, needed))
     rise, now = curves.rise(name, first=first, last=last), curves.mean(name, last)
