@@ -13,7 +13,7 @@ RUN ?= $(shell date +train-%Y%m%d-%H%M%S)
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## Make .venv and install the package with all extras (PYTHON=python3.12 to choose)
+install: $(INSTALLED) ## Make .venv and install the package with the extras train and dev (PYTHON=python3.12 to choose)
 
 train: $(INSTALLED) ## GRPO of the built-in model after stage 1, into runs/ (RUN=name to choose the folder)
 	$(BIN)/python experiments/run_grpo.py --name $(RUN)

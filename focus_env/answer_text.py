@@ -11,29 +11,13 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 ABSENT_WORD = "none"
 THOUGHT_OPEN, THOUGHT_CLOSE = "<think>", "</think>"
 
-ABSENT_WORDS = frozenset(
-    {
-        "none",
-        "null",
-        "nil",
-        "absent",
-        "nothing",
-        "n/a",
-        "n.a",
-        "not applicable",
-        "none found",
-        "there are none",
-        "there is none",
-    }
-)
-"""Texts that say that the object is not there, in lower case, where nothing else stands in the text or its tags; with
-the sentences of `_ABSENT_SENTENCE`."""
+Order = Literal["asked", "named", "points", "tokens", "box_2d", "other"]
 
 _MAX_BARE = 200
 """Characters of a text that can be a word for "not there", or four numbers and nothing else."""
@@ -46,15 +30,17 @@ class FoundBox(NamedTuple):
 
     Attributes:
         values: (x_min, y_min, x_max, y_max) in the unit of the text; any floats, NaN and infinity included.
-        is_whole: Whether they can be coordinates in a unit of whole numbers: none has a fraction, and they are not
-            shares such as `[0.0, 0.0, 1.0, 1.0]`.
-        is_ordered: Whether the order is known. Gemini's `box_2d` has y first, by its documentation, and x first where
-            a prompt asks for that.
+        has_fraction: Whether one has a fraction, so that they are no coordinates in a unit of whole numbers.
+        is_share: Whether they are shares such as `[0.0, 0.0, 1.0, 1.0]`, likewise.
+        order: Where their order is from: "asked", the one that was asked for; "named", by their names, x first;
+            "points", two of them; "tokens", location tokens, y first and in 1024ths; "box_2d", Gemini's, which has y
+            first by its documentation, and x first where a prompt asks for that; "other", named as another one.
     """
 
     values: tuple[float, float, float, float]
-    is_whole: bool
-    is_ordered: bool = True
+    has_fraction: bool
+    is_share: bool
+    order: Order = "asked"
 
 
 PLAIN = str.maketrans("［］【】（）｛｝＜＞−", "[][](){}<>-")
@@ -73,12 +59,12 @@ _THOUGHT_TAG = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _ANSWER_TAG = re.compile(r"<\s{0,3}(/?)\s{0,3}answer\s{0,3}>", re.IGNORECASE | re.ASCII)
-_SPECIAL_TOKEN = re.compile(r"<\|[a-z_]{1,30}\|>|</?s>|<(?:eos|bos|pad|end_of_turn)>|\\(?:boxed|text|mathrm)", re.ASCII)
 _BOX_OPEN = r"<(?:b?box|bounding_box|\|box_start\||\|begin_of_box\|)>"
 _BOX_CLOSE = r"<(?:/b?box|/bounding_box|\|box_end\||\|end_of_box\|)>"
 _GROUP = re.compile(
     r"\[([^\[\](){}]*+)\]|\(([^\[\](){}]*+)\)|\{([^\[\](){}]*+)\}"
-    rf"|{_BOX_OPEN}([^<>\[\](){{}}]*+){_BOX_CLOSE}",
+    rf"|{_BOX_OPEN}([^<>\[\](){{}}]*+){_BOX_CLOSE}"
+    r"|((?:<loc[0-9]{1,4}>\s{0,3}+)++)",
     re.ASCII,
 )
 # Without re.ASCII, re.IGNORECASE takes the dotless i for an i, and float does not.
@@ -110,35 +96,14 @@ _BETWEEN_POINTS = re.compile(
 )
 _OTHER_ORDER = r"(?:yxyx|xywh|yxhw|[tl]{2}wh|cxcywh|xyxyxyxy)"
 _OTHER_BEFORE = re.compile(
-    r"""(?<![A-Za-z])(?:box_?2d["']?\s*[:=]"""
+    r"""(?<![A-Za-z])(?:(box_?2d["']?\s*[:=])"""
     rf"""|{_OTHER_ORDER}(?![A-Za-z])["')]*+\s*(?:format|order|coordinates|box|is|are)?\s*[:=]?)\s*\[?\s*$""",
     re.IGNORECASE | re.ASCII,
 )
 _OTHER_BEHIND = re.compile(rf"[\]\s]{{0,3}}\(?(?:in |as )?{_OTHER_ORDER}(?![A-Za-z])", re.IGNORECASE | re.ASCII)
 _OTHER_NAMES = re.compile(r"(?:y|top|c|w|h)|(?:x|left)[a-z0-9]*,(?:y|top)[a-z0-9]*,(?:w|h)|xcent")
 """How the names of four values begin, in a row with commas, where they are not x and y of two corners."""
-_FENCED = re.compile(r"```[a-z]*\s*(.*?)\s*```", re.IGNORECASE | re.DOTALL | re.ASCII)
-_ANSWER_IS = re.compile(r"(?:the |my )?(?:final )?answer(?: is)?\s*[:=]?\s*", re.ASCII)
-_NOT_SEEN = r'"(?:found|present|visible|exists|detected)":false'
-_NO_BOXES = re.compile(
-    r"""\[\]|\[\[\]\]|\{\}|\[\{\}\]|\[(?:null|none)(?:,(?:null|none)){0,3}\]"""
-    rf"""|\[?\{{(?:"label":"[^"]*",)?(?:{_NOT_SEEN},)?(?:{_NOT_SEEN}"""
-    r"""|"(?:bbox_2d|bbox|box_2d|box|bounding_box|bboxes|boxes|objects|detections|answer)":"""
-    r"""(?:null|none|false|\[\]|\[(?:(?:null|none),?){4}\]|"none"|"null"|""))"""
-    rf"""(?:,{_NOT_SEEN})?(?:,"label":"[^"]*")?\}}\]?""",
-    re.ASCII,
-)
-_IN_THE_PICTURE = r"in (?:the|this) (?:(?:query|target|last|final|given|test|second) )?(?:image|picture|photo|frame)"
-_ABSENT_SENTENCE = re.compile(
-    r"(?:there (?:is|are) )?no (?:such |matching |target |reference )?"
-    r"(?:objects?|box(?:es)?|bounding box(?:es)?|match(?:es)?|target|detections?|instances?)"
-    rf"(?: (?:is |are |was |were )?(?:found|present|visible|detected|there))?(?: {_IN_THE_PICTURE})?"
-    r"|(?:(?:the |this )?(?:reference |target )?(?:object|target) (?:is |was )?|it is )?"
-    rf"not (?:(?:found|present|visible|detected|there|shown)(?: {_IN_THE_PICTURE})?|{_IN_THE_PICTURE})"
-    rf"|(?:the |this )?(?:object|target) (?:is )?absent(?: {_IN_THE_PICTURE})?",
-    re.ASCII,
-)
-_AROUND_WORDS = "\"'`*_.!,:;()[]{}<>$-• \t\n"
+_DIGITS = re.compile(r"[0-9]+", re.ASCII)
 
 
 def behind_thoughts(text: str) -> str:
@@ -182,26 +147,6 @@ def answer_spans(text: str) -> Iterator[str]:
             start = None
 
 
-def says_absent(text: str) -> bool:
-    r"""Return whether a text says that the object is not there, and nothing else.
-
-    >>> [says_absent(text) for text in ("None.", '```json\n[]\n```', "none of them")]
-    [True, True, False]
-    """
-    text = text.strip()
-    if len(text) > _MAX_BARE:
-        return False
-    text = _SPECIAL_TOKEN.sub("", text).strip()
-    fenced = _FENCED.fullmatch(text)
-    text = (fenced[1] if fenced else text).strip().lower()
-    if _NO_BOXES.fullmatch("".join(text.split()).replace("'", '"')):
-        return True
-    words = text.strip(_AROUND_WORDS)
-    prefix = _ANSWER_IS.match(words)
-    words = " ".join(words[prefix.end() if prefix else 0 :].strip(_AROUND_WORDS).split())
-    return words in ABSENT_WORDS or _ABSENT_SENTENCE.fullmatch(words) is not None
-
-
 def find_boxes(text: str) -> Iterator[FoundBox]:
     """Yield all boxes in a text, valid or not."""
     points: list[tuple[str, str]] = []
@@ -220,8 +165,13 @@ def find_boxes(text: str) -> Iterator[FoundBox]:
         elif is_numeric:
             before = text[max(0, group.start() - _MAX_BETWEEN) : group.start()]
             names_other = names_other and gap <= _MAX_BETWEEN
-            is_other = _OTHER_BEFORE.search(before) or _OTHER_BEHIND.match(text, group.end())
-            yield read_box(values, is_ordered=not (is_other or names_other))
+            other = _OTHER_BEFORE.search(before)
+            if names_other or _OTHER_BEHIND.match(text, group.end()):
+                yield read_box(values, order="other")
+            else:
+                yield read_box(values, order="asked" if other is None else "box_2d" if other[1] else "other")
+        elif group[5]:
+            yield from _boxes_of_tokens(_DIGITS.findall(group[5]))
         elif (named := _named_box(values)) is not None:
             yield named
         names_other = not is_numeric and len(values) == 4 and _names_other_order(values)
@@ -247,14 +197,14 @@ def bare_box(text: str) -> Iterator[FoundBox]:
             yield from named_numbers(text)
 
 
-def read_box(values: Sequence[str], *, is_ordered: bool = True) -> FoundBox:
+def read_box(values: Sequence[str], *, order: Order = "asked") -> FoundBox:
     """Return the box of four numbers in text."""
     x1, y1, x2, y2 = numbers = [float(value) for value in values]
     is_decimal = not all(map(str.isdigit, values))
     is_share = is_decimal and any("." in value for value in values) and all(0 <= number <= 1 for number in numbers)
     # A number that is not finite gets its own status.
     has_fraction = is_decimal and any(number % 1 != 0 for number in numbers if math.isfinite(number))
-    return FoundBox((x1, y1, x2, y2), is_whole=not (is_share or has_fraction), is_ordered=is_ordered)
+    return FoundBox((x1, y1, x2, y2), has_fraction, is_share, order)
 
 
 def has_four_values(text: str) -> bool:
@@ -272,7 +222,14 @@ def _boxes_of_points(points: list[tuple[str, str]]) -> Iterator[FoundBox]:
     # Any two of three points could be meant: every neighbouring pair is a box, and so the answer is
     # ambiguous.
     for first, second in itertools.pairwise(points):
-        yield read_box([*first, *second])
+        yield read_box([*first, *second], order="points")
+
+
+def _boxes_of_tokens(numbers: Sequence[str]) -> Iterator[FoundBox]:
+    """The boxes of location tokens in a row; none if their number is none of whole boxes."""
+    if len(numbers) % 4 == 0:
+        for start in range(0, len(numbers), 4):
+            yield read_box(numbers[start : start + 4], order="tokens")
 
 
 def _content(group: re.Match[str]) -> str:
@@ -327,7 +284,7 @@ def _by_names(named: Mapping[str, str], conventions: tuple[tuple[str, ...], ...]
     """The boxes of named numbers, for each convention whose four names are all there."""
     for names in conventions:
         if all(name in named for name in names):
-            box = read_box([named[name] for name in names])
+            box = read_box([named[name] for name in names], order="named")
             if conventions is not _CORNERS:
                 x, y, width, height = box.values
                 if conventions is _CENTRES:

@@ -38,7 +38,9 @@ class CoordinateFrame(enum.StrEnum):
     NORM_100 = "norm_100"
     """Hundredths of the width and height, 0 to 100; enough for pictures of up to 100 pixels."""
     NORM_1000 = "norm_1000"
-    """Thousandths of the width and height, 0 to 1000 (Qwen2-VL, Qwen3-VL)."""
+    """Thousandths of the width and height, 0 to 1000 (Qwen2-VL, Qwen3-VL, InternVL, GLM-4V)."""
+    NORM_1024 = "norm_1024"
+    """1024ths of the width and height, 0 to 1024 (PaliGemma, whose location tokens end at 1023)."""
     RESIZED_PIXEL = "resized_pixel"
     """Pixels of the image as it enters the model, after resizing (Qwen2.5-VL)."""
 
@@ -65,6 +67,8 @@ class CoordinateFrame(enum.StrEnum):
             return 100.0, 100.0
         if self is CoordinateFrame.NORM_1000:
             return 1000.0, 1000.0
+        if self is CoordinateFrame.NORM_1024:
+            return 1024.0, 1024.0
         input_wh = as_size(
             input_wh, "the frame 'resized_pixel' needs input_wh, the size at which the model sees the image; it"
         )

@@ -68,7 +68,8 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
             x_max, y_max as shares of the query's width and height. Any four are legal; what is no box
             gets the status that a text with these numbers would get, and counts as ill-formed.
         reward: A `WeightedReward`, a text for `WeightedReward.from_spec`, or None for IoU + 0.5 * format.
-        template: A `PromptTemplate` or its name. Its frame is the one in which a text action is read.
+        template: A `PromptTemplate`, or what `focus_env.prompts.get_template` makes one of: a name, a file, or
+            `package.module:NAME`. Its frame is the one in which a text action is read.
         render_mode: ``"rgb_array"`` for pictures from `render`, else None.
 
     Raises:

@@ -5,6 +5,7 @@
 
 Numbers are integers, except decimals in the frame `NORM_1`. A text that is exactly this is *strict*; where a template
 asks for thoughts, a text that is `<think>...</think>` and then exactly this (the opening tag may stand in the prompt).
+A template may write answers in another form (`focus_env.answer_format`): then a text in that form is strict.
 From any other text the answer is recovered only where that takes no guess:
 
 1. Thoughts are no answers: what stands in `<think>` tags, or other tags and channels for thoughts, before a closing one
@@ -13,11 +14,14 @@ From any other text the answer is recovered only where that takes no guess:
    thoughts and none has ended, only complete answer tags count.
 2. A box is four numbers in a pair of brackets of any kind or in box tags, with commas, semicolons or blanks between
    them; four numbers whose names say which they are, `x1: 1, y1: 2, x2: 30, y2: 40`, `x`, `y`, `width`, `height`, or
-   `cx`, `cy`, `w`, `h`, in brackets or alone; or two points in a row, `(x1, y1), (x2, y2)`. Four bare numbers are one
-   where they stand alone in answer tags. JSON with `"bbox_2d": [x1, y1, x2, y2]` is thereby a box, too.
+   `cx`, `cy`, `w`, `h`, in brackets or alone; two points in a row, `(x1, y1), (x2, y2)`; or four location tokens,
+   `<loc0080><loc0120><loc0400><loc0310>`, which are y and x in 1024ths whatever was asked for. Four bare numbers are
+   one where they stand alone in answer tags. JSON with `"bbox_2d": [x1, y1, x2, y2]` is thereby a box, too. Where a
+   template writes y first, numbers in brackets and `box_2d` are read so, and two points are `AMBIGUOUS`.
 3. The object is absent where the text, or what stands in its answer tags, is `none` or another of
-   `answer_text.ABSENT_WORDS`, a sentence such as `No object found in the image`, in any case, quotes, brackets or
-   punctuation, or JSON that holds no box: `[]`, `{"bbox_2d": null}`.
+   `absent_text.ABSENT_WORDS`, a sentence such as `No object found in the image`, in any case, quotes, brackets or
+   punctuation, or JSON that holds no box: `[]`, `{"bbox_2d": null}`; or where it says of its box that this is not of
+   the same object, `Do all these boxes have the same object? No.`
 4. If complete answer tags hold an answer, only what stands in tags counts, since the tags say which is the answer.
    Otherwise the whole text counts.
 5. More than one answer is `MULTIPLE`, even if all are equal.
@@ -37,13 +41,20 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Iterator
 
+from focus_env.absent_text import rejects_its_box, says_absent
+from focus_env.answer_format import (
+    LABEL,
+    NORM_1_DECIMALS,
+    PLAIN_ANSWER,
+    PLAIN_BOX,
+    AnswerFormat,
+    BoxFormat,
+    StrictAnswer,
+    round_side,
+)
 from focus_env.answer_text import (
-    ABSENT_WORD,
-    ANSWER_CLOSE,
-    ANSWER_OPEN,
     PLAIN,
     THOUGHT_CLOSE,
     THOUGHT_OPEN,
@@ -55,27 +66,9 @@ from focus_env.answer_text import (
     find_boxes,
     has_four_values,
     named_numbers,
-    read_box,
-    says_absent,
 )
 from focus_env.boxes import CLIP_TOLERANCE, CoordinateFrame, Coordinates, box_to_frame, clip_box, frame_to_box
 from focus_env.types import Box, ParseResult, ParseStatus
-
-NORM_1_DECIMALS = 3
-"""Digits after the point in the frame `NORM_1`: as fine as `NORM_1000`."""
-
-# At most six digits: no image is larger, and such a number is finite.
-_INTEGER, _DECIMAL = r"[0-9]{1,6}", r"[0-9]{1,6}(?:\.[0-9]{1,9})?"
-
-
-def _strict_pattern(number: str) -> re.Pattern[str]:
-    box = r"\[ *" + r" *, *".join([f"({number})"] * 4) + r" *\]"
-    return re.compile(f"{ANSWER_OPEN}(?:{box}|{ABSENT_WORD}){ANSWER_CLOSE}")
-
-
-_STRICT = {
-    frame: _strict_pattern(_DECIMAL if frame is CoordinateFrame.NORM_1 else _INTEGER) for frame in CoordinateFrame
-}
 
 
 def parse_answer(
@@ -85,6 +78,7 @@ def parse_answer(
     image_wh: tuple[int, int],
     input_wh: tuple[int, int] | None = None,
     thinking: bool = False,
+    form: AnswerFormat = PLAIN_ANSWER,
 ) -> ParseResult:
     """Read a model's text by the rules of this module.
 
@@ -96,6 +90,7 @@ def parse_answer(
         image_wh: (width, height) of the query image in pixels.
         input_wh: (width, height) at which the model saw it; needed by `RESIZED_PIXEL` alone.
         thinking: Whether the model was asked for thoughts before its answer, which the strict format then has.
+        form: How it was asked to write its answer.
 
     Returns:
         The status, the box in pixels of the query image if there is one, and whether the format is strict.
@@ -114,39 +109,67 @@ def parse_answer(
     frame = CoordinateFrame(frame)
     # A wrong size must fail on every text, not just on those with a box.
     frame.extent(image_wh=image_wh, input_wh=input_wh)
-    strict = _match_strict(text, frame, thinking=thinking)
-    if strict is not None:  # the common case, which needs no search
-        boxes = [read_box(strict.groups())] if strict[1] else []
-        num_absent, is_echo = 1 - len(boxes), False
-    else:
-        boxes, num_absent, is_echo = _search(text, thinking=thinking)
-    is_strict = strict is not None
-
+    if (strict := _match_strict(text, frame, form, thinking=thinking)) is not None:  # the common case needs no search
+        if strict.values is None:
+            return ParseResult(ParseStatus.ABSENT, None, is_strict=True)
+        found = FoundBox(strict.values, has_fraction=False, is_share=False, order="named")
+        return _judge(found, frame, form, image_wh=image_wh, input_wh=input_wh, is_strict=True)
+    boxes, num_absent, is_echo = _search(text, thinking=thinking)
     if len(boxes) + num_absent > 1:
-        return ParseResult(ParseStatus.MULTIPLE, None, is_strict)
+        return ParseResult(ParseStatus.MULTIPLE, None, is_strict=False)
     if num_absent:
-        return ParseResult(ParseStatus.ABSENT, None, is_strict)
+        return ParseResult(ParseStatus.ABSENT, None, is_strict=False)
     if not boxes:
-        return ParseResult(ParseStatus.BAD_NUMBERS if is_echo else ParseStatus.NO_BOX, None, is_strict)
-    (found_box,) = boxes
-    if not found_box.is_ordered:
-        return ParseResult(ParseStatus.AMBIGUOUS, None, is_strict)
-    status, box = judge_coordinates(found_box.values, frame=frame, image_wh=image_wh, input_wh=input_wh)
-    if box is not None and not found_box.is_whole and frame is not CoordinateFrame.NORM_1:
-        status, box = ParseStatus.BAD_NUMBERS, None
-    numbers = found_box.values if all(map(math.isfinite, found_box.values)) else None
-    return ParseResult(status, box, is_strict, numbers)
+        return ParseResult(ParseStatus.BAD_NUMBERS if is_echo else ParseStatus.NO_BOX, None, is_strict=False)
+    return _judge(boxes[0], frame, form, image_wh=image_wh, input_wh=input_wh, is_strict=False)
 
 
-def _match_strict(text: str, frame: CoordinateFrame, *, thinking: bool) -> re.Match[str] | None:
-    """The answer of a strict text, with its four numbers as groups."""
+def _match_strict(text: str, frame: CoordinateFrame, form: AnswerFormat, *, thinking: bool) -> StrictAnswer | None:
+    """The answer of a strict text."""
     answer = text.strip()
     if thinking:
         thought, close, answer = answer.rpartition(THOUGHT_CLOSE)
         thought, answer = thought.removeprefix(THOUGHT_OPEN), answer.strip()
         if not close or THOUGHT_OPEN in thought or THOUGHT_CLOSE in thought:
             return None
-    return _STRICT[frame].fullmatch(answer)
+    return form.match(answer, frame)
+
+
+def _judge(
+    found: FoundBox,
+    frame: CoordinateFrame,
+    form: AnswerFormat,
+    *,
+    image_wh: tuple[int, int],
+    input_wh: tuple[int, int] | None,
+    is_strict: bool,
+) -> ParseResult:
+    """The result for a text's one box."""
+    if (values := _in_order(found, form)) is None:
+        return ParseResult(ParseStatus.AMBIGUOUS, None, is_strict)
+    own = CoordinateFrame.NORM_1024 if found.order == "tokens" else frame
+    status, box = judge_coordinates(values, frame=own, image_wh=image_wh, input_wh=input_wh)
+    takes_fractions = frame is CoordinateFrame.NORM_1 or (form.box.has_fractions(frame) and not found.is_share)
+    if box is not None and (found.has_fraction or found.is_share) and not takes_fractions:
+        status, box = ParseStatus.BAD_NUMBERS, None
+    # Numbers in a unit of their own say nothing about the unit that was asked for.
+    is_told = own is frame and all(map(math.isfinite, values))
+    return ParseResult(status, box, is_strict, values if is_told else None)
+
+
+def _in_order(found: FoundBox, form: AnswerFormat) -> Coordinates | None:
+    """A box's numbers with x first; None where their order is not known."""
+    a, b, c, d = found.values
+    is_y_first = form.box.order == "yxyx"
+    if (
+        found.order == "other"
+        or (found.order == "box_2d" and not is_y_first)
+        or (found.order == "points" and is_y_first)
+    ):
+        return None
+    if found.order == "tokens" or (is_y_first and found.order in ("asked", "box_2d")):
+        return b, a, d, c
+    return a, b, c, d
 
 
 def _search(text: str, *, thinking: bool) -> tuple[list[FoundBox], int, bool]:
@@ -156,12 +179,13 @@ def _search(text: str, *, thinking: bool) -> tuple[list[FoundBox], int, bool]:
     num_absent = 0
     boxes: list[FoundBox] = []
     for span in answer_spans(spoken):
-        found = _some(find_boxes(span)) or _some(bare_box(span))
+        found = [] if rejects_its_box(span) else _some(find_boxes(span)) or _some(bare_box(span))
         boxes += found
-        num_absent += not found and says_absent(span)
+        num_absent += not found and (rejects_its_box(span) or says_absent(span))
     if not boxes and not num_absent and not tags_alone:
-        boxes = _some(find_boxes(spoken)) or _some(named_numbers(spoken))
-        num_absent = int(not boxes and says_absent(spoken))
+        is_rejected = rejects_its_box(spoken)
+        boxes = [] if is_rejected else _some(find_boxes(spoken)) or _some(named_numbers(spoken))
+        num_absent = int(is_rejected or (not boxes and says_absent(spoken)))
     return boxes, num_absent, not boxes and not tags_alone and has_four_values(spoken)
 
 
@@ -218,18 +242,20 @@ def write_box(
     frame: CoordinateFrame,
     image_wh: tuple[int, int],
     input_wh: tuple[int, int] | None = None,
+    form: BoxFormat = PLAIN_BOX,
 ) -> str:
-    """Write a box as the bracketed text `[x_min, y_min, x_max, y_max]`.
+    """Write a box as text, by default as `[x_min, y_min, x_max, y_max]`.
 
-    Each coordinate goes to the nearest unit of the frame (1, or 0.001 in `NORM_1`), halves upward, so that
-    reading the text gives the box back within half a unit. A side that would round to nothing is written as
-    the one unit that holds its middle: what a valid box is written as is always a valid box again.
+    Each coordinate goes to the nearest unit of the frame (1, or 0.001 in `NORM_1`, or what the format says), halves
+    upward, so that reading the text gives the box back within half a unit. A side that would round to nothing is
+    written as the one unit that holds its middle: what a valid box is written as is always a valid box again.
 
     Args:
         box: `xyxy` in pixels of the original image. What reaches beyond the image is cut off.
         frame: The frame to write in.
         image_wh: (width, height) of the original image in pixels.
         input_wh: (width, height) as the model sees it; needed by `RESIZED_PIXEL` alone.
+        form: How the numbers are written.
 
     Raises:
         ValueError: If no part of the box with an area lies in the image, or a size is missing.
@@ -244,12 +270,15 @@ def write_box(
             "the box to write must be xyxy in pixels with an area inside the image of "
             f"{image_wh} (width, height), got {tuple(box)}"
         )
-    x1, y1, x2, y2 = box_to_frame(inside, frame, image_wh=image_wh, input_wh=input_wh)
-    decimals = NORM_1_DECIMALS if frame is CoordinateFrame.NORM_1 else 0
+    values = box_to_frame(inside, frame, image_wh=image_wh, input_wh=input_wh)
+    decimals = form.decimals(frame)
+    if decimals is None:
+        return form.write(values, frame)
     units = 10**decimals
-    x1, x2 = _round_side(x1 * units, x2 * units, int(max_x) * units)
-    y1, y2 = _round_side(y1 * units, y2 * units, int(max_y) * units)
-    return "[" + ", ".join(f"{value / units:.{decimals}f}" for value in (x1, y1, x2, y2)) + "]"
+    rest = int(form.has_location_tokens)  # there are 1024, from 0 to 1023
+    x1, x2 = round_side(values[0] * units, values[2] * units, (int(max_x) - rest) * units)
+    y1, y2 = round_side(values[1] * units, values[3] * units, (int(max_y) - rest) * units)
+    return form.write((x1 / units, y1 / units, x2 / units, y2 / units), frame)
 
 
 def write_answer(
@@ -259,6 +288,7 @@ def write_answer(
     image_wh: tuple[int, int],
     input_wh: tuple[int, int] | None = None,
     thinking: bool = False,
+    form: AnswerFormat = PLAIN_ANSWER,
 ) -> str:
     """Write the strict answer for a box, or for an absent object if it is None; see `write_box`.
 
@@ -267,16 +297,10 @@ def write_answer(
     >>> write_answer(None, frame=CoordinateFrame.NORM_1000, image_wh=(64, 48))
     '<answer>none</answer>'
     """
-    written = ABSENT_WORD if box is None else write_box(box, frame=frame, image_wh=image_wh, input_wh=input_wh)
+    if box is None:
+        answer = form.absent.format(label=LABEL)
+    else:
+        written = write_box(box, frame=frame, image_wh=image_wh, input_wh=input_wh, form=form.box)
+        answer = form.answer.format(box=written, label=LABEL)
     thought = f"{THOUGHT_OPEN}\n\n{THOUGHT_CLOSE}\n\n" if thinking else ""
-    return f"{thought}{ANSWER_OPEN}{written}{ANSWER_CLOSE}"
-
-
-def _round_side(low: float, high: float, extent: int) -> tuple[int, int]:
-    """Round the two ends of one side to whole units, at least one unit apart, within 0 to `extent`."""
-    # floor(v + 0.5) shifts with its argument; round() goes to even and would turn (1.5, 2.5) into (2, 2).
-    first, last = math.floor(low + 0.5), math.floor(high + 0.5)
-    if first == last:
-        first = min(math.floor((low + high) / 2), extent - 1)
-        last = first + 1
-    return first, last
+    return thought + answer

@@ -219,7 +219,7 @@ def stack_rows(
     rows: Sequence[ImageArray],
     titles: Sequence[str] | None = None,
     *,
-    legend: Sequence[tuple[str, Colour]] = (("truth", TARGET_COLOUR), ("answer", ANSWER_COLOUR)),
+    legend: Sequence[tuple[str, Colour]] = (("target", TARGET_COLOUR), ("answer", ANSWER_COLOUR)),
 ) -> ImageArray:
     """Stack rows to a sheet, with a legend on top.
 

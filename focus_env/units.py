@@ -63,9 +63,19 @@ def find_unit(answers: Sequence[ScoredAnswer]) -> UnitHint | None:
     targets = np.array([answer.target_box for answer in told], dtype=np.float64)
     as_read = float(np.mean([answer.iou for answer in told]))
     best = max((_miou_in(frame, told, targets), frame.value) for frame in _CANDIDATES)
-    if best[0] < _MIN_MIOU or best[0] <= _MIN_RATIO * as_read:
+    if not fits_far_better(best[0], as_read):
         return None
     return UnitHint(CoordinateFrame(best[1]), best[0], as_read, len(told))
+
+
+def fits_far_better(miou: float, miou_as_read: float) -> bool:
+    """Return whether answers fit another unit so much better that they must be meant in it.
+
+    Args:
+        miou: Mean IoU of the answers in that unit.
+        miou_as_read: Of the same answers as they were read.
+    """
+    return miou >= _MIN_MIOU and miou > _MIN_RATIO * miou_as_read
 
 
 def _miou_in(frame: CoordinateFrame, answers: Sequence[ScoredAnswer], targets: BoxArray) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from transformers.utils import hub as transformers_hub
 
 TOKEN = "hf_of_this_test"
 
@@ -113,6 +114,12 @@ class Handler(BaseHTTPRequestHandler):
                 model, commit = found
                 files = [{"rfilename": name, "size": len(body)} for name, body in model.commits[commit].items()]
                 self.answer(200, {"id": match[1], "sha": commit, "private": model.is_private, "siblings": files})
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)(?:/(.*))?", path):
+            if found := self.find(match[1], match[2]):
+                files = found[0].commits[found[1]]
+                own = [name for name in files if name.startswith(f"{match[3]}/" if match[3] else "")]
+                entries = [{"type": "file", "path": n, "size": len(files[n]), "oid": "0"} for n in own]
+                self.answer(200, entries) if own else self.refuse(404, "EntryNotFound")
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             if found := self.find(match[1], match[2]):
                 model, commit = found
@@ -137,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
             name = f"{asked.get('organization') or 'me'}/{asked['name']}"
             self.server.created.append(asked)
             is_new = name not in self.server.models
-            self.server.models.setdefault(name, Model(is_private=bool(asked.get("private"))))
+            self.server.models.setdefault(name, Model(is_private=asked.get("visibility") == "private"))
             self.answer(200 if is_new else 409, {"url": f"{self.server.url}/{name}", "id": name})
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/([^/]+)", self.path):
             files = [
@@ -183,6 +190,7 @@ def serving_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Hub]:
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         )
+        monkeypatch.setattr(transformers_hub, "_hf_api", None)  # made once, for the hub of then
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)

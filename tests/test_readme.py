@@ -42,10 +42,12 @@ DOCUMENTS = (
     "docs/answers.md",
     "docs/dashboard.md",
     "docs/data.md",
+    "docs/engines.md",
     "docs/layers.md",
     "docs/python.md",
     "docs/rewards.md",
     "docs/scaling.md",
+    "docs/templates.md",
     "docs/watching.md",
 )
 COMMANDS = (

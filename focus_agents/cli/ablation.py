@@ -60,7 +60,7 @@ class Args(Settings):
     report_only: bool = False
     """Report what has been done so far, and train nothing."""
     report_dir: Path | None = None
-    """Where the report goes; default: --output-dir."""
+    """Where the report goes; None: --output-dir."""
 
 
 def main() -> None:

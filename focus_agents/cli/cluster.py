@@ -42,10 +42,12 @@ class Job:
     Attributes:
         folder: The run's; its name is the job's.
         command: The command line.
+        unit: The unit of coordinates that is in force; None: it is not known.
     """
 
     folder: Path
     command: str = field(default_factory=own_command)
+    unit: str | None = None
 
     def config(self) -> JobConfig:
         """Return what Ray is told."""
@@ -55,7 +57,7 @@ class Job:
 
     def note_start(self) -> None:
         """Write into the run's config.json by which command it runs, and where; Ray has been started."""
-        note_start(self.folder / CONFIG_FILE, command=self.command, ray=session_of_ray())
+        note_start(self.folder / CONFIG_FILE, command=self.command, unit=self.unit, ray=session_of_ray())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +114,7 @@ class RayArguments(Settings):
     """Where Ray runs."""
 
     ray_address: str | None = None
-    """Ray cluster to join, auto or HOST:PORT; default: start Ray on this machine."""
+    """Ray cluster to join, auto or HOST:PORT; None: start Ray on this machine."""
     dashboard: bool = True
     """Serve the Ray dashboard, if this run starts Ray."""
 

@@ -28,8 +28,7 @@ def dashboard_line() -> str | None:
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         return f"dashboard: http://{url} (it asks for no token: whoever reaches this address may run code there)"
     return (
-        f"dashboard: http://{url} asks for a token, which `{token_command()}` prints; it keeps everybody else from "
-        "seeing this run and from running code in its Ray"
+        f"dashboard: http://{url} asks for a token, which `{token_command()}` prints; it keeps others out of this Ray"
     )
 
 
@@ -54,21 +53,30 @@ def place_token(folder: Path | None) -> None:
         return
     try:
         file = TOKEN_FILE.expanduser()
-    except RuntimeError:  # nobody's home
+        if _has_token(file) or _is_writable(file.parent):
+            return
+    except RuntimeError:  # the user has no home, and none in the machine's list of users
         file = TOKEN_FILE
-    if file.is_file() or _is_writable(file.parent):
-        return
     if folder is None:
         raise ValueError(
             f"home: expected one that can be written, for the token of Ray in {file}, got {Path(file).parents[1]}; set "
             "HOME to a folder that can be written, or RAY_AUTH_TOKEN_PATH to a file with a token"
         )
     place = folder.absolute() / RUN_TOKEN_FILE
-    if not place.exists():
+    if not _has_token(place):
+        place.unlink(missing_ok=True)  # an empty one, of a full disk
         descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as opened:
             opened.write(new_token())
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(place)
+
+
+def _has_token(file: Path) -> bool:
+    """Whether a file holds a token; one that this user cannot read is another's to judge."""
+    try:
+        return file.is_file() and bool(file.read_text(errors="replace").strip())
+    except OSError:
+        return True
 
 
 def _is_writable(folder: Path) -> bool:

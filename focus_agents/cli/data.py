@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from focus_agents.cli.command_line import flat, parse
-from focus_agents.cli.common import DataArguments
+from focus_agents.cli.data_arguments import DataArguments
 from focus_agents.cli.errors import make_console, user_errors
 from focus_agents.runs.progress import progress_bar
 from focus_agents.settings import Ceiling, Settings

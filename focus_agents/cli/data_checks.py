@@ -80,7 +80,10 @@ def check_policy_flags(given: Collection[str], policies: Sequence[str]) -> None:
     used = {option for text in policies for option in parse_policy(text)[0].options}
     for name in given:
         option = "api" if name.startswith("api_") else name
-        if option in ("max_image_tokens", "device", "precision", "api") and option not in used:
+        if (
+            option in ("max_image_tokens", "device", "precision", "engine", "engine_memory", "api")
+            and option not in used
+        ):
             raise ValueError(f"{name}: without effect on the policy {' '.join(policies)}; leave it out")
 
 

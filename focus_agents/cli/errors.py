@@ -17,6 +17,7 @@ from typing import Any, TypeVar, get_type_hints
 from rich.console import Console
 
 from focus_agents.errors import RunInterrupted
+from focus_agents.runs.output import guard_output
 from focus_agents.runs.terminal import PlainConsole
 from focus_env.errors import FocusError, StorageError
 
@@ -64,6 +65,7 @@ def user_errors(arguments: type) -> Iterator[None]:
     Args:
         arguments: The command's dataclass, whose settings the message shows as flags.
     """
+    guard_output()
     try:
         with _termination_as_exception():
             yield

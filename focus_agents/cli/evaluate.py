@@ -27,7 +27,8 @@ from annotated_types import Ge
 from focus_agents.cli.budget import Process, device_for, large_prompt, shape_of_model, tell_memory
 from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import parse
-from focus_agents.cli.common import DataArguments, PolicyArguments, PolicyNames
+from focus_agents.cli.common import PolicyArguments, PolicyNames
+from focus_agents.cli.data_arguments import DataArguments
 from focus_agents.cli.data_checks import check_policy_flags
 from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
 from focus_agents.cli.runs import run_path
@@ -93,9 +94,9 @@ class Args(Settings):
     """Tokens at which an answer is cut."""
     output_dir: Path | None = None
     """Folder of the results; one that is there already is gone on with, and may get further policies, data sets and
-    shots. Default: runs/evaluation and the time of the start."""
+    shots. None: runs/evaluation and the time of the start."""
     label: str | None = None
-    """Name of the data set in tables and files; default: that of --dataset. The paper's rows stand beside tao, got10k,
+    """Name of the data set in tables and files; None: that of --dataset. The paper's rows stand beside tao, got10k,
     lasot and perseg."""
     retry_failed: bool = False
     """Ask again what an API failed to answer in an earlier call."""

@@ -28,7 +28,7 @@ class Args(Settings):
     to: Path
     """The new folder; an older export there is replaced."""
     base_model: str | None = None
-    """Model below the adapter; default: the one that the adapter names."""
+    """Model below the adapter; None: the one that the adapter names."""
     form: ExportForm = "merged"
     """Whole weights with the adapter added, or the adapter alone, in PEFT's format of today."""
     dtype: ExportDtype = "auto"

@@ -40,7 +40,8 @@ from focus_agents.cli.budget import (
 )
 from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
-from focus_agents.cli.common import ModelArguments, RewardText, TrainingDataArguments
+from focus_agents.cli.common import ModelArguments, RewardText
+from focus_agents.cli.data_arguments import TrainingDataArguments
 from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
 from focus_agents.cli.presets import PAPER_TRAINING_TOKENS, PAPER_VALIDATION_TOKENS, preset_of
 from focus_agents.cli.reward import load_reward
@@ -192,6 +193,7 @@ def main() -> None:
                 console.print(f"warning: {line}", style="yellow")
         args = with_commits(args)
         plan, config = check_arguments(args)
+        console.print(f"unit of boxes: {plan.template.frame}")
         tell_budget(plan, args.cluster, console)
         path = args.run.path("grpo")
         args.cluster.connect(args.cluster.needs(), job=Job(folder=path))
@@ -252,7 +254,7 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
 
     try:
         with work_errors(Args, console, FocusError, advice=advice):
-            job = Job(folder=run.path)
+            job = Job(folder=run.path, unit=str(plan.template.frame))
             args.cluster.start_ray(num_processes=num_processes, console=console, advice=advice, job=job)
             job.note_start()
             summary = train_grpo(
@@ -276,16 +278,17 @@ def parse_arguments(words: list[str]) -> Args:
 
 
 def with_spec(args: Args) -> Args:
-    """Return the arguments with the reward's terms themselves in place of a YAML file.
+    """Return the arguments with a reward's terms and a template's words themselves in place of files.
 
-    A run that is gone on with has them, whatever has become of the file.
+    A run that is gone on with has them, whatever has become of the files.
     """
-    return dataclasses.replace(args, reward=load_reward(args.reward).spec)
+    return dataclasses.replace(args, reward=load_reward(args.reward).spec, model=args.model.with_words())
 
 
 def with_commits(args: Args) -> Args:
     """Return the arguments with the reward's terms, and the commits of models on the hub; see `with_spec`."""
-    return dataclasses.replace(with_spec(args), model=args.model.pinned())
+    args = with_spec(args)
+    return dataclasses.replace(args, model=args.model.pinned())
 
 
 def check_arguments(args: Args) -> tuple[GRPOPlan, GRPOConfig]:

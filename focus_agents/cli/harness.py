@@ -24,7 +24,7 @@ import tyro
 from annotated_types import Ge
 
 from focus_agents.cli.command_line import parse
-from focus_agents.cli.common import DataArguments
+from focus_agents.cli.data_arguments import DataArguments
 from focus_agents.cli.errors import make_console, user_errors
 from focus_agents.rollout.records import MAX_COMPLETION_TOKENS
 from focus_agents.settings import Ceiling, Settings

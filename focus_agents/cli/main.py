@@ -12,6 +12,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from focus_agents.runs.output import guard_output
+
 EXTRA = "train"
 """The extra of the package that brings whatever a command imports."""
 
@@ -49,6 +51,9 @@ COMMANDS = {
         Command("monitor", "focus_agents.cli.monitor", "show the runs on a Ray cluster by Prometheus and Grafana"),
         Command("report", "focus_agents.cli.report", "write a run, or several side by side, as one HTML file"),
         Command("tensorboard", "focus_agents.cli.tensorboard", "open TensorBoard on runs"),
+        Command(
+            "doctor", "focus_agents.cli.doctor", "see whether a model, data and a prompt fit, before a GPU is paid for"
+        ),
         Command("export", "focus_agents.cli.export", "write a policy as a folder that transformers and vLLM load"),
         Command("push", "focus_agents.cli.push", "share a policy on the hub, with a card"),
         Command("publish", "focus_agents.cli.publish", "make a run's model one that comes with the package"),
@@ -63,6 +68,7 @@ def main() -> None:
     Raises:
         SystemExit: With code 2 if there is no such command, 1 if it needs a package that is not installed.
     """
+    guard_output()
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
         print(usage())
@@ -90,6 +96,7 @@ def run_command(name: str) -> None:
         SystemExit: With code 1 if the command needs a package that is not installed, 130 after Ctrl-C, and as the
             command itself exits.
     """
+    guard_output()
     try:
         _import_command(name).main()
     except KeyboardInterrupt:

@@ -46,9 +46,9 @@ class Args(Settings):
 
     cluster: tyro.conf.Positional[str | None] = None
     """Folder of a run, folder of a session of Ray, or address of a cluster, HOST:PORT, or auto for the one that was
-    started last. Its head is on this machine. Default: the only cluster that runs here."""
+    started last. Its head is on this machine. None: the only cluster that runs here."""
     output_dir: Path | None = None
-    """Folder to write; default: monitoring/ in the folder of the run, or here."""
+    """Folder to write; None: monitoring/ in the folder of the run, or here."""
     prometheus_port: Port = 9090
     """Port that Prometheus is to listen at."""
     grafana_port: Port = 3000
@@ -89,7 +89,8 @@ def token_file(cluster: str | None) -> Path:
     """Return the file with the cluster's token: a run without a home keeps one in its own folder."""
     own = Path(cluster or "") / RUN_TOKEN_FILE
     elsewhere = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    return Path(elsewhere or (own if cluster and own.is_file() else TOKEN_FILE)).expanduser().absolute()
+    file = elsewhere or (own if cluster and own.is_file() else TOKEN_FILE)
+    return Path(os.path.expanduser(file)).absolute()  # a user without a home has none there
 
 
 def asks_for_a_token(session: Session) -> bool:

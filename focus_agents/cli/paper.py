@@ -35,7 +35,7 @@ from focus_agents.policies.licences import licence_note
 from focus_agents.policies.registry import PolicySpec, parse_policy, policies_help
 from focus_agents.reports.tables import text_table
 from focus_agents.rollout.records import MAX_COMPLETION_TOKENS
-from focus_agents.settings import Settings
+from focus_agents.settings import Ceiling, Settings
 from focus_env.datasets import load_dataset
 from focus_env.errors import FocusError
 
@@ -58,12 +58,12 @@ class Args(Settings):
     """Folder with one for each data set by its name: tao, got10k, lasot, perseg."""
     table: tuple[Literal[1, 2], ...] = (1, 2)
     """The paper's tables; 1 has the rows of 3 and 4 as well."""
-    shots: tuple[int, ...] = ()
-    """Numbers of supports to ask at; default: those of the table."""
+    shots: tuple[Annotated[int, Ge(1), Ceiling(256)], ...] = ()
+    """Numbers of supports to ask at; None: those of the table."""
     output_dir: Path = Path("runs/paper")
     """Folder of the answers; one that is there already is gone on with."""
     flags: str = ""
-    """Further flags of `focus evaluate`, one text behind an equals sign: --flags="--precision bf16 --batch-size 4"."""
+    """Further flags of `focus evaluate` as one text, behind an equals sign: --flags="--precision bf16"."""
     num_episodes: Annotated[int, Ge(1)] = 1024
     """Most episodes of a data set. With fewer than it has they are not the published ones, and stand in no table."""
     max_completion_tokens: Annotated[int, Ge(1)] = MAX_COMPLETION_TOKENS

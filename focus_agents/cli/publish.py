@@ -8,6 +8,7 @@ The card holds the run's settings as they were, the scores of the very weights t
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,14 +70,21 @@ def main() -> None:
         quiet_libraries()
         source = str(run.checkpoints / "final")
         model, processor = load_model(source), load_processor(source)
-        own: dict[str, Any] = {"template": load_template(source), "pictures": recorded_budget(source)}
+        save = functools.partial(
+            save_policy,
+            model=model,
+            processor=processor,
+            template=load_template(source),
+            pictures=recorded_budget(source),
+        )
         summary = read_json(args.run / "summary.json", "the summary of a run that has come to its end")
     # Scored in a folder of its own first: an error on the way leaves the weights that are there as they are.
     with work_errors(Args, make_console(stderr=True), FocusError):
         with TemporaryDirectory() as scratch:
-            draft = save_policy(Path(scratch) / args.name, model.to(torch.bfloat16), processor, **own)
+            model.to(torch.bfloat16)
+            draft = save(Path(scratch) / args.name)
             card = write_card(args, config, summary, score(str(draft), args.num_episodes))
-        folder = save_policy(WEIGHTS / args.name, model, processor, documents={CARD: card}, **own)
+        folder = save(WEIGHTS / args.name, documents={CARD: card})
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: {size / 2**20:.1f} MiB\n{(folder / CARD).read_text()}")
 

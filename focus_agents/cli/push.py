@@ -19,6 +19,9 @@ from focus_agents.models.references import absolute_reference
 from focus_agents.settings import Settings
 from focus_env.errors import FocusError
 
+EMPTY_CARD = "[More Information Needed]"
+"""What PEFT writes throughout the cards of its own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Settings):
@@ -31,11 +34,11 @@ class Args(Settings):
     public: bool = False
     """Let everybody see it."""
     revision: str | None = None
-    """Branch to write to; default: main."""
+    """Branch to write to; None: main."""
     message: str = "A policy trained by focus-localization"
     """Message of the commit."""
     scores: tuple[Path, ...] = ()
-    """Folders of evaluations, whose tables the card shows."""
+    """Folders of evaluations, whose tables a new card shows; a card that lies in the folder is taken as it is."""
     dry_run: bool = False
     """Show the card and the files, and send nothing."""
 
@@ -51,7 +54,7 @@ def main() -> None:
         text = absolute_reference(args.model)
         files = files_to_push(text)
         check_model(text)
-        card = card_of(text, args.to, tables=args.scores)
+        card = own_card(text, args.to) or card_of(text, args.to, tables=args.scores)
     who = "public" if args.public else "private"
     print(f"{args.to}, {who}:\n" + "\n".join(f"  {file.stat().st_size:>14,}  {name}" for name, file in files.items()))
     if args.dry_run:
@@ -60,6 +63,21 @@ def main() -> None:
     with work_errors(Args, make_console(stderr=True, arguments=Args), FocusError):
         url = push_files(files, args.to, card=card, is_public=args.public, revision=args.revision, message=args.message)
     print(f"{url}, {who}; load it by `focus evaluate --policy vlm:{args.to}`")
+
+
+def own_card(model: str, name: str) -> str | None:
+    """Return the card that lies in a policy's folder, under the name that it gets; None: there is none.
+
+    An export has one with what is known of its run, and a user may have written another.
+    """
+    from focus_agents.models.loading.sources import find_source
+    from focus_agents.reports.model_card import CARD, rename_card
+
+    source = find_source(model)
+    file = CARD if source.adapter is None else source.adapter.name_of(CARD)
+    files = source.files if source.adapter is None else source.adapter.files
+    card = files.path(file).read_text(encoding="utf-8") if files.has(file) else EMPTY_CARD
+    return None if EMPTY_CARD in card else rename_card(card, name)
 
 
 if __name__ == "__main__":

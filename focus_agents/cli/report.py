@@ -31,7 +31,7 @@ class Args(Settings):
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders."""
     output: Path | None = None
-    """File of the report; default: report.html in the folder of a single run, runs/report.html for several."""
+    """File of the report; None: report.html in the folder of a single run, runs/report.html for several."""
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def names_of(runs: Sequence[Path]) -> list[str]:
 
 def episodes_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the data sets of a run, for pictures, as far as they can be had here."""
-    from focus_agents.cli.common import TrainingDataArguments
+    from focus_agents.cli.data_arguments import TrainingDataArguments
 
     try:
         data = restore_arguments(TrainingDataArguments(), arguments, keep=())

@@ -11,6 +11,7 @@ of Ray Tune; as many go at once as there are cores or GPUs. Results: --output-di
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Args(TrainingArguments):
     output_dir: Path = Path("runs/rewards")
     """Where runs go; what lies there is not run again."""
     report_dir: Path | None = None
-    """Where the report goes; default: --output-dir."""
+    """Where the report goes; None: --output-dir."""
     finetuning: FinetuningSettings = FinetuningSettings(precision="bf16")
     sampling: SamplingSettings = SamplingSettings(max_completion_tokens=SHORT)
     learning: LearningSettings = LearningSettings(num_iterations=300)
@@ -66,6 +67,7 @@ class Args(TrainingArguments):
 def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
+        args = dataclasses.replace(args, model=args.model.with_words())
         folder = args.output_dir.absolute()
         console = make_console()
         console.print(f"runs: {folder}, each with report.html and log.txt")  # Ray and torch take their time

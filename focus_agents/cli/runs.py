@@ -32,7 +32,7 @@ class RunArguments(Settings):
     """Where the run's folder is."""
 
     name: str | None = None
-    """Name of the run's folder; default: the command and the time of the start."""
+    """Name of the run's folder; None: the command and the time of the start."""
     output_dir: Path = Path("runs")
     """Where run folders go."""
     resume: Path | None = None

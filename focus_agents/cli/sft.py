@@ -36,7 +36,8 @@ from focus_agents.cli.budget import (
 )
 from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
-from focus_agents.cli.common import ModelArguments, TrainingDataArguments
+from focus_agents.cli.common import ModelArguments
+from focus_agents.cli.data_arguments import TrainingDataArguments
 from focus_agents.cli.errors import as_flags, in_a_thread, make_console, user_errors, work_errors
 from focus_agents.cli.presets import PAPER_TRAINING_TOKENS, PAPER_VALIDATION_TOKENS, preset_of
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
@@ -143,7 +144,7 @@ PRESETS: Mapping[str, Args] = {
 
 def main() -> None:
     with user_errors(Args):
-        args = parse_arguments(sys.argv[1:])
+        args = with_words(parse_arguments(sys.argv[1:]))
         if args.run.resume is not None and args.cluster.num_workers == 0:
             raise ValueError("num_workers: expected 1 or more with --resume, got 0; that is for debugging")
         args.run.check_folder("sft", command="sft")
@@ -164,6 +165,7 @@ def main() -> None:
                 console.print(f"warning: {line}", style="yellow")
         args = with_commits(args)
         plan, workers = check_arguments(args)
+        console.print(f"unit of boxes: {plan.template.frame}")
         tell_budget(plan, workers, args.cluster, console)
         args.cluster.connect(args.cluster.needs() if workers.num_workers else [], job=Job(folder=plan.run_path))
         used = (plan.training_episodes, plan.validation_episodes)
@@ -213,7 +215,7 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
         leave_ray(as_flags(f"what was saved is in {run.path}, and `resume` {run.path} goes on from it", Args))
         return advice()
 
-    job = Job(folder=run.path)
+    job = Job(folder=run.path, unit=str(plan.template.frame))
     try:
         with work_errors(Args, console, FocusError, advice=advice_after_leaving):
             if workers.num_workers > 0:
@@ -233,13 +235,18 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
 
 
 def with_commits(args: Args) -> Args:
-    """Return the arguments with the commits of models on the hub; a run that is gone on with has them."""
-    return dataclasses.replace(args, model=args.model.pinned())
+    """Return the arguments with a template's words and the commits of models on the hub, as a run keeps them."""
+    return dataclasses.replace(args, model=args.model.with_words().pinned())
 
 
 def parse_arguments(words: list[str]) -> Args:
     """Read a command line; the preset decides the defaults of everything else, so it is read first."""
     return parse(Args, __doc__, default=preset_of(words, PRESETS), words=words)
+
+
+def with_words(args: Args) -> Args:
+    """Return the arguments with the words of a template of one's own; see `ModelArguments.with_words`."""
+    return dataclasses.replace(args, model=args.model.with_words())
 
 
 def check_arguments(args: Args) -> tuple[SFTPlan, Workers]:

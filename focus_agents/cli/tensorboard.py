@@ -13,7 +13,7 @@ import importlib.util
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,9 +40,9 @@ class Args(Settings):
     runs: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),)
     """Run folders, or folders of runs."""
     host: str = "127.0.0.1"
-    """Address to listen on; that of this machine alone by default."""
+    """Address to listen on; 127.0.0.1 is that of this machine alone."""
     port: Annotated[int, Ge(0), Le(65535)] | None = None
-    """Port; default: 6006, or the next free one. 0: any free one."""
+    """Port; None: 6006, or the next free one; 0: any free one."""
 
 
 def main() -> None:
@@ -76,7 +76,7 @@ def check(runs: Sequence[Path]) -> None:
     for run in runs:
         if not run.is_dir():
             raise ValueError(f"runs: expected a folder with runs, or a run's, but there is no folder {run}")
-        if next(run.rglob("*.tfevents.*"), None) is None:
+        if next(_event_folders(run), None) is None:
             raise ValueError(
                 f"runs: {run} holds nothing for TensorBoard; runs write it unless `log_to` says otherwise, and "
                 f"`focus plot {run}` draws the curves of any run"
@@ -90,19 +90,50 @@ def link(runs: Sequence[Path], links: Path) -> None:
         runs: Run folders, or folders of runs.
         links: The folder to show. A run of the folder `runs` is a link there by its path within that folder.
     """
-    there = {path.resolve() for path in links.rglob("*") if path.is_symlink()}
+    found = [path for path in links.rglob("*") if path.is_symlink()]
+    for path in found:
+        if not path.exists():  # a run that was moved or deleted, whose name another may take
+            path.unlink()
+    there = {path.resolve() for path in found if path.is_symlink()}
     for run in runs:
-        for folder in sorted({file.parent for file in run.rglob("*.tfevents.*")}):
+        for folder in sorted(_event_folders(run)):
             if folder.resolve() in there:
                 continue
-            within = folder.parent if folder.name == FOLDER else folder
-            name = Path(os.path.abspath(run)).name if within == run else str(within.relative_to(run))
-            place, number = links / name, 2
-            while place.exists():
-                place, number = links / f"{name} ({number})", number + 1
+            place = _free_place(links, _name_of(folder, run))
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(folder.resolve(), target_is_directory=True)
             there.add(folder.resolve())
+
+
+def _event_folders(run: Path) -> Iterator[Path]:
+    """The folders with files for the viewer in a folder, those behind links too, each once."""
+    seen = set()
+    for name, folders, files in os.walk(run, followlinks=True):
+        if (real := os.path.realpath(name)) in seen:
+            folders.clear()  # a link to a folder above it, or a second one
+            continue
+        seen.add(real)
+        folders.sort(key=lambda folder: os.path.islink(os.path.join(name, folder)))  # a run goes by its own name
+        if any(".tfevents." in file for file in files):
+            yield Path(name)
+
+
+def _name_of(folder: Path, run: Path) -> str:
+    """What a folder of the viewer's files goes by: its run's path within the folder that was asked for, or its name."""
+    within = folder.parent if folder.name == FOLDER else folder
+    if within == run or not within.is_relative_to(run):
+        return Path(os.path.abspath(within)).name
+    return str(within.relative_to(run))
+
+
+def _free_place(links: Path, name: str) -> Path:
+    """A place for a link that is not taken, and that lies in no folder that is a link itself: that is a run's."""
+    if any((links / parent).is_symlink() for parent in Path(name).parents):
+        name = name.replace("/", " - ")
+    place, number = links / name, 2
+    while os.path.lexists(place):
+        place, number = links / f"{name} ({number})", number + 1
+    return place
 
 
 def launch(folder: Path, *, host: str, port: int | None) -> str:

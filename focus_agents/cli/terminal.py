@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from focus_agents.cli import STARTED
-from focus_agents.runs.folder import WARNINGS_FILE, RunDirectory
+from focus_agents.runs.folder import METRICS_FILE, WARNINGS_FILE, RunDirectory
+from focus_agents.runs.summary import describe_fall
 from focus_agents.settings import Settings
 
 
@@ -25,14 +27,27 @@ class TerminalArguments(Settings):
 def print_outcome(run: RunDirectory, summary: Mapping[str, Any], console: Console) -> None:
     """Print what a training has come to, and where everything is; the time is that since the command's start."""
     low, high = summary["miou_gain_interval"]
+    seconds = summary.get("seconds")
+    trained = "" if seconds is None else f" ({seconds:.0f} s of training and validation, of all its starts)"
     console.print(
         f"validation mIoU {summary['miou_start']:.3f} -> {summary['miou_end']:.3f} (gain {summary['miou_gain']:+.3f}, "
-        f"95% interval {low:+.3f} to {high:+.3f}) in {time.perf_counter() - STARTED:.0f} s"
+        f"95% interval {low:+.3f} to {high:+.3f}) in {time.perf_counter() - STARTED:.0f} s since this command's start"
+        f"{trained}"
     )
+    if (fall := describe_fall(summary, run.read_metrics(), run.config(), run.checkpoints)) is not None:
+        console.print(f"warning: {fall}", style="yellow")
     if warnings := summary.get("warnings"):
         console.print(f"warnings: {len(warnings)}, in {run.path / WARNINGS_FILE}")
     console.print(f"policy: {summary['checkpoint']}")
     console.print(f"pictures: {summary['sheet']}")
-    if (report := run.path / "report.html").exists():
-        console.print(f"report: {report}")
+    if (line := report_line(run.path)) is not None:
+        console.print(line)
     console.print(f"run folder: {run.path}")
+
+
+def report_line(run: Path) -> str | None:
+    """Return where the report of a run that has ended is, or how it is made if it was written before the end."""
+    report, metrics = run / "report.html", run / METRICS_FILE
+    if report.exists() and (not metrics.exists() or report.stat().st_mtime >= metrics.stat().st_mtime):
+        return f"report: {report}"
+    return f"report: `focus report {run}` writes it; the run itself could not" if metrics.exists() else None

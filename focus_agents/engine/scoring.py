@@ -11,7 +11,7 @@ R completion tokens of all completions together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from focus_agents.engine.grammar import AnswerGrammar
 from focus_agents.models.adapters import base_model, model_parts
 from focus_agents.models.attention import can_share_prefix, set_focus_attention
 from focus_agents.models.inputs import LOGITS_PER_CHUNK, PromptBatch
+from focus_agents.models.settings import Precision
 from focus_agents.models.shared_prefix import (
     PackedAnswers,
     Prefix,
@@ -38,6 +39,9 @@ from focus_agents.models.shared_prefix import (
     pack_answers,
     prompt_mask,
 )
+
+LARGEST_GAP: Mapping[Precision, float] = {"fp32": 1e-3, "bf16": 0.05}
+"""Most nats per token by which the shared and the repeated way may differ: rounding, far below any mistake."""
 
 
 def score_completions(

@@ -133,8 +133,8 @@ class GRPOConfig(AlgorithmConfig):
     @property
     def template(self) -> PromptTemplate:
         """The prompt: the environment's, or else the one that the model was trained on."""
-        given = self.env_config.get("template")
-        return load_template(self.model_settings.model) if given is None else get_template(given)
+        given, own = self.env_config.get("template"), self.model_settings
+        return load_template(own.model, max_image_tokens=own.max_image_tokens) if given is None else get_template(given)
 
     def get_evaluation_config_object(self) -> GRPOConfig | None:
         """Return the settings of RLlib's evaluation; None: these are already.
@@ -165,9 +165,9 @@ class GRPOConfig(AlgorithmConfig):
         self.model_settings.check()
         if self.constrained:
             largest_coordinate(self.template.frame)
-            if self.template.thinking:
+            if not self.template.has_plain_answers:
                 raise ValueError(
-                    f"constrained: expected a template without thoughts, which no grammar knows, got "
+                    "constrained: expected a template without thoughts whose answers are <answer>[...]</answer>, got "
                     f"{self.template.name!r}; choose another `template`, or sample without `constrained`"
                 )
 
@@ -289,7 +289,9 @@ class GRPO(NamedAlgorithm):
     def save_policy(self, directory: Path, *, form: SavedForm = "merged") -> Path:
         """Write the policy in transformers' format, or its adapter in PEFT's; `load_model` reads both."""
         with torch.no_grad():
-            module = self.config.get_rl_module_spec(spaces=self.spaces, inference_only=True).build()
+            spec = self.config.get_rl_module_spec(spaces=self.spaces, inference_only=True)
+            spec.model_config = {**spec.model_config, "quantization": "none"}  # the driver may have no GPU for it
+            module = spec.build()
             module.set_state(self.learner_group.get_weights()[DEFAULT_MODULE_ID])
             own: dict[str, Any] = {"template": self.config.template, "pictures": module.pictures, "form": form}
             return save_policy(directory, module.policy, module.processor, **own)

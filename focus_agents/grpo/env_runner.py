@@ -19,6 +19,7 @@ import focus_env  # noqa: F401  (registers the environment in this process)
 from focus_agents.evaluation import evaluate
 from focus_agents.evaluation.answers import answer_episodes
 from focus_agents.grpo.budget import ADVICE, SAMPLING, VALIDATION
+from focus_agents.grpo.engine_module import EngineModule
 from focus_agents.grpo.rllib_compat import wants_component
 from focus_agents.models.devices import memory_advice
 from focus_agents.models.loading import load_processor
@@ -77,7 +78,11 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
     def make_module(self) -> None:
         """Build the policy; its weights arrive by `set_state`."""
         spec = self.config.get_rl_module_spec(env=self.env, spaces=self.get_spaces(), inference_only=True)
-        self.module = spec.build().to(self._device)
+        self.module: Any
+        if self.config.engine == "vllm" and self.worker_index > 0:
+            self.module = EngineModule(spec.model_config, memory=self.config.engine_memory)
+        else:  # a runner of the driver evaluates at most, and its process may have no GPU
+            self.module = spec.build().to(self._device)
         self.policy, self.validation_policy = self.module.as_policy(), self.module.as_policy(validates=True)
         self._reuses_prefill = False
 

@@ -12,22 +12,19 @@ from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 
 from focus_agents.engine.grammar import AnswerGrammar
-from focus_agents.engine.scoring import score_completions, shared_prefix_gap
+from focus_agents.engine.scoring import LARGEST_GAP, score_completions, shared_prefix_gap
 from focus_agents.grpo.batch import GroupBatch
 from focus_agents.models.adapters import base_model, has_adapters, keep_reference, reference_adapter
 from focus_agents.models.attention import can_share_prefix
 from focus_agents.models.lean_adapters import lean_adapters
 from focus_agents.models.loading import has_frozen_vision, load_processor, load_trainable_model
 from focus_agents.models.pictures import picture_budget
-from focus_agents.models.settings import FinetuningSettings, ModelSettings, Precision
+from focus_agents.models.settings import FinetuningSettings, ModelSettings
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.settings import names_of
 
 LOGPROBS, REF_LOGPROBS, ENTROPIES = "logprobs", "ref_logprobs", "entropies"
 GROUP_BATCH = "group_batch"
-
-LARGEST_GAP: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.05}
-"""Most nats per token by which the shared and the repeated way may differ: rounding, far below any mistake."""
 
 
 class VLMModule(TorchRLModule, InferenceOnlyAPI):

@@ -58,7 +58,12 @@ class GRPOPlan:
             ValueError: If a setting is out of its range.
             CheckpointError: If there is no such model.
         """
-        check_form(self.schedule.save, self.model.model, lora_rank=self.model.lora_rank)
+        check_form(
+            self.schedule.save,
+            self.model.model,
+            lora_rank=self.model.lora_rank,
+            quantization=self.model.quantization,
+        )
         training, validation = (
             {
                 "reward": self.reward,

@@ -19,6 +19,7 @@ from focus_agents.grpo.learner import GRPOTorchLearner
 from focus_agents.grpo.rllib_compat import given_model_config, is_checked
 from focus_agents.grpo.settings import GRPOSettings
 from focus_agents.models.settings import ModelSettings
+from focus_agents.policies.vllm.engine import require_vllm
 from focus_agents.settings import as_dict
 
 HONOURED = frozenset({
@@ -156,7 +157,8 @@ def check_processes(config: AlgorithmConfig, settings: GRPOSettings) -> None:
         settings: Its settings.
 
     Raises:
-        ValueError: If a process would be left without work, or sampling ahead has no process of its own.
+        ValueError: If a process would be left without work, or sampling ahead or vLLM has no process of its own.
+        MissingDependencyError: If vLLM is to sample and is not installed.
     """
     num_learners = max(1, config.num_learners)
     if settings.groups_per_iteration < num_learners:
@@ -169,6 +171,18 @@ def check_processes(config: AlgorithmConfig, settings: GRPOSettings) -> None:
     # RLlib makes a copy of these settings for its own evaluation, without runners.
     if settings.async_steps and config.num_env_runners == 0 and not config.in_evaluation:
         raise ValueError("async_steps: expected 0 where sampling has no process of its own; set num_env_runners")
+    if settings.engine == "vllm" and not config.in_evaluation:
+        if config.num_env_runners == 0:
+            raise ValueError(
+                "engine: expected transformers where sampling has no process of its own, got 'vllm'; set "
+                "num_env_runners and num_gpus_per_env_runner"
+            )
+        if config.model_settings.quantization != "none":
+            raise ValueError(
+                f"engine: expected transformers with quantization {config.model_settings.quantization!r}, got 'vllm', "
+                "whose base would be another one than the learner's"
+            )
+        require_vllm()
     num_batches = -(-settings.groups_per_iteration // settings.rollout_batch_groups)
     if config.num_env_runners > num_batches and not config.in_evaluation:
         raise ValueError(

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from focus_agents.grpo.advantage import AdvantageScale
-from focus_agents.models.settings import SavedForm
+from focus_agents.models.settings import VLLM_TEMPERATURES, Engine, SavedForm
 from focus_agents.runs.schedule import MAX_BAD_STEPS, check_schedule, lr_factor
 from focus_agents.settings import LearningRate, Settings, TokenCount
 
@@ -38,7 +38,7 @@ class SamplingSettings(Settings):
     """Episodes sampled together; a sampling process takes whole batches, so there must be one for each."""
     validation_batch_size: Annotated[int, Ge(1)] | None = None
     """Most validation episodes that a process answers together, fewer where their prompts are long (65,536 tokens);
-    default: twice rollout_batch_groups."""
+    None: twice rollout_batch_groups."""
     temperature: Annotated[float, Gt(0)] = 1.0
     """Sampling temperature, above 0."""
     max_completion_tokens: TokenCount = 40
@@ -56,6 +56,11 @@ class SamplingSettings(Settings):
     sample_timeout_s: Annotated[float, Gt(0)] = 1800.0
     """Seconds after which a sampling process that has not answered counts as hung: it is ended and replaced, and what
     it had to answer is asked again."""
+    engine: Engine = "transformers"
+    """What samples: transformers, or vllm in each sampling process, which needs the extra vllm, GPUs for these
+    processes, and rollout_correction token_tis or seq_mask."""
+    engine_memory: Annotated[float, Gt(0), Le(1)] = 0.9
+    """Share of its GPU that a sampling process's vllm may fill; less where others share the GPU."""
     async_steps: Annotated[int, Ge(0), Le(1)] = 0
     """1 samples an iteration's groups while those before it are learned from, by weights one update old; needs sampling
     processes, and wants rollout_correction token_tis."""
@@ -80,7 +85,7 @@ class LossSettings(Settings):
     1 + clip_high. Without effect for sapo. GSPO's ratio of a whole answer moves little; its paper clips at 3e-4 and
     4e-4."""
     delta: float | None = None
-    """Where the ratio of a bad answer stops to count, above 1 + clip_high; default: nowhere."""
+    """Where the ratio of a bad answer stops to count, above 1 + clip_high; None: nowhere."""
     kl_coeff: Annotated[float, Ge(0)] = 0.0
     """Weight of the KL penalty towards the starting policy; 0 keeps no reference and runs none."""
     kl_estimator: KLEstimator = "k3"
@@ -120,9 +125,9 @@ class LearningSettings(Settings):
     num_passes: Annotated[int, Ge(1)] = 1
     """Passes over the groups of an iteration."""
     groups_per_step: Annotated[int, Ge(1)] | None = None
-    """Episodes per optimizer step; default: all of the iteration."""
+    """Episodes per optimizer step; None: all of the iteration."""
     micro_batch_groups: Annotated[int, Ge(1)] | None = None
-    """Episodes per forward and backward pass, to save memory; default: all of a learner's share."""
+    """Episodes per forward and backward pass, to save memory; None: all of a learner's share."""
     lr: LearningRate = 3e-4
     """Peak learning rate of AdamW; the default suits the small model, 1e-5 adapters of a 7B one (paper, table 7)."""
     warmup: float = 0.05
@@ -154,6 +159,31 @@ class LearningSettings(Settings):
 @dataclass(frozen=True, kw_only=True)
 class GRPOSettings(SamplingSettings, LossSettings, LearningSettings):
     """Every setting of GRPO; a study varies these."""
+
+    def check(self) -> None:
+        """Check the fields, alone and together."""
+        super().check()
+        if self.engine == "vllm":
+            self._check_vllm()
+
+    def _check_vllm(self) -> None:
+        """Refuse what vLLM would sample otherwise than it is learned from."""
+        if self.constrained:
+            raise ValueError(
+                "constrained: expected False with engine='vllm', which knows no grammar by the token, got True; set "
+                "`engine` to transformers"
+            )
+        if self.rollout_correction == "none":
+            raise ValueError(
+                "rollout_correction: expected token_tis or seq_mask with engine='vllm', whose log-probabilities are "
+                "not rounded as the learner's are, got 'none'"
+            )
+        least, most = VLLM_TEMPERATURES
+        if not least <= self.temperature <= most:
+            raise ValueError(
+                f"temperature: expected {least} to {most} with engine='vllm', which changes others, got "
+                f"{self.temperature}"
+            )
 
     @property
     def steps_per_iteration(self) -> int:

@@ -33,7 +33,7 @@ from focus_agents.monitoring.report import ReportSink
 from focus_agents.runs.checkpoint import Checkpoints, check_finite
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.interruption import stop_requests
-from focus_agents.runs.progress import UnitWatch, progress_bar
+from focus_agents.runs.progress import Pace, UnitWatch, progress_bar
 from focus_agents.runs.terminal import PlainConsole
 from focus_env.metrics import ScoredAnswer, summarize
 from focus_env.types import EpisodeDataset
@@ -147,7 +147,7 @@ def _iterate(
         console.print(f"{name}: stopping after this iteration; a second signal stops at once", style="yellow")
 
     num_iterations, done, saved = algorithm.config.num_iterations, first, first
-    interval, answers = schedule.validation_interval, None
+    interval, answers, pace = schedule.validation_interval, None, Pace(first, num_iterations, console)
     with progress_bar("GRPO", num_iterations, console) as move_to, stop_requests(announce) as stop:
         move_to(first)
         try:
@@ -171,7 +171,7 @@ def _iterate(
                         iteration, groups, advantages_of(groups, algorithm.config.settings) if groups else None
                     )
                     recorder.log(metrics)
-                show(console, _line(metrics))
+                show(console, _line(metrics, total=num_iterations, left=pace.left(iteration)))
                 if is_verbose:
                     show(console, answers_table(algorithm.last_groups))
                     show(console, scores_table(answers if is_validated and answers else ()))
@@ -221,20 +221,19 @@ def _collect_metrics(
     }
 
 
-def _line(metrics: Mapping[str, float]) -> str:
-    """What a person reads of an iteration."""
+def _line(metrics: Mapping[str, float], *, total: int | None = None, left: str = "") -> str:
+    """What a person reads of an iteration, in columns; what is said now and then stands behind them."""
+    of = "" if total is None else f" of {total}"
     line = (
-        f"{metrics['iteration']:>5.0f}  reward {metrics['reward']:.3f}  mIoU {metrics['miou']:.3f}  "
-        f"format {metrics['format_rate']:.0%}  silent groups {metrics['zero_variance_rate']:.0%}  "
-        f"parsed {metrics['parse_rate']:.0%}  "
+        f"{metrics['iteration']:>5.0f}{of}  reward {metrics['reward']:.3f}  mIoU {metrics['miou']:.3f}  "
+        f"format {metrics['format_rate']:>4.0%}  silent groups {metrics['zero_variance_rate']:>4.0%}  "
+        f"parsed {metrics['parse_rate']:>4.0%}  "
+        f"sampling {metrics['seconds_sampling']:>5.2f} s  learning {metrics['seconds_learning']:>5.2f} s  "
+        f"{metrics['groups_per_second']:>5.1f} groups/s{left}"
     )
     for name, word in (("truncated_rate", "cut"), ("failed_rate", "failed")):
         if metrics[name] > 0:
-            line += f"{word} {metrics[name]:.1%}  "
-    line += (
-        f"sampling {metrics['seconds_sampling']:.2f} s  learning {metrics['seconds_learning']:.2f} s  "
-        f"{metrics['groups_per_second']:.1f} groups/s"
-    )
+            line += f"  {word} {metrics[name]:.1%}"
     for name, what in (("skipped_episodes", "episodes"), ("skipped_steps", "steps so far")):
         if metrics[name] > 0:
             line += f"  skipped {metrics[name]:.0f} {what}"
@@ -258,6 +257,7 @@ def _facts(config: GRPOConfig, num_validation_episodes: int) -> Facts:
         num_learners=config.num_learners,
         is_async=config.async_steps > 0,
         num_validation_episodes=num_validation_episodes,
+        num_groups=config.groups_per_iteration,
     )
 
 

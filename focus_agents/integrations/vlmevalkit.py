@@ -40,8 +40,8 @@ def register(folder: Path, name: str) -> type:
         from vlmeval.dataset.image_base import ImageBaseDataset
     except ImportError as error:
         raise MissingDependencyError(
-            f"VLMEvalKit is not installed, or not whole ({error}); clone "
-            "https://github.com/open-compass/VLMEvalKit and run pip install -e . there"
+            f"VLMEvalKit is not installed, or not whole ({error}); clone https://github.com/open-compass/VLMEvalKit "
+            "and run pip install -e . there"
         ) from error
     made = _dataset_class(ImageBaseDataset, folder.absolute(), name)
     vlmeval.dataset.DATASET_CLASSES.append(made)

@@ -106,8 +106,22 @@ def _restore(model: Any, flags: dict[str, bool]) -> None:
 
 
 def merge_adapters(model: Any) -> Any:
-    """The model with its adapters added to its weights, if it has any; the adapters are used up."""
+    """The model with its adapters added to its weights, if it has any; the adapters are used up.
+
+    Raises:
+        ValueError: If the weights are quantized: they would be rounded anew, to other answers.
+    """
+    if has_adapters(model) and is_quantized(model):
+        raise ValueError(
+            "adapters: expected a base in whole weights to merge them into, got a quantized one, which would be "
+            "rounded anew; save the adapter (`save` adapter), and merge it by `focus export`, on the whole base"
+        )
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def is_quantized(model: Any) -> bool:
+    """Whether a model, wrapped or not, has weights in fewer bits than it computes in."""
+    return getattr(base_model(model).config, "quantization_config", None) is not None
 
 
 def base_model(model: Any) -> Any:

@@ -16,6 +16,7 @@ heads, D head size.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,12 +25,16 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from focus_agents.models.adapters import base_model
+from focus_agents.models.adapters import base_model, model_parts
+from focus_agents.models.flash import FLASH, flash_attention, padding_mask, wants_flash
+from focus_agents.models.settings import Attention, Precision
 from focus_agents.models.shared_prefix import SharedPrefix, shared_prefix_attention
 from focus_agents.models.support_mass import SupportProbe, attention_maps, support_mass
 from focus_env.plain_numbers import is_plain
 
 FOCUS_ATTENTION = "focus_sdpa"
+FOCUS_FLASH = "focus_fa2"
+"""The same with flash attention where it applies. Not named "flash": transformers would take it for that itself."""
 MOST_WRITTEN_OUT = 1024
 """Keys up to which scores are written out where that is faster; beyond, their memory is not worth it."""
 HIDDEN = -30_000.0
@@ -45,8 +50,33 @@ def set_focus_attention(model: Any) -> None:
         model: A model of transformers, or a PEFT or DDP one around it.
     """
     model = base_model(model)
-    if model.config.get_text_config()._attn_implementation != FOCUS_ATTENTION:
+    if model.config.get_text_config()._attn_implementation not in (FOCUS_ATTENTION, FOCUS_FLASH):
         model.set_attn_implementation({"text_config": FOCUS_ATTENTION})
+
+
+def choose_attention(model: Any, attention: Attention, precision: Precision) -> None:
+    """Do as `set_focus_attention` does, by flash attention where it is to be used.
+
+    Args:
+        model: A model of transformers, or a PEFT or DDP one around it.
+        attention: "auto" lets the language model use flash attention where it is installed; a layer that is not on
+            CUDA, or not in half precision, is left to SDPA. "flash" takes it for the vision tower, too.
+        precision: What is computed in.
+
+    Raises:
+        MissingDependencyError: If it is asked for and not installed, or there is no CUDA.
+        ValueError: If it is asked for in float32.
+    """
+    model = base_model(model)
+    if not wants_flash(attention, precision):
+        set_focus_attention(model)
+        return
+    implementations = {"text_config": FOCUS_FLASH}
+    tower = model_parts(model).vision_tower
+    if attention == "flash" and getattr(tower, "_supports_flash_attn", False):
+        names = [name for name in model.config.sub_configs if getattr(model.config, name) is tower.config]
+        implementations |= dict.fromkeys(names, FLASH)
+    model.set_attn_implementation(implementations)
 
 
 def full_attention_layers(config: Any) -> frozenset[int]:
@@ -58,8 +88,9 @@ def full_attention_layers(config: Any) -> frozenset[int]:
         config: The model's configuration, of transformers.
     """
     text = config.get_text_config()
-    kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
-    return frozenset(layer for layer, kind in enumerate(kinds) if kind == "full_attention")
+    layers = range(text.num_hidden_layers)
+    kinds = getattr(text, "layer_types", None) or ["full_attention"] * len(layers)
+    return frozenset(layer for layer in layers if kinds[layer] == "full_attention")
 
 
 def can_share_prefix(config: Any) -> bool:
@@ -132,9 +163,10 @@ def focus_attention_forward(
     support_probe: SupportProbe | None = None,
     shared_prefix: SharedPrefix | None = None,
     scaling: float | None = None,
+    by_flash: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """SDPA, on rows that hold a group if they do, and beside it the support masses if a probe asks for them.
+    """SDPA, or flash attention, and beside it the support masses if a probe asks for them. Rows may hold a group.
 
     The signature is that of transformers' attention functions: `query` [B, A, N, D] and `key` [B, H, N, D] come
     rotated; the result is ([B, N, A, D], None).
@@ -146,6 +178,8 @@ def focus_attention_forward(
     if shared_prefix is not None and attention_mask is not None:
         grouped = shared_prefix_attention(query, key, value, attention_mask, shared_prefix, scaling=scaling)
         output = grouped.transpose(1, 2).contiguous()
+    elif by_flash:
+        output = flash_attention(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     elif _suits_written_out(query, key, attention_mask, kwargs):
         output = written_out_attention(query, key, value, attention_mask, scaling=scaling)
     else:
@@ -207,5 +241,7 @@ def written_out_attention(
 
 
 ALL_ATTENTION_FUNCTIONS.register(FOCUS_ATTENTION, focus_attention_forward)
+ALL_ATTENTION_FUNCTIONS.register(FOCUS_FLASH, functools.partial(focus_attention_forward, by_flash=True))
 # Without a mask function of its own name, transformers makes no mask at all and padding is looked at.
 ALL_MASK_ATTENTION_FUNCTIONS.register(FOCUS_ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+ALL_MASK_ATTENTION_FUNCTIONS.register(FOCUS_FLASH, padding_mask)

@@ -53,11 +53,20 @@ def end_token_id(tokenizer: Any, named: str | None = None) -> int:
         tokenizer: Of transformers.
         named: The token that is known to; None: the first special one that the chat template writes behind an answer,
             or else the tokenizer's end-of-text.
+
+    Raises:
+        ValueError: If there is none.
     """
     if named is not None:
         return int(tokenizer.get_vocab()[named])
     found = None if tokenizer.chat_template is None else _end_of_turn(tokenizer)
-    return int(tokenizer.eos_token_id if found is None else found)
+    found = tokenizer.eos_token_id if found is None else found
+    if found is None:
+        raise ValueError(
+            "tokenizer: expected a token that ends an answer, in the chat template, as eos_token or in "
+            "generation_config.json, got none; take the tokenizer's files from where the weights are from"
+        )
+    return int(found)
 
 
 def _end_of_turn(tokenizer: Any) -> int | None:

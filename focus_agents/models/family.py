@@ -85,6 +85,7 @@ class ModelFamily(abc.ABC):
         lora_targets: Regular expression of the modules that get LoRA adapters: the language model's, none of the tower.
         end_token: Ends an answer; None: the tokenizer's own.
         placeholder: Stands for a picture in the chat template's text; None: the image token.
+        native_template: The template in whose form its models were trained to write boxes.
     """
 
     name: str
@@ -95,6 +96,7 @@ class ModelFamily(abc.ABC):
     lora_targets: str
     end_token: str | None = None
     placeholder: str | None = None
+    native_template: str = "default"
 
     def for_config(self, config: Any) -> ModelFamily:
         """Return the family as it is for one model, where its pictures depend on more than the image processor.

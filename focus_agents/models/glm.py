@@ -75,4 +75,5 @@ GLM4V = GlmVL(
     image_token="<|image|>",
     never_sampled=("<|begin_of_image|>", "<|end_of_image|>", "<|image|>", "<|video|>"),
     lora_targets=r".*\blanguage_model\b.*\.(q|k|v|o|gate_up|down)_proj",
+    native_template="glm4v",
 )

@@ -147,4 +147,5 @@ INTERNVL = InternVL(
     image_token="<IMG_CONTEXT>",
     never_sampled=("<img>", "</img>", "<IMG_CONTEXT>", "<video>"),
     lora_targets=r".*\blanguage_model\b.*\.(q|k|v|o|gate|up|down)_proj",
+    native_template="internvl",
 )

@@ -123,4 +123,5 @@ LLAVA_ONEVISION = LlavaOnevision(
     image_token="<image>",
     never_sampled=("<image>", "<video>"),
     lora_targets=r".*\blanguage_model\b.*\.(q|k|v|o|gate|up|down)_proj",
+    native_template="llava_onevision",
 )

@@ -36,7 +36,7 @@ class PromptSpans:
         views: For each picture, which part of it they show.
         box_texts: For each marked box, [tokens] int64, the tokens of its text, brackets included.
         box_coordinates: For each marked box, [tokens] int64, those of its numbers and the spaces between them: without
-            brackets and commas.
+            brackets, commas and whatever else a template writes there.
     """
 
     images: tuple[npt.NDArray[np.int64], ...]
@@ -82,8 +82,8 @@ class VLMProcessor:
         if not images:
             raise ValueError("messages: expected at least one picture, got none; a prompt needs a query image")
         grids, arrays = self._preprocess(images)
-        text, runs = self._text(messages, self.views(images, grids))
         with _TOKENIZING:
+            text, runs = self._text(messages, self.views(images, grids))
             ids = np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
         return EncodedPrompt(np.repeat(ids, self._repeats(ids, runs)), grids, arrays)
 
@@ -181,6 +181,14 @@ class VLMProcessor:
                 f"{text!r}; take chat_template.jinja from where the weights are from"
             )
 
+    def chat_token_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of the chat template's own text, in which a placeholder stands for each picture.
+
+        Processors of other programs take prompts in this form, and expand the placeholders themselves.
+        """
+        ids: list[int] = self.tokenizer(self._chat_text(messages), add_special_tokens=False)["input_ids"]
+        return ids
+
     def encode_answer(self, text: str) -> list[int]:
         """Token ids of an answer with its end token, as the model should write it."""
         return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_token_id]
@@ -269,7 +277,7 @@ def _tokens_of_box(
         digits = sum(character.isdigit() for character in written)
         if written:
             whole.append(index)
-        if digits or (written and not set(written) & set("[],")):
+        if digits or (written and set(written) <= set(" .")):
             coordinates.append(index)
         num_digits += digits
     if num_digits != sum(character.isdigit() for character in text[start:stop]):

@@ -204,7 +204,11 @@ HYBRID_PROJECTIONS = r".*\blanguage_model\b.*\.((q|k|v|o|gate|up|down)_proj|in_p
 
 
 def _family(
-    name: str, *model_types: str, frame: CoordinateFrame, lora_targets: str = LANGUAGE_MODEL_PROJECTIONS
+    name: str,
+    *model_types: str,
+    frame: CoordinateFrame,
+    lora_targets: str = LANGUAGE_MODEL_PROJECTIONS,
+    native_template: str = "qwen3_vl",
 ) -> QwenVL:
     return QwenVL(
         name=name,
@@ -213,10 +217,11 @@ def _family(
         image_token="<|image_pad|>",
         never_sampled=("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
         lora_targets=lora_targets,
+        native_template=native_template,
     )
 
 
-QWEN2_VL = _family("qwen2_vl", "qwen2_vl", frame=CoordinateFrame.NORM_1000)
-QWEN2_5_VL = _family("qwen2_5_vl", "qwen2_5_vl", frame=CoordinateFrame.RESIZED_PIXEL)
+QWEN2_VL = _family("qwen2_vl", "qwen2_vl", frame=CoordinateFrame.NORM_1000, native_template="qwen2_vl")
+QWEN2_5_VL = _family("qwen2_5_vl", "qwen2_5_vl", frame=CoordinateFrame.RESIZED_PIXEL, native_template="qwen2_5_vl")
 QWEN3_VL = _family("qwen3_vl", "qwen3_vl", "qwen3_vl_moe", frame=CoordinateFrame.NORM_1000)
 QWEN3_5 = _family("qwen3_5", "qwen3_5", "qwen3_5_moe", frame=CoordinateFrame.NORM_1000, lora_targets=HYBRID_PROJECTIONS)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from focus_agents.errors import CheckpointError
-from focus_agents.models.shipped import BEST_MODEL, SHIPPED_MODELS, WEIGHTS, model_name
+from focus_agents.models.shipped import BEST_MODEL, SHIPPED_MODELS, SMALL, TINY, WEIGHTS, model_name
 from focus_env.files import find_folder
 
 ON = " on "
@@ -55,7 +55,7 @@ class ModelReference:
         """Return the same with folders by their absolute paths, since other processes may work elsewhere."""
         base = None if self.base is None else str(parse_reference(self.base).with_absolute_paths())
         place = self.place
-        if place not in (*SHIPPED_MODELS, *BEST_MODEL) and _is_folder(place):
+        if place not in (*SHIPPED_MODELS, *BEST_MODEL, TINY, SMALL) and _is_folder(place):
             place = os.path.realpath(os.path.expanduser(place))
         return dataclasses.replace(self, place=place, base=base)
 

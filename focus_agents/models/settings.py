@@ -17,6 +17,14 @@ SavedForm = Literal["merged", "adapter", "both"]
 ExportForm = Literal["merged", "adapter"]
 ExportDtype = Literal["auto", "float32", "bfloat16", "float16"]
 """Type of exported weights; auto: as they are."""
+Attention = Literal["auto", "sdpa", "flash"]
+"""How the language model and the vision tower attend: by PyTorch's SDPA, or by flash attention."""
+Quantization = Literal["none", "4bit"]
+"""In how many bits the frozen base under adapters is held."""
+Engine = Literal["transformers", "vllm"]
+"""What answers prompts: the package's own sampling with models of transformers, or vLLM."""
+VLLM_TEMPERATURES = (0.01, 2.0)
+"""At which vLLM samples as it is told: it raises lower ones in silence, and refuses higher ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +32,19 @@ class FinetuningSettings(Settings):
     """How much of the model is trained, and in which precision."""
 
     lora_rank: Annotated[int, Ge(1), Ceiling(4096)] | None = None
-    """Rank of LoRA adapters on the language model, far below the width of its layers; default: train all parameters."""
+    """Rank of LoRA adapters on the language model, far below the width of its layers; None: train all parameters."""
     lora_alpha: Annotated[float, Gt(0)] | None = None
-    """Scale of the adapters times their rank; default: twice the rank."""
+    """Scale of the adapters times their rank; None: twice the rank."""
     freeze_vision: bool = True
     """Leave the vision tower as it is, as adapters do anyway; GRPO then encodes each picture once for sampling and all
     passes of learning."""
     precision: Precision = "fp32"
     """bf16 computes in bfloat16; weights that are trained stay in float32."""
+    attention: Attention = "auto"
+    """flash takes flash attention, in bf16 on a GPU; auto takes it where it is installed, else sdpa."""
+    quantization: Quantization = "none"
+    """4bit holds the base under adapters in 4 bits (QLoRA), which needs the extra quantized and a GPU; saved is the
+    adapter alone."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass, to save memory."""
 
@@ -43,7 +56,7 @@ class ModelSettings(FinetuningSettings):
     model: str = "focus-small-sft"
     """Name or folder, as `focus_agents.models.loading.load_model` takes it."""
     max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Most tokens of a picture, larger ones are scaled down; default: as a saved policy's folder records it, else the
+    """Most tokens of a picture, larger ones are scaled down; None: as a saved policy's folder records it, else the
     limit of the model's image processor."""
     validation_max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Likewise in validation; default: as the folder records it, else as in training."""
+    """Likewise in validation; None: as the folder records it, else as in training."""

@@ -13,6 +13,9 @@ SHIPPED_MODELS = ("focus-small-grpo", "focus-small-sft", "focus-small-base")
 BEST_MODEL = {"focus-small": "focus-small-grpo"}
 """The name by which to ask for the best of them."""
 
+TINY, SMALL = "tiny", "small"
+"""Models that are built anew, with weights that a seed makes."""
+
 
 def model_name(name_or_path: str | Path) -> str:
     """Return the name or the folder of a model as a text.

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from focus_agents.monitoring.curves import Curves, Facts, Line
 from focus_agents.monitoring.rules import RULES, Rule
+from focus_agents.reports.measured import measured_lines
 from focus_agents.runs.files import append_json_lines, read_json_lines
 from focus_agents.runs.folder import WARNINGS_FILE, RunDirectory
 from focus_env.errors import FocusError
@@ -99,8 +100,8 @@ class Watcher:
         if not is_known:
             self._alarms = Alarms(self._facts)
         if position != self._last + 1:
-            for line in self._run.read_metrics():
-                if (self._last if is_known else -1) < line[counter] < position:
+            for line in measured_lines(self._run.read_metrics())[1]:
+                if (self._last if is_known else -1) < line.get(counter, -1) < position:
                     alarms = self._alarms.look(line)
                     self._tell(alarms if is_known else ())
         self._last = position

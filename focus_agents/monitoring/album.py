@@ -61,7 +61,7 @@ def draw_validation(
         titles.append(f"{kind}: episode {indices[place]}, score {old.credit:.2f} -> {new.credit:.2f}, {new.status}")
     if not rows:
         return np.full((24, 160, 3), 255, dtype=np.uint8)
-    legend = [("truth", TARGET_COLOUR), ("before", BEFORE_COLOUR), ("now", AFTER_COLOUR)]
+    legend = [("target", TARGET_COLOUR), ("before", BEFORE_COLOUR), ("now", AFTER_COLOUR)]
     return stack_rows(rows, titles, legend=legend)
 
 

@@ -33,6 +33,7 @@ class Facts:
         num_learners: Processes that train; 0: the run's own.
         is_async: Whether both work at one time.
         num_validation_episodes: How many a validation has, which says how far chance moves it.
+        num_groups: Groups of an iteration, likewise of what is sampled; the answers of a group are much alike.
     """
 
     length: int
@@ -41,6 +42,7 @@ class Facts:
     num_learners: int = 0
     is_async: bool = False
     num_validation_episodes: int = 512
+    num_groups: int = 64
 
 
 class Curves:
@@ -106,6 +108,11 @@ class Curves:
         if start is None or now is None or self.num_lines < first + self.num_needed:
             return None
         return now - start
+
+    def scatter(self, name: str) -> float:
+        """The standard deviation of a metric from line to line in the last `KEPT` ones, whatever its course."""
+        values = self.values(name, KEPT)
+        return math.sqrt(float(np.mean(np.diff(values) ** 2)) / 2) if len(values) > 1 else 0.0
 
     def lasting(self, name: str) -> float | None:
         """The mean of a metric where it is beyond its bounds in `METRICS`, and not by chance; else None.

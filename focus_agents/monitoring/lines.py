@@ -69,7 +69,7 @@ def answers_table(groups: Sequence[RolloutGroup], num_shown: int = NUM_SHOWN) ->
 
 def scores_table(answers: Sequence[ScoredAnswer], num_shown: int = NUM_SHOWN) -> str:
     """Return the best and the worst answers of a validation, by IoU, in the manner of `answers_table`."""
-    rows = [["", "IoU", "status", "episode", "box", "truth"]]
+    rows = [["", "IoU", "status", "episode", "box", "target"]]
     found = sorted(answers, key=lambda answer: -answer.credit)
     for which, answer in _both_ends(found, num_shown):
         boxes = ("" if box is None else " ".join(f"{value:.0f}" for value in box) for box in _boxes(answer))

@@ -67,6 +67,7 @@ def write_provisioning(
 
     Raises:
         StorageError: If something cannot be written.
+        ValueError: If Grafana cannot read the folder's name.
     """
     for path, content in files(folder, session, servers, endpoints=endpoints, token_file=token_file).items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,11 +149,24 @@ def _boards(folder: Path, session: Path) -> dict[str, Any]:
     """Where Grafana finds its boards: ours, and Ray's own beside it."""
     paths = {"FOCUS": folder, "Ray": session / "metrics/grafana/dashboards"}
     providers = [
-        {"name": name, "folder": name, "type": "file", "options": {"path": str(path)}}
+        # Grafana puts variables of the environment in the place of $NAME.
+        {"name": name, "folder": name, "type": "file", "options": {"path": str(path).replace("$", "$$")}}
         for name, path in paths.items()
         if name == "FOCUS" or path.is_dir()
     ]
     return {"apiVersion": 1, "providers": providers}
+
+
+def _ini(path: Path) -> str:
+    """A path in Grafana's settings, quoted where a part of it would pass for a comment.
+
+    Raises:
+        ValueError: If Grafana would read another path, whatever stands around it.
+    """
+    text = str(path)
+    if re.search(r"\$(__\w+)?\{|%\(\w+\)s|[`\n]", text):
+        raise ValueError(f"output_dir: expected a folder without ${{...}}, %(...)s or ` in its path, got {text}")
+    return f"`{text}`" if re.search(r"[#;\"'\\]|^\s|\s$", text) else text
 
 
 def _settings(folder: Path, servers: Servers) -> str:
@@ -163,9 +177,9 @@ http_addr = {LOOPBACK}
 http_port = {servers.grafana_port}
 
 [paths]
-data = {folder / "data"}
-logs = {folder / "logs"}
-provisioning = {folder / "provisioning"}
+data = {_ini(folder / "data")}
+logs = {_ini(folder / "logs")}
+provisioning = {_ini(folder / "provisioning")}
 
 [auth.anonymous]
 enabled = true
@@ -176,7 +190,7 @@ org_role = Viewer
 allow_embedding = true
 
 [dashboards]
-default_home_dashboard_path = {folder / "boards/focus.json"}
+default_home_dashboard_path = {_ini(folder / "boards/focus.json")}
 
 [analytics]
 reporting_enabled = false

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from focus_agents.rollout.records import RolloutGroup
 from focus_agents.runs.folder import COUNTERS, RunDirectory
-from focus_agents.runs.metrics import check_names
+from focus_agents.runs.metrics import check_names, declared_order
 from focus_env.errors import FocusError
 from focus_env.files import reason_of
 from focus_env.metrics import ScoredAnswer
@@ -49,11 +50,24 @@ class Sink(Protocol):
         """Let go of files and connections; called once."""
 
 
+MOST_SKIPPED = 63
+"""Calls that a sink misses after a failure; a service that is away may let each of them wait for long."""
+
+
+@dataclass(slots=True)
+class _Pause:
+    """How often in a row a sink has failed, and how many calls it is still left alone for."""
+
+    num_failures: int = 0
+    num_left: int = 0
+
+
 class Recorder:
     """Writes what a run measures to its folder and to every sink.
 
     What cannot be written is named once, and the run goes on. The folder is tried again each time, since a full disk
-    may have room later; a sink that failed is left alone from then on.
+    may have room later; a sink that failed is tried again after a while, which doubles with each failure in a row, and
+    at the end.
 
     Args:
         run: The run's folder.
@@ -63,6 +77,7 @@ class Recorder:
 
     def __init__(self, run: RunDirectory, console: Console, sinks: Sequence[Sink] = ()) -> None:
         self._run, self._console, self._sinks = run, console, [*sinks]
+        self._pauses = [_Pause() for _ in self._sinks]
         self._told: set[str] = set()
         self._unwritten: dict[str, Sequence[ScoredAnswer]] = {}
 
@@ -76,6 +91,7 @@ class Recorder:
             ValueError: If a name is not declared.
         """
         check_names([*metrics])
+        metrics = {name: metrics[name] for name in declared_order(metrics)}  # as the table has them
         self.attempt("metrics.jsonl", lambda: self._run.log(metrics))
         self.pass_on(metrics)
         for name, answers in self._unwritten.items():  # without those before training no run is gone on with
@@ -112,7 +128,7 @@ class Recorder:
 
     def close(self) -> None:
         """Close every sink."""
-        self._tell(lambda sink: sink.close())
+        self._tell(lambda sink: sink.close(), is_last=True)
         self._sinks.clear()
 
     def attempt(self, what: str, write: Callable[[], object]) -> bool:
@@ -151,14 +167,21 @@ class Recorder:
             return False
         return True
 
-    def _tell(self, tell: Callable[[Sink], None]) -> None:
-        for sink in [*self._sinks]:
+    def _tell(self, tell: Callable[[Sink], None], *, is_last: bool = False) -> None:
+        for sink, pause in zip(self._sinks, self._pauses, strict=False):
+            if pause.num_left and not is_last:
+                pause.num_left -= 1
+                continue
             try:
                 tell(sink)
+                pause.num_failures = 0
             except Exception as error:  # of somebody else's library, whatever it is
-                self._sinks.remove(sink)
+                pause.num_failures += 1
+                pause.num_left = min(MOST_SKIPPED, 2**pause.num_failures - 1)
                 reason = f"{type(error).__name__}: {error}"
-                self._warn_once(sink.name, f"{sink.name} shows nothing from here on ({reason}); the training goes on")
+                self._warn_once(
+                    sink.name, f"{sink.name} cannot be written ({reason}); the training goes on, and it is tried again"
+                )
 
     def _warn_once(self, key: str, message: str) -> None:
         if key not in self._told:

@@ -58,8 +58,10 @@ class ReportSink:
             CheckpointError: If the folder is no run's.
         """
         started = time.monotonic()
-        book = PictureBook(self._run, self._episodes)
-        write_text(self._run / REPORT_FILE, render_page([read_run(self._run)], [book]))
-        book.forget_unused()
-        ended = time.monotonic()
-        self._next = ended + max(LEAST_SECONDS, (ended - started) / SHARE)
+        try:
+            book = PictureBook(self._run, self._episodes)
+            write_text(self._run / REPORT_FILE, render_page([read_run(self._run)], [book]))
+            book.forget_unused()
+        finally:
+            ended = time.monotonic()
+            self._next = ended + max(LEAST_SECONDS, (ended - started) / SHARE)

@@ -18,7 +18,13 @@ FLAT_LINES = 50
 FLAT_GAIN = 0.01
 """A mean IoU that has risen less than this is flat."""
 FALL = 0.1
-"""How far a mean IoU falls below its best before it is told of."""
+"""How far a mean IoU falls below its best before it is told of, where chance does not move it as far."""
+FEWEST_GROUPS_AT_ONCE, MOST_AT_ONCE, LEAST_AT_START = 12, 0.5, 0.1
+"""A share that jumps from below the last to above the second, over so many groups, is no chance."""
+FEWEST_GROUPS = 24
+"""Groups that a share of answers is taken of, over as many lines as that needs."""
+MOST_ERRORS = 4.0
+"""Standard errors by which two shares differ by chance, in a run of thousands of lines."""
 WAIT_SHARE = 0.75
 """Part of an iteration, of sampling and learning, that one of the two takes while the other waits."""
 MOST_RESTARTS = 3
@@ -69,7 +75,12 @@ def _is_late(curves: Curves, facts: Facts) -> bool:
 
 def _worse_answers(curves: Curves, facts: Facts) -> str | None:
     now = curves.mean("miou")
-    if curves.num_lines < 2 * WINDOW or now is None or curves.best_miou - now < FALL:
+    if curves.num_lines < 2 * WINDOW or now is None:
+        return None
+    # Of so many means the best and the worst are this far apart by chance, and one more as the scatter is a guess.
+    num_errors = 2 * math.sqrt(2 * math.log(curves.num_lines)) + 1
+    by_chance = num_errors * curves.scatter("miou") / math.sqrt(WINDOW)
+    if curves.best_miou - now < max(FALL, by_chance):
         return None
     return (
         f"the mean IoU of the sampled answers has fallen from {curves.best_miou:.3f} to {now:.3f}: the reward pays for "
@@ -79,22 +90,54 @@ def _worse_answers(curves: Curves, facts: Facts) -> str | None:
 
 
 def _whole_image(curves: Curves, facts: Facts) -> str | None:
-    return _shortcut(curves, "whole_image_rate", "are the whole image", "whole_image")
+    said = "whole_image_rate", "are the whole image", "whole_image"
+    if (sudden := _sudden(curves, facts, said[0])) is not None:
+        return _shortcut_message(*sudden, *said[1:])
+    return _shortcut(curves, facts, *said)
 
 
 def _copies(curves: Curves, facts: Facts) -> str | None:
-    return _shortcut(curves, "copy_rate", "repeat a support box", "copy")
+    return _shortcut(curves, facts, "copy_rate", "repeat a support box", "copy")
 
 
-def _shortcut(curves: Curves, name: str, what: str, term: str) -> str | None:
+def _shortcut(curves: Curves, facts: Facts, name: str, what: str, term: str) -> str | None:
     """A share of answers that rises above the run's start; the start has the right answers among them, too."""
-    rise, now = curves.rise(name), curves.mean(name, 10)
-    if rise is None or now is None or rise <= LEAST_RISE:
+    needed = -(-FEWEST_GROUPS // max(1, facts.num_groups))
+    first, last = min(FLAT_LINES, max(3, needed)), min(FLAT_LINES, max(10, needed))
+    rise, now = curves.rise(name, first=first, last=last), curves.mean(name, last)
+    start = curves.mean_of_start(name, first)
+    if rise is None or now is None or start is None:
         return None
+    num_last = min(last, curves.num_lines - first)
+    error = math.hypot(*(_error(share, num * facts.num_groups) for share, num in ((start, first), (now, num_last))))
+    if rise <= max(LEAST_RISE, MOST_ERRORS * error):
+        return None
+    return _shortcut_message(now, rise, what, term)
+
+
+def _shortcut_message(now: float, rise: float, what: str, term: str) -> str:
     return (
         f"{now:.0%} of the answers {what}, {100 * rise:.0f} points more than at the start: the policy earns without "
         f"looking; add the term {term} to `reward`, as in iou:1,format:0.5,{term}:0.5, or set a `kl_coeff` above 0"
     )
+
+
+def _sudden(curves: Curves, facts: Facts, name: str) -> tuple[float, float] | None:
+    """(The share now, its rise) where half of the answers of a few lines do what next to none did at the start.
+
+    A policy that collapses within a few lines is past it before a longer window shows a rise that is no chance.
+    """
+    num = max(3, -(-FEWEST_GROUPS_AT_ONCE // max(1, facts.num_groups)))
+    now, start, rise = curves.mean(name, num), curves.mean_of_start(name, num), curves.rise(name, first=num, last=num)
+    if now is None or start is None or rise is None or now < MOST_AT_ONCE or start > LEAST_AT_START:
+        return None
+    return now, rise
+
+
+def _error(share: float, number: int) -> float:
+    """The standard error of a share of so many; of none or of all, too, that of one more."""
+    likely = (share * number + 1) / (number + 2)
+    return math.sqrt(likely * (1 - likely) / number)
 
 
 def _no_format(curves: Curves, facts: Facts) -> str | None:

@@ -12,11 +12,14 @@ import io
 import logging
 import netrc
 import os
+import re
+import shlex
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from focus_agents.errors import CheckpointError
 from focus_agents.monitoring.recorder import Sink
@@ -96,7 +99,7 @@ class Wandb:
 
     def __init__(self, folder: Path, name: str, config: Mapping[str, Any], run_id: str | None) -> None:
         for variable in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"):
-            os.environ.setdefault(variable, str(folder / "local"))
+            _place(variable, folder / "local")
         import wandb
 
         self._wandb = wandb
@@ -138,8 +141,9 @@ class Mlflow:
         for noisy in ("mlflow", "alembic"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         server = os.environ.get("MLFLOW_TRACKING_URI")
-        self._client = MlflowClient(server or f"sqlite:///{folder / 'mlflow.db'}")
-        self.place = server or f"`MLFLOW_BACKEND_STORE_URI=sqlite:///{folder / 'mlflow.db'} mlflow ui`"
+        address = server or _sqlite_url(folder / "mlflow.db")
+        self._client = MlflowClient(address)
+        self.place = server or f"`MLFLOW_BACKEND_STORE_URI={shlex.quote(address)} mlflow ui`"
         if run_id is None:
             title = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
             found = self._client.get_experiment_by_name(title)
@@ -177,8 +181,8 @@ class Trackio:
     """
 
     def __init__(self, folder: Path, name: str, config: Mapping[str, Any], run_id: str | None) -> None:
-        os.environ.setdefault("TRACKIO_DIR", str(folder))
-        os.environ.setdefault("TRACKIO_LOGO_DIR", str(folder))
+        for variable in ("TRACKIO_DIR", "TRACKIO_LOGO_DIR"):
+            _place(variable, folder)
         with contextlib.redirect_stdout(io.StringIO()):
             import trackio
 
@@ -193,7 +197,7 @@ class Trackio:
                 auto_log_gpu=False,
                 auto_log_cpu=False,
             )
-        self.place = f"`TRACKIO_DIR={os.environ['TRACKIO_DIR']} trackio show`"
+        self.place = f"`TRACKIO_DIR={shlex.quote(os.environ['TRACKIO_DIR'])} trackio show`"
 
     def log(self, metrics: Mapping[str, float], position: int) -> None:
         """As `Sink.log`."""
@@ -243,6 +247,43 @@ def _has_key() -> bool:
     with contextlib.suppress(OSError, netrc.NetrcParseError):
         return "WANDB_API_KEY" in os.environ or netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     return False
+
+
+_placed: dict[str, Path] = {}
+"""By variable, the folder that the last run of this process has set it to."""
+
+
+def _place(variable: str, folder: Path) -> None:
+    """Let a service write into a run's folder, unless the user's own variable names another place."""
+    before = _placed.get(variable)
+    if os.environ.get(variable) not in (None, str(before)):
+        return
+    os.environ[variable], _placed[variable] = str(folder), folder
+    if before is None or before == folder:
+        return
+    # trackio reads its variables when it is imported, and passes what it has read to its other modules.
+    for name, module in [*sys.modules.items()]:
+        if name.partition(".")[0] == "trackio":
+            for key, value in [*vars(module).items()]:
+                if isinstance(value, Path) and value.is_relative_to(before):
+                    setattr(module, key, folder / value.relative_to(before))
+
+
+def _sqlite_url(file: Path) -> str:
+    """The address of a database in a file, whatever its folders are called.
+
+    Raises:
+        ValueError: If the installed SQLAlchemy has no address for it.
+    """
+    plain = f"sqlite:///{file}"
+    if re.fullmatch(r"[\w/. -]*", str(file)):
+        return plain
+    from sqlalchemy.engine import make_url
+
+    for url in (plain, f"sqlite:///{quote(str(file))}"):  # newer versions decode it
+        if make_url(url).database == str(file) and "#" not in url:
+            return url
+    raise ValueError(f"name: expected one without ? and # for MLflow's database, got {file}")
 
 
 def _mlflow_name(name: str) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from focus_agents.engine.forward import image_inputs
 from focus_agents.models.adapters import base_model, family_of
-from focus_agents.models.attention import full_attention_layers, set_focus_attention
+from focus_agents.models.attention import choose_attention, full_attention_layers
 from focus_agents.models.devices import chosen_device
 from focus_agents.models.inputs import EncodedPrompt
 from focus_agents.models.loading import check_model, load_model, load_template
@@ -71,7 +71,7 @@ class FocusPolicy(VLMPolicy):
     ) -> None:
         super().__init__(model.eval(), processor, precision=precision)
         self.template = processor.fit_template(template)
-        set_focus_attention(model)
+        choose_attention(model, "auto", precision)
         family_of(model).batch_pictures(base_model(model))
 
     @classmethod

@@ -11,6 +11,7 @@ from focus_agents.models.loading import NEW_MODELS
 from focus_agents.models.loading.sources import find_source
 from focus_agents.models.weights import files_digest
 from focus_agents.policies.registry import PolicySpec, parse_policy
+from focus_env.prompts import PromptTemplate, describe_template, is_shipped
 
 
 def identity(spec: PolicySpec) -> dict[str, Any]:
@@ -30,12 +31,19 @@ def identity(spec: PolicySpec) -> dict[str, Any]:
         "weights": spec.model_digest(),
         "template": template.name,
         "frame": template.frame.value,
+        **({} if is_shipped(template) else {"template_fields": _fields(template)}),
         "max_image_tokens": spec.max_image_tokens,
         "precision": spec.precision,
         "model_files": _model_files(argument) if entry.is_model else None,
         "version": focus_env.__version__,
+        **({} if spec.engine == "transformers" else {"engine": spec.engine}),
         **entry.describe(spec),
     }
+
+
+def _fields(template: PromptTemplate) -> object:
+    """The words of a template that is none of this package, since two of one name may differ."""
+    return describe_template(template).get("fields")
 
 
 def _model_files(name_or_path: str) -> str | None:

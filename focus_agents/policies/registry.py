@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from focus_agents.models.references import absolute_reference, on_base
-from focus_agents.models.settings import Precision
+from focus_agents.models.settings import Engine, Precision
+from focus_agents.policies import builders
 from focus_agents.policies.localizers import FLOORS, Localizer, LocalizerPolicy
 from focus_agents.policies.openai.protocol import hide_credentials
 from focus_agents.policies.own import EXPECTED, import_policy, make_policy
@@ -20,7 +21,7 @@ from focus_env.prompts import PromptTemplate, get_template
 from focus_env.registry import Registry
 
 if TYPE_CHECKING:
-    from focus_agents.policies.openai.policy import OpenAIPolicy
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +32,14 @@ class PolicySpec:
         text: `NAME[:ARGUMENT]` with a name of `POLICIES`, or `package.module:Name[:ARGUMENT]`. That is a class, made
             without arguments or with the text `ARGUMENT`, or an object that is there: a policy (it has `generate`), or
             a localizer, a function from an observation and a random generator to a box.
-        template: Name of the prompt; None: the one that a model was trained on, else "default".
+        template: As for `get_template`, or "native"; None: the one that a model was trained on, else "default".
         frame: Unit of coordinates; None likewise.
         max_image_tokens: Largest picture of a vision-language model; None: as a saved policy was validated, else the
             model's own limit.
         device: Where it computes; "auto": on a GPU where the process that builds it sees one, else on the CPU.
         precision: "bf16" computes in bfloat16.
+        engine: What answers for a vision-language model.
+        engine_memory: Share of the GPU that the engine vllm may fill.
         api: Further arguments of `OpenAIPolicy`; of no effect on other policies.
     """
 
@@ -46,6 +49,8 @@ class PolicySpec:
     max_image_tokens: int | None = None
     device: str = "cpu"
     precision: Precision = "fp32"
+    engine: Engine = "transformers"
+    engine_memory: float = 0.9
     api: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -100,7 +105,16 @@ class PolicySpec:
         if (load := self.entry.load_template) is not None:
             return load(self)
         template = get_template(self.template or "default")
-        return template if self.frame is None else dataclasses.replace(template, frame=CoordinateFrame(self.frame))
+        if self.frame is not None:
+            template = dataclasses.replace(template, frame=CoordinateFrame(self.frame))
+        if template.frame is not CoordinateFrame.RESIZED_PIXEL or template.image_to_input_wh is not None:
+            return template
+        if self.entry.resizes_pictures:
+            raise ValueError(
+                f"policy {hide_credentials(self.text)!r}: expected another unit than resized_pixel, since the size at "
+                "which its model sees a picture is not known here; choose another `frame`, or run it as vlm:MODEL"
+            )
+        return dataclasses.replace(template, image_to_input_wh=_as_it_is)
 
     def build(self) -> Policy:
         """Make the policy; a model is loaded here.
@@ -152,6 +166,7 @@ class PolicyEntry:
         options: Fields of `PolicySpec` beyond the prompt's that change its answers or where it computes; others are
             without effect.
         describe: Returns what else decides its answers, as plain values by name.
+        resizes_pictures: Whether it sees pictures at sizes that only it knows.
     """
 
     name: str
@@ -163,8 +178,9 @@ class PolicyEntry:
     check: Callable[[PolicySpec], object] | None = None
     load_template: Callable[[PolicySpec], PromptTemplate] | None = None
     extra: str | None = None
-    options: tuple[str, ...] = ("max_image_tokens", "device", "precision", "api")
+    options: tuple[str, ...] = ("max_image_tokens", "device", "precision", "engine", "engine_memory", "api")
     describe: Callable[[PolicySpec], Mapping[str, Any]] = lambda spec: {}
+    resizes_pictures: bool = False
 
     @property
     def usage(self) -> str:
@@ -177,6 +193,11 @@ class PolicyEntry:
         default = f"; by default {self.default}" if self.default else ""
         extra = "" if self.extra is None else f"; needs the extra {self.extra}"
         return self.help + default + extra
+
+
+def _as_it_is(image_wh: tuple[int, int]) -> tuple[int, int]:
+    """The size at which a policy sees a picture that it does not resize."""
+    return image_wh
 
 
 def parse_policy(text: str) -> tuple[PolicyEntry, str]:
@@ -227,55 +248,6 @@ def _floor(spec: PolicySpec) -> Localizer:
     return FLOORS[key]
 
 
-def _template_match(spec: PolicySpec) -> Localizer:
-    from focus_agents.policies.template_match import TemplateMatcher  # here: OpenCV is optional
-
-    return TemplateMatcher()
-
-
-def _dino_match(spec: PolicySpec) -> Localizer:
-    from focus_agents.policies.dino_match import DinoMatcher
-
-    return DinoMatcher.from_pretrained(spec.argument, device=spec.device)
-
-
-def _owlv2(spec: PolicySpec) -> Localizer:
-    from focus_agents.policies.owlv2 import OWLv2Localizer
-
-    return OWLv2Localizer.from_pretrained(spec.argument, device=spec.device)
-
-
-def _vlm(spec: PolicySpec) -> Policy:
-    from focus_agents.policies.focus import FocusPolicy
-
-    policy = FocusPolicy.from_pretrained(
-        spec.argument, device=spec.device, precision=spec.precision, max_image_tokens=spec.max_image_tokens
-    )
-    policy.template = spec.load_template()
-    return policy
-
-
-def _check_processor(spec: PolicySpec) -> None:
-    from focus_agents.models.loading import check_model
-
-    check_model(spec.argument, max_image_tokens=spec.max_image_tokens)
-
-
-def _template_of_model(spec: PolicySpec) -> PromptTemplate:
-    from focus_agents.models.loading import load_template
-    from focus_agents.models.pictures import picture_budget
-
-    frame = None if spec.frame is None else CoordinateFrame(spec.frame)
-    limit = picture_budget(spec.argument, validation=spec.max_image_tokens).validation
-    return load_template(spec.argument, name=spec.template, frame=frame, max_image_tokens=limit)
-
-
-def _openai_api(spec: PolicySpec) -> OpenAIPolicy:
-    from focus_agents.policies.openai.policy import OpenAIPolicy  # here: the package openai is optional
-
-    return OpenAIPolicy.from_argument(spec.argument, **spec.api)
-
-
 POLICIES: Registry[PolicyEntry] = Registry(
     "policy",
     "focus_agents.policies",
@@ -293,14 +265,14 @@ POLICIES: Registry[PolicyEntry] = Registry(
         ),
         PolicyEntry(
             name="template_match",
-            build=_template_match,
+            build=builders.template_match,
             extra="baselines",
             options=(),
             help="the place most like a support's crop, by normalised cross-correlation at several scales",
         ),
         PolicyEntry(
             name="dino_match",
-            build=_dino_match,
+            build=builders.dino_match,
             options=("device",),
             syntax="[:MODEL]",
             default="facebook/dinov2-small",
@@ -309,7 +281,7 @@ POLICIES: Registry[PolicyEntry] = Registry(
         ),
         PolicyEntry(
             name="owlv2",
-            build=_owlv2,
+            build=builders.owlv2,
             options=("device",),
             syntax="[:MODEL]",
             default="google/owlv2-base-patch16-ensemble",
@@ -318,20 +290,21 @@ POLICIES: Registry[PolicyEntry] = Registry(
         ),
         PolicyEntry(
             name="vlm",
-            build=_vlm,
-            options=("max_image_tokens", "device", "precision"),
+            build=builders.vlm,
+            options=("max_image_tokens", "device", "precision", "engine", "engine_memory"),
             syntax="[:MODEL]",
             default="focus-small",
             is_model=True,
-            check=_check_processor,
-            load_template=_template_of_model,
+            check=builders.check_processor,
+            load_template=builders.template_of_model,
             help="a vision-language model in this process",
         ),
         PolicyEntry(
             name="openai_api",
-            build=_openai_api,
+            build=builders.openai_api,
             options=("api",),
-            describe=lambda spec: {"endpoint": _openai_api(spec).base_url},
+            resizes_pictures=True,
+            describe=lambda spec: {"endpoint": builders.openai_api(spec).base_url},
             syntax=":MODEL[@URL]",
             extra="api",
             help="a vision-language model behind an OpenAI-compatible endpoint",

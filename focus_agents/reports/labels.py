@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ MOST_NAMED = 4
 MOST_DIGITS = 3
 """Of a number behind the last hyphen of a name that passes for a seed; a date or a time of day is longer."""
 MOST_DEPTH = 3
+MOST_CHARACTERS, MOST_SHOWN = 80, 40
+"""Of a label, and of a setting in it; longer ones are cut to that in which they differ."""
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
@@ -66,7 +69,7 @@ def label_runs(runs: Sequence[Path]) -> dict[str, list[Path]]:
     """
     configs = [_settings_of(run) for run in runs]
     if any(config is None for config in configs):
-        return labels_by_name(runs)
+        return _cut(labels_by_name(runs))
     known = [config for config in configs if config is not None]
     groups: list[tuple[dict[str, Any], list[Path], set[str]]] = []
     for run, config in zip(runs, known, strict=True):
@@ -79,16 +82,17 @@ def label_runs(runs: Sequence[Path]) -> dict[str, list[Path]]:
                 break
         else:
             groups.append((plain, [run], {seed}))
-    names, differing = _short_names(runs), _differing([settings for settings, _, _ in groups])
+    all_settings = [settings for settings, _, _ in groups]
+    names, differing = _short_names(runs), _differing(all_settings)
     labelled: dict[str, list[Path]] = {}
     for settings, members, seeds in groups:
-        label, who = _describe(settings, differing), names[members[0]]
+        label, who = _describe(settings, differing, all_settings), names[members[0]]
         if len(members) > 1:
             stems = [*labels_by_name(members)]
             who = f"{stems[0] if len(stems) == 1 else who}, seeds {', '.join(sorted(seeds))}"
         label = f"{label} ({who})" if label else who
         labelled[label] = [*labelled.get(label, []), *members]
-    return labelled
+    return _cut(labelled)
 
 
 def labels_by_name(runs: Sequence[Path]) -> dict[str, list[Path]]:
@@ -116,7 +120,8 @@ def _settings_of(run: Path) -> dict[str, Any] | None:
     if SEED in found:  # a seed starts from the model of the same seed
         own = re.compile(rf"-(seed)?{re.escape(str(found[SEED]))}(?=/)")
         found = {name: own.sub("-*", value) if isinstance(value, str) else value for name, value in found.items()}
-    return {COMMAND: guess, **found} if found else None
+    command = found.get(COMMAND)
+    return {**found, COMMAND: command if isinstance(command, str) else guess} if found else None
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -133,10 +138,17 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     return found
 
 
-def _describe(settings: Mapping[str, Any], differing: Mapping[str, Sequence[str]]) -> str:
+def _describe(
+    settings: Mapping[str, Any], differing: Mapping[str, Sequence[str]], groups: Sequence[Mapping[str, Any]]
+) -> str:
     """The settings of a group by which it differs from the others."""
+
+    def shown(name: str) -> str:
+        texts = [_shown(each[name]) for each in groups if name in each]
+        return _apart(_shown(settings[name]), texts, MOST_SHOWN)
+
     parts = [
-        settings[COMMAND] if name == COMMAND else f"{name} {_shown(settings[name])}"
+        settings[COMMAND] if name == COMMAND else f"{name} {shown(name)}"
         for name in differing[settings[COMMAND]]
         if name in settings
     ]
@@ -151,6 +163,35 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value))
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _apart(text: str, others: Sequence[str], most: int) -> str:
+    """A text that is too long without what it shares with the others, and cut in its middle if it still is."""
+    if len(text) <= most:
+        return text
+    others = [other for other in dict.fromkeys(others) if other != text]
+    start = _num_shared([text, *others]) if others else 0
+    end = _num_shared([each[start:][::-1] for each in (text, *others)]) if others else 0
+    start, end = max(0, start - most // 4), max(0, end - most // 4)  # some of what is around it
+    cut = f"{'…' if start else ''}{text[start : len(text) - end]}{'…' if end else ''}"
+    return cut if len(cut) <= most else f"{cut[: most // 2 - 1]}…{cut[-(most // 2) :]}"
+
+
+def _num_shared(texts: Sequence[str]) -> int:
+    """How many characters some texts have in common at their start."""
+    return sum(1 for _ in itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False)))
+
+
+def _cut(labelled: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
+    """The same with labels that fit beside curves, each still another one."""
+    found: dict[str, list[Path]] = {}
+    for label, members in labelled.items():
+        short = _apart(label, [*labelled], MOST_CHARACTERS)
+        number = 2
+        while short in found:
+            short, number = f"{_apart(label, [*labelled], MOST_CHARACTERS)} ({number})", number + 1
+        found[short] = members
+    return found
 
 
 def _short_names(runs: Sequence[Path]) -> dict[Path, str]:

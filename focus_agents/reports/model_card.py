@@ -16,6 +16,8 @@ from focus_env.metrics import ScoredAnswer, summarize_with_intervals
 CARD = "README.md"
 METRICS = {"miou_all": "mean IoU * 100", "acc_50": "IoU of 0.5 or more, %", "parse_rate": "readable answers, %"}
 """Which means of `summarize` a card shows, and their titles."""
+_LOADED = re.compile(r'FocusPolicy\.from_pretrained\("([^"]+)"\)')
+"""Where a card names its model."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 SEEDS = ("seed", "data_seed")
 DATA = ("dataset", "split", "validation_split", "protocol", "shots", "level", "distractors", "image_size", "max_pixels")
@@ -77,6 +79,16 @@ def report_table(folder: Path) -> str:
     """
     read_json(folder / "summary.json", "the summary of an evaluation")
     return (folder / "report.md").read_text(encoding="utf-8").strip()
+
+
+def rename_card(card: str, name: str) -> str:
+    """Return a card that `write_card` made of a model by another name; any other card stays as it is."""
+    found = _LOADED.search(card)
+    if found is None:
+        return card
+    old = found[1]
+    card = card.replace(f"# {old.rpartition('/')[2]}\n", f"# {name.rpartition('/')[2]}\n", 1)
+    return _LOADED.sub(f'FocusPolicy.from_pretrained("{name}")', card).replace(f"vlm:{old}", f"vlm:{name}")
 
 
 def write_card(facts: CardFacts) -> str:

@@ -17,7 +17,8 @@ from matplotlib.lines import Line2D
 
 from focus_agents.errors import CheckpointError
 from focus_agents.reports.labels import is_run
-from focus_agents.runs.folder import COUNTERS, RunDirectory
+from focus_agents.reports.measured import measured_lines
+from focus_agents.runs.folder import COUNTERS, METRICS_FILE, RunDirectory
 from focus_agents.runs.metrics import METRICS, check_names
 from focus_env.files import fresh_file
 
@@ -103,15 +104,21 @@ def check_format(path: Path) -> None:
 def read_lines(folder: Path) -> list[dict[str, Any]]:
     """Read the metrics of a run, with the validations before and after it, which older ones keep in summary.json.
 
+    Lines without a counter, and values that are no numbers, are left out.
+
     Raises:
-        CheckpointError: If the folder is not a run's.
+        CheckpointError: If the folder is not a run's, or no line counts anything.
     """
     if not is_run(folder):
         raise CheckpointError(f"runs: expected folders with metrics.jsonl, got {[str(folder)]}")
-    lines = RunDirectory(folder).read_metrics()
+    logged = RunDirectory(folder).read_metrics()
+    counter, measured = measured_lines(logged)
+    lines: list[dict[str, Any]] = [*measured]
+    if logged and not lines:
+        expected = f"expected lines with {' or '.join(COUNTERS)}, numbers"
+        raise CheckpointError(f"{folder / METRICS_FILE}: {expected}, got {sorted(logged[0])!r:.200}")
     if not lines:
         return []
-    counter = _counter(lines)
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         scores = float(summary["miou_start"]), float(summary["miou_end"])
@@ -155,7 +162,7 @@ def _draw_panel(
                 curves.append(
                     (f"C{number % 10}", (steps[is_drawn], values[is_drawn]), _is_rare(metric, len(steps), len(lines)))
                 )
-                counters.append(_counter(lines))
+                counters.append(measured_lines(lines)[0])
     for colour, (steps, values), is_rare in curves:
         axis.plot(steps, values, color=colour, linewidth=1.2, marker="." if is_rare else None, markersize=5)
         # A mean of fewer lines than a window has is high or low by chance.
@@ -226,24 +233,16 @@ def as_label(name: str) -> str:
     return f"\N{ZERO WIDTH SPACE}{shown}" if shown.startswith("_") else shown
 
 
-def _counter(lines: Sequence[Mapping[str, float | None]]) -> str:
-    """Which of `COUNTERS` the lines of a run have."""
-    for name in COUNTERS:
-        if name in lines[0]:
-            return name
-    raise CheckpointError(f"metrics.jsonl: expected lines with {' or '.join(COUNTERS)}, got {sorted(lines[0])}")
-
-
 def _is_rare(metric: str, num_values: int, num_lines: int) -> bool:
     """Whether validations log a metric, or most lines lack it: then it is drawn as it is."""
     declared = METRICS.get(metric.partition("/")[0])
     return num_values < 0.5 * num_lines or (declared is not None and declared.is_occasional)
 
 
-def read_series(lines: Sequence[Mapping[str, float | None]], metric: str, window: int) -> Series:
+def read_series(lines: Sequence[Mapping[str, Any]], metric: str, window: int) -> Series:
     """Steps and values of the lines that have a metric, averaged over `window` lines if most have it."""
-    counter = _counter(lines)
-    found = [(line[counter], line[metric]) for line in lines if line.get(metric) is not None]
+    counter, measured = measured_lines(lines)
+    found = [(line[counter], line[metric]) for line in measured if metric in line]
     points = np.array(found, dtype=np.float64).reshape(-1, 2)
     values = points[:, 1]
     if not _is_rare(metric, len(values), len(lines)):

@@ -21,6 +21,7 @@ from focus_agents.rollout.records import Completion, Generation, Policy, Rollout
 from focus_agents.rollout.scoring import check_wrappers, error_of, score_apart, unread_answer
 from focus_env.errors import FocusError, MissingDependencyError
 from focus_env.metrics import ScoredAnswer
+from focus_env.prompts import PromptTemplate
 from focus_env.types import Box, Episode, EpisodeDataset, Message
 
 MAX_FAILED_IN_A_ROW = 16
@@ -149,7 +150,8 @@ def _ask(env: gymnasium.Env[Any, Any], index: int, seed: int) -> _Question:
     try:
         observation, _ = env.reset(options={"episode_index": index})
         episode: Episode = env.get_wrapper_attr("episode")
-        return _Question(index, seed, episode, env.get_wrapper_attr("template").render(observation))
+        template: PromptTemplate = env.get_wrapper_attr("template").for_question(episode)
+        return _Question(index, seed, episode, template.render(observation))
     except errors_of_no_episode():
         raise
     except Exception as error:

@@ -25,7 +25,7 @@ from focus_agents.models.references import ModelReference
 from focus_agents.models.settings import SavedForm
 from focus_agents.models.weights import is_finite
 from focus_env.files import fresh_folder, remove_unfinished
-from focus_env.prompts import PromptTemplate
+from focus_env.prompts import PromptTemplate, describe_template
 
 ADAPTER_FOLDER = "adapter"
 """Where the adapter lies below whole weights that it is a part of, too."""
@@ -63,23 +63,22 @@ def save_policy(
     """
     if directory.exists() and isinstance(model, torch.nn.Module):
         check_finite(model.state_dict(), what=f"policy {directory}")
-    budgets = (pictures or PictureBudget()).entries()
     with fresh_folder(directory) as fresh:
         if form == "adapter" and has_adapters(model):
-            _write_adapter(fresh, model, processor, template, budgets)
+            _write_adapter(fresh, model, processor, template, pictures)
         else:
             if form == "both" and has_adapters(model):
-                _write_adapter(fresh / ADAPTER_FOLDER, model, processor, template, budgets)
+                _write_adapter(fresh / ADAPTER_FOLDER, model, processor, template, pictures)
             merge_adapters(model).save_pretrained(fresh)
             processor.save_pretrained(fresh)
-            _describe(fresh, template, **budgets, **_hub_base(model))
+            _describe(fresh, template, pictures, **_hub_base(model))
         for name, text in (documents or {}).items():
             (fresh / name).write_text(text, encoding="utf-8")
     return directory
 
 
 def _write_adapter(
-    folder: Path, model: Any, processor: VLMProcessor, template: PromptTemplate | None, budgets: Mapping[str, Any]
+    folder: Path, model: Any, processor: VLMProcessor, template: PromptTemplate | None, pictures: PictureBudget | None
 ) -> None:
     """Write the adapter of a model, with what it is asked by, and which base it is of."""
     model.save_pretrained(str(folder), selected_adapters=[ADAPTER], save_embedding_layers=False)
@@ -87,20 +86,21 @@ def _write_adapter(
     processor.save_pretrained(folder)
     settings = model.peft_config[ADAPTER]
     base = str(ModelReference(settings.base_model_name_or_path, settings.revision))
-    _describe(folder, template, **budgets, base={"model": base, "weights": weights_digest(base)})
+    _describe(folder, template, pictures, base={"model": base, "weights": weights_digest(base)})
 
 
 def _hub_base(model: Any) -> dict[str, Any]:
     """Which model on the hub the weights were trained from; nothing if it was another one."""
-    commit = getattr(getattr(model, "config", None), "_commit_hash", None)
-    return {} if commit is None else {"base": {"model": f"{model.name_or_path}@{commit}", "weights": commit}}
+    source = getattr(model, "hub_source", None)
+    return {} if source is None else {"base": {"model": source, "weights": source.rpartition("@")[2]}}
 
 
-def _describe(folder: Path, template: PromptTemplate | None, **more: Any) -> None:
+def _describe(folder: Path, template: PromptTemplate | None, pictures: PictureBudget | None, **more: Any) -> None:
     """Write the file that says of a policy what transformers' files do not."""
     versions = {"focus": focus_env.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
-    prompt = {} if template is None else {"prompt": {"template": template.name, "frame": str(template.frame)}}
-    (folder / POLICY_FILE).write_text(json.dumps({"versions": versions, **prompt, **more}, indent=2) + "\n")
+    prompt = {} if template is None else {"prompt": describe_template(template)}
+    description = {"versions": versions, **prompt, **(pictures or PictureBudget()).entries(), **more}
+    (folder / POLICY_FILE).write_text(json.dumps(description, indent=2) + "\n")
 
 
 def check_finite(tensors: Mapping[str, Any], *, what: str) -> None:

@@ -23,15 +23,9 @@ import numpy.typing as npt
 from focus_agents.errors import CheckpointError
 from focus_agents.rollout.records import RolloutGroup
 from focus_agents.runs.answers import read_answers, write_answers
-from focus_agents.runs.files import (
-    append_json_lines,
-    keep_json_lines,
-    read_json,
-    read_json_lines,
-    write_json,
-)
+from focus_agents.runs.files import append_json_lines, keep_json_lines, read_json, read_json_lines, write_json
 from focus_agents.runs.lock import hold_folder
-from focus_agents.runs.metrics import check_names, compare_validation
+from focus_agents.runs.metrics import check_names, compare_validation, counted
 from focus_agents.runs.provenance import differences, provenance
 from focus_agents.runs.samples import append_samples, rewind_samples
 from focus_agents.runs.starts import STARTS
@@ -224,7 +218,7 @@ class RunDirectory:
             ValueError: If a name is not in `METRICS`.
         """
         check_names([*metrics])
-        append_json_lines(self.path / METRICS_FILE, [metrics])
+        append_json_lines(self.path / METRICS_FILE, [{name: counted(name, each) for name, each in metrics.items()}])
         add_to_table(self.path / METRICS_FILE, metrics)
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -281,7 +275,7 @@ class RunDirectory:
             for row, index in enumerate(indices)
         ]
         path = self.path / "samples" / f"{name}.png"
-        legend = [("truth", TARGET_COLOUR), *((label, colour) for label, (_, colour) in answers.items())]
+        legend = [("target", TARGET_COLOUR), *((label, colour) for label, (_, colour) in answers.items())]
         write_picture(path, stack_rows(rows, legend=legend))
         return path
 

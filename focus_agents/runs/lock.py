@@ -27,12 +27,14 @@ def hold_folder(folder: Path, *, setting: str = "name") -> None:
         folder: The folder.
         setting: By which a user may choose another one, for the message.
 
+    A folder that was deleted and made again is another folder.
+
     Raises:
         ValueError: If another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     folder = Path(os.path.realpath(folder))
-    if sys.platform == "win32" or _held.get(folder, (0, 0))[0] == os.getpid():
+    if sys.platform == "win32" or _is_held(folder):
         return
     descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -51,3 +53,16 @@ def hold_folder(folder: Path, *, setting: str = "name") -> None:
     with contextlib.suppress(OSError):  # it is for people only
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {now}\n".encode(), 0)
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether this process holds the lock file that lies in a folder now."""
+    owner, descriptor = _held.get(folder, (0, 0))
+    if owner != os.getpid():
+        return False
+    with contextlib.suppress(OSError):
+        if os.path.samestat(os.fstat(descriptor), os.stat(folder / LOCK_FILE)):
+            return True
+    del _held[folder]
+    os.close(descriptor)
+    return False

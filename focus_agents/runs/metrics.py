@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -70,7 +70,11 @@ METRICS: Mapping[str, Metric] = {
     ),
     "acc_50": Metric("share", "sampled answers with an IoU of 0.5 or more", "rises with the reward", better="higher"),
     "parse_rate": Metric("share", "sampled answers from which a box, or its absence, could be read", "near 1"),
-    "format_rate": Metric("share", "sampled answers in the exact format", "near 1"),
+    "format_rate": Metric(
+        "share",
+        "sampled answers in the exact format, those among them too whose box cannot be used, such as a reversed one",
+        "near 1",
+    ),
     "whole_image_rate": Metric("share", "sampled answers that cover the whole image", "does not rise"),
     "copy_rate": Metric("share", "sampled answers that repeat a support box", "does not rise"),
     "zero_variance_rate": Metric(
@@ -144,7 +148,7 @@ METRICS: Mapping[str, Metric] = {
     ),
     "grad_norm": Metric("norm", "global norm of the gradient before clipping", "above 0", stages=ALL),
     "lr": Metric("1/step", "learning rate", stages=ALL),
-    "seconds": Metric("seconds", "time of the iteration or step", stages=ALL),
+    "seconds": Metric("seconds", "time of the iteration or step, without validation and checkpoint", stages=ALL),
     "seconds_sampling": Metric(
         "seconds", "sampling and scoring the groups; with async_steps, what is left to wait for"
     ),
@@ -201,6 +205,25 @@ def check_names(names: Sequence[str]) -> None:
     whole = {name.partition("/")[0] for name in names if "/" in name}
     if divided := sorted(name for name in whole if not METRICS[name].part):
         raise ValueError(f"metrics: expected no part behind a slash for {divided}, which have none")
+
+
+COUNTED_UNITS = ("iterations", "steps", "episodes", "restarts")
+"""Units whose metrics are whole numbers."""
+COUNTED = ("completion_tokens_min", "completion_tokens_max", "queue_depth")
+"""Other metrics that are."""
+
+
+def declared_order(names: Iterable[str]) -> list[str]:
+    """Return names of metrics in the order of `METRICS`, those that this version does not declare last."""
+    order = {name: place for place, name in enumerate(METRICS)}
+    return sorted(names, key=lambda name: order.get(name.partition("/")[0], len(order)))
+
+
+def counted(name: str, value: Any) -> Any:
+    """Return a metric's value, that of one which counts as a whole number."""
+    metric = METRICS.get(name)
+    is_count = name in COUNTED or (metric is not None and metric.unit in COUNTED_UNITS)
+    return int(value) if is_count and isinstance(value, float) and value.is_integer() else value
 
 
 def describe(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,10 @@ from focus_env.units import find_unit
 
 @contextlib.contextmanager
 def progress_bar(label: str, total: int, console: Console) -> Iterator[Callable[[int], None]]:
-    """A bar at the bottom of the terminal, while lines are printed above it; yields what moves it to a number done."""
+    """A bar at the bottom of the terminal, while lines are printed above it; yields what moves it to a number done.
+
+    In a pipe or a file, where nothing moves, there is none.
+    """
     columns = (
         TextColumn(label),
         BarColumn(),
@@ -32,7 +36,7 @@ def progress_bar(label: str, total: int, console: Console) -> Iterator[Callable[
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(label, total=total)
         yield lambda done: progress.update(task, completed=done)
 
@@ -50,6 +54,27 @@ def runs_progress(total: int, num_done: int, console: Console) -> Iterator[Calla
             console.print(f"{time.perf_counter() - started:>7.0f} s  {folder.name}", highlight=False)
 
         yield on_done
+
+
+class Pace:
+    """How long a work still takes, for lines where there is no bar to say so.
+
+    Args:
+        first: Of its parts, how many were done before.
+        total: All of them.
+        console: Where the lines go; a terminal has a bar.
+    """
+
+    def __init__(self, first: int, total: int, console: Console) -> None:
+        self._first, self._total, self._is_needed = first, total, not console.is_terminal
+        self._started = time.perf_counter()
+
+    def left(self, done: int) -> str:
+        """Return what a line ends with after so many parts: the time left, as in "  1:02:03 left"."""
+        if not self._is_needed or done <= self._first:
+            return ""
+        seconds = (time.perf_counter() - self._started) * (self._total - done) / (done - self._first)
+        return f"  {datetime.timedelta(seconds=round(seconds))} left"
 
 
 class UnitWatch:

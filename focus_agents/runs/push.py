@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import HfHubHTTPError
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading.sources import find_source
 
 CARD = "README.md"
+LONGEST_NAME = 96
+_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+"""As the hub has it."""
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle")
 
 
@@ -22,12 +25,11 @@ def check_name(name: str) -> None:
     Raises:
         ValueError: If it may not.
     """
-    try:
-        validate_repo_id(name)
-    except HFValidationError as error:
-        raise ValueError(f"to: expected OWNER/NAME, got {name!r} ({error})") from error
-    if name.count("/") != 1:
-        raise ValueError(f"to: expected OWNER/NAME, got {name!r}; OWNER is your name on the hub, or an organization's")
+    if not _NAME.fullmatch(name) or "--" in name or ".." in name or len(name) > LONGEST_NAME:
+        raise ValueError(
+            f"to: expected OWNER/NAME in letters, digits, '-', '_' and '.', got {name!r}; OWNER is your name on the "
+            "hub, or an organization's"
+        )
 
 
 def files_to_push(name_or_path: str) -> dict[str, Path]:

@@ -15,16 +15,19 @@ STARTS = "starts"
 """In a run's config.json: a record for each start, the last one of which is that of now."""
 
 
-def note_start(config_file: Path, *, command: str, ray: Mapping[str, str] | None = None) -> dict[str, Any]:
+def note_start(
+    config_file: Path, *, command: str, unit: str | None = None, ray: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Add a start to a run's config.json.
 
     Args:
         config_file: The file; it is there.
         command: The command line.
+        unit: The unit of coordinates that is in force, whoever has chosen it; None: it is not known.
         ray: What is known of the session of Ray that the run uses, under `ray_` names; None: it uses none.
 
     Returns:
-        The record: `time`, `command_line`, `host`, `process` and what `ray` holds.
+        The record: `time`, `command_line`, `host`, `process`, `unit` if it is known, and what `ray` holds.
     """
     config = read_json(config_file, "the arguments of a run")
     start = {
@@ -32,6 +35,7 @@ def note_start(config_file: Path, *, command: str, ray: Mapping[str, str] | None
         "command_line": command,
         "host": socket.gethostname(),
         "process": os.getpid(),
+        **({} if unit is None else {"unit": unit}),
         **(ray or {}),
     }
     earlier = config.get(STARTS)

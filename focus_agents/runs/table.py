@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from focus_agents.runs.files import read_json_lines
-from focus_agents.runs.metrics import METRICS
+from focus_agents.runs.metrics import counted, declared_order
 from focus_env.files import append_text, write_text
 
 
@@ -41,15 +41,15 @@ def add_to_table(lines: Path, record: Mapping[str, Any]) -> None:
 
 
 def write_table(lines: Path) -> None:
-    """Write the table of a file of JSON lines, columns in the order of `METRICS`.
+    """Write the table of a file of JSON lines, columns in the order of `METRICS`, which a run's lines have, too.
+
+    Metrics that this version does not declare, as of a newer release's run, are the last columns.
 
     Raises:
         StorageError: If it cannot be written.
     """
     records = read_json_lines(lines)
-    names = list(dict.fromkeys(name for record in records for name in record))
-    order = list(METRICS)
-    columns = sorted(names, key=lambda name: order.index(name.partition("/")[0]))
+    columns = declared_order(dict.fromkeys(name for record in records for name in record))
     write_text(table_of(lines), _to_csv(columns, [dict(zip(columns, columns, strict=True)), *records]))
 
 
@@ -71,7 +71,9 @@ def _to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """Rows as text; what is missing or not finite is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writerows({name: value if _is_shown(value) else "" for name, value in row.items()} for row in rows)
+    writer.writerows(
+        {name: counted(name, value) if _is_shown(value) else "" for name, value in row.items()} for row in rows
+    )
     return text.getvalue()
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.measure import Measurement
+from rich.status import Status
 from rich.table import Table
+
+from focus_agents.runs.output import Sturdy
 
 _ANY_WIDTH = 10_000
 
@@ -18,12 +21,34 @@ class PlainConsole(Console):
     Where a terminal is narrower, it shows the line in several rows and copies it as one. A table is laid out for the
     terminal where its words fit in, and else, or into a pipe or a file, as wide as it wants to be.
 
+    Where the output cannot be written, as on a full disk or into a closed pipe, lines are left out and the work goes
+    on. Characters that the terminal's encoding lacks are shown as question marks.
+
     Args:
         options: Of `Console`.
     """
 
     def __init__(self, **options: Any) -> None:
+        self._sturdy: Any = None
         super().__init__(**{"markup": False, "highlight": False, "emoji": False, **options})
+
+    @property
+    def file(self) -> IO[str]:
+        """The stream that is written to, which raises no error."""
+        given: Any = super().file
+        if isinstance(given, Sturdy):
+            return given  # type: ignore[return-value]
+        if self._sturdy is None or self._sturdy.stream is not given:
+            self._sturdy = Sturdy(given)
+        return self._sturdy
+
+    @file.setter
+    def file(self, new: IO[str]) -> None:
+        self._file = new
+
+    def status(self, status: Any, **options: Any) -> Status:
+        """Show that something takes its time, as `Console` does, by characters that the terminal has."""
+        return super().status(status, **{**({} if self.encoding.startswith("utf") else {"spinner": "line"}), **options})
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print as `Console` does, nothing broken or cut."""

@@ -18,7 +18,7 @@ from focus_agents.monitoring.recorder import Recorder
 from focus_agents.runs.answers import read_answers
 from focus_agents.runs.files import read_json_lines
 from focus_agents.runs.folder import RunDirectory
-from focus_agents.runs.progress import UnitWatch, progress_bar
+from focus_agents.runs.progress import Pace, UnitWatch, progress_bar
 from focus_agents.runs.validations import list_validations
 from focus_agents.sft import notices
 from focus_agents.sft.restarts import describe_restarts
@@ -59,6 +59,7 @@ class Follower:
         self._pass_on = each_once(recorder, run.num_done)
         self._interval = max(1, min(LINE_INTERVAL, num_steps // NUM_LINES))
         self._num_shown, self._num_restarts, self._is_begun = 0, 0, False
+        self._pace = Pace(run.num_done or 0, num_steps, console)
 
     @contextlib.contextmanager
     def following(self) -> Iterator[None]:
@@ -115,7 +116,8 @@ class Follower:
         for end, line in enumerate(lines, start=1):
             is_due = line["step"] % self._interval == 0 or line["step"] == self._num_steps
             if line["step"] > self._num_shown and (is_due or line.get(SCORE) is not None):
-                show(self._console, describe_steps(lines[max(0, end - self._interval) : end]))
+                window, left = lines[max(0, end - self._interval) : end], self._pace.left(int(line["step"]))
+                show(self._console, describe_steps(window, total=self._num_steps, left=left))
                 if self._is_verbose and line.get(SCORE) is not None and line["step"] < self._num_steps:
                     self._show_answers(int(line["step"]))  # those after the last step come with the outcome
         self._num_shown = step
@@ -147,19 +149,26 @@ def each_once(recorder: Recorder, num_done: int | None) -> Callable[[Sequence[di
     return pass_on
 
 
-def describe_steps(window: Sequence[dict[str, Any]]) -> str:
-    """Return what a person reads of a few steps: means over them, and the last one's validation."""
+def describe_steps(window: Sequence[dict[str, Any]], *, total: int | None = None, left: str = "") -> str:
+    """Return what a person reads of a few steps: means over them, and the last one's validation.
+
+    Args:
+        window: Their metrics.
+        total: Steps of the run.
+        left: The time that is left, as `Pace` has it.
+    """
     last = window[-1]
 
     def mean(name: str) -> float:
         values = [line[name] for line in window if line.get(name) is not None]
         return float(np.mean(values)) if values else float("nan")
 
-    line = f"{last['step']:>5}  LM loss {mean('lm_loss'):.3f}"
+    of = "" if total is None else f" of {total}"
+    line = f"{last['step']:>5}{of}  LM loss {mean('lm_loss'):.3f}"
     if "attention_loss" in last:
         line += f"  attention loss {mean('attention_loss'):.3f}  S {mean('support_mass'):.2f}"
-        line += f"  past margin {mean('past_margin'):.0%}"
-    line += f"  {mean('examples_per_second'):.0f} examples/s"
+        line += f"  past margin {mean('past_margin'):>4.0%}"
+    line += f"  {mean('examples_per_second'):>4.0f} examples/s{left}"
     if last["skipped_steps"]:
         line += f"  skipped {last['skipped_steps']} steps"
     return line + (f"  validation mIoU {last[SCORE]:.3f}" if last.get(SCORE) is not None else "")

@@ -23,6 +23,8 @@ def build_model(name: str, config: SFTConfig) -> Any:
         lora_rank=config.lora_rank,
         lora_alpha=config.lora_alpha,
         freeze_vision=config.freeze_vision,
+        attention=config.attention,
+        quantization=config.quantization,
         gradient_checkpointing=config.gradient_checkpointing,
     )
     if config.compile:

@@ -54,7 +54,7 @@ class SFTLearningSettings(Settings):
     batch_size: Annotated[int, Ge(1)] = 32
     """Episodes per step, over all workers."""
     micro_batch_size: Annotated[int, Ge(1)] | None = None
-    """Most episodes per forward and backward pass of a worker, to save memory; default: its whole share."""
+    """Most episodes per forward and backward pass of a worker, to save memory; None: its whole share."""
     lr: LearningRate = 1e-3
     """Peak learning rate of AdamW."""
     warmup: float = 0.1

@@ -72,7 +72,7 @@ def check_plan(plan: SFTPlan, workers: Workers) -> None:
             f"got {workers.num_workers}"
         )
     processor = check_model(plan.model, max_image_tokens=plan.pictures.training)
-    check_form(plan.schedule.save, plan.model, lora_rank=plan.config.lora_rank)
+    check_form(plan.schedule.save, plan.model, lora_rank=plan.config.lora_rank, quantization=plan.config.quantization)
     model_config = load_config(plan.model)
     measured_layers(plan.config.attention_layers, model_config)
     examples = SFTExamples(

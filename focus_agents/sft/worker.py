@@ -24,7 +24,7 @@ import torch.distributed
 from safetensors.torch import save_file
 
 from focus_agents.errors import CheckpointError, EpisodeError
-from focus_agents.models.adapters import base_model
+from focus_agents.models.adapters import base_model, is_quantized
 from focus_agents.models.attention import measured_layers
 from focus_agents.models.devices import memory_advice
 from focus_agents.models.loading import load_processor
@@ -322,10 +322,10 @@ class SFTWorker:
 
     def _export(self, folder: Path) -> None:
         """Save the policy; the model that trains keeps its adapters, which merging uses up."""
-        form, model = self.plan.schedule.save, self.model.cpu()
+        form = self.plan.schedule.save
+        model = self.model if is_quantized(self.model) else self.model.cpu()
         model = model if form == "adapter" else copy.deepcopy(model)
-        own: dict[str, Any] = {"template": self.plan.template, "pictures": self.pictures, "form": form}
-        save_policy(folder, model, self.processor, **own)
+        save_policy(folder, model, self.processor, template=self.plan.template, pictures=self.pictures, form=form)
 
 
 def _keep_batch(file: Path, batch: SFTBatch) -> None:

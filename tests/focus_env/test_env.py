@@ -253,10 +253,15 @@ def test_a_data_set_by_name() -> None:
     assert env.step("")[1] == 0.0
 
 
+def double(image_wh: tuple[int, int]) -> tuple[int, int]:
+    return 2 * image_wh[0], 2 * image_wh[1]
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_gold_scores_the_most_on_a_real_data_set(name: str) -> None:
     dataset = SyntheticDataset(split="test", num_episodes=8, shots=2, absent_fraction=0.5, seed=0)
-    env = make_env(dataset=dataset, template=name)
+    template = dataclasses.replace(TEMPLATES[name], image_to_input_wh=double)
+    env = make_env(dataset=dataset, template=template)
     are_absent = set()
     for index in range(len(dataset)):
         env.reset(options={"episode_index": index})

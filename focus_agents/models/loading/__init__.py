@@ -13,8 +13,6 @@ from focus_agents.models.loading.places import (
     LANGUAGE_MODELS,
     NEW_MODELS,
     POLICY_FILE,
-    SMALL,
-    TINY,
     VISION_MODELS,
     model_folder,
 )
@@ -28,7 +26,7 @@ from focus_agents.models.loading.whole import (
     load_trainable_model,
     load_vision_model,
 )
-from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
+from focus_agents.models.shipped import SHIPPED_MODELS, SMALL, TINY, WEIGHTS
 
 __all__ = [
     "LANGUAGE_MODELS",

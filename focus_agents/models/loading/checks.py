@@ -52,8 +52,8 @@ def check_model(name_or_path: str | Path, *, max_image_tokens: int | None = None
     if fault := weights_fault(source.files):
         raise CheckpointError(not_loaded(source.text, fault))
     if source.adapter is not None:
-        check_base(source)
         check_adapter(source.adapter, config)
+        check_base(source)
     return processor
 
 

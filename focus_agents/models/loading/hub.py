@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
@@ -82,9 +82,11 @@ def _find_on_hub(name: str, revision: str | None, endpoint: str, is_offline: boo
         except CheckpointError:
             raise CheckpointError(_reason(name, revision, error)) from error
     found = HubModel(name, info.sha, tuple(sorted(file.rfilename for file in info.siblings or ())))
-    for file in CONFIGURATIONS:
-        if file in found.files:
-            found.fetch(file)  # a gated model shows its files to all, and gives them to few
+    small = [file for file in found.files if PurePosixPath(file).name in CONFIGURATIONS]
+    if small:
+        # A gated model shows its files to all, and gives them to few. Asked for by the revision as it was written, the
+        # cache notes which commit that is, for times without a network.
+        HubModel(name, revision or constants.DEFAULT_REVISION, found.files).fetch(small[0])
     return found
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.family import ModelFamily
@@ -58,10 +59,13 @@ def family_of_source(source: ModelSource) -> ModelFamily:
         family = find_family(model_type)
     except CheckpointError as error:
         settings = source.files.read_json("config.json")
-        sees = any(name in settings for name in ("vision_config", "vision_tower", "visual", "vision_model"))
-        advice = "serve it by vLLM and ask it as the policy openai_api" if sees else "it sees no pictures, as its "
-        advice += "" if sees else "config.json has no vision_config, so take a vision-language model"
-        raise CheckpointError(not_loaded(source.text, f"{error}; {advice}")) from error
+        sees = "vision_config" in settings or model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+        advice = (
+            "it is of a family that is not known here, so serve it by vLLM and ask it as the policy openai_api"
+            if sees
+            else "it sees no pictures, so take a vision-language model"
+        )
+        raise CheckpointError(not_loaded(source.text, f"{advice}: {error}")) from error
     if source.place in NEW_MODELS:
         return family
     return family.for_config(load_files(AutoConfig.from_pretrained, source.files))
@@ -99,8 +103,13 @@ def load_processor(name_or_path: str | Path, *, max_image_tokens: int | None = N
         raise CheckpointError(not_loaded(source.text, f"its tokenizer knows {len(tokenizer)} tokens only"))
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _read_template(files, folder) or _read_template(source.files, "")
+    if tokenizer.eos_token_id is None:
+        tokenizer.eos_token = _end_of_generation(source, tokenizer)
     limited, own = (load_image_processor(source, family, limit) for limit in (max_image_tokens, None))
-    return VLMProcessor(tokenizer, limited, family, own_image_processor=own)
+    try:
+        return VLMProcessor(tokenizer, limited, family, own_image_processor=own)
+    except ValueError as error:
+        raise CheckpointError(not_loaded(source.text, error)) from error
 
 
 def load_image_processor(source: ModelSource, family: ModelFamily, max_image_tokens: int | None) -> Any:
@@ -169,6 +178,16 @@ def _model_type(source: ModelSource) -> str | None:
         return None
     found = source.files.read_json("config.json").get("model_type")
     return None if found is None else str(found)
+
+
+def _end_of_generation(source: ModelSource, tokenizer: Any) -> str | None:
+    """The token at which the model's own generation ends; None: its settings name none."""
+    if not source.files.has("generation_config.json"):
+        return None
+    found = source.files.read_json("generation_config.json").get("eos_token_id")
+    first = found[0] if isinstance(found, list) and found else found
+    token = tokenizer.convert_ids_to_tokens(first) if isinstance(first, int) else None
+    return token if isinstance(token, str) else None
 
 
 def _read_template(files: ModelFiles, folder: str) -> str | None:

@@ -13,10 +13,9 @@ from typing import Any
 from focus_agents.errors import CheckpointError
 from focus_agents.models import small, tiny
 from focus_agents.models.loading.hub import HubModel, find_on_hub
-from focus_agents.models.shipped import BEST_MODEL, SHIPPED_MODELS, WEIGHTS
+from focus_agents.models.shipped import BEST_MODEL, SHIPPED_MODELS, SMALL, TINY, WEIGHTS
 from focus_env.files import find_folder
 
-TINY, SMALL = "tiny", "small"
 NEW_MODELS: Mapping[str, ModuleType] = {TINY: tiny, SMALL: small}
 """Built here, with weights that a seed makes."""
 
@@ -106,7 +105,10 @@ def model_folder(name_or_path: str) -> str:
     """Where a model lies: its folder, with the package or elsewhere, or else the name, which the hub may know."""
     name = BEST_MODEL.get(name_or_path, name_or_path)
     folder = find_folder(WEIGHTS / name if name in SHIPPED_MODELS else Path(os.path.expanduser(name_or_path)))
-    return str(folder) if folder.is_dir() else name_or_path
+    if not folder.is_dir():
+        return name_or_path
+    # A folder here that is called like a model stays a folder.
+    return f"./{folder}" if str(folder) in NEW_MODELS else str(folder)
 
 
 def find_files(

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from focus_agents.errors import CheckpointError
-from focus_agents.models.loading.parts import family_of_source, load_image_processor, readable_source
-from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, SMALL, TINY, model_folder
+from focus_agents.models.loading.parts import family_of_source, load_family, load_image_processor, readable_source
+from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, model_folder
 from focus_agents.models.loading.sources import ModelSource
-from focus_agents.models.shipped import model_name
+from focus_agents.models.shipped import SMALL, TINY, model_name
 from focus_env.boxes import CoordinateFrame
-from focus_env.prompts import PromptTemplate, get_template
+from focus_env.prompts import NATIVE_NAME, PromptTemplate, described_template, get_template
 
 PROMPTS_OF_NEW_MODELS: Mapping[str, dict[str, str]] = {
     TINY: {"template": "compact"},
@@ -51,8 +51,8 @@ def load_template(
     Args:
         name_or_path: As for `load_model`. A model that says nothing of its prompt, as those of the hub, is asked in
             full sentences, in its family's own unit.
-        name: A template in place of the model's own.
-        frame: A unit of coordinates in place of the model's own.
+        name: A template in place of the model's own, as for `get_template`; "native": its family's.
+        frame: A unit of coordinates in place of the template's own, or the model's own where the template has none.
         max_image_tokens: As for `load_processor`; the frame `RESIZED_PIXEL` depends on it.
 
     Raises:
@@ -61,16 +61,18 @@ def load_template(
         ValueError: If there is no template of the given name.
     """
     name_or_path = model_name(name_or_path)
-    template = None if name is None else get_template(name)
+    name = load_family(name_or_path).native_template if name == NATIVE_NAME else name
+    given = None if name is None else get_template(name)
+    frame = given.frame if frame is None and given is not None and given.keeps_frame else frame
     source = readable_source(name_or_path)
     prompt = PROMPTS_OF_NEW_MODELS.get(name_or_path, {})
     file = policy_file(name_or_path, source)
     try:
         if file is not None:
             prompt = json.loads(file.read_text()).get("prompt", {})
-        template = template or get_template(prompt.get("template", "default"))
-        if frame is None and "frame" in prompt:
-            frame = CoordinateFrame(prompt["frame"])
+        template = given or described_template(prompt)
+        if frame is None and ("frame" in prompt or template.keeps_frame):
+            frame = CoordinateFrame(prompt.get("frame", template.frame))
     except (AttributeError, OSError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{file}: expected a saved policy's description in JSON, with a known template and frame ({error})"

@@ -23,16 +23,17 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.adapters import ADAPTER, quiet_peft
-from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, not_loaded
+from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, ModelFiles, not_loaded
 from focus_agents.models.loading.sources import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     ModelSource,
     SavedAdapter,
     find_source,
+    recorded_folder,
 )
 from focus_agents.models.loading.weight_files import digest_of_weights
-from focus_agents.models.settings import SavedForm
+from focus_agents.models.settings import Quantization, SavedForm
 from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
 from focus_agents.models.weights import is_finite
 
@@ -42,17 +43,24 @@ _LORA = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)(\.wei
 
 
 def check_base(source: ModelSource) -> None:
-    """Check that the base of an adapter has the weights that it was trained on, where the adapter says which.
+    """Check that the base of an adapter has the weights that it was trained on, as far as can be seen.
+
+    This package notes a digest of them beside the adapters that it writes. Of others the base that they name may be a
+    folder here, though another one was given.
 
     Raises:
         CheckpointError: If it has others.
     """
     adapter = source.adapter
-    if adapter is None or not adapter.files.has(adapter.name_of(POLICY_FILE)):
+    if adapter is None:
         return
-    told = adapter.files.read_json(adapter.name_of(POLICY_FILE)).get("base")
-    then = told.get("weights") if isinstance(told, dict) else None
-    now = digest_of_weights(source.files)
+    file, folder, then = adapter.name_of(POLICY_FILE), recorded_folder(adapter), None
+    told = adapter.files.read_json(file).get("base") if adapter.files.has(file) else None
+    if isinstance(told, dict):
+        then = told.get("weights")
+    elif folder is not None and source.files.hub is None and folder.resolve() != Path(source.files.place).resolve():
+        then = digest_of_weights(ModelFiles(adapter.text, str(folder)))
+    now = None if then is None else digest_of_weights(source.files)
     # Of the hub there are commits, of folders digests; one says nothing of the other.
     if isinstance(then, str) and now is not None and len(now) == len(then) and now != then:
         reason = (
@@ -120,17 +128,25 @@ def note_base(model: Any, source: ModelSource) -> None:
     settings.revision = source.files.revision
 
 
-def check_form(form: SavedForm, name_or_path: str, *, lora_rank: int | None) -> None:
+def check_form(
+    form: SavedForm, name_or_path: str, *, lora_rank: int | None, quantization: Quantization = "none"
+) -> None:
     """Check that what shall be saved of a training can be.
 
     Args:
         form: What shall be saved.
         name_or_path: The model that is trained, as for `load_model`.
         lora_rank: Rank of new adapters; None: there are none.
+        quantization: Of the base under them.
 
     Raises:
-        ValueError: If there is no adapter to save, or nobody could find its base.
+        ValueError: If there is no adapter to save, nobody could find its base, or a quantized base is to be merged.
     """
+    if quantization != "none" and form != "adapter":
+        raise ValueError(
+            f"save: expected adapter with quantization {quantization!r}, got {form!r}; nothing is merged into rounded "
+            "weights, so merge it by `focus export`, which loads the whole base"
+        )
     if form == "merged":
         return
     source = find_source(name_or_path)
@@ -245,6 +261,7 @@ def _fit_targets(config: LoraConfig, model: Any, names: Mapping[str, str]) -> No
     for patterns in (config.rank_pattern, config.alpha_pattern):
         for pattern, value in list(patterns.items()):
             found = re.compile(rf"(.*\.)?({pattern})$")
+            del patterns[pattern]
             patterns.update({new: value for new, old in old_names.items() if found.match(old)})
     config.target_modules = {new for new, old in old_names.items() if check_target_module_exists(config, old)}
     config.layers_to_transform = config.layers_pattern = config.exclude_modules = None

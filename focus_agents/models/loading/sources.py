@@ -252,12 +252,8 @@ def _base_of(adapter: SavedAdapter, reference: ModelReference) -> str:
         raise CheckpointError(f"adapter {adapter.text!r}: its {ADAPTER_CONFIG} names no base model; {how}")
     if recorded in (*NEW_MODELS, *SHIPPED_MODELS, *BEST_MODEL):
         return recorded
-    places = [Path(os.path.expanduser(recorded))]
-    if adapter.files.hub is None and not Path(recorded).is_absolute():
-        places.append(Path(adapter.files.place) / adapter.folder / recorded)
-    for place in places:
-        if place.is_dir():
-            return str(place)
+    if (folder := recorded_folder(adapter)) is not None:
+        return str(folder)
     if match := _CACHED.search(recorded):
         return f"{match[1]}/{match[2]}@{match[3]}"
     if looks_local(recorded):
@@ -265,6 +261,17 @@ def _base_of(adapter: SavedAdapter, reference: ModelReference) -> str:
             f"adapter {adapter.text!r}: its base {recorded!r}, as its {ADAPTER_CONFIG} has it, is no folder here; {how}"
         )
     return str(ModelReference(recorded, revision if isinstance(revision, str) else None))
+
+
+def recorded_folder(adapter: SavedAdapter) -> Path | None:
+    """Return the folder of the base that an adapter names, if it is one of this machine."""
+    recorded = adapter.settings.get("base_model_name_or_path")
+    if not isinstance(recorded, str) or not recorded:
+        return None
+    places = [Path(os.path.expanduser(recorded))]
+    if adapter.files.hub is None and not Path(recorded).is_absolute():
+        places.append(Path(adapter.files.place) / adapter.folder / recorded)
+    return next((place for place in places if place.is_dir()), None)
 
 
 def _check_named_base(adapter: SavedAdapter, given: str, recorded: Any) -> None:

@@ -20,19 +20,26 @@ from focus_agents.models.adapters import (
     model_parts,
     train_adapter,
 )
-from focus_agents.models.attention import set_focus_attention
+from focus_agents.models.attention import choose_attention
 from focus_agents.models.devices import chosen_device
 from focus_agents.models.loading.parts import family_of_source, load_processor
 from focus_agents.models.loading.places import LANGUAGE_MODELS, NEW_MODELS, VISION_MODELS, ModelFiles, not_loaded
 from focus_agents.models.loading.saved_adapters import check_base, note_base, put_adapter
 from focus_agents.models.loading.sources import ADAPTER_CONFIG, find_source, load_files
 from focus_agents.models.loading.weight_files import weights_fault
-from focus_agents.models.settings import Precision
+from focus_agents.models.quantization import check_quantization, loading_options
+from focus_agents.models.settings import Attention, Precision, Quantization
 from focus_agents.models.shipped import model_name
 from focus_agents.models.weights import bad_weights, files_folder
 
 
-def load_model(name_or_path: str | Path, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+def load_model(
+    name_or_path: str | Path,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    quantization: Quantization = "none",
+) -> Any:
     """Load a model onto the CPU.
 
     Args:
@@ -42,22 +49,31 @@ def load_model(name_or_path: str | Path, *, seed: int = 0, dtype: torch.dtype = 
             never run, and no pickle is read.
         seed: For new weights.
         dtype: Of the weights.
+        quantization: "4bit" holds them in 4 bits on the GPU, see `focus_agents.models.quantization`.
 
     Raises:
         CheckpointError: If there is no such model, no family has its model type, or an adapter is of another base.
+        ValueError: If new weights are to be quantized.
 
     Returns:
         The model; with an adapter, PEFT's around it.
     """
     source = find_source(model_name(name_or_path))
     if source.place in NEW_MODELS:
+        if quantization != "none":
+            raise ValueError(
+                f"quantization: expected none for {source.place}, whose weights are new, got {quantization!r}"
+            )
         return NEW_MODELS[source.place].build_model(load_processor(source.place).tokenizer, seed=seed).to(dtype)
     family_of_source(source)  # a type without a family is refused before gigabytes are read
-    model = load_whole(AutoModelForImageTextToText, source.files, dtype=dtype)
+    options: dict[str, Any] = {"dtype": dtype}
+    if quantization != "none":
+        options = loading_options(load_files(AutoConfig.from_pretrained, source.files))
+    model = load_whole(AutoModelForImageTextToText, source.files, **options)
     if source.adapter is None:
         return model
-    check_base(source)
     model = put_adapter(model, source.adapter)
+    check_base(source)
     note_base(model, source)
     return model
 
@@ -70,6 +86,8 @@ def load_trainable_model(
     lora_rank: int | None = None,
     lora_alpha: float | None = None,
     freeze_vision: bool = False,
+    attention: Attention = "auto",
+    quantization: Quantization = "none",
     gradient_checkpointing: bool = False,
 ) -> Any:
     """Load a model and make it ready to train, in training mode.
@@ -84,17 +102,23 @@ def load_trainable_model(
             adapter that was loaded, or else all parameters.
         lora_alpha: Their scale times their rank; None: twice the rank.
         freeze_vision: Whether the vision tower stays as it is. Under adapters it does anyway.
+        attention: As for `choose_attention`.
+        quantization: "4bit" holds the frozen base under adapters in 4 bits, as for `load_model`.
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
 
     Raises:
         CheckpointError: If there is no such model.
+        ValueError: If a setting does not go with the others, such as 4 bits without adapters.
+        MissingDependencyError: If a package or a GPU that they need is not there.
     """
     is_continued = lora_rank is None and find_source(name_or_path).adapter is not None
     is_narrow = precision == "bf16" and (lora_rank is not None or is_continued)
-    model = load_model(name_or_path, seed=seed, dtype=torch.bfloat16 if is_narrow else torch.float32)
+    check_quantization(quantization, has_adapters=lora_rank is not None or is_continued)
+    dtype = torch.bfloat16 if is_narrow else torch.float32
+    model = load_model(name_or_path, seed=seed, dtype=dtype, quantization=quantization)
     if lora_rank is not None:
         model = merge_adapters(model)  # new ones go on top of the old
-    set_focus_attention(model)
+    choose_attention(model, attention, precision)
     family_of(model).batch_pictures(base_model(model))
     if gradient_checkpointing:
         base_model(model).activation_checkpointing_enable({"use_reentrant": False})
@@ -163,6 +187,8 @@ def load_whole(model_class: Any, files: ModelFiles, *, expected: str = LANGUAGE_
     lack = f"{len(missing)} weights are missing, e.g. {missing[0]}" if missing else None
     if fault := lack or bad_weights(model, files_folder(files.place, files.revision)):
         raise CheckpointError(not_loaded(files.text, fault, expected))
+    if files.hub is not None:
+        model.hub_source = f"{files.place}@{files.revision}"  # for whoever saves what becomes of it
     return model
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from focus_agents.reports.markup import Html, join, tag
-from focus_agents.reports.run_page.curves import number
+from focus_agents.reports.run_page.curves import score
 from focus_agents.reports.run_page.pictures import PictureBook
 from focus_env.metrics import ScoredAnswer
 from focus_env.overlap import name_shortcuts, to_shares
@@ -98,8 +98,8 @@ def group_card(group: Mapping[str, Any], run: str, book: PictureBook, shelf: She
         "header",
         tag("b", f"iteration {group['iteration']}"),
         tag("span", f"episode {group.get('episode') or index}", class_="name"),
-        tag("span", f"mean reward {number(group.get('mean_reward'))}"),
-        tag("span", f"best IoU {number(best)}"),
+        tag("span", f"mean reward {score(group.get('mean_reward'))}"),
+        tag("span", f"best IoU {score(best)}"),
         flag("silent: all earn the same") if is_silent else "",
         tag("span", run) if run else "",
     )
@@ -136,11 +136,11 @@ def _shown(answers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _answer_row(answer: Mapping[str, Any], query_wh: Sequence[int] | None, shares: Any) -> Html:
     credit, status = answer.get("credit") or 0.0, str(answer.get("status"))
-    terms = [tag("span", f"{name} {number(value)}") for name, value in (answer.get("terms") or {}).items()]
+    terms = [tag("span", f"{name} {score(value)}") for name, value in (answer.get("terms") or {}).items()]
     return tag(
         "tr",
         tag("td", tag("i", class_="swatch", style=f"background:{colour_of(credit)}"), f"{credit:.2f}"),
-        tag("td", number(answer.get("reward")), tag("small", *terms, class_="terms")),
+        tag("td", score(answer.get("reward")), tag("small", *terms, class_="terms")),
         tag("td", _advantage(answer.get("advantage"))),
         tag("td", chip(status), *map(flag, _flags(answer, query_wh, shares))),
         tag("td", tag("code", short(str(answer.get("text", "")))), tag("small", str(answer.get("error") or ""))),

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from focus_agents.reports.markup import Html, join, tag
+from focus_agents.reports.measured import is_measured
 from focus_agents.reports.run_page.cards import Shelf, episode_card, filter_bar, group_card
 from focus_agents.reports.run_page.choice import NUM_FIXED, choose_episodes
-from focus_agents.reports.run_page.curves import draw_panel, metrics_of, number, read_curve
+from focus_agents.reports.run_page.curves import score
+from focus_agents.reports.run_page.panels import curve_sections
 from focus_agents.reports.run_page.pictures import PictureBook, data_uri, encode_picture
 from focus_agents.reports.run_page.records import RunRecord, Validation
+from focus_agents.runs.summary import describe_fall
 from focus_env import images
 from focus_env.errors import FocusError
 
@@ -23,6 +26,7 @@ PICTURE_BYTES = 14_000_000
 """Of all pictures of a page, as the page has them. With all else at its bounds a page stays below 20 MB."""
 MOST_RUNS = 8
 MOST_VALUE = 400
+MOST_SECONDS = 1e9
 SHEET_SIDE, SHEET_BYTES = 1600, 400_000
 
 
@@ -43,16 +47,18 @@ def render_page(
         raise ValueError(f"runs: expected 1 to {MOST_RUNS} of them side by side, got {len(runs)}")
     shelf, written = Shelf(PICTURE_BYTES), now or datetime.datetime.now()
     title = " · ".join(run.name for run in runs)
+    learned, speed = curve_sections(runs)
     sections = [
         _warnings(runs),
-        _curves(runs),
+        learned,
         _validations(runs, books, shelf),
         _groups(runs, books, shelf),
         _sheets(runs, shelf),
+        speed,
         _settings(runs),
         _code(runs),
     ]
-    names = ("warnings", "curves", "validation", "groups", "attention", "settings", "code")
+    names = ("warnings", "curves", "validation", "groups", "attention", "speed", "settings", "code")
     sections.insert(0, _header(runs, written, [name for name, part in zip(names, sections, strict=True) if part]))
     style, script = (Html(_resource(name)) for name in ("page.css", "page.js"))
     head = [
@@ -88,25 +94,29 @@ def _header(runs: Sequence[RunRecord], written: datetime.datetime, parts: Sequen
 def _overview(place: int, run: RunRecord) -> list[tuple[str, object]]:
     """A row of the table on top: where a run is, and how well it does."""
     scores = [
-        (line[run.counter], line["validation_miou"]) for line in run.lines if _is_number(line.get("validation_miou"))
+        (line[run.counter], line["validation_miou"]) for line in run.lines if is_measured(line.get("validation_miou"))
     ]
     length = f" of {run.length}" if run.length else ""
     state = "finished" if run.summary else "not finished"
     row: list[tuple[str, object]] = [
         ("run", join([tag("i", class_=f"swatch run{place % 8}"), " ", run.name])),
         ("command", str(run.arguments.get("command", "–"))),
+        ("unit of boxes", run.unit or str(run.arguments.get("frame") or "the model's")),
         ("state", f"{state}, {run.counter} {run.last}{length}"),
     ]
     if scores:
         best = max(scores, key=lambda score: score[1])
-        row.append(("validation mIoU", f"{number(scores[0][1])} → {number(scores[-1][1])}"))
-        row.append(("best", f"{number(best[1])} at {best[0]:.0f}"))
+        row.append(("validation mIoU", f"{score(scores[0][1])} → {score(scores[-1][1])}"))
+        row.append(("best", f"{score(best[1])} at {run.counter} {best[0]:.0f}"))
     gain, interval = run.summary.get("miou_gain"), run.summary.get("miou_gain_interval")
-    if _is_number(gain) and isinstance(interval, list) and len(interval) == 2:
-        row.append(("gain", f"{gain:+.3f} [{number(interval[0])}, {number(interval[1])}]"))
+    if is_measured(gain) and isinstance(interval, list) and len(interval) == 2:
+        row.append(("gain", f"{gain:+.3f} [{score(interval[0])}, {score(interval[1])}]"))
+    seconds = run.summary.get("seconds")
+    if is_measured(seconds) and abs(seconds) < MOST_SECONDS:
+        row.append(("time of training and validation", f"{datetime.timedelta(seconds=round(seconds))}"))
     last = run.lines[-1] if run.lines else {}
-    if _is_number(last.get("reward")):
-        row.append(("reward", number(last["reward"])))
+    if is_measured(last.get("reward")):
+        row.append(("reward", score(last["reward"])))
     row.append(("warnings", str(len(run.warnings))))
     return row
 
@@ -123,6 +133,11 @@ def _warnings(runs: Sequence[RunRecord]) -> Html:
         for run in runs
         for warning in run.warnings
     ]
+    for run in runs:
+        if (fall := describe_fall(run.summary, run.lines, run.arguments, run.path / "checkpoints")) is not None:
+            items.append(
+                tag("li", *([tag("b", run.name), " "] if len(runs) > 1 else []), tag("b", "outcome"), " ", fall)
+            )
     items += [tag("li", f"could not be read: {problem}") for run in runs for problem in run.problems]
     if not items:
         return tag("section", tag("h2", "Warnings"), tag("p", "None."), id="warnings")
@@ -132,30 +147,6 @@ def _warnings(runs: Sequence[RunRecord]) -> Html:
 def _where(warning: Mapping[str, Any]) -> str:
     found = [f"{name} {warning[name]}" for name in ("iteration", "step") if name in warning]
     return ", ".join([*found, str(warning.get("kind", "warning"))])
-
-
-def _curves(runs: Sequence[RunRecord]) -> Html:
-    names = [run.name for run in runs]
-    lines = [line for run in runs for line in run.lines]
-    counter = runs[0].counter
-    panels = [
-        draw_panel(
-            metric,
-            [read_curve(run.lines, run.counter, metric, run=place) for place, run in enumerate(runs)],
-            counter,
-            names,
-        )
-        for metric in metrics_of(lines, counter)
-        if metric not in ("iteration", "step")
-    ]
-    note = tag(
-        "p",
-        "Dots mark the start and the end, rings the best value. Where a curve has more points than are drawn, each is "
-        "the mean of neighbours, and the band reaches from their least to their largest value.",
-        class_="meaning",
-    )
-    body = tag("div", *panels, class_="curves") if any(panels) else tag("p", "Nothing was logged yet.")
-    return tag("section", tag("h2", "Curves"), note, body, id="curves")
 
 
 def _validations(runs: Sequence[RunRecord], books: Sequence[PictureBook], shelf: Shelf) -> Html:
@@ -181,7 +172,7 @@ def _validations(runs: Sequence[RunRecord], books: Sequence[PictureBook], shelf:
         cards.append(episode_card(place, strips, book, shelf, kind="fixed" if place < NUM_FIXED else "worst"))
     note = (
         f"Greedy answers to the same episodes: the first {min(NUM_FIXED, len(before))}, and of the other "
-        f"{max(0, len(before) - NUM_FIXED)} those that have lost most. Green is the truth, an answer's colour its IoU."
+        f"{max(0, len(before) - NUM_FIXED)} those that have lost most. Green is the target, an answer's colour its IoU."
     )
     order = [("worst", "largest loss first"), ("best", "largest gain first"), ("time", "by number")]
     return tag(
@@ -236,7 +227,7 @@ def _scale() -> Html:
         tag("i", class_="scale"),
         tag("span", "1"),
         tag("i", class_="swatch truthful"),
-        tag("span", "truth"),
+        tag("span", "target"),
     ]
     return tag("p", *ends, class_="legend")
 
@@ -281,10 +272,12 @@ def _settings(runs: Sequence[RunRecord]) -> Html:
         tables.append(tag("h3", "Settings that differ"))
         tables.append(_table(different, runs) if different else tag("p", "None."))
         values = {name: row for name, row in values.items() if len(set(row)) == 1}
+    if len(runs) == 1 and (named := {name: row for name, row in values.items() if name in runs[0].given}):
+        tables += [tag("h3", "Given on the command line"), _table(named, runs)]
+        values = {name: row for name, row in values.items() if name not in named}
+    others = " that are the same" if len(runs) > 1 else " by default" if tables else ""
     all_of_them = tag(
-        "details",
-        tag("summary", f"{len(values)} settings" + (" that are the same" if tables else "")),
-        _table(values, runs[:1] if tables else runs),
+        "details", tag("summary", f"{len(values)} settings{others}"), _table(values, runs[:1] if tables else runs)
     )
     return tag("section", tag("h2", "Settings"), *tables, all_of_them, id="settings")
 
@@ -315,7 +308,3 @@ def _table(rows: Mapping[str, Sequence[str]], runs: Sequence[RunRecord]) -> Html
 def _value(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= MOST_VALUE else text[:MOST_VALUE] + "…"
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

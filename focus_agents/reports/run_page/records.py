@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from focus_agents.errors import CheckpointError
+from focus_agents.reports.measured import measured_lines
 from focus_agents.reports.run_page.choice import choose_groups, choose_iterations, choose_positions
 from focus_agents.runs.answers import read_answers
 from focus_agents.runs.files import read_json, read_json_lines
-from focus_agents.runs.folder import CODE, COUNTERS, RunDirectory
+from focus_agents.runs.folder import CODE, RunDirectory
 from focus_agents.runs.samples import is_complete, read_samples, sampled_iterations
+from focus_agents.runs.starts import STARTS
 from focus_agents.runs.validations import list_validations
 from focus_env.metrics import ScoredAnswer
 
@@ -53,6 +55,8 @@ class RunRecord:
         num_sampled: Iterations of which sampled groups are kept.
         validations: Those that were chosen, in the order of time.
         problems: What could not be read.
+        given: Names of the settings that its command lines have named.
+        unit: The unit of coordinates that was in force; empty where nothing says so.
     """
 
     path: Path
@@ -67,6 +71,8 @@ class RunRecord:
     num_sampled: int = 0
     validations: Sequence[Validation] = ()
     problems: Sequence[str] = ()
+    given: Sequence[str] = ()
+    unit: str = ""
 
     @property
     def last(self) -> int:
@@ -101,10 +107,9 @@ def read_run(path: Path, *, name: str | None = None) -> RunRecord:
 
     arguments = run.config()
     config: dict[str, Any] = tried(lambda: read_json(path / "config.json", "the arguments of a run"), {})
-    code = config.get(CODE)
-    lines: list[dict[str, Any]] = tried(run.read_metrics, [])
-    counter = next((name for name in COUNTERS if lines and name in lines[-1]), "iteration")
-    lines = [line for line in lines if isinstance(line.get(counter), int | float)]
+    code, starts = config.get(CODE), config.get(STARTS)
+    starts = [start for start in starts if isinstance(start, Mapping)] if isinstance(starts, list) else []
+    counter, lines = measured_lines(tried(run.read_metrics, []))
     summary: dict[str, Any] = (
         tried(lambda: read_json(path / "summary.json", "a summary"), {}) if run.is_finished else {}
     )
@@ -127,7 +132,16 @@ def read_run(path: Path, *, name: str | None = None) -> RunRecord:
         num_sampled=len(iterations),
         validations=tried(lambda: _validations(run, lines, counter, problems), []),
         problems=problems,
+        given=_given_names(starts),
+        unit=str(starts[-1].get("unit") or "") if starts else "",
     )
+
+
+def _given_names(starts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings that the command lines of some starts have named, each once."""
+    words = (word for start in starts for word in str(start.get("command_line", "")).split())
+    flags = (word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--"))
+    return [*dict.fromkeys(name for flag in flags for name in (flag, flag.removeprefix("no_")))]
 
 
 def _validations(

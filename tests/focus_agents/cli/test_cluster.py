@@ -252,8 +252,9 @@ def test_a_checkpoint_that_workers_end_with_counts(
     monkeypatch.setattr(cluster.Job, "note_start", lambda job: None)
     monkeypatch.setattr(sft, "in_a_thread", stop)
     monkeypatch.setattr(sft, "leave_ray", lambda note="": (run.checkpoints / "step_000003").mkdir(exist_ok=True))
+    plan = SimpleNamespace(template=SimpleNamespace(frame="norm_100"))
     with pytest.raises(SystemExit, match="130"):
-        sft.train(args, SimpleNamespace(), SimpleNamespace(num_workers=1), run)  # type: ignore[arg-type]
+        sft.train(args, plan, SimpleNamespace(num_workers=1), run)  # type: ignore[arg-type]
     assert capsys.readouterr().out.splitlines() == [
         "ending the workers; a signal meanwhile ends all at once",
         f"stopped by SIGINT; go on from its last checkpoint by --resume {run.path}",

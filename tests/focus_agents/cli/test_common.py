@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import pickle
 import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from focus_agents.cli.command_line import parse
+from focus_agents.cli.command_line import flat, parse
+from focus_agents.cli.common import ModelArguments, PolicyArguments
 from focus_agents.cli.reward import load_reward
 from focus_env.boxes import CoordinateFrame
-from focus_env.prompts import get_template
+from focus_env.prompts import PromptTemplate, get_template
 from focus_env.rewards.answers import AnswerBatch
 from focus_env.rewards.weighted import WeightedReward
 from focus_env.types import Box, ParseResult, ParseStatus
@@ -110,3 +113,52 @@ def test_the_prompt_is_the_models_own_unless_another_is_asked_for(flags: list[st
     assert run_sft.check_arguments(run_sft.parse_arguments(flags))[0].template == expected
     _, config = run_grpo.check_arguments(parse(run_grpo.Args, None, words=flags))
     assert config.env_config["template"] == config.validation_env_config["template"] == expected
+
+
+class TestOwnTemplates:
+    """Words of a file or a module, in every command."""
+
+    FAULTS = r"mine.yaml: expected a file|import path|unknown prompt|base must be one"
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> str:
+        (tmp_path / "mine.yaml").write_text("base: default\nquery_text: Well?\nframe: pixel\n")
+        return str(tmp_path / "mine.yaml")
+
+    @property
+    def expected(self) -> PromptTemplate:
+        pixel = CoordinateFrame.PIXEL
+        return dataclasses.replace(
+            get_template("default"), name="mine", query_text="Well?", frame=pixel, keeps_frame=True
+        )
+
+    def test_both_stages_take_a_file_and_keep_its_words(self, file: str) -> None:
+        run_sft, run_grpo = load_experiment("run_sft"), load_experiment("run_grpo")
+        sft = run_sft.with_words(run_sft.parse_arguments(["--template", file]))
+        grpo = run_grpo.with_spec(parse(run_grpo.Args, None, words=["--template", file]))
+        Path(file).unlink()
+        assert run_sft.check_arguments(sft)[0].template == self.expected
+        assert run_grpo.check_arguments(grpo)[1].env_config["template"] == self.expected
+        for args in (sft, grpo):
+            assert json.loads(flat(args)["template"])["query_text"] == "Well?"
+        assert run_sft.with_words(sft) == sft
+        assert run_grpo.with_spec(grpo) == grpo
+
+    def test_a_policy_takes_a_file_and_keeps_its_words(self, file: str) -> None:
+        specs = [PolicyArguments(template=file).spec(text) for text in ("vlm:tiny", "center")]
+        Path(file).unlink()
+        assert [spec.load_template() for spec in specs] == [self.expected] * 2
+        assert pickle.loads(pickle.dumps(specs)) == specs
+
+    def test_native_is_asked_of_the_models_family(self) -> None:
+        assert ModelArguments(model="tiny", template="native").load_template() == get_template("qwen2_vl")
+        assert PolicyArguments(template="native").spec("vlm:tiny").load_template() == get_template("qwen2_vl")
+        with pytest.raises(ValueError, match="template 'native': expected a model that is loaded here"):
+            PolicyArguments(template="native").spec("center")
+
+    @pytest.mark.parametrize("template", ["mine.yaml", "nowhere:MINE", "sonnet", '{"base": "sonnet"}'])
+    def test_what_is_no_template_is_said_at_once(self, template: str) -> None:
+        with pytest.raises(ValueError, match=self.FAULTS):
+            PolicyArguments(template=template).spec("vlm:tiny")
+        with pytest.raises(ValueError, match=self.FAULTS):
+            ModelArguments(model="tiny", template=template).with_words()

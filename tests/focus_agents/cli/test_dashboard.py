@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 
 from focus_agents.cli import dashboard
 from focus_agents.cli.dashboard import dashboard_line, place_token, token_command
+from focus_agents.cli.monitor import token_file
 
 
 @pytest.fixture(autouse=True)
@@ -70,3 +72,30 @@ def test_nothing_is_placed_where_nothing_is_missing(
     place_token(None)
     assert "RAY_AUTH_TOKEN_PATH" not in os.environ
     assert not any(tmp_path.iterdir()), "Ray makes its own"
+
+
+def test_a_user_without_a_home_of_any_kind_keeps_the_token_in_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^home: expected one that can be written"):
+        place_token(None)
+    place_token(tmp_path)
+    assert len((tmp_path / "ray_token").read_text()) >= 32
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    assert token_file(str(tmp_path)) == tmp_path / "ray_token"
+    assert token_file(None).is_absolute()
+
+
+@pytest.mark.parametrize("left", ["", "\n"])
+def test_an_empty_file_is_no_token(left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/dev/null")
+    (tmp_path / "ray_token").write_text(left)
+    place_token(tmp_path)
+    assert len((tmp_path / "ray_token").read_text()) >= 32
+    assert stat.S_IMODE((tmp_path / "ray_token").stat().st_mode) == 0o600

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from focus_agents.cli.common import TrainingDataArguments
+from focus_agents.cli.data_arguments import TrainingDataArguments
 from focus_env.datasets import load_dataset
 from focus_env.datasets.store import StoreEpisodes
 from focus_env.datasets.store_writer import write_store

@@ -199,6 +199,15 @@ def test_a_bug_does_not_pass_for_a_wrong_argument() -> None:
 FLAG = re.compile(r"(?<![\w-])--(?!help\b)[a-z]")
 
 
+SHOWS_COMMANDS = {
+    "focus_agents/reports/model_card.py",
+    "focus_agents/studies/recipes/recipe.py",
+    "focus_agents/integrations/lmms_eval.py",
+    "focus_agents/integrations/vlmevalkit.py",
+}
+"""Files whose texts are whole command lines: of a card, a recipe, or another program."""
+
+
 def flags_in(code: str) -> list[str]:
     """String literals that name a flag among other words. One that is a flag is an argument of a command's call."""
     found = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
@@ -226,5 +235,6 @@ def test_flags_in_texts_are_seen(code: str, num_found: int) -> None:
 def test_the_packages_name_no_flag() -> None:
     """A user of the library has settings; only a command has flags."""
     files = [*(ROOT / "focus_env").rglob("*.py"), *(ROOT / "focus_agents").rglob("*.py")]
+    files = [file for file in files if file.relative_to(ROOT).as_posix() not in SHOWS_COMMANDS]
     named = {file.relative_to(ROOT): flags_in(file.read_text()) for file in files if file.parent.name != "cli"}
     assert {file: texts for file, texts in named.items() if texts} == {}

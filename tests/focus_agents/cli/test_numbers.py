@@ -18,7 +18,12 @@ from focus_agents.cli.errors import user_errors
 from focus_agents.cli.main import COMMANDS
 from focus_agents.settings import Settings, deferred_checks
 
-REQUIRED = {"plot": ["runs/a"], "publish": ["--run", "runs/a", "--name", "focus-small-base", "--commit", "1234abc"]}
+REQUIRED = {
+    "plot": ["runs/a"],
+    "publish": ["--run", "runs/a", "--name", "focus-small-base", "--commit", "1234abc"],
+    "export": ["--model", "tiny", "--to", "exported"],
+    "push": ["--model", "tiny", "--to", "somebody/policy"],
+}
 """Flags without which a command line is none."""
 
 HUGE = {float: (math.nan, math.inf, -math.inf, 1e30, -1e30), int: (10**30, -(10**30), 10**400)}
@@ -95,7 +100,7 @@ def test_each_number_of_a_command_has_a_range(command: str, capsys: pytest.Captu
             assert message is not None, (name, value)
             assert message.startswith("error: "), message
             assert f"{name}" in message.partition(":")[2].replace("-", "_"), (name, value, message)
-    assert settings or command == "report"
+    assert settings or command in ("report", "export", "push", "recipe")
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ class Watched:
         assert process.stdout is not None
         self.first_line = process.stdout.readline()
         self.first_line_seconds = time.monotonic() - started
-        self.dashboard = process.stdout.readline()
+        # Behind lines that say what the run will take.
+        self.dashboard = next(line for line in process.stdout if "get-auth-token" in line)
 
     @property
     def token(self) -> str:

@@ -214,6 +214,8 @@ HOME = Path("~").expanduser()
         ("demo", ["--out=~/a.png"], "out", HOME / "a.png"),
         ("demo", ["--support", "~/a.png", "1,2,3,4", "--query=~/b.png"], "support", ((HOME / "a.png", "1,2,3,4"),)),
         ("publish", ["--run=~/a", "--name", "x", "--commit", "1"], "run", HOME / "a"),
+        ("export", ["--model", "m", "--to=~/a"], "to", HOME / "a"),
+        ("push", ["--model", "m", "--to", "a/b", "--scores", "~/a"], "scores", (HOME / "a",)),
     ],
 )
 def test_each_path_of_each_command_has_the_users_home(
@@ -232,6 +234,7 @@ def test_whatever_a_command_writes_by_itself_lies_under_runs(command: str) -> No
     """Of the folder where it is called, which may be the root of a repository."""
     module = importlib.import_module(f"focus_agents.cli.{command}")
     required = {"plot": ["a"], "publish": ["--run", "a", "--name", "x", "--commit", "1"]}
+    required |= {"export": ["--model", "a", "--to", "b"], "push": ["--model", "a", "--to", "b/c"]}
     values = flat(parse(module.Args, None, words=required.get(command, [])))
     written = [values[name] for name in ("output_dir", "output", "out", "report_dir") if values.get(name) is not None]
     assert {path.parts[0] for path in written} <= {"runs"}

@@ -91,6 +91,41 @@ def test_a_run_that_comes_later_is_shown_too(runs: Path, tmp_path: Path) -> None
     assert set(linked([runs], tmp_path / "links")) == {"a", "b", "c"}
 
 
+def test_a_run_inside_of_another_leaves_that_ones_folder_as_it_is(runs: Path, tmp_path: Path) -> None:
+    for name in ("a/z", "a/z/zz", "b/c"):
+        TensorBoardSink(runs / name).log({"reward": 0.5}, 1)
+    before = sorted(runs.rglob("*"))
+    for _ in range(3):
+        found = linked([runs], tmp_path / "links")
+    assert sorted(runs.rglob("*")) == before
+    assert {path.relative_to(runs) for path in found.values()} == {
+        Path(name) / "tensorboard" for name in ("a", "b", "a/z", "a/z/zz", "b/c")
+    }
+    assert {"a", "a - z"} <= set(found)
+
+
+def test_a_run_that_is_gone_frees_its_name(runs: Path, tmp_path: Path) -> None:
+    linked([runs], tmp_path / "links")
+    (runs / "a").rename(tmp_path / "moved")
+    assert set(linked([runs], tmp_path / "links")) == {"b"}
+    TensorBoardSink(tmp_path / "other/a").log({"reward": 0.5}, 1)
+    assert linked([tmp_path / "other"], tmp_path / "links")["a"] == tmp_path / "other/a/tensorboard"
+
+
+def test_the_viewers_own_folder_of_a_run_may_be_named(runs: Path, tmp_path: Path) -> None:
+    assert linked([runs / "a/tensorboard"], tmp_path / "links") == {"a": runs / "a/tensorboard"}
+
+
+def test_runs_behind_links_are_shown_and_loops_end(runs: Path, tmp_path: Path) -> None:
+    TensorBoardSink(tmp_path / "disk/far").log({"reward": 0.5}, 1)
+    (runs / "far").symlink_to(tmp_path / "disk/far")
+    (runs / "loop").symlink_to(runs)
+    (runs / "again").symlink_to(runs / "a")
+    found = linked([runs], tmp_path / "links")
+    assert found["far"] == tmp_path / "disk/far/tensorboard"
+    assert len(found) == 3
+
+
 def test_it_answers_on_the_loopback(runs: Path) -> None:
     pytest.importorskip("tensorboard")
     url = tensorboard.launch(runs, host="127.0.0.1", port=0)

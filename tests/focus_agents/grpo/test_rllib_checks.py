@@ -129,6 +129,14 @@ def test_a_setting_without_effect_is_refused(change: Change, message: str) -> No
         config.validate()
 
 
+@pytest.mark.parametrize("template", ["qwen3_vl", "iploc_id", "thinking"])
+def test_a_grammar_knows_the_answers_in_tags_alone(template: str) -> None:
+    config = GRPOConfig().environment(env_config={"template": template}).training(constrained=True)
+    with pytest.raises(ValueError, match=f"constrained: expected a template without thoughts .* got '{template}'"):
+        config.validate()
+    GRPOConfig().environment(env_config={"template": "focus_paper"}).training(constrained=True).validate()
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -26,10 +26,10 @@ METRICS = {
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({}, "reward 0.500  mIoU 0.250  format 80%  silent groups 25%  parsed 90%  sampling"),
-        ({}, "parsed 90%  sampling 1.00 s  learning 2.00 s  3.0 groups/s"),
-        ({"truncated_rate": 0.031}, "parsed 90%  cut 3.1%  sampling"),
-        ({"failed_rate": 0.25}, "parsed 90%  failed 25.0%  sampling"),
+        ({}, "reward 0.500  mIoU 0.250  format  80%  silent groups  25%  parsed  90%  sampling"),
+        ({}, "parsed  90%  sampling  1.00 s  learning  2.00 s    3.0 groups/s"),
+        ({"truncated_rate": 0.031}, "3.0 groups/s  cut 3.1%"),
+        ({"failed_rate": 0.25}, "3.0 groups/s  failed 25.0%"),
         ({"skipped_episodes": 2.0}, "3.0 groups/s  skipped 2 episodes"),
         ({"skipped_steps": 4.0}, "3.0 groups/s  skipped 4 steps so far"),
     ],
@@ -39,6 +39,17 @@ def test_what_failed_or_was_cut_is_in_the_line(changes: dict[str, float], text: 
     assert text in line
     assert ("cut" in line, "failed" in line) == ("truncated_rate" in changes, "failed_rate" in changes)
     assert ("skipped" in line) == any(name.startswith("skipped") for name in changes)
+
+
+def test_lines_align_and_say_how_far_the_run_is() -> None:
+    high = dict.fromkeys(("format_rate", "parse_rate", "zero_variance_rate"), 1.0)
+    lines = [
+        module._line({"iteration": number, **METRICS, **rates}, total=400, left="  0:01:00 left")
+        for number, rates in ((7, high), (398, {"seconds_sampling": 12.5, "groups_per_second": 123.4}))
+    ]
+    assert lines[0].startswith("    7 of 400  reward")
+    assert len({len(line) for line in lines}) == 1
+    assert lines[1].endswith("groups/s  0:01:00 left")
 
 
 WATCH: Any = SimpleNamespace(look=lambda answers: None)

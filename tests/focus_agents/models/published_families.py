@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from transformers import (
     Qwen2Config,
     Qwen3_5Config,
     Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForConditionalGeneration,
     SiglipVisionConfig,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
@@ -43,6 +46,7 @@ TEXT = {
     "max_position_embeddings": 4096,
     "initializer_range": 0.2,
 }
+MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2}
 VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
@@ -91,7 +95,7 @@ def _build(model_class: Any, config: Any) -> Any:
     return model.eval()
 
 
-def build_qwen3_5(tokenizer: Any) -> Published:
+def build_qwen3_5(tokenizer: Any, *, is_mixture: bool = False) -> Published:
     token_id = tokenizer.convert_tokens_to_ids
     rope = {
         "rope_type": "default",
@@ -108,6 +112,8 @@ def build_qwen3_5(tokenizer: Any) -> Published:
         "linear_num_key_heads": 2,
         "linear_num_value_heads": 4,
         "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
+        # Recurrent layers and routers of wider weights make rounding large.
+        "initializer_range": 0.1,
     }
     vision = {
         "depth": 2,
@@ -127,7 +133,12 @@ def build_qwen3_5(tokenizer: Any) -> Published:
         "vision_start_token_id": token_id("<|vision_start|>"),
         "vision_end_token_id": token_id("<|vision_end|>"),
     }
-    model = _build(Qwen3_5ForConditionalGeneration, Qwen3_5Config(text_config=text, vision_config=vision, **ids))
+    if is_mixture:
+        text |= {"moe_intermediate_size": 48, "shared_expert_intermediate_size": 48} | MIXTURE
+        config = Qwen3_5MoeConfig(text_config=text, vision_config=vision, **ids)
+        model = _build(Qwen3_5MoeForConditionalGeneration, config)
+    else:
+        model = _build(Qwen3_5ForConditionalGeneration, Qwen3_5Config(text_config=text, vision_config=vision, **ids))
     return Published(model, load_processor("tiny").image_processor, tokenizer)
 
 
@@ -221,6 +232,7 @@ def build_smolvlm(tokenizer: Any) -> Published:
 
 PUBLISHED: dict[str, Callable[[Any], Published]] = {
     "qwen3_5": build_qwen3_5,
+    "qwen3_5_moe": functools.partial(build_qwen3_5, is_mixture=True),
     "internvl": build_internvl,
     "llava_onevision": build_llava_onevision,
     "glm4v": build_glm4v,

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from focus_agents.errors import CheckpointError
 from focus_agents.models.chat import as_text, end_token_id, prompt_text
+from focus_agents.models.loading import load_model, load_processor
 from focus_agents.models.processing import VLMProcessor
+from focus_agents.runs.checkpoint import save_policy
 
 TURNS = (
     "{% for m in messages %}{{ OPEN + m['role'] }}\n{% for c in m['content'] %}"
@@ -57,6 +62,18 @@ def test_without_one_it_is_the_end_of_text(template: str | None, tokenizer: Any)
     use(tokenizer, "", "", template or "")
     tokenizer.chat_template = template and tokenizer.chat_template
     assert end_token_id(tokenizer) == tokenizer.eos_token_id
+
+
+def test_a_tokenizer_without_an_end(tokenizer: Any, tmp_path: Path, processor: VLMProcessor) -> None:
+    """The one at which the model's own generation ends stands in."""
+    folder = save_policy(tmp_path / "model", load_model("tiny"), processor)
+    tokenizer.eos_token, tokenizer.chat_template = None, "no words"
+    tokenizer.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match="tokenizer: expected a token that ends an answer"):
+        load_processor(str(folder))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [processor.pad_token_id, 3]}))
+    assert load_processor(str(folder)).eos_token_id == processor.pad_token_id
 
 
 def test_a_template_that_takes_texts_only(tokenizer: Any) -> None:

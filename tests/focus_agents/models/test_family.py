@@ -49,6 +49,7 @@ FRAMES = {
     "qwen3_vl": CoordinateFrame.NORM_1000,
     "qwen3_vl_moe": CoordinateFrame.NORM_1000,
     "qwen3_5": CoordinateFrame.NORM_1000,
+    "qwen3_5_moe": CoordinateFrame.NORM_1000,
     "internvl": CoordinateFrame.NORM_1000,
     "llava_onevision": CoordinateFrame.NORM_1,
     "glm4v": CoordinateFrame.NORM_1000,
@@ -60,6 +61,7 @@ ADAPTED = dict.fromkeys([*FAMILIES, "internvl", "llava_onevision", "smolvlm"], P
     "glm4v": {"q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"},
     "qwen3_vl_moe": {"q_proj", "k_proj", "v_proj", "o_proj"},  # the experts of a layer are one parameter, no modules
     "qwen3_5": PROJECTIONS | {"in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj"},
+    "qwen3_5_moe": PROJECTIONS | {"in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj"},
     "llava": {"q_proj", "v_proj"},
 }
 TOKEN_SIDES = {"internvl": 8, "llava_onevision": 8, "smolvlm": 16, "llava": llava_family.PATCH}

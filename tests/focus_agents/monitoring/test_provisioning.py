@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from focus_agents.monitoring.board import DATASOURCE, board
-from focus_agents.monitoring.provisioning import Servers, commands, write_provisioning
+from focus_agents.monitoring.provisioning import Servers, commands, files, write_provisioning
 
 SERVERS = Servers(prometheus_port=9191, grafana_port=3131, scrape_seconds=1)
 
@@ -82,3 +82,24 @@ def test_without_rays_boards_ours_is_there_alone(session: Path, tmp_path: Path) 
     write_provisioning(tmp_path / "out", session, SERVERS, endpoints=[])
     providers = read(tmp_path / "out/grafana/provisioning/dashboards/focus.yaml")["providers"]
     assert [part["name"] for part in providers] == ["FOCUS"]
+
+
+@pytest.mark.parametrize("name", ["a #1", "a;b", "it's", "$HOME", "a=b", " a "])
+def test_any_folder_is_read_as_it_is(name: str, session: Path, tmp_path: Path) -> None:
+    """Grafana takes what stands between backticks as it is, and $$ in its other files as a dollar."""
+    folder = tmp_path / name / "end"
+    found = files(folder, session, Servers(), endpoints=[], token_file=None)
+    lines = found[folder / "grafana/grafana.ini"].splitlines()
+    (data,) = (line.removeprefix("data = ") for line in lines if line.startswith("data = "))
+    if set(name) & set("#;'"):
+        assert data == f"`{folder}/grafana/data`"
+    assert data.strip("`") == f"{folder}/grafana/data"
+    boards = yaml.safe_load(found[folder / "grafana/provisioning/dashboards/focus.yaml"])
+    assert boards["providers"][0]["options"]["path"].replace("$$", "$") == f"{folder}/grafana/boards"
+    assert boards["providers"][0]["options"]["path"].count("$") == 2 * name.count("$")
+
+
+@pytest.mark.parametrize("name", ["${HOME}", "$__env{HOME}", "%(data)s", "a`b", "a\nb"])
+def test_a_folder_that_grafana_would_rename_is_refused(name: str, session: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^output_dir: expected a folder without"):
+        files(tmp_path / name, session, Servers(), endpoints=[], token_file=None)

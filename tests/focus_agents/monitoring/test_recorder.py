@@ -12,7 +12,9 @@ import pytest
 from rich.console import Console
 
 from focus_agents.errors import CheckpointError
+from focus_agents.monitoring import report as report_module
 from focus_agents.monitoring.recorder import Recorder
+from focus_agents.monitoring.report import ReportSink
 from focus_agents.runs.folder import RunDirectory
 from focus_env.errors import StorageError
 from tests.answers import scored
@@ -70,18 +72,52 @@ def test_sinks_get_what_is_finite_and_the_folder_all(run: RunDirectory, console:
     assert printed(console) == []
 
 
-def test_a_sink_that_fails_is_left_alone_and_named_once(run: RunDirectory, console: Console) -> None:
+def test_a_sink_that_fails_is_left_alone_for_a_while_and_named_once(run: RunDirectory, console: Console) -> None:
     bad, good = FakeSink("the board", fails_at=2), FakeSink()
     recorder = Recorder(run, console, [bad, good])
     for iteration in (1, 2, 3):
         recorder.log({"iteration": iteration, "reward": 0.5})
         recorder.show("validation", PICTURE, iteration)
     recorder.close()
-    assert len(bad.calls) == 2
+    assert [call[0] for call in bad.calls] == ["log", "show", "show", "close"]
     assert len(good.calls) == 7
     assert len(run.read_metrics()) == 3
-    message = "the board shows nothing from here on (RuntimeError: the board is gone); the training goes on"
-    assert printed(console) == [f"warning: {message}"]
+    reason = "RuntimeError: the board is gone"
+    assert printed(console) == [
+        f"warning: the board cannot be written ({reason}); the training goes on, and it is tried again"
+    ]
+
+
+def test_a_sink_that_comes_back_is_shown_what_follows(run: RunDirectory, console: Console) -> None:
+    sink = FakeSink(fails_at=1)
+    recorder = Recorder(run, console, [sink])
+    recorder.log({"iteration": 1, "reward": 0.5})
+    sink.fails_at = None
+    for iteration in range(2, 8):
+        recorder.log({"iteration": iteration, "reward": 0.5})
+    recorder.close()
+    assert [call[2] for call in sink.calls if call[0] == "log"] == [1, 3, 4, 5, 6, 7]
+
+
+def test_a_service_that_is_away_for_long_is_asked_ever_less(run: RunDirectory, console: Console) -> None:
+    sink = FakeSink(fails_at=1)
+    recorder = Recorder(run, console, [sink])
+    for iteration in range(1, 300):
+        recorder.pass_on({"iteration": iteration, "reward": 0.5})
+    assert len(sink.calls) < 12
+
+
+def test_the_report_is_written_at_the_end_though_the_disk_was_full(
+    run: RunDirectory, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(run, console, [ReportSink(run.path)])
+    with monkeypatch.context() as patch:
+        patch.setattr(report_module, "write_text", lambda *_: (_ for _ in ()).throw(StorageError("full")))
+        recorder.log({"iteration": 1, "reward": 0.5})
+    recorder.close()
+    assert (run.path / "report.html").exists()
+    (line,) = printed(console)
+    assert line.startswith("warning: report.html cannot be written (StorageError: full)")
 
 
 def test_a_folder_that_cannot_be_written_is_tried_again(

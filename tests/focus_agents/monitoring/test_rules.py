@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -174,3 +175,39 @@ def test_a_file_that_cannot_be_written_is_named_once(tmp_path: Path, monkeypatch
 def test_the_documentation_names_every_kind() -> None:
     text = (ROOT / "docs/watching.md").read_text().split("## Warnings")[1].split("\n## ")[0]
     assert {kind for kind in RULES if f"`{kind}`" not in text} == set()
+
+
+def sampled(num_groups: int, seed: int, *, collapses_at: int = 10**9) -> Callable[[int], dict[str, Any]]:
+    """Lines of a run that learns nothing, of few groups of four answers, that perhaps collapses to the whole image."""
+    random = np.random.default_rng(seed)
+
+    def line(n: int) -> dict[str, Any]:
+        if n > collapses_at:
+            return {"miou": 0.05, "whole_image_rate": 1.0, "copy_rate": 0.0}
+        ious = np.clip(random.beta(0.7, 1.2, size=(num_groups, 1)) + random.normal(0, 0.2, size=(num_groups, 4)), 0, 1)
+        shares = [random.binomial(4, random.beta(0.4, b, size=num_groups)).mean() / 4 for b in (1.0, 2.0)]
+        return {"miou": float(ious.mean()), "copy_rate": float(shares[0]), "whole_image_rate": float(shares[1])}
+
+    return line
+
+
+@pytest.mark.parametrize("num_groups", [1, 2, 4, 8])
+def test_chance_in_a_flat_run_of_few_groups_is_no_warning(num_groups: int) -> None:
+    for seed in range(6):
+        told = alarms_of(sampled(num_groups, seed), num_lines=200, num_groups=num_groups)
+        assert {alarm.kind for alarm in told} & {"worse_answers", "copies", "whole_image"} == set()
+
+
+@pytest.mark.parametrize("num_groups", [1, 2, 4, 8])
+def test_a_collapse_is_told_however_few_the_groups_are(num_groups: int) -> None:
+    for seed in range(3):
+        told = alarms_of(sampled(num_groups, seed, collapses_at=60), num_lines=120, num_groups=num_groups)
+        assert {"worse_answers", "whole_image"} <= {alarm.kind for alarm in told}
+
+
+@pytest.mark.parametrize("odd", ['{"reward": 1}', '{"iteration": null}', '{"iteration": 3, "miou": "x"}', "{}"])
+def test_an_odd_line_of_an_earlier_release_is_passed_over(odd: str, tmp_path: Path) -> None:
+    run, console = RunDirectory.create(tmp_path / "run", {"name": "run"}), Console(file=io.StringIO())
+    lines = ['{"iteration": 1, "reward": 1}', odd, '{"iteration": 4, "reward": 1}']
+    (run.path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    Watcher(run, console, Facts(length=40)).log({"reward": 1.0, "loss": 0.0}, 5)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -99,3 +102,54 @@ def test_the_real_one(service: str, run: RunDirectory, tmp_path: Path) -> None:
     assert live(service, run, range(3)) + live(service, run, range(2, 5)) == ""
     assert [path.name for path in (tmp_path / "home").rglob("*")] == []
     assert len(list((run.path / service).rglob("*"))) > 1
+
+
+@pytest.mark.parametrize("service", ["wandb", "trackio"])
+def test_each_run_of_a_process_writes_into_its_own_folder(
+    service: str, run: RunDirectory, server: Server, tmp_path: Path
+) -> None:
+    sys.modules["trackio"].MEDIA_DIR = run.path / "trackio/media"  # type: ignore[attr-defined]
+    live(service, run, range(1))
+    variable = {"wandb": "WANDB_DATA_DIR", "trackio": "TRACKIO_DIR"}[service]
+    first = os.environ[variable]
+    other = RunDirectory.create(tmp_path / "runs/other", {"lr": 0.5})
+    live(service, other, range(1))
+    assert os.environ[variable] == first.replace(str(run.path), str(other.path)) != first
+    if service == "trackio":
+        assert other.path / "trackio/media" == sys.modules["trackio"].MEDIA_DIR
+
+
+@pytest.mark.parametrize("service", ["wandb", "trackio"])
+def test_a_place_of_the_users_own_stays(
+    service: str, run: RunDirectory, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variable = {"wandb": "WANDB_DATA_DIR", "trackio": "TRACKIO_DIR"}[service]
+    monkeypatch.setenv(variable, "/mine")
+    live(service, run, range(1))
+    assert os.environ[variable] == "/mine"
+
+
+@pytest.mark.parametrize("is_decoded", [True, False])
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a b%20c", "é"])
+def test_the_database_of_mlflow_is_the_runs_whatever_it_is_called(
+    name: str, is_decoded: bool, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLAlchemy takes what stands before a question mark, and its newer versions decode it."""
+    engine = ModuleType("sqlalchemy.engine")
+
+    def make_url(url: str) -> SimpleNamespace:
+        database = url.removeprefix("sqlite:///").partition("?")[0]
+        return SimpleNamespace(database=unquote(database) if is_decoded else database)
+
+    engine.make_url = make_url  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sqlalchemy", ModuleType("sqlalchemy"))
+    monkeypatch.setitem(sys.modules, "sqlalchemy.engine", engine)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = RunDirectory.create(tmp_path / name, {"lr": 0.5})
+    if not is_decoded and name in ("a?b", "a#b"):
+        with pytest.raises(ValueError, match=r"^name: expected one without \? and #"):
+            open_service("mlflow", run)
+        return
+    open_service("mlflow", run)
+    assert make_url(server.options[0]["uri"]).database == str(run.path / "mlflow/mlflow.db")
+    assert "#" not in server.options[0]["uri"]

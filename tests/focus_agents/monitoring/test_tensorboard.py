@@ -115,7 +115,7 @@ def test_a_full_disk_leaves_whole_events_and_is_said_once(tmp_path: Path) -> Non
         recorder.log({"iteration": iteration, "reward": 0.5})
     assert curve(run.path, "reward") == [(1, 0.5)]
     (line,) = output.getvalue().splitlines()
-    assert line.startswith("warning: TensorBoard shows nothing from here on (OSError: [Errno 28] No space left on dev")
+    assert line.startswith("warning: TensorBoard cannot be written (OSError: [Errno 28] No space left on dev")
     assert [line["iteration"] for line in run.read_metrics()] == [1, 2, 3]
 
 

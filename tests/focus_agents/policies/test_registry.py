@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from focus_agents.policies.identity import identity
 from focus_agents.policies.localizers import LocalizerPolicy
 from focus_agents.policies.registry import POLICIES, PolicyEntry, PolicySpec, parse_policy, policies_help
+from focus_env.boxes import CoordinateFrame
 from focus_env.errors import MissingDependencyError
+from focus_env.types import Box
 from tests.packages import install_package
 from tests.places import ROOT
 
@@ -141,3 +144,34 @@ def test_a_broken_one_is_named_and_a_built_in_one_is_not_replaced(
     with pytest.warns(UserWarning, match=repeated):
         assert fault in policies_help()
     assert isinstance(PolicySpec(text="random").build(), LocalizerPolicy)
+
+
+def test_every_unit_can_be_asked_for() -> None:
+    """A localizer sees pictures as they are, a model here is asked for its sizes, an endpoint does not tell them."""
+    for frame in CoordinateFrame:
+        for text in ("center", "vlm:tiny"):
+            template = PolicySpec(text=text, frame=frame, template="default").load_template()
+            assert template.frame is frame
+            found = template.parse(template.answer(Box(50, 25, 150, 100), (200, 100)), (200, 100))
+            assert found.box == pytest.approx(Box(50, 25, 150, 100), abs=1)
+    template = PolicySpec(text="center", frame=CoordinateFrame.RESIZED_PIXEL).load_template()
+    assert template.answer(Box(50, 25, 150, 100), (200, 100)) == "<answer>[50, 25, 150, 100]</answer>"
+    for spec in (
+        PolicySpec(text="openai_api:m", frame=CoordinateFrame.RESIZED_PIXEL),
+        PolicySpec(text="openai_api:m", template="qwen2_5_vl"),
+    ):
+        with pytest.raises(
+            ValueError, match=r"policy 'openai_api:m': expected another unit than resized_pixel, .*vlm:MODEL"
+        ):
+            spec.load_template()
+
+
+def test_two_templates_of_one_name_are_two() -> None:
+    words = '{"name": "mine", "base": "default", "query_text": "%s"}'
+    first, second, known = (
+        identity(PolicySpec(text="center", template=template))
+        for template in (words % "Well?", words % "So?", "default")
+    )
+    assert first["template"] == second["template"] == "mine"
+    assert first != second
+    assert "template_fields" not in known

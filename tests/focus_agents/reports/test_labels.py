@@ -71,3 +71,31 @@ def test_a_folder_of_runs_stands_for_them(tmp_path: Path) -> None:
         find_runs([tmp_path / "study", runs[0]])
     with pytest.raises(CheckpointError, match=r"expected folders with metrics\.jsonl, or folders of such, got .*none"):
         find_runs([tmp_path / "none"])
+
+
+@pytest.mark.parametrize("odd", [5, ["grpo"], {"a": 1}, None, True])
+def test_a_command_that_is_no_text_is_guessed(odd: Any, tmp_path: Path) -> None:
+    runs = [make(tmp_path / "x", command=odd, group_size=8), make(tmp_path / "y", command="sft", lr=1.0)]
+    assert labels(*runs) == {"grpo (x)": ["x"], "sft (y)": ["y"]}
+
+
+def test_a_long_setting_is_cut_to_what_differs(tmp_path: Path) -> None:
+    terms = "iou:1,format:0.5,whole_image:0.5,copy:0.5,my_package.module:the_{0}_term:0.25,iou_at(0.5):1"
+    runs = [make(tmp_path / name, command="grpo", reward=terms.format(name)) for name in ("first", "other")]
+    for name, label in zip(("first", "other"), labels(*runs), strict=True):
+        assert name in label.removesuffix(f" ({name})")
+        assert len(label) <= 80
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_labels_are_short_and_different_whatever_runs_are_called(count: int, tmp_path: Path) -> None:
+    runs = [make(tmp_path / f"{'x' * 100}{place}{'y' * 120}") for place in range(count)]
+    found = labels(*runs)
+    assert len(found) == count
+    assert all(len(label) <= 80 for label in found)
+    many = [
+        make(tmp_path / f"{place}/run", command="grpo", reward=",".join(f"m:{place}{n}" for n in range(900)), lr=place)
+        for place in range(3)
+    ]
+    assert len(label_runs(many)) == 3
+    assert all(len(label) <= 80 for label in label_runs(many))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,3 +191,15 @@ def test_formats(ending: str, tmp_path: Path) -> None:
     assert plot_runs({"run": [folder]}, (), tmp_path / f"a.{ending}").stat().st_size > 1000
     with pytest.raises(ValueError, match=r"output: expected a file that ends in one of .*svg.*, got a\.xyz"):
         check_format(Path("a.xyz"))
+
+
+@pytest.mark.parametrize("odd", ["x", {"a": 1}, [1], True, 10**400, 1e308, None, "missing"])
+@pytest.mark.parametrize("place", [0, 5, 9])
+@pytest.mark.parametrize("name", ["iteration", "reward", "validation_miou"])
+def test_odd_lines_leave_the_others_drawn(name: str, place: int, odd: Any, tmp_path: Path) -> None:
+    lines: list[dict[str, Any]] = [{"iteration": n, "reward": n, "validation_miou": 0.5} for n in range(10)]
+    lines[place][name] = odd
+    if odd == "missing":
+        del lines[place][name]
+    _, values = read_series(lines, "reward", 1)
+    assert [*values] == [n for n in range(10) if n != place or name == "validation_miou"]

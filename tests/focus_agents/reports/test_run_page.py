@@ -212,7 +212,7 @@ def test_the_best_value_by_what_is_healthy(metric: str, values: list[float], pla
 def test_any_values_make_a_drawing(values: list[float]) -> None:
     lines: list[dict[str, Any]] = [{"iteration": n, "reward": value} for n, value in enumerate(values)]
     lines += [{"iteration": len(values), "reward": None}, {"iteration": len(values) + 1}]
-    panel = draw_panel("reward", [read_curve(lines, "iteration", "reward")], "iteration", ["run"])
+    panel = draw_panel("reward", [read_curve(lines, "iteration", "reward")], ["run"])
     found = read(panel)
     points = [attributes["points"] for _, attributes in found.found if "points" in attributes]
     assert points

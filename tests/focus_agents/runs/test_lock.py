@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,3 +114,25 @@ def test_a_process_that_is_forked_does_not_keep_the_folder(tmp_path: Path) -> No
         hold_folder(tmp_path)
     finally:
         os.kill(worker, signal.SIGKILL)
+
+
+@in_a_child
+def test_a_folder_that_was_deleted_and_made_again_is_held_again(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    hold_folder(folder)
+    shutil.rmtree(folder)
+    with holder_of(folder), pytest.raises(ValueError, match="another process is at work in it"):
+        hold_folder(folder)
+    hold_folder(folder)
+    descriptors = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    hold_folder(folder)
+    if descriptors:
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+    pid = os.fork()
+    if pid == 0:
+        try:
+            hold_folder(folder)
+        except ValueError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from focus_agents.monitoring.recorder import Recorder
 from focus_agents.runs import table
 from focus_agents.runs.folder import RunDirectory
 from focus_env.errors import StorageError
@@ -67,3 +70,22 @@ def test_one_that_cannot_be_written_is_whole_as_soon_as_there_is_room(
                 run.log({"iteration": iteration, "reward": 0.5})
     run.log({"iteration": 3, "reward": 0.5})
     assert [row["iteration"] for row in rows(run)] == ["0", "1", "2", "3"]
+
+
+def test_metrics_of_a_newer_release_are_the_last_columns(run: RunDirectory) -> None:
+    (run.path / "metrics.jsonl").write_text('{"iteration": 1, "of another release": 2.5, "reward": 0.5}\n')
+    run.log({"iteration": 2, "reward": 0.25, "entropy": 1.5})
+    assert (run.path / "metrics.csv").read_text() == (
+        "iteration,reward,entropy,of another release\n1,0.5,,2.5\n2,0.25,1.5,\n"
+    )
+
+
+def test_counts_are_whole_numbers_and_both_files_have_one_order(run: RunDirectory) -> None:
+    counts = {"skipped_steps": 3.0, "completion_tokens_min": 10.0}
+    Recorder(run, Console(file=io.StringIO())).log({**counts, "completion_tokens": 10.0, "reward": 1.0, "iteration": 1})
+    assert (run.path / "metrics.csv").read_text() == (
+        "iteration,reward,completion_tokens,completion_tokens_min,skipped_steps\n1,1.0,10.0,10,3\n"
+    )
+    assert (run.path / "metrics.jsonl").read_text() == (
+        '{"iteration": 1, "reward": 1.0, "completion_tokens": 10.0, "completion_tokens_min": 10, "skipped_steps": 3}\n'
+    )

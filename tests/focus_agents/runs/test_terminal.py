@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import ast
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from rich.table import Table
 
+from focus_agents.runs.progress import Pace, progress_bar
 from focus_agents.runs.terminal import PlainConsole
 from tests.places import ROOT
 
@@ -56,3 +61,75 @@ def test_nothing_prints_by_another_console() -> None:
         calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
         names = {node.func.id for node in calls if isinstance(node.func, ast.Name)}
         assert "Console" not in names, file
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+@pytest.mark.parametrize("target", ["full disk", "closed pipe"])
+def test_work_goes_on_where_nothing_can_be_printed(target: str) -> None:
+    code = (
+        "import sys\n"
+        "from focus_agents.runs.output import guard_output\n"
+        "guard_output()\n"
+        "from focus_agents.runs.progress import Pace, progress_bar\n"
+        "from focus_agents.runs.terminal import PlainConsole\n"
+        "console = PlainConsole()\n"
+        "with console.status('building'), progress_bar('GRPO', 3, console) as move_to:\n"
+        "    for done in range(3):\n"
+        "        console.print(f'iteration {done}')\n"
+        "        print('own', flush=True)\n"
+        "        move_to(done)\n"
+        "print('trained', file=sys.stderr)\n"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    full = os.open("/dev/full", os.O_WRONLY)
+    stdout = full if target == "full disk" else writing
+    done = subprocess.run([sys.executable, "-c", code], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+    for descriptor in (full, writing):
+        os.close(descriptor)
+    lines = done.stderr.splitlines()
+    assert (done.returncode, lines[-1]) == (0, "trained"), done.stderr
+    (warning,) = lines[:-1]
+    assert warning.startswith("warning: the standard output cannot be written (")
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_a_console_of_the_library_drops_what_its_file_refuses(
+    is_closed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    file = Full()
+    console = PlainConsole(file=file)
+    if is_closed:
+        file.close()
+    for _ in range(3):
+        console.print("iteration 1")
+    assert capsys.readouterr().err.count("cannot be written") == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_any_encoding_shows_what_it_can(encoding: str) -> None:
+    raw = io.BytesIO()
+    console = PlainConsole(file=io.TextIOWrapper(raw, encoding=encoding), force_terminal=True, width=80)
+    with console.status("starting Ray"), progress_bar("GRPO", 3, console) as move_to:
+        console.print("caf\u00e9 \u2192 \ud800 done")
+        move_to(2)
+    shown = raw.getvalue().decode(encoding)
+    assert " done" in shown
+    assert "caf" in shown
+    assert ("\u2192" in shown) == (encoding == "utf-8")
+
+
+def test_a_pipe_has_no_bar_and_is_told_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 10.0, 10.0])
+    monkeypatch.setattr("focus_agents.runs.progress.time.perf_counter", lambda: next(now))
+    pipe = PlainConsole(file=io.StringIO(), width=80)
+    pace = Pace(5, 25, pipe)
+    assert pace.left(10) == "  0:00:30 left"
+    assert Pace(0, 25, PlainConsole(file=io.StringIO(), force_terminal=True)).left(10) == ""
+    with progress_bar("GRPO", 3, pipe) as move_to:
+        move_to(2)
+    assert pipe.file.getvalue() == ""

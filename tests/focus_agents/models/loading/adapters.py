@@ -10,7 +10,12 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 
+from focus_agents.models.processing import VLMProcessor
+from tests.focus_agents.models.families import make_batch, model_inputs
+
+FAMILY = "qwen2_5_vl"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LANGUAGE_ONLY = r"^(?!.*visual).*(?:o_proj|up_proj|k_proj|gate_proj|q_proj|v_proj|down_proj).*"
@@ -56,3 +61,14 @@ AS_BEFORE = {
     "base_model.model.model.visual.": "base_model.model.visual.",
 }
 """Names of a Qwen2(.5)-VL's modules before transformers 4.52."""
+
+
+def load_base(base: Path) -> Any:
+    """A base by transformers alone."""
+    return AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
+
+
+def logits(model: Any, processor: VLMProcessor) -> torch.Tensor:
+    """[N, T, V] of a batch of prompts and answers."""
+    with torch.no_grad():
+        return model.eval()(**model_inputs(make_batch(processor))).logits.float()

@@ -97,11 +97,11 @@ def pickled(folder: Path) -> None:
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "a text model": (
         lambda f: (f / "config.json").write_text(json.dumps({"model_type": "qwen2"})),
-        "model type 'qwen2': .*; it sees no pictures, as its config.json has no vision_config",
+        "it sees no pictures, so take a vision-language model: model type 'qwen2'",
     ),
     "a VLM without a family": (
         lambda f: (f / "config.json").write_text(json.dumps({"model_type": "idefics2", "vision_config": {}})),
-        "model type 'idefics2': .*; serve it by vLLM and ask it as the policy openai_api",
+        "it is of a family that is not known here, so serve it by vLLM .* openai_api: model type 'idefics2'",
     ),
     "config of []": (
         lambda f: (f / "config.json").write_text("[]"),

@@ -47,8 +47,10 @@ def forget_answers() -> None:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    forget_answers()
     with serving_hub(monkeypatch, tmp_path / "cache") as hub:
         yield hub
+    forget_answers()
 
 
 def test_a_model_with_its_prompt_and_commit(hub: Hub, base: Path) -> None:

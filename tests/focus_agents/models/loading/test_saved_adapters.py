@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import shutil
 from collections.abc import Callable
@@ -17,21 +16,14 @@ from transformers import AutoModelForImageTextToText
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.adapters import (
-    add_adapters,
-    base_model,
     has_adapters,
-    keep_reference,
     merge_adapters,
-    reference_adapter,
 )
 from focus_agents.models.loading import (
-    check_form,
     check_model,
-    has_frozen_vision,
     load_model,
     load_processor,
     load_template,
-    load_trainable_model,
     weights_digest,
 )
 from focus_agents.models.processing import VLMProcessor
@@ -39,45 +31,18 @@ from focus_agents.models.references import absolute_reference, on_base
 from focus_agents.policies.focus import FocusPolicy
 from focus_agents.policies.registry import PolicySpec
 from focus_agents.runs.checkpoint import save_policy
-from focus_env.prompts import get_template
-from tests.focus_agents.models.families import make_batch, make_model, model_inputs
+from tests.focus_agents.models.families import make_model
 from tests.focus_agents.models.loading.adapters import (
     ADAPTER_WEIGHTS,
     AS_BEFORE,
+    FAMILY,
     LANGUAGE_ONLY,
     change_settings,
+    load_base,
+    logits,
     rename_tensors,
     write_adapter,
 )
-
-FAMILY = "qwen2_5_vl"
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, processor: VLMProcessor) -> Path:
-    return save_policy(tmp_path_factory.mktemp("bases") / "base", make_model(FAMILY, processor), processor)
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
-    """An adapter on the language model's seven projections, as FOCUS's."""
-    return write_adapter(tmp_path_factory.mktemp("adapters") / "adapter", load_base(base), str(base))
-
-
-@pytest.fixture
-def adapter(published: Path, tmp_path: Path) -> Path:
-    """The same, to be damaged."""
-    return Path(shutil.copytree(published, tmp_path / "adapter"))
-
-
-def load_base(base: Path) -> Any:
-    return AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
-
-
-def logits(model: Any, processor: VLMProcessor) -> torch.Tensor:
-    with torch.no_grad():
-        return model.eval()(**model_inputs(make_batch(processor))).logits
-
 
 SHAPES: dict[str, dict[str, Any]] = {
     "projections": {},
@@ -242,7 +207,7 @@ def cut(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (drop, "1 of its tensors are missing in adapter_model.safetensors, e.g. .*q_proj"),
+        (drop, "1 of its tensors are missing in adapter_model.safetensors, e.g. .*_proj.lora_"),
         (add, r"1 of its tensors find no place, e.g. .*layers\.9"),
         (pickled, "got adapter_model.bin, a pickle"),
         (lambda f: (f / ADAPTER_WEIGHTS).unlink(), "expected adapter_model.safetensors beside"),
@@ -277,108 +242,3 @@ def test_an_adapter_of_another_base(other: str, adapter: Path, tmp_path: Path, p
     for load in (check_model, load_model):
         with pytest.raises(CheckpointError, match=r"of another base, of '.*base' as it says itself.*size mismatch"):
             load(f"{adapter} on {place}")
-
-
-class TestTraining:
-    """Going on with an adapter."""
-
-    def test_the_adapter_is_what_is_trained(self, published: Path, base: Path) -> None:
-        model = load_trainable_model(str(published), precision="bf16", freeze_vision=True)
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        assert len(trained) == len(load_file(published / ADAPTER_WEIGHTS))
-        assert all(".lora_" in name and p.dtype == torch.float32 for name, p in trained.items())
-        assert next(p for n, p in model.named_parameters() if "base_layer" in n).dtype == torch.bfloat16
-        assert has_frozen_vision(model)
-        assert model.training
-
-    def test_of_a_tower_too(self, base: Path, tmp_path: Path) -> None:
-        folder = write_adapter(tmp_path / "adapter", load_base(base), str(base), **SHAPES["tower"])
-        assert has_frozen_vision(load_trainable_model(str(folder), freeze_vision=True))
-        assert not has_frozen_vision(load_trainable_model(str(folder)))
-
-    def test_new_adapters_on_an_old_one(self, published: Path, processor: VLMProcessor) -> None:
-        model = load_trainable_model(str(published), lora_rank=2)
-        expected = logits(load_model(str(published)), processor)
-        torch.testing.assert_close(logits(model, processor), expected, rtol=1e-3, atol=1e-3)
-        with model.disable_adapter():
-            torch.testing.assert_close(logits(model, processor), expected, rtol=1e-3, atol=1e-3)
-
-    def test_the_reference_stays_what_it_was(self, published: Path, processor: VLMProcessor) -> None:
-        model = load_trainable_model(str(published), freeze_vision=True)
-        started = logits(model, processor)
-        trained = {name for name, p in model.named_parameters() if p.requires_grad}
-        keep_reference(model)
-        assert {name for name, p in model.named_parameters() if p.requires_grad} == trained
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.requires_grad:
-                    parameter.add_(0.1)
-        changed = logits(model, processor)
-        assert (changed - started).abs().max() > 0.01
-        with reference_adapter(model):
-            assert torch.equal(logits(model, processor), started)
-        assert torch.equal(logits(model, processor), changed)
-        assert {name for name, p in model.named_parameters() if p.requires_grad} == trained
-
-
-class TestSaving:
-    """What lies in checkpoints/final."""
-
-    @pytest.mark.parametrize("form", ["adapter", "merged", "both"])
-    def test_forms(self, form: Any, base: Path, tmp_path: Path, processor: VLMProcessor) -> None:
-        model = load_trainable_model(str(base), lora_rank=2, precision="fp32")
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "lora_B" in name:
-                    parameter.normal_(0, 0.2, generator=torch.Generator().manual_seed(0))
-        expected = logits(model, processor)
-        template = get_template("compact")
-        final = save_policy(tmp_path / "final", model, processor, template=template, form=form)
-        assert (final / "model.safetensors").is_file() == (form != "adapter")
-        texts = {"adapter": [str(final)], "merged": [str(final)], "both": [str(final), f"{final}:adapter"]}[form]
-        for text in texts:
-            torch.testing.assert_close(logits(load_model(text), processor), expected, rtol=1e-3, atol=1e-3)
-            assert load_template(text).name == "compact"
-        if form != "merged":
-            folder = final if form == "adapter" else final / "adapter"
-            peft = PeftModel.from_pretrained(load_base(base), str(folder))
-            torch.testing.assert_close(logits(peft, processor), expected, rtol=0, atol=0)
-            told = json.loads((folder / "focus.json").read_text())["base"]
-            assert told == {"model": str(base), "weights": weights_digest(str(base))}
-
-    def test_the_base_has_changed_since(self, base: Path, tmp_path: Path, processor: VLMProcessor) -> None:
-        own = shutil.copytree(base, tmp_path / "own")
-        model = load_trainable_model(str(own), lora_rank=2)
-        final = save_policy(tmp_path / "final", model, processor, form="adapter")
-        check_model(str(final))
-        weights = load_file(own / "model.safetensors")
-        weights[next(iter(weights))].view(-1)[0] += 1
-        save_file(weights, own / "model.safetensors", metadata={"format": "pt"})
-        for load in (check_model, load_model):
-            with pytest.raises(CheckpointError, match=r"the weights of its base .*own are others than those it was"):
-                load(str(final))
-
-    @pytest.mark.parametrize(
-        ("model", "rank", "message"),
-        [
-            ("tiny", 4, "save: expected merged, got adapter: the weights of tiny are made anew"),
-            ("focus-small-sft", None, "without `lora_rank` all weights are trained"),
-            ("{adapter}", 4, "new adapters lie on .* merged"),
-        ],
-    )
-    def test_what_cannot_be_saved(self, model: str, rank: int | None, message: str, published: Path) -> None:
-        with pytest.raises(ValueError, match=message):
-            check_form("adapter", model.format(adapter=published), lora_rank=rank)
-        check_form("merged", model.format(adapter=published), lora_rank=rank)
-        check_form("both", str(published), lora_rank=None)
-
-    def test_a_base_of_the_package_goes_by_its_name(self, tmp_path: Path) -> None:
-        model = load_trainable_model("focus-small", lora_rank=2)
-        folder = save_policy(tmp_path / "final", model, load_processor("focus-small"), form="adapter")
-        assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "focus-small-grpo"
-        assert has_adapters(load_model(str(folder)))
-        assert base_model(load_model(str(folder))).config.model_type == "qwen3_vl"
-
-
-def test_adapters_can_be_added_after_a_merger(published: Path) -> None:
-    assert has_adapters(add_adapters(merge_adapters(load_model(str(published))), rank=2))

@@ -16,7 +16,7 @@ import ray
 
 from focus_agents.cli import rewards as benchmark
 from focus_agents.cli.command_line import flat
-from focus_agents.cli.common import TrainingDataArguments
+from focus_agents.cli.data_arguments import TrainingDataArguments
 from focus_agents.cli.grpo import TrainingArguments
 from focus_agents.cli.reward import load_reward
 from focus_agents.cli.watching import TENSORBOARD, WatchArguments

@@ -11,6 +11,7 @@ import pytest
 from focus_env.boxes import CoordinateFrame
 from focus_env.env import observe
 from focus_env.prompts import PSEUDO_NAMES, TEMPLATES, IPLocTemplate, PromptTemplate, get_template
+from focus_env.prompts.house import HOUSE
 from focus_env.types import Box, ImagePart, Message, ParseStatus, TextPart
 from tests.fakes import make_episode
 
@@ -153,7 +154,7 @@ def test_resized_frame_without_a_size_fails() -> None:
 
 
 def test_answer_for_an_absent_object() -> None:
-    for template in TEMPLATES.values():
+    for template in HOUSE:
         thought = "<think>\n\n</think>\n\n" if template.thinking else ""
         assert template.answer(None, (80, 60)) == f"{thought}<answer>none</answer>"
         assert template.parse("<answer>none</answer>", (80, 60)).status is ParseStatus.ABSENT
@@ -203,6 +204,22 @@ def test_registry() -> None:
         "questions": "questions",
         "iploc": "iploc",
         "thinking": "thinking",
+        "focus_paper": "focus_paper",
+        "focus_release": "focus_release",
+        "iploc_release": "iploc_release",
+        "iploc_id": "iploc_id",
+        "r1_track": "r1_track",
+        "r1_track_think": "r1_track_think",
+        "r1_track_5k": "r1_track_5k",
+        "r1_track_5k_think": "r1_track_5k_think",
+        "qwen2_vl": "qwen2_vl",
+        "qwen2_5_vl": "qwen2_5_vl",
+        "qwen3_vl": "qwen3_vl",
+        "internvl": "internvl",
+        "llava_onevision": "llava_onevision",
+        "glm4v": "glm4v",
+        "gemma3": "gemma3",
+        "paligemma": "paligemma",
     }
     assert get_template("compact") is get_template(TEMPLATES["compact"]) is TEMPLATES["compact"]
     assert pickle.loads(pickle.dumps(TEMPLATES["default"])) == TEMPLATES["default"]
@@ -211,7 +228,7 @@ def test_registry() -> None:
 
 
 @pytest.mark.parametrize(
-    "template", [*TEMPLATES.values(), dataclasses.replace(TEMPLATES["compact"], support_text="1 {index} {box}.")]
+    "template", [*HOUSE, dataclasses.replace(TEMPLATES["compact"], support_text="1 {index} {box}.")]
 )
 def test_boxes_are_marked(template: PromptTemplate) -> None:
     template = dataclasses.replace(template, frame=CoordinateFrame.NORM_1000)
@@ -244,6 +261,17 @@ class TestIPLoc:
 
     def test_an_episode_without_a_category_gets_a_pseudo_name(self) -> None:
         assert self.name(dataclasses.replace(TEMPLATES["iploc"], names="category"), 0, category=None) in PSEUDO_NAMES
+
+    def test_an_evaluation_tells_the_category_only_where_that_is_asked_for(self) -> None:
+        episode = make_episode()
+        assert TEMPLATES["iploc"].for_question(episode) is TEMPLATES["iploc"]
+        assert TEMPLATES["default"].for_question(episode) is TEMPLATES["default"]
+        for name in ("iploc_release", "iploc_id"):
+            asked = TEMPLATES[name].for_question(episode)
+            assert "(user)\n<80x60>\n<ref>secret category</ref>" in outline(asked.render(observe(episode)))
+            unknown = TEMPLATES[name].for_question(dataclasses.replace(episode, category=None))
+            assert isinstance(unknown, IPLocTemplate)
+            assert unknown.object_name in PSEUDO_NAMES
 
     def test_an_episode_keeps_its_name(self) -> None:
         names = {self.name(TEMPLATES["iploc"], 7) for _ in range(3)}

@@ -1,0 +1,160 @@
+"""Arguments of data sets, each group a box of the help, checked before anything expensive starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from annotated_types import Ge
+
+from focus_agents.cli.data_checks import check_given, check_root, check_shots, check_validation, not_empty
+from focus_agents.settings import Ceiling, Seed, Settings
+from focus_env.datasets import datasets_help, load_dataset
+from focus_env.datasets.sampler import AbsentPolicy, BadPolicy, SamplingProtocol
+from focus_env.datasets.transforms import ShuffledSupports
+from focus_env.errors import DatasetError
+from focus_env.types import EpisodeDataset
+
+DatasetName = Annotated[str, tyro.conf.arg(help=datasets_help())]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataArguments(Settings):
+    """Which episodes."""
+
+    dataset: DatasetName = "synthetic"
+    data_root: Path | None = None
+    """Folder of a data set on disk, the one that holds its splits; iploc_json: the file; several data sets: a folder
+    with one for each, by its name."""
+    image_root: Path | None = None
+    """Folder of the pictures that an iploc_json names."""
+    split: str = "train"
+    """Split to use."""
+    protocol: SamplingProtocol = "random"
+    """How episodes are cut from videos: random frames, or focus and iploc, as these papers evaluate."""
+    episodes_per_track: Annotated[int, Ge(1)] | None = None
+    """Random episodes of each track; None: 100."""
+    min_gap: Annotated[int, Ge(1)] = 1
+    """Least distance of two frames of a random episode, in frames that show the object."""
+    absent: AbsentPolicy = "skip"
+    """Frames of videos without the object: skip them, keep them as queries, or go to the nearest that shows it."""
+    on_bad: BadPolicy = "raise"
+    """A track or picture that cannot be read is an error, or is left out and counted."""
+    max_pixels: Annotated[int, Ge(1)] | None = None
+    """Most pixels of a picture; larger ones are decoded smaller, before any model sees them, which is faster; see
+    --max-image-tokens for the model's own limit. None: as they are."""
+    min_pixels: Annotated[int, Ge(1)] | None = None
+    """Least pixels of a picture; smaller ones are enlarged likewise. None: as they are."""
+    level: int = 3
+    """Difficulty of synthetic scenes, from 1 (one object) to 5 (many, occluded); 3 has four objects."""
+    num_objects: int | None = None
+    """Objects in each synthetic picture, the target included; None: as the level has it."""
+    distractors: Literal["near", "same_shape", "any"] = "any"
+    """What synthetic scenes show beside the target from level 2 on: any objects in other paints, objects of its shape
+    in other paints, or (near) objects almost like it, by far the hardest."""
+    shuffle_supports: bool = False
+    """Show the supports of other episodes, a control that shows what can be earned without them."""
+    image_size: Annotated[int, Ceiling(4096)] = 64
+    """Side of synthetic pictures in pixels."""
+    data_seed: Seed = 0
+    """Seed of the data set."""
+
+    def load(self, *, shots: int) -> EpisodeDataset:
+        """Load the episodes.
+
+        Args:
+            shots: Supports per episode.
+
+        Raises:
+            ValueError: If an argument is out of its range, or no episode is left.
+            DatasetError: If files are missing or malformed.
+        """
+        check_root(self)
+        options: dict[str, Any] = {}
+        if "synthetic" in self.dataset:
+            options |= {name: getattr(self, name) for name in ("level", "image_size", "num_objects", "distractors")}
+        # Those of tracks and files, where they differ from what these do by themselves.
+        if self.image_root is not None:
+            options["image_root"] = self.image_root
+        if self.on_bad != "raise":
+            options["on_bad"] = self.on_bad
+        if self.protocol == "random" and self.episodes_per_track is not None:
+            options["episodes_per_track"] = self.episodes_per_track
+        if self.protocol == "random" and self.min_gap != 1:
+            options["min_gap"] = self.min_gap
+        loaded = load_dataset(
+            self.dataset,
+            split=self.split,
+            root=None if self.data_root is None else Path(os.path.realpath(os.path.expanduser(self.data_root))),
+            shots=shots,
+            seed=self.data_seed,
+            protocol=self.protocol,
+            absent=self.absent,
+            max_pixels=self.max_pixels,
+            min_pixels=self.min_pixels,
+            **options,
+        )
+        episodes = not_empty(loaded, self.split)
+        return ShuffledSupports(episodes) if self.shuffle_supports else episodes
+
+    def check_given(self, given: Collection[str]) -> None:
+        """Refuse flags of a command line that have no effect; see `focus_agents.cli.data_checks`."""
+        check_given(self, given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingDataArguments(DataArguments):
+    """Which episodes to train and to validate on."""
+
+    shots: Annotated[int, Ceiling(256)] = 4
+    """Support pictures per episode, at least 1."""
+    validation_root: Path | None = None
+    """--data-root of validation; None: the same. A store is one split, so it needs another."""
+    validation_split: str = "val"
+    """Split to validate on."""
+    validation_max_pixels: Annotated[int, Ge(1)] | None = None
+    """--max-pixels of validation; None: the same."""
+
+    def load_training(self) -> EpisodeDataset:
+        """Load the episodes to train on."""
+        episodes = self.load(shots=self.shots)
+        check_shots(self, episodes, default=type(self).shots)
+        return episodes
+
+    def check_places(self) -> None:
+        """See that there is something at the paths that are given, before large libraries are imported.
+
+        Raises:
+            ValueError: If not.
+        """
+        for name in ("data_root", "validation_root", "image_root"):
+            if (path := getattr(self, name)) is not None and not path.exists():
+                raise ValueError(f"{name}: expected a path at which there is something, got {path}; correct the path")
+
+    def load_validation(self) -> EpisodeDataset:
+        """Load the episodes to validate on: those of the paper's protocols, with their own supports.
+
+        Raises:
+            ValueError: If they would be those to train on.
+            DatasetError: As `load` does.
+        """
+        check_validation(self)
+        validation = dataclasses.replace(
+            self,
+            split=self.validation_split,
+            data_root=self.validation_root or self.data_root,
+            protocol="iploc" if self.protocol == "iploc" else "focus",
+            shuffle_supports=False,
+            max_pixels=self.validation_max_pixels or self.max_pixels,
+        )
+        try:
+            return validation.load(shots=self.shots)
+        except DatasetError as error:
+            if self.validation_root is None:
+                raise
+            raise DatasetError(str(error).replace("`root`", "`validation_root`")) from error

@@ -1,0 +1,1 @@
+"""Models answered by vLLM instead of the package's own sampling."""

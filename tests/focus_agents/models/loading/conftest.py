@@ -1,0 +1,30 @@
+"""A small base and an adapter on it, as FOCUS publishes one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from focus_agents.models.processing import VLMProcessor
+from focus_agents.runs.checkpoint import save_policy
+from tests.focus_agents.models.families import make_model
+from tests.focus_agents.models.loading.adapters import FAMILY, load_base, write_adapter
+
+
+@pytest.fixture(scope="package")
+def base(tmp_path_factory: pytest.TempPathFactory, processor: VLMProcessor) -> Path:
+    return save_policy(tmp_path_factory.mktemp("bases") / "base", make_model(FAMILY, processor), processor)
+
+
+@pytest.fixture(scope="package")
+def published(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
+    """An adapter on the language model's seven projections."""
+    return write_adapter(tmp_path_factory.mktemp("adapters") / "adapter", load_base(base), str(base))
+
+
+@pytest.fixture
+def adapter(published: Path, tmp_path: Path) -> Path:
+    """The same, to be damaged."""
+    return Path(shutil.copytree(published, tmp_path / "adapter"))
