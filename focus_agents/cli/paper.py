@@ -189,7 +189,8 @@ def commands_of(args: Args, columns: Sequence[Column], lacking: Mapping[str, str
         try:
             evaluate.read_words(commands[column.name])
         except ValueError as error:
-            raise ValueError(as_flags(str(error), evaluate.Args)) from error
+            told = as_flags(f"error: {error}", evaluate.Args).removeprefix("error: ")
+            raise ValueError(told) from error
     return commands
 
 
