@@ -133,7 +133,7 @@ class TestPlaces:
             ("Qwen/Qwen2-VL-7B-Instruct", "Qwen/Qwen2-VL-2B-Instruct", False),
             ("Qwen/Qwen2-VL-7B-Instruct", "mirror/qwen2-vl-7b-instruct", True),
             ("unsloth/Qwen2-VL-7B-Instruct-bnb-4bit", "Qwen/Qwen2-VL-7B-Instruct", True),
-            (f"/root/hub/models--Qwen--Qwen2-VL-7B/snapshots/{'a' * 40}", "Qwen/Qwen2-VL-7B-Instruct", False),
+            (f"/cache/hub/models--Qwen--Qwen2-VL-7B/snapshots/{'a' * 40}", "Qwen/Qwen2-VL-7B-Instruct", False),
         ],
     )
     def test_a_base_of_another_name(self, recorded: str, given: str, is_same: bool, adapter: Path) -> None:
