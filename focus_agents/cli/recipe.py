@@ -197,7 +197,7 @@ def show(recipe: Recipe, steps: list[Planned], console: Console) -> None:
 def count_in_words(count: Count, recipe: Recipe) -> str:
     """Return what a step takes, and whether it fits."""
     from focus_agents.models import budget
-    from focus_agents.studies.recipes.sizes import GPUS
+    from focus_agents.studies.recipes.gpus import GPUS
 
     usable = GPUS[recipe.gpu].gigabytes * (1 - budget.RESERVE)
     fits = "fits" if count.gigabytes <= usable else f"does NOT fit into {usable:.0f} GB"

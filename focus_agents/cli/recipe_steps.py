@@ -16,8 +16,9 @@ from focus_agents.settings import join
 
 if TYPE_CHECKING:  # a command line is read without torch
     from focus_agents.models.budget import Memory, PromptSize
+    from focus_agents.models.published import Base
+    from focus_agents.studies.recipes.gpus import GPU
     from focus_agents.studies.recipes.recipe import Recipe, Step
-    from focus_agents.studies.recipes.sizes import GPU, Base
 
 PARSERS: dict[str, Any] = {
     "sft": sft.parse_arguments,
@@ -79,7 +80,8 @@ def count_step(recipe: Recipe, step: Step, command: str, args: Any) -> Count | N
     Raises:
         ValueError: If the recipe names a base or a GPU whose sizes are not known.
     """
-    from focus_agents.studies.recipes.sizes import BASES, GPUS
+    from focus_agents.models.published import BASES
+    from focus_agents.studies.recipes.gpus import GPUS
 
     if not recipe.base or command in ("data", "paper"):
         return None
@@ -118,7 +120,7 @@ def _gigabytes(*parts: Memory) -> float:
 def _count_sft(args: Any, base: Base, gpu: GPU, picture_wh: tuple[int, int]) -> Count:
     from focus_agents.models import budget
     from focus_agents.sft.budget import step_flops, worker_memory
-    from focus_agents.studies.recipes.sizes import answering_seconds
+    from focus_agents.studies.recipes.gpus import answering_seconds
 
     config, schedule, workers = args.config, args.validation, max(1, args.cluster.num_workers)
     prompts = _stage_prompts(args, base, picture_wh)
@@ -142,7 +144,7 @@ def _count_grpo(args: Any, base: Base, gpu: GPU, picture_wh: tuple[int, int]) ->
     from focus_agents.grpo.budget import learner_memory, process_memory, sampler_memory, step_flops
     from focus_agents.grpo.settings import GRPOSettings
     from focus_agents.models import budget
-    from focus_agents.studies.recipes.sizes import answering_seconds
+    from focus_agents.studies.recipes.gpus import answering_seconds
 
     settings, cluster, shape = join(GRPOSettings, args.sampling, args.loss, args.learning), args.cluster, base.shape
     prompts, model = _stage_prompts(args, base, picture_wh), args.finetuning
@@ -186,7 +188,7 @@ def _count_grpo(args: Any, base: Base, gpu: GPU, picture_wh: tuple[int, int]) ->
 
 def _count_evaluate(args: Any, base: Base, gpu: GPU, picture_wh: tuple[int, int], episodes: int | None) -> Count | None:
     from focus_agents.models import budget
-    from focus_agents.studies.recipes.sizes import answering_seconds
+    from focus_agents.studies.recipes.gpus import answering_seconds
 
     models = [text for text in args.policy if text.startswith("vlm:") and text[4:] not in OWN_MODELS]
     rest = tuple(text for text in args.policy if text not in models)

@@ -2,8 +2,8 @@
 
 title: Table 1                  a line
 about: ...                      what comes out, and what is known to differ from the source
-base: qwen2-vl-7b               a name of `focus_agents.studies.recipes.sizes.BASES`; without it nothing is counted
-gpu: A100-80GB                  a name of `focus_agents.studies.recipes.sizes.GPUS`
+base: qwen2-vl-7b               a name of `focus_agents.models.published.BASES`; without it nothing is counted
+gpu: A100-80GB                  a name of `focus_agents.studies.recipes.gpus.GPUS`
 picture: [1280, 720]            width and height of the pictures for which the count is made
 ran: no                         whether these commands were run by the project: "no", or where and when
 variables: {tao: /data/tao}     what stands for {tao} in the commands; `--set tao=...` changes it for a call

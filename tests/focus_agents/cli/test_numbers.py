@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from focus_agents.cli.command_line import parse
+from focus_agents.cli.common import ModelArguments
 from focus_agents.cli.errors import user_errors
 from focus_agents.cli.main import COMMANDS
 from focus_agents.settings import Settings, deferred_checks
@@ -34,7 +35,7 @@ ZERO = {
     "truncation_penalty", "seed", "seeds", "data_seed", "validation_interval", "patience", "checkpoint_interval",
     "num_data_workers", "async_steps", "max_failures", "num_workers", "num_env_runners", "num_learners",
     "num_gpus_per_worker", "num_gpus_per_env_runner", "num_gpus_per_learner", "gpus_per_run", "api_retries", "start",
-    "port",
+    "port", "episode",
 }  # fmt: skip
 """Settings in which 0 has a meaning; -1 has one nowhere."""
 
@@ -72,7 +73,7 @@ def check(args: Any) -> None:
     if hasattr(args, "data"):
         shots = getattr(args, "shots", getattr(args.data, "shots", 1))
         args.data.load(shots=shots[0] if isinstance(shots, tuple) else shots)
-    if hasattr(args, "model"):
+    if isinstance(getattr(args, "model", None), ModelArguments):
         args.model.load_processor()
 
 

@@ -13,8 +13,9 @@ import pytest
 from focus_agents.cli import recipe as command
 from focus_agents.cli.recipe_steps import count_step, parse_step
 from focus_agents.models import budget
+from focus_agents.models.published import BASES
+from focus_agents.studies.recipes.gpus import GPUS
 from focus_agents.studies.recipes.recipe import NOT_RUN, Recipe, find_recipe, load_recipe, recipe_names
-from focus_agents.studies.recipes.sizes import BASES, GPUS
 from tests.places import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / "experiments/recipes").glob("*.yaml"))

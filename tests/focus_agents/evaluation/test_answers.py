@@ -159,13 +159,17 @@ def test_a_models_answers_do_not_depend_on_the_batch_size(model: Any, processor:
 
 
 def test_one_place_draws_greedy_answers_of_episodes() -> None:
-    """Elsewhere a greedy answer is to one question that a caller has put himself."""
+    """Elsewhere a greedy answer is to one question: that of a caller, or that of `focus doctor`, which times it."""
     callers = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "focus_agents").rglob("*.py")
         if "temperature=0.0" in path.read_text()
     }
-    assert callers == {"focus_agents/evaluation/answers.py", "focus_agents/policies/focus.py"}
+    assert callers == {
+        "focus_agents/evaluation/answers.py",
+        "focus_agents/policies/focus.py",
+        "focus_agents/diagnosis/examination.py",
+    }
 
 
 @pytest.mark.parametrize("policy", [None, lambda question, rng: None, "vlm:focus-small"], ids=type)

@@ -37,8 +37,9 @@ def test_which_lines_are_ours(message: str, expected: bool) -> None:
     assert is_said_by_us(message) is expected
 
 
-def test_warnings_of_ray_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings_of_ray_pass(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """By its loggers, RLlib's among them, and by what its daemons have printed."""
+    caplog.set_level(logging.INFO, logger="ray")  # another test of this process may have started Ray with another
     printed: list[dict[str, Any]] = []
     monkeypatch.setattr(ray._private.worker, "print_to_stdstream", lambda data, *args, **options: printed.append(data))
     quiet_ray()
