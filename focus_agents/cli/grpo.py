@@ -43,7 +43,7 @@ from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments, RewardText
 from focus_agents.cli.data_arguments import TrainingDataArguments
 from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
-from focus_agents.cli.presets import PAPER_TRAINING_TOKENS, PAPER_VALIDATION_TOKENS, preset_of
+from focus_agents.cli.presets import PAPER_DATA, PAPER_FINETUNING, PAPER_MODEL, preset_of
 from focus_agents.cli.reward import load_reward
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
 from focus_agents.cli.terminal import TerminalArguments, print_outcome
@@ -158,15 +158,9 @@ PRESETS: Mapping[str, Args] = {
     "default": Args(),
     "paper": Args(
         preset="paper",
-        data=TrainingDataArguments(shots=4, protocol="focus"),
-        model=ModelArguments(
-            model="Qwen/Qwen2-VL-7B-Instruct",
-            template="default",
-            max_image_tokens=PAPER_TRAINING_TOKENS,
-            validation_max_image_tokens=PAPER_VALIDATION_TOKENS,
-        ),
-        # A group of 4 answers and its prompt fit beside the base without checkpointing.
-        finetuning=FinetuningSettings(lora_rank=8, lora_alpha=16, precision="bf16", gradient_checkpointing=False),
+        data=PAPER_DATA,
+        model=PAPER_MODEL,
+        finetuning=PAPER_FINETUNING,
         sampling=SamplingSettings(group_size=4, rollout_batch_groups=4, max_completion_tokens=50),
         # The penalty and the average over answers are those of the code that the paper names, TRL 0.15.
         loss=LossSettings(loss="grpo", kl_coeff=0.04, kl_estimator="k3"),

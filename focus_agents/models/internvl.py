@@ -20,7 +20,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optim
 from focus_agents.models.counting import CountingFamily
 from focus_agents.models.family import ModelParts, PreprocessedImages
 from focus_agents.models.inputs import PromptBatch
-from focus_agents.models.views import ImageSize, View, num_image_tokens
+from focus_agents.models.views import ImageSize, View, num_image_tokens, tile_views
 from focus_env.boxes import CoordinateFrame
 from focus_env.types import ImageArray
 
@@ -107,12 +107,7 @@ class InternVL(CountingFamily):
 
     def views(self, image_processor: Any, grid: tuple[int, int], image_wh: ImageSize) -> tuple[View, ...]:
         """See `ModelFamily`; the tiles row by row, and the whole picture behind them if they are several."""
-        rows, columns = grid
-        tiles = [
-            View(*self.tile_grid, area=(c / columns, r / rows, (c + 1) / columns, (r + 1) / rows))
-            for r in range(rows)
-            for c in range(columns)
-        ]
+        tiles = tile_views(grid, self.tile_grid)
         return tuple(tiles) if len(tiles) == 1 else (*tiles, View(*self.tile_grid))
 
     def image_text(self, views: Sequence[View]) -> tuple[str, tuple[int, ...]]:

@@ -18,7 +18,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 from focus_agents.models.counting import CountingFamily
 from focus_agents.models.family import ModelParts, PreprocessedImages
 from focus_agents.models.inputs import PromptBatch
-from focus_agents.models.views import ImageSize, View
+from focus_agents.models.views import ImageSize, View, tile_views
 from focus_env.boxes import CoordinateFrame
 from focus_env.types import ImageArray
 
@@ -89,13 +89,8 @@ class SmolVLM(CountingFamily):
 
     def views(self, image_processor: Any, grid: tuple[int, int], image_wh: ImageSize) -> tuple[View, ...]:
         """See `ModelFamily`; the tiles row by row, and the whole picture."""
-        rows, columns = grid
-        tiles = [
-            View(self.tile_side, self.tile_side, area=(c / columns, r / rows, (c + 1) / columns, (r + 1) / rows))
-            for r in range(rows)
-            for c in range(columns)
-        ]
-        return (*tiles, View(self.tile_side, self.tile_side))
+        tokens = (self.tile_side, self.tile_side)
+        return (*tile_views(grid, tokens), View(*tokens))
 
     def image_text(self, views: Sequence[View]) -> tuple[str, tuple[int, ...]]:
         """See `ModelFamily`; each tile is announced by its row and column, as in transformers' processor."""

@@ -47,6 +47,21 @@ class View(NamedTuple):
         return starts + np.arange(self.columns, dtype=np.int64)
 
 
+def tile_views(tiles: tuple[int, int], tokens: tuple[int, int]) -> list[View]:
+    """Return the views of a picture that is cut into equal tiles, row by row.
+
+    Args:
+        tiles: (rows, columns) of tiles.
+        tokens: (rows, columns) of a tile's tokens.
+    """
+    rows, columns = tiles
+    return [
+        View(*tokens, area=(column / columns, row / rows, (column + 1) / columns, (row + 1) / rows))
+        for row in range(rows)
+        for column in range(columns)
+    ]
+
+
 def num_image_tokens(views: Sequence[View]) -> int:
     """Return how many image tokens a picture has."""
     return sum(view.num_tokens for view in views)

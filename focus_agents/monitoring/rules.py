@@ -90,10 +90,10 @@ def _worse_answers(curves: Curves, facts: Facts) -> str | None:
 
 
 def _whole_image(curves: Curves, facts: Facts) -> str | None:
-    said = "whole_image_rate", "are the whole image", "whole_image"
-    if (sudden := _sudden(curves, facts, said[0])) is not None:
-        return _shortcut_message(*sudden, *said[1:])
-    return _shortcut(curves, facts, *said)
+    name, what, term = "whole_image_rate", "are the whole image", "whole_image"
+    if (sudden := _sudden(curves, facts, name)) is not None:
+        return _shortcut_message(*sudden, what, term)
+    return _shortcut(curves, facts, name, what, term)
 
 
 def _copies(curves: Curves, facts: Facts) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import math
@@ -160,27 +161,19 @@ class ShuffledSupports:
         return dataclasses.replace(episode, episode_id=f"{episode.episode_id}/shuffled", support=other.support)
 
 
-class ShrunkPictures:
-    """Episodes whose pictures have at most so many pixels, decoded at that size; see `focus_env.images.shown_wh`.
-
-    Boxes are then in pixels of the smaller picture, which changes no IoU.
+class ResizedPictures(abc.ABC):
+    """Episodes whose pictures are shown in another size. Boxes are in pixels of that size, which changes no IoU.
 
     Args:
         episodes: The episodes as they are.
-        max_pixels: Most pixels of a picture, at least 1.
-
-    Raises:
-        ValueError: If `max_pixels` is not positive.
     """
 
-    def __init__(self, episodes: EpisodeDataset, max_pixels: int) -> None:
-        if max_pixels < 1:
-            raise ValueError(f"max_pixels must be at least 1, got {max_pixels!r}")
+    def __init__(self, episodes: EpisodeDataset) -> None:
         self._episodes = episodes
-        self._max_pixels = max_pixels
 
+    @abc.abstractmethod
     def _shown(self, frame: Frame) -> Frame:
-        return frame.shrunk(self._max_pixels)
+        """Return a frame in the size at which it is shown."""
 
     @property
     def skipped(self) -> Mapping[str, int]:
@@ -215,10 +208,29 @@ class ShrunkPictures:
         )
 
 
-class EnlargedPictures(ShrunkPictures):
-    """Episodes whose pictures have at least so many pixels; see `focus_env.images.enlarged_wh`.
+class ShrunkPictures(ResizedPictures):
+    """Episodes whose pictures have at most so many pixels, decoded at that size; see `focus_env.images.shown_wh`.
 
-    Boxes are then in pixels of the larger picture, which changes no IoU.
+    Args:
+        episodes: The episodes as they are.
+        max_pixels: Most pixels of a picture, at least 1.
+
+    Raises:
+        ValueError: If `max_pixels` is not positive.
+    """
+
+    def __init__(self, episodes: EpisodeDataset, max_pixels: int) -> None:
+        if max_pixels < 1:
+            raise ValueError(f"max_pixels must be at least 1, got {max_pixels!r}")
+        super().__init__(episodes)
+        self._max_pixels = max_pixels
+
+    def _shown(self, frame: Frame) -> Frame:
+        return frame.shrunk(self._max_pixels)
+
+
+class EnlargedPictures(ResizedPictures):
+    """Episodes whose pictures have at least so many pixels; see `focus_env.images.enlarged_wh`.
 
     Args:
         episodes: The episodes as they are.
@@ -231,7 +243,7 @@ class EnlargedPictures(ShrunkPictures):
     def __init__(self, episodes: EpisodeDataset, min_pixels: int) -> None:
         if min_pixels < 1:
             raise ValueError(f"min_pixels must be at least 1, got {min_pixels!r}")
-        self._episodes = episodes
+        super().__init__(episodes)
         self._min_pixels = min_pixels
 
     def _shown(self, frame: Frame) -> Frame:

@@ -47,8 +47,11 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
 
 
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
-def test_transformers_alone_loads_it(dtype: Any, adapter: Path, tmp_path: Path, processor: VLMProcessor) -> None:
+def test_transformers_alone_loads_it(
+    dtype: Any, base: Path, adapter: Path, tmp_path: Path, processor: VLMProcessor
+) -> None:
     expected = logits(load_model(str(adapter)), processor)
+    assert (expected - logits(load_model(str(base)), processor)).abs().max() > 0.01
     folder = export_policy(str(adapter), tmp_path / "exported", dtype=dtype)
     loaded, info = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))

@@ -62,9 +62,10 @@ class TestTraining:
         assert has_frozen_vision(load_trainable_model(str(folder), freeze_vision=True))
         assert not has_frozen_vision(load_trainable_model(str(folder)))
 
-    def test_new_adapters_on_an_old_one(self, published: Path, processor: VLMProcessor) -> None:
+    def test_new_adapters_on_an_old_one(self, published: Path, base: Path, processor: VLMProcessor) -> None:
         model = load_trainable_model(str(published), lora_rank=2)
         expected = logits(load_model(str(published)), processor)
+        assert (expected - logits(load_base(base), processor)).abs().max() > 0.01
         torch.testing.assert_close(logits(model, processor), expected, rtol=1e-3, atol=1e-3)
         with model.disable_adapter():
             torch.testing.assert_close(logits(model, processor), expected, rtol=1e-3, atol=1e-3)
@@ -98,6 +99,7 @@ class TestSaving:
                 if "lora_B" in name:
                     parameter.normal_(0, 0.2, generator=torch.Generator().manual_seed(0))
         expected = logits(model, processor)
+        assert (expected - logits(load_base(base), processor)).abs().max() > 0.01
         template = get_template("compact")
         final = save_policy(tmp_path / "final", model, processor, template=template, form=form)
         assert (final / "model.safetensors").is_file() == (form != "adapter")
