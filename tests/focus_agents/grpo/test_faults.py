@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,11 @@ class FaultyRunner(GRPOEnvRunner):
 
     def make_module(self) -> None:
         super().make_module()
-        generate = self.policy.generate
+        for policy in (self.policy, self.validation_policy):
+            policy.generate = self.striking(policy.generate)
+
+    def striking(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+        """A policy's answers, with the faults that are due before them."""
 
         def faulty_generate(*args: Any, **kwargs: Any) -> Any:
             self.num_batches += 1
@@ -76,7 +80,7 @@ class FaultyRunner(GRPOEnvRunner):
                     fault.strike()
             return generate(*args, **kwargs)
 
-        self.policy.generate = faulty_generate
+        return faulty_generate
 
     def sample(self, *, iteration: int, **kwargs: Any) -> Any:
         self.num_batches, self.iteration = 0, iteration
