@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,14 +14,14 @@ import yaml
 from focus_agents.errors import CheckpointError
 from focus_agents.models.adapters import has_adapters, merge_adapters
 from focus_agents.models.loading import check_model, load_config, load_model, load_template
-from focus_agents.models.loading.places import NEW_MODELS, ModelFiles
+from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, ModelFiles
 from focus_agents.models.loading.sources import find_source
 from focus_agents.models.settings import ExportDtype, ExportForm
 from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
 from focus_agents.runs.checkpoint import save_policy
 
 OF_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".md")
-OWN = ("config.json", "focus.json", "adapter_config.json")
+OWN = ("config.json", POLICY_FILE, "adapter_config.json")
 """Endings and names of files that an export does not take over from the base as they are."""
 
 
@@ -45,7 +46,7 @@ def export_policy(
         `directory`.
 
     Raises:
-        CheckpointError: If there is no such model, or no adapter that could be written.
+        CheckpointError: If there is no such model, or no adapter that could be written, or something else lies there.
         StorageError: If the folder cannot be written.
     """
     processor = check_model(name_or_path)
@@ -57,6 +58,7 @@ def export_policy(
     if source.place in NEW_MODELS:
         raise CheckpointError(f"model {name_or_path!r}: expected trained weights to export; train it first")
     _check_apart(directory, source.files, *([] if source.adapter is None else [source.adapter.files]))
+    check_replaceable(directory)
     own = _dtype_of(load_config(name_or_path)) if dtype == "auto" else getattr(torch, dtype)
     model = load_model(name_or_path, dtype=own if source.adapter is None else torch.float32)
     if form == "merged":
@@ -76,6 +78,26 @@ def _check_apart(directory: Path, *used: ModelFiles) -> None:
     for files in used:
         if files.hub is None and directory.resolve() == Path(files.place).resolve():
             raise CheckpointError(f"export {directory}: expected another folder than the model's own")
+
+
+def check_replaceable(directory: Path) -> None:
+    """See that nothing but an older policy is replaced.
+
+    Raises:
+        CheckpointError: If a file lies there, or a folder with other things in it.
+    """
+    if not os.path.lexists(directory):
+        return
+    expected = f"export {directory}: expected a new folder, an empty one, or that of an older policy"
+    if not directory.is_dir():
+        raise CheckpointError(f"{expected}, got a file, which would be lost; name another folder")
+    found = sorted(path.name for path in directory.iterdir())
+    if found and POLICY_FILE not in found:
+        held = ", ".join(found[:3]) + (" and more" if len(found) > 3 else "")
+        raise CheckpointError(
+            f"{expected}, got one that holds {held} and no {POLICY_FILE}; what lies there would be lost, so name "
+            "another folder"
+        )
 
 
 def _dtype_of(config: Any) -> torch.dtype:

@@ -46,6 +46,33 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     return write_adapter(tmp_path_factory.mktemp("adapters") / "adapter", load_model(str(base)), str(base))
 
 
+@pytest.mark.parametrize(
+    ("make", "got"),
+    [
+        (lambda place: place.write_text("mine"), "got a file"),
+        (lambda place: (place.mkdir(), (place / "thesis.txt").write_text("mine")), "got one that holds thesis.txt and"),
+        (lambda place: place.symlink_to("nowhere"), "got a file"),
+    ],
+    ids=["file", "folder", "dead-link"],
+)
+def test_what_is_no_policy_is_not_replaced(make: Any, got: str, base: Path, tmp_path: Path) -> None:
+    place = tmp_path / "exported"
+    make(place)
+    with pytest.raises(
+        CheckpointError, match=f"expected a new folder, an empty one, or that of an older policy, {got}"
+    ):
+        export_policy(str(base), place)
+    assert place.is_symlink() or "mine" in [f.read_text() for f in (place, place / "thesis.txt") if f.is_file()]
+
+
+def test_an_empty_folder_and_an_older_export_are_replaced(base: Path, tmp_path: Path) -> None:
+    place = tmp_path / "exported"
+    place.mkdir()
+    for _ in range(2):
+        assert export_policy(str(base), place) == place
+        assert (place / WEIGHTS).is_file()
+
+
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
 def test_transformers_alone_loads_it(
     dtype: Any, base: Path, adapter: Path, tmp_path: Path, processor: VLMProcessor
