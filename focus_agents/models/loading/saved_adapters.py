@@ -7,6 +7,7 @@ first, by the base's configuration alone, and again when the weights are there.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -38,6 +39,7 @@ from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
 from focus_agents.models.weights import is_finite
 
 PREFIX = "base_model.model."
+TARGETS = "target_modules"
 """Before the name of a module of the base in PEFT's files."""
 _LORA = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)(\.weight)?$")
 
@@ -89,6 +91,7 @@ def put_adapter(model: Any, adapter: SavedAdapter, *, is_trainable: bool = False
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(_fault(adapter, f"{path.name} cannot be read ({error})")) from error
+    _check_floats(adapter, {name: values.is_floating_point() for name, values in tensors.items()})
     if bad := [name for name, values in tensors.items() if not is_finite(values)]:
         raise CheckpointError(_fault(adapter, f"{bad[0]} holds numbers that are not finite"))
     return _fill(model, adapter, tensors, is_trainable=is_trainable)
@@ -107,12 +110,21 @@ def check_adapter(adapter: SavedAdapter, config: Any) -> None:
     path = adapter_weights(adapter)
     try:
         with safe_open(path, framework="pt") as stored:
-            shapes = {name: stored.get_slice(name).get_shape() for name in stored.keys()}  # noqa: SIM118 - no mapping
+            slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
+            shapes = {name: found.get_shape() for name, found in slices.items()}
+            is_float = {name: found.get_dtype().startswith(("F", "BF")) for name, found in slices.items()}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(_fault(adapter, f"{path.name} cannot be read ({error})")) from error
+    _check_floats(adapter, is_float)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
         _fill(model, adapter, {name: torch.empty(shape) for name, shape in shapes.items()}, is_empty=True)
+
+
+def _check_floats(adapter: SavedAdapter, is_float: Mapping[str, bool]) -> None:
+    """Refuse an adapter of whole numbers: cast to floats without their scales, they would be another one."""
+    if bad := [name for name, is_one in is_float.items() if not is_one]:
+        raise CheckpointError(_fault(adapter, f"expected floats in {ADAPTER_WEIGHTS}, got whole numbers in {bad[0]}"))
 
 
 def note_base(model: Any, source: ModelSource) -> None:
@@ -226,11 +238,35 @@ def read_settings(adapter: SavedAdapter) -> LoraConfig:
         raise CheckpointError(
             _fault(adapter, f"expected peft_type LORA in {ADAPTER_CONFIG}, got {json.dumps(kind)}; merge it by PEFT")
         )
+    _check_numbers(adapter, settings)
     with quiet_peft():
         try:
             return LoraConfig.from_peft_type(**settings)
         except (TypeError, ValueError, KeyError) as error:
             raise CheckpointError(_fault(adapter, f"PEFT cannot read its {ADAPTER_CONFIG} ({error})")) from error
+
+
+def _check_numbers(adapter: SavedAdapter, settings: Mapping[str, Any]) -> None:
+    """Check rank, scale and targets, which PEFT takes as they are and stumbles over later."""
+    rank, alpha, targets = (
+        settings.get(name, default) for name, default in (("r", 8), ("lora_alpha", 8), (TARGETS, ""))
+    )
+    faults = {
+        "r": ("a whole number from 1", rank, type(rank) is int and rank >= 1),
+        "lora_alpha": ("a finite number", alpha, type(alpha) in (int, float) and math.isfinite(alpha)),
+        TARGETS: (
+            "a pattern, or a list of names",
+            targets,
+            isinstance(targets, str)
+            or (isinstance(targets, list) and all(isinstance(name, str) for name in targets))
+            or (targets is None and bool(settings.get("target_parameters"))),  # an adapter of experts alone
+        ),
+    }
+    for name, (expected, got, is_good) in faults.items():
+        if not is_good:
+            raise CheckpointError(
+                _fault(adapter, f"{ADAPTER_CONFIG}: expected {expected} for {name}, got {json.dumps(got)}")
+            )
 
 
 def _names_of_today(model: Any, tensors: Iterable[str]) -> dict[str, str]:

@@ -204,9 +204,22 @@ def cut(folder: Path) -> None:
     (folder / ADAPTER_WEIGHTS).write_bytes((folder / ADAPTER_WEIGHTS).read_bytes()[:3000])
 
 
+def whole_numbers(folder: Path) -> None:
+    stored = load_file(folder / ADAPTER_WEIGHTS)
+    save_file({name: values.to(torch.int8) for name, values in stored.items()}, folder / ADAPTER_WEIGHTS)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (whole_numbers, "expected floats in adapter_model.safetensors, got whole numbers in "),
+        (lambda f: change_settings(f, r=0), "expected a whole number from 1 for r, got 0"),
+        (lambda f: change_settings(f, r="4"), 'expected a whole number from 1 for r, got "4"'),
+        (lambda f: change_settings(f, lora_alpha=None), "expected a finite number for lora_alpha, got null"),
+        (lambda f: change_settings(f, lora_alpha=float("nan")), "expected a finite number for lora_alpha, got NaN"),
+        (lambda f: change_settings(f, lora_alpha="8"), 'expected a finite number for lora_alpha, got "8"'),
+        (lambda f: change_settings(f, target_modules=[5]), r"list of names for target_modules, got \[5\]"),
+        (lambda f: change_settings(f, target_modules=None), "list of names for target_modules, got null"),
         (drop, "1 of its tensors are missing in adapter_model.safetensors, e.g. .*_proj.lora_"),
         (add, r"1 of its tensors find no place, e.g. .*layers\.9"),
         (pickled, "got adapter_model.bin, a pickle"),
