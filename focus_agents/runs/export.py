@@ -58,7 +58,7 @@ def export_policy(
     if source.place in NEW_MODELS:
         raise CheckpointError(f"model {name_or_path!r}: expected trained weights to export; train it first")
     _check_apart(directory, source.files, *([] if source.adapter is None else [source.adapter.files]))
-    check_replaceable(directory)
+    _check_replaceable(directory)
     own = _dtype_of(load_config(name_or_path)) if dtype == "auto" else getattr(torch, dtype)
     model = load_model(name_or_path, dtype=own if source.adapter is None else torch.float32)
     if form == "merged":
@@ -80,7 +80,7 @@ def _check_apart(directory: Path, *used: ModelFiles) -> None:
             raise CheckpointError(f"export {directory}: expected another folder than the model's own")
 
 
-def check_replaceable(directory: Path) -> None:
+def _check_replaceable(directory: Path) -> None:
     """See that nothing but an older policy is replaced.
 
     Raises:

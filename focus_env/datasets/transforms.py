@@ -166,10 +166,17 @@ class ResizedPictures(abc.ABC):
 
     Args:
         episodes: The episodes as they are.
+        bound: What bounds the size, for messages.
+        num_pixels: Pixels of a picture, at least 1.
+
+    Raises:
+        ValueError: If `num_pixels` is not positive.
     """
 
-    def __init__(self, episodes: EpisodeDataset) -> None:
-        self._episodes = episodes
+    def __init__(self, episodes: EpisodeDataset, bound: str, num_pixels: int) -> None:
+        if num_pixels < 1:
+            raise ValueError(f"{bound} must be at least 1, got {num_pixels!r}")
+        self._episodes, self._num_pixels = episodes, num_pixels
 
     @abc.abstractmethod
     def _shown(self, frame: Frame) -> Frame:
@@ -220,13 +227,10 @@ class ShrunkPictures(ResizedPictures):
     """
 
     def __init__(self, episodes: EpisodeDataset, max_pixels: int) -> None:
-        if max_pixels < 1:
-            raise ValueError(f"max_pixels must be at least 1, got {max_pixels!r}")
-        super().__init__(episodes)
-        self._max_pixels = max_pixels
+        super().__init__(episodes, "max_pixels", max_pixels)
 
     def _shown(self, frame: Frame) -> Frame:
-        return frame.shrunk(self._max_pixels)
+        return frame.shrunk(self._num_pixels)
 
 
 class EnlargedPictures(ResizedPictures):
@@ -241,10 +245,7 @@ class EnlargedPictures(ResizedPictures):
     """
 
     def __init__(self, episodes: EpisodeDataset, min_pixels: int) -> None:
-        if min_pixels < 1:
-            raise ValueError(f"min_pixels must be at least 1, got {min_pixels!r}")
-        super().__init__(episodes)
-        self._min_pixels = min_pixels
+        super().__init__(episodes, "min_pixels", min_pixels)
 
     def _shown(self, frame: Frame) -> Frame:
-        return frame.enlarged(self._min_pixels)
+        return frame.enlarged(self._num_pixels)

@@ -39,7 +39,6 @@ from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
 from focus_agents.models.weights import is_finite
 
 PREFIX = "base_model.model."
-TARGETS = "target_modules"
 """Before the name of a module of the base in PEFT's files."""
 _LORA = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)(\.weight)?$")
 
@@ -123,7 +122,7 @@ def check_adapter(adapter: SavedAdapter, config: Any) -> None:
 
 def _check_floats(adapter: SavedAdapter, is_float: Mapping[str, bool]) -> None:
     """Refuse an adapter of whole numbers: cast to floats without their scales, they would be another one."""
-    if bad := [name for name, is_one in is_float.items() if not is_one]:
+    if bad := [name for name, is_floating in is_float.items() if not is_floating]:
         raise CheckpointError(_fault(adapter, f"expected floats in {ADAPTER_WEIGHTS}, got whole numbers in {bad[0]}"))
 
 
@@ -238,7 +237,7 @@ def read_settings(adapter: SavedAdapter) -> LoraConfig:
         raise CheckpointError(
             _fault(adapter, f"expected peft_type LORA in {ADAPTER_CONFIG}, got {json.dumps(kind)}; merge it by PEFT")
         )
-    _check_numbers(adapter, settings)
+    _check_fields(adapter, settings)
     with quiet_peft():
         try:
             return LoraConfig.from_peft_type(**settings)
@@ -246,27 +245,30 @@ def read_settings(adapter: SavedAdapter) -> LoraConfig:
             raise CheckpointError(_fault(adapter, f"PEFT cannot read its {ADAPTER_CONFIG} ({error})")) from error
 
 
-def _check_numbers(adapter: SavedAdapter, settings: Mapping[str, Any]) -> None:
-    """Check rank, scale and targets, which PEFT takes as they are and stumbles over later."""
-    rank, alpha, targets = (
-        settings.get(name, default) for name, default in (("r", 8), ("lora_alpha", 8), (TARGETS, ""))
-    )
-    faults = {
-        "r": ("a whole number from 1", rank, type(rank) is int and rank >= 1),
-        "lora_alpha": ("a finite number", alpha, type(alpha) in (int, float) and math.isfinite(alpha)),
-        TARGETS: (
-            "a pattern, or a list of names",
-            targets,
-            isinstance(targets, str)
-            or (isinstance(targets, list) and all(isinstance(name, str) for name in targets))
-            or (targets is None and bool(settings.get("target_parameters"))),  # an adapter of experts alone
-        ),
-    }
-    for name, (expected, got, is_good) in faults.items():
-        if not is_good:
+def _check_fields(adapter: SavedAdapter, settings: Mapping[str, Any]) -> None:
+    """Check rank, scale and targets where they are given; PEFT takes them as they are and stumbles over them later."""
+    for name, expected, is_good in (
+        ("r", "a whole number from 1", _is_rank),
+        ("lora_alpha", "a finite number", _is_finite_number),
+        ("target_modules", "a pattern, or a list of names", _are_targets),
+    ):
+        is_of_experts_alone = name == "target_modules" and settings.get("target_parameters")
+        if name in settings and not is_good(settings[name]) and not is_of_experts_alone:
             raise CheckpointError(
-                _fault(adapter, f"{ADAPTER_CONFIG}: expected {expected} for {name}, got {json.dumps(got)}")
+                _fault(adapter, f"{ADAPTER_CONFIG}: expected {expected} for {name}, got {json.dumps(settings[name])}")
             )
+
+
+def _is_rank(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_finite_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _are_targets(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
 
 
 def _names_of_today(model: Any, tensors: Iterable[str]) -> dict[str, str]:

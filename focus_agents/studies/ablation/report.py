@@ -49,7 +49,7 @@ CLAIMS: Sequence[tuple[str, tuple[str, str], tuple[str, str]]] = (
     ("two shots against one, final model", ("attention-grpo", "unseen/1"), ("attention-grpo", "unseen/2")),
     ("four shots against one, final model", ("attention-grpo", "unseen/1"), ("attention-grpo", "unseen/4")),
     ("supports against shuffled ones, final model", ("attention-grpo", "shuffled/4"), ("attention-grpo", "unseen/4")),
-    ("plain SFT, against trained on shuffled supports", ("shuffled", "unseen/4"), ("sft", "unseen/4")),
+    ("plain SFT, against training on shuffled supports", ("shuffled", "unseen/4"), ("sft", "unseen/4")),
 )
 """What is compared: a name, and (arm, cell) before and after."""
 
