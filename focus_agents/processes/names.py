@@ -80,7 +80,8 @@ def naming_train(
 
         name_actors_from_now_on(name_of_worker)
 
-    return starting_actors(name_of_controller), callback_of_controller(name_workers, at_restart)
+    naming = starting_actors(name_of_controller, know_their_cluster=True)
+    return naming, callback_of_controller(name_workers, at_restart)
 
 
 def own_name(otherwise: Callable[[], str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray.actor import ActorClass
 from ray.exceptions import ActorAlreadyExistsError
+from ray.runtime_env import RuntimeEnv
 
 MOST_OF_A_NAME = 100
 """So many actors of one name may there be at a time; more are started without one."""
@@ -20,7 +21,9 @@ NameOf = Callable[[str, Mapping[str, Any]], str | None]
 
 
 @contextlib.contextmanager
-def starting_actors(name_of: NameOf, *, by_value: tuple[str, ...] = ()) -> Iterator[None]:
+def starting_actors(
+    name_of: NameOf, *, by_value: tuple[str, ...] = (), know_their_cluster: bool = False
+) -> Iterator[None]:
     """While this is open, the actors that this thread starts have names, wherever in a library they are started.
 
     RLlib and Ray Train start a run's processes and leave their names open, without a way to give them.
@@ -29,6 +32,9 @@ def starting_actors(name_of: NameOf, *, by_value: tuple[str, ...] = ()) -> Itera
         name_of: Their names.
         by_value: Those of the arguments that an actor gets as they are where it would get a reference, which Ray may
             lose before it restarts the actor.
+        know_their_cluster: Let the actors, and those that they start, ask the cluster that they belong to about its
+            state. Ray Train's cleaner else asks whichever one it finds on the machine, hears there that its training
+            is unknown, and ends the workers.
     """
     original, thread = ActorClass._remote, threading.get_ident()
 
@@ -39,6 +45,8 @@ def starting_actors(name_of: NameOf, *, by_value: tuple[str, ...] = ()) -> Itera
         for key in by_value:
             if isinstance(kwargs.get(key), ray.ObjectRef):
                 kwargs[key] = ray.get(kwargs[key])
+        if know_their_cluster:
+            options["runtime_env"] = _with_own_address(options.get("runtime_env"))
         return _start_named(original, name_of, self, args, kwargs, options)
 
     ActorClass._remote = start
@@ -56,6 +64,14 @@ def name_actors_from_now_on(name_of: NameOf) -> None:
         return _start_named(original, name_of, self, args, {**(kwargs or {})}, options)
 
     ActorClass._remote = start
+
+
+def _with_own_address(runtime_env: Mapping[str, Any] | None) -> RuntimeEnv:
+    """Return an actor's environment with the address of this process's cluster."""
+    found = {**(runtime_env or {})}
+    address = ray.get_runtime_context().gcs_address
+    found["env_vars"] = {**found.get("env_vars", {}), "RAY_ADDRESS": address}
+    return RuntimeEnv(**found)
 
 
 def _start_named(

@@ -17,6 +17,7 @@ from rich.console import Console
 from focus_agents.errors import CheckpointError, TrainingError
 from focus_agents.models.loading import load_model, load_processor
 from focus_agents.monitoring.recorder import Recorder
+from focus_agents.processes.names import naming_train
 from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.metrics import METRICS
@@ -203,6 +204,19 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@ray.remote(num_cpus=0)
+def own_address() -> str | None:
+    return os.environ.get("RAY_ADDRESS")
+
+
+@ray.remote(num_cpus=0)
+class Controller:
+    """Starts another process, as Ray Train's does."""
+
+    def address_of_child(self) -> str | None:
+        return ray.get(own_address.remote())
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("_ray")
 class TestRayTrain:
@@ -223,6 +237,13 @@ class TestRayTrain:
         assert (plan.run_path / "validation/before.jsonl").read_text() == (
             straight / "validation/before.jsonl"
         ).read_text()
+
+    def test_processes_ask_their_own_cluster(self) -> None:
+        """Ray Train's cleaner asks the cluster at RAY_ADDRESS whether the training lives, or whichever it finds."""
+        naming, _ = naming_train("run", num_workers=1, at_restart=dict)
+        with naming:
+            controller = Controller.remote()
+        assert ray.get(controller.address_of_child.remote()) == ray.get_runtime_context().gcs_address
 
     def test_two_workers_one_of_which_dies_train_the_same(self, straight: Path, tmp_path: Path) -> None:
         """Gradients are added up in another order, and Adam's first steps divide by their size."""
