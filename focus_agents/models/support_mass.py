@@ -1,7 +1,7 @@
 """How much rows of a sequence look at support tokens: measured, with gradient, in memory linear in the tokens.
 
-Axis letters: B sequences, N tokens, Q query-image tokens (rows), K tokens up to the last row, A heads, H key-value
-heads, D head size.
+Axis letters: B sequences, N tokens, P prompt tokens, Q query-image tokens (rows), K tokens up to the last that a row
+sees, A heads, H key-value heads, D head size.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class RowBlock:
 
     Attributes:
         rows: Which of the Q rows.
-        first: The lowest position among them; a key up to here is hidden from none of them by causality.
-        stop: One past their highest position; no key from here on is seen by any of them.
+        first: The lowest position to which one of them sees; a key up to here is hidden from none of them.
+        stop: One past the highest; no key from here on is seen by any of them.
     """
 
     rows: slice
@@ -36,6 +36,7 @@ class SupportProbe:
 
     Attributes:
         rows: [B, Q] int64, positions of the query-image tokens in rising order, filled up by repeating the last.
+        last_seen: [B, Q] int64, the position to which each row sees; its own in causal attention.
         row_mask: [B, Q] bool, false where filled up.
         support: [B, K] bool, the support tokens.
         padding: [B, K] bool, the padding; None if there is none.
@@ -48,6 +49,7 @@ class SupportProbe:
     """
 
     rows: torch.Tensor
+    last_seen: torch.Tensor
     row_mask: torch.Tensor
     support: torch.Tensor
     padding: torch.Tensor | None
@@ -64,6 +66,8 @@ class SupportProbe:
         support_mask: torch.Tensor,
         attention_mask: torch.Tensor,
         layers: frozenset[int],
+        *,
+        reach: torch.Tensor | None = None,
     ) -> SupportProbe:
         """A probe for one batch.
 
@@ -72,6 +76,8 @@ class SupportProbe:
             support_mask: [B, N] bool, the support tokens.
             attention_mask: [B, N], 0 at padding, on either side.
             layers: The layers to measure.
+            reach: [B, P] int64, the last position that each of the first P tokens sees, as `ModelFamily.prompt_reach`
+                has it; the others see themselves and what stands before them. None: so do all.
         """
         counts = query_mask.sum(1)
         # Examples differ in their query tokens. Positions of true come first in a stable sort of the negated mask, in
@@ -79,11 +85,15 @@ class SupportProbe:
         in_order = torch.argsort((~query_mask).int(), dim=1, stable=True)[:, : int(counts.max())]
         row_mask = torch.arange(in_order.shape[1], device=counts.device) < counts[:, None]
         rows = torch.where(row_mask, in_order, in_order.gather(1, counts[:, None] - 1))
+        last_seen = rows
+        if reach is not None:
+            own = torch.arange(reach.shape[1], query_mask.shape[1], device=reach.device).expand(len(reach), -1)
+            last_seen = torch.cat([reach, own], dim=1).gather(1, rows)
         # Scores of all rows at once would be [B, A, Q, K], the map that is to be avoided; a block has at most
-        # `ROWS_PER_BLOCK` of the Q rows. Rows rise, so a block of neighbours needs no key behind its own highest
-        # position, where `stop` is. Up to its lowest position, `first`, no key is hidden from any of its rows, so that
-        # the causal mask is applied to the narrow strip between the two alone.
-        lowest, highest = rows.amin(0).tolist(), rows.amax(0).tolist()
+        # `ROWS_PER_BLOCK` of the Q rows. Rows rise, and what they see with them, so a block of neighbours needs no key
+        # behind the highest that its last row sees, where `stop` is. Up to the last key of its first row, `first`, none
+        # is hidden from any of its rows, so that the mask is applied to the narrow strip between the two alone.
+        lowest, highest = last_seen.amin(0).tolist(), last_seen.amax(0).tolist()
         blocks = []
         for start in range(0, len(lowest), ROWS_PER_BLOCK):
             stop = min(start + ROWS_PER_BLOCK, len(lowest))
@@ -92,6 +102,7 @@ class SupportProbe:
         padding = ~attention_mask.bool()[:, :num_keys]
         return cls(
             rows=rows,
+            last_seen=last_seen,
             row_mask=row_mask,
             support=support_mask[:, :num_keys] & ~padding,
             padding=padding if bool(padding.any()) else None,
@@ -183,7 +194,7 @@ def _attention(scaled: torch.Tensor, keys: torch.Tensor, probe: SupportProbe, bl
     """[B, H, A / H, q, block.stop] attention of q scaled rows."""
     scores = (scaled.flatten(2, 3) @ keys[:, :, : block.stop].transpose(2, 3)).view(*scaled.shape[:-1], block.stop)
     later = torch.arange(block.first + 1, block.stop, device=keys.device)
-    hidden = later > probe.rows[:, block.rows, None]
+    hidden = later > probe.last_seen[:, block.rows, None]
     scores[..., block.first + 1 :].masked_fill_(hidden[:, None, None], -torch.inf)
     if probe.padding is not None:
         scores.masked_fill_(probe.padding[:, None, None, None, : block.stop], -torch.inf)
