@@ -8,7 +8,7 @@ Axis letters: N prompts, P prompt tokens, S squares of all pictures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,12 @@ from focus_env.boxes import CoordinateFrame
 from focus_env.types import ImageArray
 
 PIXELS = "pixel_values"
+PAN_AND_SCAN: Mapping[str, float] = {
+    "pan_and_scan_min_crop_size": 256,
+    "pan_and_scan_max_num_crops": 4,
+    "pan_and_scan_min_ratio_to_activate": 1.2,
+}
+"""How Gemma 3's processor of transformers crops pictures where the image processor, as published, leaves it open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,9 @@ class Gemma3(SquareFamily):
 
     def preprocess(self, image_processor: Any, images: Sequence[ImageArray]) -> PreprocessedImages:
         """See `SquareFamily`."""
-        vision = image_processor(images=list(images), input_data_format="channels_last", return_tensors="np")
+        vision = image_processor(
+            images=list(images), input_data_format="channels_last", return_tensors="np", **_crops(image_processor)
+        )
         # Parts stand beside each other along the longer side.
         grids = [
             (0, 0) if count == 0 else (1, count) if image.shape[1] >= image.shape[0] else (count, 1)
@@ -130,7 +138,9 @@ class Gemma3(SquareFamily):
         if image_processor.do_pan_and_scan:
             most = max_image_tokens // self.side**2 - 1
             image_processor.do_pan_and_scan = most >= 2
-            image_processor.pan_and_scan_max_num_crops = min(image_processor.pan_and_scan_max_num_crops, max(most, 2))
+            image_processor.pan_and_scan_max_num_crops = min(
+                int(_crops(image_processor)["pan_and_scan_max_num_crops"]), max(most, 2)
+            )
 
     def views(self, image_processor: Any, grid: tuple[int, int], image_wh: ImageSize) -> tuple[View, ...]:
         """See `ModelFamily`; the whole picture, and its parts, of which the last may be narrower."""
@@ -166,6 +176,11 @@ class Gemma3(SquareFamily):
         return torch.nn.functional.pad(prompts.image_mask.long(), (0, num_answer_tokens))
 
 
+def _crops(image_processor: Any) -> dict[str, float]:
+    """The limits of crops that an image processor has, or else those of transformers' processor."""
+    return {name: getattr(image_processor, name, None) or default for name, default in PAN_AND_SCAN.items()}
+
+
 class PaliGemma(SquareFamily):
     """PaliGemma's family: all tokens of a prompt see each other, and the answer's what stands before them."""
 
@@ -178,9 +193,9 @@ class PaliGemma(SquareFamily):
         text = config.get_text_config()
         if getattr(text, "attn_logit_softcapping", None) is not None:
             raise CheckpointError(
-                f"model type 'paligemma' over {text.model_type!r}: expected a language model whose attention scores are "
-                f"not capped, as PaliGemma 1 has, got a cap of {text.attn_logit_softcapping}, as PaliGemma 2 has; take "
-                "a PaliGemma 1, or serve it by vLLM and ask it as the policy openai_api"
+                f"model type 'paligemma' over {text.model_type!r}: expected attention scores without a cap, as "
+                f"PaliGemma 1 has, got a cap of {text.attn_logit_softcapping}, as PaliGemma 2 has; take a "
+                "PaliGemma 1, or serve it by vLLM and ask it as the policy openai_api"
             )
         return replace(self, side=config.vision_config.image_size // config.vision_config.patch_size)
 

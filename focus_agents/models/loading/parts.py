@@ -68,7 +68,11 @@ def family_of_source(source: ModelSource) -> ModelFamily:
         raise CheckpointError(not_loaded(source.text, f"{advice}: {error}")) from error
     if source.place in NEW_MODELS:
         return family
-    return family.for_config(load_files(AutoConfig.from_pretrained, source.files))
+    config = load_files(AutoConfig.from_pretrained, source.files)
+    try:
+        return family.for_config(config)
+    except CheckpointError as error:
+        raise CheckpointError(not_loaded(source.text, error)) from error
 
 
 def readable_source(name_or_path: str) -> ModelSource | None:

@@ -66,7 +66,14 @@ ADAPTED = dict.fromkeys([*FAMILIES, "internvl", "llava_onevision", "smolvlm", "g
     "qwen3_5_moe": PROJECTIONS | {"in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj"},
     "llava": {"q_proj", "v_proj"},
 }
-TOKEN_SIDES = {"internvl": 8, "llava_onevision": 8, "smolvlm": 16, "gemma3": 8, "paligemma": 8, "llava": llava_family.PATCH}
+TOKEN_SIDES = {
+    "internvl": 8,
+    "llava_onevision": 8,
+    "smolvlm": 16,
+    "gemma3": 8,
+    "paligemma": 8,
+    "llava": llava_family.PATCH,
+}
 """Pixels along a side of what becomes a token, where they are not 16."""
 LEAST_LIMITS = {"llava_onevision": 17}
 """Image tokens that a picture has at least where 16 are too few."""
