@@ -50,7 +50,7 @@ class ModelParts(NamedTuple):
         vision_tower: Encodes pictures.
         backbone: Makes hidden states from token ids, positions and the family's image inputs.
         layers: The language model's decoder layers.
-        head: Makes logits from hidden states; linear.
+        head: Makes logits from hidden states; linear, or with the linear layer as its `linear`.
         projections: Modules and parameters outside the tower that make its outputs into the language model's inputs.
             They are frozen with the tower.
     """

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from focus_agents.errors import CheckpointError
 from focus_agents.models.counting import CountingFamily
 from focus_agents.models.family import ModelParts, PreprocessedImages
 from focus_agents.models.inputs import PromptBatch
@@ -181,23 +180,39 @@ def _crops(image_processor: Any) -> dict[str, float]:
     return {name: getattr(image_processor, name, None) or default for name, default in PAN_AND_SCAN.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class CappedHead:
+    """A linear head whose logits a hyperbolic tangent holds below a cap.
+
+    Attributes:
+        linear: The model's own.
+        cap: The cap.
+    """
+
+    linear: Any
+    cap: float
+
+    @property
+    def out_features(self) -> int:
+        """How many logits there are."""
+        return int(self.linear.out_features)
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return [..., V] logits of [..., H] states."""
+        return torch.tanh(self.linear(hidden) / self.cap) * self.cap
+
+
 class PaliGemma(SquareFamily):
-    """PaliGemma's family: all tokens of a prompt see each other, and the answer's what stands before them."""
+    """PaliGemma's family, 1 and 2: all tokens of a prompt see each other, and the answer's what stands before them."""
 
     def for_config(self, config: Any) -> PaliGemma:
-        """See `ModelFamily`.
-
-        Raises:
-            CheckpointError: If it is a PaliGemma 2.
-        """
-        text = config.get_text_config()
-        if getattr(text, "attn_logit_softcapping", None) is not None:
-            raise CheckpointError(
-                f"model type 'paligemma' over {text.model_type!r}: expected attention scores without a cap, as "
-                f"PaliGemma 1 has, got a cap of {text.attn_logit_softcapping}, as PaliGemma 2 has; take a "
-                "PaliGemma 1, or serve it by vLLM and ask it as the policy openai_api"
-            )
+        """See `ModelFamily`."""
         return replace(self, side=config.vision_config.image_size // config.vision_config.patch_size)
+
+    def parts(self, model: Any) -> ModelParts:
+        """See `ModelFamily`; the head of PaliGemma 2 caps its logits."""
+        parts, cap = super().parts(model), getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+        return parts if cap is None else parts._replace(head=CappedHead(parts.head, cap))
 
     def prompt_positions(self, model: Any, prompts: PromptBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """See `ModelFamily`; positions are [N, P], counted from 1."""

@@ -88,7 +88,7 @@ def narrow_modules(model: Any) -> list[torch.nn.Linear]:
 
 def _whole_parts(model: Any) -> list[Any]:
     parts = model_parts(model)
-    return [parts.vision_tower, parts.head, *parts.projections]
+    return [parts.vision_tower, getattr(parts.head, "linear", parts.head), *parts.projections]
 
 
 BLOCK, BLOCKS = 64, 256

@@ -115,7 +115,9 @@ class SupportProbe:
         return torch.stack([self.masses[layer] for layer in sorted(self.masses)]).mean(0)
 
 
-def support_mass(query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *, scaling: float) -> torch.Tensor:
+def support_mass(
+    query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *, scaling: float, softcap: float | None = None
+) -> torch.Tensor:
     """[B, Q] the attention that each row pays to the support tokens, averaged over heads.
 
     Args:
@@ -123,17 +125,20 @@ def support_mass(query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *,
         key: [B, H, N, D] with N >= K, rotated; A / H query heads share a key head.
         probe: Rows and support tokens.
         scaling: Multiplies the scores.
+        softcap: Below which a hyperbolic tangent then holds them, see `cap_scores`; None: nothing does.
     """
     sequences = torch.arange(len(query), device=query.device)[:, None]
     # Not `gather`, which would keep all of the query for its backward pass.
     rows = query[sequences, :, probe.rows].transpose(1, 2)
     grouped = rows.reshape(len(rows), key.shape[1], -1, *rows.shape[2:])
-    mass: torch.Tensor = _SupportMass.apply(grouped, key, probe, scaling)  # type: ignore[no-untyped-call]
+    mass: torch.Tensor = _SupportMass.apply(grouped, key, probe, scaling, softcap)  # type: ignore[no-untyped-call]
     return mass.flatten(1, 2).mean(1)
 
 
 @torch.no_grad()
-def attention_maps(query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *, scaling: float) -> torch.Tensor:
+def attention_maps(
+    query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *, scaling: float, softcap: float | None = None
+) -> torch.Tensor:
     """[B, Q, K] the attention of each row to each key, averaged over heads; arguments as of `support_mass`."""
     with torch.autocast(query.device.type, enabled=False):
         sequences = torch.arange(len(query), device=query.device)[:, None]
@@ -142,7 +147,7 @@ def attention_maps(query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, 
         keys = _wide(key[:, :, : probe.support.shape[1]])
         maps = keys.new_zeros(*probe.rows.shape, keys.shape[2])
         for block in probe.blocks:
-            attention = _attention(grouped[:, :, :, block.rows], keys, probe, block)
+            attention = _see(_scores(grouped[:, :, :, block.rows], keys, block, softcap), probe, block)
             maps[:, block.rows, : block.stop] = attention.flatten(1, 2).mean(1)
     return maps
 
@@ -156,18 +161,21 @@ class _SupportMass(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, scaling: float) -> torch.Tensor:
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, scaling: float, softcap: float | None
+    ) -> torch.Tensor:
         """[B, H, A / H, Q] from query [B, H, A / H, Q, D] and key [B, H, N, D]."""
         with torch.autocast(query.device.type, enabled=False):
             keys = _wide(key[:, :, : probe.support.shape[1]])
             mass = keys.new_empty(query.shape[:-1])
             targets = probe.support.to(keys.dtype)[:, None, :, None]
             for block in probe.blocks:
-                attention = _attention(_wide(query[:, :, :, block.rows]) * scaling, keys, probe, block)
+                scores = _scores(_wide(query[:, :, :, block.rows]) * scaling, keys, block, softcap)
+                attention = _see(scores, probe, block)
                 block_mass = attention.flatten(2, 3) @ targets[:, :, : block.stop]
                 mass[:, :, :, block.rows] = block_mass.view(attention.shape[:-1])
         ctx.save_for_backward(query, key, mass)
-        ctx.probe, ctx.scaling = probe, scaling
+        ctx.probe, ctx.scaling, ctx.softcap = probe, scaling, softcap
         return mass
 
     @staticmethod
@@ -181,19 +189,32 @@ class _SupportMass(torch.autograd.Function):
             targets = probe.support.to(keys.dtype)[:, None, None, None]
             for block in probe.blocks:
                 scaled = _wide(query[:, :, :, block.rows]) * ctx.scaling
-                attention = _attention(scaled, keys, probe, block)
+                scores = _scores(scaled, keys, block, ctx.softcap)
+                slope = None if ctx.softcap is None else 1 - (scores / ctx.softcap).square()
+                attention = _see(scores, probe, block)
                 grad_scores = attention.mul_(targets[..., : block.stop] - mass[:, :, :, block.rows, None])
+                grad_scores = grad_scores if slope is None else grad_scores.mul_(slope)
                 grad_scores = grad_scores.mul_(grad_mass[:, :, :, block.rows, None]).flatten(2, 3)
                 grad_rows = (grad_scores @ keys[:, :, : block.stop]).mul_(ctx.scaling)
                 grad_query[:, :, :, block.rows] = grad_rows.view(scaled.shape)
                 grad_key[:, :, : block.stop] += grad_scores.transpose(2, 3) @ scaled.flatten(2, 3)
-        return grad_query, grad_key.to(key.dtype), None, None
+        return grad_query, grad_key.to(key.dtype), None, None, None
 
 
-def _attention(scaled: torch.Tensor, keys: torch.Tensor, probe: SupportProbe, block: RowBlock) -> torch.Tensor:
-    """[B, H, A / H, q, block.stop] attention of q scaled rows."""
+def cap_scores(scores: torch.Tensor, softcap: float) -> torch.Tensor:
+    """Return scores between minus and plus a cap: nearly as they are around zero, never beyond."""
+    return torch.tanh(scores / softcap) * softcap
+
+
+def _scores(scaled: torch.Tensor, keys: torch.Tensor, block: RowBlock, softcap: float | None) -> torch.Tensor:
+    """[B, H, A / H, q, block.stop] scores of q scaled rows."""
     scores = (scaled.flatten(2, 3) @ keys[:, :, : block.stop].transpose(2, 3)).view(*scaled.shape[:-1], block.stop)
-    later = torch.arange(block.first + 1, block.stop, device=keys.device)
+    return scores if softcap is None else cap_scores(scores, softcap)
+
+
+def _see(scores: torch.Tensor, probe: SupportProbe, block: RowBlock) -> torch.Tensor:
+    """The attention of scores, in whose place they are hidden from rows that do not see them."""
+    later = torch.arange(block.first + 1, block.stop, device=scores.device)
     hidden = later > probe.last_seen[:, block.rows, None]
     scores[..., block.first + 1 :].masked_fill_(hidden[:, None, None], -torch.inf)
     if probe.padding is not None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import (
+    Gemma2Config,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
@@ -272,10 +273,13 @@ def build_gemma3(tokenizer: Any) -> Published:
     return Published(model, processor, own)
 
 
-def build_paligemma(tokenizer: Any) -> Published:
+def build_paligemma(tokenizer: Any, *, is_second: bool = False) -> Published:
     own = _tokenizer(tokenizer, PALIGEMMA.chat_template or "", "<image>", "<bos>")
+    sizes = TEXT | {"head_dim": 16, "pad_token_id": own.pad_token_id}
+    caps = {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 6.0}  # low, so that they matter
+    second = {"query_pre_attn_scalar": 16, "sliding_window": 24} | caps
     config = PaliGemmaConfig(
-        text_config=GemmaConfig(**TEXT, head_dim=16, pad_token_id=own.pad_token_id),
+        text_config=Gemma2Config(**sizes, **second) if is_second else GemmaConfig(**sizes),
         vision_config=SiglipVisionConfig(**VISION, image_size=TILE, patch_size=8, vision_use_head=False),
         image_token_index=own.convert_tokens_to_ids("<image>"),
         projection_dim=TEXT["hidden_size"],
@@ -293,5 +297,6 @@ PUBLISHED: dict[str, Callable[[Any], Published]] = {
     "smolvlm": build_smolvlm,
     "gemma3": build_gemma3,
     "paligemma": build_paligemma,
+    "paligemma2": functools.partial(build_paligemma, is_second=True),
 }
-"""By model type."""
+"""By model type, but for the second PaliGemma, whose type is the first's."""

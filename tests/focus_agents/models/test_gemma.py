@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,13 @@ import torch
 from transformers.models.paligemma.processing_paligemma import PaliGemmaProcessor
 
 from focus_agents.engine.forward import prompt_reach
-from focus_agents.errors import CheckpointError
 from focus_agents.models.attention import set_focus_attention
 from focus_agents.models.inputs import IGNORED
-from focus_agents.models.loading import check_model, load_family, load_processor
+from focus_agents.models.loading import check_model, load_processor
 from focus_agents.models.processing import VLMProcessor
+from focus_agents.models.quantization import whole_modules
 from focus_agents.models.shared_prefix import prompt_mask
+from focus_agents.models.support_mass import support_mass
 from focus_agents.runs.checkpoint import save_policy
 from focus_agents.sft.data import SFTBatch, SFTExamples
 from focus_agents.sft.step import token_labels
@@ -27,6 +27,7 @@ from focus_env.prompts import get_template
 from focus_env.types import ImagePart, Message, TextPart
 from tests.fakes import make_episode
 from tests.focus_agents.models.cases import EPISODES, TEMPLATE, Case, make_case
+from tests.focus_agents.models.plain_mass import padding_of, random_case
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ class TestLabels:
 
 
 class TestPaliGemma:
-    """Prompts as its processor writes them, and the second release."""
+    """Prompts as its processor writes them."""
 
     def test_prompts_are_those_of_its_processor(self, paligemma: Case) -> None:
         """Several pictures stay where they stand; the text begins behind the last."""
@@ -158,9 +159,27 @@ class TestPaliGemma:
         assert found.input_ids.tolist() == paligemma.prompts[0].input_ids.tolist()
         assert load_processor(str(folder)).eos_token_id == paligemma.processor.tokenizer.eos_token_id
 
-    def test_the_second_release_is_refused_before_its_weights(self, paligemma: Case, tmp_path: Path) -> None:
-        config = paligemma.model.config.to_dict()
-        config["text_config"] = {"model_type": "gemma2", "num_hidden_layers": 2}
-        (tmp_path / "config.json").write_text(json.dumps(config))
-        with pytest.raises(CheckpointError, match=r"PaliGemma 1 has, got a cap of 50.0, as PaliGemma 2 has; take a"):
-            load_family(tmp_path)
+
+class TestCaps:
+    """Scores and logits of the second PaliGemma."""
+
+    def test_masses_and_their_gradients_are_those_of_whole_rows(self) -> None:
+        query, key, probe = random_case(dtype=torch.float64)
+        mass = support_mass(query, key, probe, scaling=1.5, softcap=2.0)
+        num_keys = probe.support.shape[1]
+        scores = 1.5 * query @ key[:, :, :num_keys].repeat_interleave(3 - 1, 1).mT
+        scores = 2.0 * (scores / 2.0).tanh()
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool).tril() & ~padding_of(probe)[:, None, None]
+        weights = scores.masked_fill(~seen, -torch.inf).softmax(-1).mean(1)
+        rows = weights[torch.arange(len(query))[:, None], probe.rows]
+        expected = (rows * probe.support[:, None]).sum(-1)
+        torch.testing.assert_close(mass, expected)
+        towards = torch.randn(mass.shape, dtype=mass.dtype, generator=torch.Generator().manual_seed(0))
+        ours, plain = (torch.autograd.grad((part * towards).sum(), (query, key)) for part in (mass, expected))
+        torch.testing.assert_close(ours, plain)
+        uncapped = support_mass(query, key, probe, scaling=1.5)
+        assert (uncapped - mass).abs().max() > 0.01
+
+    def test_the_head_stays_whole_under_4_bits(self, processor: VLMProcessor) -> None:
+        config = make_case("paligemma2", processor).model.config
+        assert whole_modules(config) == ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
