@@ -227,6 +227,9 @@ def tell_budget(plan: GRPOPlan, cluster: ClusterArguments, console: Console) -> 
     tell_unused_gpu(console, processes, "`num_gpus_per_learner`")
     flops = step_flops(shape, model, settings, prompt=prompts[0], num_learners=num_learners)
     tell_memory(console, processes, device=device, advice=ADVICE, step_flops=flops)
+    if settings.engine == "vllm":
+        share = f"{settings.engine_memory:.0%} of its GPU"
+        console.print(f"not counted: what each sampler's vLLM holds beside the weights, up to {share}", soft_wrap=True)
 
 
 def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> None:

@@ -37,6 +37,11 @@ def answer_positions(model: Any, starts: torch.Tensor, offsets: torch.Tensor) ->
     return family_of(model).text_positions(starts[:, None] + offsets)
 
 
+def prompt_reach(model: Any, prompts: PromptBatch) -> torch.Tensor | None:
+    """Return the last column that each token of a prompt sees, [N, P]; None: its own, as in causal attention."""
+    return family_of(model).prompt_reach(prompts)
+
+
 def image_inputs(model: Any, prompts: PromptBatch, num_answer_tokens: int = 0) -> dict[str, Any]:
     """Return the keyword arguments that hand pictures to a model: the pictures, or features of a frozen vision tower.
 

@@ -23,6 +23,7 @@ from focus_agents.engine.forward import (
     image_inputs,
     prefill,
     prompt_positions,
+    prompt_reach,
     token_logprobs,
 )
 from focus_agents.engine.grammar import AnswerGrammar
@@ -149,7 +150,7 @@ def _one_row(model: Any, prompts: PromptBatch, packed: PackedAnswers) -> torch.T
         attention_mask=additive(answer_mask(packed, prompts.attention_mask), backbone.dtype),
         position_ids=torch.cat([positions, own_positions], dim=-1),
         use_cache=False,
-        shared_prefix=SharedPrefix(num_columns, prompt_mask(prompts.attention_mask)),
+        shared_prefix=SharedPrefix(num_columns, prompt_mask(prompts.attention_mask, prompt_reach(model, prompts))),
         **image_inputs(model, prompts),
     )
     states: torch.Tensor = output.last_hidden_state[:, num_columns - 1 :]

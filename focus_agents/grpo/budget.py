@@ -26,12 +26,17 @@ def sampler_memory(
 ) -> dict[str, Memory]:
     """Count what a process that samples holds at most in each part of its work.
 
+    Of vLLM it counts the weights alone: its cache and graphs fill `engine_memory` of the GPU, whatever is asked.
+
     Args:
         shape: The model's.
         model: How it is trained.
         settings: Of GRPO.
         prompts: Sizes of a large prompt of the training and of one of the validation.
     """
+    if settings.engine == "vllm":
+        adapters = 0 if model.lora_rank is None else budget.trained_parameters(shape, model)
+        return {SAMPLING: {"weights": budget.NUMBER_BYTES[model.precision] * (shape.parameters + adapters)}}
     training, validation = prompts
     weights = budget.held(shape, model)
     sampled = budget.answering(

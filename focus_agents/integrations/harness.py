@@ -49,7 +49,8 @@ class Served:
 
     def messages(self, index: int) -> Sequence[Message]:
         """Return the prompt of an episode, its pictures between the texts."""
-        return self.template.render(observe(self.episodes[index]))
+        episode = self.episodes[index]
+        return self.template.for_question(episode).render(observe(episode))
 
     def score(self, index: int, text: str) -> ScoredAnswer:
         """Score an answer to an episode."""

@@ -73,7 +73,8 @@ def _row(env: gymnasium.Env[Any, Any], indices: Sequence[int], index: int) -> di
     for number, other in enumerate(in_turn, start=1):
         try:
             question, _ = env.reset(options={"episode_index": other})
-            return {"episode_index": other, **trl_row(template.render(question))}
+            own = template.for_question(env.get_wrapper_attr("episode"))
+            return {"episode_index": other, **trl_row(own.render(question))}
         except Exception as error:  # whatever a data set of the user's own raises
             if number == len(in_turn):
                 raise

@@ -29,10 +29,11 @@ from focus_agents.models.adapters import base_model, model_parts
 from focus_agents.models.flash import FLASH, flash_attention, padding_mask, wants_flash
 from focus_agents.models.settings import Attention, Precision
 from focus_agents.models.shared_prefix import SharedPrefix, shared_prefix_attention
-from focus_agents.models.support_mass import SupportProbe, attention_maps, support_mass
+from focus_agents.models.support_mass import SupportProbe, attention_maps, cap_scores, support_mass
 from focus_env.plain_numbers import is_plain
 
-FOCUS_ATTENTION = "focus_sdpa"
+FOCUS_ATTENTION = "focus_attention"
+"""Not named "sdpa": transformers would refuse it for models that SDPA cannot compute, as Gemma 2."""
 FOCUS_FLASH = "focus_fa2"
 """The same with flash attention where it applies. Not named "flash": transformers would take it for that itself."""
 MOST_WRITTEN_OUT = 1024
@@ -163,10 +164,13 @@ def focus_attention_forward(
     support_probe: SupportProbe | None = None,
     shared_prefix: SharedPrefix | None = None,
     scaling: float | None = None,
+    softcap: float | None = None,
     by_flash: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """SDPA, or flash attention, and beside it the support masses if a probe asks for them. Rows may hold a group.
+
+    Capped scores, which SDPA does not know, are written out.
 
     The signature is that of transformers' attention functions: `query` [B, A, N, D] and `key` [B, H, N, D] come
     rotated; the result is ([B, N, A, D], None).
@@ -178,6 +182,9 @@ def focus_attention_forward(
     if shared_prefix is not None and attention_mask is not None:
         grouped = shared_prefix_attention(query, key, value, attention_mask, shared_prefix, scaling=scaling)
         output = grouped.transpose(1, 2).contiguous()
+    elif softcap is not None:
+        dropout = float(kwargs.get("dropout") or 0.0)
+        output = capped_attention(query, key, value, attention_mask, scaling=scaling, softcap=softcap, dropout=dropout)
     elif by_flash:
         output = flash_attention(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     elif _suits_written_out(query, key, attention_mask, kwargs):
@@ -185,11 +192,12 @@ def focus_attention_forward(
     else:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     if support_probe is not None and is_measured:
-        mass = support_mass(query, key, support_probe, scaling=scaling or query.shape[-1] ** -0.5)
+        options = {"scaling": scaling or query.shape[-1] ** -0.5} | ({} if softcap is None else {"softcap": softcap})
+        mass = support_mass(query, key, support_probe, **options)
         # The pass that gradient checkpointing repeats in backward must not replace what the loss was made of.
         support_probe.masses.setdefault(int(module.layer_idx), mass)  # type: ignore[arg-type]
         if support_probe.keeps_maps:
-            maps = attention_maps(query, key, support_probe, scaling=scaling or query.shape[-1] ** -0.5)
+            maps = attention_maps(query, key, support_probe, **options)
             support_probe.maps[int(module.layer_idx)] = maps  # type: ignore[arg-type]
     return output, None
 
@@ -238,6 +246,44 @@ def written_out_attention(
         attention_mask = torch.zeros(attention_mask.shape, dtype=scores.dtype).masked_fill(~attention_mask, HIDDEN)
     attended = (scores + attention_mask.to(scores.dtype).clamp(min=HIDDEN)).softmax(-1) @ value
     return attended.transpose(1, 2).contiguous()
+
+
+def capped_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None,
+    softcap: float,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """softmax(cap(scale * q k^T)) v with scores that a hyperbolic tangent holds below a cap, as Gemma 2's are.
+
+    Args:
+        query: As of `written_out_attention`, like the others but for the last two.
+        key: [B, H, K, D].
+        value: [B, H, K, D].
+        attention_mask: As there.
+        scaling: As there.
+        softcap: The cap.
+        dropout: Share of the weights that become 0.
+
+    Returns:
+        [B, N, A, D].
+    """
+    num_shared = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(num_shared, 1), value.repeat_interleave(num_shared, 1)
+    scores = cap_scores((query @ key.mT).float() * (scaling or query.shape[-1] ** -0.5), softcap)
+    if attention_mask is None:
+        size = scores.shape[-2:]
+        attention_mask = torch.ones(size, dtype=torch.bool, device=query.device).tril(size[1] - size[0])
+    if attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, HIDDEN)
+    else:
+        scores = scores + attention_mask.clamp(min=HIDDEN)
+    weights = torch.nn.functional.dropout(scores.softmax(-1).to(value.dtype), dropout)
+    return (weights @ value).transpose(1, 2).contiguous()
 
 
 ALL_ATTENTION_FUNCTIONS.register(FOCUS_ATTENTION, focus_attention_forward)

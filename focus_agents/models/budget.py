@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from focus_agents.models.inputs import LOGITS_PER_CHUNK, MAX_BATCH_TOKENS, EncodedPrompt
+from focus_agents.models.quantization import bytes_in_4_bits
 from focus_agents.models.settings import FinetuningSettings, Precision
 from focus_agents.models.shape import ModelShape
 
@@ -158,13 +159,19 @@ def trained_parameters(shape: ModelShape, settings: FinetuningSettings) -> int:
 def held(shape: ModelShape, settings: FinetuningSettings) -> Memory:
     """Count the weights of a model that is made ready to train: trained ones in float32, the base under adapters not.
 
-    Under autocast, weights that are trained are there once more in bfloat16.
+    Under autocast, weights that are trained are there once more in bfloat16. Of a base in 4 bits the linear layers are
+    in these, all else is in bfloat16, and one layer at a time is unpacked to that.
     """
     trained = trained_parameters(shape, settings)
     has_adapters, is_narrow = settings.lora_rank is not None, settings.precision == "bf16"
-    base = shape.parameters * (2 if has_adapters and is_narrow else 4)
+    unpacked: Memory = {}
+    if settings.quantization == "4bit":
+        base = 2 * (shape.parameters - sum(shape.linear_weights)) + sum(map(bytes_in_4_bits, shape.linear_weights))
+        unpacked = {"unpacked": 2 * max(shape.linear_weights, default=0)}
+    else:
+        base = shape.parameters * (2 if has_adapters and is_narrow else 4)
     copies = 2 * trained if is_narrow else 0
-    return {"weights": base + (4 * trained if has_adapters else 0) + copies}
+    return {"weights": base + (4 * trained if has_adapters else 0) + copies, **unpacked}
 
 
 def optimized(shape: ModelShape, settings: FinetuningSettings, *, num_replicas: int = 1) -> Memory:

@@ -50,7 +50,7 @@ class ModelParts(NamedTuple):
         vision_tower: Encodes pictures.
         backbone: Makes hidden states from token ids, positions and the family's image inputs.
         layers: The language model's decoder layers.
-        head: Makes logits from hidden states; linear.
+        head: Makes logits from hidden states; linear, or with the linear layer as its `linear`.
         projections: Modules and parameters outside the tower that make its outputs into the language model's inputs.
             They are frozen with the tower.
     """
@@ -86,6 +86,7 @@ class ModelFamily(abc.ABC):
         end_token: Ends an answer; None: the tokenizer's own.
         placeholder: Stands for a picture in the chat template's text; None: the image token.
         native_template: The template in whose form its models were trained to write boxes.
+        chat_template: Of tokenizers that come without one, in Jinja; None: they have their own.
     """
 
     name: str
@@ -97,6 +98,7 @@ class ModelFamily(abc.ABC):
     end_token: str | None = None
     placeholder: str | None = None
     native_template: str = "default"
+    chat_template: str | None = None
 
     def for_config(self, config: Any) -> ModelFamily:
         """Return the family as it is for one model, where its pictures depend on more than the image processor.
@@ -197,6 +199,20 @@ class ModelFamily(abc.ABC):
         Returns:
             [..., N, C] int64, to be laid behind positions of prompts.
         """
+
+    def prompt_reach(self, prompts: PromptBatch) -> torch.Tensor | None:
+        """Return the last column that each token of a prompt sees; padding is never seen.
+
+        By default a token sees all that stands before it, and itself. Here alone a family says something else; it hands
+        transformers' own words for it over by `image_inputs`.
+
+        Args:
+            prompts: N prompts.
+
+        Returns:
+            [N, P] int64, at least a token's own column, and never less than that of the token before it; None: its own.
+        """
+        return None
 
     @abc.abstractmethod
     def image_inputs(self, model: Any, prompts: PromptBatch, num_answer_tokens: int = 0) -> dict[str, Any]:

@@ -175,9 +175,10 @@ class VLMProcessor:
         """
         words = "Where is it?"
         text = prompt_text(self.tokenizer, [{"role": "user", "content": [{"type": "image"}, as_text(words)]}])
-        if text.count(self.family.image_token) != 1 or words not in text:
+        placeholder = self.family.placeholder or self.family.image_token
+        if text.count(placeholder) != 1 or words not in text:
             raise ValueError(
-                f"chat template: expected {self.family.image_token} once for a picture, and words as they are, got "
+                f"chat template: expected {placeholder} once for a picture, and words as they are, got "
                 f"{text!r}; take chat_template.jinja from where the weights are from"
             )
 

@@ -71,6 +71,40 @@ def whole_modules(config: Any) -> list[str]:
     """
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
-    parts = model_parts(model)
-    kept = [parts.vision_tower, parts.head, *parts.projections]
+    kept = _whole_parts(model)
     return [name for name, module in model.named_modules() if any(module is part for part in kept)]
+
+
+def narrow_modules(model: Any) -> list[torch.nn.Linear]:
+    """Return the layers of a model in whole weights that 4 bits would hold; the experts of a mixture are no layers.
+
+    Args:
+        model: Of transformers.
+    """
+    parts = [part for part in _whole_parts(model) if isinstance(part, torch.nn.Module)]
+    kept = {id(module) for part in parts for module in part.modules()}
+    return [module for module in model.modules() if isinstance(module, torch.nn.Linear) and id(module) not in kept]
+
+
+def _whole_parts(model: Any) -> list[Any]:
+    parts = model_parts(model)
+    return [parts.vision_tower, getattr(parts.head, "linear", parts.head), *parts.projections]
+
+
+BLOCK, BLOCKS = 64, 256
+"""Numbers of a weight that share a scale, and scales that share one of their own: bitsandbytes' own sizes."""
+LEVELS = 4 * (16 + 256)
+"""Bytes of the tables of levels, in float32, that a weight brings along for its numbers and for their scales."""
+
+
+def bytes_in_4_bits(num_numbers: int) -> int:
+    """Return the bytes of a weight in NF4 with double quantization, as `loading_options` asks for it.
+
+    Half a byte a number; a byte for the scale of each block; for these scales' own four bytes a block, and four for
+    their mean.
+
+    >>> bytes_in_4_bits(64 * 256) - LEVELS
+    8456
+    """
+    scales = -(-num_numbers // BLOCK)
+    return -(-num_numbers // 2) + scales + 4 * -(-scales // BLOCKS) + 4 + LEVELS

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.family import ModelFamily
+from focus_agents.models.gemma import GEMMA3, PALIGEMMA
 from focus_agents.models.glm import GLM4V
 from focus_agents.models.internvl import INTERNVL
 from focus_agents.models.llava_onevision import LLAVA_ONEVISION
@@ -22,7 +23,7 @@ FAMILIES: Registry[ModelFamily] = Registry(
     "model family",
     ENTRY_POINT_GROUP,
     ModelFamily,  # type: ignore[type-abstract]  # to check records by, never to make one
-    [QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_5, INTERNVL, LLAVA_ONEVISION, GLM4V, SMOLVLM],
+    [QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_5, INTERNVL, LLAVA_ONEVISION, GLM4V, SMOLVLM, GEMMA3, PALIGEMMA],
 )
 
 _registered: dict[str, ModelFamily] = {}

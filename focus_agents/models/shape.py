@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText
 
+from focus_agents.models.quantization import narrow_modules
 from focus_agents.models.registry import find_family
 
 
@@ -37,6 +38,7 @@ class ModelShape:
         language_parameters: All others.
         layer_parameters: Those of the decoder layers among them.
         adapter_width: Inputs and outputs of all modules that get adapters, added up: times the rank, their parameters.
+        linear_weights: Numbers in each weight that a base in 4 bits holds in these.
     """
 
     num_layers: int
@@ -55,6 +57,7 @@ class ModelShape:
     language_parameters: int
     layer_parameters: int
     adapter_width: int
+    linear_weights: tuple[int, ...]
 
     @property
     def parameters(self) -> int:
@@ -104,6 +107,7 @@ def shape_of(config: Any) -> ModelShape:
         language_parameters=sum(p.numel() for p in model.parameters() if id(p) not in tower),
         layer_parameters=sum(p.numel() for layer in parts.layers for p in layer.parameters()),
         adapter_width=sum(adapted),
+        linear_weights=tuple(module.weight.numel() for module in narrow_modules(model)),
     )
 
 

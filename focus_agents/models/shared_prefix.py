@@ -144,18 +144,23 @@ def answer_mask(packed: PackedAnswers, prompt_attention_mask: torch.Tensor) -> t
     return torch.cat([prompt, own], dim=2)[:, None]
 
 
-def prompt_mask(prompt_attention_mask: torch.Tensor) -> torch.Tensor | None:
-    """[N, 1, P, P] bool, what prompt tokens see; None if nothing is padded.
+def prompt_mask(prompt_attention_mask: torch.Tensor, reach: torch.Tensor | None = None) -> torch.Tensor | None:
+    """[N, 1, P, P] bool, what prompt tokens see; None if nothing is padded and all see what stands before them.
 
     Padding sees itself, since a row of scores without any key has no softmax.
+
+    Args:
+        prompt_attention_mask: [N, P], 0 at padding.
+        reach: [N, P] int64, the last column that each token sees, see `ModelFamily.prompt_reach`; None: its own.
     """
-    if bool(prompt_attention_mask.all()):
+    if reach is None and bool(prompt_attention_mask.all()):
         return None
-    # Lower triangle: what stands before a token, as far as it is no padding. Diagonal: every token sees itself, which
-    # changes nothing for tokens of the prompt, and gives rows of padding a key.
-    size = prompt_attention_mask.shape[1]
-    ones = torch.ones(size, size, dtype=torch.bool, device=prompt_attention_mask.device)
-    return ((prompt_attention_mask.bool()[:, None, :] & ones.tril()) | ones.tril().triu())[:, None]
+    # What a token reaches, as far as it is no padding. Diagonal: every token sees itself, which changes nothing for
+    # tokens of the prompt, and gives rows of padding a key.
+    columns = torch.arange(prompt_attention_mask.shape[1], device=prompt_attention_mask.device)
+    last = columns.expand_as(prompt_attention_mask) if reach is None else reach
+    seen = prompt_attention_mask.bool()[:, None, :] & (columns <= last[:, :, None])
+    return (seen | (columns == columns[:, None]))[:, None]
 
 
 def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -172,7 +177,7 @@ def shared_prefix_attention(
     *,
     scaling: float | None,
 ) -> torch.Tensor:
-    """Attention of rows that hold groups: prompts by the causal kernel, answers under their mask.
+    """Attention of rows that hold groups: prompts by the causal kernel or their mask, answers under theirs.
 
     Args:
         query: [N, A, P + C, D], or [N, A, C, D] where the prompts are in the cache.

@@ -1,7 +1,7 @@
 """How much rows of a sequence look at support tokens: measured, with gradient, in memory linear in the tokens.
 
-Axis letters: B sequences, N tokens, Q query-image tokens (rows), K tokens up to the last row, A heads, H key-value
-heads, D head size.
+Axis letters: B sequences, N tokens, P prompt tokens, Q query-image tokens (rows), K tokens up to the last that a row
+sees, A heads, H key-value heads, D head size.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class RowBlock:
 
     Attributes:
         rows: Which of the Q rows.
-        first: The lowest position among them; a key up to here is hidden from none of them by causality.
-        stop: One past their highest position; no key from here on is seen by any of them.
+        first: The lowest position to which one of them sees; a key up to here is hidden from none of them.
+        stop: One past the highest; no key from here on is seen by any of them.
     """
 
     rows: slice
@@ -36,6 +36,7 @@ class SupportProbe:
 
     Attributes:
         rows: [B, Q] int64, positions of the query-image tokens in rising order, filled up by repeating the last.
+        last_seen: [B, Q] int64, the position to which each row sees; its own in causal attention.
         row_mask: [B, Q] bool, false where filled up.
         support: [B, K] bool, the support tokens.
         padding: [B, K] bool, the padding; None if there is none.
@@ -48,6 +49,7 @@ class SupportProbe:
     """
 
     rows: torch.Tensor
+    last_seen: torch.Tensor
     row_mask: torch.Tensor
     support: torch.Tensor
     padding: torch.Tensor | None
@@ -64,6 +66,8 @@ class SupportProbe:
         support_mask: torch.Tensor,
         attention_mask: torch.Tensor,
         layers: frozenset[int],
+        *,
+        reach: torch.Tensor | None = None,
     ) -> SupportProbe:
         """A probe for one batch.
 
@@ -72,6 +76,8 @@ class SupportProbe:
             support_mask: [B, N] bool, the support tokens.
             attention_mask: [B, N], 0 at padding, on either side.
             layers: The layers to measure.
+            reach: [B, P] int64, the last position that each of the first P tokens sees, as `ModelFamily.prompt_reach`
+                has it; the others see themselves and what stands before them. None: so do all.
         """
         counts = query_mask.sum(1)
         # Examples differ in their query tokens. Positions of true come first in a stable sort of the negated mask, in
@@ -79,11 +85,15 @@ class SupportProbe:
         in_order = torch.argsort((~query_mask).int(), dim=1, stable=True)[:, : int(counts.max())]
         row_mask = torch.arange(in_order.shape[1], device=counts.device) < counts[:, None]
         rows = torch.where(row_mask, in_order, in_order.gather(1, counts[:, None] - 1))
+        last_seen = rows
+        if reach is not None:
+            own = torch.arange(reach.shape[1], query_mask.shape[1], device=reach.device).expand(len(reach), -1)
+            last_seen = torch.cat([reach, own], dim=1).gather(1, rows)
         # Scores of all rows at once would be [B, A, Q, K], the map that is to be avoided; a block has at most
-        # `ROWS_PER_BLOCK` of the Q rows. Rows rise, so a block of neighbours needs no key behind its own highest
-        # position, where `stop` is. Up to its lowest position, `first`, no key is hidden from any of its rows, so that
-        # the causal mask is applied to the narrow strip between the two alone.
-        lowest, highest = rows.amin(0).tolist(), rows.amax(0).tolist()
+        # `ROWS_PER_BLOCK` of the Q rows. Rows rise, and what they see with them, so a block of neighbours needs no key
+        # behind the highest that its last row sees, where `stop` is. Up to the last key of its first row, `first`, none
+        # is hidden from any of its rows, so that the mask is applied to the narrow strip between the two alone.
+        lowest, highest = last_seen.amin(0).tolist(), last_seen.amax(0).tolist()
         blocks = []
         for start in range(0, len(lowest), ROWS_PER_BLOCK):
             stop = min(start + ROWS_PER_BLOCK, len(lowest))
@@ -92,6 +102,7 @@ class SupportProbe:
         padding = ~attention_mask.bool()[:, :num_keys]
         return cls(
             rows=rows,
+            last_seen=last_seen,
             row_mask=row_mask,
             support=support_mask[:, :num_keys] & ~padding,
             padding=padding if bool(padding.any()) else None,
@@ -104,7 +115,9 @@ class SupportProbe:
         return torch.stack([self.masses[layer] for layer in sorted(self.masses)]).mean(0)
 
 
-def support_mass(query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *, scaling: float) -> torch.Tensor:
+def support_mass(
+    query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *, scaling: float, softcap: float | None = None
+) -> torch.Tensor:
     """[B, Q] the attention that each row pays to the support tokens, averaged over heads.
 
     Args:
@@ -112,17 +125,20 @@ def support_mass(query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *,
         key: [B, H, N, D] with N >= K, rotated; A / H query heads share a key head.
         probe: Rows and support tokens.
         scaling: Multiplies the scores.
+        softcap: Below which a hyperbolic tangent then holds them, see `cap_scores`; None: nothing does.
     """
     sequences = torch.arange(len(query), device=query.device)[:, None]
     # Not `gather`, which would keep all of the query for its backward pass.
     rows = query[sequences, :, probe.rows].transpose(1, 2)
     grouped = rows.reshape(len(rows), key.shape[1], -1, *rows.shape[2:])
-    mass: torch.Tensor = _SupportMass.apply(grouped, key, probe, scaling)  # type: ignore[no-untyped-call]
+    mass: torch.Tensor = _SupportMass.apply(grouped, key, probe, scaling, softcap)  # type: ignore[no-untyped-call]
     return mass.flatten(1, 2).mean(1)
 
 
 @torch.no_grad()
-def attention_maps(query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *, scaling: float) -> torch.Tensor:
+def attention_maps(
+    query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *, scaling: float, softcap: float | None = None
+) -> torch.Tensor:
     """[B, Q, K] the attention of each row to each key, averaged over heads; arguments as of `support_mass`."""
     with torch.autocast(query.device.type, enabled=False):
         sequences = torch.arange(len(query), device=query.device)[:, None]
@@ -131,7 +147,7 @@ def attention_maps(query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, 
         keys = _wide(key[:, :, : probe.support.shape[1]])
         maps = keys.new_zeros(*probe.rows.shape, keys.shape[2])
         for block in probe.blocks:
-            attention = _attention(grouped[:, :, :, block.rows], keys, probe, block)
+            attention = _see(_scores(grouped[:, :, :, block.rows], keys, block, softcap), probe, block)
             maps[:, block.rows, : block.stop] = attention.flatten(1, 2).mean(1)
     return maps
 
@@ -145,18 +161,21 @@ class _SupportMass(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, scaling: float) -> torch.Tensor:
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, scaling: float, softcap: float | None
+    ) -> torch.Tensor:
         """[B, H, A / H, Q] from query [B, H, A / H, Q, D] and key [B, H, N, D]."""
         with torch.autocast(query.device.type, enabled=False):
             keys = _wide(key[:, :, : probe.support.shape[1]])
             mass = keys.new_empty(query.shape[:-1])
             targets = probe.support.to(keys.dtype)[:, None, :, None]
             for block in probe.blocks:
-                attention = _attention(_wide(query[:, :, :, block.rows]) * scaling, keys, probe, block)
+                scores = _scores(_wide(query[:, :, :, block.rows]) * scaling, keys, block, softcap)
+                attention = _see(scores, probe, block)
                 block_mass = attention.flatten(2, 3) @ targets[:, :, : block.stop]
                 mass[:, :, :, block.rows] = block_mass.view(attention.shape[:-1])
         ctx.save_for_backward(query, key, mass)
-        ctx.probe, ctx.scaling = probe, scaling
+        ctx.probe, ctx.scaling, ctx.softcap = probe, scaling, softcap
         return mass
 
     @staticmethod
@@ -170,20 +189,33 @@ class _SupportMass(torch.autograd.Function):
             targets = probe.support.to(keys.dtype)[:, None, None, None]
             for block in probe.blocks:
                 scaled = _wide(query[:, :, :, block.rows]) * ctx.scaling
-                attention = _attention(scaled, keys, probe, block)
+                scores = _scores(scaled, keys, block, ctx.softcap)
+                slope = None if ctx.softcap is None else 1 - (scores / ctx.softcap).square()
+                attention = _see(scores, probe, block)
                 grad_scores = attention.mul_(targets[..., : block.stop] - mass[:, :, :, block.rows, None])
+                grad_scores = grad_scores if slope is None else grad_scores.mul_(slope)
                 grad_scores = grad_scores.mul_(grad_mass[:, :, :, block.rows, None]).flatten(2, 3)
                 grad_rows = (grad_scores @ keys[:, :, : block.stop]).mul_(ctx.scaling)
                 grad_query[:, :, :, block.rows] = grad_rows.view(scaled.shape)
                 grad_key[:, :, : block.stop] += grad_scores.transpose(2, 3) @ scaled.flatten(2, 3)
-        return grad_query, grad_key.to(key.dtype), None, None
+        return grad_query, grad_key.to(key.dtype), None, None, None
 
 
-def _attention(scaled: torch.Tensor, keys: torch.Tensor, probe: SupportProbe, block: RowBlock) -> torch.Tensor:
-    """[B, H, A / H, q, block.stop] attention of q scaled rows."""
+def cap_scores(scores: torch.Tensor, softcap: float) -> torch.Tensor:
+    """Return scores between minus and plus a cap: nearly as they are around zero, never beyond."""
+    return torch.tanh(scores / softcap) * softcap
+
+
+def _scores(scaled: torch.Tensor, keys: torch.Tensor, block: RowBlock, softcap: float | None) -> torch.Tensor:
+    """[B, H, A / H, q, block.stop] scores of q scaled rows."""
     scores = (scaled.flatten(2, 3) @ keys[:, :, : block.stop].transpose(2, 3)).view(*scaled.shape[:-1], block.stop)
-    later = torch.arange(block.first + 1, block.stop, device=keys.device)
-    hidden = later > probe.rows[:, block.rows, None]
+    return scores if softcap is None else cap_scores(scores, softcap)
+
+
+def _see(scores: torch.Tensor, probe: SupportProbe, block: RowBlock) -> torch.Tensor:
+    """The attention of scores, in whose place they are hidden from rows that do not see them."""
+    later = torch.arange(block.first + 1, block.stop, device=scores.device)
+    hidden = later > probe.last_seen[:, block.rows, None]
     scores[..., block.first + 1 :].masked_fill_(hidden[:, None, None], -torch.inf)
     if probe.padding is not None:
         scores.masked_fill_(probe.padding[:, None, None, None, : block.stop], -torch.inf)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from focus_agents.engine.forward import image_inputs
+from focus_agents.engine.forward import image_inputs, prompt_reach
 from focus_agents.models.adapters import base_model, family_of
 from focus_agents.models.attention import choose_attention, full_attention_layers
 from focus_agents.models.devices import chosen_device
@@ -152,7 +152,8 @@ class FocusPolicy(VLMPolicy):
         rows = torch.zeros(1, num_prompt + num_answer, dtype=torch.bool, device=device)
         rows[0, [*query_tokens[query_looking], *looking]] = True
         ones = torch.ones_like(rows, dtype=torch.long)
-        probe = SupportProbe.build(rows, torch.zeros_like(rows), ones, full_attention_layers(self.model.config))
+        layers, reach = full_attention_layers(self.model.config), prompt_reach(self.model, batch)
+        probe = SupportProbe.build(rows, torch.zeros_like(rows), ones, layers, reach=reach)
         probe.keeps_maps = True
         self.model(
             input_ids=torch.cat([batch.input_ids, answer], dim=1),

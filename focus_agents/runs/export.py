@@ -16,6 +16,7 @@ from focus_agents.models.adapters import has_adapters, merge_adapters
 from focus_agents.models.loading import check_model, load_config, load_model, load_template
 from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, ModelFiles
 from focus_agents.models.loading.sources import find_source
+from focus_agents.models.pictures import recorded_budget
 from focus_agents.models.settings import ExportDtype, ExportForm
 from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
 from focus_agents.runs.checkpoint import save_policy
@@ -66,8 +67,8 @@ def export_policy(
         model.config.dtype = own
     elif has_adapters(model) and dtype != "auto":
         model.to(own)
-    template = load_template(name_or_path)
-    save_policy(directory, model, processor, template=template, documents=documents, form=form)
+    prompt: dict[str, Any] = {"template": load_template(name_or_path), "pictures": recorded_budget(name_or_path)}
+    save_policy(directory, model, processor, **prompt, documents=documents, form=form)
     if form == "merged":
         _take_over(source.files, directory)
     return directory

@@ -14,7 +14,7 @@ import torch
 import torch.distributed
 from torch.nn.functional import pad
 
-from focus_agents.engine.forward import image_inputs
+from focus_agents.engine.forward import image_inputs, prompt_reach
 from focus_agents.models.adapters import model_parts
 from focus_agents.models.inputs import IGNORED, LOGITS_PER_CHUNK
 from focus_agents.models.support_mass import SupportProbe
@@ -49,8 +49,15 @@ class LossSums:
     past_margin: torch.Tensor
 
 
-def token_labels(batch: SFTBatch, labels: Labels) -> torch.Tensor:
-    """[B, N] int64 the tokens to be learned, `IGNORED` elsewhere: the answers', or all that follow on a token."""
+def token_labels(batch: SFTBatch, labels: Labels, reach: torch.Tensor | None = None) -> torch.Tensor:
+    """[B, N] int64 the tokens to be learned, `IGNORED` elsewhere: the answers', or all that follow on a token.
+
+    Args:
+        batch: Examples.
+        labels: Which of the two.
+        reach: [B, P] int64, the last column that each token of a prompt sees, see `ModelFamily.prompt_reach`. A token
+            that the one before it sees is not learned. None: there is none.
+    """
     prompts = batch.prompts
     mask = batch.answer_mask
     if labels == "answer":
@@ -58,6 +65,9 @@ def token_labels(batch: SFTBatch, labels: Labels) -> torch.Tensor:
     else:
         visible = prompts.attention_mask.bool()
         in_prompt = visible & pad(visible[:, :-1], (1, 0))
+        if reach is not None:
+            is_seen = reach[:, :-1] > torch.arange(reach.shape[1] - 1, device=reach.device)
+            in_prompt &= ~pad(is_seen, (1, 0))
     ids = torch.cat([prompts.input_ids, batch.answer_ids], dim=1)
     return ids.masked_fill(~torch.cat([in_prompt, mask], dim=1), IGNORED)
 
@@ -73,10 +83,10 @@ def measure_losses(model: Any, batch: SFTBatch, config: SFTConfig, layers: froze
     """
     prompts, num_answer = batch.prompts, batch.answer_ids.shape[1]
     attention_mask = torch.cat([prompts.attention_mask, batch.answer_mask.long()], dim=1)
-    probe = None
+    probe, reach = None, prompt_reach(model, prompts)
     if config.beta > 0:
-        probe = SupportProbe.build(batch.query_mask, batch.support_mask, prompts.attention_mask, layers)
-    labels = token_labels(batch, config.labels)
+        probe = SupportProbe.build(batch.query_mask, batch.support_mask, prompts.attention_mask, layers, reach=reach)
+    labels = token_labels(batch, config.labels, reach)
     inputs = {
         "input_ids": torch.cat([prompts.input_ids, batch.answer_ids], dim=1),
         "attention_mask": attention_mask,
@@ -150,7 +160,8 @@ def accumulate_gradients(
     device = micro_batches[0].answer_ids.device
     counts = torch.zeros(2, dtype=torch.float64, device=device)
     for batch in micro_batches:
-        labelled = (token_labels(batch, config.labels)[:, 1:] != IGNORED).sum()
+        labels = token_labels(batch, config.labels, prompt_reach(model, batch.prompts))
+        labelled = (labels[:, 1:] != IGNORED).sum()
         counts += torch.stack([labelled, torch.full_like(labelled, len(batch.answer_ids))])
     num_labels, num_examples = sum_over_workers(counts).tolist()
     totals = torch.zeros(2 + 3 * len(layers) * (config.beta > 0), dtype=torch.float64, device=device)

@@ -68,7 +68,11 @@ def family_of_source(source: ModelSource) -> ModelFamily:
         raise CheckpointError(not_loaded(source.text, f"{advice}: {error}")) from error
     if source.place in NEW_MODELS:
         return family
-    return family.for_config(load_files(AutoConfig.from_pretrained, source.files))
+    config = load_files(AutoConfig.from_pretrained, source.files)
+    try:
+        return family.for_config(config)
+    except CheckpointError as error:
+        raise CheckpointError(not_loaded(source.text, error)) from error
 
 
 def readable_source(name_or_path: str) -> ModelSource | None:
@@ -103,6 +107,7 @@ def load_processor(name_or_path: str | Path, *, max_image_tokens: int | None = N
         raise CheckpointError(not_loaded(source.text, f"its tokenizer knows {len(tokenizer)} tokens only"))
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _read_template(files, folder) or _read_template(source.files, "")
+        tokenizer.chat_template = tokenizer.chat_template or family.chat_template
     if tokenizer.eos_token_id is None:
         tokenizer.eos_token = _end_of_generation(source, tokenizer)
     limited, own = (load_image_processor(source, family, limit) for limit in (max_image_tokens, None))

@@ -101,6 +101,16 @@ class TestCount:
         whole = learner_memory(shape, FinetuningSettings(), settings, prompt=prompt)
         assert whole["reference"] == 4 * shape.parameters
 
+    def test_of_vllm_the_weights_alone_are_counted(self) -> None:
+        prompts = hub_prompt(WH, 4, 352), hub_prompt(WH, 4, 2938)
+        settings = GRPOSettings(engine="vllm", rollout_correction="token_tis")
+        shape = qwen2_vl_7b()
+        assert sampler_memory(shape, LORA, settings, prompts=prompts) == {
+            SAMPLING: {"weights": 2 * (8_291_375_616 + 20_185_088)}
+        }
+        whole = sampler_memory(shape, FinetuningSettings(), settings, prompts=prompts)
+        assert whole == {SAMPLING: {"weights": 4 * 8_291_375_616}}
+
     def test_a_process_that_does_both(self) -> None:
         prompts = hub_prompt(WH, 4, 352), hub_prompt(WH, 4, 2938)
         settings = GRPOSettings(micro_batch_groups=1)

@@ -17,6 +17,7 @@ from focus_env.datasets import load_dataset
 from focus_env.errors import DatasetError, MissingDependencyError
 from focus_env.metrics import summarize
 from focus_env.parsing import write_answer
+from focus_env.types import TextPart
 
 DATASET = {"name": "synthetic", "split": "test", "shots": 2, "seed": 0, "level": 1}
 NAME = "focus_synthetic_2_shot"
@@ -63,6 +64,17 @@ def test_prompts_have_their_pictures_between_the_texts(folder: Path) -> None:
     assert kinds.count("image") == 3
     assert kinds[0] == kinds[-1] == "text" or "image" not in kinds[:1]
     assert lmms_eval.doc_to_text(row).count("<image>") == len(lmms_eval.doc_to_visual(row)) == 3
+
+
+@pytest.mark.parametrize("template", ["iploc_release", "iploc_id"])
+def test_templates_that_tell_the_category_tell_it(tmp_path: Path, template: str) -> None:
+    """As an evaluation does."""
+    write_request(tmp_path, dataset=DATASET, num_episodes=3, template=template)
+    asked = served(str(tmp_path))
+    for index in range(3):
+        texts = [part.text for turn in asked.messages(index) for part in turn.content if isinstance(part, TextPart)]
+        assert f"<ref>{asked.episodes[index].category}</ref>" in texts
+        assert "<ref>object</ref>" not in texts
 
 
 def test_a_folder_of_something_else(tmp_path: Path) -> None:

@@ -73,6 +73,15 @@ def test_rows_are_the_environments_questions() -> None:
         assert_same_pictures(row["images"], pictures_of(messages))
 
 
+def test_a_template_that_tells_the_category_tells_it() -> None:
+    """As our own sampling does."""
+    dataset = FakeDataset()
+    (row,) = trl_dataset(make_env(dataset=dataset, template="iploc_release"), [2])
+    own = focus_env.get_template("iploc_release").for_question(dataset[2])
+    assert row["prompt"] == trl_row(own.render(observe(dataset[2])))["prompt"]
+    assert f"<ref>{dataset[2].category}</ref>" in str(row["prompt"])
+
+
 def test_pictures_are_decoded_when_a_row_is_read_and_once_for_a_batch() -> None:
     dataset = FakeDataset()
     rows = trl_dataset(make_env(dataset=dataset), range(4))

@@ -9,6 +9,11 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import (
+    Gemma2Config,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
+    GemmaConfig,
     Glm4vConfig,
     Glm4vForConditionalGeneration,
     InternVLConfig,
@@ -17,6 +22,8 @@ from transformers import (
     LlamaConfig,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
     Qwen2Config,
     Qwen3_5Config,
     Qwen3_5ForConditionalGeneration,
@@ -26,11 +33,14 @@ from transformers import (
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
 )
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
+from focus_agents.models.gemma import PALIGEMMA
 from focus_agents.models.loading import load_processor
 
 TILE = 32
@@ -74,6 +84,12 @@ GLM_CHAT = (
     "{% for part in message.content %}{% if part.type == 'image' %}<|begin_of_image|><|image|><|end_of_image|>"
     "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+GEMMA_CHAT = (
+    "{{ '<bos>' }}{% for message in messages %}<start_of_turn>{{ 'model' if message.role == 'assistant' else "
+    "message.role }}\n{% for part in message.content %}{% if part.type == 'image' %}{{ '<start_of_image>' }}"
+    "{% else %}{{ part.text | trim }}{% endif %}{% endfor %}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
 
 
@@ -230,6 +246,48 @@ def build_smolvlm(tokenizer: Any) -> Published:
     return Published(_build(SmolVLMForConditionalGeneration, config), processor, own)
 
 
+def build_gemma3(tokenizer: Any) -> Published:
+    tokens = ("<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>")
+    own = _tokenizer(tokenizer, GEMMA_CHAT, *tokens)
+    text = Gemma3TextConfig(
+        **TEXT,
+        head_dim=16,
+        query_pre_attn_scalar=16,
+        sliding_window=24,  # less than a prompt
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        pad_token_id=own.pad_token_id,
+    )
+    config = Gemma3Config(
+        text_config=text,
+        vision_config=SiglipVisionConfig(**VISION, image_size=TILE, patch_size=4, vision_use_head=False),
+        mm_tokens_per_image=16,
+        image_token_index=own.convert_tokens_to_ids("<image_soft_token>"),
+        boi_token_index=own.convert_tokens_to_ids("<start_of_image>"),
+        eoi_token_index=own.convert_tokens_to_ids("<end_of_image>"),
+    )
+    processor = Gemma3ImageProcessorPil(size={"height": TILE, "width": TILE})
+    model = _build(Gemma3ForConditionalGeneration, config)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model.model.multi_modal_projector.mm_input_projection_weight.normal_(0, 0.2)  # new ones are zero
+    return Published(model, processor, own)
+
+
+def build_paligemma(tokenizer: Any, *, is_second: bool = False) -> Published:
+    own = _tokenizer(tokenizer, PALIGEMMA.chat_template or "", "<image>", "<bos>")
+    sizes = TEXT | {"head_dim": 16, "pad_token_id": own.pad_token_id}
+    caps = {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 6.0}  # low, so that they matter
+    second = {"query_pre_attn_scalar": 16, "sliding_window": 24} | caps
+    config = PaliGemmaConfig(
+        text_config=Gemma2Config(**sizes, **second) if is_second else GemmaConfig(**sizes),
+        vision_config=SiglipVisionConfig(**VISION, image_size=TILE, patch_size=8, vision_use_head=False),
+        image_token_index=own.convert_tokens_to_ids("<image>"),
+        projection_dim=TEXT["hidden_size"],
+    )
+    processor = SiglipImageProcessorPil(size={"height": TILE, "width": TILE})
+    return Published(_build(PaliGemmaForConditionalGeneration, config), processor, own)
+
+
 PUBLISHED: dict[str, Callable[[Any], Published]] = {
     "qwen3_5": build_qwen3_5,
     "qwen3_5_moe": functools.partial(build_qwen3_5, is_mixture=True),
@@ -237,5 +295,8 @@ PUBLISHED: dict[str, Callable[[Any], Published]] = {
     "llava_onevision": build_llava_onevision,
     "glm4v": build_glm4v,
     "smolvlm": build_smolvlm,
+    "gemma3": build_gemma3,
+    "paligemma": build_paligemma,
+    "paligemma2": functools.partial(build_paligemma, is_second=True),
 }
-"""By model type."""
+"""By model type, but for the second PaliGemma, whose type is the first's."""

@@ -54,17 +54,26 @@ FRAMES = {
     "llava_onevision": CoordinateFrame.NORM_1,
     "glm4v": CoordinateFrame.NORM_1000,
     "smolvlm": CoordinateFrame.NORM_1000,
+    "gemma3": CoordinateFrame.NORM_1000,
+    "paligemma": CoordinateFrame.NORM_1024,
     "llava": CoordinateFrame.NORM_1,
 }
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-ADAPTED = dict.fromkeys([*FAMILIES, "internvl", "llava_onevision", "smolvlm"], PROJECTIONS) | {
+ADAPTED = dict.fromkeys([*FAMILIES, "internvl", "llava_onevision", "smolvlm", "gemma3", "paligemma"], PROJECTIONS) | {
     "glm4v": {"q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"},
     "qwen3_vl_moe": {"q_proj", "k_proj", "v_proj", "o_proj"},  # the experts of a layer are one parameter, no modules
     "qwen3_5": PROJECTIONS | {"in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj"},
     "qwen3_5_moe": PROJECTIONS | {"in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj"},
     "llava": {"q_proj", "v_proj"},
 }
-TOKEN_SIDES = {"internvl": 8, "llava_onevision": 8, "smolvlm": 16, "llava": llava_family.PATCH}
+TOKEN_SIDES = {
+    "internvl": 8,
+    "llava_onevision": 8,
+    "smolvlm": 16,
+    "gemma3": 8,
+    "paligemma": 8,
+    "llava": llava_family.PATCH,
+}
 """Pixels along a side of what becomes a token, where they are not 16."""
 LEAST_LIMITS = {"llava_onevision": 17}
 """Image tokens that a picture has at least where 16 are too few."""

@@ -21,7 +21,10 @@ from focus_env.prompts import get_template
 from tests.focus_agents.models import llava_family
 from tests.packages import install_package
 
-KNOWN = "qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, qwen3_5, qwen3_5_moe, internvl, llava_onevision, glm4v, smolvlm"
+KNOWN = (
+    "qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, qwen3_5, qwen3_5_moe, internvl, llava_onevision, glm4v, smolvlm, "
+    "gemma3, paligemma"
+)
 
 
 class TestRegistry:

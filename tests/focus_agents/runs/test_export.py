@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -20,7 +21,9 @@ from focus_agents.cli import export, push
 from focus_agents.errors import CheckpointError
 from focus_agents.models.adapters import merge_adapters
 from focus_agents.models.loading import load_model, load_template
+from focus_agents.models.pictures import PictureBudget, recorded_budget
 from focus_agents.models.processing import VLMProcessor
+from focus_agents.policies.focus import FocusPolicy
 from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.export import export_policy
 from focus_agents.runs.folder import RunDirectory
@@ -28,6 +31,7 @@ from focus_env.prompts import get_template
 from tests.answers import scored
 from tests.focus_agents.models.families import make_model
 from tests.focus_agents.models.loading.adapters import logits, write_adapter
+from tests.focus_agents.models.messages import ask
 from tests.hub_server import TOKEN, Hub, serving_hub
 
 WEIGHTS = "model.safetensors"
@@ -103,6 +107,28 @@ def test_an_adapter_alone_for_peft(adapter: Path, base: Path, tmp_path: Path, pr
     assert not (folder / WEIGHTS).exists()
     plain = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), str(folder))
     assert torch.equal(logits(plain, processor), logits(load_model(str(adapter)), processor))
+
+
+@pytest.mark.parametrize(
+    ("form", "pictures"),
+    [("merged", PictureBudget(9, 16)), ("adapter", PictureBudget(None, 9)), ("merged", PictureBudget())],
+)
+def test_how_large_pictures_were_shown_goes_along(
+    form: Any, pictures: PictureBudget, adapter: Path, tmp_path: Path, processor: VLMProcessor
+) -> None:
+    """So that what is exported answers as the policy was measured."""
+    trained = tmp_path / "trained"
+    save_policy(trained, load_model(str(adapter)), processor, pictures=pictures, form="adapter")
+    folder = export_policy(str(trained), tmp_path / "exported", form=form)
+    assert recorded_budget(folder) == pictures
+    policies = [FocusPolicy.from_pretrained(str(place)) for place in (trained, folder)]
+    image = np.zeros((200, 200, 3), dtype=np.uint8)
+    counts = [
+        int(policy.processor.encode(ask(image, image)).input_ids.tolist().count(policy.processor.image_token_id))
+        for policy in policies
+    ]
+    assert counts[0] == counts[1]
+    assert pictures.validation is None or counts[0] <= 2 * pictures.validation
 
 
 @pytest.mark.parametrize(
