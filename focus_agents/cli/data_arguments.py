@@ -129,7 +129,7 @@ class TrainingDataArguments(DataArguments):
     """Support pictures per episode, at least 1."""
     shots_drawn: tuple[Annotated[int, Ge(1), Ceiling(256)], ...] = ()
     """Numbers of supports, up to --shots, of which each step or iteration of a training shows one that is drawn for it,
-    e.g. 1 2 4. None: --shots in all."""
+    e.g. 1 2 4; without it --shots in all."""
     num_training_episodes: Annotated[int, Ge(1)] | None = None
     """Train on so many episodes, from the split's front, again and again; None: on all."""
     validation_root: Path | None = None

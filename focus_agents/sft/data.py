@@ -252,10 +252,10 @@ def load_batches(
     shares = [order[start : start + batch_size][rank::num_workers] for start in range(0, len(order), batch_size)]
     size = micro_batch_size or batch_size
     items: list[list[int | tuple[int, int]]] = []
-    for step, share in zip(steps, shares, strict=True):
-        shots = 1 if step < num_one_shot_steps else shots_at(examples.episodes, step)
+    for number, share in zip(steps, shares, strict=True):
+        shots = 1 if number < num_one_shot_steps else shots_at(examples.episodes, number)
         items.append(list(share) if shots is None else [(index, shots) for index in share])
-    plan = [[share[start : start + size] for start in range(0, len(share), size)] for share in items]
+    plan = [[chosen[start : start + size] for start in range(0, len(chosen), size)] for chosen in items]
     usable = UsableExamples(examples)
     loader = iter(
         DataLoader(

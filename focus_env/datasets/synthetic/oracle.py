@@ -6,9 +6,8 @@ what borders and other objects tell of the motion, which it leaves out of accoun
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+import numpy.typing as npt
 
 from focus_env.datasets.synthetic.dataset import SyntheticDataset
 from focus_env.datasets.synthetic.identities import Identity
@@ -83,13 +82,14 @@ def oracle_box(dataset: SyntheticDataset, index: int, *, shots: int | None = Non
     return stills.query.box(oracle_choice(stills, np.random.default_rng(index), size=size), size)
 
 
-def _places(still: Still, size: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def _places(still: Still, size: int) -> npt.NDArray[np.float64]:
     """[objects, 2] centres in shares of the side."""
     return np.array([item.centre for item in still.objects], dtype=np.float64) / size
 
 
-def _twin_place(support: Still, size: int) -> Sequence[float]:
+def _twin_place(support: Still, size: int) -> npt.NDArray[np.float64]:
     """Where the other object of the target's look is."""
     look = support.objects[0].identity
     position = next(i for i, item in enumerate(support.objects) if i > 0 and item.identity == look)
-    return _places(support, size)[position].tolist()
+    place: npt.NDArray[np.float64] = _places(support, size)[position]
+    return place

@@ -188,7 +188,8 @@ def pose_matrix(radius: float, angle: float, stretch: float, shear: float) -> tu
 def _transformed(identity: Identity, matrix: tuple[float, float, float, float]) -> Outline:
     """[V, 2] the outline in pixels around the object's origin."""
     a, b, c, d = matrix
-    return outline(identity.family, identity.shape_variant, identity.part) @ np.array(((a, c), (b, d)))
+    points: Outline = outline(identity.family, identity.shape_variant, identity.part) @ np.array(((a, c), (b, d)))
+    return points
 
 
 def put(
