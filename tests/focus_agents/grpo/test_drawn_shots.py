@@ -17,7 +17,7 @@ def test_the_runner_asks_with_the_number_of_the_iteration() -> None:
     config.environment(env_config={"dataset": drawn, "template": TEMPLATE})
     runner = GRPOEnvRunner(config=config, worker_index=0)
     shown = []
-    for iteration in range(4):
+    for iteration in range(8):
         groups = runner.sample(jobs=[(0, 3), (1, 4)], iteration=iteration)
         supports = [[support.box for support in group.supports] for group in groups.values()]
         expected = [scenes.with_shots(index, drawn.shots_at(iteration)).support for index in (3, 4)]

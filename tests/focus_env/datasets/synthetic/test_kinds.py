@@ -200,6 +200,21 @@ def test_boxes_are_those_of_the_pixels(kind: Scenes) -> None:
     assert np.mean(misses) <= 0.5
 
 
+def test_boxes_end_where_another_object_covers_theirs() -> None:
+    covered = [
+        (still, stills, position)
+        for stills in stills_of("tracks", 2)
+        for still in (stills.query, *stills.supports)
+        for position in range(4)
+        if still.box(position, SIZE) != still.objects[position].bounds
+    ][:60]
+    assert len(covered) == 60
+    misses = [
+        np.abs(np.subtract(still.box(at, SIZE), drawn_bounds(still, stills, at))) for still, stills, at in covered
+    ]
+    assert np.max(misses) <= 2
+
+
 def test_parts_do_not_overlap_and_tracks_hide_little() -> None:
     for stills in stills_of("parts", 2):
         for still in (stills.query, *stills.supports):
