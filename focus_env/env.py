@@ -27,7 +27,7 @@ from focus_env.errors import DatasetError
 from focus_env.metrics import ScoredAnswer
 from focus_env.parsing import judge_coordinates
 from focus_env.pictures import as_episode
-from focus_env.plain_numbers import as_numbers
+from focus_env.plain_numbers import as_numbers, require_whole
 from focus_env.prompts import PromptTemplate, get_template
 from focus_env.rendering import ANSWER_COLOUR, render_episode
 from focus_env.rewards.scores import AnswerScores, score_answers, score_parses
@@ -111,10 +111,12 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
         Args:
             seed: Seeds the drawing of episodes.
             options: ``{"episode_index": i}`` asks for that episode; without it the index is drawn uniformly.
+                ``"shots"``, at least 1, shows it with fewer supports, see `focus_env.datasets.training.with_shots`.
                 ``"progress"``, from 0 to 1, is how far the training is, for rewards with a curriculum; without it 1.
 
         Raises:
-            ValueError: If an option is unknown, the index is outside the data set, or `progress` is no share.
+            ValueError: If an option is unknown, the index is outside the data set, `shots` is no such number, or
+                `progress` is no share.
             DatasetError: If a picture of the episode cannot be read, or one of its boxes is no box in its picture.
         """
         super().reset(seed=seed)
@@ -126,9 +128,10 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
         if not 0 <= progress <= 1:
             raise ValueError(f"progress must be from 0 (the start of training) to 1 (its end), got {given!r:.80}")
         index = self._choose_index(options)
+        shots = _read_shots(options.get("shots"))
         question = self._question
-        if question is None or question.index != index:
-            question = self._question = _Question(index, self.dataset[index])
+        if question is None or (question.index, question.shots) != (index, shots):
+            question = self._question = _Question(index, self._load(index, shots), shots)
         self._answer = None
         self._progress = progress
         episode = question.episode
@@ -197,9 +200,16 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
         answers = [] if self._answer is None else [("answer", self._answer.box, ANSWER_COLOUR)]
         return render_episode(self._question.episode, answers)
 
+    def _load(self, index: int, shots: int | None) -> Episode:
+        if shots is None:
+            return self.dataset[index]
+        from focus_env.datasets.training import with_shots  # here, as in `_make_dataset`
+
+        return with_shots(self.dataset, index, shots)
+
     def _choose_index(self, options: Mapping[str, Any]) -> int:
-        if unknown := sorted(set(options) - {"episode_index", "progress"}):
-            raise ValueError(f"reset knows the options 'episode_index' and 'progress', got {unknown}")
+        if unknown := sorted(set(options) - {"episode_index", "progress", "shots"}):
+            raise ValueError(f"reset knows the options 'episode_index', 'progress' and 'shots', got {unknown}")
         if "episode_index" not in options:
             return int(self.np_random.integers(len(self.dataset)))
         try:
@@ -222,8 +232,8 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
 class _Question:
     """The episode being asked, with its images decoded once."""
 
-    def __init__(self, index: int, episode: Episode) -> None:
-        self.index = index
+    def __init__(self, index: int, episode: Episode, shots: int | None) -> None:
+        self.index, self.shots = index, shots
         self.episode = as_episode(episode)
         self._observation = observe(self.episode)
 
@@ -263,6 +273,17 @@ def _read_only(array: Array) -> Array:
     owner = array if array.base is None else array.copy()
     owner.flags.writeable = False
     return owner.view()
+
+
+def _read_shots(given: object) -> int | None:
+    """The number of supports that an option asks for."""
+    if given is None:
+        return None
+    require_whole(given, "shots")
+    shots = operator.index(given)  # type: ignore[arg-type]
+    if shots < 1:
+        raise ValueError(f"shots: expected a whole number, at least 1, got {shots}")
+    return shots
 
 
 def _read_box(action: BoxAction, image_wh: tuple[int, int]) -> ParseResult:

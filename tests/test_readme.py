@@ -47,6 +47,7 @@ DOCUMENTS = (
     "docs/python.md",
     "docs/rewards.md",
     "docs/scaling.md",
+    "docs/scenes.md",
     "docs/templates.md",
     "docs/watching.md",
 )

@@ -12,10 +12,19 @@ from typing import Annotated, Any, Literal
 import tyro
 from annotated_types import Ge
 
-from focus_agents.cli.data_checks import check_given, check_root, check_shots, check_validation, not_empty
+from focus_agents.cli.data_checks import (
+    check_given,
+    check_root,
+    check_shots,
+    check_shots_drawn,
+    check_validation,
+    not_empty,
+)
 from focus_agents.settings import Ceiling, Seed, Settings
 from focus_env.datasets import datasets_help, load_dataset
 from focus_env.datasets.sampler import AbsentPolicy, BadPolicy, SamplingProtocol
+from focus_env.datasets.synthetic import Scenes
+from focus_env.datasets.training import DrawnShots, FirstEpisodes
 from focus_env.datasets.transforms import ShuffledSupports
 from focus_env.errors import DatasetError
 from focus_env.types import EpisodeDataset
@@ -50,8 +59,12 @@ class DataArguments(Settings):
     --max-image-tokens for the model's own limit. None: as they are."""
     min_pixels: Annotated[int, Ge(1)] | None = None
     """Least pixels of a picture; smaller ones are enlarged likewise. None: as they are."""
+    scenes: Scenes = "one_look"
+    """Kind of synthetic episodes: one support shows all (one_look), a support shows a half that two objects share
+    (parts), or frames of a video in which each look is there twice (tracks)."""
     level: int = 3
-    """Difficulty of synthetic scenes, from 1 (one object) to 5 (many, occluded); 3 has four objects."""
+    """Difficulty of synthetic scenes, from 1 (one object) to 5 (many, occluded); 3 has four objects. Of parts and
+    tracks it is rotation, light and background alone."""
     num_objects: int | None = None
     """Objects in each synthetic picture, the target included; None: as the level has it."""
     distractors: Literal["near", "same_shape", "any"] = "any"
@@ -77,7 +90,8 @@ class DataArguments(Settings):
         check_root(self)
         options: dict[str, Any] = {}
         if "synthetic" in self.dataset:
-            options |= {name: getattr(self, name) for name in ("level", "image_size", "num_objects", "distractors")}
+            of_one_look = ("num_objects", "distractors") if self.scenes == "one_look" else ()
+            options |= {name: getattr(self, name) for name in ("scenes", "level", "image_size", *of_one_look)}
         # Those of tracks and files, where they differ from what these do by themselves.
         if self.image_root is not None:
             options["image_root"] = self.image_root
@@ -113,6 +127,11 @@ class TrainingDataArguments(DataArguments):
 
     shots: Annotated[int, Ceiling(256)] = 4
     """Support pictures per episode, at least 1."""
+    shots_drawn: tuple[Annotated[int, Ge(1), Ceiling(256)], ...] = ()
+    """Numbers of supports, up to --shots, of which each step or iteration of a training shows one that is drawn for it,
+    e.g. 1 2 4; without it --shots in all."""
+    num_training_episodes: Annotated[int, Ge(1)] | None = None
+    """Train on so many episodes, from the split's front, again and again; None: on all."""
     validation_root: Path | None = None
     """--data-root of validation; None: the same. A store is one split, so it needs another."""
     validation_split: str = "val"
@@ -124,6 +143,16 @@ class TrainingDataArguments(DataArguments):
         """Load the episodes to train on."""
         episodes = self.load(shots=self.shots)
         check_shots(self, episodes, default=type(self).shots)
+        if self.num_training_episodes is not None:
+            if self.num_training_episodes > len(episodes):
+                raise ValueError(
+                    f"num_training_episodes: expected at most {len(episodes)}, as many as the split {self.split!r} of "
+                    f"{self.dataset!r} has, got {self.num_training_episodes}; leave it out to train on all"
+                )
+            episodes = FirstEpisodes(episodes, self.num_training_episodes)
+        if self.shots_drawn:
+            check_shots_drawn(self, episodes)
+            episodes = DrawnShots(episodes, self.shots_drawn, seed=self.data_seed)
         return episodes
 
     def check_places(self) -> None:

@@ -15,7 +15,8 @@ from focus_env.types import EpisodeDataset
 REQUESTS = {"split": "split", "protocol": "protocol", "absent": "absent", "data_seed": "seed", "shots": "shots"}
 """Flags that any data set may read, by their names in `DatasetEntry.ignores`."""
 OPTIONS = (
-    "level", "image_size", "num_objects", "distractors", "image_root", "on_bad", "episodes_per_track", "min_gap",
+    "scenes", "level", "image_size", "num_objects", "distractors",
+    "image_root", "on_bad", "episodes_per_track", "min_gap",
 )  # fmt: skip
 """Flags that only some data sets know, by their names in `DatasetEntry.options`."""
 OF_RANDOM = ("episodes_per_track", "min_gap")
@@ -40,6 +41,12 @@ def check_given(data: Any, given: Collection[str]) -> None:
             raise ValueError(f"{name}: the data set {data.dataset!r} has nothing that it could change; leave it out")
         if name in OF_RANDOM and data.protocol != "random":
             raise ValueError(f"{name}: expected the protocol 'random', whose episodes it draws, got {data.protocol!r}")
+    for name in ("num_objects", "distractors"):
+        if name in given and data.scenes != "one_look":
+            raise ValueError(
+                f"{name}: the scenes {data.scenes!r} have four objects of their own rule; leave it out, or choose "
+                "`scenes` one_look"
+            )
     if "distractors" in given and _shows_one_object(data):
         raise ValueError("distractors: a picture of one object has none; leave it out, or raise `level`")
     if "validation_split" in given and all("split" in entry.ignores for entry in entries):
@@ -124,6 +131,26 @@ def check_shots(data: Any, episodes: EpisodeDataset, *, default: int) -> None:
     if data.shots not in (found, default):
         raise ValueError(
             f"shots: the data set {data.dataset!r} has episodes of {found} supports, got {data.shots}; leave it out"
+        )
+
+
+def check_shots_drawn(data: Any, episodes: EpisodeDataset) -> None:
+    """See that episodes have as many supports as may be drawn.
+
+    Args:
+        data: The arguments, a `TrainingDataArguments`.
+        episodes: What they load.
+
+    Raises:
+        ValueError: If not, or a number comes twice.
+    """
+    drawn, most = data.shots_drawn, len(episodes[0].support)
+    if len(set(drawn)) < len(drawn):
+        raise ValueError(f"shots_drawn: expected different numbers of supports, got {drawn}")
+    if max(drawn) > most:
+        raise ValueError(
+            f"shots_drawn: expected at most {most}, the supports of an episode, got {max(drawn)}; raise `shots`, or "
+            "leave out larger ones"
         )
 
 

@@ -234,6 +234,7 @@ def _data_note(name: str, settings: Mapping[str, Any]) -> str:
     told = [
         f"{key} {settings[key]}" for key in ("dataset", *kinds, *(["level"] if is_drawn else [])) if key in settings
     ]
+    told += [f"scenes {settings['scenes']}"] if settings.get("scenes", "one_look") != "one_look" else []
     told += [f"from {settings['data_root']}"] if settings.get("data_root") else []
     told += ["supports of other episodes"] if settings.get("shuffle_supports") else []
     return f"{name}: {', '.join(told)}."

@@ -29,6 +29,7 @@ from focus_agents.processes.names import own_name
 from focus_agents.rollout.collect import collect_groups
 from focus_agents.rollout.records import RolloutGroup, Sampling
 from focus_env.boxes import CoordinateFrame
+from focus_env.datasets.training import shots_at
 from focus_env.errors import FocusError
 from focus_env.metrics import ScoredAnswer
 from focus_env.prompts import PromptTemplate
@@ -157,6 +158,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
                     sampling=Sampling(self.config.temperature, self.config.max_completion_tokens),
                     seeds=[_group_seed(self.config.seed, iteration, position) for position, _ in batch],
                     progress=self.config.settings.progress_at(iteration),
+                    shots=shots_at(self.env.get_wrapper_attr("dataset"), iteration),
                 )
         num_steps = sum(len(group.rewards) for group in groups)
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, num_steps, reduce="sum")

@@ -20,7 +20,10 @@ _LOADED = re.compile(r'FocusPolicy\.from_pretrained\("([^"]+)"\)')
 """Where a card names its model."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 SEEDS = ("seed", "data_seed")
-DATA = ("dataset", "split", "validation_split", "protocol", "shots", "level", "distractors", "image_size", "max_pixels")
+DATA = (
+    "dataset", "split", "validation_split", "protocol", "shots", "shots_drawn", "num_training_episodes", "scenes",
+    "level", "distractors", "image_size", "max_pixels",
+)  # fmt: skip
 """Arguments of a run that say which episodes it was trained on."""
 
 
@@ -174,7 +177,7 @@ def _training(facts: CardFacts) -> list[str]:
     if facts.run is None:
         return ["## Training\n\nThe run that it comes from is not known."]
     values = {name: value for name, value in facts.run.items() if value is not None}
-    data = ", ".join(f"{name} {values[name]}" for name in DATA if name in values)
+    data = ", ".join(f"{name} {values[name]}" for name in DATA if values.get(name) not in (None, [], ()))
     seeds = ", ".join(f"{name} {values[name]}" for name in SEEDS if name in values)
     command = f"`focus {values['command']}`" if "command" in values else "this package"
     shown = {name: value for name, value in values.items() if not is_place(name) and name != CODE}

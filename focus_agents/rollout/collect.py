@@ -62,6 +62,7 @@ def collect_groups(
     sampling: Sampling,
     seeds: Sequence[int],
     progress: float = 1.0,
+    shots: int | None = None,
 ) -> list[RolloutGroup]:
     """Answer each episode `group_size` times and score every answer.
 
@@ -74,6 +75,7 @@ def collect_groups(
         sampling: How they are drawn.
         seeds: One for each episode.
         progress: How far the training is, from 0 to 1, for rewards with a curriculum.
+        shots: Supports that episodes are shown with; None: those that they have.
 
     Returns:
         A group for each episode, in their order. One that failed has an `error`. So has a completion alone, where
@@ -84,7 +86,7 @@ def collect_groups(
         FocusError: If the policy raises one, which is about more than an episode.
     """
     check_wrappers(env)  # before an answer is paid for
-    questions = [_ask(env, index, seed) for index, seed in zip(episode_indices, seeds, strict=True)]
+    questions = [_ask(env, index, seed, shots) for index, seed in zip(episode_indices, seeds, strict=True)]
 
     def generate(asked: Sequence[_Question]) -> list[Generation]:
         prompts, chosen = [question.messages for question in asked], [question.seed for question in asked]
@@ -144,11 +146,12 @@ def ask_policy(
     return list(generations)
 
 
-def _ask(env: gymnasium.Env[Any, Any], index: int, seed: int) -> _Question:
+def _ask(env: gymnasium.Env[Any, Any], index: int, seed: int, shots: int | None) -> _Question:
     """Word an episode's question, or say why there is none."""
     dataset = env.get_wrapper_attr("dataset")
     try:
-        observation, _ = env.reset(options={"episode_index": index})
+        of_shots = {} if shots is None else {"shots": shots}
+        observation, _ = env.reset(options={"episode_index": index, **of_shots})
         episode: Episode = env.get_wrapper_attr("episode")
         template: PromptTemplate = env.get_wrapper_attr("template").for_question(episode)
         return _Question(index, seed, episode, template.render(observation))

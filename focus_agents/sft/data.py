@@ -18,6 +18,7 @@ from focus_agents.models.views import box_tokens
 from focus_agents.rollout.collect import MAX_FAILED_IN_A_ROW, describe_error, errors_of_no_episode
 from focus_agents.sft.settings import AttentionTarget
 from focus_env.datasets.order import shuffled_indices
+from focus_env.datasets.training import shots_at, with_shots
 from focus_env.env import observe
 from focus_env.prompts import IPLocTemplate, PromptTemplate
 from focus_env.types import Episode, EpisodeDataset
@@ -106,15 +107,14 @@ class SFTExamples(Dataset[SFTExample]):
         """Encode one episode.
 
         Args:
-            item: Its index; or its index and how many of its supports, from the first on, are shown.
+            item: Its index; or its index and how many supports it is shown with, see
+                `focus_env.datasets.training.with_shots`.
 
         Raises:
             EpisodeError: If prompt and answer are longer than the model's context.
         """
         index, num_shots = item if isinstance(item, tuple) else (item, None)
-        episode = self.episodes[index]
-        if num_shots is not None:
-            episode = dataclasses.replace(episode, support=episode.support[:num_shots])
+        episode = with_shots(self.episodes, index, num_shots)
         template = self.template
         if isinstance(template, IPLocTemplate):
             template = template.for_episode(episode)
@@ -242,7 +242,8 @@ def load_batches(
         micro_batch_size: Most examples of a micro-batch; None: the whole share.
         rank: Which worker this is.
         num_workers: How many share each batch, at most `batch_size`.
-        num_one_shot_steps: Steps, from the training's first, in which one support of an episode is shown.
+        num_one_shot_steps: Steps, from the training's first, in which one support of an episode is shown. In later ones
+            all are, or as many as `focus_env.datasets.training.DrawnShots` say.
 
     Raises:
         EpisodeError: If many episodes in a row cannot be used; a few are replaced, see `UsableExamples`.
@@ -250,11 +251,11 @@ def load_batches(
     order = shuffled_indices(steps.start * batch_size, len(steps) * batch_size, num_episodes=len(examples), seed=seed)
     shares = [order[start : start + batch_size][rank::num_workers] for start in range(0, len(order), batch_size)]
     size = micro_batch_size or batch_size
-    items: list[list[int | tuple[int, int]]] = [
-        [(index, 1) for index in share] if step < num_one_shot_steps else list(share)
-        for step, share in zip(steps, shares, strict=True)
-    ]
-    plan = [[share[start : start + size] for start in range(0, len(share), size)] for share in items]
+    items: list[list[int | tuple[int, int]]] = []
+    for number, share in zip(steps, shares, strict=True):
+        shots = 1 if number < num_one_shot_steps else shots_at(examples.episodes, number)
+        items.append(list(share) if shots is None else [(index, shots) for index in share])
+    plan = [[chosen[start : start + size] for start in range(0, len(chosen), size)] for chosen in items]
     usable = UsableExamples(examples)
     loader = iter(
         DataLoader(

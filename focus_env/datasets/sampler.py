@@ -157,14 +157,26 @@ class TrackEpisodes:
         return len(self._usable) * self._per_track
 
     def __getitem__(self, index: int, /) -> Episode:
+        return self.with_shots(index, self._shots)
+
+    def with_shots(self, index: int, shots: int) -> Episode:
+        """The episode of an index with fewer supports: those that focus or iploc take then, of random ones the first.
+
+        Raises:
+            IndexError: If there is no such episode.
+            ValueError: If the episode has fewer.
+        """
+        if not 1 <= shots <= self._shots:
+            raise ValueError(f"shots: expected from 1 to {self._shots}, the supports of an episode, got {shots}")
         if not 0 <= index < len(self):
             raise IndexError(f"episode index must be in 0 .. {len(self) - 1}, got {index}")
         track = self._tracks[self._usable[index % len(self._usable)]]
         if self._protocol == "random":
-            supports, query = self._draw(track, index)
+            drawn, query = self._draw(track, index)
+            supports = drawn[:shots]
             episode_id = f"{track.identity}/random/seed{self._seed}/{index}"
         else:
-            supports, query = self._choose(track)
+            supports, query = self._choose(track, shots)
             episode_id = f"{track.identity}/{self._protocol}"
         return Episode(
             episode_id=episode_id,
@@ -242,11 +254,11 @@ class TrackEpisodes:
         has_absent_query = self._absent == "keep" and track.boxes[-1:] == (None,)
         return len(counted) > self._shots and len(servable) >= self._shots + (not has_absent_query)
 
-    def _choose(self, track: Track) -> tuple[list[int], int]:
+    def _choose(self, track: Track, shots: int) -> tuple[list[int], int]:
         """Supports and query of focus and iploc."""
         counted, servable = self._counted(track), self._clean_or_boxed(track)
         choose = focus_frames if self._protocol == "focus" else iploc_frames
-        chosen, last = choose(len(counted), self._shots)
+        chosen, last = choose(len(counted), shots)
         supports, query = [counted[position] for position in chosen], counted[last]
         stays = {position for position in (*supports, query) if position in servable}
         if query not in stays and self._absent == "keep":

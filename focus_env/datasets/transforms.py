@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from focus_env.datasets.order import shuffled_indices
+from focus_env.datasets.training import with_shots
 from focus_env.plain_numbers import is_plain
 from focus_env.types import Box, Episode, EpisodeDataset, Exemplar, Frame
 
@@ -95,6 +96,10 @@ class JointEpisodes:
         return self._num_episodes
 
     def __getitem__(self, index: int, /) -> Episode:
+        return self.with_shots(index, None)
+
+    def with_shots(self, index: int, shots: int | None) -> Episode:
+        """See `focus_env.datasets.training.with_shots`."""
         if not 0 <= index < len(self):
             raise IndexError(f"episode index must be in 0 .. {len(self) - 1}, got {index}")
         block, slot = divmod(index, NUM_SLOTS)
@@ -104,7 +109,7 @@ class JointEpisodes:
         position = block * self._counts[name] + int(ranks[slot])
         dataset = self._datasets[name]
         (chosen,) = shuffled_indices(position, 1, num_episodes=len(dataset), seed=self._seed + part)
-        episode = dataset[chosen]
+        episode = with_shots(dataset, chosen, shots)
         return dataclasses.replace(episode, episode_id=f"{name}/{episode.episode_id}")
 
 
@@ -156,8 +161,12 @@ class ShuffledSupports:
         return len(self._episodes)
 
     def __getitem__(self, index: int, /) -> Episode:
-        episode = self._episodes[index]
-        other = self._episodes[(index + 1) % len(self._episodes)]
+        return self.with_shots(index, None)
+
+    def with_shots(self, index: int, shots: int | None) -> Episode:
+        """See `focus_env.datasets.training.with_shots`."""
+        episode = with_shots(self._episodes, index, shots)
+        other = with_shots(self._episodes, (index + 1) % len(self._episodes), shots)
         return dataclasses.replace(episode, episode_id=f"{episode.episode_id}/shuffled", support=other.support)
 
 
@@ -191,7 +200,11 @@ class ResizedPictures(abc.ABC):
         return len(self._episodes)
 
     def __getitem__(self, index: int, /) -> Episode:
-        episode = self._episodes[index]
+        return self.with_shots(index, None)
+
+    def with_shots(self, index: int, shots: int | None) -> Episode:
+        """See `focus_env.datasets.training.with_shots`."""
+        episode = with_shots(self._episodes, index, shots)
         target = episode.target_box
         return dataclasses.replace(
             episode,

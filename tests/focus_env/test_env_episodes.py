@@ -142,8 +142,8 @@ class TestEpisodes:
         [
             ({"episode_index": 4}, "episode_index must be in 0 to 3, got 4"),
             ({"episode_index": -1}, "episode_index must be in 0 to 3, got -1"),
-            ({"index": 1}, r"reset knows the options 'episode_index' and 'progress', got \['index'\]"),
-            ({"episode": 1}, r"reset knows the options 'episode_index' and 'progress', got \['episode'\]"),
+            ({"index": 1}, r"reset knows the options 'episode_index', 'progress' and 'shots', got \['index'\]"),
+            ({"episode": 1}, r"reset knows the options 'episode_index', 'progress' and 'shots', got \['episode'\]"),
             ({"progress": 1.5}, r"progress must be from 0 .* to 1 .*, got 1.5"),
             ({"progress": math.nan}, r"progress must be from 0 .* to 1 .*, got nan"),
         ],

@@ -1,5 +1,5 @@
 """Procedural episodes: a scene generator that needs no file and never runs out."""
 
-from focus_env.datasets.synthetic.dataset import SyntheticDataset
+from focus_env.datasets.synthetic.dataset import Scenes, SyntheticDataset
 
-__all__ = ["SyntheticDataset"]
+__all__ = ["Scenes", "SyntheticDataset"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -16,7 +16,10 @@ from focus_env.datasets.synthetic.identities import (
     stranger,
 )
 from focus_env.datasets.synthetic.paints import Split
+from focus_env.datasets.synthetic.parts import parts_stills
 from focus_env.datasets.synthetic.scenes import DRAWS_PER_OBJECT, LEVELS, arrange
+from focus_env.datasets.synthetic.stills import EpisodeStills
+from focus_env.datasets.synthetic.tracks import NUM_FRAMES, tracks_stills
 from focus_env.plain_numbers import require_whole
 from focus_env.types import Box, Episode, Exemplar, Frame
 
@@ -24,7 +27,12 @@ Distractors = Literal["near", "same_shape", "any"]
 """What stands beside the target: objects of its shape and objects in its paint in turn; objects of its shape in other
 paints; or any objects in other paints, which are told from it by texture and colours alone."""
 
+Scenes = Literal["one_look", "parts", "tracks"]
+"""Kinds of episodes: one support shows all that there is to know; each shows a half that two objects share, see
+`parts`; or they are frames of a video in which each look is there twice, see `tracks`."""
+
 _SPLITS = get_args(Split)
+_KINDS = get_args(Scenes)
 _SCENE_DRAWS = 1 + BACKGROUND_DRAWS + LIGHT_DRAWS  # the number of objects, and what lies behind and above them
 
 DEFAULT_NUM_EPISODES = {"train": 1_000_000, "val": 1_000, "test": 1_000, "test_shapes": 1_000}
@@ -68,7 +76,12 @@ class SyntheticDataset:
     test, so their identities are disjoint by construction, distractors included; their shape families are
     the same. The split test_shapes has the paints of test and shape families that no other split shows.
 
-    The query of an episode does not depend on `shots`, and fewer shots are the first of more.
+    The query of an episode does not depend on `shots`, and fewer shots are the first of more (but for tracks, whose
+    supports lie evenly in the video).
+
+    All this is of ``scenes="one_look"``. The scenes ``"parts"`` and ``"tracks"`` have four objects of their own rules,
+    which the modules `focus_env.datasets.synthetic.parts` and `tracks` state; a level is rotation, light and background
+    there.
 
     Args:
         split: ``"train"``, ``"val"``, ``"test"`` or ``"test_shapes"``.
@@ -81,6 +94,8 @@ class SyntheticDataset:
         distractors: What stands beside the target, see `Distractors`; the table and the text above are of ``"near"``.
         absent_fraction: Probability, 0 .. 1, that the query lacks the target. It shows another distractor in
             its place, so that the number of objects tells nothing.
+        scenes: Which kind of episodes, see `Scenes`. With ``"parts"`` and ``"tracks"`` `num_objects`, `distractors` and
+            `absent_fraction` must be left as they are; tracks have at most 24 supports.
         seed: At least 0. Seeds the choice of identities and all scenes; the splits do not depend on it.
 
     Raises:
@@ -98,6 +113,7 @@ class SyntheticDataset:
         num_objects: int | None = None,
         distractors: Distractors = "near",
         absent_fraction: float = 0.0,
+        scenes: Scenes = "one_look",
         seed: int = 0,
     ) -> None:
         if split not in _SPLITS:
@@ -108,8 +124,6 @@ class SyntheticDataset:
         optional = {"num_objects": num_objects, "num_episodes": num_episodes}
         for name, value in (whole | {name: value for name, value in optional.items() if value is not None}).items():
             require_whole(value, name)
-        if shots < 1:
-            raise ValueError(f"shots must be at least 1, got {shots!r}; an episode needs an exemplar")
         if image_size < MIN_IMAGE_SIZE:
             raise ValueError(f"image_size must be at least {MIN_IMAGE_SIZE} pixels, got {image_size!r}")
         if image_size > MAX_IMAGE_SIZE:
@@ -124,6 +138,16 @@ class SyntheticDataset:
             raise ValueError(f"num_episodes must not be negative, got {num_episodes!r}")
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed!r}")
+        if scenes not in _KINDS:
+            raise ValueError(f"scenes must be one of {_KINDS}, got {scenes!r}")
+        if scenes != "one_look":
+            own: dict[str, Any] = {"num_objects": (num_objects, None), "distractors": (distractors, "near")}
+            own["absent_fraction"] = (absent_fraction, 0)
+            for name, (value, default) in own.items():
+                if value != default:
+                    raise ValueError(
+                        f"{name}: scenes {scenes!r} have four objects of their own rule, got {value!r}; leave it out"
+                    )
         self._split: Split = split  # type: ignore[assignment]
         self._num_episodes = DEFAULT_NUM_EPISODES[split] if num_episodes is None else num_episodes
         self._shots = shots
@@ -132,20 +156,101 @@ class SyntheticDataset:
         self._num_objects = LEVELS[level].num_objects if num_objects is None else (num_objects, num_objects)
         self._distractor_kind: Distractors = distractors
         self._absent_fraction = absent_fraction
+        self._scenes = scenes
         self._seed = seed
+        self._check_shots(shots)
+
+    @property
+    def scenes(self) -> Scenes:
+        """Which kind of episodes."""
+        return self._scenes
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures in pixels."""
+        return self._image_size
 
     def __len__(self) -> int:
         return self._num_episodes
 
     def __getitem__(self, index: int, /) -> Episode:
+        return self.with_shots(index, self._shots)
+
+    def with_shots(self, index: int, shots: int) -> Episode:
+        """The episode of an index with another number of supports, as a data set of so many shots has it.
+
+        Raises:
+            IndexError: If there is no such episode.
+            ValueError: If there cannot be so many supports.
+        """
+        self._check_shots(shots)
+        if self._scenes == "one_look":
+            return self._one_look(self._checked(index), shots)
+        return self._drawn(self.stills(index, shots), index)
+
+    def stills(self, index: int, shots: int | None = None) -> EpisodeStills:
+        """The objects in the pictures of an episode, before it is drawn; for oracles, never for a policy.
+
+        Args:
+            index: Which episode.
+            shots: How many supports; None: those of the data set.
+
+        Raises:
+            IndexError: If there is no such episode.
+            ValueError: If the scenes are one_look, which are drawn as they are arranged.
+        """
+        if self._scenes == "one_look":
+            raise ValueError("stills: expected scenes 'parts' or 'tracks', got 'one_look'")
+        key = (*self._key(self._checked(index)), _KINDS.index(self._scenes))
+        draw = parts_stills if self._scenes == "parts" else tracks_stills
+        return draw(
+            key,
+            split=self._split,
+            level=LEVELS[self._level],
+            size=self._image_size,
+            shots=self._shots if shots is None else shots,
+        )
+
+    def _check_shots(self, shots: int) -> None:
+        if shots < 1:
+            raise ValueError(f"shots must be at least 1, got {shots!r}; an episode needs an exemplar")
+        if self._scenes == "tracks" and shots >= NUM_FRAMES:
+            raise ValueError(f"shots must be at most {NUM_FRAMES - 1} with scenes 'tracks', got {shots!r}")
+
+    def _checked(self, index: int) -> int:
         if not 0 <= index < self._num_episodes:
             raise IndexError(f"episode index must be in 0 .. {self._num_episodes - 1}, got {index}")
+        return index
+
+    def _key(self, index: int) -> tuple[int, ...]:
+        """What seeds an episode."""
+        return (_SPLITS.index(self._split), self._seed, self._level, self._image_size, index)
+
+    def _drawn(self, stills: EpisodeStills, index: int) -> Episode:
+        """Draw the pictures of an episode."""
+        size = self._image_size
+        episode_id = f"synthetic/{self._scenes}/{self._split}/level{self._level}/seed{self._seed}/{index}"
+        pictures = [
+            (Frame(f"{episode_id}/{name}", (size, size), still.pixels(stills.level, size)), still.box(0, size))
+            for name, still in zip(stills.names, (stills.query, *stills.supports), strict=True)
+        ]
+        (query_frame, target_box), *supports = pictures
+        return Episode(
+            episode_id=episode_id,
+            support=tuple(Exemplar(*picture) for picture in supports),
+            query_frame=query_frame,
+            target_box=target_box,
+            identity=str(stills.identity),
+            category=stills.identity.family,
+        )
+
+    def _one_look(self, index: int, shots: int) -> Episode:
         split, seed, level = self._split, self._seed, self._level
-        rng = np.random.default_rng((_SPLITS.index(split), seed, level, self._image_size, index))
+        rng = np.random.default_rng(self._key(index))
         pool_size = self._num_objects[1]
         head = rng.random(2 + pool_size).tolist()
         # One row per picture, the query first: a larger number of shots only adds rows.
-        rows = rng.random((1 + self._shots, _SCENE_DRAWS + pool_size * DRAWS_PER_OBJECT)).tolist()
+        rows = rng.random((1 + shots, _SCENE_DRAWS + pool_size * DRAWS_PER_OBJECT)).tolist()
         target = identity_from_number(split, int(head[0] * num_identities(split)))
         distractors = self._distractors(target, head[2:], first=index % 2)
         is_absent = head[1] < self._absent_fraction

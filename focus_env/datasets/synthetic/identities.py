@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from focus_env.datasets.synthetic.paints import COLOURS, TEXTURE_VARIANTS, Paint, Split, paints
-from focus_env.datasets.synthetic.shapes import COMMON_FAMILIES, HELD_OUT_FAMILIES, NUM_VARIANTS
+from focus_env.datasets.synthetic.shapes import COMMON_FAMILIES, HELD_OUT_FAMILIES, NUM_VARIANTS, Part
 
 _T = TypeVar("_T")
 _COLOUR_ORDER = {name: position for position, name in enumerate(COLOURS)}
@@ -25,9 +25,10 @@ class Identity(NamedTuple):
     Attributes:
         family: Shape family; the category of the object.
         shape_variant: Setting of the family's parameters, 0 .. `NUM_VARIANTS` - 1.
-        texture: ``"solid"`` or a two-colour texture.
+        texture: ``"solid"``, a two-colour texture, or ``"halves"``.
         texture_variant: Setting of the texture, 0 .. `TEXTURE_VARIANTS` - 1.
         colours: Names of the ground and of the pattern on it; one name for solid.
+        part: How much of it there is.
     """
 
     family: str
@@ -35,10 +36,12 @@ class Identity(NamedTuple):
     texture: str
     texture_variant: int
     colours: tuple[str, ...]
+    part: Part = "whole"
 
     def __str__(self) -> str:
         colours = "-".join(self.colours)
-        return f"{self.family}{self.shape_variant}/{self.texture}{self.texture_variant}/{colours}"
+        part = "" if self.part == "whole" else f"/{self.part}"
+        return f"{self.family}{self.shape_variant}/{self.texture}{self.texture_variant}/{colours}{part}"
 
 
 @functools.cache

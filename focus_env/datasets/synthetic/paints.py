@@ -86,7 +86,7 @@ def texture_at(
     """The formula of a texture.
 
     Args:
-        texture: ``"solid"`` or a name in `TEXTURE_GROUPS`.
+        texture: ``"solid"``, ``"halves"`` (left and right, in the first variant) or a name in `TEXTURE_GROUPS`.
         variant: 0 .. `TEXTURE_VARIANTS` - 1: coarse along, coarse across, fine along, fine across.
         x: Points in the object's own frame, -1 .. 1, any shape.
         y: The same.
@@ -101,6 +101,8 @@ def texture_at(
     u, v = periods * (x + 1) / 2, periods * (y + 1) / 2
     if texture == "solid":
         return np.zeros_like(x)
+    if texture == "halves":
+        return (x > 0).astype(float)
     if texture == "stripes":
         return (u % 1 < 0.5).astype(float)
     if texture == "dots":

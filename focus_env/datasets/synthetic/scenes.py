@@ -6,7 +6,9 @@ from the polygons that are overlaid here, so picture and box agree.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -132,7 +134,7 @@ class PlacedObject(NamedTuple):
     def area(self) -> float:
         """Area of the whole outline in square pixels."""
         a, b, c, d = self.matrix
-        return outline_area(self.identity.family, self.identity.shape_variant) * abs(a * d - b * c)
+        return outline_area(self.identity.family, self.identity.shape_variant, self.identity.part) * abs(a * d - b * c)
 
     def moved_inside(self, size: int) -> PlacedObject:
         """The same object, shifted as little as it takes to lie inside a picture of side `size`."""
@@ -165,19 +167,48 @@ def overlap(first: Box, second: Box) -> float:
     return width * height / min((right - left) * (bottom - top), (x2 - x1) * (y2 - y1))
 
 
+def pose_matrix(radius: float, angle: float, stretch: float, shear: float) -> tuple[float, float, float, float]:
+    """The linear map from an object's frame to pixels.
+
+    Args:
+        radius: Of the object, pixels.
+        angle: It is turned by, radians.
+        stretch: 0 .. 1: along or across the object, by an eighth at most; 0.5 not at all.
+        shear: 0 .. 1, likewise.
+
+    Returns:
+        (a, b, c, d), see `PlacedObject`.
+    """
+    wide = math.exp((stretch - 0.5) * 0.25)
+    slant = (shear - 0.5) * 0.3
+    cos, sin = radius * math.cos(angle), radius * math.sin(angle)
+    return cos * wide, (cos * slant - sin) / wide, sin * wide, (sin * slant + cos) / wide
+
+
+def _transformed(identity: Identity, matrix: tuple[float, float, float, float]) -> Outline:
+    """[V, 2] the outline in pixels around the object's origin."""
+    a, b, c, d = matrix
+    points: Outline = outline(identity.family, identity.shape_variant, identity.part) @ np.array(((a, c), (b, d)))
+    return points
+
+
+def put(
+    identity: Identity, matrix: tuple[float, float, float, float], centre: tuple[float, float], size: int
+) -> PlacedObject:
+    """An object in a given pose at a given place, or as near to it as keeps the object inside the picture."""
+    points = _transformed(identity, matrix) + centre
+    bounds = Box(*points.min(axis=0).tolist(), *points.max(axis=0).tolist())
+    return PlacedObject(identity, points, matrix, centre, bounds).moved_inside(size)
+
+
 def _place(
     identity: Identity, draws: Sequence[float], level: Level, size: int, others: Sequence[PlacedObject]
 ) -> PlacedObject:
     """Pose an object and put it at the first candidate place that is free enough, or at the freest."""
     turn, scale, stretch, shear = draws[:4]
     radius = size * (level.radius[0] + scale * (level.radius[1] - level.radius[0]))
-    angle = (2 * turn - 1) * level.rotation
-    wide = math.exp((stretch - 0.5) * 0.25)
-    slant = (shear - 0.5) * 0.3
-    cos, sin = radius * math.cos(angle), radius * math.sin(angle)
-    a, b = cos * wide, (cos * slant - sin) / wide
-    c, d = sin * wide, (sin * slant + cos) / wide
-    points = outline(identity.family, identity.shape_variant) @ np.array(((a, c), (b, d)))
+    matrix = pose_matrix(radius, (2 * turn - 1) * level.rotation, stretch, shear)
+    points = _transformed(identity, matrix)
     xs, ys = points.T.tolist()
     left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
     width, height = right - left, bottom - top
@@ -198,7 +229,7 @@ def _place(
         if worst <= level.max_overlap:
             break
     centre = (bounds.x1 - left, bounds.y1 - top)
-    return PlacedObject(identity, points + centre, (a, b, c, d), centre, bounds)
+    return PlacedObject(identity, points + centre, matrix, centre, bounds)
 
 
 @functools.lru_cache(maxsize=8)
@@ -257,3 +288,34 @@ def arrange(identities: Sequence[Identity], draws: Sequence[Sequence[float]], le
         placed.append(target)
         box = target.bounds
     return Scene(placed, box)
+
+
+def scatter(
+    identities: Sequence[Identity], rng: np.random.Generator, level: Level, size: int
+) -> tuple[list[PlacedObject], list[int]]:
+    """Place objects so that no two boxes overlap: all are seen whole, and no order of drawing tells one from another.
+
+    Args:
+        identities: At least one.
+        rng: Draws poses and places, all anew until there is room for each object.
+        level: How hard the scene is; its `max_overlap` and `cut` should be 0.
+        size: Side of the square picture in pixels.
+
+    Returns:
+        The objects in the order of `identities`, and their positions there from the first placed to the last.
+    """
+    count, smallest, largest = len(identities), *level.radius
+    for attempt in itertools.count():
+        shrink = 0.95 ** max(0, attempt - 8)  # so that there is room in the end
+        fitting = dataclasses.replace(level, radius=(shrink * smallest, shrink * largest))
+        draws = rng.random((count, DRAWS_PER_OBJECT)).tolist()
+        order = sorted(range(count), key=lambda position: draws[position][4])
+        placed: dict[int, PlacedObject] = {}
+        for position in order:
+            item = _place(identities[position], draws[position], fitting, size, list(placed.values()))
+            if any(overlap(item.bounds, other.bounds) > 0 for other in placed.values()):
+                break
+            placed[position] = item
+        else:
+            return [placed[position] for position in range(count)], order
+    raise AssertionError  # the loop has no end

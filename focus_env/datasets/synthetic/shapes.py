@@ -10,9 +10,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import shapely
+
+Part = Literal["whole", "left", "right"]
+"""How much of an object there is: all, or what lies left or right of the middle of its bounds, in its own frame."""
 
 Outline = npt.NDArray[np.float64]
 """[V, 2] float64, closed implicitly, within the unit circle."""
@@ -184,26 +189,58 @@ HELD_OUT_FAMILIES: dict[str, Callable[[int], Sequence[tuple[float, float]]]] = {
 
 
 @functools.cache
-def outline(family: str, variant: int) -> Outline:
-    """The outline of a shape.
+def outline(family: str, variant: int, part: Part = "whole") -> Outline:
+    """The outline of a shape, or of a half of it.
 
     Args:
         family: A key of `COMMON_FAMILIES` or `HELD_OUT_FAMILIES`.
         variant: 0 .. `NUM_VARIANTS` - 1.
+        part: Which part of the shape; a half fills the unit circle as the whole does.
 
     Returns:
         [V, 2] float64, read-only, centred on its bounds, farthest vertex at distance 1.
+
+    Raises:
+        ValueError: If the half is in pieces, see `has_halves`.
     """
     build = COMMON_FAMILIES.get(family) or HELD_OUT_FAMILIES[family]
     points = np.array(build(variant), dtype=np.float64)
     points -= (points.min(axis=0) + points.max(axis=0)) / 2
+    if part != "whole":
+        points = _half(points, part)
+        points -= (points.min(axis=0) + points.max(axis=0)) / 2
     points /= np.hypot(points[:, 0], points[:, 1]).max()
     points.setflags(write=False)
     return points
 
 
 @functools.cache
-def outline_area(family: str, variant: int) -> float:
-    """The area of `outline(family, variant)`, in its own unit (the unit circle has pi)."""
-    x, y = outline(family, variant).T
+def has_halves(family: str) -> bool:
+    """Whether each half of every outline of a family is in one piece."""
+    try:
+        for variant in range(NUM_VARIANTS):
+            outline(family, variant, "left")
+            outline(family, variant, "right")
+    except ValueError:
+        return False
+    return True
+
+
+def _half(points: Outline, part: Part) -> Outline:
+    """What lies on one side of the y axis."""
+    reach = float(np.abs(points).max()) + 1
+    # A vertex that lies beside the axis by a rounding would leave a spike along it.
+    points = np.where(np.abs(points) < 1e-9, 0.0, points)
+    side = shapely.box(-reach, -reach, 0, reach) if part == "left" else shapely.box(0, -reach, reach, reach)
+    # Not simplified: to leave out a vertex can make an outline touch itself.
+    cut = shapely.intersection(shapely.polygons(points), side)
+    if cut.geom_type != "Polygon" or cut.interiors or not cut.is_valid:
+        raise ValueError(f"the {part} half of this outline: expected one piece without holes, got a {cut.geom_type}")
+    return np.array(cut.exterior.coords, dtype=np.float64)[:-1]
+
+
+@functools.cache
+def outline_area(family: str, variant: int, part: Part = "whole") -> float:
+    """The area of `outline(family, variant, part)`, in its own unit (the unit circle has pi)."""
+    x, y = outline(family, variant, part).T
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2

@@ -18,6 +18,7 @@ from focus_agents.models.views import View, box_tokens
 from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches, support_tokens
 from focus_env.boxes import CoordinateFrame
 from focus_env.datasets.order import shuffled_indices
+from focus_env.datasets.training import DrawnShots
 from focus_env.env import observe
 from focus_env.prompts import TEMPLATES, PromptTemplate, get_template
 from focus_env.types import Box, Episode, Exemplar, Frame, Message, TextPart
@@ -256,6 +257,17 @@ class TestBatches:
         assert {n for (batch,) in batches[:2] for n in batch.prompts.num_images} == {2}
         assert set(batches[2][0].prompts.num_images) == {4}
         self.assert_equal(batches[1:], self.batches(examples, steps=range(1, 3), num_one_shot_steps=2))
+
+    def test_a_step_shows_the_number_of_supports_that_is_drawn_for_it(self, processor: VLMProcessor) -> None:
+        """After the steps of one support; the whole batch alike, in any process, and from whichever step on."""
+        drawn = DrawnShots(FakeDataset(6, shots=4), (2, 4), seed=1)
+        examples = SFTExamples(drawn, TEMPLATE, processor)
+        arguments: dict[str, Any] = {"num_one_shot_steps": 1, "batch_size": 2}
+        batches = self.batches(examples, steps=range(8), **arguments)
+        shown = [{n - 1 for batch in step for n in batch.prompts.num_images} for step in batches]
+        assert shown == [{1}, *({drawn.shots_at(step)} for step in range(1, 8))]
+        assert set.union(*shown[1:]) == {2, 4}
+        self.assert_equal(batches[5:], self.batches(examples, steps=range(5, 8), num_data_workers=1, **arguments))
 
     @pytest.mark.parametrize(
         ("num_workers", "micro_batch_size", "sizes"),

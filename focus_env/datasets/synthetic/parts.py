@@ -1,0 +1,125 @@
+"""Parts: a support shows one half of every object, and each half is that of two objects.
+
+The four objects of an episode are A|B, A|b, a|B and a|b: one shape, two colours for its left and two for its right
+half. The query shows them whole. A support shows the left half of all four or the right half of all four, either as
+often; one that shows A in its box leaves open A|B and A|b. So k supports tell the object unless all of them show the
+same side, and the best that anybody can hit is `best_hit_rate`.
+
+All four show the same side, since a support with a half of each drawn on its own would tell by those beside the box
+which whole is meant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+
+import numpy as np
+
+from focus_env.datasets.synthetic.identities import Identity, families
+from focus_env.datasets.synthetic.paints import COLOURS, Split, contrast
+from focus_env.datasets.synthetic.scenes import Level, scatter
+from focus_env.datasets.synthetic.shapes import NUM_VARIANTS, Part, has_halves
+from focus_env.datasets.synthetic.stills import EpisodeStills, Still, Surroundings
+
+RADIUS = (0.14, 0.21)
+"""Least and most radius of an object, or of a half that is shown alone, as a share of the picture's side."""
+
+MIN_CONTRAST = 100.0
+"""Least Euclidean RGB distance between any two of the four colours of an episode."""
+
+SIDES: tuple[Part, Part] = ("left", "right")
+
+_HELD_OUT: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    "val": (frozenset(("green", "cyan", "blue")), frozenset(("yellow", "purple", "pink"))),
+    "test": (frozenset(("red", "white", "black")), frozenset(("yellow", "purple", "pink"))),
+}
+"""Two colours side by side belong to a split if one is of its first set and one of its second, to train if to none."""
+
+
+def split_of(first: str, second: str) -> Split:
+    """Which of train, val and test two colours side by side belong to, in either order."""
+    for split, (ones, others) in _HELD_OUT.items():
+        if (first in ones and second in others) or (first in others and second in ones):
+            return split  # type: ignore[return-value]
+    return "train"
+
+
+@functools.cache
+def quadruples(split: Split) -> tuple[tuple[str, str, str, str], ...]:
+    """All (A, a, B, b), A and a for left halves, B and b for right ones, of whose four wholes each is of the split.
+
+    test_shapes has those of test.
+    """
+    owner = "test" if split == "test_shapes" else split
+    found = []
+    for lefts, rights in itertools.permutations(itertools.combinations(COLOURS, 2), 2):
+        colours = (*lefts, *rights)
+        if len(set(colours)) < 4 or min(contrast(*pair) for pair in itertools.combinations(colours, 2)) < MIN_CONTRAST:
+            continue
+        if all(split_of(*pair) == owner for pair in itertools.product(lefts, rights)):
+            found.append(colours)
+    return tuple(found)
+
+
+@functools.cache
+def halved_families(split: Split) -> tuple[str, ...]:
+    """The shape families of a split whose halves are in one piece each."""
+    return tuple(family for family in families(split) if has_halves(family))
+
+
+def part_of(identity: Identity, side: Part) -> Identity:
+    """A half of a whole: one colour, and a shape that is cut."""
+    return identity._replace(texture="solid", colours=(identity.colours[SIDES.index(side)],), part=side)
+
+
+def best_hit_rate(shots: int) -> float:
+    """Share of episodes in which the best of all policies finds the object: 1 - 0.5 ** shots.
+
+    The supports show one side alone with probability 2 * 0.5 ** shots, and leave open two objects then.
+
+    >>> [best_hit_rate(shots) for shots in (1, 2, 4)]
+    [0.5, 0.75, 0.9375]
+    """
+    return 1 - 0.5**shots
+
+
+def parts_stills(key: tuple[int, ...], *, split: Split, level: Level, size: int, shots: int) -> EpisodeStills:
+    """One episode; fewer supports are the first of more, and the query does not depend on their number.
+
+    Args:
+        key: Seeds it.
+        split: Whose objects.
+        level: Rotation, light and background; sizes are `RADIUS`, and nothing is covered.
+        size: Side of the pictures in pixels.
+        shots: Number of supports.
+    """
+    level = dataclasses.replace(level, num_objects=(4, 4), radius=RADIUS, max_overlap=0.0, cut=0.0)
+    rng = np.random.default_rng(key)
+    options, shapes = quadruples(split), halved_families(split)
+    first, other_first, second, other_second = options[int(rng.integers(len(options)))]
+    family, variant = shapes[int(rng.integers(len(shapes)))], int(rng.integers(NUM_VARIANTS))
+    wholes = [
+        Identity(family, variant, "halves", 0, pair)
+        for pair in itertools.product((first, other_first), (second, other_second))
+    ]
+    # Colours are listed in one order, so the target must be any of the four.
+    target = int(rng.integers(4))
+    wholes = [wholes[target], *wholes[:target], *wholes[target + 1 :]]
+
+    def still(picture: int) -> Still:
+        """Picture 0 is the query; each has its own generator, so that the number of others does not matter."""
+        own = np.random.default_rng((*key, picture))
+        side = SIDES[int(own.integers(2))]
+        shown = wholes if picture == 0 else [part_of(whole, side) for whole in wholes]
+        objects, order = scatter(shown, own, level, size)
+        return Still(objects, order, Surroundings.drawn(own))
+
+    return EpisodeStills(
+        identity=wholes[0],
+        level=level,
+        query=still(0),
+        supports=[still(shot + 1) for shot in range(shots)],
+        names=["query", *(f"support{shot}" for shot in range(shots))],
+    )

@@ -1,0 +1,81 @@
+"""Stills: the pictures of an episode as lists of objects, before they are drawn, for those who know the scene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from focus_env.datasets.synthetic.drawing import BACKGROUND_DRAWS, LIGHT_DRAWS, draw_scene
+from focus_env.datasets.synthetic.identities import Identity
+from focus_env.datasets.synthetic.scenes import Level, PlacedObject, visible_box
+from focus_env.types import Box, ImageArray
+
+
+class Surroundings(NamedTuple):
+    """What lies behind and above the objects: uniform numbers in [0, 1) for `draw_scene`."""
+
+    background: list[float]
+    light: list[float]
+
+    @classmethod
+    def drawn(cls, rng: np.random.Generator) -> Surroundings:
+        """Draw them."""
+        return cls(rng.random(BACKGROUND_DRAWS).tolist(), rng.random(LIGHT_DRAWS).tolist())
+
+
+class Still(NamedTuple):
+    """One picture.
+
+    Attributes:
+        objects: By role: the target first, then those beside it, in one order through all pictures of an episode.
+        order: Positions of `objects`, the lowest first.
+        surroundings: What lies behind and above them.
+    """
+
+    objects: Sequence[PlacedObject]
+    order: Sequence[int]
+    surroundings: Surroundings
+
+    def box(self, position: int, size: int) -> Box:
+        """The tight box of what is seen of an object, `xyxy` in pixels.
+
+        Raises:
+            ValueError: If nothing is seen of it.
+        """
+        above = self.order[list(self.order).index(position) + 1 :]
+        box, _ = visible_box(self.objects[position], [self.objects[other] for other in above], size)
+        if box is None:
+            raise ValueError(f"object {position}: expected to see some of it, got nothing")
+        return box
+
+    def pixels(self, level: Level, size: int) -> ImageArray:
+        """Draw it: [size, size, 3] uint8."""
+        return draw_scene(
+            [self.objects[position] for position in self.order],
+            background_draws=self.surroundings.background,
+            light_draws=self.surroundings.light,
+            level=level,
+            size=size,
+        )
+
+
+class EpisodeStills(NamedTuple):
+    """The pictures of one episode.
+
+    Attributes:
+        identity: The target's, as the query shows it.
+        level: How the pictures are drawn.
+        query: The picture to answer for.
+        supports: In the order in which they are shown.
+        names: Of the query and of each support, for their frames.
+        times: When each support was taken, from 0, the first, to 1, the query; None where pictures have no time.
+    """
+
+    identity: Identity
+    level: Level
+    query: Still
+    supports: Sequence[Still]
+    names: Sequence[str]
+    times: Sequence[float] | None = None

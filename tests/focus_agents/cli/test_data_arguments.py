@@ -1,0 +1,65 @@
+"""Which episodes a training is given: kinds of scenes, a bounded pool, numbers of supports that are drawn."""
+
+from __future__ import annotations
+
+import pytest
+
+from focus_agents.cli import grpo, sft
+from focus_agents.cli.data_arguments import TrainingDataArguments
+from focus_agents.cli.errors import user_errors
+from focus_env.datasets import SyntheticDataset
+from focus_env.datasets.training import shots_at, with_shots
+from tests.contracts import assert_same_episode
+
+WORDS = ["--scenes", "tracks", "--shots", "4", "--shots-drawn", "1", "2", "4", "--num-training-episodes", "3"]
+
+
+def read(words: list[str], command: str = "sft") -> TrainingDataArguments:
+    parse = {"sft": sft.parse_arguments, "grpo": grpo.parse_arguments}[command]
+    return parse(words).data
+
+
+@pytest.mark.parametrize("command", ["sft", "grpo"])
+def test_both_stages_take_them(command: str) -> None:
+    episodes = read(WORDS, command).load_training()
+    assert len(episodes) == 3
+    assert {shots_at(episodes, step) for step in range(40)} == {1, 2, 4}
+    whole = SyntheticDataset(scenes="tracks", shots=2, level=3, image_size=64)
+    assert_same_episode(with_shots(episodes, 2, 2), whole[2])
+
+
+def test_validation_has_all_supports_of_the_whole_split() -> None:
+    episodes = read(WORDS).load_validation()
+    assert (len(episodes), len(episodes[0].support), shots_at(episodes, 0)) == (1000, 4, None)
+
+
+def test_without_them_it_is_the_data_set() -> None:
+    assert isinstance(read([]).load_training(), SyntheticDataset)
+
+
+def test_a_pool_of_shuffled_supports() -> None:
+    data = read(["--shuffle-supports", "--num-training-episodes", "2"])
+    assert len(data.load_training()) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--scenes", "halves"], "--scenes"),
+        (["--scenes", "parts", "--num-objects", "5"], "--num-objects: the scenes 'parts' have four objects"),
+        (["--scenes", "tracks", "--distractors", "near"], "--distractors: the scenes 'tracks' have four objects"),
+        (["--scenes", "tracks", "--shots", "30"], "shots must be at most 24 with scenes 'tracks', got 30"),
+        (["--dataset", "got10k", "--data-root", ".", "--scenes", "parts"], "--scenes: the data set 'got10k' has noth"),
+        (["--num-training-episodes", "0"], "--num-training-episodes: expected 1 or more, got 0"),
+        (["--num-training-episodes", "2000000"], "--num-training-episodes: expected at most 1000000, as many as the"),
+        (["--shots-drawn", "0", "1"], "--shots-drawn: expected 1 or more, got 0"),
+        (["--shots-drawn", "2", "2"], "--shots-drawn: expected different numbers of supports, got (2, 2)"),
+        (["--shots-drawn", "1", "8"], "--shots-drawn: expected at most 4, the supports of an episode, got 8; raise"),
+    ],
+)
+def test_what_cannot_be(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), user_errors(sft.Args):
+        read(words).load_training()
+    error = capsys.readouterr().err
+    assert message.replace("--", "").replace("-", "_") in error.replace("--", "").replace("-", "_"), error
+    assert "Traceback" not in error
