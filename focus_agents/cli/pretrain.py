@@ -53,9 +53,7 @@ def main() -> None:
                 print(as_flags(message, Args))
                 return
         if args.learning.init_from is not None or args.learning.name_weight > 0:
-            from focus_agents.pretraining.train import (
-                check_start,
-            )  # here and below: a command line is read without torch
+            from focus_agents.pretraining.train import check_start  # here: a command line is read without torch
 
             check_start(args.learning)
         run = args.run.open(args.run.path("pretraining"), flat(args), command="pretrain")
@@ -66,8 +64,7 @@ def main() -> None:
         from focus_agents.pretraining.train import Pretraining
 
         quiet_libraries()
-        template = load_template(args.learning.init_from or SMALL)
-        summary = Pretraining(run, args.learning, template, probe=args.probe).run(console)
+        summary = Pretraining(run, args.learning, load_template(SMALL), probe=args.probe).run(console)
     if (probe := summary.get("probe")) is not None:  # an outcome of an earlier release has none
         console.print(text_table(probe_rows(probe), "linear probe"))
         console.print(probe_note(probe))
