@@ -35,10 +35,10 @@ def name_loss(heads: torch.nn.Linear, states: torch.Tensor, boxes: AskedBoxes) -
     Returns:
         The loss, 0 where there is no box; `name_head_loss`, and `name_head_accuracy`, the share of right words.
     """
-    logits = heads(states[boxes.rows, boxes.ends].float()).view(len(boxes.rows) * NAME_LENGTH, -1)
     words = boxes.names.flatten()
     if not len(words):
         return states.new_zeros(()), {}
+    logits = heads(states[boxes.rows, boxes.ends].float()).view(len(words), -1)
     loss = torch.nn.functional.cross_entropy(logits, words)
     accuracy = (logits.detach().argmax(-1) == words).float().mean()
     return loss, {"name_head_loss": float(loss.detach()), "name_head_accuracy": float(accuracy)}

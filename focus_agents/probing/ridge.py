@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 PENALTIES = (1.0, 10.0, 100.0, 1e3, 1e4)
 """Among which p is chosen; features have a variance of 1."""
-SMALLEST_SHARE = 1e-6
-"""A feature that varies by less than this share of the largest one's spread or size is a constant but for rounding."""
+SMALLEST_SPREAD = 1e-6
+"""A feature that varies by less than this share of its mean is a constant but for rounding."""
 SMALLEST_EIGENVALUE = 1e-10
 """As a share of the largest; below it is rounding."""
 
@@ -61,8 +61,7 @@ def fit_ridge(
     """
     features = np.asarray(features, dtype=np.float64)
     mean, spread = features.mean(0), features.std(0)
-    least = SMALLEST_SHARE * max(spread.max(initial=0.0), np.abs(mean).max(initial=0.0))
-    scale = np.where(spread > least, spread, np.inf)
+    scale = np.where(spread > SMALLEST_SPREAD * np.abs(mean), spread, np.inf)
     standard = (features - mean) / scale
     offset = np.bincount(labels, minlength=num_classes) / len(labels)
     targets = np.eye(num_classes)[labels] - offset

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -27,7 +28,15 @@ from focus_agents.models.loading import (
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.small import VOCAB_SIZE
 from focus_agents.pretraining import train
-from focus_agents.pretraining.data import AskedBoxes, DocumentBatch, PretrainingBatches
+from focus_agents.pretraining.data import (
+    CURRICULUM,
+    SCENES,
+    AskedBoxes,
+    DocumentBatch,
+    PretrainingBatches,
+    draw_document,
+    encode_documents,
+)
 from focus_agents.pretraining.heads import PREFIX, name_loss, new_heads
 from focus_agents.pretraining.settings import PretrainingConfig
 from focus_agents.pretraining.train import Pretraining, check_start
@@ -46,9 +55,14 @@ def start(folder: Path, config: PretrainingConfig = WITH_HEADS) -> Pretraining:
 
 
 @pytest.fixture
-def batch(processor: VLMProcessor, tiny_curriculum: None) -> DocumentBatch:
-    """Documents of two pictures, of several lengths."""
-    batch = PretrainingBatches(processor, TEMPLATE, seed=1, finds_boxes=True)[5]
+def batch(processor: VLMProcessor) -> DocumentBatch:
+    """Documents of two, one and four pictures, so that two of them are padded."""
+    rng = np.random.default_rng(0)
+    documents = [
+        draw_document(rng, CURRICULUM[number], SCENES, split="train", template=TEMPLATE, size=64)
+        for number in (2, 0, 3, 0)
+    ]
+    batch = encode_documents(processor, documents, finds_boxes=True)
     assert not batch.prompts.attention_mask.all()
     return batch
 
@@ -111,7 +125,7 @@ class TestLoss:
         boxes, shape = asked(batch), batch.labels.shape
         loss, scores = name_loss(*planted(boxes, shape), boxes)
         assert scores["name_head_accuracy"] == 1.0
-        assert float(loss) == pytest.approx(scores["name_head_loss"])
+        assert loss.item() == pytest.approx(scores["name_head_loss"])
         for shift in (-1, 1):
             _, beside = name_loss(*planted(boxes, shape, shift=shift), boxes)
             assert beside["name_head_accuracy"] < 0.1

@@ -10,11 +10,9 @@ import torch
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading import load_model, load_processor, load_template
-from focus_agents.probing.probe import probe_episodes, probe_model, score_states
+from focus_agents.probing.probe import probe_model, score_states
 from focus_agents.probing.settings import ProbeSettings
 from focus_agents.probing.states import PLACES
-from focus_env.datasets.synthetic.identities import ground_colour
-from focus_env.datasets.synthetic.paints import COLOURS
 
 SETTINGS = ProbeSettings(num_probe_episodes=15)
 
@@ -62,25 +60,3 @@ def test_weights_that_have_fallen_apart_are_told() -> None:
         model.model.language_model.layers[2].mlp.down_proj.weight.fill_(torch.inf)
     with pytest.raises(CheckpointError, match="expected finite hidden states, got NaN or infinity at numbers"):
         probe_model(model, load_processor("small"), load_template("small"), SETTINGS)
-
-
-def test_colours_are_those_of_the_boxed_objects_ground() -> None:
-    """By the picture: of solid objects the middle of the box has the colour's hue, in any light."""
-    episodes = probe_episodes(ProbeSettings(num_probe_episodes=200))
-    num_seen = 0
-    for index in range(len(episodes)):
-        episode = episodes[index]
-        if "/solid" not in episode.identity:
-            continue
-        exemplar = episode.support[0]
-        box = exemplar.box
-        pixel = exemplar.frame.image()[int((box.y1 + box.y2) / 2), int((box.x1 + box.x2) / 2)].astype(float)
-        hue = np.array(COLOURS[ground_colour(episode.identity)], dtype=float)
-        likeness = {name: cosine(pixel, np.array(rgb, dtype=float)) for name, rgb in COLOURS.items()}
-        num_seen += 1
-        assert cosine(pixel, hue) > max(likeness.values()) - 0.05, episode.identity
-    assert num_seen > 5
-
-
-def cosine(first: np.ndarray, second: np.ndarray) -> float:
-    return float(first @ second / (np.linalg.norm(first) * np.linalg.norm(second) + 1e-9))
