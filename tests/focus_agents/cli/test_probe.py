@@ -36,6 +36,7 @@ def test_a_model_is_probed(
     ("arguments", "message"),
     [
         (["--num-probe-episodes", "3"], "--num-probe-episodes: expected 15 or more, got 3"),
+        (["--probe-image-size", "5000"], "--probe-image-size: expected 56 or more, and at most 4096, got 5000"),
         (["--probe-image-size", "8"], "--probe-image-size: expected 56 or more, got 8"),
         (["--model", "./nowhere"], "model './nowhere': expected one of focus-small, "),
         (["--device", "tpu"], "device: expected auto, cpu, cuda or cuda:1 and the like, got 'tpu'"),
