@@ -40,6 +40,7 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "experiments/LOG.md",
     "docs/answers.md",
+    "docs/bases.md",
     "docs/dashboard.md",
     "docs/data.md",
     "docs/engines.md",
@@ -52,8 +53,8 @@ DOCUMENTS = (
     "docs/watching.md",
 )
 COMMANDS = (
-    "CONTRIBUTING.md", "Makefile", "docs/data.md", "docs/python.md", "docs/rewards.md", "docs/scaling.md",
-    "docs/watching.md",
+    "CONTRIBUTING.md", "Makefile", "docs/bases.md", "docs/data.md", "docs/python.md", "docs/rewards.md",
+    "docs/scaling.md", "docs/watching.md",
 )  # fmt: skip
 EXPERIMENTS = sorted(path.relative_to(ROOT / "experiments").as_posix() for path in ROOT.glob("experiments/**/*.py"))
 

@@ -41,6 +41,7 @@ COMMANDS = {
         Command("sft", "focus_agents.cli.sft", "train, stage 1: supervised fine-tuning with attention loss"),
         Command("grpo", "focus_agents.cli.grpo", "train, stage 2: GRPO on RLlib"),
         Command("pretrain", "focus_agents.cli.pretrain", "train the small base model that stage 1 starts from"),
+        Command("probe", "focus_agents.cli.probe", "read by a linear probe where a model holds an object's colour"),
         Command("data", "focus_agents.cli.data", "write a data set as a store, or show what it holds"),
         Command("rewards", "focus_agents.cli.rewards", "compare rewards by the policies that they train"),
         Command("ablation", "focus_agents.cli.ablation", "run the paper's ablation on synthetic scenes"),

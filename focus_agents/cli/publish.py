@@ -21,6 +21,7 @@ from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.errors import make_console, user_errors, work_errors
 from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
 from focus_agents.reports.model_card import CARD, is_place
+from focus_agents.reports.probe_table import probe_section
 from focus_agents.runs.files import read_json
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.settings import Settings
@@ -83,7 +84,8 @@ def main() -> None:
         with TemporaryDirectory() as scratch:
             model.to(torch.bfloat16)
             draft = save(Path(scratch) / args.name)
-            card = write_card(args, config, summary, score(str(draft), args.num_episodes))
+            probe = probe_weights(str(draft)) if "box_iou" in summary else None
+            card = write_card(args, config, summary, score(str(draft), args.num_episodes), probe)
         folder = save(WEIGHTS / args.name, documents={CARD: card})
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: {size / 2**20:.1f} MiB\n{(folder / CARD).read_text()}")
@@ -110,8 +112,22 @@ def score(model: str, num_episodes: int) -> dict[str, tuple[float, float, float]
     return scores
 
 
+def probe_weights(model: str) -> dict[str, Any]:
+    """The linear probe of the published weights of a base."""
+    from focus_agents.models.loading import load_model, load_processor, load_template
+    from focus_agents.probing.probe import probe_model
+    from focus_agents.probing.settings import ProbeSettings
+
+    settings = ProbeSettings()
+    return probe_model(load_model(model), load_processor(model), load_template(model), settings).as_dict()
+
+
 def write_card(
-    args: Args, config: dict[str, Any], summary: dict[str, Any], scores: dict[str, tuple[float, float, float]]
+    args: Args,
+    config: dict[str, Any],
+    summary: dict[str, Any],
+    scores: dict[str, tuple[float, float, float]],
+    probe: dict[str, Any] | None = None,
 ) -> str:
     """The card in Markdown."""
     rows = [f"| {label} | {100 * m:.1f} | {100 * lo:.1f} to {100 * hi:.1f} |" for label, (m, lo, hi) in scores.items()]
@@ -134,6 +150,7 @@ def write_card(
             *rows,
             "",
             *describe_single_objects(summary),
+            *([] if probe is None else ["## Linear probe", "", probe_section(probe), ""]),
             "## Limits",
             "",
             LIMITS,
@@ -141,7 +158,7 @@ def write_card(
             "## Training",
             "",
             "Data: episodes of `focus_env.datasets.SyntheticDataset`, or single pictures of such scenes for the base,",
-            f"drawn from the seed. Run at commit {args.commit}; "
+            f"drawn from the seed. {describe_start(config)}Run at commit {args.commit}; "
             f"{summary['seconds'] / 60:.0f} minutes on shared cores of a CPU. All arguments:",
             "",
             "```json",
@@ -150,6 +167,15 @@ def write_card(
             "",
         ]
     )
+
+
+def describe_start(config: dict[str, Any]) -> str:
+    """Which base a base was pretrained further from, if it was; a folder by its run's name."""
+    start = config.get("init_from") if config.get("command") == "pretrain" else None
+    if not start:
+        return ""
+    place = Path(start)
+    return f"Pretrained further from {place.parent.parent.name if place.name == 'final' else place.name}. "
 
 
 def describe_single_objects(summary: dict[str, Any]) -> list[str]:

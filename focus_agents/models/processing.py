@@ -5,11 +5,12 @@ Axis letters: P prompt tokens.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from focus_env.boxes import CoordinateFrame
 from focus_env.prompts import PromptTemplate
 from focus_env.types import ImageArray, ImagePart, Message, TextPart
 
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _TOKENIZING = threading.Lock()
 """Prompts may be encoded in several threads, for their pictures' sake; a tokenizer is for one at a time."""
 
@@ -37,12 +39,15 @@ class PromptSpans:
         box_texts: For each marked box, [tokens] int64, the tokens of its text, brackets included.
         box_coordinates: For each marked box, [tokens] int64, those of its numbers and the spaces between them: without
             brackets, commas and whatever else a template writes there.
+        box_numbers: For each marked box, [4] int64, the token that ends each of its numbers: a number's only token, or
+            its last digit's where a tokenizer writes digit by digit.
     """
 
     images: tuple[npt.NDArray[np.int64], ...]
     views: tuple[tuple[View, ...], ...]
     box_texts: tuple[npt.NDArray[np.int64], ...]
     box_coordinates: tuple[npt.NDArray[np.int64], ...]
+    box_numbers: tuple[npt.NDArray[np.int64], ...]
 
 
 class VLMProcessor:
@@ -160,8 +165,9 @@ class VLMProcessor:
         return PromptSpans(
             images=tuple(np.split(np.flatnonzero(prompt.input_ids == self.image_token_id), ends[:-1])),
             views=tuple(views),
-            box_texts=tuple(starts[whole] for whole, _ in boxes),
-            box_coordinates=tuple(starts[coordinates] for _, coordinates in boxes),
+            box_texts=tuple(starts[box.whole] for box in boxes),
+            box_coordinates=tuple(starts[box.coordinates] for box in boxes),
+            box_numbers=tuple(starts[box.number_ends] for box in boxes),
         )
 
     def _chat_text(self, messages: Sequence[Message]) -> str:
@@ -266,24 +272,34 @@ def _marked_boxes(messages: Sequence[Message], text: str, image_texts: Sequence[
     return found
 
 
-def _tokens_of_box(
-    text: str, offsets: Sequence[tuple[int, int]], start: int, stop: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Indices of the tokens that write the box `text[start:stop]`, and of those among them that write its numbers."""
+class _BoxTokens(NamedTuple):
+    """Indices of tokens, [tokens] int64 each: of all that writes a box, of its numbers, and of each number's end."""
+
+    whole: npt.NDArray[np.int64]
+    coordinates: npt.NDArray[np.int64]
+    number_ends: npt.NDArray[np.int64]
+
+
+def _tokens_of_box(text: str, offsets: Sequence[tuple[int, int]], start: int, stop: int) -> _BoxTokens:
+    """The tokens that write the box `text[start:stop]`."""
     whole: list[int] = []
     coordinates: list[int] = []
+    number_ends: list[int] = []
+    ends = {found.end() - 1 for found in _NUMBER.finditer(text, start, stop)}
     num_digits = 0
     for index, (first, last) in enumerate(offsets):
-        written = text[max(first, start) : min(last, stop)]
+        span = max(first, start), min(last, stop)
+        written = text[slice(*span)]
         digits = sum(character.isdigit() for character in written)
         if written:
             whole.append(index)
         if digits or (written and set(written) <= set(" .")):
             coordinates.append(index)
+        number_ends += [index] * sum(place in ends for place in range(*span))
         num_digits += digits
     if num_digits != sum(character.isdigit() for character in text[start:stop]):
         raise ValueError(
             f"tokenizer: expected every digit of the box {text[start:stop]!r} in some token's offsets, got the tokens "
             f"{[text[slice(*offsets[index])] for index in whole]}; attention targets other than 'region' need offsets"
         )
-    return np.array(whole, dtype=np.int64), np.array(coordinates, dtype=np.int64)
+    return _BoxTokens(*(np.array(found, dtype=np.int64) for found in (whole, coordinates, number_ends)))

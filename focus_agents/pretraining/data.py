@@ -10,6 +10,7 @@ for at most once: asked again, the answer could be copied from the text, and the
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from focus_agents.models.inputs import IGNORED, PromptBatch
+from focus_agents.models.inputs import IGNORED, EncodedPrompt, PromptBatch
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.small import LARGEST_COORDINATE, NAMES, VOCAB_SIZE
 from focus_env.datasets.synthetic.drawing import BACKGROUND_DRAWS, LIGHT_DRAWS, draw_scene
@@ -29,6 +30,8 @@ from focus_env.prompts import PromptTemplate
 from focus_env.types import Box, ImageArray, ImagePart, Message, TextPart
 
 ANSWER_CUE = "Answer:"
+NAME_LENGTH = 4
+"""Words of a name, and tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,15 @@ CURRICULUM = (
 """With several objects, or several pictures, from the first step on, colours are not learned in any time that was
 waited for."""
 
+FURTHER_CURRICULUM = (
+    Stage(until=150, num_objects=(1, 2), num_questions=1, num_pictures=4, num_documents=16),
+    Stage(until=300, num_objects=(2, 3), num_questions=2, num_pictures=4, num_documents=16),
+    CURRICULUM[-1],
+)
+"""Of a model that knows objects and colours already."""
+
 EASY_SCENES_UNTIL = 500
-"""Step up to which objects are large and stand nearly upright on faint backgrounds."""
+"""Step up to which objects are large and stand nearly upright on faint backgrounds, for a model with new weights."""
 EASY_SCENES = LEVELS[1]
 SCENES = Level(
     num_objects=(1, 5),
@@ -75,16 +85,37 @@ SCENES = Level(
 
 
 @dataclass(frozen=True, slots=True)
+class AskedBoxes:
+    """The boxes in the questions of a batch of documents, "What is at [12, 20, 40, 55]?", and what they hold.
+
+    Attributes:
+        rows: [K] int64, the document of each box.
+        ends: [K] int64, the column of the token that ends the box's last number.
+        names: [K, 4] int64, the tokens of the object's name.
+    """
+
+    rows: torch.Tensor
+    ends: torch.Tensor
+    names: torch.Tensor
+
+    def to(self, device: torch.device | str) -> AskedBoxes:
+        """Return the same on another device."""
+        return AskedBoxes(self.rows.to(device), self.ends.to(device), self.names.to(device))
+
+
+@dataclass(frozen=True, slots=True)
 class DocumentBatch:
     """Documents, questions and answers alike.
 
     Attributes:
         prompts: B documents.
         labels: [B, N] int64, the tokens of the answers, `IGNORED` elsewhere.
+        boxes: The boxes that are asked about; None where nobody needs them.
     """
 
     prompts: PromptBatch
     labels: torch.Tensor
+    boxes: AskedBoxes | None = None
 
 
 def object_name(identity: Identity) -> str:
@@ -129,21 +160,65 @@ def draw_document(
             identity, box = seen[index]
             name, where = object_name(identity), template.write_box(box, (size, size))
             if rng.random() < 0.5:
-                question, answer = f"Where is {name}? {ANSWER_CUE}", template.answer(box, (size, size))
+                question = TextPart(f"Where is {name}? {ANSWER_CUE}")
+                answer = template.answer(box, (size, size))
             else:
-                question, answer = f"What is at {where}? {ANSWER_CUE}", f" {name}"
-            messages += [Message("user", [*picture, TextPart(question)]), Message("assistant", [TextPart(answer)])]
+                start = len("What is at ")
+                span = (start, start + len(where))
+                question = TextPart(f"What is at {where}? {ANSWER_CUE}", box_span=span, box=box)
+                answer = f" {name}"
+            messages += [Message("user", [*picture, question]), Message("assistant", [TextPart(answer)])]
             picture = []
     return messages
 
 
-def encode_documents(processor: VLMProcessor, documents: Sequence[Sequence[Message]]) -> DocumentBatch:
-    """Documents as tokens, with the answers, from after `ANSWER_CUE` to the end token, as labels."""
-    prompts = processor.collate([processor.encode(document) for document in documents])
+def encode_documents(
+    processor: VLMProcessor, documents: Sequence[Sequence[Message]], *, finds_boxes: bool = False
+) -> DocumentBatch:
+    """Documents as tokens, with the answers, from after `ANSWER_CUE` to the end token, as labels.
+
+    Args:
+        processor: The small model's.
+        documents: B of them.
+        finds_boxes: Whether to say where the boxes are that are asked about.
+    """
+    encoded = [processor.encode(document) for document in documents]
+    prompts = processor.collate(encoded)
     is_cue = prompts.input_ids == processor.tokenizer.convert_tokens_to_ids(ANSWER_CUE)
     is_end = prompts.input_ids == processor.eos_token_id
     is_answer = ((is_cue.cumsum(1) > is_end.cumsum(1)) & ~is_cue) | is_end
-    return DocumentBatch(prompts, prompts.input_ids.masked_fill(~is_answer, IGNORED))
+    labels = prompts.input_ids.masked_fill(~is_answer, IGNORED)
+    return DocumentBatch(prompts, labels, find_boxes(processor, documents, encoded) if finds_boxes else None)
+
+
+def find_boxes(
+    processor: VLMProcessor, documents: Sequence[Sequence[Message]], encoded: Sequence[EncodedPrompt]
+) -> AskedBoxes:
+    """Find the boxes that are asked about in documents that are padded on the left to the longest.
+
+    Args:
+        processor: The small model's.
+        documents: B of them.
+        encoded: The same as tokens.
+    """
+    longest = max(len(prompt.input_ids) for prompt in encoded)
+    rows: list[int] = []
+    ends: list[int] = []
+    names: list[list[int]] = []
+    for row, (document, prompt) in enumerate(zip(documents, encoded, strict=True)):
+        padding = longest - len(prompt.input_ids)
+        found = processor.locate(document, prompt).box_numbers
+        rows += [row] * len(found)
+        ends += [padding + int(numbers[-1]) for numbers in found]
+        for question, answer in zip(document[::2], document[1::2], strict=True):
+            if any(isinstance(part, TextPart) and part.box_span is not None for part in question.content):
+                names.append(processor.encode_answer(_text(answer))[:-1])
+    as_tensor = functools.partial(torch.tensor, dtype=torch.int64)
+    return AskedBoxes(as_tensor(rows), as_tensor(ends), as_tensor(names).view(len(names), NAME_LENGTH))
+
+
+def _text(message: Message) -> str:
+    return "".join(part.text for part in message.content if isinstance(part, TextPart))
 
 
 def number_values(processor: VLMProcessor) -> torch.Tensor:
@@ -170,23 +245,36 @@ class PretrainingBatches(Dataset[DocumentBatch]):
         seed: Of all draws.
         split: Whose identities.
         size: Side of the pictures in pixels.
+        is_further: Whether the model has been pretrained before, so that the curriculum is `FURTHER_CURRICULUM`.
+        finds_boxes: As for `encode_documents`.
     """
 
     def __init__(
-        self, processor: VLMProcessor, template: PromptTemplate, *, seed: int, split: Split = "train", size: int = 64
+        self,
+        processor: VLMProcessor,
+        template: PromptTemplate,
+        *,
+        seed: int,
+        split: Split = "train",
+        size: int = 64,
+        is_further: bool = False,
+        finds_boxes: bool = False,
     ) -> None:
         self.processor = processor
         self.template = template
         self.seed = seed
         self.split: Split = split
         self.size = size
+        self.is_further = is_further
+        self.finds_boxes = finds_boxes
 
     def __getitem__(self, step: int) -> DocumentBatch:
         rng = np.random.default_rng([self.seed, step])
-        stage = next(stage for stage in CURRICULUM if step < stage.until)
-        level = EASY_SCENES if step < EASY_SCENES_UNTIL else SCENES
+        curriculum = FURTHER_CURRICULUM if self.is_further else CURRICULUM
+        stage = next(stage for stage in curriculum if step < stage.until)
+        level = EASY_SCENES if step < EASY_SCENES_UNTIL and not self.is_further else SCENES
         documents = [
             draw_document(rng, stage, level, split=self.split, template=self.template, size=self.size)
             for _ in range(stage.num_documents)
         ]
-        return encode_documents(self.processor, documents)
+        return encode_documents(self.processor, documents, finds_boxes=self.finds_boxes)

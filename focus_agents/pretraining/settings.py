@@ -14,10 +14,18 @@ from focus_agents.settings import LearningRate, Seed, Settings
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingConfig(Settings):
-    """The optimizer's steps, and checkpoints."""
+    """What is learned from what, the optimizer's steps, and checkpoints."""
 
+    init_from: str | None = None
+    """Model of this kind to pretrain further, by a shipped name or its folder; the curriculum then takes 300 steps.
+    None: new weights."""
     num_steps: Annotated[int, Ge(1)] = 3000
-    """Optimizer steps; the curriculum of `focus_agents.pretraining.data` takes the first 1,200."""
+    """Optimizer steps; with new weights the curriculum of `focus_agents.pretraining.data` takes the first 1,200."""
+    name_weight: Annotated[float, Ge(0)] = 0.0
+    """Weight of the loss of linear heads that tell an object's name from the last number of its box, so that a box's
+    text holds the object's look; the heads are thrown away at the end. 0: no heads."""
+    name_layer: Annotated[int, Ge(1)] = 3
+    """Layers of the language model behind the hidden state that the heads read."""
     lr: LearningRate = 1e-3
     """Peak learning rate of AdamW."""
     warmup: float = 0.03
@@ -33,7 +41,8 @@ class PretrainingConfig(Settings):
     checkpoint_interval: Annotated[int, Ge(1)] = 250
     """Steps between checkpoints to resume from."""
     seed: Seed = 0
-    """Of the new weights and of all pictures."""
+    """Of new weights and of all pictures; another than that of the model that is pretrained further, or pictures come
+    again."""
 
     def check(self) -> None:
         """Check the fields, alone and together."""

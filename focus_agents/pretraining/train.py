@@ -15,15 +15,20 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from focus_agents.engine.forward import image_inputs
-from focus_agents.models.adapters import model_parts
+from focus_agents.engine.hidden_states import seen_states
+from focus_agents.models.adapters import base_model, model_parts
 from focus_agents.models.inputs import IGNORED
-from focus_agents.models.loading import SMALL, load_processor, load_trainable_model
+from focus_agents.models.loading import SMALL, check_model, load_config, load_processor, load_trainable_model
+from focus_agents.models.loading.sources import find_source
 from focus_agents.monitoring.alarms import Watcher
 from focus_agents.monitoring.curves import Facts
 from focus_agents.monitoring.recorder import Recorder
 from focus_agents.monitoring.report import ReportSink
 from focus_agents.pretraining.data import DocumentBatch, PretrainingBatches, name_tokens, number_values
+from focus_agents.pretraining.heads import PREFIX, name_loss, new_heads
 from focus_agents.pretraining.settings import PretrainingConfig
+from focus_agents.probing.probe import probe_model
+from focus_agents.probing.settings import ProbeSettings
 from focus_agents.runs.checkpoint import (
     Checkpoints,
     check_finite,
@@ -44,6 +49,29 @@ NUM_SCORING_BATCHES = 32
 SCORING_STEP = 10**6
 """Far beyond any training, so that its pictures are new in every way."""
 SCORES = ("lm_loss", "box_iou", "name_accuracy")
+SHOWN = (*SCORES, "name_head_accuracy")
+"""Metrics of a printed line, those of them that there are."""
+
+
+def check_start(config: PretrainingConfig) -> None:
+    """Check the model to start from, but for its weights, and that it has the layer that heads are to read.
+
+    Raises:
+        ValueError: If it is of another kind, or has too few layers.
+        CheckpointError: If there is no such model.
+    """
+    source = config.init_from or SMALL
+    has_its_tokens = check_model(source).tokenizer.get_vocab() == load_processor(SMALL).tokenizer.get_vocab()
+    if not has_its_tokens or find_source(source).adapter is not None:
+        raise ValueError(
+            f"init_from: expected whole weights with the tokens of the small model, such as focus-small-base or "
+            f"checkpoints/final of an earlier pretraining, got {config.init_from}"
+        )
+    num_layers = load_config(source).get_text_config().num_hidden_layers
+    if config.name_weight > 0 and config.name_layer > num_layers:
+        raise ValueError(
+            f"name_layer: expected a number from 1 to {num_layers}, the model's layers, got {config.name_layer}"
+        )
 
 
 class Pretraining:
@@ -53,15 +81,28 @@ class Pretraining:
         directory: The run's folder.
         config: Settings.
         template: Writes boxes.
+        probe: The linear probe of the model at the end; None: it is not probed.
     """
 
-    def __init__(self, directory: RunDirectory, config: PretrainingConfig, template: PromptTemplate) -> None:
-        self.directory, self.config, self.template = directory, config, template
+    def __init__(
+        self,
+        directory: RunDirectory,
+        config: PretrainingConfig,
+        template: PromptTemplate,
+        *,
+        probe: ProbeSettings | None = None,
+    ) -> None:
+        self.directory, self.config, self.template, self.probe = directory, config, template, probe
         self.checkpoints = Checkpoints(directory.checkpoints, CHECKPOINT_PREFIX, num_kept=1)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = load_processor(SMALL)
-        self.model = load_trainable_model(SMALL, seed=config.seed).to(self.device)
-        self.parameters = dict(self.model.named_parameters())
+        self.model = load_trainable_model(config.init_from or SMALL, seed=config.seed).to(self.device)
+        self.parameters: dict[str, torch.nn.Parameter] = dict(self.model.named_parameters())
+        self.heads: torch.nn.Linear | None = None
+        if config.name_weight > 0:
+            hidden_size = base_model(self.model).config.get_text_config().hidden_size
+            self.heads = new_heads(hidden_size, seed=config.seed).to(self.device)
+            self.parameters |= {f"{PREFIX}{name}": weight for name, weight in self.heads.named_parameters()}
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay
         )
@@ -91,7 +132,8 @@ class Pretraining:
                 window.append(metrics)
                 move_to(step + 1)
                 if (step + 1) % LINE_INTERVAL == 0:
-                    shown = {name: np.mean([m[name] for m in window]) for name in SCORES}
+                    found = {name: [m[name] for m in window if name in m] for name in SHOWN}
+                    shown = {name: np.mean(values) for name, values in found.items() if values}
                     line = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
                     console.print(f"{step + 1:>6}  {line}", highlight=False)
                     window = []
@@ -101,7 +143,11 @@ class Pretraining:
             final = self.directory.checkpoints / "final"
             check_finite(self.parameters, what=f"policy {final}")
             save_policy(final, self.model, self.processor, template=self.template)
-            summary = self.score() | {"warnings": watcher.kept(), "seconds": time.perf_counter() - started}
+            summary: dict[str, Any] = dict(self.score())
+            if self.probe is not None:
+                console.print("the linear probe reads hidden states", highlight=False)
+                summary["probe"] = probe_model(self.model, self.processor, self.template, self.probe).as_dict()
+            summary |= {"warnings": watcher.kept(), "seconds": time.perf_counter() - started}
             return self.directory.write_summary(summary)
 
     def score(self) -> dict[str, float]:
@@ -114,7 +160,14 @@ class Pretraining:
 
     def _batches(self, steps: range, *, split: Split = "train") -> Iterable[DocumentBatch]:
         """The batches of these steps, drawn ahead by another process."""
-        dataset = PretrainingBatches(self.processor, self.template, seed=self.config.seed, split=split)
+        dataset = PretrainingBatches(
+            self.processor,
+            self.template,
+            seed=self.config.seed,
+            split=split,
+            is_further=self.config.init_from is not None,
+            finds_boxes=self.heads is not None and split == "train",
+        )
         return DataLoader(dataset, batch_size=None, sampler=steps, num_workers=1)
 
     def _step(self, step: int, batch: DocumentBatch) -> dict[str, float]:
@@ -133,7 +186,10 @@ class Pretraining:
         """The loss, with gradient, and what the likeliest answers are worth with the truth before each token."""
         prompts, labels = batch.prompts.to(self.device), batch.labels[:, 1:].to(self.device)
         parts = model_parts(self.model)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        states: dict[int, torch.Tensor] = {}
+        has_heads = self.heads is not None and batch.boxes is not None
+        watched = seen_states(self.model, states.__setitem__) if has_heads else contextlib.nullcontext()
+        with torch.autocast(self.device.type, torch.bfloat16), watched:
             hidden = parts.backbone(
                 input_ids=prompts.input_ids,
                 attention_mask=prompts.attention_mask,
@@ -147,11 +203,15 @@ class Pretraining:
         is_number, is_name = self.number_values[targets] >= 0, self.is_name[targets]
         values = torch.where(self.number_values < 0, torch.nan, self.number_values.float())
         answered, true = (values[ids[is_number]].view(-1, 4).cpu() for ids in (guesses, targets))
-        return loss, {
+        scores = {
             "lm_loss": float(loss.detach()),
             "box_iou": float(iou(answered, true).mean()),
             "name_accuracy": float((guesses == targets)[is_name].float().mean()),
         }
+        if self.heads is not None and batch.boxes is not None:
+            by_heads, more = name_loss(self.heads, states[self.config.name_layer], batch.boxes.to(self.device))
+            loss, scores = loss + self.config.name_weight * by_heads, scores | more
+        return loss, scores
 
     def _restore(self, console: Console | None = None) -> int:
         """Load the newest checkpoint, if there is one; the steps behind it."""

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from focus_agents.reports.probe_table import probe_section
 from focus_agents.runs.files import read_json
 from focus_agents.runs.folder import CODE, RunDirectory
+from focus_agents.runs.summary import SUMMARY_FILE
 from focus_env.metrics import ScoredAnswer, summarize_with_intervals
 
 CARD = "README.md"
@@ -41,6 +43,7 @@ class CardFacts:
         run: Arguments of the run that trained it; None: they are not known.
         answers: Answers to validation episodes, before and after training.
         tables: Further tables in Markdown, such as an evaluation's report.
+        probe: The linear probe of a base, as its run's summary holds it; None: it was not probed.
     """
 
     name: str
@@ -52,6 +55,7 @@ class CardFacts:
     run: Mapping[str, Any] | None = None
     answers: Mapping[str, Sequence[ScoredAnswer]] = field(default_factory=dict)
     tables: Sequence[str] = ()
+    probe: Mapping[str, Any] | None = None
 
 
 def run_facts(folder: Path) -> dict[str, Any]:
@@ -61,7 +65,7 @@ def run_facts(folder: Path) -> dict[str, Any]:
         folder: The policy's folder.
 
     Returns:
-        `run` and `answers` of `CardFacts`; nothing if there is no such run.
+        `run`, `answers` and `probe` of `CardFacts`; nothing if there is no such run.
 
     Raises:
         CheckpointError: If the run's files are damaged.
@@ -71,7 +75,9 @@ def run_facts(folder: Path) -> dict[str, Any]:
         return {}
     found = {name: run.path / "validation" / f"{name}.jsonl" for name in ("before", "after")}
     answers = {name: run.read_answers(name) for name, file in found.items() if file.is_file()}
-    return {"run": run.config(), "answers": answers}
+    summary = run.path / SUMMARY_FILE
+    outcome = read_json(summary, "the summary of a run") if summary.is_file() else {}
+    return {"run": run.config(), "answers": answers, "probe": outcome.get("probe")}
 
 
 def report_table(folder: Path) -> str:
@@ -97,7 +103,7 @@ def rename_card(card: str, name: str) -> str:
 def write_card(facts: CardFacts) -> str:
     """Return a card in Markdown, with the header that the hub reads."""
     parts = [_header(facts), f"# {facts.name.rpartition('/')[2]}", _opening(facts), _loading(facts)]
-    parts += [*_scores(facts), *facts.tables, *_training(facts)]
+    parts += [*_scores(facts), *facts.tables, *_probe(facts), *_training(facts)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -171,6 +177,10 @@ def _scores(facts: CardFacts) -> list[str]:
             ]
         )
     ]
+
+
+def _probe(facts: CardFacts) -> list[str]:
+    return [] if facts.probe is None else [f"## Linear probe\n\n{probe_section(facts.probe)}"]
 
 
 def _training(facts: CardFacts) -> list[str]:

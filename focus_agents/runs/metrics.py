@@ -100,6 +100,14 @@ METRICS: Mapping[str, Metric] = {
     "name_accuracy": Metric(
         "share", "right words in names, each given the truth before it", "rises", PRETRAIN, better="higher"
     ),
+    "name_head_loss": Metric(
+        "nats",
+        "mean negative log-likelihood of names by heads at a box's last number; with name_weight only",
+        "falls",
+        PRETRAIN,
+        better="lower",
+    ),
+    "name_head_accuracy": Metric("share", "right words of names by these heads", "rises", PRETRAIN, better="higher"),
     "attention_loss": Metric(
         "margin^2", "attention loss before its weight, in the squared units of its margin", "falls", stages=SFT
     ),

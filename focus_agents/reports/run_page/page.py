@@ -17,6 +17,7 @@ from focus_agents.reports.run_page.choice import NUM_FIXED, choose_episodes
 from focus_agents.reports.run_page.curves import score
 from focus_agents.reports.run_page.panels import curve_sections
 from focus_agents.reports.run_page.pictures import PictureBook, data_uri, encode_picture
+from focus_agents.reports.run_page.probes import probe_part
 from focus_agents.reports.run_page.records import RunRecord, Validation
 from focus_agents.runs.summary import describe_fall
 from focus_env import images
@@ -54,11 +55,12 @@ def render_page(
         _validations(runs, books, shelf),
         _groups(runs, books, shelf),
         _sheets(runs, shelf),
+        probe_part(runs),
         speed,
         _settings(runs),
         _code(runs),
     ]
-    names = ("warnings", "curves", "validation", "groups", "attention", "speed", "settings", "code")
+    names = ("warnings", "curves", "validation", "groups", "attention", "probe", "speed", "settings", "code")
     sections.insert(0, _header(runs, written, [name for name, part in zip(names, sections, strict=True) if part]))
     style, script = (Html(_resource(name)) for name in ("page.css", "page.js"))
     head = [

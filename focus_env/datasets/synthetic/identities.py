@@ -44,6 +44,26 @@ class Identity(NamedTuple):
         return f"{self.family}{self.shape_variant}/{self.texture}{self.texture_variant}/{colours}{part}"
 
 
+def ground_colour(identity: str) -> str:
+    """Return the ground colour of an object, a key of `COLOURS`.
+
+    Args:
+        identity: An `Identity` as text, as `Episode.identity` of synthetic episodes holds it.
+
+    Raises:
+        ValueError: If it is the text of something else.
+
+    >>> ground_colour("star1/stripes3/red-blue")
+    'red'
+    """
+    colour = identity.rpartition("/")[2].partition("-")[0]
+    if colour not in COLOURS:
+        raise ValueError(
+            f"identity: expected that of a synthetic object, such as star1/stripes3/red-blue, got {identity!r}"
+        )
+    return colour
+
+
 @functools.cache
 def families(split: Split) -> tuple[str, ...]:
     """The shape families of a split: test_shapes has its own, the other three share theirs."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from focus_agents.pretraining.settings import PretrainingConfig
+from focus_agents.probing.settings import ProbeSettings
 from tests.focus_agents.cli.commands import help_text, main_error
 from tests.places import load_experiment
 
@@ -27,6 +28,10 @@ from tests.places import load_experiment
         (["--checkpoint-interval", "0"], "--checkpoint-interval: expected 1 or more, got 0"),
         (["--resume", "runs/nothing"], "run runs/nothing: expected a run's folder with config.json"),
         (["--model", "tiny"], "--model"),
+        (["--init-from", "tiny"], "--init-from: expected whole weights with the tokens of the small model"),
+        (["--init-from", "./nowhere"], "model './nowhere': expected one of focus-small, "),
+        (["--name-weight", "1", "--name-layer", "6"], "--name-layer: expected a number from 1 to 5"),
+        (["--num-probe-episodes", "14"], "--num-probe-episodes: expected 15 or more, got 14"),
     ],
 )
 def test_pretraining_names_a_wrong_argument(
@@ -55,10 +60,15 @@ def test_pretraining_runs_and_resumes(
     monkeypatch.setattr(train, "NUM_SCORING_BATCHES", 2)
     run_pretraining = load_experiment("run_pretraining")
     arguments = ["--output-dir", str(tmp_path), "--name", "base", "--num-steps", "2", "--checkpoint-interval", "1"]
+    arguments += ["--num-probe-episodes", "15"]
     monkeypatch.setattr(sys, "argv", ["run_pretraining", *arguments])
     run_pretraining.main()
     folder = tmp_path / "base"
-    assert re.search(r"on unseen identities: box IoU 0\.\d{3}, right words [\d.]+%; \d+ s", capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert re.search(r"on unseen identities: box IoU 0\.\d{3}, right words [\d.]+%; \d+ s", shown)
+    assert re.search(r"layer 5( +[01]\.\d\d){4}", shown)
+    assert "Share of 4 test episodes" in shown
+    assert "Share of 4 test episodes" in (folder / "report.html").read_text()
     config = json.loads((folder / "config.json").read_text())
     assert (config["num_steps"], config["checkpoint_interval"], config["seed"]) == (2, 1, 0)
     summary = (folder / "summary.json").read_text()
@@ -78,6 +88,7 @@ def test_pretraining_runs_and_resumes(
 def test_help_of_pretraining(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_text("run_pretraining", capsys)
     flags = re.findall(r"^\W+(--[a-z][a-z-]+) ", text, re.MULTILINE)  # borders are drawn on some outputs only
-    own = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(PretrainingConfig)}
+    fields = [*dataclasses.fields(PretrainingConfig), *dataclasses.fields(ProbeSettings)]
+    own = {f"--{field.name.replace('_', '-')}" for field in fields}
     assert set(flags) == own | {"--name", "--output-dir", "--resume"}
     assert text.count("(default:") == len(set(flags))

@@ -100,3 +100,25 @@ def test_no_episodes_no_scores(run: RunDirectory, published: Path, monkeypatch: 
     with pytest.raises(SystemExit, match="2"):
         start(monkeypatch, run, "--num-episodes", "0")
     assert (published / "model.safetensors").read_text() == "the weights of before"
+
+
+def test_the_card_of_a_base_has_its_probe_and_its_start() -> None:
+    probe = {
+        "target": "ground colour",
+        "accuracy": {place: [0.1, 0.62] for place in ("numbers", "last_number", "text_end", "region")},
+        "commonest": 0.135,
+        "num_fit": 1100,
+        "num_test": 400,
+    }
+    args = publish.Args(run=Path("runs/how"), name=NAME, commit="1234abc")
+    summary = {"seconds": 480.0, "box_iou": 0.8, "name_accuracy": 0.5}
+    config = {"command": "pretrain", "init_from": "/somewhere/base-2/checkpoints/final", "name_weight": 1.0}
+    card = publish.write_card(args, config, summary, {"1 shot": (0.1, 0.05, 0.15)}, probe)
+    assert "## Linear probe\n\nShare of 400 test episodes" in card
+    assert "| layer 1 | 0.62 | 0.62 | 0.62 | 0.62 |\n\n## Limits" in card
+    assert "Pretrained further from base-2. Run at commit 1234abc" in card
+    assert "/somewhere" not in card
+    assert '"name_weight": 1.0' in card
+    assert "Linear probe" not in publish.write_card(args, {}, summary, {})
+    assert publish.describe_start({"command": "pretrain", "init_from": NAME}) == f"Pretrained further from {NAME}. "
+    assert publish.describe_start({"command": "sft", "init_from": "runs/x/checkpoints/final"}) == ""

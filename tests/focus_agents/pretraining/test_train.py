@@ -21,10 +21,11 @@ from focus_agents.models.inputs import IGNORED
 from focus_agents.models.loading import SMALL, load_model, load_processor, load_template
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.small import VOCAB_SIZE
-from focus_agents.pretraining import data, train
-from focus_agents.pretraining.data import DocumentBatch, PretrainingBatches, Stage, name_tokens, number_values
+from focus_agents.pretraining import train
+from focus_agents.pretraining.data import DocumentBatch, PretrainingBatches, name_tokens, number_values
 from focus_agents.pretraining.settings import PretrainingConfig
 from focus_agents.pretraining.train import SCORES, Pretraining
+from focus_agents.probing.settings import ProbeSettings
 from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.metrics import METRICS
@@ -52,6 +53,9 @@ class TestConfig:
         ("change", "message"),
         [
             ({"num_steps": 0}, "num_steps: expected 1 or more, got 0"),
+            ({"name_weight": -0.1}, "name_weight: expected 0 or more, got -0.1"),
+            ({"name_weight": math.nan}, "name_weight: expected 0 or more, got nan"),
+            ({"name_layer": 0}, "name_layer: expected 1 or more, got 0"),
             ({"warmup": -1}, "warmup, cooldown: expected shares of the steps that add up to at most 1, got -1 and 0.5"),
             ({"checkpoint_interval": 0}, "checkpoint_interval: expected 1 or more, got 0"),
             ({"seed": -1}, "seed: expected 0 or more, got -1"),
@@ -80,17 +84,11 @@ class TestConfig:
 CONFIG = PretrainingConfig(num_steps=5, lr=1e-3, warmup=0.4, checkpoint_interval=2, seed=1)
 
 
-@pytest.fixture
-def tiny_curriculum(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps of a fraction of a second. The process that draws batches is forked, so it sees this, too."""
-    first = Stage(until=2, num_objects=(1, 1), num_questions=1, num_pictures=1, num_documents=8)
-    last = Stage(until=10**9, num_objects=(2, 3), num_questions=2, num_pictures=2, num_documents=4)
-    monkeypatch.setattr(data, "CURRICULUM", (first, last))
-    monkeypatch.setattr(train, "NUM_SCORING_BATCHES", 2)
+PROBE = ProbeSettings(num_probe_episodes=15)
 
 
 def start(folder: Path, config: PretrainingConfig = CONFIG) -> Pretraining:
-    return Pretraining(RunDirectory.create(folder, dataclasses.asdict(config)), config, TEMPLATE)
+    return Pretraining(RunDirectory.create(folder, dataclasses.asdict(config)), config, TEMPLATE, probe=PROBE)
 
 
 def quietly(run: Pretraining) -> dict[str, Any]:
@@ -113,8 +111,10 @@ class TestRuns:
         summary = run.run(console)
         folder = tmp_path / "run"
         assert json.loads((folder / "summary.json").read_text()) == summary
-        assert set(summary) == {*SCORES, "warnings", "seconds"}
+        assert set(summary) == {*SCORES, "probe", "warnings", "seconds"}
         assert summary.pop("warnings") == []
+        probe = summary.pop("probe")
+        assert (probe["num_fit"], probe["num_test"], len(probe["accuracy"]["numbers"])) == (11, 4, 6)
         assert all(math.isfinite(value) for value in summary.values())
         metrics = run.directory.read_metrics()
         assert [line["step"] for line in metrics] == [1, 2, 3, 4, 5]

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focus_env.datasets.synthetic.identities import families, identity_from_number, num_identities, repainted, reshaped
+from focus_env.datasets.synthetic.identities import (
+    families,
+    ground_colour,
+    identity_from_number,
+    num_identities,
+    repainted,
+    reshaped,
+)
 from focus_env.datasets.synthetic.paints import Split, paints
 from focus_env.datasets.synthetic.shapes import COMMON_FAMILIES, HELD_OUT_FAMILIES
 from tests.focus_env.datasets.synthetic.made_up import SPLITS, paint_of
@@ -57,3 +65,20 @@ def test_taken_near_misses_are_avoided_while_others_are_left() -> None:
     assert reshaped("val", target, 0.0, taken=(first,)) not in (first, target)
     everything = [target._replace(family=family) for family in COMMON_FAMILIES]
     assert reshaped("val", target, 0.0, taken=everything) == first
+
+
+def test_the_ground_colour_is_read_from_an_identity_as_text() -> None:
+    for split in SPLITS:
+        for number in range(0, num_identities(split), 97):
+            identity = identity_from_number(split, number)
+            assert ground_colour(str(identity)) == identity.colours[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "mug/3", "star1/stripes3/", "star1/stripes3/mauve-red", "red-blue/stripes3/star1"]
+)
+def test_the_text_of_another_object_has_no_ground_colour(text: str) -> None:
+    with pytest.raises(
+        ValueError, match="identity: expected that of a synthetic object, such as star1/stripes3/red-blue"
+    ):
+        ground_colour(text)
