@@ -157,6 +157,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
                     sampling=Sampling(self.config.temperature, self.config.max_completion_tokens),
                     seeds=[_group_seed(self.config.seed, iteration, position) for position, _ in batch],
                     progress=self.config.settings.progress_at(iteration),
+                    encode_answer=self.module.processor.encode_answer if self.config.gold_answer else None,
                 )
         num_steps = sum(len(group.rewards) for group in groups)
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, num_steps, reduce="sum")

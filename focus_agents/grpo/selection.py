@@ -14,13 +14,15 @@ from focus_agents.rollout.records import RolloutGroup
 
 
 def learning_rewards(groups: Sequence[RolloutGroup], settings: GRPOSettings) -> npt.NDArray[np.float64]:
-    """[N, G] rewards, less the penalty of answers that were cut."""
+    """[N, G] rewards, less the penalty of answers that were cut; with the right answers [N, G + 1], those last."""
     is_cut = np.array([[not c.is_finished for c in group.generation.completions] for group in groups])
-    return np.stack([group.rewards for group in groups]) - settings.truncation_penalty * is_cut
+    rewards = np.stack([group.rewards for group in groups]) - settings.truncation_penalty * is_cut
+    gold = [[group.gold.reward] for group in groups if group.gold is not None]
+    return np.concatenate([rewards, np.array(gold)], axis=1) if gold else rewards
 
 
 def advantages_of(groups: Sequence[RolloutGroup], settings: GRPOSettings) -> npt.NDArray[np.float64]:
-    """[N, G] advantages of the answers of an iteration."""
+    """[N, G] advantages of the answers of an iteration; with the right answers [N, G + 1], those last."""
     return group_advantages(
         learning_rewards(groups, settings),
         scale=settings.advantage_scale,
@@ -45,7 +47,7 @@ def training_group(
 
     Args:
         group: The rollout.
-        advantages: [G].
+        advantages: [G], one more where the group has the right answer.
         counts_truncated: Whether the loss looks at completions that were cut at the limit.
 
     Raises:
@@ -54,13 +56,18 @@ def training_group(
     if group.generation.prompt is None:
         raise ValueError(f"episode {group.episode_index}: a policy without tokens cannot be trained by GRPO")
     completions = group.generation.completions
+    # Behind the others, it stands in the same row: one prompt serves it, too.
+    gold = [] if group.gold is None else [group.gold.token_ids]
     return TrainingGroup(
         prompt=group.generation.prompt,
-        token_ids=tuple(c.token_ids for c in completions),
-        sampler_logprobs=tuple(c.logprobs for c in completions),
+        token_ids=(*(c.token_ids for c in completions), *gold),
+        sampler_logprobs=(*(c.logprobs for c in completions), *(np.zeros(len(ids), np.float32) for ids in gold)),
         advantages=advantages,
-        counts=np.array([(counts_truncated or c.is_finished) and c.error is None for c in completions]),
+        counts=np.array(
+            [(counts_truncated or c.is_finished) and c.error is None for c in completions] + [True] * len(gold)
+        ),
         prefix=group.generation.prefix,
+        has_gold=bool(gold),
     )
 
 

@@ -94,6 +94,8 @@ class LossSettings(Settings):
     """Divisor of centred rewards: standard deviation of the group, of the batch, or none."""
     leave_one_out: bool = False
     """Compare each answer with the mean of the others of its group, without itself."""
+    gold_answer: bool = False
+    """Add the episode's right answer to its group, scored and learned from like those that were sampled (ViSurf)."""
     truncated: Truncated = "keep"
     """Whether answers that were cut count in the loss (keep) or not (mask)."""
     truncation_penalty: Annotated[float, Ge(0)] = 0.0
@@ -163,6 +165,11 @@ class GRPOSettings(SamplingSettings, LossSettings, LearningSettings):
     def check(self) -> None:
         """Check the fields, alone and together."""
         super().check()
+        if self.gold_answer and self.constrained:
+            raise ValueError(
+                "gold_answer: expected False with constrained=True, whose grammar has no answer for an absent object, "
+                "got True; sample without `constrained`"
+            )
         if self.engine == "vllm":
             self._check_vllm()
 
@@ -184,6 +191,11 @@ class GRPOSettings(SamplingSettings, LossSettings, LearningSettings):
                 f"temperature: expected {least} to {most} with engine='vllm', which changes others, got "
                 f"{self.temperature}"
             )
+
+    @property
+    def num_learned_answers(self) -> int:
+        """Answers of a group that are learned from: those sampled, and the right one."""
+        return self.group_size + self.gold_answer
 
     @property
     def steps_per_iteration(self) -> int:
