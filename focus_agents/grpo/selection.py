@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from focus_agents.grpo.advantage import group_advantages, has_signal
+from focus_agents.grpo.advantage import difficulty_weights, group_advantages, group_ranks, has_signal, size_weights
 from focus_agents.grpo.settings import GRPOSettings
 from focus_agents.grpo.steps import GroupTrainingData, TrainingGroup, plan_steps
 from focus_agents.rollout.records import RolloutGroup
+from focus_env.metrics import ScoredAnswer
 
 
 def learning_rewards(groups: Sequence[RolloutGroup], settings: GRPOSettings) -> npt.NDArray[np.float64]:
@@ -23,12 +25,30 @@ def learning_rewards(groups: Sequence[RolloutGroup], settings: GRPOSettings) -> 
 
 def advantages_of(groups: Sequence[RolloutGroup], settings: GRPOSettings) -> npt.NDArray[np.float64]:
     """[N, G] advantages of the answers of an iteration; with the right answers [N, G + 1], those last."""
-    return group_advantages(
-        learning_rewards(groups, settings),
-        scale=settings.advantage_scale,
-        leave_one_out=settings.leave_one_out,
-        tolerance=settings.signal_tolerance,
+    rewards, tolerance = learning_rewards(groups, settings), settings.signal_tolerance
+    if settings.rank_rewards:
+        rewards, tolerance = group_ranks(rewards, tolerance=tolerance), 0.0
+    advantages = group_advantages(
+        rewards, scale=settings.advantage_scale, leave_one_out=settings.leave_one_out, tolerance=tolerance
     )
+    match settings.group_weights:
+        case "equal":
+            return advantages
+        case "difficulty":
+            mean_credits = [np.mean([answer.credit for answer in group.answers]) for group in groups]
+            return advantages * difficulty_weights(np.array(mean_credits))[:, None]
+        case "size":
+            shares = np.array([_target_share(group.answers) for group in groups])
+            return advantages * size_weights(advantages, shares)[:, None]
+
+
+def _target_share(answers: Sequence[ScoredAnswer]) -> float:
+    """The target's area as a share of the picture; nan where the object is absent."""
+    for answer in answers:
+        if answer.target_box is not None and answer.image_wh is not None:  # an unread one does not know the picture
+            box, (width, height) = answer.target_box, answer.image_wh
+            return (box.x2 - box.x1) * (box.y2 - box.y1) / (width * height)
+    return math.nan
 
 
 def split_by_signal(
