@@ -208,6 +208,8 @@ def support_tokens(spans: PromptSpans, episode: Episode, target: AttentionTarget
         )
     if target == "span":
         return np.concatenate(spans.box_texts)
+    if target == "last":
+        return np.array([text[-1] for text in spans.box_texts])
     regions = [
         tokens[box_tokens(exemplar.box, exemplar.frame.image_wh, views)]
         for exemplar, tokens, views in zip(episode.support, spans.images[:-1], spans.views[:-1], strict=True)

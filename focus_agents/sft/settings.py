@@ -14,9 +14,9 @@ from focus_agents.models.settings import FinetuningSettings, SavedForm
 from focus_agents.runs.schedule import MAX_BAD_STEPS, check_schedule, lr_factor
 from focus_agents.settings import LearningRate, Seed, Settings, TokenCount
 
-AttentionTarget = Literal["coords", "span", "region", "both"]
+AttentionTarget = Literal["coords", "span", "last", "region", "both"]
 """What counts as a support-box token: the numbers of the box text with the spaces between them (the authors' code), the
-whole box text, the image tokens inside the support box, or numbers and image tokens."""
+whole box text, its last token, the image tokens inside the support box, or numbers and image tokens."""
 Labels = Literal["answer", "full"]
 MarginUnit = Literal["reachable", "absolute"]
 
@@ -37,7 +37,8 @@ class SFTLossSettings(Settings):
     tokens; absolute is the paper's."""
     attention_target: AttentionTarget = "region"
     """Support-box tokens: the numbers of the box text with the spaces between them (coords, the authors' code), the
-    whole box text (span), the image tokens inside the support box (region), or numbers and image tokens (both)."""
+    whole box text (span), its last token (last), the image tokens inside the support box (region), or numbers and image
+    tokens (both)."""
     attention_layers: str = "last:3"
     """Layers whose attention is averaged: all, first:5, last:5, or numbers from 0 such as 3,7."""
     one_shot: Annotated[float, Ge(0), Le(1)] = 0.7
