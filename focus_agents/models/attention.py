@@ -16,6 +16,7 @@ heads, D head size.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -188,6 +189,10 @@ def focus_attention_forward(
         mass = support_mass(query, key, support_probe, scaling=scaling or query.shape[-1] ** -0.5)
         # The pass that gradient checkpointing repeats in backward must not replace what the loss was made of.
         support_probe.masses.setdefault(int(module.layer_idx), mass)  # type: ignore[arg-type]
+        if support_probe.contrast is not None:
+            other = dataclasses.replace(support_probe, support=support_probe.contrast)
+            contrast = support_mass(query, key, other, scaling=scaling or query.shape[-1] ** -0.5)
+            support_probe.contrast_masses.setdefault(int(module.layer_idx), contrast)  # type: ignore[arg-type]
         if support_probe.keeps_maps:
             maps = attention_maps(query, key, support_probe, scaling=scaling or query.shape[-1] ** -0.5)
             support_probe.maps[int(module.layer_idx)] = maps  # type: ignore[arg-type]

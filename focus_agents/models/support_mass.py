@@ -6,6 +6,7 @@ heads, D head size.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,8 @@ class SupportProbe:
         maps: By layer, [B, Q, K] float32, the attention of each row to each key, averaged over heads. Without gradient.
         masses: By layer, [B, Q] float32 (float64 in a float64 model) in 0 to 1: the attention that a row pays to all
             support tokens together, averaged over heads. With gradient. Filled by a forward pass.
+        contrast: [B, K] bool, tokens whose masses are measured beside those of the support tokens; None: none are.
+        contrast_masses: By layer, [B, Q], as `masses`, of these.
     """
 
     rows: torch.Tensor
@@ -56,6 +59,8 @@ class SupportProbe:
     keeps_maps: bool = False
     maps: dict[int, torch.Tensor] = field(default_factory=dict)
     masses: dict[int, torch.Tensor] = field(default_factory=dict)
+    contrast: torch.Tensor | None = None
+    contrast_masses: dict[int, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -64,6 +69,8 @@ class SupportProbe:
         support_mask: torch.Tensor,
         attention_mask: torch.Tensor,
         layers: frozenset[int],
+        *,
+        contrast_mask: torch.Tensor | None = None,
     ) -> SupportProbe:
         """A probe for one batch.
 
@@ -72,6 +79,7 @@ class SupportProbe:
             support_mask: [B, N] bool, the support tokens.
             attention_mask: [B, N], 0 at padding, on either side.
             layers: The layers to measure.
+            contrast_mask: [B, N] bool, other tokens to measure beside the support tokens; None: none.
         """
         counts = query_mask.sum(1)
         # Examples differ in their query tokens. Positions of true come first in a stable sort of the negated mask, in
@@ -97,11 +105,19 @@ class SupportProbe:
             padding=padding if bool(padding.any()) else None,
             blocks=tuple(blocks),
             layers=layers,
+            contrast=None if contrast_mask is None else contrast_mask[:, :num_keys] & ~padding,
         )
 
     def mean_mass(self) -> torch.Tensor:
         """[B, Q] the masses averaged over the layers, as the paper averages attention maps."""
-        return torch.stack([self.masses[layer] for layer in sorted(self.masses)]).mean(0)
+        return self._mean(self.masses)
+
+    def mean_contrast(self) -> torch.Tensor:
+        """[B, Q] likewise, of the tokens to compare with."""
+        return self._mean(self.contrast_masses)
+
+    def _mean(self, masses: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        return torch.stack([masses[layer] for layer in sorted(masses)]).mean(0)
 
 
 def support_mass(query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *, scaling: float) -> torch.Tensor:

@@ -22,6 +22,7 @@ from focus_agents.sft.data import SFTBatch
 from focus_agents.sft.loss import (
     attention_loss,
     chunked_lm_loss,
+    contrast_delta,
     lm_loss,
     margin_unit,
     share_past_margin,
@@ -75,7 +76,13 @@ def measure_losses(model: Any, batch: SFTBatch, config: SFTConfig, layers: froze
     attention_mask = torch.cat([prompts.attention_mask, batch.answer_mask.long()], dim=1)
     probe = None
     if config.beta > 0:
-        probe = SupportProbe.build(batch.query_mask, batch.support_mask, prompts.attention_mask, layers)
+        probe = SupportProbe.build(
+            batch.query_mask,
+            batch.support_mask,
+            prompts.attention_mask,
+            layers,
+            contrast_mask=batch.contrast_mask,
+        )
     labels = token_labels(batch, config.labels)
     inputs = {
         "input_ids": torch.cat([prompts.input_ids, batch.answer_ids], dim=1),
@@ -91,16 +98,28 @@ def measure_losses(model: Any, batch: SFTBatch, config: SFTConfig, layers: froze
         nothing = lm.new_zeros(0)
         return LossSums(lm, lm.new_zeros(()), nothing, nothing, nothing)
     num_support, num_tokens = batch.support_mask.sum(1), attention_mask.sum(1)
-    delta = support_delta(probe.mean_mass(), num_support, num_tokens)
+    contrast = None if probe.contrast is None else probe.mean_contrast()
+    delta = _delta(batch, probe.mean_mass(), contrast, num_tokens)
     unit = margin_unit(num_support, is_relative=config.margin_unit == "reachable", dtype=delta.dtype)
     attention = attention_loss(delta, probe.row_mask, config.margin, unit).sum()
     with torch.no_grad():
         masses = torch.stack([probe.masses[layer] for layer in sorted(layers)])
-        deltas = support_delta(masses, num_support, num_tokens)
+        others = [probe.contrast_masses[layer] for layer in sorted(probe.contrast_masses)]
+        deltas = _delta(batch, masses, torch.stack(others) if others else None, num_tokens)
         past = share_past_margin(deltas, probe.row_mask, config.margin, unit).sum(-1)
     # The graph of the masses knows the probe: a cycle that Python cannot see through, and would keep for ever.
     probe.masses.clear()
+    probe.contrast_masses.clear()
     return LossSums(lm, attention, _row_means(masses, probe), _row_means(deltas, probe), past)
+
+
+def _delta(
+    batch: SFTBatch, mass: torch.Tensor, contrast: torch.Tensor | None, num_tokens: torch.Tensor
+) -> torch.Tensor:
+    """[..., B, Q] delta of masses [..., B, Q], against all other tokens or those of the contrast."""
+    if contrast is None or batch.contrast_mask is None:
+        return support_delta(mass, batch.support_mask.sum(1), num_tokens)
+    return contrast_delta(mass, contrast, batch.support_mask.sum(1), batch.contrast_mask.sum(1))
 
 
 def _lm_loss(model: Any, inputs: Mapping[str, Any], labels: torch.Tensor) -> torch.Tensor:

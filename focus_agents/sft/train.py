@@ -80,6 +80,7 @@ def check_plan(plan: SFTPlan, workers: Workers) -> None:
         plan.template,
         processor,
         target=plan.config.attention_target,
+        contrast=plan.config.attention_contrast,
         max_tokens=model_config.get_text_config().max_position_embeddings,
     )
     indices = np.linspace(0, len(examples) - 1, min(NUM_CHECKED_EPISODES, len(examples))).astype(int).tolist()

@@ -105,6 +105,7 @@ class SFTWorker:
             plan.template,
             self.processor,
             target=plan.config.attention_target,
+            contrast=plan.config.attention_contrast,
             max_tokens=model_config.get_text_config().max_position_embeddings,
         )
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
