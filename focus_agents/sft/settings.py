@@ -47,6 +47,9 @@ class SFTLossSettings(Settings):
     tokens of the support pictures outside of the boxes, where distractors are (supports)."""
     attention_layers: str = "last:3"
     """Layers whose attention is averaged: all, first:5, last:5, or numbers from 0 such as 3,7."""
+    attention_heads: str = "all"
+    """Heads of these layers whose attention is averaged: all; or as top:8 so many, those that look most at support-box
+    tokens before training, by 32 validation episodes."""
     one_shot: Annotated[float, Ge(0), Le(1)] = 0.7
     """Fraction of the steps, at the start, in which only the first support of an episode is shown: a query learns
     sooner to look at one box than at several, and what it has learned holds for several."""

@@ -19,6 +19,7 @@ from focus_agents.models.adapters import model_parts
 from focus_agents.models.inputs import IGNORED, LOGITS_PER_CHUNK
 from focus_agents.models.support_mass import SupportProbe
 from focus_agents.sft.data import SFTBatch
+from focus_agents.sft.heads import Heads
 from focus_agents.sft.loss import (
     attention_loss,
     chunked_lm_loss,
@@ -63,7 +64,9 @@ def token_labels(batch: SFTBatch, labels: Labels) -> torch.Tensor:
     return ids.masked_fill(~torch.cat([in_prompt, mask], dim=1), IGNORED)
 
 
-def measure_losses(model: Any, batch: SFTBatch, config: SFTConfig, layers: frozenset[int]) -> LossSums:
+def measure_losses(
+    model: Any, batch: SFTBatch, config: SFTConfig, layers: frozenset[int], heads: Heads | None = None
+) -> LossSums:
     """One forward pass over prompts and answers, and both losses of it.
 
     Args:
@@ -71,6 +74,7 @@ def measure_losses(model: Any, batch: SFTBatch, config: SFTConfig, layers: froze
         batch: On the model's device.
         config: Labels, margin and beta.
         layers: The layers whose attention is measured; with beta 0 none is.
+        heads: For each of these, the heads that are averaged; None: all.
     """
     prompts, num_answer = batch.prompts, batch.answer_ids.shape[1]
     attention_mask = torch.cat([prompts.attention_mask, batch.answer_mask.long()], dim=1)
@@ -81,6 +85,7 @@ def measure_losses(model: Any, batch: SFTBatch, config: SFTConfig, layers: froze
             batch.support_mask,
             prompts.attention_mask,
             layers,
+            heads=heads,
             contrast_mask=batch.contrast_mask,
         )
     labels = token_labels(batch, config.labels)
@@ -147,7 +152,11 @@ def _row_means(values: torch.Tensor, probe: SupportProbe) -> torch.Tensor:
 
 
 def accumulate_gradients(
-    model: Any, micro_batches: Sequence[SFTBatch], config: SFTConfig, layers: frozenset[int]
+    model: Any,
+    micro_batches: Sequence[SFTBatch],
+    config: SFTConfig,
+    layers: frozenset[int],
+    heads: Heads | None = None,
 ) -> dict[str, float]:
     """Backward passes for one step, whose sum over workers is the gradient of the whole batch's loss.
 
@@ -160,6 +169,7 @@ def accumulate_gradients(
         micro_batches: This worker's share, on the model's device; at least one.
         config: Settings.
         layers: The layers whose attention is measured.
+        heads: For each of these, the heads that are averaged; None: all.
 
     Returns:
         Means over the whole batch, the same on each worker: `loss`, `lm_loss`, and with beta > 0 `attention_loss`,
@@ -176,7 +186,7 @@ def accumulate_gradients(
     for position, batch in enumerate(micro_batches):
         is_last = position == len(micro_batches) - 1
         with contextlib.nullcontext() if is_last or num_workers == 1 else model.no_sync():
-            sums = measure_losses(model, batch, config, layers)
+            sums = measure_losses(model, batch, config, layers, heads)
             loss = sums.lm / num_labels + config.beta * sums.attention / num_examples
             (loss * num_workers).backward()
         parts = (sums.lm[None], sums.attention[None], sums.support_mass, sums.support_delta, sums.past_margin)
