@@ -20,6 +20,7 @@ import functools
 import math
 import statistics
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -53,6 +54,7 @@ class Answer(NamedTuple):
     target: Box | None
     supports: tuple[Box, ...]
     text: str
+    episode_id: str
 
 
 def plain_iou(a: Box, b: Box) -> float:
@@ -152,11 +154,25 @@ def plain_copy(answer: Answer) -> float:
     return 0.0
 
 
+def plain_area(answer: Answer) -> float:
+    if answer.box is None:
+        return 0.0
+    return (answer.box.x2 - answer.box.x1) * (answer.box.y2 - answer.box.y1) / (WH[0] * WH[1])
+
+
+def plain_random(answer: Answer) -> float:
+    key = zlib.crc32(answer.text.encode(), zlib.crc32(answer.episode_id.encode())) + 0x9E3779B97F4A7C15
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        key = (key ^ (key >> shift)) * factor % 2**64
+    return ((key ^ (key >> 31)) >> 11) / 2**53
+
+
 TERMS: dict[str, RewardTerm] = {
     **REWARD_TERMS,
     "iou_at(0.5)": PARAMETRIC_TERMS["iou_at"](0.5),
     "piecewise(0.5, 0.75)": PARAMETRIC_TERMS["piecewise"](0.5, 0.75),
     "length(40)": PARAMETRIC_TERMS["length"](40),
+    "random(0)": PARAMETRIC_TERMS["random"](0),
 }
 PEERS: dict[str, Callable[[Answer], float]] = {
     "iou": overlap(plain_iou),
@@ -174,6 +190,8 @@ PEERS: dict[str, Callable[[Answer], float]] = {
     "present": plain_present,
     "whole_image": plain_whole_image,
     "copy": plain_copy,
+    "area": plain_area,
+    "random(0)": plain_random,
 }
 
 
@@ -258,6 +276,7 @@ def main() -> None:
             episode.target_box,
             tuple(plain_shares(exemplar.box) for exemplar in episode.support),
             text,
+            episode.episode_id,
         )
         for episode, parse, text in zip(episodes, parses, texts, strict=True)
     ]

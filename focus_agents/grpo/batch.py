@@ -32,6 +32,7 @@ class GroupBatch:
         old_logprobs: [N, G, T] float32, 0 at padding; None: not needed.
         ref_logprobs: [N, G, T] float32, 0 at padding; None: not needed, or not computed yet.
         prefix: The sampler's forward pass over these prompts, with gradient; None: there is none to be used.
+        is_gold: [N, G] bool, the right answers, which nobody sampled; None: there are none.
     """
 
     prompts: PromptBatch
@@ -43,6 +44,7 @@ class GroupBatch:
     old_logprobs: torch.Tensor | None
     ref_logprobs: torch.Tensor | None
     prefix: Prefix | None
+    is_gold: torch.Tensor | None = None
 
 
 def micro_batches(groups: Sequence[TrainingGroup], size: int | None) -> list[list[TrainingGroup]]:
@@ -96,7 +98,17 @@ def collate_groups(
         old_logprobs=pad("old_logprobs", zeros),
         ref_logprobs=pad("ref_logprobs", zeros),
         prefix=_joint_prefix(groups),
+        is_gold=_gold_columns(groups, lengths),
     )
+
+
+def _gold_columns(groups: Sequence[TrainingGroup], lengths: torch.Tensor) -> torch.Tensor | None:
+    """[N, G] bool, true in the last column of groups with the right answer."""
+    if not any(group.has_gold for group in groups):
+        return None
+    is_gold = torch.zeros_like(lengths, dtype=torch.bool)
+    is_gold[:, -1] = torch.tensor([group.has_gold for group in groups], device=lengths.device)
+    return is_gold
 
 
 def _joint_prefix(groups: Sequence[TrainingGroup]) -> Prefix | None:

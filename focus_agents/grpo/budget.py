@@ -78,7 +78,7 @@ def learner_memory(
     """
     has_features = model.freeze_vision or model.lora_rank is not None
     groups = groups_per_pass(settings, num_learners)
-    answer_tokens = settings.group_size * settings.max_completion_tokens
+    answer_tokens = settings.num_learned_answers * settings.max_completion_tokens
     learned = budget.learning(
         shape,
         model,
@@ -87,7 +87,7 @@ def learner_memory(
         patches=0 if has_features else groups * prompt.patches,
     )
     if settings.shared_prefix == "auto":  # at first one group is scored the other way, too: a copy for each answer
-        copies = settings.group_size * (prompt.tokens + settings.max_completion_tokens)
+        copies = settings.num_learned_answers * (prompt.tokens + settings.max_completion_tokens)
         checking = copies * budget.ENCODING[model.lora_rank is not None, model.precision].of(shape)
         learned = {**learned, "activations": max(learned["activations"], checking)}
     stays = budget.add(budget.held(shape, model), budget.optimized(shape, model, num_replicas=num_learners))
@@ -121,6 +121,6 @@ def step_flops(
 ) -> float:
     """Return the operations of a learner in an optimizer step."""
     groups = -(-(settings.groups_per_step or settings.groups_per_iteration) // max(1, num_learners))
-    tokens = groups * (prompt.tokens + settings.group_size * settings.max_completion_tokens)
+    tokens = groups * (prompt.tokens + settings.num_learned_answers * settings.max_completion_tokens)
     has_features = model.freeze_vision or model.lora_rank is not None
     return budget.learning_flops(shape, model, tokens=tokens, patches=0 if has_features else groups * prompt.patches)

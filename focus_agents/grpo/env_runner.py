@@ -159,6 +159,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
                     seeds=[_group_seed(self.config.seed, iteration, position) for position, _ in batch],
                     progress=self.config.settings.progress_at(iteration),
                     shots=shots_at(self.env.get_wrapper_attr("dataset"), iteration),
+                    encode_answer=self.module.processor.encode_answer if self.config.gold_answer else None,
                 )
         num_steps = sum(len(group.rewards) for group in groups)
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, num_steps, reduce="sum")

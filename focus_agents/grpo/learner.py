@@ -180,7 +180,8 @@ class GRPOTorchLearner(TorchLearner):
 
     def _add_logprobs(self, data: GroupTrainingData) -> GroupTrainingData:
         """What several optimizer steps need of the policy and the reference as they are before the first."""
-        needs_old, needs_reference = self.config.rollout_correction != "none", self.config.kl_coeff > 0
+        has_gold = any(group.has_gold for group in data.groups.values())
+        needs_old, needs_reference = self.config.rollout_correction != "none" or has_gold, self.config.kl_coeff > 0
         if len(data.steps) == 1 or not (needs_old or needs_reference):
             return data
         module = self.module[DEFAULT_MODULE_ID].unwrapped()
@@ -289,10 +290,13 @@ class GRPOTorchLearner(TorchLearner):
             flat(groups.sampler_logprobs),
             flat(groups.loss_mask),
         )
+        # In a single step the policy before the update is the policy.
+        before_update = logprobs.detach() if groups.old_logprobs is None else flat(groups.old_logprobs)
+        if groups.is_gold is not None:  # nobody sampled the right answer: the same policy stands in for a sampler
+            sampler_logprobs = torch.where(groups.is_gold.reshape(-1, 1), before_update, sampler_logprobs)
         old_logprobs, weights = sampler_logprobs, None
         if config.rollout_correction != "none":
-            # In a single step the policy before the update is the policy.
-            old_logprobs = logprobs.detach() if groups.old_logprobs is None else flat(groups.old_logprobs)
+            old_logprobs = before_update
             weights = rollout_weights(
                 old_logprobs, sampler_logprobs, mask, correction=config.rollout_correction, cap=config.correction_cap
             )

@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from focus_agents.grpo.advantage import group_advantages, has_signal
+from focus_agents.grpo.advantage import difficulty_weights, group_advantages, group_ranks, has_signal, size_weights
 from focus_agents.grpo.settings import GRPOSettings
 from focus_agents.grpo.steps import GroupTrainingData, TrainingGroup, plan_steps
 from focus_agents.rollout.records import RolloutGroup
+from focus_env.metrics import ScoredAnswer
 
 
 def learning_rewards(groups: Sequence[RolloutGroup], settings: GRPOSettings) -> npt.NDArray[np.float64]:
-    """[N, G] rewards, less the penalty of answers that were cut."""
+    """[N, G] rewards, less the penalty of answers that were cut; with the right answers [N, G + 1], those last."""
     is_cut = np.array([[not c.is_finished for c in group.generation.completions] for group in groups])
-    return np.stack([group.rewards for group in groups]) - settings.truncation_penalty * is_cut
+    rewards = np.stack([group.rewards for group in groups]) - settings.truncation_penalty * is_cut
+    gold = [[group.gold.reward] for group in groups if group.gold is not None]
+    return np.concatenate([rewards, np.array(gold)], axis=1) if gold else rewards
 
 
 def advantages_of(groups: Sequence[RolloutGroup], settings: GRPOSettings) -> npt.NDArray[np.float64]:
-    """[N, G] advantages of the answers of an iteration."""
-    return group_advantages(
-        learning_rewards(groups, settings),
-        scale=settings.advantage_scale,
-        leave_one_out=settings.leave_one_out,
-        tolerance=settings.signal_tolerance,
+    """[N, G] advantages of the answers of an iteration; with the right answers [N, G + 1], those last."""
+    rewards, tolerance = learning_rewards(groups, settings), settings.signal_tolerance
+    if settings.rank_rewards:
+        rewards, tolerance = group_ranks(rewards, tolerance=tolerance), 0.0
+    advantages = group_advantages(
+        rewards, scale=settings.advantage_scale, leave_one_out=settings.leave_one_out, tolerance=tolerance
     )
+    match settings.group_weights:
+        case "equal":
+            return advantages
+        case "difficulty":
+            mean_credits = [np.mean([answer.credit for answer in group.answers]) for group in groups]
+            return advantages * difficulty_weights(np.array(mean_credits))[:, None]
+        case "size":
+            shares = np.array([_target_share(group.answers) for group in groups])
+            return advantages * size_weights(advantages, shares)[:, None]
+
+
+def _target_share(answers: Sequence[ScoredAnswer]) -> float:
+    """The target's area as a share of the picture; nan where the object is absent."""
+    for answer in answers:
+        if answer.target_box is not None and answer.image_wh is not None:  # an unread one does not know the picture
+            box, (width, height) = answer.target_box, answer.image_wh
+            return (box.x2 - box.x1) * (box.y2 - box.y1) / (width * height)
+    return math.nan
 
 
 def split_by_signal(
@@ -45,7 +67,7 @@ def training_group(
 
     Args:
         group: The rollout.
-        advantages: [G].
+        advantages: [G], one more where the group has the right answer.
         counts_truncated: Whether the loss looks at completions that were cut at the limit.
 
     Raises:
@@ -54,13 +76,18 @@ def training_group(
     if group.generation.prompt is None:
         raise ValueError(f"episode {group.episode_index}: a policy without tokens cannot be trained by GRPO")
     completions = group.generation.completions
+    # Behind the others, it stands in the same row: one prompt serves it, too.
+    gold = [] if group.gold is None else [group.gold.token_ids]
     return TrainingGroup(
         prompt=group.generation.prompt,
-        token_ids=tuple(c.token_ids for c in completions),
-        sampler_logprobs=tuple(c.logprobs for c in completions),
+        token_ids=(*(c.token_ids for c in completions), *gold),
+        sampler_logprobs=(*(c.logprobs for c in completions), *(np.zeros(len(ids), np.float32) for ids in gold)),
         advantages=advantages,
-        counts=np.array([(counts_truncated or c.is_finished) and c.error is None for c in completions]),
+        counts=np.array(
+            [(counts_truncated or c.is_finished) and c.error is None for c in completions] + [True] * len(gold)
+        ),
         prefix=group.generation.prefix,
+        has_gold=bool(gold),
     )
 
 

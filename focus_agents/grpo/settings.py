@@ -21,6 +21,7 @@ RolloutCorrection = Literal["none", "token_tis", "seq_mask"]
 SharedPrefixMode = Literal["auto", "on", "off"]
 ZeroVariance = Literal["keep", "drop", "refill"]
 Truncated = Literal["keep", "mask"]
+GroupWeights = Literal["equal", "difficulty", "size"]
 
 UNBOUNDED = ("cispo", "sapo")
 """Losses that bound the probability ratio in a way of their own."""
@@ -94,6 +95,13 @@ class LossSettings(Settings):
     """Divisor of centred rewards: standard deviation of the group, of the batch, or none."""
     leave_one_out: bool = False
     """Compare each answer with the mean of the others of its group, without itself."""
+    rank_rewards: bool = False
+    """Compare answers by the ranks of their rewards within the group, instead of the rewards themselves."""
+    group_weights: GroupWeights = "equal"
+    """How much a group counts: all alike (equal), more the worse its answers are (difficulty, UniVG-R1), or such that
+    small, middling and large objects of an iteration push equally (size, Ground-R1)."""
+    gold_answer: bool = False
+    """Add the episode's right answer to its group, scored and learned from like those that were sampled (ViSurf)."""
     truncated: Truncated = "keep"
     """Whether answers that were cut count in the loss (keep) or not (mask)."""
     truncation_penalty: Annotated[float, Ge(0)] = 0.0
@@ -163,6 +171,11 @@ class GRPOSettings(SamplingSettings, LossSettings, LearningSettings):
     def check(self) -> None:
         """Check the fields, alone and together."""
         super().check()
+        if self.gold_answer and self.constrained:
+            raise ValueError(
+                "gold_answer: expected False with constrained=True, whose grammar has no answer for an absent object, "
+                "got True; sample without `constrained`"
+            )
         if self.engine == "vllm":
             self._check_vllm()
 
@@ -184,6 +197,11 @@ class GRPOSettings(SamplingSettings, LossSettings, LearningSettings):
                 f"temperature: expected {least} to {most} with engine='vllm', which changes others, got "
                 f"{self.temperature}"
             )
+
+    @property
+    def num_learned_answers(self) -> int:
+        """Answers of a group that are learned from: those sampled, and the right one."""
+        return self.group_size + self.gold_answer
 
     @property
     def steps_per_iteration(self) -> int:

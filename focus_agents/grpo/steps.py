@@ -36,6 +36,8 @@ class TrainingGroup:
         old_logprobs: G arrays [T] float32 of the policy before the update, computed by the learner; None: not needed.
         ref_logprobs: G arrays [T] float32 of the reference; None: not needed, or not computed yet.
         prefix: The sampler's forward pass over the prompt, with gradient; None: the learner runs its own.
+        has_gold: Whether the last completion is the right answer, which nobody sampled; its `sampler_logprobs` say
+            nothing.
     """
 
     prompt: EncodedPrompt
@@ -46,6 +48,7 @@ class TrainingGroup:
     old_logprobs: tuple[npt.NDArray[np.float32], ...] | None = None
     ref_logprobs: tuple[npt.NDArray[np.float32], ...] | None = None
     prefix: PrefixRow | None = None
+    has_gold: bool = False
 
     @property
     def num_tokens(self) -> int:

@@ -16,6 +16,7 @@ heads, D head size.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +30,7 @@ from focus_agents.models.adapters import base_model, model_parts
 from focus_agents.models.flash import FLASH, flash_attention, padding_mask, wants_flash
 from focus_agents.models.settings import Attention, Precision
 from focus_agents.models.shared_prefix import SharedPrefix, shared_prefix_attention
-from focus_agents.models.support_mass import SupportProbe, attention_maps, cap_scores, support_mass
+from focus_agents.models.support_mass import SupportProbe, attention_maps, cap_scores, head_masses, support_mass
 from focus_env.plain_numbers import is_plain
 
 FOCUS_ATTENTION = "focus_attention"
@@ -193,13 +194,33 @@ def focus_attention_forward(
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     if support_probe is not None and is_measured:
         options = {"scaling": scaling or query.shape[-1] ** -0.5} | ({} if softcap is None else {"softcap": softcap})
-        mass = support_mass(query, key, support_probe, **options)
+        mass = _mass(module, query, key, support_probe, options)
         # The pass that gradient checkpointing repeats in backward must not replace what the loss was made of.
         support_probe.masses.setdefault(int(module.layer_idx), mass)  # type: ignore[arg-type]
+        if support_probe.contrast is not None:
+            other = dataclasses.replace(support_probe, support=support_probe.contrast, keeps_heads=False)
+            contrast = _mass(module, query, key, other, options)
+            support_probe.contrast_masses.setdefault(int(module.layer_idx), contrast)  # type: ignore[arg-type]
         if support_probe.keeps_maps:
             maps = attention_maps(query, key, support_probe, **options)
             support_probe.maps[int(module.layer_idx)] = maps  # type: ignore[arg-type]
     return output, None
+
+
+def _mass(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    probe: SupportProbe,
+    options: Mapping[str, float],
+) -> torch.Tensor:
+    """[B, Q] what rows pay to the support tokens, averaged over all heads of a layer or over those that are chosen."""
+    if probe.heads is None and not probe.keeps_heads:
+        return support_mass(query, key, probe, **options)
+    layer, masses = int(module.layer_idx), head_masses(query, key, probe, **options)  # type: ignore[arg-type]
+    if probe.keeps_heads:
+        probe.head_masses[layer] = masses.detach()
+    return masses.mean(1) if probe.heads is None else masses[:, list(probe.heads[layer])].mean(1)
 
 
 def _suits_written_out(

@@ -6,6 +6,7 @@ sees, A heads, H key-value heads, D head size.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +47,11 @@ class SupportProbe:
         maps: By layer, [B, Q, K] float32, the attention of each row to each key, averaged over heads. Without gradient.
         masses: By layer, [B, Q] float32 (float64 in a float64 model) in 0 to 1: the attention that a row pays to all
             support tokens together, averaged over heads. With gradient. Filled by a forward pass.
+        heads: By layer, the heads that masses are averaged over; None: all.
+        keeps_heads: Whether `head_masses` is filled, too.
+        head_masses: By layer, [B, A, Q], the masses of all heads. Without gradient.
+        contrast: [B, K] bool, tokens whose masses are measured beside those of the support tokens; None: none are.
+        contrast_masses: By layer, [B, Q], as `masses`, of these.
     """
 
     rows: torch.Tensor
@@ -58,6 +64,11 @@ class SupportProbe:
     keeps_maps: bool = False
     maps: dict[int, torch.Tensor] = field(default_factory=dict)
     masses: dict[int, torch.Tensor] = field(default_factory=dict)
+    heads: Mapping[int, tuple[int, ...]] | None = None
+    keeps_heads: bool = False
+    head_masses: dict[int, torch.Tensor] = field(default_factory=dict)
+    contrast: torch.Tensor | None = None
+    contrast_masses: dict[int, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -68,6 +79,8 @@ class SupportProbe:
         layers: frozenset[int],
         *,
         reach: torch.Tensor | None = None,
+        heads: Mapping[int, tuple[int, ...]] | None = None,
+        contrast_mask: torch.Tensor | None = None,
     ) -> SupportProbe:
         """A probe for one batch.
 
@@ -78,6 +91,8 @@ class SupportProbe:
             layers: The layers to measure.
             reach: [B, P] int64, the last position that each of the first P tokens sees, as `ModelFamily.prompt_reach`
                 has it; the others see themselves and what stands before them. None: so do all.
+            heads: For each of them, the heads to average over; None: all.
+            contrast_mask: [B, N] bool, other tokens to measure beside the support tokens; None: none.
         """
         counts = query_mask.sum(1)
         # Examples differ in their query tokens. Positions of true come first in a stable sort of the negated mask, in
@@ -108,11 +123,24 @@ class SupportProbe:
             padding=padding if bool(padding.any()) else None,
             blocks=tuple(blocks),
             layers=layers,
+            heads=heads,
+            contrast=None if contrast_mask is None else contrast_mask[:, :num_keys] & ~padding,
         )
 
     def mean_mass(self) -> torch.Tensor:
-        """[B, Q] the masses averaged over the layers, as the paper averages attention maps."""
-        return torch.stack([self.masses[layer] for layer in sorted(self.masses)]).mean(0)
+        """[B, Q] the masses averaged over the layers, as the paper averages attention maps; or over chosen heads."""
+        return self._mean(self.masses)
+
+    def mean_contrast(self) -> torch.Tensor:
+        """[B, Q] likewise, of the tokens to compare with."""
+        return self._mean(self.contrast_masses)
+
+    def _mean(self, masses: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        layers = sorted(masses)
+        if self.heads is None:
+            return torch.stack([masses[layer] for layer in layers]).mean(0)
+        num_heads = sum(len(self.heads[layer]) for layer in layers)  # each head counts alike, wherever it is
+        return torch.stack([masses[layer] * (len(self.heads[layer]) / num_heads) for layer in layers]).sum(0)
 
 
 def support_mass(
@@ -127,12 +155,19 @@ def support_mass(
         scaling: Multiplies the scores.
         softcap: Below which a hyperbolic tangent then holds them, see `cap_scores`; None: nothing does.
     """
+    return head_masses(query, key, probe, scaling=scaling, softcap=softcap).mean(1)
+
+
+def head_masses(
+    query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *, scaling: float, softcap: float | None = None
+) -> torch.Tensor:
+    """[B, A, Q] the attention that each row pays to the support tokens in each head; arguments as of `support_mass`."""
     sequences = torch.arange(len(query), device=query.device)[:, None]
     # Not `gather`, which would keep all of the query for its backward pass.
     rows = query[sequences, :, probe.rows].transpose(1, 2)
     grouped = rows.reshape(len(rows), key.shape[1], -1, *rows.shape[2:])
     mass: torch.Tensor = _SupportMass.apply(grouped, key, probe, scaling, softcap)  # type: ignore[no-untyped-call]
-    return mass.flatten(1, 2).mean(1)
+    return mass.flatten(1, 2)
 
 
 @torch.no_grad()

@@ -11,14 +11,22 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import gymnasium
 import numpy as np
 
 from focus_agents.errors import EpisodeError, PolicyError
-from focus_agents.rollout.records import Completion, Generation, Policy, RolloutGroup, Sampling, ShownSupport
-from focus_agents.rollout.scoring import check_wrappers, error_of, score_apart, unread_answer
+from focus_agents.rollout.records import (
+    Completion,
+    Generation,
+    GoldAnswer,
+    Policy,
+    RolloutGroup,
+    Sampling,
+    ShownSupport,
+)
+from focus_agents.rollout.scoring import check_wrappers, error_of, score_apart, score_texts, unread_answer
 from focus_env.errors import FocusError, MissingDependencyError
 from focus_env.metrics import ScoredAnswer
 from focus_env.prompts import PromptTemplate
@@ -26,6 +34,10 @@ from focus_env.types import Box, Episode, EpisodeDataset, Message
 
 MAX_FAILED_IN_A_ROW = 16
 """So many episodes in a row that cannot be used end a training: the fault is then not theirs."""
+
+
+EncodeAnswer: TypeAlias = Callable[[str], Sequence[int]]
+"""The tokens by which a policy would write an answer, the end token last."""
 
 
 def errors_of_no_episode() -> tuple[type[BaseException], ...]:
@@ -63,6 +75,7 @@ def collect_groups(
     seeds: Sequence[int],
     progress: float = 1.0,
     shots: int | None = None,
+    encode_answer: EncodeAnswer | None = None,
 ) -> list[RolloutGroup]:
     """Answer each episode `group_size` times and score every answer.
 
@@ -76,6 +89,8 @@ def collect_groups(
         seeds: One for each episode.
         progress: How far the training is, from 0 to 1, for rewards with a curriculum.
         shots: Supports that episodes are shown with; None: those that they have.
+        encode_answer: If given, each group has the right answer, too, in these tokens and scored like the others; an
+            episode whose right answer cannot be scored has failed.
 
     Returns:
         A group for each episode, in their order. One that failed has an `error`. So has a completion alone, where
@@ -100,7 +115,7 @@ def collect_groups(
         if isinstance(generation, Exception):
             groups.append(_failed_group(question, generation, group_size))
         else:
-            groups.append(_group(env, question, generation, progress))
+            groups.append(_group(env, question, generation, progress, encode_answer))
     return groups
 
 
@@ -181,11 +196,18 @@ def _generate_apart(
     return [*_generate_apart(generate, asked[:middle]), *_generate_apart(generate, asked[middle:])]
 
 
-def _group(env: gymnasium.Env[Any, Any], question: _Question, generation: Generation, progress: float) -> RolloutGroup:
+def _group(
+    env: gymnasium.Env[Any, Any],
+    question: _Question,
+    generation: Generation,
+    progress: float,
+    encode_answer: EncodeAnswer | None,
+) -> RolloutGroup:
     texts = [completion.text for completion in generation.completions]
     assert question.episode is not None
     try:
         scores, errors = score_apart(env, question.episode, texts, progress=progress)
+        gold = None if encode_answer is None else _gold_answer(env, question.episode, progress, encode_answer)
     except Exception as error:
         return _failed_group(question, error, len(texts))
     if any(errors):
@@ -203,7 +225,18 @@ def _group(env: gymnasium.Env[Any, Any], question: _Question, generation: Genera
         ),
         answers=scores.answers,
         supports=_supports(question.episode),
+        gold=gold,
     )
+
+
+def _gold_answer(
+    env: gymnasium.Env[Any, Any], episode: Episode, progress: float, encode_answer: EncodeAnswer
+) -> GoldAnswer:
+    """The right answer, in the words of the question's template."""
+    template: PromptTemplate = env.get_wrapper_attr("template").for_question(episode)
+    text = template.answer(episode.target_box, episode.query_frame.image_wh)
+    scores = score_texts(env, episode, [text], progress=progress)
+    return GoldAnswer(np.array(encode_answer(text), dtype=np.int64), float(scores.rewards[0]))
 
 
 def _failed_group(question: _Question, error: Exception, group_size: int) -> RolloutGroup:

@@ -105,6 +105,18 @@ class ShownSupport(NamedTuple):
     image_wh: tuple[int, int]
 
 
+class GoldAnswer(NamedTuple):
+    """The right answer to an episode, as the policy would write it.
+
+    Attributes:
+        token_ids: [T] int64 with the end token.
+        reward: What the environment's reward gives for it.
+    """
+
+    token_ids: npt.NDArray[np.int64]
+    reward: float
+
+
 @dataclass(frozen=True, slots=True)
 class RolloutGroup:
     """One episode with G answers to it and their scores; the unit that a learner gets.
@@ -119,6 +131,7 @@ class RolloutGroup:
         error: Why the episode could not be asked, or none of its answers be scored; its answers then count as unread.
             None: there is at least one answer.
         supports: The supports of the episode; empty where it could not be had.
+        gold: The right answer, for a learner; None: nobody asked for it.
     """
 
     episode_index: int
@@ -128,6 +141,7 @@ class RolloutGroup:
     answers: tuple[ScoredAnswer, ...]
     error: FocusError | None = None
     supports: tuple[ShownSupport, ...] = ()
+    gold: GoldAnswer | None = None
 
 
 def without_prefix(group: RolloutGroup) -> RolloutGroup:

@@ -16,7 +16,7 @@ from focus_agents.models.inputs import EncodedPrompt, PromptBatch, check_context
 from focus_agents.models.processing import PromptSpans, VLMProcessor
 from focus_agents.models.views import box_tokens
 from focus_agents.rollout.collect import MAX_FAILED_IN_A_ROW, describe_error, errors_of_no_episode
-from focus_agents.sft.settings import AttentionTarget
+from focus_agents.sft.settings import AttentionContrast, AttentionTarget
 from focus_env.datasets.order import shuffled_indices
 from focus_env.datasets.training import shots_at, with_shots
 from focus_env.env import observe
@@ -33,6 +33,7 @@ class SFTExample:
         answer_ids: Tokens of the right answer, the end token last.
         query_tokens: [tokens] int64, positions of the query image's tokens in the prompt.
         support_tokens: [M] int64, positions of the support-box tokens in the prompt.
+        contrast_tokens: [C] int64, positions of the tokens that attention to these is compared with; None: all others.
         replaces: Why the episodes in whose place this one stands could not be used; mostly none.
     """
 
@@ -40,6 +41,7 @@ class SFTExample:
     answer_ids: list[int]
     query_tokens: npt.NDArray[np.int64]
     support_tokens: npt.NDArray[np.int64]
+    contrast_tokens: npt.NDArray[np.int64] | None = None
     replaces: tuple[str, ...] = ()
 
 
@@ -54,6 +56,7 @@ class SFTBatch:
         query_mask: [B, P] bool, true at the query image's tokens.
         support_mask: [B, P] bool, true at support-box tokens.
         replaces: As in `SFTExample`, of all examples.
+        contrast_mask: [B, P] bool, true at the tokens that attention to support-box tokens is compared with; None: all.
     """
 
     prompts: PromptBatch
@@ -62,16 +65,18 @@ class SFTBatch:
     query_mask: torch.Tensor
     support_mask: torch.Tensor
     replaces: tuple[str, ...] = ()
+    contrast_mask: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> SFTBatch:
         """The same batch on another device."""
-        names = [field.name for field in dataclasses.fields(self) if field.name != "replaces"]
+        names = [f.name for f in dataclasses.fields(self) if f.name != "replaces" and getattr(self, f.name) is not None]
         return dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All tensors by name, for a file."""
         own = {name: getattr(self, name) for name in ("answer_ids", "answer_mask", "query_mask", "support_mask")}
-        return own | self.prompts.tensors()
+        contrast = {} if self.contrast_mask is None else {"contrast_mask": self.contrast_mask}
+        return own | contrast | self.prompts.tensors()
 
 
 class SFTExamples(Dataset[SFTExample]):
@@ -82,6 +87,7 @@ class SFTExamples(Dataset[SFTExample]):
         template: Words prompts and answers. An `IPLocTemplate` is given the episode's object name.
         processor: The model's processor.
         target: What counts as a support-box token.
+        contrast: What attention to these is compared with.
         max_tokens: The model's context; None: not checked.
     """
 
@@ -92,12 +98,14 @@ class SFTExamples(Dataset[SFTExample]):
         processor: VLMProcessor,
         *,
         target: AttentionTarget = "region",
+        contrast: AttentionContrast = "all",
         max_tokens: int | None = None,
     ) -> None:
         self.episodes = episodes
         self.template = processor.fit_template(template)
         self.processor = processor
         self.target = target
+        self.contrast = contrast
         self.max_tokens = max_tokens
 
     def __len__(self) -> int:
@@ -127,7 +135,8 @@ class SFTExamples(Dataset[SFTExample]):
                 check_context(prompt, len(answer), self.max_tokens)
             except ValueError as error:
                 raise EpisodeError(f"episode {episode.episode_id!r}: {error}") from error
-        return SFTExample(prompt, answer, spans.images[-1], support_tokens(spans, episode, self.target))
+        contrast = None if self.contrast == "all" else contrast_tokens(spans, episode)
+        return SFTExample(prompt, answer, spans.images[-1], support_tokens(spans, episode, self.target), contrast)
 
     def collate(self, examples: Sequence[SFTExample]) -> SFTBatch:
         """Pad examples to a batch."""
@@ -139,13 +148,16 @@ class SFTExamples(Dataset[SFTExample]):
         lengths = torch.tensor([len(answer) for answer in answers])
         query_mask = torch.zeros(prompts.input_ids.shape, dtype=torch.bool)
         support_mask = torch.zeros_like(query_mask)
+        contrast_mask = None if self.contrast == "all" else torch.zeros_like(query_mask)
         for row, example in enumerate(examples):
             padding = prompts.input_ids.shape[1] - len(example.prompt.input_ids)
             query_mask[row, padding + torch.from_numpy(example.query_tokens)] = True
             support_mask[row, padding + torch.from_numpy(example.support_tokens)] = True
+            if contrast_mask is not None and example.contrast_tokens is not None:
+                contrast_mask[row, padding + torch.from_numpy(example.contrast_tokens)] = True
         answer_mask = torch.arange(answer_ids.shape[1]) < lengths[:, None]
         replaces = tuple(reason for example in examples for reason in example.replaces)
-        return SFTBatch(prompts, answer_ids, answer_mask, query_mask, support_mask, replaces)
+        return SFTBatch(prompts, answer_ids, answer_mask, query_mask, support_mask, replaces, contrast_mask)
 
 
 class UsableExamples(Dataset[SFTExample | EpisodeError]):
@@ -208,12 +220,24 @@ def support_tokens(spans: PromptSpans, episode: Episode, target: AttentionTarget
         )
     if target == "span":
         return np.concatenate(spans.box_texts)
-    regions = [
+    if target == "last":
+        return np.array([text[-1] for text in spans.box_texts])
+    regions = _regions(spans, episode)
+    chosen = {"coords": spans.box_coordinates, "region": regions, "both": [*spans.box_coordinates, *regions]}
+    return np.sort(np.concatenate(chosen[target]))
+
+
+def contrast_tokens(spans: PromptSpans, episode: Episode) -> npt.NDArray[np.int64]:
+    """[C] int64 positions of the image tokens of the support pictures outside of the boxes, in rising order."""
+    return np.setdiff1d(np.concatenate(spans.images[:-1]), np.concatenate(_regions(spans, episode)))
+
+
+def _regions(spans: PromptSpans, episode: Episode) -> list[npt.NDArray[np.int64]]:
+    """For each support, the positions of the image tokens inside its box."""
+    return [
         tokens[box_tokens(exemplar.box, exemplar.frame.image_wh, views)]
         for exemplar, tokens, views in zip(episode.support, spans.images[:-1], spans.views[:-1], strict=True)
     ]
-    chosen = {"coords": spans.box_coordinates, "region": regions, "both": [*spans.box_coordinates, *regions]}
-    return np.sort(np.concatenate(chosen[target]))
 
 
 def load_batches(

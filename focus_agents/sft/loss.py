@@ -64,6 +64,23 @@ def support_delta(mass: torch.Tensor, num_support: torch.Tensor, num_tokens: tor
     return mass / num_support - (1 - mass) / (num_tokens[:, None] - num_support)
 
 
+def contrast_delta(
+    mass: torch.Tensor, contrast_mass: torch.Tensor, num_support: torch.Tensor, num_contrast: torch.Tensor
+) -> torch.Tensor:
+    """[..., B, Q] by how much a row's mean attention to a support token exceeds that to a token of the contrast.
+
+    With masses S and D, delta = S / M - D / C: like `support_delta`, but attention to other tokens costs nothing. Ours;
+    FOCUS compares with all other tokens.
+
+    Args:
+        mass: [..., B, Q] S, in 0 to 1.
+        contrast_mass: [..., B, Q] D, likewise.
+        num_support: [B] M.
+        num_contrast: [B] C; where it is 0, nothing is taken off.
+    """
+    return mass / num_support[:, None].clamp(min=1) - contrast_mass / num_contrast[:, None].clamp(min=1)
+
+
 def margin_unit(num_support: torch.Tensor, *, is_relative: bool, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """[B] what a margin is a multiple of: 1, or 1 / M, the most that delta can reach; in the dtype of delta."""
     count = num_support.clamp(min=1).to(dtype)

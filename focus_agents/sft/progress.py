@@ -16,6 +16,7 @@ class Progress:
         num_stale: Validations since it last rose.
         num_bad_steps: Steps whose loss or gradient was not finite, in all.
         num_bad_in_a_row: Likewise, up to the last step.
+        heads: [layer, head] of the heads that were chosen before the first step; None: all are averaged.
     """
 
     step: int = 0
@@ -24,6 +25,7 @@ class Progress:
     num_stale: int = 0
     num_bad_steps: int = 0
     num_bad_in_a_row: int = 0
+    heads: list[list[int]] | None = None
 
     def count_step(self, *, is_finite: bool) -> None:
         """Note a step."""

@@ -14,9 +14,12 @@ from focus_agents.models.settings import FinetuningSettings, SavedForm
 from focus_agents.runs.schedule import MAX_BAD_STEPS, check_schedule, lr_factor
 from focus_agents.settings import LearningRate, Seed, Settings, TokenCount
 
-AttentionTarget = Literal["coords", "span", "region", "both"]
+AttentionTarget = Literal["coords", "span", "last", "region", "both"]
 """What counts as a support-box token: the numbers of the box text with the spaces between them (the authors' code), the
-whole box text, the image tokens inside the support box, or numbers and image tokens."""
+whole box text, its last token, the image tokens inside the support box, or numbers and image tokens."""
+AttentionContrast = Literal["all", "supports"]
+"""What the attention to a support-box token is compared with: that to all other tokens (the paper), or to the image
+tokens of the support pictures outside of the box, where distractors are."""
 Labels = Literal["answer", "full"]
 MarginUnit = Literal["reachable", "absolute"]
 
@@ -37,9 +40,16 @@ class SFTLossSettings(Settings):
     tokens; absolute is the paper's."""
     attention_target: AttentionTarget = "region"
     """Support-box tokens: the numbers of the box text with the spaces between them (coords, the authors' code), the
-    whole box text (span), the image tokens inside the support box (region), or numbers and image tokens (both)."""
+    whole box text (span), its last token (last), the image tokens inside the support box (region), or numbers and image
+    tokens (both)."""
+    attention_contrast: AttentionContrast = "all"
+    """Tokens that the attention to support-box tokens is compared with: all others (all, the paper), or the image
+    tokens of the support pictures outside of the boxes, where distractors are (supports)."""
     attention_layers: str = "last:3"
     """Layers whose attention is averaged: all, first:5, last:5, or numbers from 0 such as 3,7."""
+    attention_heads: str = "all"
+    """Heads of these layers whose attention is averaged: all; or as top:8 so many, those that look most at support-box
+    tokens before training, by 32 validation episodes."""
     one_shot: Annotated[float, Ge(0), Le(1)] = 0.7
     """Fraction of the steps, at the start, in which only the first support of an episode is shown: a query learns
     sooner to look at one box than at several, and what it has learned holds for several."""

@@ -19,9 +19,11 @@ from focus_agents.models.adapters import model_parts
 from focus_agents.models.inputs import IGNORED, LOGITS_PER_CHUNK
 from focus_agents.models.support_mass import SupportProbe
 from focus_agents.sft.data import SFTBatch
+from focus_agents.sft.heads import Heads
 from focus_agents.sft.loss import (
     attention_loss,
     chunked_lm_loss,
+    contrast_delta,
     lm_loss,
     margin_unit,
     share_past_margin,
@@ -72,7 +74,9 @@ def token_labels(batch: SFTBatch, labels: Labels, reach: torch.Tensor | None = N
     return ids.masked_fill(~torch.cat([in_prompt, mask], dim=1), IGNORED)
 
 
-def measure_losses(model: Any, batch: SFTBatch, config: SFTConfig, layers: frozenset[int]) -> LossSums:
+def measure_losses(
+    model: Any, batch: SFTBatch, config: SFTConfig, layers: frozenset[int], heads: Heads | None = None
+) -> LossSums:
     """One forward pass over prompts and answers, and both losses of it.
 
     Args:
@@ -80,12 +84,21 @@ def measure_losses(model: Any, batch: SFTBatch, config: SFTConfig, layers: froze
         batch: On the model's device.
         config: Labels, margin and beta.
         layers: The layers whose attention is measured; with beta 0 none is.
+        heads: For each of these, the heads that are averaged; None: all.
     """
     prompts, num_answer = batch.prompts, batch.answer_ids.shape[1]
     attention_mask = torch.cat([prompts.attention_mask, batch.answer_mask.long()], dim=1)
     probe, reach = None, prompt_reach(model, prompts)
     if config.beta > 0:
-        probe = SupportProbe.build(batch.query_mask, batch.support_mask, prompts.attention_mask, layers, reach=reach)
+        probe = SupportProbe.build(
+            batch.query_mask,
+            batch.support_mask,
+            prompts.attention_mask,
+            layers,
+            reach=reach,
+            heads=heads,
+            contrast_mask=batch.contrast_mask,
+        )
     labels = token_labels(batch, config.labels, reach)
     inputs = {
         "input_ids": torch.cat([prompts.input_ids, batch.answer_ids], dim=1),
@@ -101,16 +114,28 @@ def measure_losses(model: Any, batch: SFTBatch, config: SFTConfig, layers: froze
         nothing = lm.new_zeros(0)
         return LossSums(lm, lm.new_zeros(()), nothing, nothing, nothing)
     num_support, num_tokens = batch.support_mask.sum(1), attention_mask.sum(1)
-    delta = support_delta(probe.mean_mass(), num_support, num_tokens)
+    contrast = None if probe.contrast is None else probe.mean_contrast()
+    delta = _delta(batch, probe.mean_mass(), contrast, num_tokens)
     unit = margin_unit(num_support, is_relative=config.margin_unit == "reachable", dtype=delta.dtype)
     attention = attention_loss(delta, probe.row_mask, config.margin, unit).sum()
     with torch.no_grad():
         masses = torch.stack([probe.masses[layer] for layer in sorted(layers)])
-        deltas = support_delta(masses, num_support, num_tokens)
+        others = [probe.contrast_masses[layer] for layer in sorted(probe.contrast_masses)]
+        deltas = _delta(batch, masses, torch.stack(others) if others else None, num_tokens)
         past = share_past_margin(deltas, probe.row_mask, config.margin, unit).sum(-1)
     # The graph of the masses knows the probe: a cycle that Python cannot see through, and would keep for ever.
     probe.masses.clear()
+    probe.contrast_masses.clear()
     return LossSums(lm, attention, _row_means(masses, probe), _row_means(deltas, probe), past)
+
+
+def _delta(
+    batch: SFTBatch, mass: torch.Tensor, contrast: torch.Tensor | None, num_tokens: torch.Tensor
+) -> torch.Tensor:
+    """[..., B, Q] delta of masses [..., B, Q], against all other tokens or those of the contrast."""
+    if contrast is None or batch.contrast_mask is None:
+        return support_delta(mass, batch.support_mask.sum(1), num_tokens)
+    return contrast_delta(mass, contrast, batch.support_mask.sum(1), batch.contrast_mask.sum(1))
 
 
 def _lm_loss(model: Any, inputs: Mapping[str, Any], labels: torch.Tensor) -> torch.Tensor:
@@ -138,7 +163,11 @@ def _row_means(values: torch.Tensor, probe: SupportProbe) -> torch.Tensor:
 
 
 def accumulate_gradients(
-    model: Any, micro_batches: Sequence[SFTBatch], config: SFTConfig, layers: frozenset[int]
+    model: Any,
+    micro_batches: Sequence[SFTBatch],
+    config: SFTConfig,
+    layers: frozenset[int],
+    heads: Heads | None = None,
 ) -> dict[str, float]:
     """Backward passes for one step, whose sum over workers is the gradient of the whole batch's loss.
 
@@ -151,6 +180,7 @@ def accumulate_gradients(
         micro_batches: This worker's share, on the model's device; at least one.
         config: Settings.
         layers: The layers whose attention is measured.
+        heads: For each of these, the heads that are averaged; None: all.
 
     Returns:
         Means over the whole batch, the same on each worker: `loss`, `lm_loss`, and with beta > 0 `attention_loss`,
@@ -168,7 +198,7 @@ def accumulate_gradients(
     for position, batch in enumerate(micro_batches):
         is_last = position == len(micro_batches) - 1
         with contextlib.nullcontext() if is_last or num_workers == 1 else model.no_sync():
-            sums = measure_losses(model, batch, config, layers)
+            sums = measure_losses(model, batch, config, layers, heads)
             loss = sums.lm / num_labels + config.beta * sums.attention / num_examples
             (loss * num_workers).backward()
         parts = (sums.lm[None], sums.attention[None], sums.support_mass, sums.support_delta, sums.past_margin)

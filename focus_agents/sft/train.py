@@ -36,6 +36,7 @@ from focus_agents.settings import Settings
 from focus_agents.sft import notices
 from focus_agents.sft.data import SFTExamples
 from focus_agents.sft.following import Follower
+from focus_agents.sft.heads import num_chosen_heads
 from focus_agents.sft.plan import SFTPlan
 from focus_agents.sft.restarts import RESTARTS_FILE, NoteRestarts
 from focus_agents.sft.worker import FAILURE_FILE, checkpoints_of, train_worker
@@ -74,12 +75,14 @@ def check_plan(plan: SFTPlan, workers: Workers) -> None:
     processor = check_model(plan.model, max_image_tokens=plan.pictures.training)
     check_form(plan.schedule.save, plan.model, lora_rank=plan.config.lora_rank, quantization=plan.config.quantization)
     model_config = load_config(plan.model)
-    measured_layers(plan.config.attention_layers, model_config)
+    layers = measured_layers(plan.config.attention_layers, model_config)
+    num_chosen_heads(plan.config.attention_heads, model_config, layers)
     examples = SFTExamples(
         plan.training_episodes,
         plan.template,
         processor,
         target=plan.config.attention_target,
+        contrast=plan.config.attention_contrast,
         max_tokens=model_config.get_text_config().max_position_embeddings,
     )
     indices = np.linspace(0, len(examples) - 1, min(NUM_CHECKED_EPISODES, len(examples))).astype(int).tolist()

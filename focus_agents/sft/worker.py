@@ -44,6 +44,7 @@ from focus_agents.runs.validations import keep_validation
 from focus_agents.sft import notices
 from focus_agents.sft.budget import ADVICE, LOADING, TRAINING, VALIDATION
 from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches
+from focus_agents.sft.heads import Heads, chosen_heads, measured_heads
 from focus_agents.sft.model import build_model
 from focus_agents.sft.notices import NoticeConsole
 from focus_agents.sft.plan import SFTPlan
@@ -100,11 +101,13 @@ class SFTWorker:
         self.model = build_model(plan.model, plan.config).to(self.device)
         model_config = base_model(self.model).config
         self.layers = measured_layers(plan.config.attention_layers, model_config)
+        self.heads: Heads | None = None
         self.examples = SFTExamples(
             plan.training_episodes,
             plan.template,
             self.processor,
             target=plan.config.attention_target,
+            contrast=plan.config.attention_contrast,
             max_tokens=model_config.get_text_config().max_position_embeddings,
         )
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -167,6 +170,8 @@ class SFTWorker:
             lambda folder: load_training_state(folder, self.parameters, self.optimizer), logger.warning
         )
         if restored is None:
+            self.progress.heads = chosen_heads(self.plan, self.model, self.processor, self.layers)
+            self.layers, self.heads = measured_heads(self.progress.heads, self.layers)
             answers, measured = self._validate()
             if self.rank == 0:
                 self.run_directory.rewind(-1, counter="step")
@@ -174,6 +179,7 @@ class SFTWorker:
                 self.recorder.log({"step": 0, **measured})
             return answers
         self.progress = Progress(**restored[1])
+        self.layers, self.heads = measured_heads(self.progress.heads, self.layers)
         if self.rank == 0:
             self.run_directory.rewind(self.progress.step, counter="step")
         return None
@@ -217,7 +223,7 @@ class SFTWorker:
         self.training_model.train()
         self.optimizer.zero_grad(set_to_none=True)
         metrics = accumulate_gradients(
-            self.training_model, [batch.to(self.device) for batch in micro_batches], config, self.layers
+            self.training_model, [batch.to(self.device) for batch in micro_batches], config, self.layers, self.heads
         )
         skipped = torch.tensor(float(sum(len(batch.replaces) for batch in micro_batches)), device=self.device)
         metrics["skipped_episodes"] = float(sum_over_workers(skipped))

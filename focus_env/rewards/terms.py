@@ -23,6 +23,7 @@ from focus_env.answer_text import ANSWER_CLOSE, ANSWER_OPEN
 from focus_env.overlap import ciou, covers_image, diou, giou, repeats_support
 from focus_env.registry import Registry
 from focus_env.rewards.answers import AnswerBatch
+from focus_env.rewards.controls import RandomReward, area_reward
 
 Values: TypeAlias = npt.NDArray[np.float64]
 """[N] float64."""
@@ -189,6 +190,7 @@ class RewardTermEntry:
         most: The greatest value; a term that is never above 0 is a penalty, whose weight is not negative.
         function: The term without numbers, if there is one.
         factory: Makes the term from numbers, if it takes any; its parameters have no defaults.
+        is_control: Whether it pays for something else than right answers, for comparison.
 
     Raises:
         ValueError: If there is neither a function nor a factory.
@@ -200,6 +202,7 @@ class RewardTermEntry:
     most: float = 1.0
     function: RewardTerm | None = None
     factory: Callable[..., RewardTerm] | None = None
+    is_control: bool = False
 
     def __post_init__(self) -> None:
         if self.function is None and self.factory is None:
@@ -267,6 +270,15 @@ TERMS: Registry[RewardTermEntry] = Registry(
         ),
         RewardTermEntry(
             name="copy", function=copy_penalty, least=-1, most=0, help="-1 for repeating the box of a support"
+        ),
+        RewardTermEntry(
+            name="area", function=area_reward, is_control=True, help="a control: the box's share of the picture"
+        ),
+        RewardTermEntry(
+            name="random",
+            factory=RandomReward,
+            is_control=True,
+            help="a control: a number that seed, episode and answer decide",
         ),
     ],
 )

@@ -13,6 +13,7 @@ import torch
 from focus_agents.models.adapters import base_model
 from focus_agents.models.attention import set_focus_attention
 from focus_agents.sft.data import SFTBatch
+from focus_agents.sft.heads import Heads
 from focus_agents.sft.settings import SFTConfig
 from focus_agents.sft.step import accumulate_gradients, measure_losses
 from tests.focus_agents.models.families import Gradients, model_inputs
@@ -68,10 +69,14 @@ def attention_loss_and_gradients(
 
 
 def step(
-    model: Any, micro_batches: Sequence[SFTBatch], config: SFTConfig, layers: frozenset[int]
+    model: Any,
+    micro_batches: Sequence[SFTBatch],
+    config: SFTConfig,
+    layers: frozenset[int],
+    heads: Heads | None = None,
 ) -> tuple[dict[str, float], Gradients]:
     """Metrics and gradients of one optimizer step; the model is left without any."""
-    metrics = accumulate_gradients(model, micro_batches, config, layers)
+    metrics = accumulate_gradients(model, micro_batches, config, layers, heads)
     found = {name: parameter.grad for name, parameter in base_model(model).named_parameters()}
     model.zero_grad(set_to_none=True)
     return metrics, found

@@ -165,6 +165,36 @@ class TestScores:
         with pytest.raises(ValueError, match=message):
             score_texts(env, FakeDataset()[0], [GOLD])
 
+    def test_the_right_answer_comes_with_a_group_that_is_learned_from(self) -> None:
+        """In the template's words, under the environment's reward; and nobody is told it unasked."""
+        env, texts = make_env(FakeDataset(with_absent=True), reward="iou:1,format:3"), []
+
+        def encode(text: str) -> list[int]:
+            texts.append(text)
+            return [len(text), 0]
+
+        policy, options = ScriptedPolicy("?"), {"group_size": 1, "sampling": Sampling(), "seeds": [0, 0]}
+        present, absent = collect_groups(env, policy, [0, 3], encode_answer=encode, **options)
+        assert texts == [GOLD, "<answer>none</answer>"]
+        assert present.gold.reward == pytest.approx(GOLD_IOU + 3)
+        assert absent.gold.reward == pytest.approx(4.0)
+        assert present.gold.token_ids.dtype == np.int64
+        assert present.gold.token_ids.tolist() == [len(GOLD), 0]
+        assert len(present.answers) == len(present.rewards) == 1
+        assert [group.gold for group in collect_groups(env, policy, [0, 3], **options)] == [None, None]
+
+    def test_an_episode_whose_right_answer_cannot_be_scored_has_failed(self) -> None:
+        def term(answers: AnswerBatch) -> np.ndarray[Any, Any]:
+            if GOLD in answers.texts:
+                raise KeyError("no")
+            return np.zeros(len(answers))
+
+        env, options = make_env(reward=WeightedReward({"mine": (term, 1.0)})), {"sampling": Sampling(), "seeds": [0]}
+        (group,) = collect_groups(
+            env, ScriptedPolicy("?"), [0], group_size=1, encode_answer=lambda text: [1], **options
+        )
+        assert "reward term 'mine' raised KeyError" in str(group.error)
+
     def test_groups_travel_between_processes(self) -> None:
         (group,) = collect(ScriptedPolicy(GOLD, ""), [0], group_size=2)
         twin = pickle.loads(pickle.dumps(group))

@@ -292,3 +292,12 @@ class TestBatches:
     def test_the_seed_counts(self, examples: SFTExamples) -> None:
         first, other = (self.batches(examples, seed=seed)[0][0].prompts.images["pixel_values"] for seed in (1, 2))
         assert first.shape != other.shape or not torch.equal(first, other)
+
+
+def test_the_last_token_of_a_boxs_text(processor: VLMProcessor) -> None:
+    episode = make_episode(0, shots=3)
+    last, whole = (SFTExamples([episode], TEMPLATE, processor, target=target)[0] for target in ("last", "span"))
+    spans = processor.locate(TEMPLATE.render(observe(episode)), last.prompt)
+    assert last.support_tokens.tolist() == [text[-1] for text in spans.box_texts]
+    assert set(last.support_tokens) < set(whole.support_tokens)
+    assert [processor.tokenizer.decode([last.prompt.input_ids[t]])[-1] for t in last.support_tokens] == ["]"] * 3

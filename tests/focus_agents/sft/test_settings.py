@@ -29,7 +29,7 @@ from focus_agents.sft.settings import SFTConfig
         ({"beta": float("nan")}, "beta: expected 0 or more, got nan"),
         ({"lr_end": 1.5}, r"lr_end: expected a share of the peak from 0 to 1, got 1\.5"),
         ({"labels": "none"}, "labels: expected one of answer, full, got 'none'"),
-        ({"attention_target": "box"}, "attention_target: expected one of coords, span, region, both, got 'box'"),
+        ({"attention_target": "box"}, "attention_target: expected one of coords, span, last, region, both, got 'box'"),
         ({"margin_unit": "px"}, "margin_unit: expected one of reachable, absolute, got 'px'"),
         ({"precision": "fp8"}, "precision: expected one of fp32, bf16, got 'fp8'"),
         (

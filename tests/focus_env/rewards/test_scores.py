@@ -39,7 +39,7 @@ TEXTS = [
     GOLD,
     GOLD,
 ]
-ALL_TERMS = ",".join([*REWARD_TERMS, "iou_at(0.5)", "piecewise(0.5, 0.75)", "length(60)"])
+ALL_TERMS = ",".join([*REWARD_TERMS, "iou_at(0.5)", "piecewise(0.5, 0.75)", "length(60)", "random(3)"])
 
 
 class Spy(PromptTemplate):
