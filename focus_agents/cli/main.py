@@ -42,6 +42,7 @@ COMMANDS = {
         Command("grpo", "focus_agents.cli.grpo", "train, stage 2: GRPO on RLlib"),
         Command("pretrain", "focus_agents.cli.pretrain", "train the small base model that stage 1 starts from"),
         Command("data", "focus_agents.cli.data", "write a data set as a store, or show what it holds"),
+        Command("convert", "focus_agents.cli.convert", "write annotations of pictures in another format, such as COCO"),
         Command("rewards", "focus_agents.cli.rewards", "compare rewards by the policies that they train"),
         Command("ablation", "focus_agents.cli.ablation", "run the paper's ablation on synthetic scenes"),
         Command("paper", "focus_agents.cli.paper", "print the paper's tables for the policies and data on this disk"),

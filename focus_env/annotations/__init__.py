@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from focus_env.annotations.formats import AnnotationFormat, Writing, check_names
@@ -39,6 +39,7 @@ __all__ = [
     "LabelledPicture",
     "Part",
     "Remark",
+    "check_free",
     "count_parts",
     "format_named",
     "format_of",
@@ -56,6 +57,7 @@ def read_annotations(
     image_root: str | Path | None = None,
     needs_pictures: bool = False,
     on_bad: str = "raise",
+    on_picture: Callable[[int], None] = lambda num_read: None,
 ) -> Annotations:
     """Read annotations.
 
@@ -66,6 +68,7 @@ def read_annotations(
             above it if that is called ``annotations``.
         needs_pictures: Whether a picture that is not there is a fault; else the size that the file states will do.
         on_bad: ``"raise"``, or ``"skip"`` to leave out what cannot be used; `Annotations.faults` names it.
+        on_picture: Called with the number of pictures read, for progress.
 
     Raises:
         ValueError: If there is no such format, or `on_bad` is something else.
@@ -82,7 +85,7 @@ def read_annotations(
     root = default_image_root(path) if image_root is None else Path(os.path.expanduser(image_root))
     if not root.is_dir():
         raise DatasetError(f"{root}: expected the folder of the pictures, found none; pass `image_root`")
-    reading = Reading(path, image_root=root, needs_pictures=needs_pictures)
+    reading = Reading(path, image_root=root, needs_pictures=needs_pictures, on_picture=on_picture)
     found.read(reading)
     result = reading.result()
     if on_bad == "raise" and result.faults:
@@ -99,8 +102,8 @@ def write_annotations(
     *,
     format: str | None = None,
     labels: Sequence[str] = (),
-    overwrites: bool = False,
-    copies_pictures: bool = False,
+    overwrite: bool = False,
+    copy_pictures: bool = False,
 ) -> AnnotationFormat:
     """Write annotations, all at once: at whatever moment this is stopped, the path is as before or whole.
 
@@ -110,8 +113,8 @@ def write_annotations(
             `count_parts`.
         format: A name of `FORMATS`; None: by the ending of `path`.
         labels: Labels in the order in which classes are to be numbered; others follow by name.
-        overwrites: Whether what is there is replaced, a folder with all that is in it.
-        copies_pictures: Whether the pictures are copied into the folder, where the format expects them.
+        overwrite: Whether what is there is replaced, a folder with all that is in it.
+        copy_pictures: Whether the pictures are copied into the folder, where the format expects them.
 
     Returns:
         The format.
@@ -127,9 +130,9 @@ def write_annotations(
     check_names(listed)
     if found.write is None:
         raise ValueError(f"annotation format {found.name!r} is only read, not written; choose another")
-    if copies_pictures:
+    if copy_pictures:
         _require_copies(found, listed)
-    check_free(path, found, overwrites=overwrites)
+    check_free(path, found, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     job = Writing(pictures=listed, labels=labels_of(listed, labels), target=path, place=path)
     if not found.is_folder:
@@ -138,17 +141,17 @@ def write_annotations(
         return found
     with fresh_folder(path) as scratch:
         scratch.mkdir()
-        for picture in listed if copies_pictures else ():
+        for picture in listed if copy_pictures else ():
             assert picture.path is not None
             copy = scratch / (found.pictures_folder or "") / _below(picture.name, found)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(picture.path, copy)
-        beside = [dataclasses.replace(p, path=None) for p in listed] if copies_pictures else listed
+        beside = [dataclasses.replace(p, path=None) for p in listed] if copy_pictures else listed
         found.write(dataclasses.replace(job, pictures=beside, target=scratch))
     return found
 
 
-def check_free(path: Path, found: AnnotationFormat, *, overwrites: bool) -> None:
+def check_free(path: Path, found: AnnotationFormat, *, overwrite: bool) -> None:
     """Refuse a path at which something lies that is not to be replaced.
 
     Raises:
@@ -159,7 +162,7 @@ def check_free(path: Path, found: AnnotationFormat, *, overwrites: bool) -> None
     if not found.is_folder and path.is_dir():
         raise ValueError(f"{path}: expected a file to write {found.name} to, got a folder; choose another path")
     is_there = any(path.iterdir()) if path.is_dir() else os.path.lexists(path) and not path.is_char_device()
-    if is_there and not overwrites:
+    if is_there and not overwrite:
         raise ValueError(f"{path}: expected nothing there, found something; choose another path, or pass `overwrite`")
 
 
@@ -188,7 +191,7 @@ def _inside(one: LabelledBox, picture: LabelledPicture):  # type: ignore[no-unty
 
 def _require_copies(found: AnnotationFormat, pictures: Sequence[LabelledPicture]) -> None:
     if found.pictures_folder is None:
-        raise ValueError(f"annotation format {found.name!r} is one file: leave out `copies_pictures`")
+        raise ValueError(f"annotation format {found.name!r} is one file: leave out `copy_pictures`")
     for picture in pictures:
         if picture.path is None:
             raise ValueError(f"picture {picture.name!r}: expected its file to copy, found none; pass `image_root`")

@@ -85,7 +85,8 @@ def _frame_name(reading: Reading, path: Path, frame: str) -> str:
     """The name of the picture of a frame of a video."""
     stem = f"frame_{int(frame):06d}" if frame.isascii() and frame.isdigit() and len(frame) < 12 else f"frame_{frame}"
     for ending in (".PNG", *ENDINGS, *(ending.upper() for ending in ENDINGS)):
-        if reading.lookup.find(f"{stem}{ending}", near=reading.lookup.near(path.parent, "default"), where=str(path)):
+        near = reading.lookup.near(path.parent, "default")
+        if reading.lookup.find(f"{stem}{ending}", near=near, where=str(path))[0]:
             return f"{stem}{ending}"
     return f"{stem}.PNG"
 

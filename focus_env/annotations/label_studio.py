@@ -117,7 +117,7 @@ def _name(reading: Reading, address: str, near: list[Path], where: str) -> str:
         return local[0]
     name = unquote(parts.path).rpartition("/")[2]
     plain = _UPLOADED.fullmatch(name)
-    is_there = not plain or not name or reading.lookup.find(name, near=near, where=where)
+    is_there = not plain or not name or reading.lookup.find(name, near=near, where=where)[0]
     return name if is_there or plain is None else plain[1]
 
 

@@ -73,20 +73,22 @@ class Lookup:
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.abspath(root))
 
-    def find(self, name: str, *, near: Sequence[Path], where: str) -> Path | None:
-        """Return the file of a picture; None if there is none.
+    def find(self, name: str, *, near: Sequence[Path], where: str) -> tuple[Path | None, str]:
+        """Return the file of a picture, None if there is none, and its name below the folder.
 
         Args:
             name: As the annotations have it; may go up, as long as it stays below the folder.
-            near: Folders that the name may begin at, the likeliest first.
+            near: Folders that the name may begin at, the likeliest first; a name that goes up may begin at the first
+                two alone.
             where: What names it, for errors.
 
         Raises:
             DatasetError: If the name leads out of the folder.
         """
         plain = plain_name(name)
-        candidates = [] if plain is None else [Path(os.path.normpath(folder / plain)) for folder in near]
-        inside = [path for path in dict.fromkeys(candidates) if path.is_relative_to(self.root)]
+        starts = [] if plain is None else near[:2] if plain.startswith("..") else near
+        candidates = dict.fromkeys(Path(os.path.normpath(folder / (plain or ""))) for folder in starts)
+        inside = [path for path in candidates if path.is_relative_to(self.root) and path != self.root]
         if not inside:
             raise DatasetError(
                 f"{where}: expected the name of a picture below {self.root}, got {name!r:.200}; it must be relative "
@@ -96,10 +98,10 @@ class Lookup:
             try:
                 if path.is_file():
                     require_inside(self.root, path, where)
-                    return path
+                    return path, path.relative_to(self.root).as_posix()
             except (OSError, ValueError):  # a name too long, or with halves of characters
                 continue
-        return None
+        return None, inside[0].relative_to(self.root).as_posix()
 
     def near(self, folder: Path, *hints: str) -> list[Path]:
         """Return the folders in which pictures usually lie, of annotations in a folder.
@@ -110,7 +112,3 @@ class Lookup:
         """
         usual = [*USUAL, *(f"{start}{hint}" for hint in hints if hint for start in ("", "images/"))]
         return [Path(os.path.normpath(top / name)) for name in usual for top in (self.root, folder.absolute())]
-
-    def name_of(self, path: Path) -> str:
-        """Return the name of a picture that was found."""
-        return path.relative_to(self.root).as_posix()

@@ -23,11 +23,11 @@ all formats:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from focus_env.annotations.lookup import Lookup, plain_name, split_named
+from focus_env.annotations.lookup import Lookup, split_named
 from focus_env.annotations.records import Annotations, LabelledBox, LabelledPicture, Remark
 from focus_env.annotations.values import as_label, as_track, turned_box, upright, whole_size
 from focus_env.boxes import CoordinateFrame, clip_box, frame_to_box
@@ -176,13 +176,17 @@ class Reading:
         path: The file or folder.
         image_root: The folder of the pictures.
         needs_pictures: As the attribute.
+        on_picture: Called with the number of pictures read.
     """
 
-    def __init__(self, path: Path, *, image_root: Path, needs_pictures: bool) -> None:
+    def __init__(
+        self, path: Path, *, image_root: Path, needs_pictures: bool, on_picture: Callable[[int], None]
+    ) -> None:
         self.path = path
         self.lookup = Lookup(image_root)
         self.needs_pictures = needs_pictures
         self.labels: dict[str, None] = {}
+        self._on_picture = on_picture
         self._drafts: dict[str, Draft] = {}
         self._faults: list[Remark] = []
         self._notes: list[Remark] = []
@@ -237,15 +241,16 @@ class Reading:
         """
         try:
             text = name if isinstance(name, str) else ""
-            path = self.lookup.find(text, near=near or [self.lookup.root], where=where)
+            path, known = self.lookup.find(text, near=near or [self.lookup.root], where=where)
         except DatasetError as error:
             return self._unusable(str(name), "pictures_outside", str(error))
-        known = as_name(self.lookup.name_of(path) if path else plain_name(text) or text)
+        known = as_name(known)
         draft = self._drafts.get(known)
         if draft is not None and not is_repeated:
             self.note("pictures_twice", f"{where}: the picture {known!r} a second time; the boxes of both are taken")
         if draft is None:
             draft = self._drafts[known] = self._new(known, path, whole_size(stated_wh), where)
+            self._on_picture(len(self._drafts))
         draft.clip = draft.clip or as_name(str(clip or ""))
         draft.split = draft.split or split or next(filter(None, map(split_named, known.split("/")[:-1])), "")
         return draft

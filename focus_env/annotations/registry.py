@@ -55,7 +55,7 @@ def format_to_write(path: Path) -> AnnotationFormat:
         folders = ", ".join(entry.name for entry in FORMATS.built_in.values() if entry.is_folder)
         raise ValueError(
             f"{path}: expected one of the endings {files} to tell the format by, got {path.suffix or 'none'}; name the "
-            f"format, {folders} among those that are folders"
+            f"format; {folders} are folders"
         )
     return found
 
