@@ -27,9 +27,10 @@ from focus_env.annotations.records import (
     labels_of,
 )
 from focus_env.annotations.registry import FORMATS, format_named, format_of, format_to_write
-from focus_env.boxes import CLIP_TOLERANCE, as_box
+from focus_env.boxes import CLIP_TOLERANCE, as_box, clip_box, validate_box
 from focus_env.errors import DatasetError
 from focus_env.files import fresh_file, fresh_folder
+from focus_env.types import Box
 
 __all__ = [
     "FORMATS",
@@ -183,10 +184,14 @@ def _checked(picture: LabelledPicture) -> LabelledPicture:
     return dataclasses.replace(picture, objects=objects)
 
 
-def _inside(one: LabelledBox, picture: LabelledPicture):  # type: ignore[no-untyped-def]
-    return as_box(
-        one.box, f"box of {one.label!r} in {picture.name!r}", image_wh=picture.image_wh, tolerance=CLIP_TOLERANCE
-    )
+def _inside(one: LabelledBox, picture: LabelledPicture) -> Box:
+    name = f"box of {one.label!r} in {picture.name!r}"
+    box = as_box(one.box, name)
+    validate_box(box, picture.image_wh, name, tolerance=CLIP_TOLERANCE)
+    inside = clip_box(box, picture.image_wh)
+    if inside is None:
+        raise ValueError(f"{name} must lie inside the image of {picture.image_wh} (width, height), got {tuple(box)}")
+    return inside
 
 
 def _require_copies(found: AnnotationFormat, pictures: Sequence[LabelledPicture]) -> None:

@@ -186,7 +186,7 @@ def _read_region(
     own = one.get("score", score)
     box = _box(value, shape, draft.image_wh)
     label = names[0] if names else labels.get(one.get("id"))
-    draft.add(label, box, where=where, track=track, attributes=attributes, score=own)
+    draft.add(label, box, where=where, in_pixels=False, track=track, attributes=attributes, score=own)
 
 
 def _box(value: Mapping[str, Any], shape: str, image_wh: tuple[int, int]) -> Numbers:

@@ -49,7 +49,7 @@ def read(reading: Reading) -> None:
         if is_labelme(data):
             num_files += 1
             _read_file(reading, path, data)
-    if not num_files and not reading.result().faults:
+    if not num_files:
         raise DatasetError(f"{reading.path}: expected JSON files of LabelMe, found none; {ADVICE}")
 
 

@@ -30,7 +30,7 @@ from typing import Any
 from focus_env.annotations.lookup import Lookup, split_named
 from focus_env.annotations.records import Annotations, LabelledBox, LabelledPicture, Remark
 from focus_env.annotations.values import as_label, as_track, turned_box, upright, whole_size
-from focus_env.boxes import CoordinateFrame, clip_box, frame_to_box
+from focus_env.boxes import CoordinateFrame, are_shares, clip_box, frame_to_box
 from focus_env.errors import DatasetError
 from focus_env.images import picture_wh
 from focus_env.picture_files import DECODER_ERRORS, opened
@@ -69,6 +69,7 @@ class Draft:
         *,
         where: str,
         in_any_order: bool = False,
+        in_pixels: bool = True,
         track: object = "",
         attributes: Mapping[str, str] | None = None,
         score: object = None,
@@ -80,6 +81,7 @@ class Draft:
             numbers: `xyxy` in pixels of the picture as the annotations mean it.
             where: The file, with the line or entry.
             in_any_order: Whether the format has two opposite corners, in any order.
+            in_pixels: Whether the format has pixels; else these were shares.
             track: Which object it is; None, empty and a negative number: not said.
             attributes: What else is said of it.
             score: How sure somebody was; None and an empty text: not said.
@@ -87,7 +89,7 @@ class Draft:
         name = as_label(label)
         if not name:
             self._reading.fault("boxes_no_label", f"{where}: expected the name of an object, got {label!r:.80}; add it")
-        elif (box := self._placed(numbers, in_any_order, where)) is not None:
+        elif (box := self._placed(numbers, in_any_order, in_pixels, where)) is not None:
             self._keep(name, box, where, track, attributes, score)
 
     def add_absent(
@@ -109,7 +111,7 @@ class Draft:
         """Add a box in shares of the width and height, from 0 to 1; other arguments are those of `add`."""
         known = [share for share in shares if share is not None]
         box = frame_to_box(tuple(known), CoordinateFrame.NORM_1, image_wh=self.image_wh) if len(known) == 4 else shares  # type: ignore[arg-type]
-        self.add(label, box, where=where, **others)
+        self.add(label, box, where=where, in_pixels=False, **others)
 
     def _keep(
         self,
@@ -133,7 +135,7 @@ class Draft:
         self._keys.add(key)
         self.objects.append(one)
 
-    def _placed(self, numbers: Numbers, in_any_order: bool, where: str) -> Box | None:
+    def _placed(self, numbers: Numbers, in_any_order: bool, in_pixels: bool, where: str) -> Box | None:
         """The box in the picture as it is seen; None, and a fault, where nothing can be used."""
         reading = self._reading
         found = [number for number in numbers if number is not None and math.isfinite(number)]
@@ -158,6 +160,9 @@ class Draft:
             beyond = max(-x1, -y1, x2 - self.image_wh[0], y2 - self.image_wh[1])
             if beyond > ROUNDING:
                 reading.note("boxes_clipped", f"{where}: {shown} reaches {beyond:.4g} pixels beyond the picture, cut")
+            if in_pixels:
+                reading.num_pixels += 1
+                reading.num_shares += are_shares(box, self.image_wh)
             return turned_box(box, self.image_wh, self.turn)
         reading.fault(reason, f"{where}: expected {expected}, got {shown}; correct it")
         return None
@@ -171,6 +176,8 @@ class Reading:
         lookup: Where its pictures are.
         needs_pictures: Whether pictures that are not there are of no use.
         labels: Names of objects, in the order in which they are declared.
+        num_pixels: Boxes that were meant in pixels.
+        num_shares: Those of them that look like shares of the picture.
 
     Args:
         path: The file or folder.
@@ -187,6 +194,7 @@ class Reading:
         self.needs_pictures = needs_pictures
         self.labels: dict[str, None] = {}
         self._on_picture = on_picture
+        self.num_pixels, self.num_shares = 0, 0
         self._drafts: dict[str, Draft] = {}
         self._faults: list[Remark] = []
         self._notes: list[Remark] = []
@@ -256,7 +264,16 @@ class Reading:
         return draft
 
     def result(self) -> Annotations:
-        """Return all that was read."""
+        """Return all that was read.
+
+        Raises:
+            DatasetError: If all boxes look like shares of the pictures in a format that has pixels.
+        """
+        if 0 < self.num_pixels == self.num_shares:
+            raise DatasetError(
+                f"{self.path}: expected boxes in pixels, got {self.num_shares} that all lie in the first pixel of "
+                "their pictures, as shares of the width and height would; multiply x by the width and y by the height"
+            )
         pictures = tuple(
             LabelledPicture(
                 name=draft.name,

@@ -16,6 +16,7 @@ at each side's middle.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from focus_env.annotations.formats import AnnotationFormat, Writing
@@ -30,6 +31,7 @@ from focus_env.text_files import finite_number, read_lines
 ADVICE = "pass the folder that holds Annotations, or one XML file of it"
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 FLAGS = ("truncated", "difficult", "occluded")
+_VERDICT = re.compile(r"\s+-?[01]$")
 
 
 def read(reading: Reading) -> None:
@@ -67,8 +69,9 @@ def _splits(reading: Reading) -> dict[str, str]:
             reading.fault("files_bad", str(error))
             continue
         for line in lines:
-            if fields := line.split():
-                found.setdefault(fields[0], split)
+            # Lists of one class say behind the name whether it is there.
+            if name := _VERDICT.sub("", line.strip()):
+                found.setdefault(name, split)
     return found
 
 
@@ -76,7 +79,7 @@ def _read_file(reading: Reading, path: Path, top: Element, splits: dict[str, str
     name = top.read("filename") or path.with_suffix(".jpg").name
     size = top.find("size")
     near = reading.lookup.near(path.parent, top.read("folder"))
-    below = path.absolute()
+    below, rest = path.absolute(), Path()
     if "Annotations" in below.parts:  # <root>/Annotations/a/b.xml is of <root>/JPEGImages/a/b.jpg
         at = len(below.parts) - 1 - below.parts[::-1].index("Annotations")
         rest = Path(*below.parts[at + 1 : -1])
@@ -88,7 +91,9 @@ def _read_file(reading: Reading, path: Path, top: Element, splits: dict[str, str
         near=near,
         stated_wh=None if size is None else (size.read("width"), size.read("height")),
         clip=top.read("source", "clip"),
-        split=splits.get(path.stem, "") or split_named(path.parent.name),
+        split=splits.get((rest / path.stem).as_posix(), "")
+        or splits.get(path.stem, "")
+        or split_named(path.parent.name),
     )
     for one in top.all("object"):
         where = f"{path}, line {one.line}"
