@@ -114,7 +114,9 @@ def convert(args: Args, console: Console) -> None:
 def lost(read: Annotations, target: AnnotationFormat) -> list[str]:
     """Return what was left out, and what a format has no place for, a line each."""
     lines = [f"left out: {_counts(read.skipped)}"] if read.faults else []
-    missing = {part: count for part, count in count_parts(read.pictures).items() if part not in target.holds}
+    missing: dict[str, int] = {
+        part: count for part, count in count_parts(read.pictures).items() if part not in target.holds
+    }
     lines += [f"{target.name} has no place for: {_counts(missing)}"] if missing else []
     return lines
 

@@ -14,6 +14,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from focus_env.annotations.formats import AnnotationFormat, Writing
 from focus_env.annotations.lookup import walk
@@ -85,13 +86,12 @@ def _read_file(reading: Reading, path: Path) -> None:
         _read_row(reading, path, number, row, columns, names)
 
 
-def _rows(reading: Reading, lines: Iterator[list[str]], path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The lines that hold something, with their numbers."""
-    reader: csv.Reader = lines  # type: ignore[name-defined, assignment]
+def _rows(reading: Reading, lines: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The lines of a reader of CSV that hold something, with their numbers."""
     while True:
-        number = reader.line_num + 1
+        number = lines.line_num + 1
         try:
-            row = next(reader)
+            row = next(lines)
         except StopIteration:
             return
         except csv.Error as error:  # the rest of the file may hang on it

@@ -59,10 +59,10 @@ def read(reading: Reading) -> None:
     num_pictures = 0
     for picture in walk(root, ENDINGS):
         num_pictures += 1
-        name = picture.relative_to(root)
-        labels = next((path for path in _label_files(base, name) if path.is_file()), None)
+        below = picture.relative_to(root)
+        labels = next((path for path in _label_files(base, below) if path.is_file()), None)
         where = str(labels or picture)
-        draft = reading.picture(name.as_posix(), where=where, split=_split(name.as_posix(), described, listed))
+        draft = reading.picture(below.as_posix(), where=where, split=_split(below.as_posix(), described, listed))
         if labels is not None:
             used.add(labels)
             _read_file(reading, labels, draft, described)

@@ -203,13 +203,13 @@ DATASETS: Registry[DatasetEntry] = Registry(
             ignores=("split", "seed", "protocol"),
             source="one of IPLoc's JSON files",
         ),
+        *(_labelled_dataset(entry.name, entry.help) for entry in FORMATS.built_in.values()),
         DatasetEntry(
             name="store",
             help="episodes that were written as a store",
             load=_load_store,
             ignores=("split", "shots", "seed", "protocol", "absent"),
         ),
-        *(_labelled_dataset(entry.name, entry.help) for entry in FORMATS.built_in.values()),
     ],
 )
 """The data sets that `load_dataset` knows by name; installed packages add theirs, see `focus_env.registry`."""

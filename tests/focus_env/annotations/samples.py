@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from focus_env.annotations import Annotations, read_annotations
@@ -21,6 +22,15 @@ def picture(path: Path, wh: tuple[int, int] = (64, 48), *, mode: str = "RGB", tu
     exif[0x0112] = turn
     Image.new(mode, wh).save(path, **({"exif": exif} if turn != 1 else {}), **options)
     return path
+
+
+SCENE_WH = (64, 48)
+
+
+def scene(seed: int) -> Image.Image:
+    """A picture with detail of its own."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8)
+    return Image.fromarray(pixels).resize(SCENE_WH)
 
 
 def as_json(path: Path, data: Any) -> Path:

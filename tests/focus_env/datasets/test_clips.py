@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from focus_env.annotations import LabelledPicture
 from focus_env.datasets.clips import find_clips, named_clip, split_clips
-
-WH = (64, 48)
-
-
-def scene(seed: int) -> Image.Image:
-    """A picture with detail of its own."""
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8)).resize(WH)
+from tests.focus_env.annotations.samples import SCENE_WH as WH
+from tests.focus_env.annotations.samples import scene
 
 
 def shown(folder: Path, name: str, image: Image.Image, clip: str = "") -> LabelledPicture:

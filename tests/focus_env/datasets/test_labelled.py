@@ -16,7 +16,8 @@ from focus_env.datasets.labelled import natural, read_tracks
 from focus_env.errors import DatasetError
 from focus_env.types import Box
 from tests.contracts import assert_dataset_contract
-from tests.focus_env.datasets.test_clips import WH, scene
+from tests.focus_env.annotations.samples import SCENE_WH as WH
+from tests.focus_env.annotations.samples import scene
 
 CLIPS = "abcdef"
 EACH = 4

@@ -14,7 +14,7 @@ from tests.fakes import FakeDataset
 from tests.packages import install_package
 
 LABELLED = ("coco", "yolo", "voc", "labelme", "labelstudio", "cvat", "csv", "jsonl", "folder")
-BUILT_IN = ("synthetic", "got10k", "lasot", "tao", "perseg", "iploc_json", "store", *LABELLED)
+BUILT_IN = ("synthetic", "got10k", "lasot", "tao", "perseg", "iploc_json", *LABELLED, "store")
 
 PACKAGE = """
     from focus_env.datasets import DatasetEntry, track_dataset
