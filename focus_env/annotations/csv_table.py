@@ -61,7 +61,8 @@ def read(reading: Reading) -> None:
     if not paths:
         raise DatasetError(f"{reading.path}: expected a CSV file, found none; {ADVICE}")
     for path in paths:
-        _read_file(reading, path)
+        with reading.one_of_many():
+            _read_file(reading, path)
 
 
 def _read_file(reading: Reading, path: Path) -> None:

@@ -36,10 +36,11 @@ def read(reading: Reading) -> None:
     paths = list(walk(reading.path, (".xml",))) if reading.path.is_dir() else [reading.path]
     num_files = 0
     for path in paths:
-        top = read_xml(path, root=reading.root)
-        if top.name == "annotations":
-            num_files += 1
-            _read_file(reading, path, top)
+        with reading.one_of_many():
+            top = read_xml(path, root=reading.root)
+            if top.name == "annotations":
+                num_files += 1
+                _read_file(reading, path, top)
     if not num_files:
         raise DatasetError(f"{reading.path}: expected <annotations> of CVAT, found none; {ADVICE}")
 

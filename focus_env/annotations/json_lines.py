@@ -31,12 +31,17 @@ def read(reading: Reading) -> None:
     if not paths:
         raise DatasetError(f"{reading.path}: expected a file of JSON lines, found none; {ADVICE}")
     for path in paths:
-        text = read_text(path, advice=ADVICE, root=reading.root, max_bytes=LARGEST_JSON)
-        lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip(" \t\r\0\x1a")]
-        if not lines:
-            raise DatasetError(f"{path}: expected a line for each picture, got an empty file; {ADVICE}")
-        for number, line in lines:
-            _read_line(reading, path, line, f"{path}, line {number}")
+        with reading.one_of_many():
+            _read_file(reading, path)
+
+
+def _read_file(reading: Reading, path: Path) -> None:
+    text = read_text(path, advice=ADVICE, root=reading.root, max_bytes=LARGEST_JSON)
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip(" \t\r\0\x1a")]
+    if not lines:
+        raise DatasetError(f"{path}: expected a line for each picture, got an empty file; {ADVICE}")
+    for number, line in lines:
+        _read_line(reading, path, line, f"{path}, line {number}")
 
 
 def _read_line(reading: Reading, path: Path, line: str, where: str) -> None:

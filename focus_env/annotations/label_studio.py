@@ -58,11 +58,12 @@ def read(reading: Reading) -> None:
     paths = list(walk(reading.path, (".json",))) if reading.path.is_dir() else [reading.path]
     num_files = 0
     for path in paths:
-        data = read_json(path, advice=ADVICE, root=reading.root)
-        if is_label_studio(data):
-            num_files += 1
-            for position, task in enumerate(data):
-                _read_task(reading, task, path, f"{path}, task {position}")
+        with reading.one_of_many():
+            data = read_json(path, advice=ADVICE, root=reading.root)
+            if is_label_studio(data):
+                num_files += 1
+                for position, task in enumerate(data):
+                    _read_task(reading, task, path, f"{path}, task {position}")
     if not num_files:
         raise DatasetError(f"{reading.path}: expected a list of tasks of Label Studio, found none; {ADVICE}")
 

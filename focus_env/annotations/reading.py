@@ -22,8 +22,9 @@ all formats:
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,16 @@ class Reading:
     def note(self, reason: str, message: str) -> None:
         """Name something odd that is used."""
         self._notes.append(Remark(reason, message))
+
+    @contextlib.contextmanager
+    def one_of_many(self) -> Iterator[None]:
+        """Around the reading of a file: of a folder of files, one that cannot be read is named, and others are read."""
+        try:
+            yield
+        except DatasetError as error:
+            if not self.path.is_dir():
+                raise
+            self.fault("files_bad", str(error))
 
     def declare(self, label: str) -> None:
         """Name a label, whether or not a box has it."""

@@ -61,7 +61,7 @@ class Clips:
 
 def find_clips(pictures: Sequence[LabelledPicture]) -> Clips:
     """Return the clips of pictures; see the module."""
-    names = [picture.clip or named_clip(picture.name) for picture in pictures]
+    names = [clip_of(picture) for picture in pictures]
     rule = "told by the annotations" if all(picture.clip for picture in pictures) else "told by folders and names"
     if len(set(names)) < FEWEST:
         names, rule = [picture.name for picture in pictures], "each picture"
@@ -71,6 +71,11 @@ def find_clips(pictures: Sequence[LabelledPicture]) -> Clips:
     if len(set(joined)) < FEWEST <= len(set(names)):
         return Clips(tuple(names), f"{rule}; nearly all look alike, and are not joined for it")
     return Clips(tuple(joined), f"{rule}, joined where pictures look alike")
+
+
+def clip_of(picture: LabelledPicture) -> str:
+    """Return the clip that annotations or names tell; empty if neither does."""
+    return picture.clip or named_clip(picture.name)
 
 
 def named_clip(name: str) -> str:

@@ -33,7 +33,7 @@ from types import MappingProxyType
 from typing import Any
 
 from focus_env.annotations import LabelledBox, LabelledPicture, read_annotations
-from focus_env.datasets.clips import Clips, find_clips, split_clips
+from focus_env.datasets.clips import clip_of, find_clips, split_clips
 from focus_env.datasets.sampler import MAX_BAD_SHOWN, BadPolicy, TrackEpisodes
 from focus_env.errors import DatasetError
 from focus_env.types import Box, Frame, Note, Track
@@ -115,26 +115,21 @@ def read_tracks(
         told = read.faults[0].message if read.faults else "no picture has a box"
         raise DatasetError(f"{root}: expected pictures with boxes, found none: {told}")
     skipped = Counter(read.skipped)
-    clips = find_clips(read.pictures)
-    chosen, split_rule = _chosen(read.pictures, clips, split, skipped)
+    chosen, split_rule = _chosen(read.pictures, split, skipped)
+    chosen.sort(key=lambda picture: (clip_of(picture), natural(picture.name)))
     tell, identity_rule = _teller(read.pictures, identity)
     tracks = _tracks(chosen, tell, skipped)
     faults = tuple(fault.message for fault in read.faults)
     return LabelledTracks(tuple(tracks), skipped, faults, f"{split_rule}; objects by {identity_rule}")
 
 
-Named = tuple[LabelledPicture, str]
-"""A picture and its clip."""
-
-
 def _chosen(
-    pictures: Sequence[LabelledPicture], clips: Clips, split: str, skipped: Counter[str]
-) -> tuple[list[Named], str]:
-    """The pictures of a split, in the order of their clips and names."""
-    named = sorted(zip(pictures, clips.names, strict=True), key=lambda pair: (pair[1], natural(pair[0].name)))
+    pictures: Sequence[LabelledPicture], split: str, skipped: Counter[str]
+) -> tuple[list[LabelledPicture], str]:
+    """The pictures of a split, and how they were split."""
     told = {picture.split for picture in pictures} - {""}
     if split == "all":
-        return named, "all pictures"
+        return list(pictures), "all pictures"
     if len(told) > 1:
         if split not in told:
             raise ValueError(
@@ -142,7 +137,8 @@ def _chosen(
             )
         if without := sum(not picture.split for picture in pictures):
             skipped["pictures_no_split"] += without
-        return [pair for pair in named if pair[0].split == split], "splits as files and folders say"
+        return [picture for picture in pictures if picture.split == split], "splits as files and folders say"
+    clips = find_clips(pictures)
     splits = split_clips(clips.names)
     counts = Counter(splits.values())
     rule = f"{len(splits)} clips ({clips.rule}) split into " + ", ".join(
@@ -153,7 +149,7 @@ def _chosen(
             f"split: {rule}, which leaves none for {split!r}; pass 'all', add pictures of other clips, or sort "
             "pictures into folders train, val and test"
         )
-    return [pair for pair in named if splits[pair[1]] == split], rule
+    return [picture for picture, clip in zip(pictures, clips.names, strict=True) if splits[clip] == split], rule
 
 
 class _Teller:
@@ -204,14 +200,14 @@ def _is_crowd(one: LabelledBox) -> bool:
     return one.attributes.get("iscrowd") == "true"
 
 
-def _tracks(chosen: Sequence[Named], tell: _Teller, skipped: Counter[str]) -> list[Track]:
+def _tracks(chosen: Sequence[LabelledPicture], tell: _Teller, skipped: Counter[str]) -> list[Track]:
     """One track for each identity."""
     frames: dict[str, list[tuple[Frame, LabelledBox]]] = {}
-    for picture, clip in chosen:
+    for picture in chosen:
         assert picture.path is not None, f"{picture.name} was read without its file"
         found: dict[str, list[LabelledBox]] = {}
         for one in picture.objects:
-            name = "" if _is_crowd(one) else tell(one, clip)
+            name = "" if _is_crowd(one) else tell(one, clip_of(picture))
             if name:
                 found.setdefault(name, []).append(one)
             else:

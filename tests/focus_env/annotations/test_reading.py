@@ -307,3 +307,13 @@ def test_one_box_in_the_first_pixel_among_others_is_a_box(tmp_path: Path) -> Non
     both = [*boxed(0, 0, 1, 1), *boxed(10, 20, 30, 20, id=2)]
     found = read(as_json(tmp_path / "x.json", coco(annotations=both)))
     assert boxes(found) == [("mug", (0, 0, 1, 1)), MUG]
+
+
+@pytest.mark.parametrize("name", ["coco", "voc", "cvat", "csv", "jsonl", "labelme", "labelstudio"])
+def test_a_bad_file_among_others_costs_itself(name: str, tmp_path: Path) -> None:
+    picture(tmp_path / "a.jpg")
+    good = STATING[name](tmp_path, "a.jpg")
+    (tmp_path / f"0{good.suffix}").write_bytes(b"")
+    found = read(tmp_path, format=name)
+    assert (found.num_boxes, dict(found.skipped)) == (1, {"files_bad": 1})
+    assert f"0{good.suffix}: expected" in found.faults[0].message

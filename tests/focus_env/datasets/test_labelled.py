@@ -230,3 +230,17 @@ def test_in_the_environment(mine: Path) -> None:
 
 def test_names_in_the_order_that_people_expect() -> None:
     assert sorted(["a10", "a9", "b1", "a", "10"], key=natural) == ["10", "a", "a9", "a10", "b1"]
+
+
+def test_numbers_of_tracks_are_those_of_their_clip_also_where_clips_are_joined(mine: Path) -> None:
+    """Two clips of one look lie in one split, and their first tracks stay two objects."""
+    shown = pictures_of(mine)
+    for number in range(1, EACH + 1):
+        scene(number).save(mine / f"f/{number}.png")  # clip f shows what clip a does
+    root = write(mine, shown)
+    found = [read_tracks(root, format="jsonl", split=split) for split in ("train", "val", "test")]
+    assert found[0].rule.startswith("5 clips (told by folders and names, joined where pictures look alike)")
+    identities = [{track.identity for track in one.tracks} for one in found]
+    together = [one for one in identities if "a/mug/1" in one]
+    assert ["f/mug/1" in one for one in together] == [True]
+    assert all(not one.skipped for one in found)
