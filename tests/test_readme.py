@@ -39,6 +39,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "experiments/LOG.md",
+    "docs/annotations.md",
     "docs/answers.md",
     "docs/bases.md",
     "docs/dashboard.md",
@@ -53,7 +54,8 @@ DOCUMENTS = (
     "docs/watching.md",
 )
 COMMANDS = (
-    "CONTRIBUTING.md", "Makefile", "docs/bases.md", "docs/data.md", "docs/python.md", "docs/rewards.md",
+    "CONTRIBUTING.md", "Makefile", "docs/annotations.md", "docs/bases.md", "docs/data.md", "docs/python.md",
+    "docs/rewards.md",
     "docs/scaling.md", "docs/watching.md",
 )  # fmt: skip
 EXPERIMENTS = sorted(path.relative_to(ROOT / "experiments").as_posix() for path in ROOT.glob("experiments/**/*.py"))

@@ -21,7 +21,7 @@ from focus_agents.cli.data_checks import (
     not_empty,
 )
 from focus_agents.settings import Ceiling, Seed, Settings
-from focus_env.datasets import datasets_help, load_dataset
+from focus_env.datasets import datasets_help, entries_of, load_dataset
 from focus_env.datasets.sampler import AbsentPolicy, BadPolicy, SamplingProtocol
 from focus_env.datasets.synthetic import Scenes
 from focus_env.datasets.training import DrawnShots, FirstEpisodes
@@ -41,7 +41,10 @@ class DataArguments(Settings):
     """Folder of a data set on disk, the one that holds its splits; iploc_json: the file; several data sets: a folder
     with one for each, by its name."""
     image_root: Path | None = None
-    """Folder of the pictures that an iploc_json names."""
+    """Folder of the pictures that an iploc_json names, or annotations of your own that lie elsewhere."""
+    identity: str = "auto"
+    """What says that boxes of your own pictures show the same object: track, label, clip (the label within a clip) or
+    the name of an attribute; auto: the first of them that every box has."""
     split: str = "train"
     """Split to use."""
     protocol: SamplingProtocol = "random"
@@ -95,6 +98,8 @@ class DataArguments(Settings):
         # Those of tracks and files, where they differ from what these do by themselves.
         if self.image_root is not None:
             options["image_root"] = self.image_root
+        if self.identity != "auto":
+            options["identity"] = self.identity
         if self.on_bad != "raise":
             options["on_bad"] = self.on_bad
         if self.protocol == "random" and self.episodes_per_track is not None:
@@ -168,16 +173,20 @@ class TrainingDataArguments(DataArguments):
     def load_validation(self) -> EpisodeDataset:
         """Load the episodes to validate on: those of the paper's protocols, with their own supports.
 
+        Of pictures of one's own, which are few, they are random ones.
+
         Raises:
             ValueError: If they would be those to train on.
             DatasetError: As `load` does.
         """
         check_validation(self)
+        protocols = {entry.validation_protocol for entry in entries_of(self.dataset)}
+        usual: SamplingProtocol = "random" if protocols == {"random"} else "focus"
         validation = dataclasses.replace(
             self,
             split=self.validation_split,
             data_root=self.validation_root or self.data_root,
-            protocol="iploc" if self.protocol == "iploc" else "focus",
+            protocol="iploc" if self.protocol == "iploc" else usual,
             shuffle_supports=False,
             max_pixels=self.validation_max_pixels or self.max_pixels,
         )

@@ -16,7 +16,7 @@ REQUESTS = {"split": "split", "protocol": "protocol", "absent": "absent", "data_
 """Flags that any data set may read, by their names in `DatasetEntry.ignores`."""
 OPTIONS = (
     "scenes", "level", "image_size", "num_objects", "distractors",
-    "image_root", "on_bad", "episodes_per_track", "min_gap",
+    "image_root", "on_bad", "episodes_per_track", "min_gap", "identity",
 )  # fmt: skip
 """Flags that only some data sets know, by their names in `DatasetEntry.options`."""
 OF_RANDOM = ("episodes_per_track", "min_gap")
@@ -162,6 +162,8 @@ def not_empty(episodes: EpisodeDataset, split: str) -> EpisodeDataset:
             f"split {split!r} has no episode with these arguments; fewer --shots need fewer frames. "
             f"Skipped: {skipped or 'nothing'}"
         )
+    if described := getattr(episodes, "described", ""):
+        print(f"split {split!r}: {described}", file=sys.stderr)
     if skipped:
         print(f"split {split!r}: {len(episodes)} episodes; skipped: {skipped}", file=sys.stderr)
     return episodes

@@ -43,6 +43,7 @@ COMMANDS = {
         Command("pretrain", "focus_agents.cli.pretrain", "train the small base model that stage 1 starts from"),
         Command("probe", "focus_agents.cli.probe", "read by a linear probe where a model holds an object's colour"),
         Command("data", "focus_agents.cli.data", "write a data set as a store, or show what it holds"),
+        Command("convert", "focus_agents.cli.convert", "write annotations of pictures in another format, such as COCO"),
         Command("rewards", "focus_agents.cli.rewards", "compare rewards by the policies that they train"),
         Command("ablation", "focus_agents.cli.ablation", "run the paper's ablation on synthetic scenes"),
         Command("paper", "focus_agents.cli.paper", "print the paper's tables for the policies and data on this disk"),

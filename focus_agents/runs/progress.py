@@ -24,10 +24,10 @@ from focus_env.units import find_unit
 
 
 @contextlib.contextmanager
-def progress_bar(label: str, total: int, console: Console) -> Iterator[Callable[[int], None]]:
+def progress_bar(label: str, total: int | None, console: Console) -> Iterator[Callable[[int], None]]:
     """A bar at the bottom of the terminal, while lines are printed above it; yields what moves it to a number done.
 
-    In a pipe or a file, where nothing moves, there is none.
+    In a pipe or a file, where nothing moves, there is none. Without a total, it says the number done.
     """
     columns = (
         TextColumn(label),

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from focus_env.datasets.readers.files import as_name
 from focus_env.rendering import TARGET_COLOUR, render_episode, stack_rows
+from focus_env.text_files import as_name
 from focus_env.types import Episode, EpisodeDataset, ImageArray
 
 SHEET_WIDTH = 1600

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from focus_env.annotations import FORMATS
+from focus_env.datasets.labelled import LabelledEpisodes, read_tracks
 from focus_env.datasets.readers.got10k import Got10kTracks
 from focus_env.datasets.readers.iploc_json import IPLocEpisodes
 from focus_env.datasets.readers.lasot import LasotTracks
@@ -23,6 +25,8 @@ from focus_env.types import EpisodeDataset, Track
 
 TRACK_OPTIONS = ("episodes_per_track", "min_gap", "on_bad")
 """Options of `TrackEpisodes`."""
+LABELLED_OPTIONS = (*TRACK_OPTIONS, "identity", "image_root")
+"""Options of labelled pictures, see `focus_env.datasets.labelled`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,8 @@ class DatasetEntry:
         ignores: Names of the settings of `DatasetRequest` that have no effect on its episodes.
         needs_root: Whether it is read from files that the user names by `root`.
         source: For messages: the thing that `root` must be; or where no root is needed, the reason in a few words.
+        validation_protocol: How episodes are built that a training validates on, unless it asks for IPLoc's: focus, or
+            random where there are too few tracks for one episode of each.
     """
 
     name: str
@@ -68,6 +74,7 @@ class DatasetEntry:
     ignores: tuple[str, ...] = ()
     needs_root: bool = True
     source: str = "the folder where it was unpacked"
+    validation_protocol: SamplingProtocol = "focus"
 
     @property
     def usage(self) -> str:
@@ -101,6 +108,40 @@ def _load_tracks(
         protocol=request.protocol,
         absent=request.absent,
         **options,
+    )
+
+
+def _labelled_dataset(name: str, help: str) -> DatasetEntry:
+    """The entry of labelled pictures of one's own in a format."""
+    return DatasetEntry(
+        name=name,
+        help=f"pictures of your own: {help}",
+        load=functools.partial(_load_labelled, name),
+        options=LABELLED_OPTIONS,
+        source="the file or folder of the annotations",
+        validation_protocol="random",
+    )
+
+
+def _load_labelled(
+    format: str,
+    root: str | Path,
+    request: DatasetRequest,
+    *,
+    identity: str = "auto",
+    image_root: str | Path | None = None,
+    **options: Any,
+) -> EpisodeDataset:
+    tracks = read_tracks(
+        root,
+        format=format,
+        split=request.split,
+        identity=identity,
+        image_root=image_root,
+        on_bad=options.get("on_bad", "raise"),
+    )
+    return LabelledEpisodes(
+        tracks, shots=request.shots, seed=request.seed, protocol=request.protocol, absent=request.absent, **options
     )
 
 
@@ -162,6 +203,7 @@ DATASETS: Registry[DatasetEntry] = Registry(
             ignores=("split", "seed", "protocol"),
             source="one of IPLoc's JSON files",
         ),
+        *(_labelled_dataset(entry.name, entry.help) for entry in FORMATS.built_in.values()),
         DatasetEntry(
             name="store",
             help="episodes that were written as a store",

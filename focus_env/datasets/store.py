@@ -24,11 +24,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from focus_env.datasets.readers.files import inside, read_json
 from focus_env.datasets.store_rows import ADVICE, EPISODES, episode_of
 from focus_env.errors import DatasetError
 from focus_env.picture_files import LARGEST_FILE
 from focus_env.regular_files import open_regular, require_regular
+from focus_env.text_files import inside, read_json
 from focus_env.types import Episode, Frame
 
 SCHEMA_VERSION = 1

@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from focus_env.boxes import validate_box
-from focus_env.datasets.readers.files import is_stray
 from focus_env.datasets.sampler import BadPolicy
 from focus_env.datasets.store import MANIFEST_FILE, SCHEMA_VERSION, read_manifest, sha256
 from focus_env.datasets.store_rows import EPISODES, FRAMES
 from focus_env.errors import DatasetError
 from focus_env.files import fresh_file, write_text
 from focus_env.regular_files import open_regular
+from focus_env.text_files import is_stray
 from focus_env.types import Episode, EpisodeDataset, Frame, PictureBytes
 
 MANIFEST_SCRATCH = f"{MANIFEST_FILE}.unfinished"

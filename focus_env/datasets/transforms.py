@@ -196,6 +196,11 @@ class ResizedPictures(abc.ABC):
         """What the data set left out, by reason."""
         return getattr(self._episodes, "skipped", {})
 
+    @property
+    def described(self) -> str:
+        """How the data set came by its episodes, in words, if it says so."""
+        return getattr(self._episodes, "described", "")
+
     def __len__(self) -> int:
         return len(self._episodes)
 

@@ -1,28 +1,32 @@
-"""Reading annotation files: nothing outside the data set's folder, and whatever is wrong is named by file and line.
+"""Reading labels of videos, and what becomes of a box; whatever is wrong is named by file and line.
 
-Files are read as downloads have them: in UTF-8, UTF-16, UTF-32 with its mark, or Latin-1; with lines that end as on any
-system; with values between commas, semicolons, tabs or blanks; beside files that systems and archives leave behind.
+Files are read as downloads have them, see `focus_env.text_files`.
 """
 
 from __future__ import annotations
 
-import codecs
 import functools
-import json
 import logging
 import math
 import os
 import re
-import unicodedata
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from pathlib import Path
 
 from focus_env.boxes import clip_box, xywh_to_xyxy
 from focus_env.errors import DatasetError
 from focus_env.images import picture_wh
-from focus_env.regular_files import open_regular
+from focus_env.text_files import (
+    BETWEEN,
+    DIGITS,
+    LARGEST_NUMBER,
+    NUMBER,
+    finite_number,
+    read_lines,
+    require_inside,
+    split_fields,
+)
 from focus_env.types import Box, Frame, Note
 
 logger = logging.getLogger(__name__)
@@ -30,182 +34,9 @@ logger = logging.getLogger(__name__)
 XYWH = tuple[float, float, float, float]
 """x_min, y_min, width, height in pixels, as a file has them."""
 
-STRAY = frozenset({"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "@eadir"})
-"""Names in small letters, beside those that begin with a dot."""
-LARGEST_TEXT, LARGEST_JSON = 2**26, 2**32
-"""Bytes; the longest sequence of LaSOT has a quarter of a megabyte, TAO's files have hundreds."""
-LARGEST_NUMBER = 1e9
-"""Of pixels; beyond it a number is a mistake."""
-# Quantifiers that give nothing back: no line takes longer than its length.
-_DIGITS = r"[+-]?+(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][+-]?+[0-9]++)?+"
-_BETWEEN = r"(?:\s*+[,;，；]\s*+|\s++)"
-NUMBER = re.compile(_DIGITS)
-SEPARATOR = re.compile(_BETWEEN)
-BOX_LINE = re.compile(r"\s*+" + _BETWEEN.join([f"({_DIGITS})"] * 4) + r"\s*+[,;，；]?+\s*+")
-LINE_END = re.compile(r"\r\n|\n|\r")
-END_OF_TEXT = " \t\r\n\v\f\0\x1a"  # blanks, zeros of a copy, the mark by which old systems end a file
+BOX_LINE = re.compile(r"\s*+" + BETWEEN.join([f"({DIGITS})"] * 4) + r"\s*+[,;，；]?+\s*+")
 FRAME = re.compile(r"([0-9]{8})\.(?:jpe?g|png)", re.IGNORECASE)
 LEAVE_OUT = "leave the sequence out, with `on_bad` 'skip'"
-
-
-def inside(root: Path, name: str, *, where: str) -> Path:
-    """A path that a file of the data set names, if it stays in the data set's folder.
-
-    Args:
-        root: The data set's folder.
-        name: The path relative to it, with forward slashes.
-        where: What names it, for the error: a file, with a line or an entry.
-
-    Raises:
-        DatasetError: If the path is absolute or empty, goes up, or follows a link to somewhere else.
-    """
-    parts = PurePosixPath(name).parts
-    is_plain = bool(parts) and ".." not in parts and "\\" not in name and "\0" not in name
-    if not is_plain or PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive:
-        raise DatasetError(f"{where}: expected a path below {root}, got {name!r}; it must be relative and not go up")
-    path = root / name
-    _require_inside(root, path, where)
-    return path
-
-
-def _require_inside(root: Path, path: Path, where: str) -> None:
-    try:
-        target = path.resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, or a name that no file can have
-        raise DatasetError(
-            f"{where}: expected a path below {root}, got {str(path)!r}, which leads nowhere ({error}); correct the "
-            "name, or remove it"
-        ) from error
-    if not target.is_relative_to(root.resolve()):
-        raise DatasetError(
-            f"{where}: expected a path below {root}, got {path}, a link to {target}; copy what it leads to"
-        )
-
-
-def is_stray(name: str) -> bool:
-    """Whether a file or folder is one that systems and archives leave behind, which no data set names.
-
-    >>> [is_stray(name) for name in ("._00000001.jpg", ".DS_Store", "Thumbs.db", "__MACOSX", "00000001.jpg")]
-    [True, True, True, True, False]
-    """
-    return name.startswith(".") or name.lower() in STRAY
-
-
-def as_name(text: str) -> str:
-    r"""A name that can be printed and stored: controls, and halves of characters, become question marks.
-
-    >>> as_name("caf\udce9\n")
-    'caf??'
-    """
-    return "".join("?" if unicodedata.category(character) in ("Cc", "Cs") else character for character in text)
-
-
-def read_text(path: Path, *, advice: str, root: Path | None = None, max_bytes: int = LARGEST_TEXT) -> str:
-    """A text file: UTF-8, UTF-16, UTF-32 with its mark, or else Latin-1.
-
-    Args:
-        path: The file.
-        advice: What to do if it is not there.
-        root: The folder that it must lie in, links followed; None: anywhere.
-        max_bytes: Most bytes that are read.
-
-    Raises:
-        DatasetError: If it is not there, is no regular file, leads out of `root`, is too large, or is no text.
-    """
-    if root is not None:
-        _require_inside(root, path, str(path))
-    try:
-        with open_regular(path) as file:
-            content = file.read(max_bytes + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        raise DatasetError(f"{path}: expected this file, found none; {advice}") from None
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path}: expected a text file that can be read: {error}; replace it") from error
-    if len(content) > max_bytes:
-        raise DatasetError(
-            f"{path}: expected at most {max_bytes} bytes of text, got more; replace it by the data set's"
-        )
-    try:
-        return _as_text(content)
-    except ValueError as error:
-        raise DatasetError(
-            f"{path}: expected text, got bytes that are none ({error}); replace it by the file of the data set, or "
-            "save it as UTF-8"
-        ) from error
-
-
-def _as_text(content: bytes) -> str:
-    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        return content.decode("utf-32")
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        text = content.decode("utf-16")
-        if not text:
-            raise ValueError("the mark of UTF-16 and nothing else")
-        return text
-    if content[1:2] == b"\0" and content[:1] not in (b"", b"\0") and len(content) % 2 == 0:
-        return content.decode("utf-16-le")  # without its mark: a text in UTF-8 has no zeros
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        if b"\0" in content:
-            raise
-        return content.decode("latin-1")  # numbers are the same in all of these
-
-
-def read_lines(path: Path, *, advice: str, root: Path | None = None) -> list[str]:
-    """The lines of a text file, without blank ones at its end; see `read_text`."""
-    text = read_text(path, advice=advice, root=root).rstrip(END_OF_TEXT)
-    return LINE_END.split(text) if text else []
-
-
-def read_json(path: Path, *, advice: str, root: Path | None = None) -> Any:
-    """What a JSON file holds; see `read_text`."""
-    try:
-        return json.loads(read_text(path, advice=advice, root=root, max_bytes=LARGEST_JSON))
-    except (ValueError, RecursionError) as error:  # ValueError: also of a number with thousands of digits
-        raise DatasetError(
-            f"{path}: expected JSON, got something else ({error}); replace it by the file of the data set"
-        ) from error
-
-
-def finite_number(value: object) -> float | None:
-    """The one reader of numbers, as texts and JSON have them.
-
-    Args:
-        value: A text, or a value of JSON.
-
-    Returns:
-        The number; None for anything that is no number of pixels: words, `nan` and infinities, also those of JSON, what
-        is beyond `LARGEST_NUMBER`, truth values, digits that are not ASCII, and `1_0`, which Python would read.
-
-    >>> [finite_number(value) for value in (" 1.5", "1e2", 7, "nan", "1_0", True, 1e300)]
-    [1.5, 100.0, 7.0, None, None, None, None]
-    """
-    if isinstance(value, str):
-        number = float(value) if NUMBER.fullmatch(value.strip()) else math.nan
-    elif type(value) in (int, float):  # bool is a kind of int
-        number = value if abs(value) <= LARGEST_NUMBER else math.nan  # type: ignore[arg-type, assignment]
-    else:
-        return None
-    return float(number) if abs(number) <= LARGEST_NUMBER else None  # which NaN is not
-
-
-def json_numbers(values: object, count: int) -> list[float] | None:
-    """So many numbers of a list of JSON, none of them written as a text; None if it holds anything else."""
-    if not isinstance(values, list) or len(values) != count or any(isinstance(value, str) for value in values):
-        return None
-    numbers = [number for value in values if (number := finite_number(value)) is not None]
-    return numbers if len(numbers) == count else None
-
-
-def split_fields(line: str) -> list[str]:
-    r"""The values of a line, between commas, semicolons, tabs or blanks; one separator may end it.
-
-    >>> split_fields("1, 2\t3;4,")
-    ['1', '2', '3', '4']
-    """
-    fields = SEPARATOR.split(line.strip())
-    return fields[:-1] if len(fields) > 1 and not fields[-1] else fields
 
 
 def read_boxes(path: Path, *, advice: str, root: Path | None = None) -> list[XYWH]:
@@ -313,7 +144,7 @@ def numbered_frames(root: Path, folder: Path, *, prefix: str, expected: int) -> 
         )
     for name, is_link in found.values():
         if is_link:
-            _require_inside(root, folder / name, str(folder / name))
+            require_inside(root, folder / name, str(folder / name))
     names = [found[number][0] for number in numbers]
     image_wh = picture_wh(folder / names[0])
     return tuple(Frame(f"{prefix}/{name}", image_wh, folder / name) for name in names)

@@ -17,7 +17,7 @@ What is made of defects:
     absence.label missing                             no frame is flagged; a warning says so
     list.txt missing                                  all folders with boxes, by name; a warning says so
     a name that list.txt has twice                    taken once
-    other separators, ends of lines, encodings,       read, see `focus_env.datasets.readers.files`
+    other separators, ends of lines, encodings,       read, see `focus_env.text_files`
     .JPG, .jpeg or .png; a PNG called .jpg
     other files beside the frames, ._00000001.jpg     passed over
     any other file missing, a line too many or too    DatasetError: file, line, what was expected and found
@@ -35,19 +35,9 @@ import os
 from pathlib import Path
 
 from focus_env.datasets.readers.base import ReadTracks
-from focus_env.datasets.readers.files import (
-    LEAVE_OUT,
-    as_flags,
-    as_name,
-    inside,
-    is_stray,
-    numbered_frames,
-    placed_box,
-    read_boxes,
-    read_lines,
-    warn_once,
-)
+from focus_env.datasets.readers.files import LEAVE_OUT, as_flags, numbered_frames, placed_box, read_boxes, warn_once
 from focus_env.errors import DatasetError
+from focus_env.text_files import as_name, inside, is_stray, read_lines
 from focus_env.types import Track
 
 SPLITS = ("train", "val")

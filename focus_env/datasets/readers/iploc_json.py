@@ -45,10 +45,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
 
 from focus_env.boxes import clip_box
-from focus_env.datasets.readers.files import as_name, inside, json_numbers, read_json
 from focus_env.datasets.sampler import MAX_BAD_SHOWN, AbsentPolicy, BadPolicy
 from focus_env.errors import DatasetError
 from focus_env.images import picture_wh
+from focus_env.text_files import as_name, inside, json_numbers, read_json
 from focus_env.types import Box, Episode, Exemplar, Frame, Note
 
 LEAVE_OUT = "correct the record, or leave it out, with `on_bad` 'skip'"

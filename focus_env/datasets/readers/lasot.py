@@ -25,7 +25,7 @@ What is made of defects:
     training_set.txt missing                          the folders of LaSOT's 70 categories that testing_set.txt lacks,
                                                       as many as there are
     full_occlusion.txt or out_of_view.txt missing     no frame is flagged by it; a warning says so
-    other separators, ends of lines, encodings,       read, see `focus_env.datasets.readers.files`
+    other separators, ends of lines, encodings,       read, see `focus_env.text_files`
     .JPG, .jpeg or .png; a PNG called .jpg
     other files beside the frames, ._00000001.jpg     passed over
     any other file missing, a line or value too       DatasetError: file, line, what was expected and found
@@ -49,18 +49,9 @@ from importlib import resources
 from pathlib import Path
 
 from focus_env.datasets.readers.base import ReadTracks
-from focus_env.datasets.readers.files import (
-    LEAVE_OUT,
-    as_flags,
-    inside,
-    numbered_frames,
-    placed_box,
-    read_boxes,
-    read_lines,
-    split_fields,
-    warn_once,
-)
+from focus_env.datasets.readers.files import LEAVE_OUT, as_flags, numbered_frames, placed_box, read_boxes, warn_once
 from focus_env.errors import DatasetError
+from focus_env.text_files import inside, read_lines, split_fields
 from focus_env.types import Track
 
 SPLITS = ("train", "test", "iploc_test", "iploc_train")

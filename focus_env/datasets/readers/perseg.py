@@ -31,10 +31,10 @@ import numpy as np
 import numpy.typing as npt
 
 from focus_env.datasets.readers.base import ReadTracks
-from focus_env.datasets.readers.files import as_name, inside, is_stray
 from focus_env.errors import DatasetError
 from focus_env.images import picture_wh
 from focus_env.picture_files import DECODER_ERRORS, TURNS, opened
+from focus_env.text_files import as_name, inside, is_stray
 from focus_env.types import Box, Frame, Track
 
 SPLITS = ("test",)

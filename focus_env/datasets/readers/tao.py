@@ -46,9 +46,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from focus_env.datasets.readers.base import ReadTracks
-from focus_env.datasets.readers.files import placed_box, read_json
+from focus_env.datasets.readers.files import placed_box
 from focus_env.datasets.readers.tao_file import ADVICE, Row, checked, entries, read_rows
 from focus_env.errors import DatasetError
+from focus_env.text_files import read_json
 from focus_env.types import Frame, Track
 
 FILES = {

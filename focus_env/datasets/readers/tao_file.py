@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from focus_env.datasets.readers.files import XYWH, as_name, inside, json_numbers, read_json
+from focus_env.datasets.readers.files import XYWH
 from focus_env.errors import DatasetError
 from focus_env.images import LARGEST_PICTURE
+from focus_env.text_files import as_name, inside, json_numbers, read_json
 
 ADVICE = "pass as `root` the folder that holds annotations/ and frames/ of TAO, and copy what is missing there"
 CORRECT = "correct the entry, or remove it with what names it"

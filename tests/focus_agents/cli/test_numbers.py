@@ -21,6 +21,7 @@ from focus_agents.settings import Settings, deferred_checks
 
 REQUIRED = {
     "plot": ["runs/a"],
+    "convert": ["a.json", "b.csv"],
     "publish": ["--run", "runs/a", "--name", "focus-small-base", "--commit", "1234abc"],
     "export": ["--model", "tiny", "--to", "exported"],
     "push": ["--model", "tiny", "--to", "somebody/policy"],
@@ -101,7 +102,7 @@ def test_each_number_of_a_command_has_a_range(command: str, capsys: pytest.Captu
             assert message is not None, (name, value)
             assert message.startswith("error: "), message
             assert f"{name}" in message.partition(":")[2].replace("-", "_"), (name, value, message)
-    assert settings or command in ("report", "export", "push", "recipe")
+    assert settings or command in ("report", "export", "push", "recipe", "convert")
 
 
 @pytest.mark.parametrize(

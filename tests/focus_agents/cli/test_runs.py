@@ -235,6 +235,7 @@ def test_whatever_a_command_writes_by_itself_lies_under_runs(command: str) -> No
     module = importlib.import_module(f"focus_agents.cli.{command}")
     required = {"plot": ["a"], "publish": ["--run", "a", "--name", "x", "--commit", "1"]}
     required |= {"export": ["--model", "a", "--to", "b"], "push": ["--model", "a", "--to", "b/c"]}
+    required |= {"convert": ["a.json", "runs/b.csv"]}
     values = flat(parse(module.Args, None, words=required.get(command, [])))
     written = [values[name] for name in ("output_dir", "output", "out", "report_dir") if values.get(name) is not None]
     assert {path.parts[0] for path in written} <= {"runs"}

@@ -13,7 +13,8 @@ from focus_env.datasets import DATASETS, DatasetEntry, dataset_names, datasets_h
 from tests.fakes import FakeDataset
 from tests.packages import install_package
 
-BUILT_IN = ("synthetic", "got10k", "lasot", "tao", "perseg", "iploc_json", "store")
+LABELLED = ("coco", "yolo", "voc", "labelme", "labelstudio", "cvat", "csv", "jsonl", "folder")
+BUILT_IN = ("synthetic", "got10k", "lasot", "tao", "perseg", "iploc_json", *LABELLED, "store")
 
 PACKAGE = """
     from focus_env.datasets import DatasetEntry, track_dataset

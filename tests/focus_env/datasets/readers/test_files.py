@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from focus_env.datasets.readers.files import LARGEST_NUMBER, finite_number, inside, read_boxes, read_json, split_fields
+from focus_env.datasets.readers.files import read_boxes
 from focus_env.errors import DatasetError
+from focus_env.text_files import LARGEST_NUMBER, finite_number, inside, read_json, split_fields
 
 
 @pytest.mark.parametrize("text", ["[1", "\ufeff[", f"1{'0' * 5000}", "[" * 100_000])
