@@ -7,3 +7,7 @@ import time
 
 STARTED = time.perf_counter()
 """When the command was started, before it has imported anything."""
+
+from focus_agents.processes.threads import wait_passively  # noqa: E402  (the clock is started first)
+
+wait_passively()  # here: however a command is started, this is before it imports torch

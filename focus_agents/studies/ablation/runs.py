@@ -153,6 +153,7 @@ def run_arms(study: AblationStudy, on_done: Callable[[ArmRun], None]) -> None:
     failed: dict[Path, str] = {}
     running: dict[Future[None], ArmRun] = {}
     context = multiprocessing.get_context("spawn")
+    num_threads = max(1, torch.get_num_threads() // study.jobs)  # a user's own number is torch's, too
     with ProcessPoolExecutor(study.jobs, mp_context=context) as pool:
         while waiting or running:
             for run in list(waiting):
@@ -160,7 +161,7 @@ def run_arms(study: AblationStudy, on_done: Callable[[ArmRun], None]) -> None:
                     failed[run.folder] = f"{run.folder.name}: what it starts from failed"
                     waiting.remove(run)
                 elif run.parent is None or run.parent in done:
-                    running[pool.submit(complete, study, run)] = run
+                    running[pool.submit(complete, study, run, num_threads)] = run
                     waiting.remove(run)
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
@@ -174,9 +175,8 @@ def run_arms(study: AblationStudy, on_done: Callable[[ArmRun], None]) -> None:
         raise TrainingError("\n".join(failed.values()))
 
 
-def complete(study: AblationStudy, run: ArmRun) -> None:
-    """Train a run if it is not trained, and answer what is not answered."""
-    num_threads = max(1, (os.cpu_count() or 1) // study.jobs)
+def complete(study: AblationStudy, run: ArmRun, num_threads: int) -> None:
+    """Train a run if it is not trained, and answer what is not answered, with so many threads."""
     if run.command and not run.is_done:
         _train(run, num_threads)
     torch.set_num_threads(num_threads)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -124,6 +126,29 @@ def test_what_needs_a_failed_run_is_not_run(study: AblationStudy, tmp_path: Path
     with pytest.raises(TrainingError, match=r"base-.*\n(.*what it starts from failed\n?){4}") as error:
         run_arms(dataclasses.replace(study, base=str(broken)), on_done=lambda run: None)
     assert "attention-grpo-seed1" in str(error.value)
+
+
+@pytest.mark.parametrize(("jobs", "expected"), [(1, 6), (2, 3), (4, 1), (9, 1)])
+def test_runs_at_a_time_share_the_threads_that_torch_has(
+    study: AblationStudy, jobs: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that a user gives it by OMP_NUM_THREADS, where that is set, rather than all cores."""
+    given: list[int] = []
+
+    class Here(Executor):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            pass
+
+        def submit(self, function: Any, *arguments: Any) -> Any:
+            given.append(arguments[2])
+            done: Future[None] = Future()
+            done.set_result(None)
+            return done
+
+    monkeypatch.setattr(runs, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(runs.torch, "get_num_threads", lambda: 6)
+    run_arms(dataclasses.replace(study, jobs=jobs), lambda run: None)
+    assert given == [expected] * 5
 
 
 def test_splits_are_what_they_are_called() -> None:
