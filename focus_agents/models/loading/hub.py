@@ -75,10 +75,11 @@ def _find_on_hub(name: str, revision: str | None, endpoint: str, is_offline: boo
         return _find_in_cache(name, revision)
     try:
         info = HfApi(endpoint=endpoint).model_info(name, revision=revision, timeout=TIMEOUT_S)
-    except (HfHubHTTPError, HFValidationError) as error:
-        raise CheckpointError(_reason(name, revision, error)) from error
-    except Exception as error:  # no network: whatever the HTTP client raises
-        try:
+    except Exception as error:  # of the library, or whatever its HTTP client raises
+        is_answer = isinstance(error, HfHubHTTPError | HFValidationError)
+        if is_answer and not hub_fault(error).may_pass:
+            raise CheckpointError(_reason(name, revision, error)) from error
+        try:  # what was downloaded before will do, without a network as with a hub that is ill
             return _find_in_cache(name, revision)
         except CheckpointError:
             raise CheckpointError(_reason(name, revision, error)) from error
@@ -125,6 +126,8 @@ def _reason(name: str, revision: str | None, error: Exception) -> str:
     if is_of_disk(error):
         return f"{name} cannot be stored ({one_line(error)}); make room, or name another place by HF_HOME"
     fault = hub_fault(error)
+    if code is not None and not fault.may_pass:
+        return f"{name}: the hub at {constants.ENDPOINT} {fault.what}; {fault.advice}"
     return (
         f"the hub at {constants.ENDPOINT} {fault.what}, and {name} was not downloaded before; {fault.advice}, or give "
         "its folder"
