@@ -281,6 +281,16 @@ def test_scores_of_the_shipped_models_are_those_of_their_cards() -> None:
         assert f"| unseen identities, 4 shots | {mean} | {interval} |" in card
 
 
+def test_families_are_called_as_on_their_page() -> None:
+    page = (ROOT / "docs/families.md").read_text()
+    families = [cell.lstrip("[") for cell in re.findall(r"^\| ([^|]+) \| `", page, re.MULTILINE)[1:]]
+    listed = re.search(r"Models of ten families \((.+?):", " ".join(README.split()))
+    assert listed is not None
+    assert len(families) == 10
+    for name in re.split(", | to ", listed[1]):
+        assert any(family.startswith(name) for family in families), name
+
+
 def test_a_package_that_follows_contributing_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Add them from a package of your own\n")[1]
     blocks = dict(FENCE.findall(part.split("\n## ")[0]))

@@ -130,6 +130,16 @@ def test_what_is_not_there(hub: Hub, base: Path, tmp_path: Path, monkeypatch: py
         check_model("owner/new")
 
 
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_the_cache_will_do_for_a_hub_that_is_ill(status: int, hub: Hub, base: Path) -> None:
+    hub.add("owner/base", base)
+    load_model("owner/base")
+    load_processor("owner/base")
+    forget_answers()
+    hub.odd = lambda handler: handler.answer(status, b"") is None
+    check_model("owner/base")
+
+
 def test_without_a_network_the_cache_is_enough(hub: Hub, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("owner/base", base)
     load_model("owner/base")
