@@ -97,7 +97,7 @@ def score(model: str, num_episodes: int) -> dict[str, tuple[float, float, float]
 
     from focus_agents.evaluation import evaluate
     from focus_agents.policies.focus import FocusPolicy
-    from focus_agents.studies.ablation.runs import split_episodes
+    from focus_agents.studies.ablation.answers import split_episodes
     from focus_env.env import ENV_ID
 
     policy = FocusPolicy.from_pretrained(model)
