@@ -107,7 +107,7 @@ def main() -> None:
 
 def run_with_progress(study: AblationStudy, console: Console) -> bool:
     """Run a study, and say what failed of it; False if something did. The rest can be reported all the same."""
-    from focus_agents.studies.ablation.runs import run_arms
+    from focus_agents.studies.ablation.training import run_arms
 
     with runs_progress(len(study.runs()), 0, console) as on_done:
         try:

@@ -21,18 +21,21 @@ class Cost:
         num_left: How many of them are not done.
         core_seconds: Of these, on one core each.
         seconds: Of these by the clock, with the study's jobs, each on a core of its own.
+        jobs: Of the study.
     """
 
     num_runs: int
     num_left: int
     core_seconds: float
     seconds: float
+    jobs: int
 
     def __str__(self) -> str:
         """A line for the terminal."""
         done = self.num_runs - self.num_left
         already = f", {done} of them done" if done else ""
-        return f"{self.num_runs} runs{already}; what is left takes about {_duration(self.seconds)}"
+        left = f"what is left takes about {_duration(self.seconds)}"
+        return f"{self.num_runs} runs{already}; {left}, {self.jobs} at a time, each on a core with bfloat16 units"
 
 
 def estimate(study: AblationStudy) -> Cost:
@@ -55,7 +58,7 @@ def estimate(study: AblationStudy) -> Cost:
         heapq.heappush(workers, ends[chosen.folder])
         waiting.remove(chosen)
     left = [run for run in runs if seconds[run.folder] > 0]
-    return Cost(len(runs), len(left), sum(seconds.values()), max(ends.values(), default=0.0))
+    return Cost(len(runs), len(left), sum(seconds.values()), max(ends.values(), default=0.0), study.jobs)
 
 
 def run_seconds(study: AblationStudy, run: ArmRun) -> float:

@@ -20,9 +20,10 @@ from focus_agents.studies.ablation.answers import EVALUATION_FILE, drawn_episode
 from focus_agents.studies.ablation.arms import ARMS, BASE, BASES, KINDS, SPLITS
 from focus_agents.studies.ablation.grid import Variant, planned
 from focus_agents.studies.ablation.report import write_report
-from focus_agents.studies.ablation.runs import AblationStudy, run_arms
+from focus_agents.studies.ablation.runs import AblationStudy
 from focus_agents.studies.ablation.summary import read_scores, summarize_scores
 from focus_agents.studies.ablation.tables import render_report
+from focus_agents.studies.ablation.training import run_arms
 from focus_env.metrics import ScoredAnswer
 from focus_env.prompts import PSEUDO_NAMES, get_template
 
