@@ -45,6 +45,7 @@ def render_report(summary: Mapping[str, Any]) -> str:
         "episodes alone where there is one seed; n is seeds x episodes of each. A run that is not done is left out, "
         "and stands as - among the seeds. Equal seconds are equal by the speeds that the plan states; the measured "
         "ones, validations included, stand in the tables.",
+        *([study["note"]] if "note" in study else []),  # of figures that were taken over from another plan
         "## Each sentence of the paper",
         verdict_table(summary),
         "A comparison holds for a gain if all of its interval is above 0, and does not if all of it is below "
