@@ -24,7 +24,7 @@ from focus_agents.evaluation import report as evaluation_report
 from focus_agents.policies.localizers import LocalizerPolicy
 from focus_agents.policies.registry import POLICIES, PolicySpec
 from focus_agents.reports.tables import figure, markdown_table
-from focus_agents.studies.ablation.report import difference_table, main_table, render_report
+from focus_agents.studies.ablation.tables import overview_table, render_report, verdict_table
 from focus_agents.studies.rewards import report as rewards_report
 from focus_env.datasets import DATASETS, load_dataset
 from focus_env.registry import Registry
@@ -253,8 +253,8 @@ def assert_flags_are_known(arguments: type, name: str, shown: list[list[str]]) -
 
 def test_the_ablations_tables_are_those_of_its_report() -> None:
     summary = json.loads((ROOT / "docs/ablation.json").read_text())
-    assert main_table(summary) in README
-    assert difference_table(summary) in README
+    assert verdict_table(summary) in README
+    assert overview_table(summary) in README
     assert (ROOT / "docs/ablation.md").read_text() == render_report(summary)
 
 

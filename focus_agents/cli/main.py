@@ -12,7 +12,6 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from focus_agents.processes.compiler_cache import make_no_cache
 from focus_agents.runs.output import guard_output
 
 EXTRA = "train"
@@ -109,7 +108,6 @@ def run_command(name: str) -> None:
 
 def _import_command(name: str) -> Any:
     """The module of a command."""
-    make_no_cache()
     try:
         return importlib.import_module(COMMANDS[name].module)
     except ModuleNotFoundError as error:
