@@ -95,7 +95,7 @@ def main() -> None:
     console = make_console(arguments=Args)
     with user_errors(Args):
         args = parse(Args, __doc__)
-        tables = {number: LAYOUTS[number] for number in args.table}
+        tables: dict[int, PublishedTable] = {number: LAYOUTS[number] for number in args.table}
         results = ResultsFolder(args.output_dir)
         results.cells()  # no folder of something else
         columns = find_columns(args, list(tables.values()), results)

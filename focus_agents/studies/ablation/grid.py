@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from focus_agents.studies.ablation.arms import ARMS, BASE, BASES, COMMON, KINDS, QUICK_GRID, SECONDS, Stage
@@ -101,7 +101,7 @@ class Variant(NamedTuple):
         return seeds[: ARMS[self.arm].num_seeds]
 
 
-def planned(arms: Sequence[str], bases: Sequence[str], scenes: Sequence[str]) -> list[Variant]:
+def planned(arms: Collection[str], bases: Collection[str], scenes: Collection[str]) -> list[Variant]:
     """Return what the plan holds of some arms on some bases and scenes."""
     return [
         Variant(arm, base, kind)
