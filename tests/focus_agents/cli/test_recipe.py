@@ -12,13 +12,15 @@ import pytest
 
 from focus_agents.cli import recipe as command
 from focus_agents.cli.recipe_steps import count_step, parse_step
+from focus_agents.cli.sft import PRESETS
 from focus_agents.evaluation.published import BETAS, MARGINS
 from focus_agents.models import budget
 from focus_agents.models.published import BASES
 from focus_agents.studies.recipes.gpus import GPUS
-from focus_agents.studies.recipes.recipe import NOT_RUN, Recipe, find_recipe, load_recipe, recipe_names
+from focus_agents.studies.recipes.recipe import NOT_RUN, Recipe, find_recipe, load_recipe, read_recipe, recipe_names
 from tests.places import ROOT
 
+PAPER = PRESETS["paper"]
 NAMES = sorted(path.stem for path in (ROOT / "experiments/recipes").glob("*.yaml"))
 ONE_STEP = (
     "title: a\nvariables: {root: /data/x y}\nsteps:\n- name: one\n  run: focus data --data-root {root} --inspect\n"
@@ -179,14 +181,12 @@ def test_a_number_of_episodes_is_for_evaluations(tmp_path: Path) -> None:
 
 
 def test_the_grid_of_table_6_is_the_papers() -> None:
-    recipe = load_recipe(find_recipe("table6"))
-    asked = [
-        (config.margin, config.beta)
-        for step in recipe.steps
-        if (words := recipe.words(step))[1] == "sft"
-        for config in [parse_step(recipe, step, words).config]
-    ]
-    assert (0.025, 0.0) in asked
+    recipe = read_recipe(find_recipe("table6"))
+    asked = list[tuple[float, float]]()
+    for words in map(recipe.words, recipe.steps):
+        if words[1] == "sft":
+            margin = words[words.index("--margin") + 1] if "--margin" in words else PAPER.loss.margin
+            asked.append((float(margin), float(words[words.index("--beta") + 1])))
     assert sorted(asked) == sorted([(0.025, 0.0), *((margin, beta) for margin in MARGINS for beta in BETAS)])
 
 
