@@ -33,7 +33,7 @@ class Base:
 BASES: Mapping[str, Base] = {
     "where": Base("where", "focus-small-base"),
     "how": Base("where and how", "focus-small-base-how"),
-    "more": Base("where, pretrained as long", "focus-small-base-more"),
+    "more": Base("where, control", "focus-small-base-more"),
 }
 """By name; see docs/bases.md. The third one is the control of the second: as many more steps without heads."""
 

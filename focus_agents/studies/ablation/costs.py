@@ -39,7 +39,7 @@ class Cost:
 
 
 def estimate(study: AblationStudy) -> Cost:
-    """Return what is left of a study, run as `runs.run_arms` does."""
+    """Return what is left of a study, run as `training.run_arms` does."""
     runs = study.runs()
     seconds = {run.folder: run_seconds(study, run) for run in runs}
     ends: dict[Path, float] = {}

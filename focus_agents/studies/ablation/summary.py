@@ -18,7 +18,7 @@ from focus_agents.studies.ablation.answers import (
     read_evaluation,
     read_probes,
 )
-from focus_agents.studies.ablation.arms import ARMS
+from focus_agents.studies.ablation.arms import ARMS, MAIN_SPLIT
 from focus_agents.studies.ablation.claims import CLAIMS, Claim
 from focus_agents.studies.ablation.grid import Variant
 from focus_agents.studies.ablation.runs import AblationStudy
@@ -85,7 +85,9 @@ def _row(study: AblationStudy, text: str, cells: Mapping[str, Mapping[int, npt.N
         "num_steps": variant.num_steps(study.num_sft_steps, study.num_grpo_iterations),
         "pool": variant.pool,
         "seconds": _seconds(study, variant),
-        "cells": {key: _scored(values) for key, values in compared.items()},
+        "cells": {
+            key: (_scored if key.split("/")[0] == MAIN_SPLIT else describe)(values) for key, values in compared.items()
+        },
     }
 
 
@@ -103,7 +105,7 @@ def _seconds(study: AblationStudy, variant: Variant) -> float | None:
 
 
 def _scored(by_seed: Mapping[int, npt.NDArray[np.float64]]) -> dict[str, Any]:
-    """Mean IoU, and the shares of answers above thresholds."""
+    """Mean IoU, and the shares of answers that reach the thresholds."""
     shares = {
         name: describe({seed: (values >= least).astype(np.float64) for seed, values in by_seed.items()})
         for name, least in THRESHOLDS.items()

@@ -83,7 +83,7 @@ def _counted(places: Sequence[str]) -> str:
 
 
 def _place(base: str, scenes: str) -> str:
-    return f"{_kind_title(scenes)}, {_base_title(base)}"
+    return f"{_kind_title(scenes)} / {_base_title(base)}"
 
 
 def _kind_title(scenes: str) -> str:
@@ -98,7 +98,7 @@ def overview_table(summary: Mapping[str, Any]) -> str:
     """The paper's arms at four shots: a row for each base and kind of scenes, beside copies and what the paper says."""
     shown = {arm: title for arm, title in OVERVIEW.items() if any(v.arm == arm for v in _variants(summary))}
     has_floors = bool(summary["floors"])
-    rows = [["scenes, base", *(["copy"] if has_floors else []), *shown.values()]]
+    rows = [["scenes / base", *(["copy"] if has_floors else []), *shown.values()]]
     for base, scenes in dict.fromkeys((v.base, v.scenes) for v in _variants(summary)):
         cells = [_main(summary, Variant(arm, base, scenes)) for arm in shown]
         copies = [figure(summary["floors"].get(scenes, {}).get("copy", {}).get(MAIN_CELL))] if has_floors else []
@@ -189,7 +189,7 @@ def split_table(summary: Mapping[str, Any]) -> str:
 
 def difference_table(summary: Mapping[str, Any]) -> str:
     """All comparisons, those of a sentence with their verdict."""
-    rows = [["", "scenes, base", "difference", "n", "by seed", "sentence", "verdict"]]
+    rows = [["", "scenes / base", "difference", "n", "by seed", "sentence", "verdict"]]
     for claim in summary["claims"]:
         said = verdict(claim["kind"], claim)
         place = _place(claim["base"], claim["scenes"])

@@ -210,8 +210,8 @@ def test_report_on_answers_that_are_known(study: AblationStudy) -> None:
     )
     assert row.count("|") == 13
     sentence = "The attention loss gives the jump."
-    assert f"| {sentence} | one look, where |  |  |" in text
-    differs = "| attention loss above plain SFT | one look, where | +40.0 [+40.0, +40.0] | 2 x 50 | +40.0, +40.0 |"
+    assert f"| {sentence} | one look / where |  |  |" in text
+    differs = "| attention loss above plain SFT | one look / where | +40.0 [+40.0, +40.0] | 2 x 50 | +40.0, +40.0 |"
     assert f"{differs} {sentence} | holds |" in text
     published = next(line for line in text.splitlines() if line.startswith("| paper, TAO"))
     assert "| 34.3 |" in published
@@ -226,16 +226,16 @@ def test_an_arm_with_fewer_seeds_is_paired_by_those_that_it_has_and_says_so(stud
     }
     summary = json.loads(json.dumps(summarize_scores(study, scores)))
     text = render_report(summary)
-    assert "| GRPO on top of that | one look, where | +10.0 [+10.0, +10.0] | 1 x 8 | -, +10.0 |" in text
-    assert "| GRPO adds to stage 1 with the loss. | one look, where (1 seed) |  |  |" in text
-    assert "| one look, where | 60.0 [50.0, 70.0] | 80.0 [80.0, 80.0] (1 seed) |" in text
+    assert "| GRPO on top of that | one look / where | +10.0 [+10.0, +10.0] | 1 x 8 | -, +10.0 |" in text
+    assert "| GRPO adds to stage 1 with the loss. | one look / where (1 seed) |  |  |" in text
+    assert "| one look / where | 60.0 [50.0, 70.0] | 80.0 [80.0, 80.0] (1 seed) |" in text
     one_look = text.split("## One look")[1].split("##")[0]
     rows = {line.split(" | ")[0][2:]: line.split(" | ")[1:] for line in one_look.splitlines() if " | where | " in line}
     mu, attention = (rows[ARMS[arm].title] for arm in ("mu-low", "attention"))
     assert (mu[1], mu[4], mu[-1]) == ("1 x 4", "60.0 [60.0, 60.0]", "-, 60.0 |")
     assert (attention[1], attention[4], attention[-1]) == ("2 x 8", "60.0 [50.0, 70.0]", "50.0, 70.0 |")
     against = f"{ARMS['mu-low'].title}, against {ARMS['attention'].title}"
-    assert f"| {against} | one look, where | -10.0 [-10.0, -10.0] | 1 x 4 | -, -10.0 |  |  |" in text
+    assert f"| {against} | one look / where | -10.0 [-10.0, -10.0] | 1 x 4 | -, -10.0 |  |  |" in text
 
 
 def test_only_runs_that_were_answered_to_the_end_are_reported(study: AblationStudy) -> None:
