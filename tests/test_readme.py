@@ -45,6 +45,7 @@ DOCUMENTS = (
     "docs/dashboard.md",
     "docs/data.md",
     "docs/engines.md",
+    "docs/finding.md",
     "docs/layers.md",
     "docs/python.md",
     "docs/rewards.md",
@@ -54,7 +55,8 @@ DOCUMENTS = (
     "docs/watching.md",
 )
 COMMANDS = (
-    "CONTRIBUTING.md", "Makefile", "docs/annotations.md", "docs/bases.md", "docs/data.md", "docs/python.md",
+    "CONTRIBUTING.md", "Makefile", "docs/annotations.md", "docs/bases.md", "docs/data.md", "docs/finding.md",
+    "docs/python.md",
     "docs/rewards.md",
     "docs/scaling.md", "docs/watching.md",
 )  # fmt: skip
