@@ -42,7 +42,7 @@ from focus_env.errors import DatasetError, MissingDependencyError, StorageError
 
 MAX_SHOWN = 20
 """Pictures that are named for the same reason; all are counted."""
-POLICY_HELP = f"None: the best for these pictures that needs no download, which is said.\n{policies_help()}"
+POLICY_HELP = f"None: the best for these pictures that needs no download, which is said. {policies_help()}"
 LABELS = {"pictures": "pictures", "drawn": "drawing", "clip": "clip"}
 
 
