@@ -44,7 +44,7 @@ class Kind:
 
     Attributes:
         title: For tables.
-        share: Of `--num-sft-steps`, how many an arm takes.
+        share: Of `num_sft_steps`, how many an arm takes.
         one_shot: Of these, the share at the start that shows one support.
         after: The kind on which an arm that would start from a base is trained first; its steps then come on top.
     """
