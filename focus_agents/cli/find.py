@@ -70,7 +70,7 @@ class Args(Settings):
     ] = ()
     every: Annotated[int, Ge(1)] = 1
     """Of a video, each so manyth frame is looked at."""
-    out: Path = Path("found.json")
+    out: Path = Path("runs/found.json")
     """File of the annotations, or the folder of a format that has a file for each picture."""
     format: Annotated[str | None, tyro.conf.arg(help=f"Format; None: by the ending.\n{FORMATS.help()}")] = None
     copy_pictures: bool = False
