@@ -147,7 +147,7 @@ def _columns(layers: Sequence[Sequence[str]], drawn: Arrows) -> dict[str, float]
     def cost() -> float:
         lengths = hidden = 0.0
         for name in middle:
-            for end in drawn[name]:
+            for end in sorted(drawn[name]):  # a sum of floats depends on its order, and a set has none
                 lengths += abs(middle[name] - middle[end]) / WIDTH
                 for number in range(row_of[name] + 1, row_of[end]):
                     share = (number - row_of[name]) / (row_of[end] - row_of[name])
