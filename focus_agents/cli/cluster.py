@@ -27,6 +27,7 @@ from focus_agents.processes.loopback import stay_on_loopback
 from focus_agents.processes.threads import chosen_settings
 from focus_agents.runs.folder import CONFIG_FILE
 from focus_agents.runs.starts import note_start
+from focus_agents.runs.terminal import waiting
 from focus_agents.settings import Settings
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ class RayArguments(Settings):
             TrainingError: If it does not come up.
         """
         place_token(None if job is None else job.folder)
-        with console.status("starting Ray"), own_handlers():
+        with waiting(console, "starting Ray"), own_handlers():
             start_patiently(
                 address="local",
                 num_cpus=max(os.cpu_count() or 1, num_processes),
@@ -265,17 +266,20 @@ def join_cluster(address: str, job: Job | None = None) -> None:
         raise ValueError(f"{expected}, got: {lines[0]}{token}; {advice}") from error
 
 
-def leave_ray(note: str = "") -> None:
-    """Leave Ray, which takes seconds; a signal meanwhile ends this process, and Ray's on this machine with it.
+def leave_ray(note: str = "", *, console: Console | None = None) -> None:
+    """Leave Ray if it runs, which takes seconds; a signal meanwhile ends this process, and Ray's here with it.
 
     Otherwise a second Ctrl-C would leave Ray half shut down, and Python would end in its memory.
 
     Args:
         note: Said then, such as what is kept.
+        console: Where to say that it takes its time.
     """
     import ray
 
-    with ending_at_once(note):
+    if not ray.is_initialized():
+        return
+    with ending_at_once(note), contextlib.nullcontext() if console is None else waiting(console, "ending Ray"):
         ray.shutdown()
 
 
