@@ -70,7 +70,7 @@ def test_tables_fit_the_terminal_without_what_matters_least(width: int) -> None:
         assert max(map(cell_len, lines)) <= width
         assert lines[0].split()[0] in ("reward", "IoU")
         assert len({line.split()[0] for line in lines[1:]} - {"best", "worst"}) == 0
-    assert ("<answer>[250, 167, 750, 667]" in tables[0]) == (width >= 80)
+    assert ("<answer>[250, 167, 750, 667]" in tables[0]) == (width >= 60)
     assert "0.900" in tables[0]
     assert "1 2 3 4  0 0 9 9" in tables[1]
 

@@ -67,8 +67,8 @@ def follower_of(run: RunDirectory, console: PlainConsole, *sinks: Any, num_steps
 
 def wait_for(text: str, console: PlainConsole) -> None:
     deadline = time.monotonic() + SOON
-    while text not in console.file.getvalue():  # type: ignore[attr-defined]
-        assert time.monotonic() < deadline, console.file.getvalue()  # type: ignore[attr-defined]
+    while text not in console.file.getvalue():
+        assert time.monotonic() < deadline, console.file.getvalue()
         time.sleep(0.01)
 
 
@@ -82,7 +82,7 @@ def test_steps_appear_while_other_places_are_slow(tmp_path: Path) -> None:
         assert sink.positions == []
         sink.is_free.set()
     assert sink.positions == [0, 1, 2, 3]
-    assert console.file.getvalue().count("LM loss") == 3  # type: ignore[attr-defined]
+    assert console.file.getvalue().count("LM loss") == 3
 
 
 def test_a_run_that_is_gone_on_with_shows_nothing_anew(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_run_that_is_gone_on_with_shows_nothing_anew(tmp_path: Path) -> None:
     assert follower.look() == 3
     run.log({"step": 4, **STEP})
     assert follower.look() == 4
-    (line,) = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    (line,) = console.file.getvalue().splitlines()
     assert line.startswith("    4 of 30  LM loss")
 
 
@@ -109,7 +109,7 @@ def test_steps_that_restarted_workers_take_again_are_shown_again(tmp_path: Path)
     for step in (2, 3, 4):
         run.log({"step": step, **STEP, "lm_loss": 2.0})
     assert follower.look() == 4
-    steps = [line.split()[0] for line in console.file.getvalue().splitlines() if "LM loss" in line]  # type: ignore[attr-defined]
+    steps = [line.split()[0] for line in console.file.getvalue().splitlines() if "LM loss" in line]
     assert steps == ["1", "2", "3", "2", "3", "4"]
 
 
@@ -124,7 +124,7 @@ def test_time_left_does_not_count_what_comes_before_the_first_step(
         for step in steps:
             run.log({"step": step, **STEP})
         follower.look()
-    lines = [line for line in console.file.getvalue().splitlines() if "LM loss" in line]  # type: ignore[attr-defined]
+    lines = [line for line in console.file.getvalue().splitlines() if "LM loss" in line]
     assert not any(" left" in line for line in lines[:9])
     assert lines[9].endswith("  0:00:20 left")
     assert lines[19].endswith("  0:00:10 left")
