@@ -164,7 +164,7 @@ def _draw(metric: str, curves: Sequence[Curve], shown: Notation) -> Html:
     is_share = declared is not None and declared.unit in ("share", "IoU")
     values = np.concatenate([part for each, *band in thin for part in (each.values, *band)])
     low, high, bounds = _limits(values, bounds, is_share=is_share)
-    left, right = float(xs.min()), float(xs.max())
+    left, right = float(xs.min()), max(float(xs.max()), *(curve.last or 0 for curve in curves if not curve.has_end), 0)
     right = right if right > left else left + 1
 
     def place(x: Floats, y: Floats) -> Floats:

@@ -90,6 +90,7 @@ def _header(runs: Sequence[RunRecord], written: datetime.datetime, parts: Sequen
             tag("p", f"Written {written:%Y-%m-%d %H:%M:%S}. The file holds all that it shows.", class_="meaning"),
             tag("nav", *(tag("a", name, href=f"#{name}") for name in parts)),
             tag("div", tag("table", head, *body, class_="overview"), class_="wide"),
+            *map(_way_on, runs),
         ]
     )
 
@@ -126,18 +127,23 @@ def _overview(place: int, run: RunRecord) -> list[tuple[str, object]]:
 
 
 def _state(run: RunRecord) -> str:
-    """Where a run is, and of one that a signal has stopped how it is gone on with."""
     where = f"{run.counter} {run.last}{f' of {run.length}' if run.length else ''}"
     if run.summary:
         return f"finished, {where}"
     if not run.stopped_by:
         return f"not finished, {where}"
-    stopped = f"not finished, stopped by {run.stopped_by} {f'after {where}' if run.last else 'at the start'}"
+    return f"not finished, stopped by {run.stopped_by} {f'after {where}' if run.last else 'at the start'}"
+
+
+def _way_on(run: RunRecord) -> Html | str:
+    """How a run that a signal has stopped is gone on with; nothing of others."""
+    if run.summary or not run.stopped_by:
+        return ""
     if run.saved is None:
-        return f"{stopped}; there is no checkpoint, start again as before"
+        return tag("p", f"{run.name} has no checkpoint to go on from: start it again as before.")
     behind = f" from {run.counter} {run.saved}" if run.saved != run.last else ""
     command = f"focus {run.arguments.get('command', 'grpo')} --resume {run.path}"
-    return f"{stopped}; go on with it{behind} by `{command}`"
+    return tag("p", f"{run.name} goes on{behind} by ", tag("code", command))
 
 
 def _warnings(runs: Sequence[RunRecord]) -> Html:

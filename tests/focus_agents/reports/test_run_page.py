@@ -130,14 +130,14 @@ def test_a_run_that_was_stopped_says_so_and_claims_no_change(tmp_path: Path) -> 
     config = json.loads((run.path / "config.json").read_text())
     (run.path / "config.json").write_text(json.dumps({**config, "starts": [{"stopped_by": "SIGINT"}]}))
     (run.path / "checkpoints/iteration_000024").mkdir(parents=True)
-    (table,) = (part for part in page_of(run).split("</table>") if 'class="overview"' in part)
-    state = (
-        f"not finished, stopped by SIGINT after iteration 24 of 100; go on with it by `focus grpo --resume {run.path}`"
-    )
-    assert f">{state}<" in table
+    table = page_of(run).partition("</table>")[0]
+    assert ">not finished, stopped by SIGINT after iteration 24 of 100<" in table
     assert ">0.25 → –<" in table
     page = page_of(run)
+    assert f"run goes on by <code>focus grpo --resume {run.path}</code>" in page
     assert "start 0.25, end –" in page
+    panel = page.partition('data-metric="validation_miou"')[2].partition("</figure>")[0]
+    assert ">iteration 24<" in panel, "the axis of what was measured once reaches to where the run is"
     assert len(re.findall(r"IoU \d\.\d\d → –", page)) == 12
     keep_validation(run.path, "iteration", 24, validation(1)[:8])
     page = page_of(run)
@@ -148,23 +148,29 @@ def test_a_run_that_was_stopped_says_so_and_claims_no_change(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("lines", "saved", "state"),
+    ("lines", "saved", "expected"),
     [
-        (range(13), 10, "stopped by SIGTERM after step 12 of 30; go on with it from step 10 by `focus sft --resume "),
-        (range(13), None, "stopped by SIGTERM after step 12 of 30; there is no checkpoint, start again as before"),
-        (range(1), None, "stopped by SIGTERM at the start; there is no checkpoint, start again as before"),
+        (range(13), 10, ("after step 12 of 30<", "run goes on from step 10 by <code>focus sft --resume ")),
+        (range(13), None, ("after step 12 of 30<", "run has no checkpoint to go on from: start it again as before")),
+        (range(1), None, ("at the start<", "run has no checkpoint to go on from: start it again as before")),
     ],
 )
-def test_where_a_stopped_run_goes_on(lines: range, saved: int | None, state: str, tmp_path: Path) -> None:
+def test_where_a_stopped_run_goes_on(
+    lines: range, saved: int | None, expected: tuple[str, str], tmp_path: Path
+) -> None:
     arguments = {"command": "sft", "num_steps": 30, "starts": [{"stopped_by": "SIGINT"}, {"stopped_by": "SIGTERM"}]}
     run = RunDirectory.create(tmp_path / "run", arguments)
     for step in lines:
         run.log({"step": step, "lm_loss": 1.0})
     if saved is not None:
         (run.checkpoints / f"step_{saved:06d}").mkdir(parents=True)
-    assert f"not finished, {state}" in page_of(run)
+    page = page_of(run)
+    assert f">not finished, stopped by SIGTERM {expected[0]}" in page
+    assert expected[1] in page
     (run.path / "config.json").write_text(json.dumps({**arguments, "starts": [{"stopped_by": "SIGINT"}, {}]}))
-    assert "stopped by" not in page_of(run).partition("</table>")[0], "it was started again"
+    front = page_of(run).partition("<section")[0]
+    assert "stopped by" not in front, "it was started again"
+    assert "goes on" not in front
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json", "warnings.jsonl", "validation/before.jsonl"])
