@@ -25,7 +25,6 @@ from focus_agents.cli.cluster import Need, RayArguments, check_needs, join_clust
 from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.errors import user_errors
 from focus_agents.errors import TrainingError
-from focus_agents.runs.terminal import PlainConsole
 
 CPU_NODE, GPU_NODE = {"CPU": 4.0}, {"CPU": 16.0, "GPU": 2.0}
 
@@ -237,53 +236,6 @@ def test_sigterm_while_ray_starts_or_is_joined_ends_with_a_sentence(
         arguments.start_ray(num_processes=0, console=Console(file=io.StringIO()), job=cluster.Job(folder=tmp_path))
     assert signal.getsignal(signal.SIGTERM) is before
     assert capsys.readouterr().err.strip() == "stopped by SIGTERM; nothing was started yet"
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_ray_is_left_ends_at_once(
-    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Ray that is half shut down would be shut down again when Python ends, with a traceback at the next signal."""
-    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(os, "_exit", sys.exit)
-    monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(ray, "shutdown", lambda: os.kill(os.getpid(), number))
-    with pytest.raises(SystemExit, match=str(128 + number)):
-        cluster.leave_ray("go on by --resume")
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
-    assert capsys.readouterr().err == f"stopped by {number.name}; go on by --resume\n"
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_after_the_last_word_adds_none(
-    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    codes: list[int] = []
-    monkeypatch.setattr(os, "_exit", codes.append)
-    monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(ray, "shutdown", lambda: os.kill(os.getpid(), number))
-
-    def stop() -> None:
-        try:
-            raise SystemExit(130)  # as after "stopped by SIGINT; go on by --resume"
-        finally:
-            cluster.leave_ray("all is saved", console=PlainConsole(width=80))
-
-    with pytest.raises(SystemExit, match="130"):
-        stop()
-    assert codes == [128 + number]
-    shown = capsys.readouterr()
-    assert (shown.out, shown.err) == ("ending Ray ...\n", "")
-
-
-def test_ray_that_does_not_run_is_not_shut_down(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """For which it would import a part of itself."""
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "shutdown", lambda: pytest.fail("it does not run"))
-    cluster.leave_ray(console=PlainConsole(width=80))
-    assert capsys.readouterr().out == ""
 
 
 def test_a_checkpoint_that_workers_end_with_counts(
