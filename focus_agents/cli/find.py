@@ -42,7 +42,7 @@ from focus_env.errors import DatasetError, MissingDependencyError, StorageError
 
 MAX_SHOWN = 20
 """Pictures that are named for the same reason; all are counted."""
-POLICY_HELP = f"None: the best for these pictures that needs no download, which is said.\n{policies_help()}"
+POLICY_HELP = f"None: the best for these pictures that needs no download, which is said. {policies_help()}"
 LABELS = {"pictures": "pictures", "drawn": "drawing", "clip": "clip"}
 
 
@@ -70,7 +70,7 @@ class Args(Settings):
     ] = ()
     every: Annotated[int, Ge(1)] = 1
     """Of a video, each so manyth frame is looked at."""
-    out: Path = Path("found.json")
+    out: Path = Path("runs/found.json")
     """File of the annotations, or the folder of a format that has a file for each picture."""
     format: Annotated[str | None, tyro.conf.arg(help=f"Format; None: by the ending.\n{FORMATS.help()}")] = None
     copy_pictures: bool = False

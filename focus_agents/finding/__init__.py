@@ -54,8 +54,8 @@ def find(
             array.
         pictures: Where: a folder, a pattern, a picture, a video, a list of files (.txt), or several of these; or
             pictures in memory.
-        policy: A name with its argument as in ``focus evaluate --policy``, a spec, or an object with `generate`; None:
-            the best that needs no download.
+        policy: A name with its argument, such as "vlm:focus-small", a spec, or an object with `generate`;
+            None: the best that needs no download.
         template: Words the questions of an object with `generate`; None: its own, else "default".
         out: The annotations that are written; a search of the same that was killed is gone on with. None: nothing.
         format: Of `out`; None: by its ending.

@@ -26,7 +26,7 @@ class Choice:
     """A policy and why it is taken.
 
     Attributes:
-        text: As for ``--policy``.
+        text: Its name with its argument.
         reason: A clause for people.
     """
 

@@ -44,7 +44,7 @@ class Kind:
 
     Attributes:
         title: For tables.
-        share: Of `--num-sft-steps`, how many an arm takes.
+        share: Of `num_sft_steps`, how many an arm takes.
         one_shot: Of these, the share at the start that shows one support.
         after: The kind on which an arm that would start from a base is trained first; its steps then come on top.
     """
@@ -60,7 +60,7 @@ KINDS: Mapping[str, Kind] = {
     "parts": Kind("parts", share=0.5, one_shot=0.0, after="one_look"),
     "tracks": Kind("tracks", share=0.7, one_shot=0.4),
 }
-"""By the name that `--scenes` has; see docs/scenes.md. Parts are learned after whole objects: from a base they are
+"""By the name in `Scenes`; see docs/scenes.md. Parts are learned after whole objects: from a base they are
 hardly begun in 1,000 steps."""
 
 COMMON: Mapping[Stage, tuple[str, ...]] = {

@@ -22,6 +22,14 @@ def shown(name: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     return capsys.readouterr().out
 
 
+def opening_and_rows(text: str) -> tuple[list[str], list[str]]:
+    """The lines above the boxes of flags, and those within; sides are spaces where the output takes ASCII alone."""
+    lines = text.splitlines()
+    first = next(number for number, line in enumerate(lines) if re.match("[╭ ][─ ]? ?options ", line))
+    inside = [line for line in lines[first + 1 :] if line.startswith(("│ ", "  ")) and set(line) - set("│─- ")]
+    return lines[:first], [line[2:-2] for line in inside]
+
+
 def first_part(text: str) -> str:
     """What has to fit if a line is to go on: a word, or a word's part up to a comma, where the library may break."""
     return re.split(r"(?<=,)| ", text.strip(), maxsplit=1)[0]
@@ -42,10 +50,9 @@ def assert_filled(lines: list[str], width: int) -> None:
 def test_each_line_is_filled(
     name: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    opening, _, boxes = shown(name, width, monkeypatch, capsys).partition("╭")
-    assert_filled(opening.splitlines()[1:], width)
-    rows = [row[2:-2] for row in boxes.splitlines() if row.startswith("│")]
-    assert all(len(row) <= width for row in boxes.splitlines())
+    opening, rows = opening_and_rows(shown(name, width, monkeypatch, capsys))
+    assert_filled(opening[1:], width)
+    assert all(len(row) <= width - 4 for row in rows)
     column = next(row.index("show this") for row in rows if "show this" in row)
     texts, inner = [row[column:].rstrip() for row in rows], width - 4 - column
     is_list = False
@@ -71,8 +78,9 @@ def test_every_flag_that_stands_twice_is_seen(
 ) -> None:
     """Also one that is called otherwise than its setting, and the denial of a truth value."""
     arguments: Any = importlib.import_module(COMMANDS[name].module).Args
-    rows = re.findall(r"^│ (-.*?)(?:  |│)", shown(name, 80, monkeypatch, capsys), re.MULTILINE)
-    flags = {flag for row in rows for flag in re.findall(r"(?:^|, )(--[a-z][a-z0-9-]*)", row)} - {"--help"}
+    _, rows = opening_and_rows(shown(name, 80, monkeypatch, capsys))
+    names = [row.partition("  ")[0] for row in rows if row.startswith("-")]
+    flags = {flag for row in names for flag in re.findall(r"(?:^|, )(--[a-z][a-z0-9-]*)", row)} - {"--help"}
     assert flags
     for flag in flags:
         for words in ([flag, "x", flag, "y"], [f"{flag}=x", f"{flag.replace('-', '_').replace('__', '--', 1)}=y"]):
