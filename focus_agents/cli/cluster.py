@@ -45,11 +45,13 @@ class Job:
         folder: The run's; its name is the job's.
         command: The command line.
         unit: The unit of coordinates that is in force; None: it is not known.
+        go_on: The command line that goes on with the run after a stop.
     """
 
     folder: Path
     command: str = field(default_factory=own_command)
     unit: str | None = None
+    go_on: str | None = None
 
     def config(self) -> JobConfig:
         """Return what Ray is told."""
@@ -59,7 +61,9 @@ class Job:
 
     def note_start(self) -> None:
         """Write into the run's config.json by which command it runs, and where; Ray has been started."""
-        note_start(self.folder / CONFIG_FILE, command=self.command, unit=self.unit, ray=session_of_ray())
+        note_start(
+            self.folder / CONFIG_FILE, command=self.command, unit=self.unit, ray=session_of_ray(), go_on=self.go_on
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -256,7 +256,7 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
 
     try:
         with work_errors(Args, console, FocusError, advice=advice):
-            job = Job(folder=run.path, unit=str(plan.template.frame))
+            job = Job(folder=run.path, unit=str(plan.template.frame), go_on=f"focus grpo --resume {run.path}")
             args.cluster.start_ray(num_processes=num_processes, console=console, advice=advice, job=job)
             job.note_start()
             summary = train_grpo(

@@ -218,7 +218,7 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
             ReportSink(run.path).write()  # that says how far the run is, and how it is gone on with
         return advice()
 
-    job = Job(folder=run.path, unit=str(plan.template.frame))
+    job = Job(folder=run.path, unit=str(plan.template.frame), go_on=f"focus sft --resume {run.path}")
     try:
         with work_errors(Args, console, FocusError, advice=advice_after_leaving):
             if workers.num_workers > 0:

@@ -17,12 +17,17 @@ from focus_agents.runs.files import read_json, write_json
 STARTS = "starts"
 """In a run's config.json: a record for each start, the last one of which is that of now."""
 
-STOPPED_BY = "stopped_by"
-"""In such a record: the signal that has stopped the run."""
+STOPPED_BY, GO_ON = "stopped_by", "go_on"
+"""In such a record: the signal that has stopped the run, and the command line that goes on with it."""
 
 
 def note_start(
-    config_file: Path, *, command: str, unit: str | None = None, ray: Mapping[str, str] | None = None
+    config_file: Path,
+    *,
+    command: str,
+    unit: str | None = None,
+    ray: Mapping[str, str] | None = None,
+    go_on: str | None = None,
 ) -> dict[str, Any]:
     """Add a start to a run's config.json.
 
@@ -30,10 +35,12 @@ def note_start(
         config_file: The file; it is there.
         command: The command line.
         unit: The unit of coordinates that is in force, whoever has chosen it; None: it is not known.
+        go_on: The command line that goes on with the run after a stop; None: there is none.
         ray: What is known of the session of Ray that the run uses, under `ray_` names; None: it uses none.
 
     Returns:
-        The record: `time`, `command_line`, `host`, `process`, `unit` if it is known, and what `ray` holds.
+        The record: `time`, `command_line`, `host`, `process`, `unit` and `go_on` if they are known, and what
+        `ray` holds.
     """
     config = read_json(config_file, "the arguments of a run")
     start = {
@@ -42,6 +49,7 @@ def note_start(
         "host": socket.gethostname(),
         "process": os.getpid(),
         **({} if unit is None else {"unit": unit}),
+        **({} if go_on is None else {GO_ON: go_on}),
         **(ray or {}),
     }
     earlier = config.get(STARTS)

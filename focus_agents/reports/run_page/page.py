@@ -142,8 +142,8 @@ def _way_on(run: RunRecord) -> Html | str:
     if run.saved is None:
         return tag("p", f"{run.name} has no checkpoint to go on from: start it again as before.")
     behind = f" from {run.counter} {run.saved}" if run.saved != run.last else ""
-    command = f"focus {run.arguments.get('command', 'grpo')} --resume {run.path}"
-    return tag("p", f"{run.name} goes on{behind} by ", tag("code", command))
+    command = [" by ", tag("code", run.go_on)] if run.go_on else ["."]
+    return tag("p", f"{run.name} can be gone on with{behind}", *command)
 
 
 def _warnings(runs: Sequence[RunRecord]) -> Html:

@@ -128,13 +128,15 @@ def test_a_run_that_was_stopped_says_so_and_claims_no_change(tmp_path: Path) -> 
     """Before its second validation: what was not measured is no number, and the episodes of the stop are there."""
     run = write_run(tmp_path / "run", num_iterations=24, interval=100)
     config = json.loads((run.path / "config.json").read_text())
-    (run.path / "config.json").write_text(json.dumps({**config, "starts": [{"stopped_by": "SIGINT"}]}))
+    (run.path / "config.json").write_text(
+        json.dumps({**config, "starts": [{"stopped_by": "SIGINT", "go_on": "focus grpo --resume a"}]})
+    )
     (run.path / "checkpoints/iteration_000024").mkdir(parents=True)
     table = page_of(run).partition("</table>")[0]
     assert ">not finished, stopped by SIGINT after iteration 24 of 100<" in table
     assert ">0.25 → –<" in table
     page = page_of(run)
-    assert f"run goes on by <code>focus grpo --resume {run.path}</code>" in page
+    assert "run can be gone on with by <code>focus grpo --resume a</code>" in page
     assert "start 0.25, end –" in page
     panel = page.partition('data-metric="validation_miou"')[2].partition("</figure>")[0]
     assert ">iteration 24<" in panel, "the axis of what was measured once reaches to where the run is"
@@ -150,7 +152,7 @@ def test_a_run_that_was_stopped_says_so_and_claims_no_change(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("lines", "saved", "expected"),
     [
-        (range(13), 10, ("after step 12 of 30<", "run goes on from step 10 by <code>focus sft --resume ")),
+        (range(13), 10, ("after step 12 of 30<", "<p>run can be gone on with from step 10.</p>")),
         (range(13), None, ("after step 12 of 30<", "run has no checkpoint to go on from: start it again as before")),
         (range(1), None, ("at the start<", "run has no checkpoint to go on from: start it again as before")),
     ],
@@ -170,7 +172,7 @@ def test_where_a_stopped_run_goes_on(
     (run.path / "config.json").write_text(json.dumps({**arguments, "starts": [{"stopped_by": "SIGINT"}, {}]}))
     front = page_of(run).partition("<section")[0]
     assert "stopped by" not in front, "it was started again"
-    assert "goes on" not in front
+    assert "gone on with" not in front
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json", "warnings.jsonl", "validation/before.jsonl"])

@@ -20,7 +20,7 @@ def test_each_start_is_noted(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "a", {"seed": 0})
     session = {"ray_session": "session_1", "ray_logs": "/tmp/ray/session_1/logs"}
     note_start(run.path / CONFIG_FILE, command="focus grpo --name a", ray=session)
-    note_start(run.path / CONFIG_FILE, command="focus grpo --resume runs/a")
+    note_start(run.path / CONFIG_FILE, command="focus grpo --resume runs/a", go_on="focus grpo --resume runs/a")
     config = json.loads((run.path / CONFIG_FILE).read_text())
     first, second = config[STARTS]
     assert first | session == first
@@ -28,6 +28,7 @@ def test_each_start_is_noted(tmp_path: Path) -> None:
     assert (second["host"], second["process"]) == (socket.gethostname(), os.getpid())
     assert second["command_line"] == "focus grpo --resume runs/a"
     assert "ray_session" not in second
+    assert (first.get("go_on"), second["go_on"]) == (None, "focus grpo --resume runs/a")
     assert config["code"][0]["versions"]["python"], "versions and commit are beside it"
     assert run.config() == {"seed": 0}
 
