@@ -6,11 +6,14 @@ by an audit hook of Python's, which raises from the n-th call on. A hook cannot 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 CALLS = frozenset(
@@ -72,6 +75,30 @@ def in_a_child(test: Callable[..., None]) -> Callable[..., None]:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, text
 
     return run
+
+
+@contextlib.contextmanager
+def held_by_another(folder: Path) -> Iterator[int]:
+    """Another process holds a folder, and is killed at the end, also of a test that fails; yields its number."""
+    from focus_agents.runs.lock import hold_folder  # here: tests of the environment use this module too
+
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            hold_folder(folder)
+            os.write(writer, b"held")
+            signal.pause()
+        finally:
+            os._exit(0)
+    os.close(writer)
+    assert os.read(reader, 10) == b"held"
+    os.close(reader)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def kill_at_each_call(work: Callable[[], object]) -> Iterator[str]:

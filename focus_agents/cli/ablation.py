@@ -12,6 +12,7 @@ and arms are listed in focus_agents/studies/ablation/arms.py. Results: runs/abla
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.errors import as_flags, make_console, print_warning, user_errors, work_errors
 from focus_agents.errors import TrainingError
 from focus_agents.models.shipped import SHIPPED_MODELS
-from focus_agents.runs.lock import hold_folder
+from focus_agents.runs.lock import claimed_folder
 from focus_agents.runs.progress import runs_progress
+from focus_agents.runs.terminal import waiting
 from focus_agents.settings import Seed, Settings
 from focus_agents.studies.ablation.arms import ARMS, BASES, KINDS
 from focus_agents.studies.ablation.grid import Variant, default_arms, planned, quick
@@ -83,12 +85,13 @@ def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
         console = make_console()
-        console.print(f"runs: {args.output_dir.absolute()}")  # torch takes its time
-        study = check_arguments(args)
-        for line in describe_absent(args):
-            console.print(line, soft_wrap=True)
-        if not args.report_only:
-            hold_folder(study.folder, setting="output_dir")
+        folder = args.output_dir.absolute()
+        console.print(f"runs: {folder}")  # torch takes its time
+        with contextlib.nullcontext() if args.report_only else claimed_folder(folder, setting="output_dir"):
+            with waiting(console, "loading torch"):
+                study = check_arguments(args)
+            for line in describe_absent(args):
+                console.print(line, soft_wrap=True)
     from focus_agents.studies.ablation.costs import estimate
     from focus_agents.studies.ablation.report import write_report
 

@@ -27,6 +27,7 @@ from focus_agents.processes.loopback import stay_on_loopback
 from focus_agents.processes.threads import chosen_settings
 from focus_agents.runs.folder import CONFIG_FILE
 from focus_agents.runs.starts import note_start
+from focus_agents.runs.terminal import waiting
 from focus_agents.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,11 +45,13 @@ class Job:
         folder: The run's; its name is the job's.
         command: The command line.
         unit: The unit of coordinates that is in force; None: it is not known.
+        go_on: The command line that goes on with the run after a stop.
     """
 
     folder: Path
     command: str = field(default_factory=own_command)
     unit: str | None = None
+    go_on: str | None = None
 
     def config(self) -> JobConfig:
         """Return what Ray is told."""
@@ -58,7 +61,9 @@ class Job:
 
     def note_start(self) -> None:
         """Write into the run's config.json by which command it runs, and where; Ray has been started."""
-        note_start(self.folder / CONFIG_FILE, command=self.command, unit=self.unit, ray=session_of_ray())
+        note_start(
+            self.folder / CONFIG_FILE, command=self.command, unit=self.unit, ray=session_of_ray(), go_on=self.go_on
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +200,7 @@ class RayArguments(Settings):
             TrainingError: If it does not come up.
         """
         place_token(None if job is None else job.folder)
-        with console.status("starting Ray"), own_handlers():
+        with waiting(console, "starting Ray"), own_handlers():
             start_patiently(
                 address="local",
                 num_cpus=max(os.cpu_count() or 1, num_processes),
@@ -265,17 +270,20 @@ def join_cluster(address: str, job: Job | None = None) -> None:
         raise ValueError(f"{expected}, got: {lines[0]}{token}; {advice}") from error
 
 
-def leave_ray(note: str = "") -> None:
-    """Leave Ray, which takes seconds; a signal meanwhile ends this process, and Ray's on this machine with it.
+def leave_ray(note: str = "", *, console: Console | None = None) -> None:
+    """Leave Ray if it runs, which takes seconds; a signal meanwhile ends this process, and Ray's here with it.
 
     Otherwise a second Ctrl-C would leave Ray half shut down, and Python would end in its memory.
 
     Args:
         note: Said then, such as what is kept.
+        console: Where to say that it takes its time.
     """
     import ray
 
-    with ending_at_once(note):
+    if not ray.is_initialized():
+        return
+    with ending_at_once(note), contextlib.nullcontext() if console is None else waiting(console, "ending Ray"):
         ray.shutdown()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import re
 import signal
 import sys
@@ -16,6 +15,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from rich.console import Console
 
+from focus_agents.cli.ending import end_at_once
 from focus_agents.errors import RunInterrupted
 from focus_agents.runs.output import guard_output
 from focus_agents.runs.terminal import PlainConsole
@@ -87,6 +87,8 @@ def _in_words(error: Exception) -> str:
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM as an exception, as Ctrl-C is one."""
+
+    signal_number = signal.SIGTERM
 
 
 @contextlib.contextmanager
@@ -178,17 +180,21 @@ def _termination_as_exception() -> Iterator[None]:
 def ending_at_once(note: str = "") -> Iterator[None]:
     """Let a signal end this process at once, without what is left to do; for tidying up.
 
+    Where the command has said its last word already, and is on its way out, it ends without another.
+
     Args:
         note: Said then, such as what is kept.
     """
+    has_ended = isinstance(sys.exception(), SystemExit)
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        print("; ".join(filter(None, [f"stopped by {signal.Signals(number).name}", note])), file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(128 + number)
+        if not has_ended:
+            said = "; ".join(filter(None, [f"stopped by {signal.Signals(number).name}", note]))
+            print(said, file=sys.stderr, flush=True)
+        end_at_once(128 + number, restores_terminal=True)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

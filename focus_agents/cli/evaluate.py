@@ -43,6 +43,7 @@ from focus_agents.reports.tables import text_table
 from focus_agents.rollout.records import MAX_COMPLETION_TOKENS
 from focus_agents.runs.progress import progress_bar
 from focus_agents.runs.provenance import provenance
+from focus_agents.runs.terminal import waiting
 from focus_agents.settings import Settings, as_dict
 from focus_env.datasets import entries_of
 from focus_env.errors import DatasetError, MissingDependencyError, StorageError
@@ -128,7 +129,8 @@ def main() -> None:
     with user_errors(Args):
         args = read_words()
         console.print(f"results: {results_path(args)}")  # Ray and torch take their time
-        plan, results, chunks = check_arguments(args)
+        with waiting(console, "loading policies and data"):
+            plan, results, chunks = check_arguments(args)
         if chunks:
             tell_budget(args, plan, console)
     for note in filter(None, map(licence_note, args.policy)):
@@ -312,7 +314,7 @@ def answer_chunks(
         with expected, progress_bar("episodes", num_episodes, console) as move_to:
             run_chunks(plan, results, chunks, on_done=move_to)
     finally:
-        leave_ray()
+        leave_ray(f"what was answered is in {results.path}", console=console)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ from focus_agents.cli.watching import WatchArguments
 from focus_agents.grpo.settings import GRPOSchedule, GRPOSettings, LearningSettings, LossSettings, SamplingSettings
 from focus_agents.models.settings import FinetuningSettings, ModelSettings
 from focus_agents.runs.folder import RunDirectory
+from focus_agents.runs.terminal import waiting
 from focus_agents.settings import Seed, Settings, as_dict, join
 from focus_env.errors import FocusError
 
@@ -177,21 +178,25 @@ def main() -> None:
         args.data.check_places()
         console = make_console(arguments=Args)
         console.print(f"run folder: {args.run.path('grpo')}", soft_wrap=True)  # Ray and torch take their time
-        args.cluster.import_ray()
-        if args.run.resume is not None:
-            args = resumed(args, command="grpo", plain=with_commits)
-            if (message := nothing_to_do(RunDirectory(args.run.path("grpo")), args)) is not None:
-                print(as_flags(message, Args))
-                return
-            for line in args.model.describe_newer():
-                console.print(f"warning: {line}", style="yellow")
-        args = with_commits(args)
-        plan, config = check_arguments(args)
-        console.print(f"unit of boxes: {plan.template.frame}")
-        tell_budget(plan, args.cluster, console)
-        path = args.run.path("grpo")
-        args.cluster.connect(args.cluster.needs(), job=Job(folder=path))
-        run = open_run(args, *plan.objects, path=path)
+        with args.run.claim("grpo"):
+            with waiting(console, "loading torch and Ray"):
+                args.cluster.import_ray()
+                import focus_agents.grpo.train  # noqa: F401 - here, while it is said that this takes its time
+            if args.run.resume is not None:
+                args = resumed(args, command="grpo", plain=with_commits)
+                if (message := nothing_to_do(RunDirectory(args.run.path("grpo")), args)) is not None:
+                    print(as_flags(message, Args))
+                    return
+                for line in args.model.describe_newer():
+                    console.print(f"warning: {line}", style="yellow")
+            with console.status("checking model and data ..."):
+                args = with_commits(args)
+                plan, config = check_arguments(args)
+            console.print(f"unit of boxes: {plan.template.frame}")
+            tell_budget(plan, args.cluster, console)
+            path = args.run.path("grpo")
+            args.cluster.connect(args.cluster.needs(), job=Job(folder=path))
+            run = open_run(args, *plan.objects, path=path)
     train(args, plan, config, run)
 
 
@@ -251,7 +256,7 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
 
     try:
         with work_errors(Args, console, FocusError, advice=advice):
-            job = Job(folder=run.path, unit=str(plan.template.frame))
+            job = Job(folder=run.path, unit=str(plan.template.frame), go_on=f"focus grpo --resume {run.path}")
             args.cluster.start_ray(num_processes=num_processes, console=console, advice=advice, job=job)
             job.note_start()
             summary = train_grpo(
@@ -265,7 +270,7 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
                 sinks=[*args.watch.open(run, console), RayMetrics(run.path.resolve().name, "grpo")],
             )
     finally:
-        leave_ray()
+        leave_ray(f"what was saved is in {run.path}", console=console)
     print_outcome(run, summary, console)
 
 

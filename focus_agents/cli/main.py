@@ -12,8 +12,10 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from focus_agents.cli.ending import end_quietly, is_program, run_to_the_end
 from focus_agents.runs.output import guard_output
 
+HELP = {"-h", "--help"}
 EXTRA = "train"
 """The extra of the package that brings whatever a command imports."""
 
@@ -71,9 +73,16 @@ def main() -> None:
     Raises:
         SystemExit: With code 2 if there is no such command, 1 if it needs a package that is not installed.
     """
-    guard_output()
+    if is_program():
+        run_to_the_end(_main)
+    else:
+        _main()
+
+
+def _main() -> None:
     words = sys.argv[1:]
-    if not words or words[0] in ("-h", "--help"):
+    guard_output(tells_of_reader=not HELP.intersection(words[:1]))
+    if not words or words[0] in HELP:
         print(usage())
     elif words[0] == "--version":
         from focus_env import __version__  # here: the environment takes longer to import than the help to print
@@ -99,12 +108,15 @@ def run_command(name: str) -> None:
         SystemExit: With code 1 if the command needs a package that is not installed, 130 after Ctrl-C, and as the
             command itself exits.
     """
-    guard_output()
+    is_help = not HELP.isdisjoint(sys.argv[1:])
+    guard_output(tells_of_reader=not is_help, sign=None if is_help else f"focus {name} ...")
     try:
         _import_command(name).main()
     except KeyboardInterrupt:
         print("stopped by SIGINT", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
+    finally:
+        end_quietly()
 
 
 def _import_command(name: str) -> Any:

@@ -24,6 +24,7 @@ from urllib.parse import urlencode
 import tyro
 from annotated_types import Ge, Le
 
+from focus_agents.cli.addresses import AUTO
 from focus_agents.cli.command_line import parse
 from focus_agents.cli.dashboard import RUN_TOKEN_FILE, TOKEN_FILE
 from focus_agents.cli.errors import user_errors
@@ -77,6 +78,8 @@ def main() -> None:
             token_file=token_file(args.cluster) if asks_for_a_token(session) else None,
         )
     print(f"session of Ray: {session.folder}\nwritten: {folder}\n\n{advice(folder, servers)}")
+    if args.cluster in (None, AUTO) and (whose := session.whose()) is not None:
+        print(f"\nnote: this cluster is not yours, it belongs to {whose}; name the folder of a run to see another one")
 
 
 def default_folder(cluster: str | None) -> Path:

@@ -30,6 +30,7 @@ from focus_agents.probing.settings import ProbeSettings
 from focus_agents.reports.probe_table import probe_note, probe_rows
 from focus_agents.reports.tables import text_table
 from focus_agents.runs.folder import RunDirectory
+from focus_agents.runs.terminal import waiting
 from focus_agents.settings import Settings
 from focus_env.errors import FocusError
 
@@ -47,23 +48,25 @@ def main() -> None:
     with user_errors(Args):
         args = with_place(parse(Args, __doc__))
         args.run.check_folder("pretraining", command="pretrain")
-        if args.run.resume is not None:
-            args = resumed(args, command="pretrain", plain=with_place)
-            if (message := nothing_to_do(RunDirectory(args.run.path("pretraining")), args)) is not None:
-                print(as_flags(message, Args))
-                return
-        if args.learning.init_from is not None or args.learning.name_weight > 0:
-            from focus_agents.pretraining.train import check_start  # here: a command line is read without torch
+        console = make_console(arguments=Args)
+        console.print(f"run folder: {args.run.path('pretraining')}")  # torch takes its time
+        with args.run.claim("pretraining"):
+            if args.run.resume is not None:
+                args = resumed(args, command="pretrain", plain=with_place)
+                if (message := nothing_to_do(RunDirectory(args.run.path("pretraining")), args)) is not None:
+                    print(as_flags(message, Args))
+                    return
+            if args.learning.init_from is not None or args.learning.name_weight > 0:
+                from focus_agents.pretraining.train import check_start  # here: a command line is read without torch
 
-            check_start(args.learning)
-        run = args.run.open(args.run.path("pretraining"), flat(args), command="pretrain")
-    console = make_console(arguments=Args)
-    console.print(f"run folder: {run.path}")
+                check_start(args.learning)
+            run = args.run.open(args.run.path("pretraining"), flat(args), command="pretrain")
     with work_errors(Args, console, FocusError, advice=lambda: after_a_stop(run)):
-        from focus_agents.models.loading import SMALL, load_template
-        from focus_agents.pretraining.train import Pretraining
+        with waiting(console, "loading torch"):
+            quiet_libraries()
+            from focus_agents.models.loading import SMALL, load_template
+            from focus_agents.pretraining.train import Pretraining
 
-        quiet_libraries()
         summary = Pretraining(run, args.learning, load_template(SMALL), probe=args.probe).run(console)
     if (probe := summary.get("probe")) is not None:  # an outcome of an earlier release has none
         console.print(text_table(probe_rows(probe), "linear probe"))

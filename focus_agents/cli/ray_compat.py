@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+from types import ModuleType
 from typing import Any
 
 
@@ -48,3 +50,14 @@ def session_of_ray() -> dict[str, str] | None:
 def raylets(node: Any) -> list[Any]:
     """Return the processes of a node's daemon, as `subprocess.Popen`; none for a cluster that was joined."""
     return [info.process for info in getattr(node, "all_processes", {}).get("raylet", ())]
+
+
+def forget_shutdown(worker: ModuleType) -> None:
+    """Let Ray not shut itself down when Python ends, if it does not run; it registers that when it is imported.
+
+    Args:
+        worker: `ray._private.worker`, perhaps half imported.
+    """
+    state, shutdown = getattr(worker, "global_worker", None), getattr(worker, "shutdown", None)
+    if shutdown is not None and not getattr(state, "connected", False):
+        atexit.unregister(shutdown)

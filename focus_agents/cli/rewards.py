@@ -29,8 +29,9 @@ from focus_agents.cli.watching import TENSORBOARD, WatchArguments
 from focus_agents.errors import TrainingError
 from focus_agents.grpo.settings import GRPOSchedule, LearningSettings, SamplingSettings
 from focus_agents.models.settings import FinetuningSettings
-from focus_agents.runs.lock import hold_folder
+from focus_agents.runs.lock import claimed_folder
 from focus_agents.runs.progress import runs_progress
+from focus_agents.runs.terminal import waiting
 from focus_agents.settings import Seed, names_of
 
 if TYPE_CHECKING:  # a command line is read without torch and Ray
@@ -73,12 +74,13 @@ def main() -> None:
         console.print(f"runs: {folder}, each with report.html and log.txt")  # Ray and torch take their time
         if TENSORBOARD in args.watch.log_to:
             console.print(f"{TENSORBOARD}: `focus tensorboard {folder}`")
-        study = check_arguments(args)
-        need = Need(setting="cpus_per_run", num_cpus=args.cpus_per_run)
-        args.cluster.connect(
-            [need, Need(setting="gpus_per_run", num_gpus=args.gpus_per_run)], job=Job(folder=study.folder)
-        )
-        hold_folder(study.folder, setting="output_dir")
+        with claimed_folder(folder, setting="output_dir"):
+            with waiting(console, "loading torch and Ray"):
+                study = check_arguments(args)
+            need = Need(setting="cpus_per_run", num_cpus=args.cpus_per_run)
+            args.cluster.connect(
+                [need, Need(setting="gpus_per_run", num_gpus=args.gpus_per_run)], job=Job(folder=study.folder)
+            )
     train(args, study)
 
 
@@ -102,7 +104,7 @@ def train(args: Args, study: RewardStudy) -> None:
             )
             run_trials(study, lambda run: on_done(run.folder))
     finally:
-        leave_ray()
+        leave_ray(f"what was trained is in {study.folder}", console=console)
     command = shlex.join(["focus", "rewards", *sys.argv[1:]])
     with user_errors(Args):
         report = write_report(study, args.report_dir or study.folder, command=command)

@@ -16,6 +16,7 @@ from focus_agents.cli.errors import print_warning
 from focus_agents.errors import CheckpointError
 from focus_agents.runs.files import write_json
 from focus_agents.runs.folder import CONFIG_FILE, RunDirectory
+from focus_agents.runs.lock import claimed_folder, hold_folder
 from focus_agents.settings import Settings
 
 HONOURED = ("checkpoint_interval", "num_data_workers", "update_timeout_s", "max_update_attempts", "verbose")
@@ -55,6 +56,20 @@ class RunArguments(Settings):
         else:
             stored_config(run, command)
 
+    def claim(self, prefix: str) -> contextlib.AbstractContextManager[None]:
+        """Hold the run's folder while the arguments are checked, and after; one that is refused leaves nothing there.
+
+        Raises:
+            ValueError: If another process is at work in it.
+            OSError: If it cannot be made.
+        """
+        return claimed_folder(self.path(prefix), setting=self._other_folder)
+
+    @property
+    def _other_folder(self) -> str | None:
+        """The setting that names another folder; a run that is gone on with has no other."""
+        return "name" if self.resume is None else None
+
     def open(self, path: Path, arguments: Mapping[str, Any], *used: Any, command: str) -> RunDirectory:
         """Open the folder to go on with, or make a new one, for this process alone.
 
@@ -68,6 +83,8 @@ class RunArguments(Settings):
             ValueError, OSError, CheckpointError: As `RunDirectory.open` does.
         """
         config, is_resumed = {"command": command, **arguments}, self.resume is not None
+        if is_resumed and path.is_dir():
+            hold_folder(path, setting=self._other_folder)
         run = RunDirectory.open(path, config, is_resumed=is_resumed, used=used, warn=print_warning)
         if self.resume is None:
             return run

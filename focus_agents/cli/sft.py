@@ -17,6 +17,7 @@ transformers' format, which `focus grpo` takes as --init-from. `--resume runs/<n
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Mapping
@@ -38,13 +39,15 @@ from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments
 from focus_agents.cli.data_arguments import TrainingDataArguments
-from focus_agents.cli.errors import as_flags, in_a_thread, make_console, user_errors, work_errors
+from focus_agents.cli.errors import as_flags, ending_at_once, in_a_thread, make_console, user_errors, work_errors
 from focus_agents.cli.presets import PAPER_DATA, PAPER_FINETUNING, PAPER_MODEL, preset_of
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
 from focus_agents.cli.terminal import TerminalArguments, print_outcome
 from focus_agents.cli.watching import WatchArguments
 from focus_agents.models.settings import FinetuningSettings
-from focus_agents.runs.folder import RunDirectory
+from focus_agents.runs.folder import CONFIG_FILE, RunDirectory
+from focus_agents.runs.starts import noting_a_stop
+from focus_agents.runs.terminal import waiting
 from focus_agents.settings import Settings, join
 from focus_agents.sft.settings import SFTConfig, SFTLearningSettings, SFTLossSettings, SFTSchedule
 from focus_env.errors import FocusError
@@ -145,25 +148,27 @@ def main() -> None:
         args.data.check_places()
         console = make_console(arguments=Args)
         console.print(f"run folder: {args.run.path('sft')}", soft_wrap=True)  # Ray and torch take their time
-        args.cluster.import_ray()
-        if args.run.resume is not None:
-            run = RunDirectory(args.run.resume)
-            from focus_agents.sft.train import check_resumable
-
-            check_resumable(run)
-            args = resumed(args, command="sft", plain=with_commits)
-            if (message := nothing_to_do(run, args)) is not None:
-                print(as_flags(message, Args))
-                return
-            for line in args.model.describe_newer():
-                console.print(f"warning: {line}", style="yellow")
-        args = with_commits(args)
-        plan, workers = check_arguments(args)
-        console.print(f"unit of boxes: {plan.template.frame}")
-        tell_budget(plan, workers, args.cluster, console)
-        args.cluster.connect(args.cluster.needs() if workers.num_workers else [], job=Job(folder=plan.run_path))
-        used = (plan.training_episodes, plan.validation_episodes)
-        run = args.run.open(plan.run_path, flat(args), *used, command="sft")
+        with args.run.claim("sft"):
+            with waiting(console, "loading torch and Ray"):
+                args.cluster.import_ray()
+                from focus_agents.sft.train import check_resumable
+            if args.run.resume is not None:
+                run = RunDirectory(args.run.resume)
+                check_resumable(run)
+                args = resumed(args, command="sft", plain=with_commits)
+                if (message := nothing_to_do(run, args)) is not None:
+                    print(as_flags(message, Args))
+                    return
+                for line in args.model.describe_newer():
+                    console.print(f"warning: {line}", style="yellow")
+            with console.status("checking model and data ..."):
+                args = with_commits(args)
+                plan, workers = check_arguments(args)
+            console.print(f"unit of boxes: {plan.template.frame}")
+            tell_budget(plan, workers, args.cluster, console)
+            args.cluster.connect(args.cluster.needs() if workers.num_workers else [], job=Job(folder=plan.run_path))
+            used = (plan.training_episodes, plan.validation_episodes)
+            run = args.run.open(plan.run_path, flat(args), *used, command="sft")
     train(args, plan, workers, run)
 
 
@@ -194,6 +199,7 @@ def tell_budget(plan: SFTPlan, workers: Workers, cluster: ClusterArguments, cons
 def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> None:
     """Start Ray where it does not run yet, train, and print the outcome."""
     from focus_agents.monitoring.ray_metrics import RayMetrics
+    from focus_agents.monitoring.report import ReportSink
     from focus_agents.sft.train import train_sft
 
     console = make_console(arguments=Args)
@@ -206,25 +212,29 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
     def advice_after_leaving() -> str:
         console.print("ending the workers; a signal meanwhile ends all at once", style="yellow")
         # First, since a worker may be writing a checkpoint, which counts if it becomes whole.
-        leave_ray(as_flags(f"what was saved is in {run.path}, and `resume` {run.path} goes on from it", Args))
+        note = as_flags(f"what was saved is in {run.path}, and `resume` {run.path} goes on from it", Args)
+        leave_ray(note)
+        with ending_at_once(note), contextlib.suppress(FocusError, OSError):
+            ReportSink(run.path).write()  # that says how far the run is, and how it is gone on with
         return advice()
 
-    job = Job(folder=run.path, unit=str(plan.template.frame))
+    job = Job(folder=run.path, unit=str(plan.template.frame), go_on=f"focus sft --resume {run.path}")
     try:
         with work_errors(Args, console, FocusError, advice=advice_after_leaving):
             if workers.num_workers > 0:
                 args.cluster.start_ray(num_processes=workers.num_workers, console=console, advice=advice, job=job)
                 job.note_start()
                 sinks = [*args.watch.open(run, console), RayMetrics(run.path.resolve().name, "sft")]
-                summary = in_a_thread(
-                    lambda: train_sft(plan, workers, is_verbose=is_verbose, console=console, sinks=sinks)
-                )
+                with noting_a_stop(run.path / CONFIG_FILE):  # the thread hears of no signal
+                    summary = in_a_thread(
+                        lambda: train_sft(plan, workers, is_verbose=is_verbose, console=console, sinks=sinks)
+                    )
             else:
                 job.note_start()
                 sinks = [*args.watch.open(run, console)]
                 summary = train_sft(plan, workers, is_verbose=is_verbose, console=console, sinks=sinks)
     finally:
-        leave_ray()
+        leave_ray(f"what was saved is in {run.path}", console=console)
     print_outcome(run, summary, console)
 
 

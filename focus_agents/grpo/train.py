@@ -31,10 +31,11 @@ from focus_agents.monitoring.lines import answers_table, scores_table, show, sho
 from focus_agents.monitoring.recorder import Recorder, Sink
 from focus_agents.monitoring.report import ReportSink
 from focus_agents.runs.checkpoint import Checkpoints, check_finite
-from focus_agents.runs.folder import RunDirectory
+from focus_agents.runs.folder import CONFIG_FILE, RunDirectory
 from focus_agents.runs.interruption import stop_requests
 from focus_agents.runs.progress import Pace, UnitWatch, progress_bar
-from focus_agents.runs.terminal import PlainConsole
+from focus_agents.runs.starts import noting_a_stop
+from focus_agents.runs.terminal import PlainConsole, fitted, waiting, width_of
 from focus_env.metrics import ScoredAnswer, summarize
 from focus_env.types import EpisodeDataset
 
@@ -91,36 +92,38 @@ def train_grpo(
     recorder = Recorder(run, console, [watcher, report, *sinks])
     album = ValidationAlbum(run, recorder, validation_episodes, indices, counter="iteration")
     config.run_folder = str(run.path.absolute())
-    with console.status("building runners and learners"):
+    with waiting(console, "building runners and learners"):
         algorithm = config.build_algo()
     try:
-        first = _restore(algorithm, run, console) if is_resumed else 0
-        if is_resumed:
-            before = run.read_answers("before")
-        else:
-            before, metrics = _validate(algorithm, indices, console)
-            recorder.answers("before", before)
-            album.add(0, before)
-            recorder.log({"iteration": 0, **metrics})
-        show_validation("before", before, console, is_verbose=is_verbose)
-        watch = UnitWatch(console)
-        watch.look(before)
-        after = _iterate(
-            algorithm, schedule, run, indices, first=first, console=console, watch=watch, recorder=recorder,
-            album=album, is_verbose=is_verbose,
-        )  # fmt: skip
-        if after is None:  # an earlier process has taken the last iteration
-            after, _ = _validate(algorithm, indices, console)
-        algorithm.save_policy(run.checkpoints / "final", form=schedule.save)
-        keep_attention(run, recorder, validation_episodes, config.num_iterations)
-        summary = run.finish(
-            validation_episodes,
-            indices,
-            before,
-            after,
-            num_iterations=config.num_iterations,
-            seconds=time.perf_counter() - started,
-        )
+        with noting_a_stop(run.path / CONFIG_FILE):
+            first = _restore(algorithm, run, console) if is_resumed else 0
+            if is_resumed:
+                before = run.read_answers("before")
+            else:
+                before, metrics = _validate(algorithm, indices, console)
+                recorder.answers("before", before)
+                album.add(0, before)
+                recorder.log({"iteration": 0, **metrics})
+            if not is_resumed:  # those of a run that is gone on with were shown when they were had
+                show_validation("before", before, console, is_verbose=is_verbose)
+            watch = UnitWatch(console)
+            watch.look(before)
+            after = _iterate(
+                algorithm, schedule, run, indices, first=first, console=console, watch=watch, recorder=recorder,
+                album=album, is_verbose=is_verbose,
+            )  # fmt: skip
+            if after is None:  # an earlier process has taken the last iteration
+                after, _ = _validate(algorithm, indices, console)
+            algorithm.save_policy(run.checkpoints / "final", form=schedule.save)
+            keep_attention(run, recorder, validation_episodes, config.num_iterations)
+            summary = run.finish(
+                validation_episodes,
+                indices,
+                before,
+                after,
+                num_iterations=config.num_iterations,
+                seconds=time.perf_counter() - started,
+            )
     finally:
         recorder.close()
         algorithm.stop()
@@ -147,9 +150,10 @@ def _iterate(
         console.print(f"{name}: stopping after this iteration; a second signal stops at once", style="yellow")
 
     num_iterations, done, saved = algorithm.config.num_iterations, first, first
-    interval, answers, pace = schedule.validation_interval, None, Pace(first, num_iterations, console)
-    with progress_bar("GRPO", num_iterations, console) as move_to, stop_requests(announce) as stop:
-        move_to(first)
+    interval, answers, width = schedule.validation_interval, None, width_of(console)
+    pace = Pace(first, num_iterations, console, from_first=True)
+    bar = progress_bar("GRPO", num_iterations, console, first=first, pace=pace)
+    with bar as move_to, stop_requests(announce) as stop:
         try:
             for iteration in range(first + 1, num_iterations + 1):
                 started = time.perf_counter()
@@ -164,17 +168,19 @@ def _iterate(
                     if is_validated:
                         answers, measured = _validate(algorithm, indices, console)
                         metrics |= measured
-                        album.add(iteration, answers)
+                    # First of all, since what follows may take its time.
+                    show(console, _line(metrics, total=num_iterations, left=pace.left(iteration), width=width))
+                    if is_validated:
+                        album.add(iteration, answers or ())
                 finally:
                     groups = algorithm.last_groups
                     recorder.samples(
                         iteration, groups, advantages_of(groups, algorithm.config.settings) if groups else None
                     )
                     recorder.log(metrics)
-                show(console, _line(metrics, total=num_iterations, left=pace.left(iteration)))
                 if is_verbose:
-                    show(console, answers_table(algorithm.last_groups))
-                    show(console, scores_table(answers if is_validated and answers else ()))
+                    show(console, answers_table(algorithm.last_groups, width=width))
+                    show(console, scores_table(answers if is_validated and answers else (), width=width))
                 watch.look([answer for group in algorithm.last_groups for answer in group.answers])
                 move_to(iteration)
                 is_due = schedule.checkpoint_interval and iteration % schedule.checkpoint_interval == 0
@@ -185,7 +191,7 @@ def _iterate(
                 if stop.received is not None:
                     if not is_validated:
                         with contextlib.suppress(SamplingError):  # the checkpoint is there, and stopping is what counts
-                            album.draw(iteration, algorithm.validate(indices[:NUM_AT_A_STOP]))
+                            album.add(iteration, algorithm.validate(indices[:NUM_AT_A_STOP]))
                     at = f"stopped by {stop.received.name} after iteration {iteration} of {num_iterations}"
                     raise RunInterrupted(f"{at}; {_how_to_go_on(run, iteration)}", signal_number=stop.received)
         except SamplingError as error:  # the learners are as they should be
@@ -221,23 +227,33 @@ def _collect_metrics(
     }
 
 
-def _line(metrics: Mapping[str, float], *, total: int | None = None, left: str = "") -> str:
-    """What a person reads of an iteration, in columns; what is said now and then stands behind them."""
+def _line(metrics: Mapping[str, float], *, total: int | None = None, left: str = "", width: int | None = None) -> str:
+    """What a person reads of an iteration, in columns; what is said now and then stands behind them.
+
+    On a narrow terminal the columns of high rank are left out.
+    """
     of = "" if total is None else f" of {total}"
-    line = (
-        f"{metrics['iteration']:>5.0f}{of}  reward {metrics['reward']:.3f}  mIoU {metrics['miou']:.3f}  "
-        f"format {metrics['format_rate']:>4.0%}  silent groups {metrics['zero_variance_rate']:>4.0%}  "
-        f"parsed {metrics['parse_rate']:>4.0%}  "
-        f"sampling {metrics['seconds_sampling']:>5.2f} s  learning {metrics['seconds_learning']:>5.2f} s  "
-        f"{metrics['groups_per_second']:>5.1f} groups/s{left}"
-    )
+    parts = [
+        (0, f"{metrics['iteration']:>5.0f}{of}"),
+        (2, f"  reward {metrics['reward']:.3f}"),
+        (3, f"  mIoU {metrics['miou']:.3f}"),
+        (5, f"  format {metrics['format_rate']:>4.0%}"),
+        (6, f"  silent groups {metrics['zero_variance_rate']:>4.0%}"),
+        (7, f"  parsed {metrics['parse_rate']:>4.0%}"),
+        (9, f"  sampling {metrics['seconds_sampling']:>5.2f} s"),
+        (10, f"  learning {metrics['seconds_learning']:>5.2f} s"),
+        (8, f"  {metrics['groups_per_second']:>5.1f} groups/s"),
+        (0, left),
+    ]
     for name, word in (("truncated_rate", "cut"), ("failed_rate", "failed")):
         if metrics[name] > 0:
-            line += f"  {word} {metrics[name]:.1%}"
+            parts.append((4, f"  {word} {metrics[name]:.1%}"))
     for name, what in (("skipped_episodes", "episodes"), ("skipped_steps", "steps so far")):
         if metrics[name] > 0:
-            line += f"  skipped {metrics[name]:.0f} {what}"
-    return line + (f"  validation mIoU {metrics['validation_miou']:.3f}" if "validation_miou" in metrics else "")
+            parts.append((4, f"  skipped {metrics[name]:.0f} {what}"))
+    if "validation_miou" in metrics:
+        parts.append((1, f"  validation mIoU {metrics['validation_miou']:.3f}"))
+    return fitted(parts, width)
 
 
 def _validate(algorithm: GRPO, indices: Sequence[int], console: Console) -> tuple[list[ScoredAnswer], dict[str, float]]:

@@ -6,15 +6,21 @@ import json
 from collections.abc import Sequence
 from typing import TypeVar
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 
 from focus_agents.rollout.records import RolloutGroup
+from focus_agents.runs.terminal import width_of
 from focus_env.metrics import ScoredAnswer, summarize
 
 T = TypeVar("T")
 
 NUM_SHOWN = 3
 """Best and worst answers each."""
+INDENT = 7
+"""Of tables, below the line that they belong to."""
+LEAST_WIDTH = 8
+"""Of a column that is cut."""
 
 
 def describe_validation(answers: Sequence[ScoredAnswer]) -> str:
@@ -33,15 +39,17 @@ def show_validation(when: str, answers: Sequence[ScoredAnswer], console: Console
     """Print a validation in a line, and its best and worst answers below it if `is_verbose`."""
     show(console, f"{when}: {describe_validation(answers)}")
     if is_verbose:
-        show(console, scores_table(answers))
+        show(console, scores_table(answers, width=width_of(console)))
 
 
-def answers_table(groups: Sequence[RolloutGroup], num_shown: int = NUM_SHOWN) -> str:
+def answers_table(groups: Sequence[RolloutGroup], num_shown: int = NUM_SHOWN, *, width: int | None = None) -> str:
     """Return the best and the worst sampled answers of an iteration, by their rewards.
 
     Args:
         groups: What was sampled.
         num_shown: How many of each; of equal ones the first.
+        width: Characters of a line of the terminal, whose columns are left out, and the text cut, until they fit; None:
+            all are there.
 
     Returns:
         A heading and a line for each answer: its reward, what each term of it is worth, its IoU, how it was read, its
@@ -64,17 +72,17 @@ def answers_table(groups: Sequence[RolloutGroup], num_shown: int = NUM_SHOWN) ->
                 json.dumps(group.generation.completions[position].text, ensure_ascii=False),
             ]
         )
-    return _aligned(rows)
+    return _aligned(rows, width, ["episode", *reversed(terms), "status"])
 
 
-def scores_table(answers: Sequence[ScoredAnswer], num_shown: int = NUM_SHOWN) -> str:
+def scores_table(answers: Sequence[ScoredAnswer], num_shown: int = NUM_SHOWN, *, width: int | None = None) -> str:
     """Return the best and the worst answers of a validation, by IoU, in the manner of `answers_table`."""
     rows = [["", "IoU", "status", "episode", "box", "target"]]
     found = sorted(answers, key=lambda answer: -answer.credit)
     for which, answer in _both_ends(found, num_shown):
         boxes = ("" if box is None else " ".join(f"{value:.0f}" for value in box) for box in _boxes(answer))
         rows.append([which, f"{answer.credit:.2f}", str(answer.status), answer.episode_id, *boxes])
-    return _aligned(rows)
+    return _aligned(rows, width, ["episode", "status"])
 
 
 def _boxes(answer: ScoredAnswer) -> tuple[Sequence[float] | None, Sequence[float] | None]:
@@ -88,10 +96,34 @@ def _both_ends(found: Sequence[T], num_shown: int) -> list[tuple[str, T]]:
     return [*(("best", each) for each in best), *(("worst", each) for each in worst)]
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows below one another; none if there is a heading alone."""
+def _aligned(rows: Sequence[Sequence[str]], width: int | None, dispensable: Sequence[str]) -> str:
+    """Rows below one another; none if there is a heading alone.
+
+    Args:
+        rows: The first one has the names of the columns.
+        width: As of `answers_table`.
+        dispensable: Columns that are left out where they do not fit, the first one first; then the last column is cut.
+    """
     if len(rows) < 2:
         return ""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(f"       {line.rstrip()}" for line in lines)
+    columns = [*zip(*rows, strict=True)]
+    leaving, indent = [*dispensable], INDENT
+    while width is not None and _width(columns, indent) > width and (indent > 1 or leaving):
+        if indent > 1:
+            indent = 1
+        else:
+            del columns[[column[0] for column in columns].index(leaving.pop(0))]
+    widths = [max(map(cell_len, column)) for column in columns]
+    if width is not None and (excess := _width(columns, indent) - width) > 0:
+        widths[-1] = max(LEAST_WIDTH, widths[-1] - excess)
+    lines = ["  ".join(map(_cell, row, widths)) for row in zip(*columns, strict=True)]
+    return "\n".join(f"{' ' * indent}{line.rstrip()}" for line in lines)
+
+
+def _width(columns: Sequence[Sequence[str]], indent: int) -> int:
+    return indent + sum(max(map(cell_len, column)) for column in columns) + 2 * (len(columns) - 1)
+
+
+def _cell(text: str, width: int) -> str:
+    """A text as wide as its column, cut if need be."""
+    return set_cell_size(text, width) if cell_len(text) <= width else f"{set_cell_size(text, width - 1)}…"

@@ -36,9 +36,10 @@ from focus_agents.runs.checkpoint import (
     save_policy,
     save_training_state,
 )
-from focus_agents.runs.folder import RunDirectory
-from focus_agents.runs.progress import progress_bar
-from focus_agents.runs.terminal import PlainConsole
+from focus_agents.runs.folder import CONFIG_FILE, RunDirectory
+from focus_agents.runs.progress import Pace, progress_bar
+from focus_agents.runs.starts import noting_a_stop
+from focus_agents.runs.terminal import PlainConsole, fitted, width_of
 from focus_env.boxes import iou
 from focus_env.datasets.synthetic.paints import Split
 from focus_env.prompts import PromptTemplate
@@ -124,18 +125,22 @@ class Pretraining:
         window: list[dict[str, float]] = []
         watcher = Watcher(self.directory, console, Facts(num_steps, "step"))
         recorder = Recorder(self.directory, console, [watcher, ReportSink(self.directory.path)])
-        with contextlib.closing(recorder), progress_bar("pretraining", num_steps, console) as move_to:
+        pace = Pace(first, num_steps, console, from_first=True)
+        bar = progress_bar("pretraining", num_steps, console, first=first, pace=pace)
+        with contextlib.closing(recorder), noting_a_stop(self.directory.path / CONFIG_FILE), bar as move_to:
             for step, batch in zip(range(first, num_steps), self._batches(range(first, num_steps)), strict=True):
                 step_started = time.perf_counter()
                 metrics = self._step(step, batch)
                 recorder.log({"step": step + 1, **metrics, "seconds": time.perf_counter() - step_started})
                 window.append(metrics)
                 move_to(step + 1)
+                left = pace.left(step + 1)
                 if (step + 1) % LINE_INTERVAL == 0:
                     found = {name: [m[name] for m in window if name in m] for name in SHOWN}
                     shown = {name: np.mean(values) for name, values in found.items() if values}
-                    line = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
-                    console.print(f"{step + 1:>6}  {line}", highlight=False)
+                    parts = [(rank, f"  {name} {value:.3f}") for rank, (name, value) in enumerate(shown.items(), 1)]
+                    line = fitted([(0, f"{step + 1:>6}"), *parts, (0, left)], width_of(console))
+                    console.print(line, highlight=False)
                     window = []
                 if (step + 1) % self.config.checkpoint_interval == 0:
                     kept = self.checkpoints.describe_kept()

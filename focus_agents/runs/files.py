@@ -53,10 +53,13 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
         CheckpointError: If another line is no JSON object.
     """
-    if not path.exists():
-        return []
+    return _parse_lines(path, path.read_bytes()) if path.exists() else []
+
+
+def _parse_lines(path: Path, content: bytes, *, first: int = 1) -> list[dict[str, Any]]:
+    """The whole lines of a file, or of what follows on its front; `first` is the number of the first of them."""
     records = []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+    for number, line in enumerate(content.splitlines(keepends=True), start=first):
         if not line.endswith(b"\n"):
             break
         try:
@@ -67,6 +70,44 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
             raise CheckpointError(f"{path}, line {number}: expected a JSON object, got {record!r:.80}; delete the line")
         records.append(record)
     return records
+
+
+class NewLines:
+    """Reads what was added to a file of JSON lines since the last look, so that a look costs as much as there is news.
+
+    Args:
+        path: The file, which may not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._offset, self._last, self._num_lines = path, 0, b"", 0
+
+    def read(self) -> tuple[list[dict[str, Any]], bool]:
+        """Return the new whole lines, and whether they begin at the front: at first, and after lines were dropped.
+
+        A line that is being written comes at a later look. No lines come while the file cannot be read.
+
+        Raises:
+            CheckpointError: If a line is no JSON object.
+        """
+        try:
+            with self._path.open("rb") as file:
+                file.seek(max(0, self._offset - len(self._last)))
+                is_anew = self._offset == 0 or file.read(len(self._last)) != self._last
+                if is_anew:
+                    file.seek(0)
+                content = file.read()
+        except OSError:
+            return [], False
+        content = content[: content.rfind(b"\n") + 1]
+        if is_anew:
+            self._offset, self._last, self._num_lines = 0, b"", 0
+        records = _parse_lines(self._path, content, first=self._num_lines + 1)
+        if records:
+            self._offset += len(content)
+            self._last = content.splitlines(keepends=True)[-1]
+            self._num_lines += len(records)
+        return records, is_anew
 
 
 def keep_json_lines(path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:

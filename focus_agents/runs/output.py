@@ -12,6 +12,32 @@ from typing import Any, TextIO
 READER_GONE = errno.EPIPE
 
 
+def is_live(stream: Any) -> bool:
+    """Return whether a stream is a terminal that can take back what it shows."""
+    return stream is not None and stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+class Sign:
+    """A sign of life on a terminal, before the first line of a command, which takes its place.
+
+    Args:
+        text: Such as "focus grpo ..."; empty: there is none.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        self._is_there = bool(text) and is_live(sys.stderr)
+        if self._is_there:
+            sys.stderr.write(f"\r{text}")
+            sys.stderr.flush()
+
+    def remove(self) -> None:
+        """Clear the line."""
+        if self._is_there:
+            self._is_there = False  # first, since what follows is written by one that removes it
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
 class Sturdy:
     """A text stream that leaves out what it cannot write, and says so once on the standard error.
 
@@ -22,16 +48,20 @@ class Sturdy:
 
     Attributes:
         stream: The stream itself.
+        tells_of_reader: Whether a reader that is gone is worth a word: where work goes on without.
+        sign: What stands on the terminal until something is printed.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream, self._has_told = stream, False
+        self.tells_of_reader, self.sign = True, Sign()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
         """Write a text, as far as that can be done; returns its length."""
+        self.sign.remove()
         try:
             self.stream.write(text)
         except UnicodeEncodeError:
@@ -58,6 +88,7 @@ class Sturdy:
 
         Nothing is said of a reader that has seen enough, as `head` has.
         """
+        self.sign.remove()
         try:
             self.stream.flush()
         except OSError as error:
@@ -71,7 +102,8 @@ class Sturdy:
             pass
 
     def _tell(self, error: Exception) -> None:
-        if self._has_told:
+        is_reader_gone = isinstance(error, OSError) and error.errno == READER_GONE
+        if self._has_told or (is_reader_gone and not self.tells_of_reader):
             return
         self._has_told = True
         reason = (error.strerror if isinstance(error, OSError) else None) or error
@@ -82,15 +114,25 @@ class Sturdy:
             sys.stderr.flush()
 
 
-def guard_output() -> None:
+def guard_output(*, tells_of_reader: bool = True, sign: str | None = None) -> None:
     """Make the standard output and the standard error of this process sturdy, until it ends.
 
     The error's own failures have nowhere to be told.
+
+    Args:
+        tells_of_reader: Say so where the reader has gone. A help that `head` cuts is as it should be.
+        sign: Shown on a terminal until the first line is printed, since imports take their time on a busy machine.
     """
+    shown = Sign(sign or "")
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None or isinstance(stream, Sturdy):
+        if stream is None:
             continue
-        guarded = Sturdy(stream)
-        setattr(sys, name, guarded)
-        atexit.register(guarded.end)
+        if not isinstance(stream, Sturdy):
+            stream = Sturdy(stream)
+            setattr(sys, name, stream)
+            atexit.register(stream.end)
+        if sign:
+            stream.sign = shown
+        if not tells_of_reader:
+            stream.tells_of_reader = False

@@ -18,7 +18,6 @@ from rich.progress import (
     Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
@@ -43,26 +42,108 @@ class RateColumn(ProgressColumn):
         return Text("" if speed is None else f"{speed:.1f} {self._unit}/s")
 
 
+class Pace:
+    """How long a work still takes, by the time that each of its parts has taken so far.
+
+    Args:
+        first: Of its parts, how many were done before.
+        total: All of them; None: nobody knows.
+        console: Where lines go that say so; a terminal has a bar.
+        from_first: Count from the end of the first part on, since what comes before it is not paid again: the start of
+            processes, the loading of a model, the compilation of its kernels.
+    """
+
+    def __init__(self, first: int, total: int | None, console: Console, *, from_first: bool = False) -> None:
+        self._total, self._is_needed, self._reached = total, not console.is_terminal, first
+        self._since = None if from_first else (time.perf_counter(), first)
+        self._seconds_each: float | None = None
+
+    def reach(self, done: int) -> None:
+        """Note how many parts are done. Fewer than before: the work has gone back, and is timed from there."""
+        if done == self._reached:
+            return
+        now = time.perf_counter()
+        if self._since is None or done < self._reached:
+            self._since = (now, done)
+        else:
+            started, first = self._since
+            self._seconds_each = (now - started) / (done - first)
+        self._reached = done
+
+    def seconds_left(self, done: int) -> float | None:
+        """Return the seconds that are left after so many parts; None if too few of them were timed."""
+        if self._seconds_each is None or self._total is None:
+            return None
+        return self._seconds_each * max(0, self._total - done)
+
+    def left(self, done: int) -> str:
+        """Return what a line ends with after so many parts: the time left, as in "  1:02:03 left"."""
+        if not self._is_needed:
+            return ""
+        self.reach(max(done, self._reached))  # lines that come late do not go back
+        if (seconds := self.seconds_left(done)) is None:
+            return ""
+        return f"  {datetime.timedelta(seconds=round(seconds))} left"
+
+
+class LeftColumn(ProgressColumn):
+    """The time left in a bar, as `Pace` has it; rich's own forgets parts that take longer than half a minute.
+
+    Args:
+        pace: Of the work.
+    """
+
+    def __init__(self, pace: Pace) -> None:
+        super().__init__()
+        self._pace = pace
+
+    def render(self, task: Task) -> Text:
+        """Draw it."""
+        seconds = self._pace.seconds_left(int(task.completed))
+        shown = "-:--:--" if seconds is None else str(datetime.timedelta(seconds=round(seconds)))
+        return Text(shown, style="progress.remaining")
+
+
 @contextlib.contextmanager
 def progress_bar(
-    label: str, total: int | None, console: Console, *, unit: str | None = None
+    label: str,
+    total: int | None,
+    console: Console,
+    *,
+    unit: str | None = None,
+    first: int = 0,
+    pace: Pace | None = None,
 ) -> Iterator[Callable[[int], None]]:
     """A bar at the bottom of the terminal, while lines are printed above it; yields what moves it to a number done.
 
-    In a pipe or a file, where nothing moves, there is none. Without a total, it says the number done. With a unit, such
-    as "pictures", it says how many a second.
+    In a pipe or a file, where nothing moves, there is none. Without a total, it says the number done.
+
+    Args:
+        label: Says what is counted.
+        total: All of it.
+        console: Where the bar is.
+        unit: What is counted, such as "pictures", if the bar is to say how many a second.
+        first: How many were done before.
+        pace: For the time that is left; None: counted from the end of the first on.
     """
+    pace = pace or Pace(first, total, console, from_first=True)
     columns = (
         TextColumn(label),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        LeftColumn(pace),
         *([] if unit is None else [RateColumn(unit)]),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda done: progress.update(task, completed=done)
+        task = progress.add_task(label, total=total, completed=first)
+
+        def move_to(done: int) -> None:
+            if not progress.disable:
+                pace.reach(done)
+                progress.update(task, completed=done)
+
+        yield move_to
 
 
 @contextlib.contextmanager
@@ -70,35 +151,14 @@ def runs_progress(total: int, num_done: int, console: Console) -> Iterator[Calla
     """A bar over whole runs; what it yields takes the folder of one that is done, and prints it with the time."""
     started = time.perf_counter()
     done = itertools.count(num_done + 1)
-    with progress_bar("runs", total, console) as move_to:
-        move_to(num_done)
+    pace = Pace(num_done, total, console)  # a run's own start is a part of each of them
+    with progress_bar("runs", total, console, first=num_done, pace=pace) as move_to:
 
         def on_done(folder: Path) -> None:
-            move_to(next(done))
-            console.print(f"{time.perf_counter() - started:>7.0f} s  {folder.name}", highlight=False)
+            move_to(number := next(done))
+            console.print(f"{time.perf_counter() - started:>7.0f} s  {folder.name}{pace.left(number)}", highlight=False)
 
         yield on_done
-
-
-class Pace:
-    """How long a work still takes, for lines where there is no bar to say so.
-
-    Args:
-        first: Of its parts, how many were done before.
-        total: All of them.
-        console: Where the lines go; a terminal has a bar.
-    """
-
-    def __init__(self, first: int, total: int, console: Console) -> None:
-        self._first, self._total, self._is_needed = first, total, not console.is_terminal
-        self._started = time.perf_counter()
-
-    def left(self, done: int) -> str:
-        """Return what a line ends with after so many parts: the time left, as in "  1:02:03 left"."""
-        if not self._is_needed or done <= self._first:
-            return ""
-        seconds = (time.perf_counter() - self._started) * (self._total - done) / (done - self._first)
-        return f"  {datetime.timedelta(seconds=round(seconds))} left"
 
 
 class UnitWatch:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.status import Status
@@ -67,3 +70,37 @@ class PlainConsole(Console):
             super().print(*objects, **{"crop": False, **options})
         finally:
             self._width = given
+
+
+@contextlib.contextmanager
+def waiting(console: Console, what: str) -> Iterator[None]:
+    """Say that something takes its time: by a spinner on a terminal, and by a line where nothing can move."""
+    if console.is_terminal:
+        with console.status(f"{what} ..."):
+            yield
+    else:
+        console.print(f"{what} ...", markup=False, highlight=False, soft_wrap=True)
+        yield
+
+
+def width_of(console: Console) -> int | None:
+    """Return the characters of a line of a terminal; None for a pipe or a file, where a line is as long as it is."""
+    return console.width if console.is_terminal else None
+
+
+def fitted(parts: Sequence[tuple[int, str]], width: int | None) -> str:
+    """Return a line of those of its parts that fit in, the most important ones first.
+
+    Args:
+        parts: In the order of the line, each with its rank and its text with the space before it. 0 is always there.
+        width: Of the terminal, in characters; None: all parts are there.
+    """
+    left = 0 if width is None else width - sum(cell_len(text) for rank, text in parts if rank == 0)
+    shown = set()
+    for place in sorted(range(len(parts)), key=lambda place: parts[place][0]):
+        rank, text = parts[place]
+        length = cell_len(text) if rank and width is not None else 0
+        if length <= left or not rank or width is None:
+            shown.add(place)
+            left -= length
+    return "".join(text for place, (_, text) in enumerate(parts) if place in shown)

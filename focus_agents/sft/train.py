@@ -30,7 +30,8 @@ from focus_agents.processes.names import naming_train
 from focus_agents.processes.torch_backend import local_torch_config
 from focus_agents.rollout.collect import describe_error, errors_of_no_episode
 from focus_agents.runs.checkpoint import read_training_state
-from focus_agents.runs.folder import RunDirectory
+from focus_agents.runs.folder import CONFIG_FILE, RunDirectory
+from focus_agents.runs.starts import noting_a_stop
 from focus_agents.runs.terminal import PlainConsole
 from focus_agents.settings import Settings
 from focus_agents.sft import notices
@@ -153,7 +154,9 @@ def train_sft(
     recorder = Recorder(run, console, [Watcher(run, console, facts), report, *sinks])
     album = ValidationAlbum(run, recorder, plan.validation_episodes, indices, counter="step")
     follower = Follower(run, plan.config.num_steps, console, recorder, album, is_verbose=is_verbose)
-    with contextlib.closing(recorder):
+    with contextlib.closing(recorder), noting_a_stop(run.path / CONFIG_FILE):
+        if workers.num_workers > 0 and not console.is_terminal:  # there is a bar on a terminal
+            console.print("starting the workers ...", markup=False, highlight=False)
         with naming, follower.following():
             try:
                 trainer.fit()
@@ -194,6 +197,7 @@ def check_checkpoints(run: RunDirectory, console: Console) -> None:
     (run.checkpoints / SNAPSHOT_FILE).unlink(missing_ok=True)
     if restored is not None:
         step, progress = restored
+        run.rewind(step, counter="step")  # as the workers do, before anybody shows what came after
         older = [path for path in checkpoints.newest_first() if checkpoints.number(path) < step]
         for path in older[1:]:
             if checkpoints.number(path) != progress.get("best_step"):

@@ -188,7 +188,7 @@ def episode_card(
         "header",
         tag("b", f"episode {place}"),
         tag("span", first.episode_id, class_="name"),
-        tag("span", f"IoU {first.credit:.2f} → {last.credit:.2f}"),
+        tag("span", f"IoU {first.credit:.2f} → {f'{last.credit:.2f}' if len(strips[0][1]) > 1 else '–'}"),
         tag("span", f"{kind}", class_="flag") if kind == "worst" else "",
     )
     body = [tag("div", *_support_tiles("validation", place, supports, book, shelf), class_="tiles")] if supports else []

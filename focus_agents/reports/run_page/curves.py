@@ -38,15 +38,29 @@ class Curve:
         positions: [T] iterations or steps.
         values: [T].
         counter: What the positions count.
+        last: Iterations or steps that the run has behind it; None: nobody asks.
     """
 
     run: int
     positions: Floats
     values: Floats
     counter: str = "iteration"
+    last: int | None = None
+
+    @property
+    def has_end(self) -> bool:
+        """Whether the last value says where the run has got to, beside where it has started."""
+        return len(self.values) > 1 or not is_open(self.positions[-1], self.last)
 
 
-def read_curve(lines: Sequence[Mapping[str, Any]], counter: str, metric: str, *, run: int = 0) -> Curve:
+def is_open(position: float, last: int | None) -> bool:
+    """Return whether what was measured once, at a position, is the start of a run whose end was not measured yet."""
+    return last is not None and (position < last or position == 0)
+
+
+def read_curve(
+    lines: Sequence[Mapping[str, Any]], counter: str, metric: str, *, run: int = 0, last: int | None = None
+) -> Curve:
     """Return where a metric is a number."""
     points = [
         (line[counter], line[metric])
@@ -54,7 +68,7 @@ def read_curve(lines: Sequence[Mapping[str, Any]], counter: str, metric: str, *,
         if is_measured(line.get(metric)) and is_measured(line.get(counter))
     ]
     array = np.array(points, dtype=np.float64).reshape(-1, 2)
-    return Curve(run, array[:, 0], array[:, 1], counter)
+    return Curve(run, array[:, 0], array[:, 1], counter, last)
 
 
 def metrics_of(lines: Sequence[Mapping[str, Any]], counter: str) -> list[str]:
@@ -92,7 +106,7 @@ def thinned(curve: Curve, most: int = MOST_POINTS) -> tuple[Curve, Floats, Float
     counts = np.diff([*starts, number])
     means = [np.add.reduceat(part, starts) / counts for part in (curve.positions, curve.values)]
     low, high = np.minimum.reduceat(curve.values, starts), np.maximum.reduceat(curve.values, starts)
-    return Curve(curve.run, means[0], means[1], curve.counter), low, high
+    return Curve(curve.run, means[0], means[1], curve.counter, curve.last), low, high
 
 
 def draw_panel(metric: str, curves: Sequence[Curve], names: Sequence[str], *, also: Sequence[str] = ()) -> Html:
@@ -133,7 +147,7 @@ def draw_panel(metric: str, curves: Sequence[Curve], names: Sequence[str], *, al
 
 def _in_words(metric: str, curve: Curve, name: str, shown: Notation, *, has_counter: bool) -> Html:
     place = best_place(metric, curve.values)
-    words = [f"start {shown(curve.values[0])}", f"end {shown(curve.values[-1])}"]
+    words = [f"start {shown(curve.values[0])}", f"end {shown(curve.values[-1]) if curve.has_end else '–'}"]
     if place is not None:
         words.append(f"best {shown(curve.values[place])} at {curve.counter} {curve.positions[place]:.0f}")
     if has_counter:
@@ -150,7 +164,7 @@ def _draw(metric: str, curves: Sequence[Curve], shown: Notation) -> Html:
     is_share = declared is not None and declared.unit in ("share", "IoU")
     values = np.concatenate([part for each, *band in thin for part in (each.values, *band)])
     low, high, bounds = _limits(values, bounds, is_share=is_share)
-    left, right = float(xs.min()), float(xs.max())
+    left, right = float(xs.min()), max(float(xs.max()), *(curve.last or 0 for curve in curves if not curve.has_end), 0)
     right = right if right > left else left + 1
 
     def place(x: Floats, y: Floats) -> Floats:
@@ -171,7 +185,8 @@ def _draw(metric: str, curves: Sequence[Curve], shown: Notation) -> Html:
             parts.append(tag("polyline", points=_points(around), class_=f"band {colour}"))
         parts.append(tag("polyline", points=_points(place(curve.positions, curve.values)), class_=f"line {colour}"))
         best = best_place(metric, whole.values)
-        marks = {"start": 0, "end": len(whole.values) - 1} | ({} if best is None else {"best": best})
+        marks = {"start": 0} | ({"end": len(whole.values) - 1} if whole.has_end else {})
+        marks |= {} if best is None else {"best": best}
         for kind, at in marks.items():
             ((x, y),) = place(whole.positions[[at]], whole.values[[at]])
             told = tag("title", f"{kind}: {shown(whole.values[at])} at {whole.counter} {whole.positions[at]:.0f}")

@@ -14,7 +14,7 @@ from focus_agents.reports.markup import Html, join, tag
 from focus_agents.reports.measured import is_measured
 from focus_agents.reports.run_page.cards import Shelf, episode_card, filter_bar, group_card
 from focus_agents.reports.run_page.choice import NUM_FIXED, choose_episodes
-from focus_agents.reports.run_page.curves import score
+from focus_agents.reports.run_page.curves import is_open, score
 from focus_agents.reports.run_page.panels import curve_sections
 from focus_agents.reports.run_page.pictures import PictureBook, data_uri, encode_picture
 from focus_agents.reports.run_page.probes import probe_part
@@ -22,6 +22,7 @@ from focus_agents.reports.run_page.records import RunRecord, Validation
 from focus_agents.runs.summary import describe_fall
 from focus_env import images
 from focus_env.errors import FocusError
+from focus_env.metrics import ScoredAnswer
 
 PICTURE_BYTES = 14_000_000
 """Of all pictures of a page, as the page has them. With all else at its bounds a page stays below 20 MB."""
@@ -89,6 +90,7 @@ def _header(runs: Sequence[RunRecord], written: datetime.datetime, parts: Sequen
             tag("p", f"Written {written:%Y-%m-%d %H:%M:%S}. The file holds all that it shows.", class_="meaning"),
             tag("nav", *(tag("a", name, href=f"#{name}") for name in parts)),
             tag("div", tag("table", head, *body, class_="overview"), class_="wide"),
+            *map(_way_on, runs),
         ]
     )
 
@@ -98,17 +100,18 @@ def _overview(place: int, run: RunRecord) -> list[tuple[str, object]]:
     scores = [
         (line[run.counter], line["validation_miou"]) for line in run.lines if is_measured(line.get("validation_miou"))
     ]
-    length = f" of {run.length}" if run.length else ""
-    state = "finished" if run.summary else "not finished"
     row: list[tuple[str, object]] = [
         ("run", join([tag("i", class_=f"swatch run{place % 8}"), " ", run.name])),
         ("command", str(run.arguments.get("command", "–"))),
         ("unit of boxes", run.unit or str(run.arguments.get("frame") or "the model's")),
-        ("state", f"{state}, {run.counter} {run.last}{length}"),
+        ("state", _state(run)),
     ]
     if scores:
         best = max(scores, key=lambda score: score[1])
-        row.append(("validation mIoU", f"{score(scores[0][1])} → {score(scores[-1][1])}"))
+        start, end = score(scores[0][1]), score(scores[-1][1])
+        if len(scores) == 1:  # the other one is not known
+            start, end = (start, "–") if is_open(scores[0][0], run.last) else ("–", end)
+        row.append(("validation mIoU", f"{start} → {end}"))
         row.append(("best", f"{score(best[1])} at {run.counter} {best[0]:.0f}"))
     gain, interval = run.summary.get("miou_gain"), run.summary.get("miou_gain_interval")
     if is_measured(gain) and isinstance(interval, list) and len(interval) == 2:
@@ -121,6 +124,26 @@ def _overview(place: int, run: RunRecord) -> list[tuple[str, object]]:
         row.append(("reward", score(last["reward"])))
     row.append(("warnings", str(len(run.warnings))))
     return row
+
+
+def _state(run: RunRecord) -> str:
+    where = f"{run.counter} {run.last}{f' of {run.length}' if run.length else ''}"
+    if run.summary:
+        return f"finished, {where}"
+    if not run.stopped_by:
+        return f"not finished, {where}"
+    return f"not finished, stopped by {run.stopped_by} {f'after {where}' if run.last else 'at the start'}"
+
+
+def _way_on(run: RunRecord) -> Html | str:
+    """How a run that a signal has stopped is gone on with; nothing of others."""
+    if run.summary or not run.stopped_by:
+        return ""
+    if run.saved is None:
+        return tag("p", f"{run.name} has no checkpoint to go on from: start it again as before.")
+    behind = f" from {run.counter} {run.saved}" if run.saved != run.last else ""
+    command = [" by ", tag("code", run.go_on)] if run.go_on else ["."]
+    return tag("p", f"{run.name} can be gone on with{behind}", *command)
 
 
 def _warnings(runs: Sequence[RunRecord]) -> Html:
@@ -156,8 +179,9 @@ def _validations(runs: Sequence[RunRecord], books: Sequence[PictureBook], shelf:
     if not shown:
         return Html("")
     first, book = shown[0]
-    common = min(len(run.validations[-1].answers) for run, _ in shown)
-    before, last = first.validations[0].answers[:common], first.validations[-1].answers[:common]
+    newest = [_newest(run.validations) for run, _ in shown]
+    common = min(map(len, newest))
+    before, last = first.validations[0].answers[:common], newest[0][:common]
     places = choose_episodes(before, last)
     cards, statuses = [], Counter[str]()
     for place in places:
@@ -187,6 +211,14 @@ def _validations(runs: Sequence[RunRecord], books: Sequence[PictureBook], shelf:
         id="validation",
         class_="filtered",
     )
+
+
+def _newest(validations: Sequence[Validation]) -> Sequence[ScoredAnswer]:
+    """The newest answer to each episode; at a stop only the first ones are answered."""
+    answers = [*validations[0].answers]
+    for validation in validations[1:]:
+        answers[: len(validation.answers)] = validation.answers
+    return answers
 
 
 def _some(validations: Sequence[Validation], num_runs: int) -> Sequence[Validation]:

@@ -55,7 +55,7 @@ def _all_curves(runs: Sequence[RunRecord]) -> dict[str, list[Curve]]:
     names = metrics_of([line for run in runs for line in run.lines], "")
     found = {}
     for name in names:
-        curves = [read_curve(run.lines, run.counter, name, run=place) for place, run in enumerate(runs)]
+        curves = [read_curve(run.lines, run.counter, name, run=place, last=run.last) for place, run in enumerate(runs)]
         curves = [curve for curve in curves if len(curve.values)]
         if curves and name not in counters:
             found[name] = curves

@@ -15,7 +15,7 @@ from focus_agents.runs.answers import read_answers
 from focus_agents.runs.files import read_json, read_json_lines
 from focus_agents.runs.folder import CODE, RunDirectory
 from focus_agents.runs.samples import is_complete, read_samples, sampled_iterations
-from focus_agents.runs.starts import STARTS
+from focus_agents.runs.starts import GO_ON, STARTS, STOPPED_BY
 from focus_agents.runs.validations import list_validations
 from focus_env.metrics import ScoredAnswer
 
@@ -57,6 +57,9 @@ class RunRecord:
         problems: What could not be read.
         given: Names of the settings that its command lines have named.
         unit: The unit of coordinates that was in force; empty where nothing says so.
+        stopped_by: The signal that has stopped it, of its last start; empty if none has.
+        go_on: The command line that goes on with it, likewise.
+        saved: Iterations or steps of its newest checkpoint; None if it has none.
     """
 
     path: Path
@@ -73,6 +76,9 @@ class RunRecord:
     problems: Sequence[str] = ()
     given: Sequence[str] = ()
     unit: str = ""
+    stopped_by: str = ""
+    go_on: str = ""
+    saved: int | None = None
 
     @property
     def last(self) -> int:
@@ -134,6 +140,9 @@ def read_run(path: Path, *, name: str | None = None) -> RunRecord:
         problems=problems,
         given=_given_names(starts),
         unit=str(starts[-1].get("unit") or "") if starts else "",
+        stopped_by=str(starts[-1].get(STOPPED_BY) or "") if starts else "",
+        go_on=str(starts[-1].get(GO_ON) or "") if starts else "",
+        saved=tried(lambda: run.num_done, None),
     )
 
 

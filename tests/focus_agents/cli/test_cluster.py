@@ -238,20 +238,6 @@ def test_sigterm_while_ray_starts_or_is_joined_ends_with_a_sentence(
     assert capsys.readouterr().err.strip() == "stopped by SIGTERM; nothing was started yet"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_ray_is_left_ends_at_once(
-    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Ray that is half shut down would be shut down again when Python ends, with a traceback at the next signal."""
-    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(os, "_exit", sys.exit)
-    monkeypatch.setattr(ray, "shutdown", lambda: os.kill(os.getpid(), number))
-    with pytest.raises(SystemExit, match=str(128 + number)):
-        cluster.leave_ray("go on by --resume")
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
-    assert capsys.readouterr().err == f"stopped by {number.name}; go on by --resume\n"
-
-
 def test_a_checkpoint_that_workers_end_with_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -265,7 +251,8 @@ def test_a_checkpoint_that_workers_end_with_counts(
     monkeypatch.setattr(RayArguments, "start_ray", lambda *arguments, **options: None)
     monkeypatch.setattr(cluster.Job, "note_start", lambda job: None)
     monkeypatch.setattr(sft, "in_a_thread", stop)
-    monkeypatch.setattr(sft, "leave_ray", lambda note="": (run.checkpoints / "step_000003").mkdir(exist_ok=True))
+    checkpoint = run.checkpoints / "step_000003"
+    monkeypatch.setattr(sft, "leave_ray", lambda note="", **options: checkpoint.mkdir(exist_ok=True))
     plan = SimpleNamespace(template=SimpleNamespace(frame="norm_100"))
     with pytest.raises(SystemExit, match="130"):
         sft.train(args, plan, SimpleNamespace(num_workers=1), run)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from focus_agents.cli import command_line
 from focus_agents.cli.cluster import RayArguments
+from tests.kills import held_by_another
 
 
 class Imports(Exception):
@@ -41,3 +43,54 @@ def test_the_first_line_comes_before_large_imports(
         module.main()
     assert capsys.readouterr().out.startswith(f"{line}{tmp_path}")
     assert not list(tmp_path.iterdir())
+
+
+def without_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*arguments: object) -> None:
+        raise Imports
+
+    monkeypatch.setattr(RayArguments, "import_ray", stop)
+    monkeypatch.setattr(command_line, "quiet_libraries", stop)
+
+
+@pytest.mark.parametrize("command", ["grpo", "sft", "pretrain"])
+def test_a_run_that_goes_on_is_refused_before_large_imports(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what can be done: there is no other name for the run to go on with."""
+    module = importlib.import_module(f"focus_agents.cli.{command}")
+    without_imports(monkeypatch)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({"command": command}))
+    monkeypatch.setattr(sys, "argv", [f"focus {command}", "--resume", str(run)])
+    with held_by_another(run), pytest.raises(SystemExit, match="2"):
+        module.main()
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: folder {run}: another process is at work in it (process ")
+    assert message.endswith("; wait until it ends, or stop it\n")
+
+
+@pytest.mark.parametrize("command", ["grpo", "sft", "pretrain", "rewards", "ablation"])
+@pytest.mark.parametrize("kind", ["held", "nowhere"])
+def test_a_folder_that_cannot_be_had_is_refused_before_large_imports(
+    command: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = importlib.import_module(f"focus_agents.cli.{command}")
+    without_imports(monkeypatch)
+    monkeypatch.setattr(module, "quiet_libraries", lambda: pytest.fail("too late"), raising=False)
+    is_study = command in ("rewards", "ablation")
+    if kind == "nowhere" and not Path("/proc/self").exists():
+        pytest.skip("the system has no folder in which nobody can make one")
+    place = tmp_path if kind == "held" else Path("/proc/x")
+    words = ["--output-dir", str(place / "w" if is_study else place), *([] if is_study else ["--name", "w"])]
+    monkeypatch.setattr(sys, "argv", [f"focus {command}", *words])
+    if kind == "held":
+        with held_by_another(place / "w"), pytest.raises(SystemExit, match="2"):
+            module.main()
+    else:
+        with pytest.raises(SystemExit, match="2"):
+            module.main()
+    message = capsys.readouterr().err
+    expected = "another process is at work in it" if kind == "held" else "/proc/x: expected a path that can be used"
+    assert expected in message

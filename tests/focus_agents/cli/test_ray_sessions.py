@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import psutil
@@ -10,6 +11,7 @@ import pytest
 
 from focus_agents.cli import ray_sessions
 from focus_agents.cli.ray_sessions import Session, find_session, running_sessions
+from tests.kills import held_by_another
 
 
 @pytest.fixture
@@ -90,3 +92,49 @@ def test_heads_are_found_among_processes_and_other_machines_are_not(monkeypatch:
         Session(Path("/tmp/ray/session_2"), "10.0.0.1:2", 7.0),
         Session(Path("/tmp/ray/session_1"), "10.0.0.1:1", 8.0),
     ]
+
+
+@pytest.mark.parametrize(
+    ("starts", "message"),
+    [
+        (None, "it has not started Ray yet, try again in a moment"),
+        (
+            [{"ray_session": "session_old", "process": -1}],
+            "it has not started Ray yet, try again in a moment",
+        ),
+        ([{"process": "HOLDER"}], "it does without Ray, so there is nothing to monitor"),
+    ],
+)
+def test_a_run_that_has_not_started_ray_yet(
+    starts: list[dict[str, object]] | None, message: str, running: list[Session], tmp_path: Path
+) -> None:
+    """Whether or not there are other clusters, and before its config.json is there."""
+    run = tmp_path / "run"
+    with held_by_another(run) as pid:
+        if starts is not None:
+            starts = [{**start, **({"process": pid} if start.get("process") == "HOLDER" else {})} for start in starts]
+            (run / "config.json").write_text(json.dumps({"starts": starts}))
+        for sessions in (running, []):
+            with pytest.raises(ValueError, match=re.escape(f"run {run}: {message}")):
+                find_session(str(run), sessions)
+
+
+def test_a_run_that_has_ended_has_no_ray_either(running: list[Session], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with held_by_another(run):
+        (run / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="names none of the sessions of Ray"):
+        find_session(str(run), running)
+
+
+def test_whose_a_cluster_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    user = psutil.Process().username()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = {
+        ("", ""): None,
+        (user, str(tmp_path)): None,
+        ("eve", ""): "the user eve",
+        (user, "/x"): "the home /x",
+    }
+    for (name, home), expected in given.items():
+        assert Session(tmp_path, "10.0.0.1:1", 0.0, user=name, home=home).whose() == expected

@@ -52,6 +52,17 @@ def test_lines_align_and_say_how_far_the_run_is() -> None:
     assert lines[1].endswith("groups/s  0:01:00 left")
 
 
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 120])
+def test_a_line_fits_the_terminal(width: int) -> None:
+    changes = {"truncated_rate": 0.031, "skipped_steps": 4.0}
+    for more in ({}, changes, {**changes, "validation_miou": 0.5}):
+        line = module._line({"iteration": 7, **METRICS, **more}, total=400, width=width)
+        assert line.startswith("    7 of 400")
+        assert len(line) <= width
+        assert ("reward 0.500" in line) == (width >= (60 if "validation_miou" in more else 40))
+        assert ("validation mIoU 0.500" in line) == ("validation_miou" in more and width >= 40)
+
+
 WATCH: Any = SimpleNamespace(look=lambda answers: None)
 ALBUM: Any = SimpleNamespace(add=lambda position, answers: None)
 

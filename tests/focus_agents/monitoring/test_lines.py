@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from focus_agents.monitoring.lines import answers_table, scores_table, show_validation
@@ -54,3 +56,26 @@ def test_a_validation_is_a_line_and_its_answers_follow_where_they_are_asked_for(
         first, *rest = console.file.getvalue().splitlines()  # without a colour, and not wrapped
         assert first == "before: validation mIoU 0.500, parsed 100% of 2 answers"
         assert [line.split()[:2] for line in rest[1:]] == ([["best", "0.75"], ["best", "0.25"]] if is_verbose else [])
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 120])
+def test_tables_fit_the_terminal_without_what_matters_least(width: int) -> None:
+    text = "<answer>[250, 167, 750, 667]</answer>\N{CJK UNIFIED IDEOGRAPH-4E2D}"
+    tables = (
+        answers_table([group("synthetic/train/level3/seed0/176879", 0.1, 0.9, 0.5, text=text)], width=width),
+        scores_table([answer("synthetic/train/level3/seed0/176879", 0.25)], width=width),
+    )
+    for table in tables:
+        lines = table.splitlines()
+        assert max(map(cell_len, lines)) <= width
+        assert lines[0].split()[0] in ("reward", "IoU")
+        assert len({line.split()[0] for line in lines[1:]} - {"best", "worst"}) == 0
+    assert ("<answer>[250, 167, 750, 667]" in tables[0]) == (width >= 60)
+    assert "0.900" in tables[0]
+    assert "1 2 3 4  0 0 9 9" in tables[1]
+
+
+def test_a_table_elsewhere_is_whole() -> None:
+    table = answers_table([group("synthetic/train/level3/seed0/176879", 0.1, text="<answer>" * 40)])
+    assert "<answer>" * 40 in table
+    assert "synthetic/train/level3/seed0/176879" in table

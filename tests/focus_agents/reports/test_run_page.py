@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html.parser
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from focus_agents.reports.run_page.page import render_page
 from focus_agents.reports.run_page.pictures import MOST_BYTES, PictureBook, data_uri, encode_picture
 from focus_agents.reports.run_page.records import read_run
 from focus_agents.runs.folder import RunDirectory
+from focus_agents.runs.validations import keep_validation
 from focus_env.types import Box
-from tests.watched_runs import EPISODES, HOSTILE, write_run
+from tests.watched_runs import EPISODES, HOSTILE, validation, write_run
 
 VOID = {"img", "input", "meta", "br", "link"}
 
@@ -120,6 +122,57 @@ def test_a_run_of_an_older_release(tmp_path: Path) -> None:
     assert "lm_loss" in page
     assert "not finished, step 10 of 10" in page
     assert 'id="groups"' not in page
+
+
+def test_a_run_that_was_stopped_says_so_and_claims_no_change(tmp_path: Path) -> None:
+    """Before its second validation: what was not measured is no number, and the episodes of the stop are there."""
+    run = write_run(tmp_path / "run", num_iterations=24, interval=100)
+    config = json.loads((run.path / "config.json").read_text())
+    (run.path / "config.json").write_text(
+        json.dumps({**config, "starts": [{"stopped_by": "SIGINT", "go_on": "focus grpo --resume a"}]})
+    )
+    (run.path / "checkpoints/iteration_000024").mkdir(parents=True)
+    table = page_of(run).partition("</table>")[0]
+    assert ">not finished, stopped by SIGINT after iteration 24 of 100<" in table
+    assert ">0.25 → –<" in table
+    page = page_of(run)
+    assert "run can be gone on with by <code>focus grpo --resume a</code>" in page
+    assert "start 0.25, end –" in page
+    panel = page.partition('data-metric="validation_miou"')[2].partition("</figure>")[0]
+    assert ">iteration 24<" in panel, "the axis of what was measured once reaches to where the run is"
+    assert len(re.findall(r"IoU \d\.\d\d → –", page)) == 12
+    keep_validation(run.path, "iteration", 24, validation(1)[:8])
+    page = page_of(run)
+    num_shown = page.count('<b>iteration 24</b> <span class="whole">')
+    assert num_shown >= 6, "those from the front, and of the others those that have lost"
+    assert len(re.findall(r"IoU \d\.\d\d → \d\.\d\d", page)) == num_shown
+    assert len(re.findall(r"IoU \d\.\d\d → –", page)) == 12 - num_shown
+
+
+@pytest.mark.parametrize(
+    ("lines", "saved", "expected"),
+    [
+        (range(13), 10, ("after step 12 of 30<", "<p>run can be gone on with from step 10.</p>")),
+        (range(13), None, ("after step 12 of 30<", "run has no checkpoint to go on from: start it again as before")),
+        (range(1), None, ("at the start<", "run has no checkpoint to go on from: start it again as before")),
+    ],
+)
+def test_where_a_stopped_run_goes_on(
+    lines: range, saved: int | None, expected: tuple[str, str], tmp_path: Path
+) -> None:
+    arguments = {"command": "sft", "num_steps": 30, "starts": [{"stopped_by": "SIGINT"}, {"stopped_by": "SIGTERM"}]}
+    run = RunDirectory.create(tmp_path / "run", arguments)
+    for step in lines:
+        run.log({"step": step, "lm_loss": 1.0})
+    if saved is not None:
+        (run.checkpoints / f"step_{saved:06d}").mkdir(parents=True)
+    page = page_of(run)
+    assert f">not finished, stopped by SIGTERM {expected[0]}" in page
+    assert expected[1] in page
+    (run.path / "config.json").write_text(json.dumps({**arguments, "starts": [{"stopped_by": "SIGINT"}, {}]}))
+    front = page_of(run).partition("<section")[0]
+    assert "stopped by" not in front, "it was started again"
+    assert "gone on with" not in front
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json", "warnings.jsonl", "validation/before.jsonl"])

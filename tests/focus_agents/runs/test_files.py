@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 from focus_agents.errors import CheckpointError
-from focus_agents.runs.files import append_json_lines, read_json, read_json_lines, write_json, write_json_lines
+from focus_agents.runs.files import (
+    NewLines,
+    append_json_lines,
+    keep_json_lines,
+    read_json,
+    read_json_lines,
+    write_json,
+    write_json_lines,
+)
 
 NAN, INF = math.nan, math.inf
 
@@ -97,3 +105,44 @@ def test_another_line_is_named(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(text)
     with pytest.raises(CheckpointError, match=message):
         read_json_lines(tmp_path / "a.jsonl")
+
+
+class TestNewLines:
+    """A file that another process writes to, looked at again and again."""
+
+    def test_each_line_comes_once_and_whole(self, tmp_path: Path) -> None:
+        file = tmp_path / "a.jsonl"
+        lines = NewLines(file)
+        assert lines.read() == ([], False)
+        file.write_text('{"step": 1}\n{"st')
+        assert lines.read() == ([{"step": 1}], True)
+        assert lines.read() == ([], False)
+        with file.open("a") as opened:
+            opened.write('ep": 2}\n{"step": 3}\n')
+        assert lines.read() == ([{"step": 2}, {"step": 3}], False)
+
+    @pytest.mark.parametrize("num_kept", [0, 1, 2])
+    @pytest.mark.parametrize("num_more", [0, 1, 3, 9])
+    def test_lines_that_were_dropped_begin_it_anew(self, num_kept: int, num_more: int, tmp_path: Path) -> None:
+        """However far it has grown again by the next look."""
+        file = tmp_path / "a.jsonl"
+        append_json_lines(file, ({"step": step} for step in range(1, 4)))
+        lines = NewLines(file)
+        assert [line["step"] for line in lines.read()[0]] == [1, 2, 3]
+        keep_json_lines(file, lambda line: line["step"] <= num_kept)
+        more = range(num_kept + 1, num_kept + 1 + num_more)
+        append_json_lines(file, ({"step": step, "again": True} for step in more))
+        found, is_anew = lines.read()
+        assert [line["step"] for line in found] == [*range(1, num_kept + num_more + 1)]
+        assert is_anew
+        assert lines.read() == ([], not found)
+
+    def test_a_damaged_line_is_named_by_its_number(self, tmp_path: Path) -> None:
+        file = tmp_path / "a.jsonl"
+        file.write_text('{"step": 1}\n{"step": 2}\n')
+        lines = NewLines(file)
+        lines.read()
+        with file.open("a") as opened:
+            opened.write("{]\n")
+        with pytest.raises(CheckpointError, match="line 3: expected JSON"):
+            lines.read()

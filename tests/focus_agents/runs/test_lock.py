@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from focus_agents.runs.folder import RunDirectory
-from focus_agents.runs.lock import LOCK_FILE, hold_folder
-from tests.kills import in_a_child
-
-
-@contextlib.contextmanager
-def holder_of(folder: Path) -> Iterator[int]:
-    """A process that holds a folder, and is killed at the end, also of a test that fails."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        hold_folder(folder)
-        os.write(writer, b"held")
-        signal.pause()
-        os._exit(0)
-    os.close(writer)
-    assert os.read(reader, 10) == b"held"
-    os.close(reader)
-    try:
-        yield pid
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+from focus_agents.runs.lock import LOCK_FILE, claimed_folder, hold_folder, last_holder
+from tests.kills import held_by_another, in_a_child
 
 
 def warn(message: str) -> None:
@@ -44,7 +22,7 @@ def warn(message: str) -> None:
 def test_the_second_driver_is_refused_by_name_until_the_first_is_dead(tmp_path: Path) -> None:
     """Whether it starts the run, or goes on with it; a killed one leaves its lock's file, and blocks nobody."""
     run = RunDirectory.create(tmp_path / "run", {"seed": 3})
-    with holder_of(run.path) as pid:
+    with held_by_another(run.path) as pid:
         refusal = (
             rf"run: another process is at work in it \(process {pid} on .*\); wait until it is done, end it, or choose"
         )
@@ -61,7 +39,7 @@ def test_the_second_driver_is_refused_by_name_until_the_first_is_dead(tmp_path: 
 
 @in_a_child
 def test_two_starts_at_once_make_one_run(tmp_path: Path) -> None:
-    with holder_of(tmp_path / "run"):
+    with held_by_another(tmp_path / "run"):
         with pytest.raises(ValueError, match="another process is at work in it"):
             RunDirectory.open(tmp_path / "run", {"seed": 4}, is_resumed=False, warn=warn)
         assert not (tmp_path / "run/config.json").exists()
@@ -121,7 +99,7 @@ def test_a_folder_that_was_deleted_and_made_again_is_held_again(tmp_path: Path) 
     folder = tmp_path / "run"
     hold_folder(folder)
     shutil.rmtree(folder)
-    with holder_of(folder), pytest.raises(ValueError, match="another process is at work in it"):
+    with held_by_another(folder), pytest.raises(ValueError, match="another process is at work in it"):
         hold_folder(folder)
     hold_folder(folder)
     descriptors = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
@@ -136,3 +114,42 @@ def test_a_folder_that_was_deleted_and_made_again_is_held_again(tmp_path: Path) 
             os._exit(0)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@in_a_child
+def test_checks_that_fail_leave_nothing_of_a_claim(tmp_path: Path) -> None:
+    """Neither folders that were made for it nor a lock, and what was there stays."""
+    (tmp_path / "there").mkdir()
+
+    def fail(folder: Path, name: str) -> None:
+        (folder / name).touch()
+        raise ValueError("a check")
+
+    for folder in (tmp_path / "a/b/c", tmp_path / "there"):
+        with pytest.raises(ValueError, match="a check"), claimed_folder(folder):
+            fail(folder, LOCK_FILE)
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+    with pytest.raises(ValueError, match="a check"), claimed_folder(tmp_path / "there"):
+        fail(tmp_path / "there", "config.json")
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["config.json"]
+
+
+@in_a_child
+def test_a_claim_that_is_refused_leaves_the_others_lock(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with held_by_another(folder) as pid:
+        assert last_holder(folder) == pid
+        advice = r"process \d+ on .*\); wait until it ends, or stop it$"
+        with pytest.raises(ValueError, match=advice), claimed_folder(folder, setting=None):
+            pytest.fail("it is held")
+        assert last_holder(folder) == pid
+    with claimed_folder(folder):
+        assert last_holder(folder) == os.getpid()
+    assert last_holder(folder) == os.getpid(), "it is held on, until the process ends"
+    assert last_holder(tmp_path) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="the system has no folder in which nobody can make one")
+def test_a_folder_that_cannot_be_made_is_refused_by_its_path() -> None:
+    with pytest.raises(OSError, match="/proc/x"), claimed_folder(Path("/proc/x/run")):
+        pytest.fail("there is no such folder")

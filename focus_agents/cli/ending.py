@@ -1,0 +1,88 @@
+"""The end of a command's process, after its last word: soon, and quiet whatever signals come."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from focus_agents.runs.output import is_live
+
+SHOW_CURSOR = "\x1b[?25h"
+"""Takes back what a spinner or a bar has asked of the terminal."""
+FAILED = 1
+
+
+def end_at_once(code: int, *, restores_terminal: bool = False) -> None:
+    """End this process without what is left to do, with everything printed.
+
+    Args:
+        code: Its exit code.
+        restores_terminal: A spinner or a bar may be on the terminal.
+    """
+    if restores_terminal and is_live(sys.stdout):
+        sys.stdout.write(SHOW_CURSOR)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(code)
+
+
+def end_quietly() -> None:
+    """Let nothing be said any more: for a command that is done, whose process has only to end.
+
+    A signal would else interrupt what libraries do when Python ends, and show their tracebacks. Ray that does not run
+    is not shut down once more, for which it would import a part of itself.
+    """
+    if worker := sys.modules.get("ray._private.worker"):
+        from focus_agents.cli.ray_compat import forget_shutdown
+
+        forget_shutdown(worker)
+    atexit.register(_obey_at_once)  # the last one that is registered is called first
+
+
+def _obey_at_once() -> None:
+    """Let signals end this process without a word."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        os._exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+
+
+def is_program() -> bool:
+    """Return whether this process is `focus` itself, by its script or by `python -m`, and no other that calls it."""
+    file = Path(getattr(sys.modules.get("__main__"), "__file__", None) or "")
+    return file.name == "focus" or (file.parent.name, file.name) == ("focus_agents", "__main__.py")
+
+
+def run_to_the_end(command: Callable[[], None]) -> None:
+    """Run a command and end the process with its exit code.
+
+    What is registered for the end is done. Python would then take apart each module, which with torch and Ray takes a
+    second, and half a minute on a busy machine, while nothing is left to be done.
+    """
+    code: int | str | None = FAILED
+    try:
+        command()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    except KeyboardInterrupt:  # of the first moments, when nothing was begun
+        code = 128 + signal.SIGINT
+    except BaseException:
+        traceback.print_exc()
+    _obey_at_once()
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    atexit._run_exitfuncs()
+    end_at_once(FAILED if isinstance(code, str) else code or 0)
