@@ -27,7 +27,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from focus_agents.models.adapters import base_model, model_parts
-from focus_agents.models.flash import FLASH, flash_attention, padding_mask, wants_flash
+from focus_agents.models.flash import FLASH, flash_attention, padding_mask, square_mask, wants_flash
 from focus_agents.models.settings import Attention, Precision
 from focus_agents.models.shared_prefix import SharedPrefix, shared_prefix_attention
 from focus_agents.models.support_mass import SupportProbe, attention_maps, cap_scores, head_masses, support_mass
@@ -184,6 +184,8 @@ def focus_attention_forward(
         grouped = shared_prefix_attention(query, key, value, attention_mask, shared_prefix, scaling=scaling)
         output = grouped.transpose(1, 2).contiguous()
     elif softcap is not None:
+        if attention_mask is not None and attention_mask.ndim == 2:  # made for flash attention, which caps no scores
+            attention_mask = square_mask(attention_mask, query.shape[2])
         dropout = float(kwargs.get("dropout") or 0.0)
         output = capped_attention(query, key, value, attention_mask, scaling=scaling, softcap=softcap, dropout=dropout)
     elif by_flash:

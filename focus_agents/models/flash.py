@@ -82,9 +82,9 @@ def flash_attention(
     if is_square or not can_flash(query):
         num_queries, num_keys = query.shape[2], key.shape[2]
         if attention_mask is not None and not is_square:
-            attention_mask = _square(attention_mask, num_queries)
+            attention_mask = square_mask(attention_mask, num_queries)
         elif attention_mask is None and 1 < num_queries < num_keys:  # SDPA would align the first query with the first
-            attention_mask = _square(torch.ones(1, num_keys, device=query.device), num_queries)
+            attention_mask = square_mask(torch.ones(1, num_keys, device=query.device), num_queries)
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         return output
     if torch.is_autocast_enabled("cuda"):  # queries and keys may have been rotated in float32
@@ -112,8 +112,13 @@ def padding_mask(*, mask_function: Any, **kwargs: Any) -> torch.Tensor | None:
     return mask
 
 
-def _square(padding: torch.Tensor, num_queries: int) -> torch.Tensor:
-    """[B, 1, N, K] bool of causal attention over keys that are no padding; the last query is at the last key."""
+def square_mask(padding: torch.Tensor, num_queries: int) -> torch.Tensor:
+    """[B, 1, N, K] bool of causal attention over keys that are no padding, [B, K]; the last query is at the last key.
+
+    Args:
+        padding: 0 or false at padding.
+        num_queries: N.
+    """
     num_keys = padding.shape[1]
     causal = torch.ones(num_queries, num_keys, dtype=torch.bool, device=padding.device).tril(num_keys - num_queries)
     return causal[None, None] & padding.bool()[:, None, None]

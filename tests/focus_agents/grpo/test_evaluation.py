@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from focus_agents.grpo import module
 from focus_agents.grpo.algorithm import GRPO, GRPOConfig
 from focus_agents.grpo.env_runner import GRPOEnvRunner
 from focus_env.datasets import SyntheticDataset
@@ -106,11 +107,24 @@ def test_the_callbacks_and_the_interval_are_rllibs(policy_folder: Path) -> None:
     assert results(result)["num_episodes"] == NUM_EPISODES
 
 
-def test_one_process_has_one_model(policy_folder: Path) -> None:
-    algorithm = evaluated(make_config(policy_folder)).build_algo()
+def test_one_process_has_one_model(policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is loaded once, and once more only where adapters are merged, which uses up what they are merged into."""
+    loads: list[Any] = []
+    load = module.load_trainable_model
+    monkeypatch.setattr(module, "load_trainable_model", lambda *a, **k: loads.append(a) or load(*a, **k))
+    algorithm = evaluated(make_config(policy_folder, lora_rank=2)).build_algo()
     learner = algorithm.learner_group._learner.module["default_policy"].unwrapped()
     assert algorithm.eval_env_runner.module is learner
     assert algorithm.env_runner.module is learner
+    algorithm.validate(range(2))
+    algorithm.evaluate()
+    before = weights(algorithm)
+    algorithm.save_policy(tmp_path / "adapter", form="adapter")
+    assert len(loads) == 1
+    algorithm.save_policy(tmp_path / "merged", form="merged")
+    assert len(loads) == 2
+    after = weights(algorithm)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
     algorithm.stop()
 
 

@@ -6,22 +6,26 @@ Axis letters: B examples, N tokens, T tokens of an answer.
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText
 
-from focus_agents.engine.forward import image_inputs
+from focus_agents.engine.forward import image_inputs, prefill
 from focus_agents.engine.generation import sample_completions
 from focus_agents.engine.scoring import score_completions
-from focus_agents.models.adapters import base_model
+from focus_agents.models.adapters import base_model, model_parts
 from focus_agents.models.attention import can_share_prefix, measured_layers, set_focus_attention
+from focus_agents.models.loading import load_model, load_trainable_model
 from focus_agents.models.views import View, box_tokens, num_image_tokens
 from focus_agents.policies.focus import FocusPolicy
 from focus_agents.policies.reuse import ReusingPolicy
 from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.rollout.records import Sampling
+from focus_agents.runs.checkpoint import save_policy
 from focus_agents.sft.data import SFTExamples
 from focus_agents.sft.settings import SFTConfig
 from focus_agents.sft.step import measure_losses
@@ -31,6 +35,14 @@ from focus_env.prompts import get_template
 from focus_env.types import Box, ImageArray, ImagePart, Message, TextPart
 from tests.focus_agents.models.cases import EPISODES, TEMPLATE, Case
 
+ENDS = {
+    "llava": "<|endoftext|>",
+    "smolvlm": "<end_of_utterance>",
+    "gemma3": "<end_of_turn>",
+    "paligemma": "<|im_end|>",  # the end of text of its tokenizer here
+    "glm4v": "<|user|>",
+}
+"""What ends an answer by the families' chat templates, where it is not `<|im_end|>`."""
 SIZES = [(5, 5), (31, 33), (64, 64), (200, 40), (40, 200), (97, 211), (300, 180)]
 
 
@@ -85,6 +97,14 @@ class TestPrompts:
                 for batch in (case.processor.collate([prompt]) for prompt in prompts)
             )
         assert (one - other).abs().max() > 1e-3
+
+    def test_an_answer_ends_as_in_the_chat_template(self, case: Case) -> None:
+        tokenizer = case.processor.tokenizer
+        end = ENDS.get(case.family.name, "<|im_end|>")
+        assert tokenizer.convert_ids_to_tokens(case.processor.eos_token_id) == end
+        assert case.processor.encode_answer("[1, 2]")[-1] == case.processor.eos_token_id
+        assert case.processor.decode(case.processor.encode_answer("[1, 2]")) == "[1, 2]"
+        assert case.processor.eos_token_id not in case.processor.banned_token_ids
 
     @pytest.mark.parametrize(
         "frame", [CoordinateFrame.NORM_1000, CoordinateFrame.NORM_1, CoordinateFrame.RESIZED_PIXEL]
@@ -191,6 +211,46 @@ class TestAnswers:
                 np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=0, atol=2e-4)
         shares = can_share_prefix(case.model.config) and case.family.prompt_reach(case.batch) is None
         assert reusing.num_encoded == int(shares)
+
+
+class TestTraining:
+    """What is learned, and that it comes back."""
+
+    def test_gradients_of_shared_and_repeated_prompts_agree(self, case: Case) -> None:
+        """Those of pictures, too; none where no row can hold several answers."""
+        answers, lengths = torch.arange(24).view(3, 2, 4) + 30, torch.tensor([[4, 2], [3, 4], [1, 4]])
+        weights = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0))
+        parameters = dict(case.model.named_parameters())
+        found = []
+        for is_shared in {can_share_prefix(case.model.config), False}:
+            logprobs, _ = score_completions(case.model, case.batch, answers, lengths, shared_prefix=is_shared)
+            loss = (logprobs * weights).sum()
+            found.append(torch.autograd.grad(loss, list(parameters.values()), allow_unused=True))
+        for name, one, other in zip(parameters, found[0], found[-1], strict=True):
+            assert (one is None) == (other is None), name
+            if one is not None:
+                assert one.isfinite().all(), name
+                torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()) + 1e-6, msg=name)
+        learned = {name for name, gradient in zip(parameters, found[0], strict=True) if gradient is not None}
+        tower = {id(p) for p in model_parts(case.model).vision_parameters()}
+        assert any(id(parameters[name]) in tower for name in learned)
+
+    def test_adapters_and_merged_weights_come_back(self, case: Case, tmp_path: Path) -> None:
+        base = save_policy(tmp_path / "base", case.model, case.processor)
+        model = load_trainable_model(str(base), lora_rank=2).eval()
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(0, 0.1, generator=generator)
+            expected = prefill(model, case.batch).hidden
+            assert (expected - prefill(case.model, case.batch).hidden).abs().max() > 1e-3
+            folder = save_policy(tmp_path / "policy", model, case.processor, form="both")
+            adapted, merged = (load_model(str(place)).eval() for place in (folder / "adapter", folder))
+            torch.testing.assert_close(prefill(adapted, case.batch).hidden, expected, rtol=0, atol=0)
+            torch.testing.assert_close(prefill(merged, case.batch).hidden, expected, rtol=1e-3, atol=1e-3)
+            plain = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+            torch.testing.assert_close(prefill(plain, case.batch).hidden, prefill(merged, case.batch).hidden)
 
 
 class TestAttention:

@@ -11,14 +11,23 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from focus_agents.engine.forward import prefill
+from focus_agents.engine.generation import sample_completions
 from focus_agents.engine.scoring import score_completions
 from focus_agents.models import flash
-from focus_agents.models.attention import FOCUS_ATTENTION, FOCUS_FLASH, choose_attention, set_focus_attention
+from focus_agents.models.attention import (
+    FOCUS_ATTENTION,
+    FOCUS_FLASH,
+    can_share_prefix,
+    choose_attention,
+    set_focus_attention,
+)
 from focus_agents.models.flash import FLASH, padding_mask, wants_flash
 from focus_agents.models.loading import load_trainable_model
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.support_mass import SupportProbe
+from focus_agents.rollout.records import Sampling
 from focus_env.errors import MissingDependencyError
+from tests.focus_agents.models.cases import make_case
 from tests.focus_agents.models.families import ALL_LAYERS, FAMILIES, make_batch, make_model, model_inputs
 
 
@@ -182,3 +191,26 @@ def test_where_it_is_asked_for_and_not_there_the_message_says_so(monkeypatch: py
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(MissingDependencyError, match="the package flash-attn is not installed"):
         wants_flash("flash", "bf16")
+
+
+@pytest.mark.parametrize("family", ["gemma3", "paligemma", "paligemma2", "qwen3_5", "smolvlm"])
+def test_answers_of_models_with_other_masks_are_those_of_sdpa(
+    processor: VLMProcessor, stand_in: StandIn, family: str
+) -> None:
+    """Prompts that see themselves, sliding windows and capped scores: prefill, each step of an answer, and scores."""
+    case = make_case(family, processor)
+    options: dict[str, Any] = {"num_completions": 2, "sampling": Sampling(1.0, 5), "seeds": range(3)}
+    ends = {"eos_token_id": 511, "pad_token_id": case.processor.pad_token_id}
+
+    def answer() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        sampled = sample_completions(case.model, case.batch, **options, **ends)
+        shared = can_share_prefix(case.model.config)
+        scored = score_completions(case.model, case.batch, sampled.token_ids, sampled.lengths, shared_prefix=shared)[0]
+        return sampled.token_ids, sampled.logprobs, scored.detach()
+
+    expected = answer()
+    assert stand_in.masks == []
+    choose_attention(case.model, "auto", "bf16")
+    found = answer()
+    assert torch.equal(found[0], expected[0])
+    torch.testing.assert_close(found[1:], expected[1:], atol=2e-5, rtol=1e-4)

@@ -83,6 +83,23 @@ def test_what_decoding_leaves_of_an_answer_is_as_strict(template: PromptTemplate
 
 
 @pytest.mark.parametrize("template", CASES, ids=lambda template: f"{template.name}-{template.frame}")
+def test_an_answer_in_another_form_is_the_same_box_or_none(template: PromptTemplate) -> None:
+    """A model that falls back to the form of another family is understood, or said not to be; never misread."""
+    box, image_wh = Box(64, 30, 320, 200), (640, 427)
+    for other in CASES:
+        has_own_unit = other.form.box.has_location_tokens
+        # Bare numbers are in the order that was asked for: nothing says that they are not.
+        is_known = template.form.box.order == "xyxy" or other.form.box.order == "yxyx"
+        if is_known and (other.frame is template.frame or has_own_unit):
+            text = other.answer(box, image_wh)
+            found, meant = template.parse(text, image_wh), other.parse(text, image_wh).box
+            assert found.box is None or found.box == pytest.approx(meant, abs=1e-6), (other.name, text)
+            assert found.status is not ParseStatus.ABSENT, (other.name, text)
+            absent = template.parse(other.answer(None, image_wh), image_wh)
+            assert absent.box is None, other.name
+
+
+@pytest.mark.parametrize("template", CASES, ids=lambda template: f"{template.name}-{template.frame}")
 def test_a_supports_box_is_marked(template: PromptTemplate) -> None:
     episode = make_episode()
     messages = template.render(observe(episode))
