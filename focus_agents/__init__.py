@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from focus_agents.errors import CheckpointError, EvaluationError, RunInterrupted, TrainingError
     from focus_agents.evaluation import evaluate
+    from focus_agents.finding import Findings, find
     from focus_agents.grpo.algorithm import GRPO, GRPOConfig
     from focus_agents.models.loading import load_model, load_processor, load_template
     from focus_agents.policies.focus import FocusPolicy, Localization
@@ -28,6 +29,7 @@ __all__ = [
     "CheckpointError",
     "Completion",
     "EvaluationError",
+    "Findings",
     "FocusPolicy",
     "GRPOConfig",
     "Generation",
@@ -44,6 +46,7 @@ __all__ = [
     "Workers",
     "collect_groups",
     "evaluate",
+    "find",
     "load_model",
     "load_processor",
     "load_template",
@@ -53,6 +56,7 @@ __all__ = [
 _MODULES = {
     "focus_agents.errors": ("CheckpointError", "EvaluationError", "RunInterrupted", "TrainingError"),
     "focus_agents.evaluation": ("evaluate",),
+    "focus_agents.finding": ("Findings", "find"),
     "focus_agents.grpo.algorithm": ("GRPO", "GRPOConfig"),
     "focus_agents.models.loading": ("load_model", "load_processor", "load_template"),
     "focus_agents.policies.focus": ("FocusPolicy", "Localization"),

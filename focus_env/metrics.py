@@ -8,6 +8,7 @@ support box.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -253,12 +254,23 @@ def seeds_bootstrap_interval(
     if array.ndim != 2 or array.size == 0 or not np.isfinite(array).all():
         raise ValueError(f"values must be finite numbers [trainings, episodes], got shape {list(array.shape)}")
     _check_bootstrap(confidence, num_resamples)
-    rng = np.random.default_rng(seed)
-    num_runs, num_episodes = array.shape
-    # How often each is drawn; a resample's mean is linear in both counts.
-    runs = rng.multinomial(num_runs, np.full(num_runs, 1 / num_runs), size=num_resamples)
-    episodes = rng.multinomial(num_episodes, np.full(num_episodes, 1 / num_episodes), size=num_resamples)
+    # A resample's mean is linear in both counts.
+    runs, episodes = _drawn_counts(*array.shape, num_resamples, seed)
     means = ((runs @ array) * episodes).sum(axis=1) / array.size
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
+
+
+@functools.lru_cache(maxsize=8)
+def _drawn_counts(
+    num_runs: int, num_episodes: int, num_resamples: int, seed: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """How often each run and each episode is drawn: [num_resamples, num_runs] and [num_resamples, num_episodes].
+
+    A report has hundreds of intervals over as many runs and episodes each; drawing takes longer than all the rest.
+    """
+    rng = np.random.default_rng(seed)
+    runs = rng.multinomial(num_runs, np.full(num_runs, 1 / num_runs), size=num_resamples)
+    episodes = rng.multinomial(num_episodes, np.full(num_episodes, 1 / num_episodes), size=num_resamples)
+    return runs.astype(np.int32), episodes.astype(np.int32)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Read when transformers and torch are first imported: nothing is asked of the hub, and one thread is enough.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray Train looks every two seconds whether its workers are done, at the least twice a training.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
 # Ray that a test starts by the way is its own, and not that of a test beside it.
 os.environ["RAY_ADDRESS"] = "local"
 

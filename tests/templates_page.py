@@ -31,8 +31,8 @@ Made from the templates in [`focus_env/prompts/`](../focus_env/prompts): `python
 page, and a test compares them.
 
 `--template NAME` chooses the words of every command, `load_template(model, name=NAME)` and
-`gymnasium.make(ENV_ID, template=NAME)` do in Python. Without it a model is asked in the words that it was trained on,
-and one that says nothing of them, as those of the hub, in full sentences (`default`).
+`gymnasium.make(ENV_ID, template=NAME)` do in Python. Without it a model is asked in the words that it was trained on.
+A model that does not tell them, such as one of the hub, is asked in full sentences (`default`).
 
 | `--template` | asks |
 | --- | --- |
@@ -46,14 +46,14 @@ and one that says nothing of them, as those of the hub, in full sentences (`defa
 `resized_pixel`, in every command. Without it the template's own unit counts if it has one (published and native
 templates, and files with a `frame`), else that which the model was trained in, else its family's. `resized_pixel` is
 the picture after resizing, so it depends on `--max-image-tokens`; an endpoint (`openai_api`) does not say how it
-resizes, and is refused in it. A box that is written and read again is the same to half a unit, or to one where it is
-thinner than one.
+resizes, and is refused in it. A box that is written and read again is off by half a unit at most, or by a whole
+unit where it is thinner than that.
 
 **Answers.** The right answer of a template is its strict format, and the format reward pays for it: blanks may differ,
 a label may be any, and special tokens may be missing, since decoding leaves them out. Every other text is read as
 [answers.md](answers.md) says, whatever the template; where one writes y first, so are its numbers read. Answers in JSON
-are longer than others: `--max-completion-tokens 64` leaves room. `--constrained` knows the answers in `<answer>` tags
-alone.
+are longer than others: `--max-completion-tokens 64` leaves room. `--constrained` works with answers in `<answer>`
+tags only.
 
 ## Your own
 

@@ -24,7 +24,7 @@ from focus_agents.evaluation import report as evaluation_report
 from focus_agents.policies.localizers import LocalizerPolicy
 from focus_agents.policies.registry import POLICIES, PolicySpec
 from focus_agents.reports.tables import figure, markdown_table
-from focus_agents.studies.ablation.report import difference_table, main_table, render_report
+from focus_agents.studies.ablation.tables import overview_table, render_report, verdict_table
 from focus_agents.studies.rewards import report as rewards_report
 from focus_env.datasets import DATASETS, load_dataset
 from focus_env.registry import Registry
@@ -45,6 +45,7 @@ DOCUMENTS = (
     "docs/dashboard.md",
     "docs/data.md",
     "docs/engines.md",
+    "docs/finding.md",
     "docs/layers.md",
     "docs/python.md",
     "docs/rewards.md",
@@ -54,7 +55,8 @@ DOCUMENTS = (
     "docs/watching.md",
 )
 COMMANDS = (
-    "CONTRIBUTING.md", "Makefile", "docs/annotations.md", "docs/bases.md", "docs/data.md", "docs/python.md",
+    "CONTRIBUTING.md", "Makefile", "docs/annotations.md", "docs/bases.md", "docs/data.md", "docs/finding.md",
+    "docs/python.md",
     "docs/rewards.md",
     "docs/scaling.md", "docs/watching.md",
 )  # fmt: skip
@@ -253,8 +255,8 @@ def assert_flags_are_known(arguments: type, name: str, shown: list[list[str]]) -
 
 def test_the_ablations_tables_are_those_of_its_report() -> None:
     summary = json.loads((ROOT / "docs/ablation.json").read_text())
-    assert main_table(summary) in README
-    assert difference_table(summary) in README
+    assert verdict_table(summary) in README
+    assert overview_table(summary) in README
     assert (ROOT / "docs/ablation.md").read_text() == render_report(summary)
 
 
@@ -279,6 +281,16 @@ def test_scores_of_the_shipped_models_are_those_of_their_cards() -> None:
     for name, mean, interval in rows:
         card = (ROOT / "focus_agents/weights" / name / "README.md").read_text()
         assert f"| unseen identities, 4 shots | {mean} | {interval} |" in card
+
+
+def test_families_are_called_as_on_their_page() -> None:
+    page = (ROOT / "docs/families.md").read_text()
+    families = [cell.lstrip("[") for cell in re.findall(r"^\| ([^|]+) \| `", page, re.MULTILINE)[1:]]
+    listed = re.search(r"Models of ten families \((.+?):", " ".join(README.split()))
+    assert listed is not None
+    assert len(families) == 10
+    for name in re.split(", | to ", listed[1]):
+        assert any(family.startswith(name) for family in families), name
 
 
 def test_a_package_that_follows_contributing_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,19 @@
-"""The paper's ablation on synthetic scenes: what do the attention loss and GRPO add to plain fine-tuning?
+"""The paper's claim, part by part, on synthetic scenes: each sentence where it can come out true or false.
 
 How to run (what is done already is not done again, so an interrupted call is repeated as it was):
-    focus ablation --jobs 2
+    focus ablation
     focus ablation --quick
+    focus ablation --arms attention-grpo attention-more --scenes tracks --seeds 0
 
-Each arm is a call of `focus sft` or `focus grpo` from the model of another arm; the arms are listed in
-focus_agents/studies/ablation/arms.py. Results: runs/ablation/ with a folder for each run, and in --report-dir the table
-(ablation.md, ablation.json) and its pictures.
+Each arm is a call of `focus sft` or `focus grpo` from the model of another arm or from a base; bases, kinds of scenes
+and arms are listed in focus_agents/studies/ablation/arms.py. Results: runs/ablation/ with a folder for each run, and in
+--report-dir the tables (ablation.md, ablation.html, ablation.json) and their pictures.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -21,40 +24,53 @@ from rich.console import Console
 from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.errors import as_flags, make_console, print_warning, user_errors, work_errors
 from focus_agents.errors import TrainingError
+from focus_agents.models.shipped import SHIPPED_MODELS
 from focus_agents.runs.lock import hold_folder
 from focus_agents.runs.progress import runs_progress
 from focus_agents.settings import Seed, Settings
-from focus_agents.studies.ablation.arms import ARMS
+from focus_agents.studies.ablation.arms import ARMS, BASES, KINDS
+from focus_agents.studies.ablation.grid import Variant, default_arms, planned, quick
 
 if TYPE_CHECKING:  # a command line is read without torch
     from focus_agents.studies.ablation.runs import AblationStudy
 
-PAPER_ARMS = tuple(name for name, arm in ARMS.items() if arm.is_paper)
-QUICK = {"seeds": (0,), "num_sft_steps": 120, "num_grpo_iterations": 20, "num_episodes": 64}
+QUICK = {"seeds": (0,), "num_sft_steps": 60, "num_grpo_iterations": 10, "num_episodes": 16}
+QUICK_PROBE_EPISODES = 150
+MOST_JOBS = 4
+"""Of those that are run where no number is given; each takes about a gigabyte."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Settings):
-    """The paper's ablation on synthetic scenes."""
+    """The paper's claim, part by part, on synthetic scenes."""
 
     last_wins: ClassVar[bool] = True  # so that a command line can be repeated with other arms behind it
 
-    arms: tuple[str, ...] = tuple(ARMS)
-    """Which arms; those that they start from are run too. Named twice, the last ones count."""
+    arms: tuple[str, ...] = default_arms()
+    """Which arms, on the bases and scenes that the plan has for each; those that they start from are run too. Named
+    twice, the last ones count."""
+    bases: tuple[str, ...] = tuple(BASES)
+    """On which bases: where, how, more. One that is not there is left out."""
+    scenes: tuple[str, ...] = tuple(KINDS)
+    """On which kinds of scenes: one_look, parts, tracks."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
-    """Of training."""
-    base: str = "focus-small-base"
-    """The pretrained model that all arms start from."""
+    """Of training. Some arms are run with the first or the first two of them alone."""
+    base: str = BASES["where"].model
+    """The pretrained model that the base where stands for."""
+    base_how: str = BASES["how"].model
+    """The one whose box tokens hold the look of the boxed object, too; see docs/bases.md."""
+    base_more: str = BASES["more"].model
+    """Its control, pretrained as long in the old way."""
     num_sft_steps: Annotated[int, Ge(1)] = 1000
-    """Optimizer steps of stage 1, for each arm."""
-    num_grpo_iterations: Annotated[int, Ge(1)] = 1500
-    """Iterations of stage 2, for each arm."""
-    num_episodes: Annotated[int, Ge(1)] = 512
+    """Optimizer steps of stage 1, of which each kind of scenes takes its share."""
+    num_grpo_iterations: Annotated[int, Ge(1)] = 170
+    """Iterations of GRPO, for each arm."""
+    num_episodes: Annotated[int, Ge(1)] = 256
     """Episodes answered for each split and number of shots; four times as many for unseen identities."""
-    jobs: Annotated[int, Ge(1)] = 1
-    """Runs at a time."""
+    jobs: Annotated[int, Ge(1)] | None = None
+    """Runs at a time; None: one for each core, at most four, and one on a GPU."""
     quick: bool = False
-    """The paper's arms and one seed in some five minutes: everything runs, too short to show the effect."""
+    """The paper's arms on one base with one seed in some ten minutes: everything runs, too short to show the effect."""
     output_dir: Path = Path("runs/ablation")
     """Where runs go; what lies there is not run again."""
     report_only: bool = False
@@ -69,10 +85,15 @@ def main() -> None:
         console = make_console()
         console.print(f"runs: {args.output_dir.absolute()}")  # torch takes its time
         study = check_arguments(args)
+        for line in describe_absent(args):
+            console.print(line, soft_wrap=True)
         if not args.report_only:
             hold_folder(study.folder, setting="output_dir")
+    from focus_agents.studies.ablation.costs import estimate
     from focus_agents.studies.ablation.report import write_report
 
+    if not args.report_only:
+        console.print(str(estimate(study)), soft_wrap=True)
     for line in study.changes_of_code():
         print_warning(line)
     with work_errors(Args, console):
@@ -86,7 +107,7 @@ def main() -> None:
 
 def run_with_progress(study: AblationStudy, console: Console) -> bool:
     """Run a study, and say what failed of it; False if something did. The rest can be reported all the same."""
-    from focus_agents.studies.ablation.runs import run_arms
+    from focus_agents.studies.ablation.training import run_arms
 
     with runs_progress(len(study.runs()), 0, console) as on_done:
         try:
@@ -99,31 +120,88 @@ def run_with_progress(study: AblationStudy, console: Console) -> bool:
 
 def check_arguments(args: Args) -> AblationStudy:
     """Everything that can be wrong is found here, before anything is trained."""
-    if unknown := sorted(set(args.arms) - set(ARMS)):
-        raise ValueError(f"arms: expected names from {', '.join(ARMS)}, got {unknown}")
+    check_names("arms", args.arms, ARMS)
+    check_names("bases", args.bases, BASES)
+    check_names("scenes", args.scenes, KINDS)
     quiet_libraries()
     import torch
 
     from focus_agents.models.loading import load_config
     from focus_agents.studies.ablation.runs import AblationStudy
 
-    load_config(args.base)
+    models = {name: model for name, model in models_of(args).items() if not is_absent(name, model)}
+    for model in models.values():
+        load_config(model)
     settings = {name: getattr(args, name) for name in ("seeds", "num_sft_steps", "num_grpo_iterations", "num_episodes")}
-    arms = args.arms
     if args.quick:
-        settings |= QUICK
-        arms = PAPER_ARMS if arms == tuple(ARMS) else arms
+        settings |= QUICK | {"num_probe_episodes": QUICK_PROBE_EPISODES}
+    use_gpu = torch.cuda.is_available()
     study = AblationStudy(
         folder=args.output_dir.absolute(),
-        base=args.base,
-        arms=arms,
-        jobs=args.jobs,
-        use_gpu=torch.cuda.is_available(),
+        bases=models,
+        variants=tuple(chosen_variants(args, models)),
+        jobs=args.jobs or (1 if use_gpu else min(MOST_JOBS, os.cpu_count() or 1)),
+        use_gpu=use_gpu,
         **settings,
     )
     study.check_seeds()
     study.runs()  # refuses a base without weights
     return study
+
+
+def check_names(setting: str, given: Collection[str], known: Collection[str]) -> None:
+    """Refuse names that the plan does not have.
+
+    Raises:
+        ValueError: If there are some.
+    """
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"{setting}: expected names from {', '.join(known)}, got {unknown}")
+
+
+def models_of(args: Args) -> dict[str, str]:
+    """The models of the bases that are asked for."""
+    models = {"where": args.base, "how": args.base_how, "more": args.base_more}
+    return {name: model for name, model in models.items() if name in args.bases}
+
+
+def is_absent(name: str, model: str) -> bool:
+    """Whether a base is one that may come with the package and does not."""
+    return model == BASES[name].model and model not in SHIPPED_MODELS
+
+
+def describe_absent(args: Args) -> list[str]:
+    """A sentence for each base that is left out."""
+    return [
+        as_flags(
+            f"left out, with all its arms: base {name!r}, since {model} does not come with the package; make it as "
+            f"docs/bases.md says, and name its folder by `base_{name}`",
+            Args,
+        )
+        for name, model in models_of(args).items()
+        if is_absent(name, model)
+    ]
+
+
+def chosen_variants(args: Args, bases: Collection[str]) -> list[Variant]:
+    """What the plan holds of the arms, bases and scenes that are asked for; a quick look of all has a plan of its own.
+
+    Raises:
+        ValueError: If it holds nothing of them.
+    """
+    is_all = args.arms == default_arms()
+    plan = quick() if args.quick and is_all else planned(args.arms, bases, args.scenes)
+    chosen = [variant for variant in plan if variant.base in bases and variant.scenes in args.scenes]
+    if not chosen:
+        places = [
+            f"{arm} on " + ", ".join(f"{kind} ({', '.join(of)})" for kind, of in ARMS[arm].grid.items())
+            for arm in args.arms
+        ]
+        raise ValueError(
+            f"arms: expected some that the plan has on bases {', '.join(bases) or 'none'} and scenes "
+            f"{', '.join(args.scenes)}, got none; it has {'; '.join(places)}"
+        )
+    return chosen
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from focus_agents.cli.errors import Terminated, ending_at_once
 from focus_agents.cli.ray_compat import own_node, raylets, session_of_ray, show_token
 from focus_agents.errors import TrainingError
 from focus_agents.processes.loopback import stay_on_loopback
+from focus_agents.processes.threads import chosen_settings
 from focus_agents.runs.folder import CONFIG_FILE
 from focus_agents.runs.starts import note_start
 from focus_agents.settings import Settings
@@ -245,6 +246,7 @@ def join_cluster(address: str, job: Job | None = None) -> None:
 
     expected = f"ray_address: expected a cluster of Ray that answers at {address}"
     advice = "start one by `ray start --head`, whose output says the address, or leave it out"
+    settings = {**chosen_settings()}  # Ray's processes there inherit nothing of this one
     if address != AUTO:
         check_answer(address, expected, advice)
         show_token()
@@ -255,6 +257,7 @@ def join_cluster(address: str, job: Job | None = None) -> None:
                 logging_level="WARNING",
                 log_to_driver=False,
                 job_config=None if job is None else job.config(),
+                runtime_env={"env_vars": settings} if settings else None,
             )
     except (OSError, RuntimeError, ValueError, RayError, SystemExit) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]

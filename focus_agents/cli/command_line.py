@@ -15,7 +15,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
-from focus_agents.cli.errors import setting_names
+from focus_agents.cli.errors import flag_names
+from focus_agents.cli.help_text import flowing_help
 from focus_agents.cli.paths import check_paths, expand_paths
 from focus_agents.settings import Settings, as_dict, deferred_checks
 from focus_env.plain_numbers import is_plain
@@ -55,7 +56,8 @@ def parse(
     words = _renew(sys.argv[1:] if words is None else words, old_flags)
     options: dict[str, Any] = {} if default is None else {"default": default}
     check_words(words, arguments)
-    with deferred_checks():  # inside, tyro would show a value that is out of its range in a way of its own
+    # Inside, tyro would show a value that is out of its range in a way of its own.
+    with deferred_checks(), flowing_help(description):
         args = tyro.cli(
             arguments,
             description=description,
@@ -84,13 +86,13 @@ def check_words(words: Sequence[str], arguments: type) -> None:
         ValueError: If a value is `1_0` or has digits of another script, which Python reads as numbers; or is empty, as
             of a variable of the shell that is not set: an empty path is the working folder.
     """
-    kinds = _kinds(arguments)
+    kinds, settings = _kinds(arguments), _settings_by_flag(arguments)
     name = ""
     for word in words:
         value = word
         if word.startswith("--"):
-            name, equals, value = word[2:].replace("-", "_").partition("=")
-            value = word.partition("=")[2]
+            flag, equals, value = word[2:].partition("=")
+            name = settings.get(flag.replace("-", "_"), "")
             if not equals:
                 continue
         if name in kinds and not value:
@@ -125,6 +127,14 @@ def _kinds(arguments: Any) -> dict[str, set[Any]]:
     return found
 
 
+def _settings_by_flag(arguments: type) -> dict[str, str]:
+    """By name of a flag that of its setting; of a truth value, by its flag with `no_` before it too."""
+    flags = flag_names(arguments)
+    kinds = _kinds(arguments)
+    denied = {f"no_{flag}": name for name, flag in flags.items() if bool in kinds.get(name, ())}
+    return denied | {flag: name for name, flag in flags.items()}
+
+
 def given_flags(words: Sequence[str], arguments: type) -> list[str]:
     """Return the names of the settings that a command line names, in its order.
 
@@ -136,13 +146,9 @@ def given_flags(words: Sequence[str], arguments: type) -> list[str]:
         ValueError: If one is named twice that is not meant to be: the first value would be lost. Where `arguments` says
             `last_wins`, that is meant.
     """
-    names = setting_names(arguments)
-    given: list[str] = []
-    for word in words:
-        name = word[2:].partition("=")[0].replace("-", "_") if word.startswith("--") else ""
-        name = name.removeprefix("no_") if name not in names else name
-        if name in names:
-            given.append(name)
+    settings = _settings_by_flag(arguments)
+    flags = [word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")]
+    given = [settings[flag] for flag in flags if flag in settings]
     if not getattr(arguments, "last_wins", False):
         kinds = _kinds(arguments)
         for name in given:

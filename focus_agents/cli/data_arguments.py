@@ -13,6 +13,9 @@ import tyro
 from annotated_types import Ge
 
 from focus_agents.cli.data_checks import (
+    OF_ONE_LOOK,
+    OF_RANDOM,
+    OPTIONS,
     check_given,
     check_root,
     check_shots,
@@ -91,35 +94,41 @@ class DataArguments(Settings):
             DatasetError: If files are missing or malformed.
         """
         check_root(self)
-        options: dict[str, Any] = {}
-        if "synthetic" in self.dataset:
-            of_one_look = ("num_objects", "distractors") if self.scenes == "one_look" else ()
-            options |= {name: getattr(self, name) for name in ("scenes", "level", "image_size", *of_one_look)}
-        # Those of tracks and files, where they differ from what these do by themselves.
-        if self.image_root is not None:
-            options["image_root"] = self.image_root
-        if self.identity != "auto":
-            options["identity"] = self.identity
-        if self.on_bad != "raise":
-            options["on_bad"] = self.on_bad
-        if self.protocol == "random" and self.episodes_per_track is not None:
-            options["episodes_per_track"] = self.episodes_per_track
-        if self.protocol == "random" and self.min_gap != 1:
-            options["min_gap"] = self.min_gap
-        loaded = load_dataset(
-            self.dataset,
-            split=self.split,
-            root=None if self.data_root is None else Path(os.path.realpath(os.path.expanduser(self.data_root))),
-            shots=shots,
-            seed=self.data_seed,
-            protocol=self.protocol,
-            absent=self.absent,
-            max_pixels=self.max_pixels,
-            min_pixels=self.min_pixels,
-            **options,
-        )
-        episodes = not_empty(loaded, self.split)
+        episodes = not_empty(load_dataset(**self.request(shots=shots)), self.split)
         return ShuffledSupports(episodes) if self.shuffle_supports else episodes
+
+    def request(self, *, shots: int) -> dict[str, Any]:
+        """Return the arguments of `load_dataset` for these episodes, but for `shuffle_supports`.
+
+        Each setting that the data set knows is among them, also where it is the flag's default, since `load_dataset`
+        has other defaults.
+
+        Args:
+            shots: Supports per episode.
+
+        Raises:
+            ValueError: If there is no such data set.
+        """
+        known = {option for entry in entries_of(self.dataset) for option in entry.options}
+        without_effect = {
+            name
+            for name in OPTIONS
+            if (name in OF_RANDOM and self.protocol != "random")
+            or (name in OF_ONE_LOOK and self.scenes != "one_look")
+            or getattr(self, name) is None
+        }
+        return {
+            "name": self.dataset,
+            "split": self.split,
+            "root": None if self.data_root is None else Path(os.path.realpath(os.path.expanduser(self.data_root))),
+            "shots": shots,
+            "seed": self.data_seed,
+            "protocol": self.protocol,
+            "absent": self.absent,
+            "max_pixels": self.max_pixels,
+            "min_pixels": self.min_pixels,
+            **{name: getattr(self, name) for name in OPTIONS if name in known - without_effect},
+        }
 
     def check_given(self, given: Collection[str]) -> None:
         """Refuse flags of a command line that have no effect; see `focus_agents.cli.data_checks`."""

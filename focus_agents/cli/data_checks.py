@@ -21,6 +21,8 @@ OPTIONS = (
 """Flags that only some data sets know, by their names in `DatasetEntry.options`."""
 OF_RANDOM = ("episodes_per_track", "min_gap")
 """Flags of the protocol `random` alone."""
+OF_ONE_LOOK = ("num_objects", "distractors")
+"""Flags of the scenes `one_look` alone."""
 
 
 def check_given(data: Any, given: Collection[str]) -> None:
@@ -41,7 +43,7 @@ def check_given(data: Any, given: Collection[str]) -> None:
             raise ValueError(f"{name}: the data set {data.dataset!r} has nothing that it could change; leave it out")
         if name in OF_RANDOM and data.protocol != "random":
             raise ValueError(f"{name}: expected the protocol 'random', whose episodes it draws, got {data.protocol!r}")
-    for name in ("num_objects", "distractors"):
+    for name in OF_ONE_LOOK:
         if name in given and data.scenes != "one_look":
             raise ValueError(
                 f"{name}: the scenes {data.scenes!r} have four objects of their own rule; leave it out, or choose "

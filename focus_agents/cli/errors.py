@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from types import FrameType
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from rich.console import Console
 
@@ -214,14 +214,14 @@ def as_flags(message: str, arguments: type) -> str:
     Returns:
         The text as in "lower --batch-size", or "error: --shots: shots must be at least 1".
     """
-    names = setting_names(arguments)
+    flags = flag_names(arguments)
 
     def flag(found: re.Match[str]) -> str:
         name = found[1] or found[2] or found[3]
-        name = LIBRARY_NAMES.get(name, name) if found[1] and name not in names else name
-        if name not in names:
+        name = LIBRARY_NAMES.get(name, name) if found[1] and name not in flags else name
+        if name not in flags:
             return found[0]
-        as_flag = f"--{name.replace('_', '-')}"
+        as_flag = f"--{flags[name].replace('_', '-')}"
         return f"{as_flag}: {name}" if found[3] else as_flag
 
     return re.sub(r"`(\w+)`|(?<=^error: )(\w+)(?=: )|(?<=^error: )(\w+)(?= must )", flag, message)
@@ -229,7 +229,26 @@ def as_flags(message: str, arguments: type) -> str:
 
 def setting_names(arguments: type) -> frozenset[str]:
     """Return the names of a dataclass's fields, and of those of the dataclasses among them."""
-    types = get_type_hints(arguments)
-    fields = [field.name for field in dataclasses.fields(arguments)]
-    nested = (setting_names(types[name]) for name in fields if dataclasses.is_dataclass(types[name]))
-    return frozenset(fields).union(*nested)
+    return frozenset(flag_names(arguments))
+
+
+def flag_names(arguments: type) -> dict[str, str]:
+    """Return by name of a setting that of its flag, both with underscores.
+
+    They are the same but where a setting's annotation has a name of its own: `source_format` is `--from` of
+    `focus convert`, since Python takes `from` for itself.
+
+    Args:
+        arguments: A command's dataclass; the fields of dataclasses among its fields are settings too.
+    """
+    hints = get_type_hints(arguments, include_extras=True)
+    found: dict[str, str] = {}
+    for field in dataclasses.fields(arguments):
+        hint = hints[field.name]
+        extras = getattr(hint, "__metadata__", ())
+        plain = get_args(hint)[0] if extras else hint
+        if dataclasses.is_dataclass(plain):
+            found |= flag_names(cast("type", plain))
+        own = next((extra.name for extra in extras if getattr(extra, "name", None)), field.name)
+        found[field.name] = own.replace("-", "_")
+    return found

@@ -15,7 +15,6 @@ Prompts, parser and scores are those of `focus evaluate`; the unit of boxes has 
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -29,7 +28,6 @@ from focus_agents.cli.errors import make_console, user_errors
 from focus_agents.rollout.records import MAX_COMPLETION_TOKENS
 from focus_agents.settings import Ceiling, Settings
 from focus_env.boxes import CoordinateFrame
-from focus_env.datasets import entries_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +65,7 @@ def main() -> None:
             num_episodes=args.num_episodes,
             template=args.template,
             frame=args.frame,
+            shuffle_supports=args.data.shuffle_supports,
         )
         task = write_task(args.output, args.output.name, max_completion_tokens=args.max_completion_tokens)
     console.print(f"{task}: {count} episodes of {args.data.dataset}, {args.shots} shots")
@@ -74,20 +73,8 @@ def main() -> None:
 
 def dataset_arguments(args: Args) -> dict[str, object]:
     """Return what `load_dataset` is to be given, paths absolute, since a harness may work in another folder."""
-    data = args.data
-    asked: dict[str, object] = {
-        "name": data.dataset, "split": data.split, "shots": args.shots, "seed": data.data_seed,
-        "protocol": data.protocol, "absent": data.absent, "max_pixels": data.max_pixels,
-    }  # fmt: skip
-    if data.data_root is not None:
-        asked["root"] = str(data.data_root.absolute())
-    known = {option for entry in entries_of(data.dataset) for option in entry.options}
-    plain = {field.name: field.default for field in dataclasses.fields(DataArguments)}
-    for name in sorted(known & set(plain)):
-        value = getattr(data, name)
-        if value != plain[name]:
-            asked[name] = str(value.absolute()) if isinstance(value, Path) else value
-    return asked
+    asked = args.data.request(shots=args.shots)
+    return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in asked.items()}
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ How to run (what would be evaluated, by which commands, and how long it takes; t
     focus paper --data-root /data --policy vlm:runs/my-7b/checkpoints/final dino_match owlv2 --dry-run
     focus paper --data-root /data --policy vlm:runs/my-7b/checkpoints/final dino_match owlv2
 
-The published rows alone, and whatever was answered before:
+The published rows alone, and whatever was answered before; those of the ablations:
     focus paper
+    focus paper --table 5 6
 
 --data-root is a folder with one for each data set by its name: tao, got10k, lasot, perseg. Rows and columns that lack
 weights or data are named with the file that is missing. A figure stands in the table only where its episodes are those
@@ -28,7 +29,7 @@ from annotated_types import Ge
 from focus_agents.cli import evaluate
 from focus_agents.cli.command_line import parse
 from focus_agents.cli.errors import as_flags, make_console, user_errors
-from focus_agents.evaluation.published import DATA, PAPER, TABLES, PublishedTable
+from focus_agents.evaluation.published import DATA, LAYOUTS, PAPER, PublishedTable
 from focus_agents.evaluation.report import published_rows, report_notes, summarize_folder, write_report
 from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.policies.licences import licence_note
@@ -56,8 +57,9 @@ class Args(Settings):
     policy: Annotated[tuple[str, ...], tyro.conf.arg(help=policies_help())] = ()
     data_root: Path | None = None
     """Folder with one for each data set by its name: tao, got10k, lasot, perseg."""
-    table: tuple[Literal[1, 2], ...] = (1, 2)
-    """The paper's tables; 1 has the rows of 3 and 4 as well."""
+    table: tuple[Literal[1, 2, 3, 4, 5, 6], ...] = (1, 2)
+    """The paper's tables; 1 has the rows of 3 and 4 as well. 5 and 6 are of TAO at 4 shots after stage 1 alone: layers,
+    and mu and beta, of the attention loss."""
     shots: tuple[Annotated[int, Ge(1), Ceiling(256)], ...] = ()
     """Numbers of supports to ask at; None: those of the table."""
     output_dir: Path = Path("runs/paper")
@@ -93,10 +95,10 @@ def main() -> None:
     console = make_console(arguments=Args)
     with user_errors(Args):
         args = parse(Args, __doc__)
-        tables = [TABLES[number - 1] for number in dict.fromkeys(args.table)]
+        tables: dict[int, PublishedTable] = {number: LAYOUTS[number] for number in args.table}
         results = ResultsFolder(args.output_dir)
         results.cells()  # no folder of something else
-        columns = [column for table in tables for column in find_columns(args, table, results)]
+        columns = find_columns(args, list(tables.values()), results)
         lacking = {text: reason for text in args.policy if (reason := missing_weights(text))}
         commands = commands_of(args, columns, lacking)
     for name, words in commands.items():
@@ -110,12 +112,16 @@ def main() -> None:
     print_tables(args, tables, columns, lacking, results, console)
 
 
-def find_columns(args: Args, table: PublishedTable, results: ResultsFolder) -> list[Column]:
-    """Look for the data sets of a table."""
+def find_columns(args: Args, tables: Sequence[PublishedTable], results: ResultsFolder) -> list[Column]:
+    """Look for the data sets of tables, each once, at the numbers of supports of all of these."""
     known = results.data_settings()
+    titles = {name: title for table in tables for name, (title, _) in table.datasets.items()}
+    shots = {
+        name: sorted({number for table in tables for number in table.datasets.get(name, ("", ()))[1]})
+        for name in titles
+    }
     return [
-        find_column(args, name, title, args.shots or shots, known.get(name))
-        for name, (title, shots) in table.datasets.items()
+        find_column(args, name, title, args.shots or shots[name], known.get(name)) for name, title in titles.items()
     ]
 
 
@@ -230,7 +236,7 @@ def answer(words: Sequence[str], console: Console) -> None:
 
 def print_tables(
     args: Args,
-    tables: Sequence[PublishedTable],
+    tables: Mapping[int, PublishedTable],
     columns: Sequence[Column],
     lacking: Mapping[str, str],
     results: ResultsFolder,
@@ -242,10 +248,11 @@ def print_tables(
         summary = write_report(results, with_published=True)
     else:
         summary = summarize_folder(results, with_published=True)
-    for table in tables:
+    for number, table in tables.items():
         names = " and ".join(title for title, _ in table.datasets.values())
+        what = f"Table {number}, {table.title}: " if table.title else ""
         rows = with_missing(published_rows(summary, table), args.policy, lacking)
-        console.print(text_table(rows, f"{names}, mIoU * 100"))
+        console.print(text_table(rows, f"{what}{names}, mIoU * 100"))
     for column in columns:
         if column.missing:
             console.print(f"{column.title} ({column.name}): {column.missing}")

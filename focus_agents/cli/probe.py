@@ -94,7 +94,7 @@ def main() -> None:
     console.print(text_table(probe_rows(found), f"linear probe of {args.model}"))
     console.print(probe_note(found))
     if args.output is not None:
-        console.print(args.output)
+        console.print(f"results: {args.output}")
 
 
 if __name__ == "__main__":

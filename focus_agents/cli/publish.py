@@ -9,6 +9,7 @@ The card holds the run's settings as they were, the scores of the very weights t
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from focus_agents.reports.probe_table import probe_section
 from focus_agents.runs.files import read_json
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.settings import Settings
-from focus_agents.studies.ablation.arms import MAIN_SPLIT, SPLITS
+from focus_agents.studies.ablation.arms import KINDS, MAIN_SPLIT, SPLITS
 from focus_env.errors import FocusError
 from focus_env.metrics import bootstrap_interval
 
@@ -92,22 +93,24 @@ def main() -> None:
 
 
 def score(model: str, num_episodes: int) -> dict[str, tuple[float, float, float]]:
-    """MIoU of the published weights with its 95% interval, by kind of episode and number of shots."""
+    """MIoU of the published weights with its 95% interval, by kind of scenes and episode and number of shots."""
     import gymnasium
 
     from focus_agents.evaluation import evaluate
     from focus_agents.policies.focus import FocusPolicy
-    from focus_agents.studies.ablation.runs import split_episodes
+    from focus_agents.studies.ablation.answers import split_episodes
     from focus_env.env import ENV_ID
 
     policy = FocusPolicy.from_pretrained(model)
     scores: dict[str, tuple[float, float, float]] = {}
-    for split_name, shots in [*((MAIN_SPLIT, shots) for shots in SPLITS[MAIN_SPLIT].shots), ("shuffled", 4)]:
-        dataset = split_episodes(split_name, shots, num_episodes)
+    cells = [*((MAIN_SPLIT, shots) for shots in SPLITS[MAIN_SPLIT].shots), ("shuffled", 4)]
+    for scenes, (split_name, shots) in itertools.product(KINDS, cells):
+        dataset = split_episodes(split_name, shots, num_episodes, scenes)
         env = gymnasium.make(ENV_ID, dataset=dataset, template=policy.template)
         answers = evaluate(env, policy, range(num_episodes), batch_size=64)
         credits = [answer.credit for answer in answers]
-        label = f"{SPLITS[split_name].title}, {shots} shot{'s' * (shots > 1)}"
+        kind = "" if scenes == next(iter(KINDS)) else f"{KINDS[scenes].title}: "
+        label = f"{kind}{SPLITS[split_name].title}, {shots} shot{'s' * (shots > 1)}"
         scores[label] = (sum(credits) / len(credits), *bootstrap_interval(credits))
     return scores
 
@@ -142,8 +145,9 @@ def write_card(
             "",
             "## Scores",
             "",
-            "Greedy answers of these weights to synthetic test episodes (level 3, four objects in each picture); mIoU",
-            "times 100, unreadable answers count 0; 95% bootstrap intervals over episodes; one training.",
+            "Greedy answers of these weights to synthetic test episodes (level 3, four objects in each picture), where",
+            "nothing else is said of scenes that show the whole object; mIoU times 100, unreadable answers count 0;",
+            "95% bootstrap intervals over episodes; one training.",
             "",
             "| episodes | mIoU * 100 | interval |",
             "| --- | --- | --- |",

@@ -33,7 +33,16 @@ import tyro
 from focus_agents.cli.command_line import parse
 from focus_agents.cli.errors import make_console, user_errors
 from focus_agents.settings import Settings
-from focus_agents.studies.recipes.recipe import NOT_RUN, Recipe, Step, find_recipe, load_recipe, recipe_names
+from focus_agents.studies.recipes.recipe import (
+    NOT_RUN,
+    Recipe,
+    Step,
+    check_sizes_known,
+    find_recipe,
+    load_recipe,
+    read_recipe,
+    recipe_names,
+)
 
 if TYPE_CHECKING:  # a command line is read without torch
     from rich.console import Console
@@ -107,7 +116,7 @@ def list_recipes(console: Console) -> None:
     if not names:
         find_recipe("")
     for name in names:
-        recipe = load_recipe(find_recipe(name))
+        recipe = read_recipe(find_recipe(name))
         console.print(
             f"{name:{max(map(len, names))}}  {recipe.title} ({len(recipe.steps)} steps, {ran_in_words(recipe)})"
         )
@@ -129,6 +138,8 @@ def variables_of(texts: tuple[str, ...]) -> dict[str, str]:
         name, equals, value = text.partition("=")
         if not (name and equals and value):
             raise ValueError(f"set: expected name=value, as in tao=/data/tao, got {text!r}")
+        if name in variables:
+            raise ValueError(f"set: expected one value for {name!r}, got two; leave one out")
         variables[name] = value
     return variables
 
@@ -153,6 +164,7 @@ def plan_steps(
     if odd := [name for name in only if name not in names]:
         raise ValueError(f"only: expected names of steps, {', '.join(names)}; got {odd[0]!r}")
     recipe = dataclasses.replace(recipe, gpu=gpu or recipe.gpu)
+    check_sizes_known(recipe)
     planned = []
     for step in recipe.steps:
         words = recipe.words(step, variables)

@@ -58,6 +58,8 @@ def parse_step(recipe: Recipe, step: Step, words: Sequence[str]) -> Any:
     where = f"{recipe.path}, step {step.name!r}"
     if words[1] not in PARSERS:
         raise ValueError(f"{where}: expected one of the commands {', '.join(PARSERS)}, got focus {words[1]}")
+    if step.episodes is not None and words[1] != "evaluate":
+        raise ValueError(f"{where}: episodes: expected a step of focus evaluate, got focus {words[1]}; leave it out")
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
@@ -78,15 +80,13 @@ def count_step(recipe: Recipe, step: Step, command: str, args: Any) -> Count | N
     """Count what a step takes; None: the recipe names no base, or the command runs no model of ours.
 
     Raises:
-        ValueError: If the recipe names a base or a GPU whose sizes are not known.
+        ValueError: If the recipe names a base and no GPU.
     """
     from focus_agents.models.published import BASES
     from focus_agents.studies.recipes.gpus import GPUS
 
     if not recipe.base or command in ("data", "paper"):
         return None
-    if recipe.base not in BASES:
-        raise ValueError(f"{recipe.path}: base: expected one of {', '.join(BASES)}, got {recipe.base!r}")
     if recipe.gpu not in GPUS:
         raise ValueError(f"{recipe.path}: gpu: expected one of {', '.join(GPUS)}, got {recipe.gpu!r}")
     base, gpu = BASES[recipe.base], GPUS[recipe.gpu]

@@ -36,6 +36,7 @@ from focus_agents.grpo.sampling import GroupSampler
 from focus_agents.grpo.selection import training_data
 from focus_agents.grpo.settings import GRPOSettings
 from focus_agents.grpo.steps import GroupTrainingData
+from focus_agents.models.adapters import has_adapters
 from focus_agents.models.loading import load_template
 from focus_agents.models.settings import ModelSettings, SavedForm
 from focus_agents.rollout.records import RolloutGroup, without_prefix
@@ -227,7 +228,9 @@ class GRPO(NamedAlgorithm):
         self._evaluation_runners = self._runners
         if self.eval_env_runner_group is not None:
             self._evaluation_runners = Runners(self, self.eval_env_runner_group, self.evaluation_config)
-        self._share_module()
+        # Checkpointing computes activations again in the backward pass, so that sampling leaves none.
+        reuses_prefill = self.config.settings.is_one_pass and not self.config.model_settings.gradient_checkpointing
+        self.share_module(reuses_prefill=reuses_prefill)
         self._sampler = GroupSampler(
             self._runners, self.config.settings, seed=self.config.seed or 0, num_learners=self.config.num_learners
         )
@@ -235,18 +238,6 @@ class GRPO(NamedAlgorithm):
         self.last_groups: list[RolloutGroup] = []
         self.last_evaluation: list[ScoredAnswer] = []
         self._sync_weights()
-
-    def _share_module(self) -> None:
-        """Let runners in the learner's process use its module instead of copies."""
-        if self.config.num_learners > 0:
-            return
-        module = local_learner(self.learner_group).module[DEFAULT_MODULE_ID].unwrapped()
-        if (evaluating := self._evaluation_runners.local) is not None:
-            evaluating.share_module(module, reuses_prefill=False)
-        if (sampling := self._runners.local) is not None:
-            # Checkpointing computes activations again in the backward pass, so that sampling leaves none.
-            reuses_prefill = self.config.settings.is_one_pass and not self.config.model_settings.gradient_checkpointing
-            sampling.share_module(module, reuses_prefill=reuses_prefill)
 
     def training_step(self) -> None:
         """Sample groups, compare the answers within each, update the policy, hand the new weights to the runners."""
@@ -289,10 +280,12 @@ class GRPO(NamedAlgorithm):
     def save_policy(self, directory: Path, *, form: SavedForm = "merged") -> Path:
         """Write the policy in transformers' format, or its adapter in PEFT's; `load_model` reads both."""
         with torch.no_grad():
-            spec = self.config.get_rl_module_spec(spaces=self.spaces, inference_only=True)
-            spec.model_config = {**spec.model_config, "quantization": "none"}  # the driver may have no GPU for it
-            module = spec.build()
-            module.set_state(self.learner_group.get_weights()[DEFAULT_MODULE_ID])
+            module = self.learned_module
+            if module is None or (form != "adapter" and has_adapters(module.policy)):  # merging uses adapters up
+                spec = self.config.get_rl_module_spec(spaces=self.spaces, inference_only=True)
+                spec.model_config = {**spec.model_config, "quantization": "none"}  # the driver may have no GPU for it
+                module = spec.build()
+                module.set_state(self.learner_group.get_weights()[DEFAULT_MODULE_ID])
             own: dict[str, Any] = {"template": self.config.template, "pictures": module.pictures, "form": form}
             return save_policy(directory, module.policy, module.processor, **own)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,16 +41,21 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
 
     What it samples is a function of (config's seed, iteration, position of the episode in the iteration) and the
     weights: it does not matter how many runners share the work.
+
+    A runner in the driver's process loads no weights before it needs them, since a module of that process may take
+    their place (`share_module`).
     """
 
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
         super().__init__(config=config, **kwargs)
         self._weights_seq_no = 0
-        self._is_shared = False
+        self._is_shared = self._reuses_prefill = False
+        self._pending_weights: Any = None
         use_gpu = config.num_gpus_per_env_runner > 0 and torch.cuda.is_available()
         self._device = torch.device("cuda" if use_gpu else "cpu")
         self.make_env()
-        self.make_module()
+        if self.worker_index != 0:
+            self.make_module()
 
     def __repr__(self) -> str:
         """The actor's name, which Ray's dashboard shows."""
@@ -76,26 +82,44 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
         model = self.config.model_settings.model
         return load_processor(model, max_image_tokens=max_image_tokens).fit_template(template)
 
+    @functools.cached_property
+    def module(self) -> Any:
+        """The weights to answer with; in the driver's process they are loaded here, at first use."""
+        self.make_module()
+        return self.module
+
+    @functools.cached_property
+    def policy(self) -> Any:
+        """The module as what samples."""
+        return self.module.as_policy()
+
+    @functools.cached_property
+    def validation_policy(self) -> Any:
+        """The module as what answers validation episodes."""
+        return self.module.as_policy(validates=True)
+
     def make_module(self) -> None:
         """Build the policy; its weights arrive by `set_state`."""
         spec = self.config.get_rl_module_spec(env=self.env, spaces=self.get_spaces(), inference_only=True)
-        self.module: Any
         if self.config.engine == "vllm" and self.worker_index > 0:
             self.module = EngineModule(spec.model_config, memory=self.config.engine_memory)
         else:  # a runner of the driver evaluates at most, and its process may have no GPU
             self.module = spec.build().to(self._device)
-        self.policy, self.validation_policy = self.module.as_policy(), self.module.as_policy(validates=True)
-        self._reuses_prefill = False
+        if self._pending_weights is not None:
+            self._load_weights(self._pending_weights)
+            self._pending_weights = None
 
     def share_module(self, module: Any, *, reuses_prefill: bool) -> None:
-        """Sample from a learner's own module in this process, instead of a copy of it.
+        """Answer by a module that this process has already, instead of a copy of it.
 
         Args:
-            module: The learner's.
+            module: A learner's, or another runner's; whoever owns it brings its weights up to date.
             reuses_prefill: Whether groups come with the forward pass over their prompts, for the learner.
         """
         self.module, self._is_shared, self._reuses_prefill = module, True, reuses_prefill
-        self.policy, self.validation_policy = module.as_policy(), module.as_policy(validates=True)
+        self._pending_weights = None
+        for name in ("policy", "validation_policy"):  # of a module that was there before
+            self.__dict__.pop(name, None)
 
     def get_spaces(self) -> dict[str, Any]:
         """The environment's spaces, under RLlib's keys."""
@@ -247,11 +271,15 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
         """Take weights, given as they are or by reference."""
         if COMPONENT_RL_MODULE not in state:
             return
-        if not self._is_shared:
-            weights = state[COMPONENT_RL_MODULE]
-            weights = ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights
-            self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
+        if "module" not in self.__dict__:  # not loaded yet
+            self._pending_weights = state[COMPONENT_RL_MODULE]
+        elif not self._is_shared:
+            self._load_weights(state[COMPONENT_RL_MODULE])
         self._weights_seq_no = state.get(WEIGHTS_SEQ_NO, 0)
+
+    def _load_weights(self, weights: Any) -> None:
+        weights = ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights
+        self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:
         """What rebuilds this runner."""

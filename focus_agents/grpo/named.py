@@ -1,4 +1,8 @@
-"""An RLlib algorithm as a set of processes: named after its run, measured, and writing nothing outside of it."""
+"""An RLlib algorithm as a set of processes: named after its run, measured, and writing nothing outside of it.
+
+Each process has the weights once: learners, and runners that are processes of their own, hold theirs, and all that is
+in the driver's process shares one module.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
 
+from focus_agents.grpo.rllib_compat import local_learner
 from focus_agents.grpo.runners import Runners
 from focus_agents.processes.memory import MEMORY, memory_gib
 from focus_agents.processes.names import naming_grpo
@@ -35,6 +40,28 @@ class NamedAlgorithm(Algorithm):
             return Path(folder).name
         name = self.trial_name
         return None if name in (None, "default") else str(name)
+
+    @property
+    def learned_module(self) -> Any | None:
+        """The learner's module, if it is in this process."""
+        learner = local_learner(self.learner_group)
+        return None if learner is None else learner.module[DEFAULT_MODULE_ID].unwrapped()
+
+    def share_module(self, *, reuses_prefill: bool) -> None:
+        """Let all runners in this process answer by one module: the learner's if it is here, else the sampler's.
+
+        Args:
+            reuses_prefill: Whether a learner here takes the forward passes over prompts from the sampler.
+        """
+        groups = (self.env_runner_group, self.eval_env_runner_group)
+        sampling, evaluating = (None if group is None else group.local_env_runner for group in groups)
+        module = self.learned_module
+        if module is not None and sampling is not None:
+            sampling.share_module(module, reuses_prefill=reuses_prefill)
+        elif sampling is not None and self.env_runner_group.num_remote_env_runners() == 0 and evaluating is not None:
+            module = sampling.module
+        if module is not None and evaluating is not None:
+            evaluating.share_module(module, reuses_prefill=False)
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
         """Take restarted runners back into service (RLlib), also where a learner has died meanwhile."""

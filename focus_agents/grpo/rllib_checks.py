@@ -19,7 +19,7 @@ from focus_agents.grpo.learner import GRPOTorchLearner
 from focus_agents.grpo.rllib_compat import given_model_config, is_checked
 from focus_agents.grpo.settings import GRPOSettings
 from focus_agents.models.settings import ModelSettings
-from focus_agents.policies.vllm.engine import require_vllm
+from focus_agents.policies.vllm.engine import check_vllm
 from focus_agents.settings import as_dict
 
 HONOURED = frozenset({
@@ -157,7 +157,8 @@ def check_processes(config: AlgorithmConfig, settings: GRPOSettings) -> None:
         settings: Its settings.
 
     Raises:
-        ValueError: If a process would be left without work, or sampling ahead or vLLM has no process of its own.
+        ValueError: If a process would be left without work, sampling ahead or vLLM has no process of its own, or vLLM
+            does not take the model's prompts.
         MissingDependencyError: If vLLM is to sample and is not installed.
     """
     num_learners = max(1, config.num_learners)
@@ -182,7 +183,7 @@ def check_processes(config: AlgorithmConfig, settings: GRPOSettings) -> None:
                 f"engine: expected transformers with quantization {config.model_settings.quantization!r}, got 'vllm', "
                 "whose base would be another one than the learner's"
             )
-        require_vllm()
+        check_vllm(config.model_settings.model)
     num_batches = -(-settings.groups_per_iteration // settings.rollout_batch_groups)
     if config.num_env_runners > num_batches and not config.in_evaluation:
         raise ValueError(

@@ -2,7 +2,8 @@
 
 A folder holds all that a harness needs to serve the same episodes, in any process:
 
-    request.json      which episodes, by the arguments of `load_dataset`, and the prompt's name and unit
+    request.json      which episodes, by the arguments of `load_dataset` and whether supports are shuffled, and the
+                      prompt's name and unit
     episodes.jsonl    a line for each episode: its number, and this folder
 
 `write_request` writes it, and `served(folder)` opens it. Prompts, parser and scores are those of `focus evaluate`, so a
@@ -22,6 +23,7 @@ from typing import Any
 from focus_agents.runs.files import write_json, write_json_lines
 from focus_env.boxes import CoordinateFrame
 from focus_env.datasets import load_dataset
+from focus_env.datasets.transforms import ShuffledSupports
 from focus_env.env import observe
 from focus_env.errors import DatasetError
 from focus_env.metrics import ScoredAnswer, summarize
@@ -65,6 +67,7 @@ def write_request(
     num_episodes: int,
     template: str = "default",
     frame: CoordinateFrame = CoordinateFrame.NORM_1000,
+    shuffle_supports: bool = False,
 ) -> int:
     """Write the folder that `served` opens.
 
@@ -74,6 +77,7 @@ def write_request(
         num_episodes: Most episodes, from the front.
         template: Name of the prompt.
         frame: Unit in which boxes are shown and answered.
+        shuffle_supports: Show the supports of other episodes, a control.
 
     Returns:
         How many episodes there are.
@@ -83,7 +87,12 @@ def write_request(
         DatasetError: If its files are missing, or it has no episode.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    request = {"dataset": dict(dataset), "template": template, "frame": CoordinateFrame(frame).value}
+    request = {
+        "dataset": dict(dataset),
+        "template": template,
+        "frame": CoordinateFrame(frame).value,
+        "shuffle_supports": shuffle_supports,
+    }
     write_json(folder / REQUEST_FILE, json.loads(json.dumps(request, default=str)))
     served.cache_clear()
     count = min(num_episodes, len(served(str(folder)).episodes))
@@ -110,7 +119,8 @@ def served(folder: str) -> Served:
             f"{file}: expected a request for episodes, got {error}; write it by focus harness"
         ) from error
     template = dataclasses.replace(get_template(name), frame=frame)
-    return Served(load_dataset(arguments.pop("name"), **arguments), template)
+    episodes = load_dataset(arguments.pop("name"), **arguments)
+    return Served(ShuffledSupports(episodes) if request.get("shuffle_supports") else episodes, template)
 
 
 def metrics_of(answer: ScoredAnswer) -> dict[str, float]:

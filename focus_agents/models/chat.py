@@ -57,7 +57,7 @@ def end_token_id(tokenizer: Any, named: str | None = None) -> int:
     Args:
         tokenizer: Of transformers.
         named: The token that is known to; None: the first special one that the chat template writes behind an answer,
-            or else the tokenizer's end-of-text.
+            or else before what the user says next, as in GLM's, or else the tokenizer's end-of-text.
 
     Raises:
         ValueError: If there is none.
@@ -75,22 +75,20 @@ def end_token_id(tokenizer: Any, named: str | None = None) -> int:
 
 
 def _end_of_turn(tokenizer: Any) -> int | None:
+    special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
     word = "answer"
-    parts: tuple[Any, Any] = ([as_text(word)], word)
-    for content in parts:  # of the answer; older templates take a text only
-        question = [as_text("question")] if content is parts[0] else "question"
-        chat = [{"role": "user", "content": question}, {"role": "assistant", "content": content}]
-        try:
-            text = _render(tokenizer, chat, add_generation_prompt=False)
-        except TemplateError:
-            continue
-        behind = text.rpartition(word)[2]
-        special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
-        found = [
-            token_id for token_id in tokenizer(behind, add_special_tokens=False)["input_ids"] if token_id in special
-        ]
-        if word in text and found:
-            return int(found[0])
+    for is_followed in (False, True):
+        for content in (lambda text: [as_text(text)], str):  # older templates take a text only
+            question = {"role": "user", "content": content("question")}
+            chat = [question, {"role": "assistant", "content": content(word)}, *[question] * is_followed]
+            try:
+                text = _render(tokenizer, chat, add_generation_prompt=False)
+            except TemplateError:
+                continue
+            behind = tokenizer(text.rpartition(word)[2], add_special_tokens=False)["input_ids"]
+            found = [token_id for token_id in behind if token_id in special]
+            if word in text and found:
+                return int(found[0])
     return None
 
 

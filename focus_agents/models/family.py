@@ -87,6 +87,7 @@ class ModelFamily(abc.ABC):
         placeholder: Stands for a picture in the chat template's text; None: the image token.
         native_template: The template in whose form its models were trained to write boxes.
         chat_template: Of tokenizers that come without one, in Jinja; None: they have their own.
+        vllm_fault: Why vLLM cannot answer prompts of its models, as the end of a sentence about it; "": it can.
     """
 
     name: str
@@ -99,6 +100,7 @@ class ModelFamily(abc.ABC):
     placeholder: str | None = None
     native_template: str = "default"
     chat_template: str | None = None
+    vllm_fault: str = ""
 
     def for_config(self, config: Any) -> ModelFamily:
         """Return the family as it is for one model, where its pictures depend on more than the image processor.

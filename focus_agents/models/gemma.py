@@ -248,6 +248,7 @@ PALIGEMMA = PaliGemma(
     never_sampled=("<image>",),
     lora_targets=_LANGUAGE_MODEL_PROJECTIONS,
     native_template="paligemma",
+    vllm_fault="which takes one picture a prompt of them, and lets the prompt's text see no further than itself",
     # As transformers' processor writes a prompt: pictures where they stand, the beginning-of-text behind the last of
     # them, and a line's end behind the text.
     chat_template=(

@@ -76,8 +76,13 @@ class VLMProcessor:
         self.image_token_id: int = tokenizer.convert_tokens_to_ids(family.image_token)
         self.banned_token_ids: tuple[int, ...] = tuple(vocabulary[t] for t in family.never_sampled if t in vocabulary)
 
-    def encode(self, messages: Sequence[Message]) -> EncodedPrompt:
+    def encode(self, messages: Sequence[Message], *, known_grids: npt.NDArray[np.int64] | None = None) -> EncodedPrompt:
         """Encode a conversation up to where the model's answer starts.
+
+        Args:
+            messages: The conversation.
+            known_grids: [k, 2] int64, the grids of its first k pictures, which the model has seen already: the arrays
+                are of the other pictures alone, the token ids and grids of all. None: the arrays are of all, too.
 
         Raises:
             ValueError: If the conversation holds no picture, or one that the model's image processor cannot take, or a
@@ -86,7 +91,9 @@ class VLMProcessor:
         images = _pictures(messages)
         if not images:
             raise ValueError("messages: expected at least one picture, got none; a prompt needs a query image")
-        grids, arrays = self._preprocess(images)
+        num_known = 0 if known_grids is None else len(known_grids)
+        grids, arrays = self._preprocess(images[num_known:])
+        grids = grids if known_grids is None else np.concatenate([known_grids, grids])
         with _TOKENIZING:
             text, runs = self._text(messages, self.views(images, grids))
             ids = np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)

@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from transformers import Qwen2VLConfig, Qwen3VLConfig
+from transformers import LlavaOnevisionConfig, Qwen2Config, Qwen2VLConfig, Qwen3VLConfig, SiglipVisionConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from focus_agents.models.budget import PromptSize
 from focus_agents.models.family import ModelFamily
+from focus_agents.models.llava_onevision import LLAVA_ONEVISION
 from focus_agents.models.loading import load_processor
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.qwen import QWEN2_VL, QWEN3_VL
 from focus_agents.models.shape import ModelShape, shape_of
+from focus_agents.models.views import View, num_image_tokens
 from focus_env.prompts import get_template
 
 
@@ -32,12 +34,14 @@ class Base:
         family: Its family.
         patch_size: Side of a patch in pixels; a token is two by two of them.
         limits: Least and most pixels of a picture, as its folder on the hub has them.
+        fixed_tokens: Tokens of every picture, where all have as many whatever their size; None: the size decides.
     """
 
     config: Callable[[], Any]
     family: ModelFamily
     patch_size: int
     limits: tuple[int, int]
+    fixed_tokens: int | None = None
 
     @functools.cached_property
     def shape(self) -> ModelShape:
@@ -52,7 +56,12 @@ class Base:
             picture_wh: (width, height) of all pictures.
             shots: Supports.
             max_image_tokens: Most tokens of a picture; None: the model's own limit.
+
+        Raises:
+            ValueError: If all pictures have more tokens than that.
         """
+        if self.fixed_tokens is not None:
+            return self._prompt_of_fixed(shots + 1, self.fixed_tokens, max_image_tokens)
         least, most = self.limits
         size = {"shortest_edge": least, "longest_edge": most}
         image_processor = Qwen2VLImageProcessorPil(patch_size=self.patch_size, merge_size=2, size=size)
@@ -68,6 +77,20 @@ class Base:
         processor = VLMProcessor(load_processor("tiny").tokenizer, image_processor, self.family)
         encoded = processor.encode(get_template("default").render(question))
         return PromptSize.of(encoded, self.shape, image_token_id=processor.image_token_id)
+
+    def _prompt_of_fixed(self, num_pictures: int, fixed_tokens: int, max_image_tokens: int | None) -> PromptSize:
+        """The same where all pictures have as many tokens; the words are Qwen2-VL's, whose language model it has."""
+        if max_image_tokens is not None:
+            self.family.limit_image_tokens(None, max_image_tokens)
+        words = BASES["qwen2-vl-7b"].prompt((56, 56), shots=num_pictures - 1, max_image_tokens=None)
+        values = num_pictures * 3 * self.config().vision_config.image_size ** 2
+        return PromptSize(
+            tokens=words.tokens - words.visual_tokens + num_pictures * fixed_tokens,
+            visual_tokens=num_pictures * fixed_tokens,
+            num_pictures=num_pictures,
+            patches=-(-values // self.shape.values_per_patch),
+            pixel_bytes=4 * values,
+        )
 
 
 def _qwen2_vl(*, hidden: int, intermediate: int, layers: int, heads: int) -> Qwen2VLConfig:
@@ -98,6 +121,18 @@ def _qwen3_vl_8b() -> Qwen3VLConfig:
     return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False)
 
 
+def _llava_onevision_7b() -> LlavaOnevisionConfig:
+    text = Qwen2Config(
+        vocab_size=152000, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
+        num_key_value_heads=4, max_position_embeddings=32768,
+    )  # fmt: skip
+    vision = SiglipVisionConfig(
+        hidden_size=1152, intermediate_size=4304, num_hidden_layers=26, num_attention_heads=16, image_size=384,
+        patch_size=14, vision_use_head=False,
+    )  # fmt: skip
+    return LlavaOnevisionConfig(text_config=text, vision_config=vision, tie_word_embeddings=False)
+
+
 BASES: Mapping[str, Base] = {
     "qwen2-vl-7b": Base(
         functools.partial(_qwen2_vl, hidden=3584, intermediate=18944, layers=28, heads=28),
@@ -110,6 +145,13 @@ BASES: Mapping[str, Base] = {
         QWEN2_VL,
         patch_size=14,
         limits=(3136, 12845056),
+    ),
+    "llava-onevision-7b": Base(
+        _llava_onevision_7b,
+        LLAVA_ONEVISION,
+        patch_size=14,
+        limits=(384 * 384, 384 * 384),
+        fixed_tokens=num_image_tokens([View(*LLAVA_ONEVISION.grid, end=1)]),
     ),
     "qwen3-vl-8b": Base(_qwen3_vl_8b, QWEN3_VL, patch_size=16, limits=(65536, 16777216)),
 }

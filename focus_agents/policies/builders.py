@@ -55,9 +55,9 @@ def vlm(spec: PolicySpec) -> Policy:
 def check_processor(spec: PolicySpec) -> None:
     """Check a vision-language model before its weights are read."""
     if spec.engine == "vllm":
-        from focus_agents.policies.vllm.engine import require_vllm
+        from focus_agents.policies.vllm.engine import check_vllm
 
-        require_vllm()
+        check_vllm(spec.argument)
     from focus_agents.models.loading import check_model
 
     check_model(spec.argument, max_image_tokens=limit(spec))

@@ -24,7 +24,8 @@ _THUMBNAIL_WH = (32, 32)
 Localizer = Callable[[Observation, np.random.Generator], Box | None]
 """Anything that finds a box without words, a function or an object to call: from the supports with their boxes and the
 query, and what chance there is, to four numbers `xyxy` in pixels of the query. What reaches beyond the picture is cut
-off. None, and nothing else, says that the object is not there."""
+off. None, and nothing else, says that the object is not there. An object that can say how sure it is has a method
+`scored` with the same arguments, which gives (the box, a number from 0 to 1)."""
 
 
 class LocalizerPolicy:
@@ -62,13 +63,18 @@ class LocalizerPolicy:
     def _answer(self, question: Observation, rng: np.random.Generator) -> Completion:
         image_wh = picture_wh(question["query_image"])
         text, error = "", None
+        score = None
         try:
-            found = self.localizer(question, rng)
+            if (scored := getattr(self.localizer, "scored", None)) is not None:
+                found, sureness = scored(question, rng)
+                score = min(1.0, max(0.0, float(sureness)))
+            else:
+                found = self.localizer(question, rng)
             text = self.template.answer(None if found is None else _read_box(found, image_wh), image_wh)
         except NoBoxError as reason:
             error = f"{_name(self.localizer)}: {reason}"
         no_tokens, no_logprobs = np.empty(0, np.int64), np.empty(0, np.float32)
-        return Completion(text, no_tokens, no_logprobs, is_finished=True, error=error)
+        return Completion(text, no_tokens, no_logprobs, is_finished=True, error=error, score=score)
 
 
 class NoBoxError(FocusError):

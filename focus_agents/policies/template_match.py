@@ -82,8 +82,12 @@ class TemplateMatcher:
 
     def __call__(self, question: Observation, rng: np.random.Generator) -> Box:
         """The best place, `xyxy` in pixels of the query."""
+        return self.scored(question, rng)[0]
+
+    def scored(self, question: Observation, rng: np.random.Generator) -> tuple[Box, float]:
+        """The best place, and its correlation coefficient; 0 where nothing correlates."""
         query = shrink(question["query_image"], self.max_pixels)
-        most, best = 0.0, copy_last_support(question, rng)
+        most, best, score = 0.0, copy_last_support(question, rng), 0.0
         unit_x, unit_y = np.divide(picture_wh(question["query_image"]), picture_wh(query)).tolist()
         for image, box in zip(question["support_images"], question["support_boxes"].tolist(), strict=True):
             for template in make_templates(image, box, query_wh=picture_wh(query), scales=self.scales):
@@ -91,14 +95,14 @@ class TemplateMatcher:
                 found = 0.0 if match is None else evidence(match.score, math.prod(picture_wh(template.pixels)))
                 if match is not None and found > most:
                     x1, y1, x2, y2 = template.box
-                    most = found
+                    most, score = found, match.score
                     best = Box(
                         (match.x + x1) * unit_x,
                         (match.y + y1) * unit_y,
                         (match.x + x2) * unit_x,
                         (match.y + y2) * unit_y,
                     )
-        return best
+        return best, score
 
 
 def make_templates(

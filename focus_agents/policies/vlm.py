@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,11 +14,11 @@ from focus_agents.engine.forward import encode_images, prefill
 from focus_agents.engine.generation import sample_completions
 from focus_agents.engine.grammar import AnswerGrammar
 from focus_agents.models.adapters import base_model
-from focus_agents.models.inputs import MAX_BATCH_TOKENS, EncodedPrompt, check_context
+from focus_agents.models.inputs import MAX_BATCH_TOKENS, EncodedPrompt, PromptBatch, check_context
 from focus_agents.models.lean_adapters import lean_adapters
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.settings import Precision
-from focus_agents.models.shared_prefix import PrefixRow
+from focus_agents.models.shared_prefix import Prefix, PrefixRow
 from focus_agents.rollout.records import Completion, Generation, Sampling
 from focus_env.types import Message
 
@@ -77,20 +78,32 @@ class VLMPolicy:
         if len(seeds) != len(prompts):
             raise ValueError(f"seeds: expected one for each of the {len(prompts)} prompts, got {len(seeds)}")
         encoded = self._encode(prompts)
-        max_tokens = base_model(self.model).config.get_text_config().max_position_embeddings
         for prompt in encoded:
-            check_context(prompt, sampling.max_completion_tokens, max_tokens)
+            self.check_context(prompt, sampling)
         batches = [encoded] if self.keeps_prefix else cut_batches(encoded, self.max_batch_tokens)
         generations: list[Generation] = []
-        was_training = self.model.training
-        self.model.eval()
-        try:
+        with self.answering():
             for batch in batches:
                 own_seeds = seeds[len(generations) : len(generations) + len(batch)]
                 generations += self._answer(batch, num_completions, sampling, own_seeds)
+        return generations
+
+    def check_context(self, prompt: EncodedPrompt, sampling: Sampling) -> None:
+        """See that a prompt and its answer fit into the model's context; see `focus_agents.models.inputs`."""
+        max_tokens = base_model(self.model).config.get_text_config().max_position_embeddings
+        check_context(prompt, sampling.max_completion_tokens, max_tokens)
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Within the context, the model is in eval mode and computes in the policy's precision."""
+        was_training = self.model.training
+        self.model.eval()
+        device = next(self.model.parameters()).device
+        try:
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                yield
         finally:
             self.model.train(was_training)
-        return generations
 
     def _encode(self, prompts: Sequence[Sequence[Message]]) -> list[EncodedPrompt]:
         """Encode prompts; where a GPU waits for them, in several threads: most of the work is in their pictures."""
@@ -107,33 +120,49 @@ class VLMPolicy:
         """Answer the prompts of one batch."""
         device = next(self.model.parameters()).device
         batch = self.processor.collate(encoded).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            if self.keeps_image_features:
-                encoded = self.processor.replace_pixels(encoded, encode_images(self.model, batch))
-                batch = self.processor.collate(encoded).to(device)
-            prefix = prefill(self.model, batch) if self.keeps_prefix else None
-            with lean_adapters(self.model):
-                sampled = sample_completions(
-                    self.model,
-                    batch,
-                    num_completions=num_completions,
-                    sampling=sampling,
-                    seeds=seeds,
-                    eos_token_id=self.processor.eos_token_id,
-                    pad_token_id=self.processor.pad_token_id,
-                    banned_token_ids=self.processor.banned_token_ids,
-                    grammar=self.grammar,
-                    prefix=prefix,
-                )
-        rows = zip(sampled.token_ids.cpu(), sampled.logprobs.cpu(), sampled.lengths.cpu(), encoded, strict=True)
+        if self.keeps_image_features:
+            encoded = self.processor.replace_pixels(encoded, encode_images(self.model, batch))
+            batch = self.processor.collate(encoded).to(device)
+        prefix = prefill(self.model, batch) if self.keeps_prefix else None
+        completions = self.complete(batch, prefix, num_completions=num_completions, sampling=sampling, seeds=seeds)
         return [
-            Generation(
-                tuple(map(self._completion, token_ids, logprobs, lengths)),
-                prompt,
-                None if prefix is None else PrefixRow(prefix, row),
-            )
-            for row, (token_ids, logprobs, lengths, prompt) in enumerate(rows)
+            Generation(own, prompt, None if prefix is None else PrefixRow(prefix, row))
+            for row, (own, prompt) in enumerate(zip(completions, encoded, strict=True))
         ]
+
+    def complete(
+        self,
+        batch: PromptBatch,
+        prefix: Prefix | None,
+        *,
+        num_completions: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+    ) -> list[tuple[Completion, ...]]:
+        """Return `num_completions` completions of each prompt of one batch; to be called `answering`.
+
+        Args:
+            batch: The prompts, where the model computes.
+            prefix: What the model made of them already; None: they are encoded here.
+            num_completions: Of each prompt.
+            sampling: How they are drawn.
+            seeds: One for each prompt.
+        """
+        with lean_adapters(self.model):
+            sampled = sample_completions(
+                self.model,
+                batch,
+                num_completions=num_completions,
+                sampling=sampling,
+                seeds=seeds,
+                eos_token_id=self.processor.eos_token_id,
+                pad_token_id=self.processor.pad_token_id,
+                banned_token_ids=self.processor.banned_token_ids,
+                grammar=self.grammar,
+                prefix=prefix,
+            )
+        rows = zip(sampled.token_ids.cpu(), sampled.logprobs.cpu(), sampled.lengths.cpu(), strict=True)
+        return [tuple(map(self._completion, token_ids, logprobs, lengths)) for token_ids, logprobs, lengths in rows]
 
     def _completion(self, token_ids: torch.Tensor, logprobs: torch.Tensor, length: torch.Tensor) -> Completion:
         """One completion, cut to its length."""

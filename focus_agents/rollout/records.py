@@ -53,6 +53,7 @@ class Completion:
         logprobs: [T] float32 under the distribution that was sampled from; empty likewise.
         is_finished: Whether it ended by itself rather than at the limit.
         error: Why there is no answer, where a policy could not get one or scoring it failed; None: there is one.
+        score: How sure the policy is of it, 0 to 1, where it does not speak in tokens and says so; None: it does not.
     """
 
     text: str
@@ -60,6 +61,7 @@ class Completion:
     logprobs: npt.NDArray[np.float32]
     is_finished: bool
     error: str | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

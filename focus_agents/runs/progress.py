@@ -14,20 +14,43 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from focus_env.metrics import ScoredAnswer
 from focus_env.units import find_unit
 
 
+class RateColumn(ProgressColumn):
+    """How many of something are done in a second, of late.
+
+    Args:
+        unit: What they are.
+    """
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        """Return the column's text."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} {self._unit}/s")
+
+
 @contextlib.contextmanager
-def progress_bar(label: str, total: int | None, console: Console) -> Iterator[Callable[[int], None]]:
+def progress_bar(
+    label: str, total: int | None, console: Console, *, unit: str | None = None
+) -> Iterator[Callable[[int], None]]:
     """A bar at the bottom of the terminal, while lines are printed above it; yields what moves it to a number done.
 
-    In a pipe or a file, where nothing moves, there is none. Without a total, it says the number done.
+    In a pipe or a file, where nothing moves, there is none. Without a total, it says the number done. With a unit, such
+    as "pictures", it says how many a second.
     """
     columns = (
         TextColumn(label),
@@ -35,6 +58,7 @@ def progress_bar(label: str, total: int | None, console: Console) -> Iterator[Ca
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        *([] if unit is None else [RateColumn(unit)]),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(label, total=total)

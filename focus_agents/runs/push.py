@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError
 
 from focus_agents.errors import CheckpointError
+from focus_agents.models.loading.hub_faults import hub_fault, is_of_disk, patiently
 from focus_agents.models.loading.sources import find_source
 
 CARD = "README.md"
@@ -80,7 +80,9 @@ def push_files(
         The address of the model's page.
 
     Raises:
-        CheckpointError: If there is no token, or the hub refuses, or cannot be reached.
+        CheckpointError: If there is no token, or the hub refuses, cannot be reached, or gives answers that are none of
+            the hub's; what may pass by itself was tried three times.
+        OSError: If a file cannot be read.
     """
     if get_token() is None:
         raise CheckpointError(
@@ -92,20 +94,15 @@ def push_files(
     operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=str(file)) for path, file in files.items()]
     operations.append(CommitOperationAdd(path_in_repo=CARD, path_or_fileobj=card.encode()))
     try:
-        url = api.create_repo(name, private=not is_public, exist_ok=True)
+        url = patiently(lambda: api.create_repo(name, private=not is_public, exist_ok=True))
         if revision is not None:
-            api.create_branch(name, branch=revision, exist_ok=True)
-        api.create_commit(name, operations, commit_message=message, revision=revision)
-    except HfHubHTTPError as error:
-        code = getattr(error.response, "status_code", None)
-        advice = (
-            "its token may not write there: log in by `hf auth login` with one that may" if code in (401, 403) else ""
-        )
-        raise CheckpointError(f"push to {name}: the hub refuses ({error}); {advice or 'try again'}") from error
-    except OSError:
-        raise
-    except Exception as error:  # whatever the HTTP client raises without a network
+            patiently(lambda: api.create_branch(name, branch=revision, exist_ok=True))
+        patiently(lambda: api.create_commit(name, operations, commit_message=message, revision=revision))
+    except Exception as error:  # of the library, of its HTTP client, of the disk
+        if is_of_disk(error):
+            raise
+        fault = hub_fault(error)
         raise CheckpointError(
-            f"push to {name}: the hub at {constants.ENDPOINT} cannot be reached ({error}); see to the network"
+            f"push to {name}: the hub at {constants.ENDPOINT} {fault.what}; {fault.advice}"
         ) from error
     return str(url)

@@ -6,6 +6,7 @@ from typing import Any
 
 from focus_agents.models.adapters import model_parts
 from focus_agents.models.loading import load_trainable_model
+from focus_agents.processes.compiler_cache import keep_compiled
 from focus_agents.sft.settings import SFTConfig
 
 
@@ -28,6 +29,7 @@ def build_model(name: str, config: SFTConfig) -> Any:
         gradient_checkpointing=config.gradient_checkpointing,
     )
     if config.compile:
+        keep_compiled()
         # Layer by layer, since the whole model breaks into parts that are compiled anew for each shape of a batch.
         for layer in model_parts(model).layers:
             layer.compile(dynamic=True)

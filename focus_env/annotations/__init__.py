@@ -41,6 +41,7 @@ __all__ = [
     "Part",
     "Remark",
     "check_free",
+    "check_pictures",
     "count_parts",
     "format_named",
     "format_of",
@@ -128,7 +129,7 @@ def write_annotations(
     path = Path(os.path.expanduser(path))
     found = format_to_write(path) if format is None else format_named(format)
     listed = [_checked(picture) for picture in pictures]
-    check_names(listed)
+    check_pictures(listed, found)
     if found.write is None:
         raise ValueError(f"annotation format {found.name!r} is only read, not written; choose another")
     if copy_pictures:
@@ -150,6 +151,16 @@ def write_annotations(
         beside = [dataclasses.replace(p, path=None) for p in listed] if copy_pictures else listed
         found.write(dataclasses.replace(job, pictures=beside, target=scratch))
     return found
+
+
+def check_pictures(pictures: Sequence[LabelledPicture], found: AnnotationFormat) -> None:
+    """Refuse pictures whose names cannot stand in a format together; sizes and objects are not looked at.
+
+    Raises:
+        ValueError: If a name is absolute or goes up, two are the same, or the format cannot tell two apart.
+    """
+    check_names(pictures)
+    found.check(pictures)
 
 
 def check_free(path: Path, found: AnnotationFormat, *, overwrite: bool) -> None:

@@ -52,6 +52,7 @@ class AnnotationFormat:
         holds: The parts of an object that it has a place for, beside label and box.
         is_folder: Whether it is written as a folder of files.
         pictures_folder: Where pictures are expected in such a folder; None: pictures are not copied into it.
+        check: Refuses pictures of which it cannot tell two apart, by their names alone.
     """
 
     name: str
@@ -62,6 +63,7 @@ class AnnotationFormat:
     holds: frozenset[Part]
     is_folder: bool
     pictures_folder: str | None = None
+    check: Callable[[Sequence[LabelledPicture]], None] = lambda pictures: None
 
     @property
     def usage(self) -> str:

@@ -83,8 +83,10 @@ def _read_file(reading: Reading, path: Path, top: Element, splits: dict[str, str
     if "Annotations" in below.parts:  # <root>/Annotations/a/b.xml is of <root>/JPEGImages/a/b.jpg
         at = len(below.parts) - 1 - below.parts[::-1].index("Annotations")
         rest = Path(*below.parts[at + 1 : -1])
-        near += [folder / rest for folder in near]
-        near += [Path(*below.parts[:at]) / folder / rest for folder in ("JPEGImages", "images", "")]
+        beside = [folder / rest for folder in near]
+        beside += [Path(*below.parts[:at]) / folder / rest for folder in ("JPEGImages", "images", "")]
+        # Another picture of the same name may lie above.
+        near = beside + near if rest.parts else near + beside
     draft = reading.picture(
         name,
         where=f"{path}, line {_line(top, 'filename')}",

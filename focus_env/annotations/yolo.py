@@ -26,6 +26,7 @@ from typing import Any
 from focus_env.annotations.formats import AnnotationFormat, Writing
 from focus_env.annotations.lookup import ENDINGS, SPLITS, plain_name, walk
 from focus_env.annotations.reading import Draft, Numbers, Reading
+from focus_env.annotations.records import LabelledPicture
 from focus_env.annotations.values import as_label
 from focus_env.errors import DatasetError, MissingDependencyError
 from focus_env.text_files import finite_number, read_lines, read_text, split_fields
@@ -229,13 +230,7 @@ def write(job: Writing) -> None:
     numbers = {label: number for number, label in enumerate(job.labels)}
     splits: dict[str, list[str]] = {}
     for picture in job.pictures:
-        name = PurePosixPath(picture.name)
-        if job.file_of(picture, ".txt") != Path(name.with_suffix(".txt")):
-            raise ValueError(
-                f"picture {picture.name!r}: expected names that differ in more than their endings, since YOLO finds "
-                "the file of a picture by its name without it; rename one"
-            )
-        below = name.parts[1:] if name.parts[0] == "images" else name.parts
+        below = _below(picture)
         path = job.target / "labels" / Path(*below).with_suffix(".txt")
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = []
@@ -249,6 +244,24 @@ def write(job: Writing) -> None:
         path.write_text("".join(lines), encoding="utf-8")
         splits.setdefault(picture.split, []).append("/".join(("images", *below)))
     _write_description(job, splits)
+
+
+def _below(picture: LabelledPicture) -> tuple[str, ...]:
+    """The parts of a picture's name below the folder of pictures, with which it may begin."""
+    parts = PurePosixPath(picture.name).parts
+    return parts[1:] if parts[0] == "images" and len(parts) > 1 else parts
+
+
+def check(pictures: Sequence[LabelledPicture]) -> None:
+    """Refuse two pictures whose boxes would be in one file."""
+    known: dict[Path, str] = {}
+    for picture in pictures:
+        other = known.setdefault(Path(*_below(picture)).with_suffix(""), picture.name)
+        if other != picture.name:
+            raise ValueError(
+                f"picture {other!r}: expected names that differ in more than their endings, since YOLO finds "
+                f"the file of a picture by its name without it, got {picture.name!r} beside it; rename one"
+            )
 
 
 def _write_description(job: Writing, splits: Mapping[str, Sequence[str]]) -> None:
@@ -273,4 +286,5 @@ FORMAT = AnnotationFormat(
     holds=frozenset({"score"}),
     is_folder=True,
     pictures_folder="images",
+    check=check,
 )

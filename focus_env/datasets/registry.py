@@ -209,6 +209,7 @@ DATASETS: Registry[DatasetEntry] = Registry(
             help="episodes that were written as a store",
             load=_load_store,
             ignores=("split", "shots", "seed", "protocol", "absent"),
+            source="the folder of the store, which has a manifest.json",
         ),
     ],
 )

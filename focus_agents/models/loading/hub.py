@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 
 from focus_agents.errors import CheckpointError
+from focus_agents.models.loading.hub_faults import hub_fault, is_of_disk, one_line
 
 TIMEOUT_S = 20.0
 CONFIGURATIONS = ("config.json", "adapter_config.json")
@@ -74,10 +75,11 @@ def _find_on_hub(name: str, revision: str | None, endpoint: str, is_offline: boo
         return _find_in_cache(name, revision)
     try:
         info = HfApi(endpoint=endpoint).model_info(name, revision=revision, timeout=TIMEOUT_S)
-    except (HfHubHTTPError, HFValidationError) as error:
-        raise CheckpointError(_reason(name, revision, error)) from error
-    except Exception as error:  # no network: whatever the HTTP client raises
-        try:
+    except Exception as error:  # of the library, or whatever its HTTP client raises
+        is_answer = isinstance(error, HfHubHTTPError | HFValidationError)
+        if is_answer and not hub_fault(error).may_pass:
+            raise CheckpointError(_reason(name, revision, error)) from error
+        try:  # what was downloaded before will do, without a network as with a hub that is ill
             return _find_in_cache(name, revision)
         except CheckpointError:
             raise CheckpointError(_reason(name, revision, error)) from error
@@ -114,16 +116,19 @@ def _reason(name: str, revision: str | None, error: Exception) -> str:
     if isinstance(error, RepositoryNotFoundError) or code in (401, 404):
         return f"the hub has no model {name}, or it is private: correct the name, or {token}"
     if isinstance(error, HFValidationError):
-        return f"{name!r} is no name that the hub could have ({error})"
+        return f"{name!r} is no name that the hub could have ({one_line(error)})"
     if isinstance(error, LocalEntryNotFoundError | EntryNotFoundError) or constants.HF_HUB_OFFLINE:
         at = "" if revision is None else f" at {revision}"
         return (
             f"{name}{at} was not downloaded before, and the hub is not asked (HF_HUB_OFFLINE, or no network); download "
             f"it by `hf download {name}` where there is a network, or give its folder"
         )
-    if code is not None:
-        return f"the hub answers {code} for {name}; try again later ({error})"
+    if is_of_disk(error):
+        return f"{name} cannot be stored ({one_line(error)}); make room, or name another place by HF_HOME"
+    fault = hub_fault(error)
+    if code is not None and not fault.may_pass:
+        return f"{name}: the hub at {constants.ENDPOINT} {fault.what}; {fault.advice}"
     return (
-        f"the hub at {constants.ENDPOINT} cannot be reached, and {name} was not downloaded before; see to the network, "
-        f"or give its folder ({type(error).__name__}: {error})"
+        f"the hub at {constants.ENDPOINT} {fault.what}, and {name} was not downloaded before; {fault.advice}, or give "
+        "its folder"
     )

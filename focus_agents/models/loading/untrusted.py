@@ -139,7 +139,8 @@ def _chats() -> list[tuple[list[dict[str, Any]], bool]]:
     question = {"role": "user", "content": [text, picture, text, picture, text, picture, text]}
     system, answer = {"role": "system", "content": [text]}, {"role": "assistant", "content": [text]}
     plain = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
-    return [([question], True), ([system, question], True), ([question, answer], False), (plain, False)]
+    turns = [question, answer, question]
+    return [([question], True), ([system, question], True), (turns[:2], False), (turns, False), (plain, False)]
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from focus_agents.errors import PolicyError
+from focus_agents.models.loading import load_family
 from focus_agents.models.settings import Precision
 from focus_env.errors import MissingDependencyError
 
@@ -33,6 +34,25 @@ def require_vllm() -> None:
         raise MissingDependencyError(
             "the engine vllm needs the package vllm, which is not installed; run: pip install "
             '"focus-localization[vllm]" on a machine with a GPU, or set `engine` to transformers'
+        )
+
+
+def check_vllm(name_or_path: str | Path) -> None:
+    """See that vLLM is installed and takes prompts of a model, before either is loaded.
+
+    Args:
+        name_or_path: As for `focus_agents.models.loading.load_model`.
+
+    Raises:
+        MissingDependencyError: If vLLM is not installed.
+        CheckpointError: If there is no such model.
+        ValueError: If vLLM computes prompts of the model's family otherwise.
+    """
+    require_vllm()
+    family = load_family(name_or_path)
+    if family.vllm_fault:
+        raise ValueError(
+            f"engine: expected transformers for models of the family {family.name!r}, got 'vllm', {family.vllm_fault}"
         )
 
 

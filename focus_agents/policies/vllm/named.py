@@ -8,7 +8,7 @@ from pathlib import Path
 from focus_agents.models.loading import check_fit, load_config, load_processor
 from focus_agents.models.settings import Precision
 from focus_agents.models.shipped import model_name
-from focus_agents.policies.vllm.engine import EngineOptions, VLLMEngine, require_vllm
+from focus_agents.policies.vllm.engine import EngineOptions, VLLMEngine, check_vllm
 from focus_agents.policies.vllm.policy import VLLMPolicy
 from focus_agents.policies.vllm.weights import engine_files, processor_options
 
@@ -31,10 +31,11 @@ def from_pretrained(
     Raises:
         MissingDependencyError: If vLLM is not installed.
         CheckpointError: If there is no such model.
+        ValueError: If vLLM does not take prompts of its family.
         PolicyError: If vLLM cannot start.
     """
-    require_vllm()
     name = model_name(name_or_path)
+    check_vllm(name)
     processor = load_processor(name, max_image_tokens=max_image_tokens)
     check_fit(name, load_config(name), processor)
     with tempfile.TemporaryDirectory(prefix="focus-engine-") as folder:  # read when the engine starts

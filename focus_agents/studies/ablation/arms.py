@@ -1,77 +1,264 @@
-"""What is compared: each arm is one command line, from the model that another arm made or from the base."""
+"""What is compared: bases, kinds of scenes, and arms, each a command line from another arm's model or from a base.
+
+This file is the plan as data: an arm says on which bases and scenes it is run, from which pool of episodes, and with
+how many seeds. `grid` makes runs of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Stage = Literal["sft", "grpo"]
+Work = Literal["own", "seconds", "steps"]
+"""How long a run of stage 1 is: as its scenes have it, or as many seconds or steps as a run of GRPO has."""
 
 BASE = "base"
 
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A pretrained model.
+
+    Attributes:
+        title: For tables.
+        model: Its name among those that come with the package; it may be absent.
+    """
+
+    title: str
+    model: str
+
+
+BASES: Mapping[str, Base] = {
+    "where": Base("where", "focus-small-base"),
+    "how": Base("where and how", "focus-small-base-how"),
+    "more": Base("where, control", "focus-small-base-more"),
+}
+"""By name; see docs/bases.md. The third one is the control of the second: as many more steps without heads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of scenes, and how stage 1 goes there.
+
+    Attributes:
+        title: For tables.
+        share: Of `num_sft_steps`, how many an arm takes.
+        one_shot: Of these, the share at the start that shows one support.
+        after: The kind on which an arm that would start from a base is trained first; its steps then come on top.
+    """
+
+    title: str
+    share: float
+    one_shot: float
+    after: str | None = None
+
+
+KINDS: Mapping[str, Kind] = {
+    "one_look": Kind("one look", share=0.8, one_shot=0.7),
+    "parts": Kind("parts", share=0.5, one_shot=0.0, after="one_look"),
+    "tracks": Kind("tracks", share=0.7, one_shot=0.4),
+}
+"""By the name in `Scenes`; see docs/scenes.md. Parts are learned after whole objects: from a base they are
+hardly begun in 1,000 steps."""
+
 COMMON: Mapping[Stage, tuple[str, ...]] = {
     "sft": (
-        "--one-shot", "0.7", "--attention-layers", "last:3", "--precision", "bf16",
+        "--attention-layers", "last:3", "--shots-drawn", "1", "2", "4", "--precision", "bf16",
         "--validation-interval", "100", "--num-validation-episodes", "64", "--checkpoint-interval", "200",
     ),
     "grpo": (
         "--lr", "3e-4", "--warmup", "0.05", "--cooldown", "0.5", "--lr-end", "0.1", "--group-size", "8",
-        "--groups-per-iteration", "32", "--max-completion-tokens", "16", "--precision", "bf16",
-        "--validation-interval", "250", "--num-validation-episodes", "256", "--checkpoint-interval", "100",
+        "--groups-per-iteration", "32", "--max-completion-tokens", "16", "--shots-drawn", "1", "2", "4",
+        "--precision", "bf16", "--validation-interval", "50", "--num-validation-episodes", "64",
+        "--checkpoint-interval", "100",
     ),
 }  # fmt: skip
 """What differs from the experiments' defaults. These: four supports, four objects in each picture, the same ones
 throughout an episode and told apart by texture and colours; the vision tower stays as it is, as under the paper's
 adapters, which reach the language model only."""
 
+SECONDS = {"sft_one_shot": 0.233, "sft": 0.363, "grpo": 1.1, "start": 25.0, "episode": 0.006, "probe": 15.0}
+"""On one core with bfloat16 units: a step of stage 1 with one support and with a drawn number of them, an iteration of
+GRPO, what a run takes before and after its steps, an answered episode, and a base's probe. Estimates, and arms of equal
+seconds, go by these, so that the plan does not depend on what else a machine does; the report has measured seconds."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
     """One arm.
 
     Attributes:
         title: For tables.
         stage: Which experiment trains it; None for the base, which is not trained here.
-        parent: The arm whose model it starts from.
-        flags: What it changes of the common settings.
+        parent: The arm whose model it starts from, on the same base and scenes.
+        flags: What it changes of the common settings; of stage 1 after stage 1 it keeps those of its parent.
+        grid: By kind of scenes, the bases that it is run on.
+        work: How long it is.
+        share: Of that, how much.
+        pool: Episodes to train on, again and again; None: as many as it needs, or its parent's pool.
+        num_seeds: With how many of the study's seeds it is run; None: with all.
         is_paper: Whether it is one of the paper's own arms.
+        is_default: Whether it is run where no arms are named.
     """
 
     title: str
     stage: Stage | None
     parent: str = BASE
     flags: tuple[str, ...] = ()
+    grid: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    work: Work = "own"
+    share: float = 1.0
+    pool: int | None = None
+    num_seeds: int | None = None
     is_paper: bool = False
+    is_default: bool = True
 
 
-def _sft(title: str, *flags: str) -> Arm:
-    return Arm(title, "sft", flags=flags)
+_ALL = ("where", "how", "more")
+_BOTH = ("where", "how")
+_WHERE = ("where",)
+_HOW = ("how",)
+_LOOK_WHERE = {"one_look": _WHERE}
+_TRACKS_WHERE = {"tracks": _WHERE}
+_COORDS = ("--attention-target", "coords")
 
+
+def _setting(title: str, *flags: str, grid: Mapping[str, tuple[str, ...]], num_seeds: int | None = None) -> Arm:
+    """Stage 1 from a base with another setting."""
+    return Arm(title=title, stage="sft", flags=flags, grid=grid, num_seeds=num_seeds)
+
+
+def _old(title: str, *flags: str) -> Arm:
+    """A setting of stage 1 that is run where it is named."""
+    return Arm(title=title, stage="sft", flags=flags, grid=_LOOK_WHERE, is_default=False)
+
+
+def _after(title: str, parent: str, *flags: str, grid: Mapping[str, tuple[str, ...]], seeds: int | None = None) -> Arm:
+    """GRPO of another arm's model."""
+    return Arm(title=title, stage="grpo", parent=parent, flags=flags, grid=grid, num_seeds=seeds)
+
+
+def _more(title: str, parent: str, grid: Mapping[str, tuple[str, ...]], work: Work = "seconds") -> Arm:
+    """More of stage 1, in place of GRPO."""
+    return Arm(title=title, stage="sft", parent=parent, grid=grid, work=work)
+
+
+def _pool(title: str, pool: int, *flags: str, num_seeds: int) -> Arm:
+    """Stage 1 from a bounded pool of episodes."""
+    return Arm(title=title, stage="sft", flags=flags, pool=pool, grid=_TRACKS_WHERE, num_seeds=num_seeds)
+
+
+_GRPO_GRID = {"one_look": _WHERE, "parts": _HOW, "tracks": _WHERE}
 
 ARMS: Mapping[str, Arm] = {
-    BASE: Arm("base", None, is_paper=True),
-    "sft": Arm("SFT", "sft", flags=("--beta", "0"), is_paper=True),
-    "grpo": Arm("GRPO only", "grpo", is_paper=True),
-    "sft-grpo": Arm("SFT + GRPO", "grpo", parent="sft", is_paper=True),
-    "attention": Arm("SFT + attention loss", "sft", is_paper=True),
-    "attention-grpo": Arm("SFT + attention loss + GRPO", "grpo", parent="attention", is_paper=True),
-    "attention-twice": Arm("SFT + attention loss, and once more", "sft", parent="attention", flags=("--one-shot", "0")),
-    "shuffled": _sft("SFT + attention loss, supports shuffled", "--shuffle-supports"),
-    "target-coords": _sft("target: the numbers of the support boxes (the paper's)", "--attention-target", "coords"),
-    "target-span": _sft("target: the text of the support boxes", "--attention-target", "span"),
-    "target-both": _sft("target: numbers and region", "--attention-target", "both"),
-    "layers-first": _sft("layers: the first three", "--attention-layers", "first:3"),
-    "layers-all": _sft("layers: all (the paper's)", "--attention-layers", "all"),
-    "mu-low": _sft("mu 0.25 of what is reachable", "--margin", "0.25"),
-    "mu-high": _sft("mu 0.75 of what is reachable", "--margin", "0.75"),
-    "beta-low": _sft("beta 0.5", "--beta", "0.5"),
-    "beta-high": _sft("beta 8", "--beta", "8"),
-    "labels-full": _sft("labels on every token (the paper's code)", "--labels", "full"),
-    "iploc": _sft("IPLoc: names in the prompt, no attention loss", "--template", "iploc", "--beta", "0"),
+    BASE: Arm(title="base", stage=None, grid=dict.fromkeys(KINDS, _ALL), is_paper=True),
+    "sft": Arm(
+        title="SFT", stage="sft", flags=("--beta", "0"), is_paper=True,
+        grid={"one_look": _ALL, "parts": _BOTH, "tracks": _BOTH},
+    ),
+    "grpo": Arm(title="GRPO only", stage="grpo", grid={"one_look": _WHERE, "tracks": _WHERE}, is_paper=True),
+    "sft-grpo": Arm(
+        title="SFT + GRPO", stage="grpo", parent="sft", grid={"one_look": _WHERE, "tracks": _WHERE}, is_paper=True
+    ),
+    "attention": Arm(
+        title="SFT + attention loss", stage="sft", is_paper=True,
+        grid={"one_look": _BOTH, "parts": _BOTH, "tracks": _BOTH},
+    ),
+    "attention-grpo": Arm(
+        title="SFT + attention loss + GRPO", stage="grpo", parent="attention", grid=_GRPO_GRID, is_paper=True
+    ),
+    "attention-more": _more("SFT + attention loss, and more at equal seconds", "attention", _GRPO_GRID),
+    "target-coords": _setting(
+        "target: the numbers of the support boxes (the paper's)", *_COORDS,
+        grid={"one_look": _ALL, "parts": _HOW, "tracks": _ALL},
+    ),
+    "target-span": _setting(
+        "target: the text of the support boxes", "--attention-target", "span", grid={"one_look": _HOW}, num_seeds=1
+    ),
+    "target-last": _setting(
+        "target: the last token of that text", "--attention-target", "last", grid={"one_look": _BOTH}, num_seeds=2
+    ),
+    "coords-grpo": _after("target: the numbers, + GRPO", "target-coords", grid=_TRACKS_WHERE),
+    "coords-more": _more("target: the numbers, and more at equal seconds", "target-coords", _TRACKS_WHERE),
+    "coords-steps": _more("target: the numbers, and more in equal steps", "target-coords", _TRACKS_WHERE, "steps"),
+    "sft-more": _more("SFT, and more at equal seconds", "sft", _TRACKS_WHERE),
+    "short": Arm(title="target: the numbers, half as long", stage="sft", flags=_COORDS, share=0.5, grid=_TRACKS_WHERE),
+    "short-grpo": _after("target: the numbers, half as long, + GRPO", "short", grid=_TRACKS_WHERE),
+    "short-more": _more("target: the numbers, half as long, and more at equal seconds", "short", _TRACKS_WHERE),
+    "long": Arm(
+        title="target: the numbers, three times as long", stage="sft", flags=_COORDS, share=3.0, grid=_TRACKS_WHERE,
+        num_seeds=1,
+    ),
+    "long-grpo": _after("target: the numbers, three times as long, + GRPO", "long", grid=_TRACKS_WHERE, seeds=1),
+    "layers-first": _setting(
+        "layers: the first three", "--attention-layers", "first:3", grid=_LOOK_WHERE, num_seeds=1
+    ),
+    "layers-all": _setting("layers: all (the paper's)", "--attention-layers", "all", grid=_LOOK_WHERE),
+    "heads": _setting("heads: the 4 that look most", "--attention-heads", "top:4", grid=_LOOK_WHERE, num_seeds=2),
+    "contrast": _setting(
+        "contrast: the rest of the support pictures", "--attention-contrast", "supports", grid=_LOOK_WHERE, num_seeds=2
+    ),
+    "shuffled": _setting(
+        "SFT + attention loss, supports shuffled", "--shuffle-supports", grid={"one_look": _WHERE, "tracks": _WHERE},
+        num_seeds=2,
+    ),
+    "labels-full": _setting(
+        "labels on every token (the paper's code)", *_COORDS, "--labels", "full", grid=_TRACKS_WHERE
+    ),
+    "labels-full-grpo": _after("labels on every token, + GRPO", "labels-full", grid=_TRACKS_WHERE, seeds=2),
+    "margin-beyond": _setting(
+        "margin beyond what is reachable, mu 1.5", *_COORDS, "--margin", "1.5", grid=_TRACKS_WHERE, num_seeds=1
+    ),
+    "lora": _setting("LoRA of rank 8", *_COORDS, "--lora-rank", "8", grid=_TRACKS_WHERE, num_seeds=1),
+    "pool-512-sft": _pool("SFT, 512 episodes", 512, "--beta", "0", num_seeds=2),
+    "pool-512": _pool("target: the numbers, 512 episodes", 512, *_COORDS, num_seeds=2),
+    "pool-512-grpo": _after("target: the numbers, 512 episodes, + GRPO", "pool-512", grid=_TRACKS_WHERE, seeds=2),
+    "pool-4000-sft": _pool("SFT, 4,000 episodes", 4000, "--beta", "0", num_seeds=1),
+    "pool-4000": _pool("target: the numbers, 4,000 episodes", 4000, *_COORDS, num_seeds=1),
+    "grpo-gold": _after(
+        "GRPO with the right answer in each group", "target-coords", "--gold-answer", grid=_TRACKS_WHERE
+    ),
+    "grpo-ranks": _after("GRPO by ranks of rewards", "target-coords", "--rank-rewards", grid=_TRACKS_WHERE),
+    "grpo-difficulty": _after(
+        "GRPO, groups by difficulty", "target-coords", "--group-weights", "difficulty", grid=_TRACKS_WHERE, seeds=1
+    ),
+    "grpo-size": _after(
+        "GRPO, groups by size of objects", "target-coords", "--group-weights", "size", grid=_TRACKS_WHERE, seeds=1
+    ),
+    "grpo-unscaled": _after(
+        "GRPO without scaling by the deviation", "target-coords", "--advantage-scale", "none", grid=_TRACKS_WHERE,
+        seeds=1,
+    ),
+    "grpo-kl": _after(
+        "GRPO with KL 0.04 to stage 1", "target-coords", "--kl-coeff", "0.04", grid=_TRACKS_WHERE, seeds=1
+    ),
+    "attention-twice": Arm(
+        title="SFT + attention loss, and once more", stage="sft", parent="attention", grid=_LOOK_WHERE, is_default=False
+    ),
+    "target-both": _old("target: numbers and region", "--attention-target", "both"),
+    "mu-low": _old("mu 0.25 of what is reachable", "--margin", "0.25"),
+    "mu-high": _old("mu 0.75 of what is reachable", "--margin", "0.75"),
+    "beta-low": _old("beta 0.5", "--beta", "0.5"),
+    "beta-high": _old("beta 8", "--beta", "8"),
+    "iploc": _old("IPLoc: names in the prompt, no attention loss", "--template", "iploc", "--beta", "0"),
+}  # fmt: skip
+"""By name. Options that are tried for the first time, and arms that only stand beside others, have one seed or two; one
+that earns it gets all of them here. Where nothing else is said: attention loss on the region inside the support boxes,
+mean over the last three of five layers, mu 0.5 of what is reachable, beta 2, labels on the answer, 1, 2 or 4 supports
+drawn for each step."""
+
+QUICK_GRID: Mapping[str, tuple[str, ...]] = {
+    BASE: ("one_look", "parts", "tracks"),
+    "sft": ("one_look", "tracks"),
+    "attention": ("one_look", "parts", "tracks"),
+    "target-coords": ("tracks",),
+    "grpo": ("tracks",),
+    "attention-grpo": ("tracks",),
+    "attention-more": ("tracks",),
 }
-"""By name. Where nothing else is said: attention loss on the region inside the support boxes, mean over the last three
-of five layers, mu 0.5 of what is reachable, beta 2, labels on the answer."""
+"""Arms of a quick look, and the scenes of each, on the base where."""
 
 PUBLISHED: Mapping[str, float] = {
     BASE: 36.1, "sft": 34.3, "sft-grpo": 33.7, "attention": 57.1, "attention-grpo": 68.5,
@@ -89,21 +276,33 @@ class Split:
         options: Arguments of the synthetic data set that differ from the training's.
         is_shuffled: Whether supports are those of other episodes.
         shots: How many supports, in turn.
+        scenes: Kinds that have this split.
     """
 
     title: str
     options: Mapping[str, object]
     is_shuffled: bool = False
     shots: tuple[int, ...] = (4,)
+    scenes: tuple[str, ...] = ("one_look",)
 
 
 MAIN_SPLIT = "unseen"
 SPLITS: Mapping[str, Split] = {
-    MAIN_SPLIT: Split("unseen identities", {"split": "test"}, shots=(1, 2, 4)),
+    MAIN_SPLIT: Split("unseen identities", {"split": "test"}, shots=(1, 2, 4), scenes=tuple(KINDS)),
     "seen": Split("seen identities", {"split": "train", "seed": 1}),
     "shapes": Split("unseen shapes", {"split": "test_shapes"}),
     "many": Split("six objects", {"split": "test", "num_objects": 6}),
     "same-shape": Split("same-shape distractors", {"split": "test", "distractors": "same_shape"}),
-    "shuffled": Split("supports shuffled", {"split": "test"}, is_shuffled=True),
+    "shuffled": Split("supports shuffled", {"split": "test"}, is_shuffled=True, scenes=tuple(KINDS)),
 }
-"""By name; all but the first are answered by the paper's arms alone. Seen identities stand in new scenes."""
+"""By name; all but unseen and shuffled are answered by the paper's arms alone. Seen identities stand in new scenes."""
+
+
+def cell(split: str, shots: int) -> str:
+    """The key of a table's cell."""
+    return f"{split}/{shots}"
+
+
+SHOTS = 4
+MAIN_CELL = cell(MAIN_SPLIT, SHOTS)
+"""Where most claims rest."""

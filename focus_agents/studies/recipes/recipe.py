@@ -6,7 +6,8 @@ base: qwen2-vl-7b               a name of `focus_agents.models.published.BASES`;
 gpu: A100-80GB                  a name of `focus_agents.studies.recipes.gpus.GPUS`
 picture: [1280, 720]            width and height of the pictures for which the count is made
 ran: no                         whether these commands were run by the project: "no", or where and when
-variables: {tao: /data/tao}     what stands for {tao} in the commands; `--set tao=...` changes it for a call
+variables: {tao: /data/tao}     what stands for {tao} in the commands and in other variables; `--set tao=...` changes it
+                                for a call
 steps:
 - name: sft                     unique
   what: ...                     a line
@@ -32,6 +33,8 @@ FOLDER = Path("experiments/recipes")
 """Where recipes lie in a clone."""
 NOT_RUN = "no"
 """What `ran` says where nobody has run the commands."""
+_REFERENCE = re.compile(r"\{([^{}\"':,]*)\}")
+_VARIABLE = re.compile(r"[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +90,8 @@ class Recipe:
             variables: What stands for names in this call, in place of the file's.
 
         Raises:
-            ValueError: If a variable has no value or is none of the recipe's, or the command is no `focus` command.
+            ValueError: If a variable has no value, is none of the recipe's or refers to itself, or the command is no
+                `focus` command.
         """
         values = {**self.variables, **(variables or {})}
         if unknown := sorted(set(values) - set(self.variables)):
@@ -95,11 +99,12 @@ class Recipe:
                 f"{self.path}: no variable {unknown[0]!r}; there are {', '.join(self.variables) or 'none'}"
             )
         where = f"{self.path}, step {step.name!r}"
-        for name in re.findall(r"\{(\w*)\}", step.run):
+        values = resolved(values, f"{self.path}")
+        for name in _REFERENCE.findall(step.run):
             if name not in values:
                 raise ValueError(f"{where}: expected a line for {name!r} below `variables`, got none")
         try:
-            words = shlex.split(re.sub(r"\{(\w+)\}", lambda found: shlex.quote(values[found[1]]), step.run))
+            words = shlex.split(_REFERENCE.sub(lambda found: shlex.quote(values[found[1]]), step.run))
         except ValueError as error:
             raise ValueError(f"{where}: expected a command as a shell reads it, got: {error}") from error
         if words[:1] != ["focus"] or len(words) < 2:
@@ -136,8 +141,56 @@ def recipe_names() -> list[str]:
     return sorted({path.stem for folder in folders() for path in folder.glob("*.yaml")})
 
 
+def resolved(variables: Mapping[str, str], where: str) -> dict[str, str]:
+    """Return variables with the values of those that their own values name.
+
+    Args:
+        variables: By name; `{other}` in a value stands for the value of `other`.
+        where: The file, for messages.
+
+    Raises:
+        ValueError: If a value names no variable, or itself by way of others.
+    """
+
+    def value_of(name: str, way: tuple[str, ...]) -> str:
+        if name in way:
+            circle = " -> ".join((*way[way.index(name) :], name))
+            raise ValueError(f"{where}: variables: expected values that do not name themselves, got {circle}")
+        if name not in variables:
+            raise ValueError(f"{where}: variables: {way[-1]}: expected a line for {name!r} below `variables`, got none")
+        return _REFERENCE.sub(lambda found: value_of(found[1], (*way, name)), variables[name])
+
+    return {name: value_of(name, ()) for name in variables}
+
+
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe.
+    """Read a recipe, and see that its base and its GPU are known.
+
+    Raises:
+        ValueError: If the file is not such a recipe; the message names the place.
+        OSError: If it cannot be read.
+    """
+    recipe = read_recipe(path)
+    check_sizes_known(recipe)
+    return recipe
+
+
+def check_sizes_known(recipe: Recipe) -> None:
+    """See that the base and the GPU of a recipe have sizes here.
+
+    Raises:
+        ValueError: If not.
+    """
+    from focus_agents.models.published import BASES  # here: recipes are listed without torch
+    from focus_agents.studies.recipes.gpus import GPUS
+
+    for name, known in (("base", BASES), ("gpu", GPUS)):
+        if (found := getattr(recipe, name)) and found not in known:
+            raise ValueError(f"{recipe.path}: {name}: expected one of {', '.join(known)}, got {found!r}")
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe without torch: `load_recipe` sees to the names of base and GPU too.
 
     Raises:
         ValueError: If the file is not such a recipe; the message names the place.
@@ -145,9 +198,9 @@ def load_recipe(path: Path) -> Recipe:
     """
     try:
         with open_regular(path) as file:
-            found = yaml.safe_load(file.read())
+            found = yaml.load(file.read(), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: expected YAML, got {error}") from error
+        raise ValueError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
     values = _values(found, Recipe, f"{path}", required=("title", "steps"), others={"picture"})
     steps = values.pop("steps")
     if not isinstance(steps, list) or not steps:
@@ -156,18 +209,35 @@ def load_recipe(path: Path) -> Recipe:
     names = [step.name for step in parsed]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path}: two steps are called {twice[0]!r}; give each a name of its own")
-    variables = values.pop("variables", {})
-    if not isinstance(variables, dict):
-        raise ValueError(f"{path}: variables: expected names with their values, got {variables!r:.80}")
+    variables = _variables(values.pop("variables", {}), f"{path}: variables")
+    resolved(variables, f"{path}")
     ran = values.pop("ran", NOT_RUN)
     return Recipe(
         path=path,
         steps=parsed,
-        picture_wh=_picture(values.pop("picture", (1280, 720)), path),
-        variables={str(name): str(value) for name, value in variables.items()},
-        ran=NOT_RUN if ran is False else str(ran),  # YAML reads `no` as a truth value
-        **{name: str(value).strip() for name, value in values.items()},
+        picture_wh=_picture(values.pop("picture", ("1280", "720")), path),
+        variables=variables,
+        ran=NOT_RUN if ran is False else _line(ran, f"{path}: ran"),  # YAML reads `no` as a truth value
+        **{name: _line(value, f"{path}: {name}") for name, value in values.items()},
     )
+
+
+class _Loader(yaml.SafeLoader):
+    """Numbers and dates stay as they are written, and a name that stands twice is an error."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - the library's own
+        first: [(tag, rule) for tag, rule in rules if tag.rpartition(":")[2] not in ("int", "float", "timestamp")]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set[str]()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen:
+                raise yaml.MarkedYAMLError(problem=f"{name!r} twice; leave one out", problem_mark=key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 def _step(found: Any, where: str) -> Step:
@@ -175,10 +245,12 @@ def _step(found: Any, where: str) -> Step:
     needs, episodes = values.pop("needs", []), values.pop("episodes", None)
     if not isinstance(needs, list):
         raise ValueError(f"{where}: needs: expected a list of sentences, got {needs!r:.80}")
-    if episodes is not None and (type(episodes) is not int or episodes < 1):
-        raise ValueError(f"{where}: episodes: expected a number above 0, got {episodes!r:.80}")
-    texts = {name: " ".join(str(value).split()) for name, value in values.items()}
-    return Step(needs=tuple(map(str, needs)), episodes=episodes, **texts)
+    texts = {name: _line(value, f"{where}: {name}") for name, value in values.items()}
+    return Step(
+        needs=tuple(_line(need, f"{where}: needs") for need in needs),
+        episodes=None if episodes is None else _count(episodes, f"{where}: episodes: expected a number above 0"),
+        **texts,
+    )
 
 
 def _values(found: Any, kind: type, where: str, *, required: Sequence[str], others: set[str]) -> dict[str, Any]:
@@ -194,7 +266,39 @@ def _values(found: Any, kind: type, where: str, *, required: Sequence[str], othe
     return dict(found)
 
 
+def _variables(found: Any, where: str) -> dict[str, str]:
+    if not isinstance(found, dict):
+        raise ValueError(f"{where}: expected names with their values, got {found!r:.80}")
+    for name, value in found.items():
+        if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
+            raise ValueError(f"{where}: expected names of letters, digits, '_', '-' and '.', got {name!r:.80}")
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"{where}: {name}: expected a text, got {value!r:.80}; put it in quotes")
+    return dict(found)
+
+
+def _line(found: Any, where: str) -> str:
+    """A text as one line."""
+    if not isinstance(found, str):
+        raise ValueError(f"{where}: expected a text, got {found!r:.80}; put it in quotes")
+    return " ".join(found.split())
+
+
+def _count(found: Any, expected: str) -> int:
+    if (
+        not isinstance(found, str)
+        or not found.isascii()
+        or not found.isdigit()
+        or not 0 < len(found) < 10
+        or not int(found)
+    ):
+        raise ValueError(f"{expected}, got {found!r:.80}")
+    return int(found)
+
+
 def _picture(found: Any, path: Path) -> tuple[int, int]:
-    if not isinstance(found, (list, tuple)) or [type(side) for side in found] != [int, int] or min(found) < 1:
-        raise ValueError(f"{path}: picture: expected a width and a height in pixels, got {found!r:.80}")
-    return found[0], found[1]
+    expected = f"{path}: picture: expected a width and a height in pixels"
+    if not isinstance(found, (list, tuple)) or len(found) != 2:
+        raise ValueError(f"{expected}, got {found!r:.80}")
+    width, height = (_count(side, expected) for side in found)
+    return width, height

@@ -16,10 +16,14 @@ from tests.focus_agents.cli.commands import main_error, run
     ("arguments", "message"),
     [
         (["--arms", "sft", "poetry"], "arms: expected names from base, sft, .* got .'poetry'"),
+        (["--bases", "why"], "bases: expected names from where, how, more, got .'why'"),
+        (["--scenes", "films"], "scenes: expected names from one_look, parts, tracks, got .'films'"),
+        (["--arms", "long", "--scenes", "parts"], r"arms: expected some that the plan has .* long on tracks \(where\)"),
         (["--seeds", "1", "1"], "seeds: expected different numbers"),
         (["--jobs", "0"], "jobs: expected 1 or more, got 0"),
         (["--num-episodes", "0"], "--num-episodes: expected 1 or more"),
         (["--base", "./nowhere"], "nowhere"),
+        (["--base-how", "./nowhere"], "nowhere"),
         (["--base", "tiny"], "base: expected a model with weights, got 'tiny'"),
     ],
 )
@@ -33,13 +37,18 @@ def test_ablation_names_a_wrong_argument(
 @pytest.mark.e2e
 def test_ablation_trains_answers_reports_and_does_nothing_twice(tmp_path: Path) -> None:
     arguments = [
-        "--arms", "attention-grpo", "--seeds", "0", "--num-sft-steps", "2", "--num-grpo-iterations", "1",
+        "--arms", "attention-grpo", "--scenes", "one_look", "--seeds", "0",
+        "--num-sft-steps", "2", "--num-grpo-iterations", "1",
         "--num-episodes", "4", "--output-dir", str(tmp_path / "runs"), "--report-dir", str(tmp_path / "report"),
     ]  # fmt: skip
     result = run("ablation.py", *arguments)
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "report/ablation.json").read_text())
-    assert list(report["arms"]) == ["base", "attention", "attention-grpo"]
+    variants = [f"{arm}/where/one_look" for arm in ("base", "attention", "attention-grpo")]
+    assert list(report["rows"]) == variants
+    assert {name: list(cells) for name, cells in report["floors"].items()} == {"one_look": ["copy", "oracle"]}
+    assert list(report["probes"]) == ["where"]
+    assert "what is left takes about" in result.stdout
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
         "ablation.json", "ablation.md", "ablation.html",
         "ablation_sft.png", "ablation_grpo.png", "ablation_answers.png",
@@ -53,4 +62,4 @@ def test_ablation_trains_answers_reports_and_does_nothing_twice(tmp_path: Path) 
     assert json.loads((tmp_path / "report/ablation.json").read_text()) == report
     partial = run("ablation.py", *arguments, "--seeds", "0", "1", "--arms", *ARMS, "--report-only")
     assert partial.returncode == 0, partial.stderr
-    assert list(json.loads((tmp_path / "report/ablation.json").read_text())["arms"]) == list(report["arms"])
+    assert list(json.loads((tmp_path / "report/ablation.json").read_text())["rows"]) == variants

@@ -155,6 +155,20 @@ def test_a_cluster_that_lets_nobody_in_is_named_in_one_line(monkeypatch: pytest.
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("chosen", [{}, {"OMP_WAIT_POLICY": "PASSIVE"}])
+def test_a_cluster_that_is_joined_is_told_how_threads_wait(
+    chosen: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its processes inherit nothing of this one. What a user has set here is for this machine."""
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(cluster, "chosen_settings", lambda: chosen)
+    monkeypatch.setattr(cluster, "check_answer", lambda *arguments: None)
+    monkeypatch.setattr(cluster, "show_token", lambda: None)
+    monkeypatch.setattr(ray, "init", lambda **options: told.append(options))
+    join_cluster("head:6379")
+    assert [options["runtime_env"] for options in told] == [{"env_vars": chosen} if chosen else None]
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [

@@ -51,6 +51,7 @@ def test_workers_compute_at_this_processs_priority(
         ("data", ["--inspect", "--inspect"], "inspect: expected once, got it 2 times"),
         ("plot", ["a", "--output", "x", "--output", "y"], "output: expected once, got it 2 times"),
         ("rewards", ["--seeds", "1", "--seeds", "1"], "seeds: expected once, with all of its values behind it"),
+        ("convert", ["a", "b", "--from", "coco", "--from=csv"], "source_format: expected once, got it 2 times"),
         ("tensorboard", ["--port", "1", "--port", "2"], "port: expected once, got it 2 times"),
     ],
 )

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
 
-from focus_agents.cli import grpo, sft
-from focus_agents.cli.data_arguments import TrainingDataArguments
+import numpy as np
+import pytest
+from PIL import Image
+
+from focus_agents.cli import grpo, harness, sft
+from focus_agents.cli.data_arguments import DataArguments, TrainingDataArguments
 from focus_agents.cli.errors import user_errors
+from focus_agents.integrations.harness import served, write_request
 from focus_env.datasets import SyntheticDataset
 from focus_env.datasets.training import shots_at, with_shots
 from tests.contracts import assert_same_episode
@@ -63,3 +71,50 @@ def test_what_cannot_be(words: list[str], message: str, capsys: pytest.CaptureFi
     error = capsys.readouterr().err
     assert message.replace("--", "").replace("-", "_") in error.replace("--", "").replace("-", "_"), error
     assert "Traceback" not in error
+
+
+CHOSEN: dict[str, Any] = {
+    "identity": "label", "split": "test", "protocol": "focus", "episodes_per_track": 7, "min_gap": 2, "absent": "keep",
+    "on_bad": "skip", "max_pixels": 900, "min_pixels": 400, "scenes": "parts", "level": 1, "num_objects": 3,
+    "distractors": "near", "shuffle_supports": True, "image_size": 96, "data_seed": 5,
+}  # fmt: skip
+"""A value other than the default for each flag but for those of paths."""
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """Pictures of two objects with their boxes as JSON lines."""
+    lines = []
+    for number in range(10):
+        Image.fromarray(np.full((40, 50, 3), 20 * number, dtype=np.uint8)).save(tmp_path / f"{number}.png")
+        boxes = [{"label": f"mug {number % 2}", "box": [number, 2, number + 9, 20]}]
+        lines.append(json.dumps({"image": f"{number}.png", "objects": boxes}))
+    (tmp_path / "boxes.jsonl").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_every_flag_of_the_episodes_is_walked() -> None:
+    flags = {field.name for field in dataclasses.fields(DataArguments)}
+    assert flags - set(CHOSEN) == {"dataset", "data_root", "image_root"}
+
+
+@pytest.mark.parametrize("dataset", ["synthetic", "jsonl"])
+@pytest.mark.parametrize("changed", [(), *((name,) for name in CHOSEN)], ids=lambda names: "-".join(names) or "plain")
+def test_a_harness_serves_the_episodes_that_were_asked_for(
+    dataset: str, changed: tuple[str, ...], labelled: Path, tmp_path: Path
+) -> None:
+    """Whether a value is the flag's default, that of `load_dataset`, or neither."""
+    paths = {"data_root": labelled / "boxes.jsonl", "image_root": labelled} if dataset == "jsonl" else {}
+    plain: dict[str, Any] = {"split": "all", "identity": "label"} if dataset == "jsonl" else {}
+    data = DataArguments(dataset=dataset, **paths, **(plain | {name: CHOSEN[name] for name in changed}))
+    if dataset == "jsonl" and changed == ("split",):
+        data = dataclasses.replace(data, split="all")
+    args = harness.Args(data=data, shots=1)
+    folder = tmp_path / "served"
+    write_request(
+        folder, dataset=harness.dataset_arguments(args), num_episodes=2, shuffle_supports=data.shuffle_supports
+    )
+    theirs, ours = served(str(folder)).episodes, data.load(shots=1)
+    assert len(theirs) == len(ours)
+    for index in range(2):
+        assert_same_episode(theirs[index], ours[index])

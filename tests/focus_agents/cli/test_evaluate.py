@@ -33,7 +33,7 @@ from tests.places import load_experiment
         (["--batch-size", "0"], "--batch-size: expected 1 or more, got 0"),
         (["--max-completion-tokens", "0"], "--max-completion-tokens: expected 1 or more, got 0"),
         (["--num-workers", "-1"], "--num-workers: expected 0 or more, got -1"),
-        (["--dataset", "coco"], "unknown data set 'coco'; there are synthetic, got10k"),
+        (["--dataset", "imagenet"], "unknown data set 'imagenet'; there are synthetic, got10k"),
         (["--dataset", "got10k"], "pass --data-root, the folder where it was unpacked"),
         (["--split", "tset"], "split must be one of"),
         (["--template", "long"], "unknown prompt template 'long'"),

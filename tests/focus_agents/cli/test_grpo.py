@@ -183,7 +183,7 @@ def test_grpo_on_real_frames(sft_run: Path) -> None:
         (["--shots", "0"], "shots must be at least 1, got 0"),
         (["--level", "9"], "level must be one of"),
         (["--split", "trian"], "split must be one of .*got 'trian'"),
-        (["--dataset", "coco"], "unknown data set 'coco'; there are synthetic, got10k"),
+        (["--dataset", "imagenet"], "unknown data set 'imagenet'; there are synthetic, got10k"),
         (["--dataset", "got10k"], "pass --data-root, the folder where it was unpacked"),
         (["--dataset", "got10k", "--data-root", "/nowhere"], "/nowhere"),
         (["--init-from", "runs/nothing/here"], "model '.*runs/nothing/here': expected one of .*tiny, small, a folder"),

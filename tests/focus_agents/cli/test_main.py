@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import runpy
 import subprocess
@@ -64,8 +65,8 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     ("word", "answer"),
     [
         ("", "no command ''; there are demo, "),
-        ("nonsense", "no command 'nonsense'; there are demo, evaluate, sft, grpo, "),
-        ("gpro", "no command 'gpro', did you mean 'grpo'? There are demo, evaluate, sft, grpo, "),
+        ("nonsense", "no command 'nonsense'; there are demo, find, evaluate, sft, grpo, "),
+        ("gpro", "no command 'gpro', did you mean 'grpo'? There are demo, find, evaluate, sft, grpo, "),
         ("evaluat", "no command 'evaluat', did you mean 'evaluate'? There are "),
         ("--seed", "no command '--seed'; there are "),
         ("GRPO", "no command 'GRPO'; there are "),
@@ -192,6 +193,28 @@ def test_command_lines_are_read_without_torch_and_ray() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )  # fmt: skip
     assert result.stdout.splitlines() == [f"{name} []" for name in sorted(COMMANDS)]
+
+
+@pytest.mark.parametrize(
+    "words", [["-m", "focus_agents"], ["experiments/plot_runs.py"], ["-m", "focus_agents.cli.plot"]]
+)
+def test_commands_wait_passively_however_they_are_started(words: list[str], tmp_path: Path) -> None:
+    """Before any of their imports could load torch."""
+    (tmp_path / "tyro.py").write_text(
+        "import os, sys\nprint(os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)\nsys.exit(0)\n"
+    )
+    left_out = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY"}
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
+    command = ["plot"] if words[-1] == "focus_agents" else []
+    result = subprocess.run(
+        [sys.executable, *words, *command],
+        cwd=ROOT,
+        env={**environment, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout == "PASSIVE False\n"
 
 
 def test_a_missing_module_of_our_own_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:

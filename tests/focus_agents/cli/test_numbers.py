@@ -36,7 +36,7 @@ ZERO = {
     "truncation_penalty", "seed", "seeds", "data_seed", "validation_interval", "patience", "checkpoint_interval",
     "num_data_workers", "async_steps", "max_failures", "num_workers", "num_env_runners", "num_learners",
     "num_gpus_per_worker", "num_gpus_per_env_runner", "num_gpus_per_learner", "gpus_per_run", "api_retries", "start",
-    "port", "episode", "name_weight", "probe_seed",
+    "port", "episode", "name_weight", "probe_seed", "min_score",
 }  # fmt: skip
 """Settings in which 0 has a meaning; -1 has one nowhere."""
 

@@ -48,6 +48,27 @@ def test_without_anything_there_are_the_published_rows(
     assert not (tmp_path / "none").exists()
 
 
+def test_the_ablations_of_the_paper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One data set is looked for once, at the numbers of supports of all tables."""
+    text = told(monkeypatch, capsys, "--output-dir", str(tmp_path / "none"), "--table", "3", "4", "5", "6", "4")
+    assert text.count("(published, table ") == 3 + 2 + 3 + 22
+    assert text.count("TAO (tao): no --data-root") == 1
+    for line in (
+        "Table 4, another base: TAO, mIoU * 100",
+        "FOCUS, LLaVA-OV (published, table 4)",
+        "mu 0.025, beta 0.25",
+    ):
+        assert line in text
+    tables = [paper.LAYOUTS[number] for number in (6, 4)]
+    args = paper.Args(data_root=tmp_path, shots=())
+    asked = list[list[int]]()
+    monkeypatch.setattr(paper, "find_column", lambda args, name, title, shots, before: asked.append(list(shots)))
+    paper.find_columns(args, tables, ResultsFolder(tmp_path / "none"))
+    assert asked == [[1, 2, 4]]
+
+
 def test_a_dry_run_then_the_table_and_nothing_twice(
     data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

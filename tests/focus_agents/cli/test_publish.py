@@ -51,6 +51,8 @@ def test_the_model_and_its_card_are_published(
     assert card in capsys.readouterr().out
     assert "Run at commit 1234abc; 2 minutes" in card
     assert '"num_steps": 3' in card
+    for label in ("unseen identities, 1 shot", "supports shuffled, 4 shots", "tracks: unseen identities, 4 shots"):
+        assert f"\n| {label} | " in card
     assert json.loads((published / "config.json").read_text())["dtype"] == "bfloat16"
     assert [path.name for path in published.parent.iterdir()] == [NAME]
 

@@ -12,12 +12,15 @@ import pytest
 
 from focus_agents.cli import recipe as command
 from focus_agents.cli.recipe_steps import count_step, parse_step
+from focus_agents.cli.sft import PRESETS
+from focus_agents.evaluation.published import BETAS, MARGINS
 from focus_agents.models import budget
 from focus_agents.models.published import BASES
 from focus_agents.studies.recipes.gpus import GPUS
-from focus_agents.studies.recipes.recipe import NOT_RUN, Recipe, find_recipe, load_recipe, recipe_names
+from focus_agents.studies.recipes.recipe import NOT_RUN, Recipe, find_recipe, load_recipe, read_recipe, recipe_names
 from tests.places import ROOT
 
+PAPER = PRESETS["paper"]
 NAMES = sorted(path.stem for path in (ROOT / "experiments/recipes").glob("*.yaml"))
 ONE_STEP = (
     "title: a\nvariables: {root: /data/x y}\nsteps:\n- name: one\n  run: focus data --data-root {root} --inspect\n"
@@ -33,7 +36,7 @@ def test_there_are_the_recipes_of_the_documentation() -> None:
     listed = (ROOT / "docs/recipes.md").read_text()
     assert recipe_names() == NAMES
     assert all(f"| `{name}` |" in listed for name in NAMES)
-    assert {"table1", "table2", "table3", "iploc", "qwen3-vl-8b", "qwen2-vl-72b"} <= set(NAMES)
+    assert {"table1", "table2", "table3", "table4", "table6", "iploc", "qwen3-vl-8b", "qwen2-vl-72b"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,7 +69,10 @@ def test_later_steps_start_from_what_earlier_ones_write() -> None:
                 written.add(args.run.name)
 
 
-@pytest.mark.parametrize(("base", "billions"), [("qwen2-vl-7b", 8.29), ("qwen2-vl-72b", 73.4), ("qwen3-vl-8b", 8.77)])
+@pytest.mark.parametrize(
+    ("base", "billions"),
+    [("qwen2-vl-7b", 8.29), ("qwen2-vl-72b", 73.4), ("qwen3-vl-8b", 8.77), ("llava-onevision-7b", 8.03)],
+)
 def test_the_sizes_of_bases_are_those_of_their_cards(base: str, billions: float) -> None:
     assert BASES[base].shape.parameters / 1e9 == pytest.approx(billions, abs=0.01 * billions)
 
@@ -82,11 +88,45 @@ def test_the_sizes_of_bases_are_those_of_their_cards(base: str, billions: float)
         ("title: a\nsteps: [{name: a, run: x}, {name: a, run: x}]", "two steps are called 'a'"),
         ("title: a\npicture: [1]\nsteps: [{name: a, run: x}]", "picture: expected a width and a height"),
         ("title: [", "expected YAML"),
+        (
+            "title: a\ntitle: b\nsteps: [{name: a, run: x}]",
+            "expected YAML, got 'title' twice; leave one out in .*line 2",
+        ),
+        ("title: a\nsteps: [{name: a, run: x, run: y}]", "expected YAML, got 'run' twice"),
+        ("title: a\nvariables: {b: c, b: d}\nsteps: [{name: a, run: x}]", "expected YAML, got 'b' twice"),
+        ("title: a\nsteps: {name: a}", "steps: expected a list of commands, got {'name'"),
+        ("title: a\nsteps: [a]", "step 1: expected name, run and their values, got 'a'"),
+        ("title: a\nsteps: [null]", "step 1: expected name, run and their values, got None"),
+        ("title: a\nsteps: [{name: a, run: [x]}]", r"step 1: run: expected a text, got \['x']; put it in quotes"),
+        ("title: a\nsteps: [{name: yes, run: x}]", "step 1: name: expected a text, got True"),
+        ("title: a\nsteps: [{name: a, run: x, needs: b}]", "step 1: needs: expected a list of sentences, got 'b'"),
+        ("title: a\nsteps: [{name: a, run: x, needs: [[b]]}]", "step 1: needs: expected a text"),
+        ("title: a\nsteps: [{name: a, run: x, episodes: 0}]", "episodes: expected a number above 0, got '0'"),
+        ("title: a\nsteps: [{name: a, run: x, episodes: many}]", "episodes: expected a number above 0, got 'many'"),
+        ("title: a\nsteps: [{name: a, run: x, step: 2}]", "step 1: unknown entry 'step'"),
+        ("title: a\npicture: [1280, 0]\nsteps: [{name: a, run: x}]", "picture: expected a width and a height"),
+        ("title: a\npicture: 1280x720\nsteps: [{name: a, run: x}]", "picture: expected a width and a height"),
+        ("title: a\ngpu: Banana\nsteps: [{name: a, run: x}]", "gpu: expected one of A100-80GB, .*, got 'Banana'"),
+        ("title: a\ngpu: [A100-80GB]\nsteps: [{name: a, run: x}]", "gpu: expected a text"),
+        ("title: a\ngpu: null\nsteps: [{name: a, run: x}]", "gpu: expected a text, got None"),
+        ("title: a\nbase: gpt\nsteps: [{name: a, run: x}]", "base: expected one of qwen2-vl-7b, .*, got 'gpt'"),
+        ("title: a\nran: yes\nsteps: [{name: a, run: x}]", "ran: expected a text, got True"),
+        ("title: a\nvariables: [b]\nsteps: [{name: a, run: x}]", "variables: expected names with their values"),
+        ("title: a\nvariables: {b: [c]}\nsteps: [{name: a, run: x}]", "variables: b: expected a text"),
+        ("title: a\nvariables: {b: no}\nsteps: [{name: a, run: x}]", "variables: b: expected a text, got False; put"),
+        ("title: a\nvariables: {b c: d}\nsteps: [{name: a, run: x}]", "variables: expected names of letters"),
+        (
+            'title: a\nvariables: {b: "{c}", c: "{d}/x", d: "{b}"}\nsteps: [{name: a, run: x}]',
+            "variables: expected values that do not name themselves, got b -> c -> d -> b",
+        ),
+        ('title: a\nvariables: {b: "{b}/x"}\nsteps: [{name: a, run: x}]', "do not name themselves, got b -> b"),
+        ('title: a\nvariables: {b: "{c}"}\nsteps: [{name: a, run: x}]', "variables: b: expected a line for 'c' below"),
     ],
 )
 def test_a_file_that_is_no_recipe(text: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message.replace("[", r"\[")):
+    with pytest.raises(ValueError, match=message if "\\[" in message else message.replace("[", r"\[")) as error:
         recipe_of(text, tmp_path)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +138,8 @@ def test_a_file_that_is_no_recipe(text: str, message: str, tmp_path: Path) -> No
         ("focus demo", "expected one of the commands sft, grpo, evaluate"),
         ("focus sft --no-such-flag 1", "focus sft does not read this command: .*no-such-flag"),
         ("focus sft --num-steps 0", "num_steps: expected 1 or more"),
+        ("focus data --data-root {my-root}", "expected a line for 'my-root' below `variables`"),
+        ("focus data --data-root {}", "expected a line for '' below `variables`"),
     ],
 )
 def test_a_command_that_cannot_be_read_is_named_by_its_step(run: str, message: str, tmp_path: Path) -> None:
@@ -112,6 +154,40 @@ def test_variables_keep_their_blanks(tmp_path: Path) -> None:
     assert recipe.words(recipe.steps[0], {"root": "/b c"})[3] == "/b c"
     with pytest.raises(ValueError, match="no variable 'roots'; there are root"):
         recipe.words(recipe.steps[0], {"roots": "/b"})
+
+
+def test_variables_may_stand_in_each_other(tmp_path: Path) -> None:
+    text = 'title: a\nvariables: {data-1: "/data 1", tao: "{data-1}/tao", x: 010}\nsteps:\n- name: one\n'
+    recipe = recipe_of(text + "  run: focus data --data-root {tao}/{x} --split {data-1}\n", tmp_path)
+    assert recipe.words(recipe.steps[0])[3:] == ["/data 1/tao/010", "--split", "/data 1"]
+    assert recipe.words(recipe.steps[0], {"data-1": "b"})[3] == "b/tao/010"
+    with pytest.raises(ValueError, match=r"do not name themselves, got tao -> data-1 -> tao|data-1 -> tao -> data-1"):
+        recipe.words(recipe.steps[0], {"data-1": "{tao}"})
+    with pytest.raises(ValueError, match="set: expected one value for 'tao', got two"):
+        command.variables_of(("tao=a", "tao=b"))
+
+
+@pytest.mark.parametrize("base", ["", "base: qwen2-vl-7b\ngpu: A100-80GB\n"])
+def test_a_gpu_that_is_not_known(base: str, tmp_path: Path) -> None:
+    recipe = recipe_of(base + ONE_STEP, tmp_path)
+    with pytest.raises(ValueError, match=r"gpu: expected one of A100-80GB, .*, got 'Banana'"):
+        command.plan_steps(recipe, {}, gpu="Banana")
+
+
+def test_a_number_of_episodes_is_for_evaluations(tmp_path: Path) -> None:
+    recipe = recipe_of(ONE_STEP + "  episodes: 3\n", tmp_path)
+    with pytest.raises(ValueError, match="step 'one': episodes: expected a step of focus evaluate, got focus data"):
+        command.plan_steps(recipe, {})
+
+
+def test_the_grid_of_table_6_is_the_papers() -> None:
+    recipe = read_recipe(find_recipe("table6"))
+    asked = list[tuple[float, float]]()
+    for words in map(recipe.words, recipe.steps):
+        if words[1] == "sft":
+            margin = words[words.index("--margin") + 1] if "--margin" in words else PAPER.loss.margin
+            asked.append((float(margin), float(words[words.index("--beta") + 1])))
+    assert sorted(asked) == sorted([(0.025, 0.0), *((margin, beta) for margin in MARGINS for beta in BETAS)])
 
 
 def run_own(

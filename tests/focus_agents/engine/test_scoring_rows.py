@@ -168,7 +168,7 @@ class TestGap:
         assert self.gap(pair.model, five) > 0.1
 
     def test_padding_that_is_seen(self, pair: Pair, five: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(scoring, "prompt_mask", lambda _: None)
+        monkeypatch.setattr(scoring, "prompt_mask", lambda *_: None)
         assert self.gap(pair.model, five) > 0.1
 
     def test_by_hand(self, qwen2: Pair, five: Group, monkeypatch: pytest.MonkeyPatch) -> None:

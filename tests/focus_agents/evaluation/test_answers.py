@@ -159,7 +159,7 @@ def test_a_models_answers_do_not_depend_on_the_batch_size(model: Any, processor:
 
 
 def test_one_place_draws_greedy_answers_of_episodes() -> None:
-    """Elsewhere a greedy answer is to one question: that of a caller, or that of `focus doctor`, which times it."""
+    """Elsewhere a greedy answer is to a question without a right answer, or to one that `focus doctor` times."""
     callers = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "focus_agents").rglob("*.py")
@@ -167,6 +167,7 @@ def test_one_place_draws_greedy_answers_of_episodes() -> None:
     }
     assert callers == {
         "focus_agents/evaluation/answers.py",
+        "focus_agents/finding/looking.py",
         "focus_agents/policies/focus.py",
         "focus_agents/diagnosis/examination.py",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from focus_agents.evaluation.published import DATA, TABLES, why_not_published
+from focus_agents.evaluation.published import DATA, LAYOUTS, TABLES, why_not_published
 
 PUBLISHED = """
 Idefics3      | 6.8 15.0 25.5  | 9.3 21.2 32.3  | 3.6 8.7 14.7   | 15.2
@@ -25,6 +25,33 @@ Qwen2-VL-72B | 43.9 54.3 | 91.5 92.6 95.8
 FOCUS, Qwen2-VL-7B | 53.8 72.8 | 95.5 96.6 97.5
 """
 """Table 2: PerMIRS at 1 and 2 shots, PerSeg at 1, 2 and 4."""
+
+
+TABLE_3 = """
+Qwen2-VL-7B | 26.0 31.6 36.1
+FOCUS without attention loss, Qwen2-VL-7B | 24.3 27.2 33.7
+FOCUS, Qwen2-VL-7B | 55.8 63.0 68.5
+"""
+TABLE_4 = """
+LLaVA-OV | 22.5 29.5 33.5
+FOCUS, LLaVA-OV | 52.2 59.7 65.7
+"""
+TABLE_5 = """
+first 5 layers | 62.8
+all layers | 57.1
+last 5 layers | 42.12
+"""
+_BETAS = "0.01 0.15 0.2 0.25 0.3 0.35 1"
+_GRID = """
+0.025 | 37.2 53.2 55.9 57.1 56.4 52.5 28.1
+0.05 | 40.8 48.6 49.7 50.2 51.3 50.7 24.2
+0.075 | 38.7 46.1 47.3 47.5 45.5 44.7 23.4
+"""
+TABLE_6 = "without attention loss | 34.3\n" + "\n".join(
+    f"mu {line.split(' | ')[0]}, beta {beta} | {score}"
+    for line in _GRID.strip().splitlines()
+    for beta, score in zip(_BETAS.split(), line.split(" | ")[1].split(), strict=True)
+)
 
 
 class TestPublished:
@@ -52,6 +79,13 @@ class TestPublished:
         rows = {row.table: row for row in TABLES[0].rows if row.table > 2}
         assert rows[3].scores == {"tao": (24.3, 27.2, 33.7)}
         assert rows[4].scores == {"tao": (52.2, 59.7, 65.7)}
+
+    @pytest.mark.parametrize(("number", "text"), [(3, TABLE_3), (4, TABLE_4), (5, TABLE_5), (6, TABLE_6)])
+    def test_ablations(self, number: int, text: str) -> None:
+        rows = [line.split("|") for line in text.strip().splitlines()]
+        expected = {model.strip(): [float(value) for value in values.split()] for model, values in rows}
+        assert {row.model: list(row.scores["tao"]) for row in LAYOUTS[number].rows} == expected
+        assert all(row.table in (1, number) for row in LAYOUTS[number].rows)
 
     def test_averages_are_those_of_the_figures(self) -> None:
         averages = [(row.average, np.mean(sum(row.scores.values(), ()))) for row in TABLES[0].rows if row.table == 1]

@@ -49,6 +49,12 @@ def test_the_end_token_is_the_templates(start: str, end: str, tokenizer: Any, pr
     assert own.decode(own.encode_answer("[1, 2]")) == "[1, 2]"
 
 
+def test_without_one_it_is_what_begins_the_next_turn(tokenizer: Any) -> None:
+    """As GLM's models end their answers."""
+    use(tokenizer, "<|user|>", "", TURNS.replace("{{ END }}", ""))
+    assert end_token_id(tokenizer) == tokenizer.convert_tokens_to_ids("<|user|>") != tokenizer.eos_token_id
+
+
 @pytest.mark.parametrize(
     "template",
     [

@@ -19,12 +19,15 @@ from focus_agents.models.adapters import base_model
 from focus_agents.models.attention import can_share_prefix, measured_layers, set_focus_attention
 from focus_agents.models.views import View, box_tokens, num_image_tokens
 from focus_agents.policies.focus import FocusPolicy
+from focus_agents.policies.reuse import ReusingPolicy
+from focus_agents.policies.vlm import VLMPolicy
 from focus_agents.rollout.records import Sampling
 from focus_agents.sft.data import SFTExamples
 from focus_agents.sft.settings import SFTConfig
 from focus_agents.sft.step import measure_losses
 from focus_env.boxes import CoordinateFrame
 from focus_env.env import observe
+from focus_env.prompts import get_template
 from focus_env.types import Box, ImageArray, ImagePart, Message, TextPart
 from tests.focus_agents.models.cases import EPISODES, TEMPLATE, Case
 
@@ -167,6 +170,27 @@ class TestAnswers:
                     ).logits[0, -length - 1 : -1]
                 expected = logits.log_softmax(-1).gather(1, answer[:, None])[:, 0]
                 torch.testing.assert_close(found[row, column, :length], expected, rtol=0, atol=2e-4)
+
+    @pytest.mark.parametrize("kind", ["compact", "qwen2_5_vl"])
+    def test_answers_behind_supports_that_are_encoded_once(self, case: Case, kind: str) -> None:
+        """Of queries of several sizes, by pictures and boxes in turn and by pictures first."""
+        template = case.processor.fit_template(get_template(kind))
+        sides = [(64, 64), (300, 180), (40, 97)]
+        support = observe(EPISODES[1])
+        prompts = [template.render({**support, "query_image": noise(*size, seed)}) for seed, size in enumerate(sides)]
+        options: dict[str, Any] = {"num_completions": 2, "sampling": Sampling(0.0, 6), "seeds": range(3)}
+        plain = VLMPolicy(case.model, case.processor)
+        reusing = ReusingPolicy(plain)
+        for found, expected in zip(
+            [*reusing.generate(prompts, **options), *reusing.generate(prompts[:1], **options | {"seeds": [0]})],
+            [*plain.generate(prompts, **options), *plain.generate(prompts[:1], **options | {"seeds": [0]})],
+            strict=True,
+        ):
+            for one, other in zip(found.completions, expected.completions, strict=True):
+                assert one.token_ids.tolist() == other.token_ids.tolist()
+                np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=0, atol=2e-4)
+        shares = can_share_prefix(case.model.config) and case.family.prompt_reach(case.batch) is None
+        assert reusing.num_encoded == int(shares)
 
 
 class TestAttention:

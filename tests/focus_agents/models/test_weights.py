@@ -11,7 +11,7 @@ import pytest
 from focus_agents.evaluation import evaluate
 from focus_agents.models.loading import SHIPPED_MODELS, WEIGHTS, load_template
 from focus_agents.policies.focus import FocusPolicy
-from focus_agents.studies.ablation.runs import split_episodes
+from focus_agents.studies.ablation.answers import split_episodes
 from focus_env.env import ENV_ID
 
 

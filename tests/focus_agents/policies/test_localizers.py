@@ -230,3 +230,28 @@ class TestByName:
     def test_wrong_names(self, text: str, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             PolicySpec(text=text).build()
+
+
+class Unsure:
+    """A localizer that says how sure it is."""
+
+    def __init__(self, score: float) -> None:
+        self.score = score
+
+    def __call__(self, question: Observation, rng: np.random.Generator) -> Box:
+        raise AssertionError("it is asked with its score")
+
+    def scored(self, question: Observation, rng: np.random.Generator) -> tuple[Box, float]:
+        return Box(1, 2, 30, 40), self.score
+
+
+@pytest.mark.parametrize(("score", "expected"), [(0.25, 0.25), (-0.5, 0.0), (1.5, 1.0), (np.float32(0.5), 0.5)])
+def test_a_localizer_may_say_how_sure_it_is(score: float, expected: float) -> None:
+    template = get_template("default")
+    messages = template.render(observe(make_episode()))
+    for localizer, wanted in ((Unsure(score), expected), (lambda question, rng: Box(1, 2, 30, 40), None)):
+        (generation,) = LocalizerPolicy(localizer, template).generate(
+            [messages], num_completions=1, sampling=Sampling(), seeds=[0]
+        )
+        assert generation.completions[0].score == wanted
+        assert "<answer>[" in generation.completions[0].text

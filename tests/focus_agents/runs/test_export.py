@@ -251,7 +251,7 @@ class TestPush:
         ("token", "message"),
         [
             (None, "expected a token of the hub, found none; log in by `hf auth login`, or set HF_TOKEN"),
-            ("hf_wrong", "the hub refuses .*; its token may not write there: log in by `hf auth login`"),
+            ("hf_wrong", "the hub at .* refuses .*; its token may not write there: log in by `hf auth login`"),
         ],
     )
     def test_without_a_token_that_may(

@@ -110,6 +110,16 @@ def test_two_pictures_that_differ_in_their_endings(tmp_path: Path) -> None:
     assert not (tmp_path / "yolo").exists()
 
 
+def test_two_pictures_of_one_label_file(tmp_path: Path) -> None:
+    """YOLO's names begin below its folder of pictures."""
+    two = [changed(name=name) for name in ("images/a.jpg", "a.jpg")]
+    with pytest.raises(ValueError, match=r"picture 'images/a.jpg': expected names that .* got 'a.jpg' beside it"):
+        write_annotations(tmp_path / "yolo", two, format="yolo")
+    assert not (tmp_path / "yolo").exists()
+    write_annotations(tmp_path / "yolo", [changed(name="images/images")], format="yolo")
+    assert (tmp_path / "yolo/labels/images.txt").is_file()
+
+
 def test_pictures_are_copied_where_there_is_a_place(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"picture 'a\.jpg': expected its file to copy, found none"):
         write_annotations(tmp_path / "out", [SHOWN], format="yolo", copy_pictures=True)

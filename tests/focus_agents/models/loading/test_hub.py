@@ -126,8 +126,20 @@ def test_what_is_not_there(hub: Hub, base: Path, tmp_path: Path, monkeypatch: py
     with pytest.raises(CheckpointError, match=r"got pytorch_model\.bin, a pickle"):
         check_model("owner/half")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(CheckpointError, match=r"the hub at .*:9 cannot be reached, and owner/new was not downloaded"):
+    with pytest.raises(
+        CheckpointError, match=r"the hub at .*:9 cannot be reached \(.*\), and owner/new was not downloaded"
+    ):
         check_model("owner/new")
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_the_cache_will_do_for_a_hub_that_is_ill(status: int, hub: Hub, base: Path) -> None:
+    hub.add("owner/base", base)
+    load_model("owner/base")
+    load_processor("owner/base")
+    forget_answers()
+    hub.odd = lambda handler: handler.answer(status, b"") is None
+    check_model("owner/base")
 
 
 def test_without_a_network_the_cache_is_enough(hub: Hub, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,18 @@ import dataclasses
 import importlib.util
 import inspect
 import sys
+from pathlib import Path
 
 import pytest
 
 from focus_agents.errors import PolicyError
+from focus_agents.models.processing import VLMProcessor
 from focus_agents.policies.registry import PolicySpec
 from focus_agents.policies.vllm.engine import EngineOptions, VLLMEngine
+from focus_agents.policies.vllm.named import from_pretrained
+from focus_agents.runs.checkpoint import save_policy
 from focus_env.errors import MissingDependencyError
+from tests.focus_agents.models.cases import make_case
 from tests.focus_agents.policies.vllm import stub
 from tests.focus_agents.policies.vllm.checks import (
     IS_INSTALLED,
@@ -32,6 +37,21 @@ def test_an_engine_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch)
     stub.install(monkeypatch)
     with pytest.raises(PolicyError, match=r"does not start with the model '/no/such' .* set `engine` to transformers"):
         VLLMEngine("/no/such", EngineOptions())
+
+
+def test_a_family_whose_prompts_vllm_computes_otherwise_is_refused(
+    monkeypatch: pytest.MonkeyPatch, processor: VLMProcessor, tmp_path: Path
+) -> None:
+    """PaliGemma takes one picture there, and no episode has so few."""
+    stub.install(monkeypatch)
+    case = make_case("paligemma", processor)
+    folder = save_policy(tmp_path / "model", case.model, case.processor)
+    message = "engine: expected transformers for models of the family 'paligemma', got 'vllm', which takes one picture"
+    with pytest.raises(ValueError, match=message):
+        PolicySpec(text=f"vlm:{folder}", engine="vllm").check()
+    with pytest.raises(ValueError, match=message):
+        from_pretrained(folder)
+    PolicySpec(text="vlm:tiny", engine="vllm").check()
 
 
 @pytest.mark.parametrize(("rank", "room"), [(1, 8), (8, 8), (9, 16), (257, 320)])

@@ -21,7 +21,7 @@ from focus_env.datasets.synthetic.paints import COLOURS
 from focus_env.datasets.synthetic.parts import SIDES, best_hit_rate, halved_families, quadruples, split_of
 from focus_env.datasets.synthetic.shapes import NUM_VARIANTS, has_halves, outline
 from focus_env.datasets.synthetic.stills import EpisodeStills, Still
-from focus_env.datasets.synthetic.tracks import NUM_FRAMES, expected_last
+from focus_env.datasets.synthetic.tracks import NUM_FRAMES
 from focus_env.types import Box
 from tests.contracts import assert_dataset_contract, assert_same_episode
 from tests.focus_env.datasets.synthetic.made_up import SPLITS
@@ -341,12 +341,3 @@ def test_the_oracle_answers_with_boxes_of_the_query() -> None:
         assert answers == [oracle_box(dataset, index) for index in range(20)]
     one_look = episodes("one_look", absent_fraction=0.5)
     assert [oracle_box(one_look, index) for index in range(9)] == [one_look[index].target_box for index in range(9)]
-
-
-def test_the_expected_place() -> None:
-    """One place tells no way; a straight line goes on; three places tell the bow as well."""
-    np.testing.assert_allclose(expected_last([0.0], [[0.2, 0.7]]), [0.2, 0.7], atol=0.01)
-    line = [[0.2, 0.7], [0.4, 0.6], [0.6, 0.5]]
-    np.testing.assert_allclose(expected_last([0, 0.25, 0.5], line), [1.0, 0.3], atol=0.02)
-    bow = [[0.5, 0.5 + 4 * t * (1 - t) * 0.1] for t in (0, 0.25, 0.5, 0.75)]
-    np.testing.assert_allclose(expected_last([0, 0.25, 0.5, 0.75], bow), [0.5, 0.5], atol=0.01)

@@ -1,0 +1,191 @@
+"""What is found in a picture, as records that are kept and written: a line of JSON for each picture.
+
+An answer is of one of these kinds:
+
+    found     a box
+    given     the box of a support that is this very picture
+    absent    the policy says that the object is not there
+    unread    the policy's text holds no box that can be used, and does not say that either
+    failed    the policy could not be asked, or could not answer
+
+Which boxes are too unsure to count is decided when all is known (`Looked.labelled`).
+
+**Score.** A model writes a box token by token, and each token has a probability. A number's is the product over its
+tokens. The score of a box is the geometric mean of its four numbers' probabilities, times the probabilities of all
+other tokens of the answer, among them the one by which the model says that there is a box at all. Of "not there" it is
+the product over all tokens. A localizer may give a score of its own (`LocalizerPolicy`). Others have none.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from focus_agents.errors import CheckpointError
+from focus_agents.rollout.records import Completion
+from focus_env.annotations import LabelledBox, LabelledPicture
+from focus_env.prompts import PromptTemplate
+from focus_env.types import Box, ParseStatus
+
+Kind = Literal["found", "given", "absent", "unread", "failed"]
+KINDS: tuple[Kind, ...] = ("found", "given", "absent", "unread", "failed")
+MOST_TEXT = 200
+"""Characters that are kept of what could not be read."""
+NUM_COORDINATES = 4
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Where one object is in one picture.
+
+    Attributes:
+        label: The object.
+        kind: See the module.
+        box: `xyxy` in pixels of the picture; of "found" and "given".
+        score: How sure the policy is, 0 to 1, see the module; None: it does not say.
+        text: Why there is no box, of "unread" and "failed".
+    """
+
+    label: str
+    kind: Kind
+    box: Box | None = None
+    score: float | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What came of one picture.
+
+    Attributes:
+        index: Its place among all pictures.
+        name: Its name, see `focus_agents.finding.sources`.
+        image_wh: (width, height); None: it could not be read.
+        answers: One for each object, two where it is given twice.
+        path: Its file; None: a frame of a video, or in memory.
+        clip: The video that it is a frame of.
+        fault: Why it could not be read.
+    """
+
+    index: int
+    name: str
+    image_wh: tuple[int, int] | None
+    answers: tuple[Answer, ...] = ()
+    path: Path | None = None
+    clip: str = ""
+    fault: str = ""
+
+    def labelled(self, min_score: float | None = None) -> LabelledPicture | None:
+        """Return the picture with its boxes; None of one that could not be read.
+
+        An object that is said not to be there, or whose box has a score below `min_score`, is written as absent.
+        """
+        if self.image_wh is None:
+            return None
+        objects = []
+        for one in self.answers:
+            if one.kind in ("unread", "failed"):
+                continue
+            is_kept = one.box is not None and not is_below(one, min_score)
+            score = one.score if is_kept or one.kind == "absent" else None
+            objects.append(LabelledBox(one.label, one.box if is_kept else None, score=score))
+        return LabelledPicture(self.name, self.image_wh, tuple(objects), self.path, self.clip)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the record for JSON."""
+        answers = [[one.label, one.kind, one.box and list(one.box), one.score, one.text] for one in self.answers]
+        path = None if self.path is None else str(self.path)
+        return {
+            "index": self.index, "name": self.name, "image_wh": self.image_wh and list(self.image_wh),
+            "answers": answers, "path": path, "clip": self.clip, "fault": self.fault,
+        }  # fmt: skip
+
+
+def in_words(answer: Answer, min_score: float | None) -> str:
+    """Return what an answer says, in a word or a few."""
+    words = {"found": "found", "given": "given", "absent": "not there", "unread": "no box", "failed": "failed"}
+    return "below the least score" if is_below(answer, min_score) else words[answer.kind]
+
+
+def is_below(answer: Answer, min_score: float | None) -> bool:
+    """Return whether a box counts as not there, since its score is too low."""
+    is_sure = answer.kind == "given" or answer.score is None or min_score is None
+    return answer.box is not None and not is_sure and (answer.score or 0.0) < (min_score or 0.0)
+
+
+def from_json(record: Mapping[str, Any]) -> Looked:
+    """Return a record that `Looked.as_json` has made.
+
+    Raises:
+        CheckpointError: If it is none.
+    """
+    try:
+        answers = tuple(
+            Answer(label, kind, None if box is None else Box(*box), score, text)
+            for label, kind, box, score, text in record["answers"]
+        )
+        image_wh, path = record["image_wh"], record["path"]
+        return Looked(
+            index=int(record["index"]),
+            name=record["name"],
+            image_wh=None if image_wh is None else (int(image_wh[0]), int(image_wh[1])),
+            answers=answers,
+            path=None if path is None else Path(path),
+            clip=record["clip"],
+            fault=record["fault"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"expected a picture that was looked at, got {record!r:.200}") from error
+
+
+def read_completion(
+    completion: Completion, *, label: str, template: PromptTemplate, image_wh: tuple[int, int], decode: Any = None
+) -> Answer:
+    """Return what a policy says of an object.
+
+    Args:
+        completion: Its answer.
+        label: The object.
+        template: The prompt that it was asked with.
+        image_wh: (width, height) of the picture in pixels.
+        decode: Gives the text of one token, `decode([token])`; None: the policy does not speak in tokens.
+    """
+    if completion.error is not None:
+        return Answer(label, "failed", text=completion.error[:MOST_TEXT])
+    parse = template.parse(completion.text, image_wh)
+    score = completion.score
+    if score is None and decode is not None and len(completion.logprobs):
+        texts = [decode([token]) for token in completion.token_ids.tolist()]
+        score = answer_score(texts, completion.logprobs.tolist(), has_box=parse.box is not None)
+    if parse.status is ParseStatus.ABSENT:
+        return Answer(label, "absent", score=score)
+    if parse.box is None:
+        return Answer(label, "unread", text=f"{parse.status.value}: {completion.text[:MOST_TEXT]!r}")
+    return Answer(label, "found", Box(*map(float, parse.box)), score)
+
+
+def answer_score(texts: Sequence[str], logprobs: Sequence[float], *, has_box: bool) -> float:
+    """Return how sure a model is of an answer, from 0 to 1; see the module.
+
+    Args:
+        texts: Of the answer's tokens, the end token included.
+        logprobs: Of the tokens, under the distribution that they were drawn from.
+        has_box: Whether the answer is a box: then its last four numbers are.
+
+    >>> round(answer_score(["[", "1", "2", ", 7, ", "3", "]"], [-0.1] * 6, has_box=False), 3)
+    0.549
+    """
+    spans = [found.span() for found in _NUMBER.finditer("".join(texts))]
+    spans = spans[-NUM_COORDINATES:] if has_box else []
+    total, start = 0.0, 0
+    for text, logprob in zip(texts, logprobs, strict=True):
+        stop = start + len(text)
+        is_number = any(start < last and first < stop for first, last in spans)
+        total += logprob / NUM_COORDINATES if is_number else logprob
+        start = stop
+    return math.exp(min(0.0, total))

@@ -1,0 +1,119 @@
+"""Which policy answers: the one that is named, or the best for the pictures at hand that needs no download."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from focus_agents.finding.wanted import Wanted
+from focus_agents.policies.localizers import LocalizerPolicy
+from focus_agents.policies.registry import PolicySpec
+from focus_agents.rollout.records import Policy
+from focus_env.boxes import CoordinateFrame
+from focus_env.prompts import PromptTemplate, describe_template, get_template
+
+SMALL_WH = (64, 64)
+"""The pictures that the model of this package was trained on."""
+RECOMMENDED = "vlm:Qwen/Qwen3-VL-4B-Instruct"
+"""From the hub, for who has a GPU."""
+UNROUNDED = "[{x1!r}, {y1!r}, {x2!r}, {y2!r}]"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A policy and why it is taken.
+
+    Attributes:
+        text: Its name with its argument.
+        reason: A clause for people.
+    """
+
+    text: str
+    reason: str
+
+
+def choose_policy(wanted: Sequence[Wanted]) -> Choice:
+    """Return the policy that is best for the pictures at hand, of those that need no download.
+
+    Args:
+        wanted: What is looked for.
+    """
+    sizes = {(image.shape[1], image.shape[0]) for one in wanted for image, _ in one.supports}
+    if sizes == {SMALL_WH}:
+        return Choice("vlm:focus-small", "trained on scenes of 64 x 64 pixels, as these supports are")
+    return Choice(
+        "template_match",
+        f"the best on photographs of those that need no download; {RECOMMENDED} is a larger model, to download",
+    )
+
+
+def template_of(
+    policy: PolicySpec | Policy, *, template: PromptTemplate | None = None, allow_absent: bool = False
+) -> PromptTemplate:
+    """Return the prompt that a policy is asked with, before a model is loaded.
+
+    Args:
+        policy: A spec, or an object with `generate`.
+        template: Of an object; None: its own, else "default".
+        allow_absent: Whether it is told what to answer where the object is not there.
+
+    Raises:
+        ValueError: If the prompt has no words for an object that is not there, or is given beside a spec.
+        CheckpointError: If a model's folder cannot be read.
+    """
+    if isinstance(policy, PolicySpec):
+        if template is not None:
+            raise ValueError("template: expected None beside a policy's name; pass a PolicySpec with its `template`")
+        words = policy.load_template()
+    else:
+        words = template or getattr(policy, "template", None) or get_template("default")
+    if not allow_absent or words.allow_absent:
+        return words
+    if not words.absent_text:
+        raise ValueError(
+            f"allow_absent: expected a template with words for an object that is not there, got {words.name!r}, "
+            "which has none; leave it out, or choose another `template`"
+        )
+    return dataclasses.replace(words, allow_absent=True)
+
+
+def describe_policy(policy: PolicySpec | Policy, template: PromptTemplate) -> Mapping[str, Any]:
+    """Return all that decides a policy's answers, as plain values."""
+    asked = {"asked": f"{describe_template(template)}", "allow_absent": template.allow_absent}
+    if not isinstance(policy, PolicySpec):
+        return {"policy": f"{type(policy).__module__}.{type(policy).__qualname__}", **asked}
+    from focus_agents.policies.identity import identity  # here and below: a command line is read without torch
+
+    return {**identity(policy), **asked}
+
+
+def make_policy(policy: PolicySpec | Policy, template: PromptTemplate) -> tuple[Policy, PromptTemplate]:
+    """Make a policy that answers about many pictures: a model encodes supports once.
+
+    Args:
+        policy: A spec, or an object with `generate`.
+        template: What `template_of` gives.
+
+    Returns:
+        (The policy, the prompt that it is asked with).
+
+    Raises:
+        ValueError: If there is no such policy.
+        CheckpointError: If there is no such model.
+        MissingDependencyError: If a package is not installed.
+    """
+    built = policy.build() if isinstance(policy, PolicySpec) else policy
+    if type(built) is LocalizerPolicy:
+        # What looks at boxes rather than at words writes its very box, rounded to no unit.
+        if template.has_plain_answers:
+            template = dataclasses.replace(template, frame=CoordinateFrame.PIXEL, box_text=UNROUNDED)
+        return LocalizerPolicy(built.localizer, template), template
+    from focus_agents.policies.vlm import VLMPolicy
+
+    if not isinstance(built, VLMPolicy):
+        return built, template
+    from focus_agents.policies.reuse import ReusingPolicy
+
+    return ReusingPolicy(built), built.processor.fit_template(template)

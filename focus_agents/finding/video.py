@@ -1,0 +1,156 @@
+"""Videos read and written frame by frame, by PyAV, which brings FFmpeg's libraries with it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from focus_env.errors import DatasetError, MissingDependencyError
+from focus_env.types import ImageArray
+
+ENDINGS = (
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".3gp", ".mts", ".m2ts",
+)  # fmt: skip
+"""Of video files, in small letters."""
+WRITTEN = (".mp4", ".m4v", ".mov", ".mkv")
+"""Endings of the files that are written, all of them with H.264."""
+USUAL_RATE = Fraction(10)
+"""Frames a second of a clip that is made of pictures."""
+LONGEST_SIDE = 1920
+"""Pixels of a clip that is written; players stumble over more."""
+
+
+def load_av() -> Any:
+    """Return the package av.
+
+    Raises:
+        MissingDependencyError: If it is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"videos need the package av, which could not be loaded ({error}); run: "
+            "pip install 'focus-localization[video]'"
+        ) from error
+    return av
+
+
+def num_frames(path: Path, every: int = 1) -> int | None:
+    """Return how many frames a video says that it has, of which each so manyth counts; None: it does not say."""
+    try:
+        with load_av().open(str(path)) as container:
+            found = int(container.streams.video[0].frames)
+    except Exception:  # whoever reads its frames says what is wrong
+        return None
+    return -(-found // every) if found else None
+
+
+def frame_rate(path: Path) -> Fraction:
+    """Return the frames a second of a video; of one that does not say, a usual number."""
+    try:
+        with load_av().open(str(path)) as container:
+            rate = container.streams.video[0].average_rate
+    except Exception:
+        return USUAL_RATE
+    return Fraction(rate) if rate else USUAL_RATE
+
+
+def read_frames(path: Path, *, every: int = 1) -> Iterator[tuple[int, ImageArray]]:
+    """Yield frames with their numbers, turned as players turn them.
+
+    Args:
+        path: The video.
+        every: Each so manyth frame, from the first on.
+
+    Yields:
+        (Its number, [H, W, 3] uint8 in RGB).
+
+    Raises:
+        DatasetError: If it is no video, or what follows cannot be decoded.
+    """
+    av = load_av()
+    number = 0
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise DatasetError(f"{path}: expected a video, found no pictures in it; remove it")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            for frame in container.decode(stream):
+                if number % every == 0:
+                    pixels = frame.to_ndarray(format="rgb24")
+                    yield number, np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+                number += 1
+    except (av.FFmpegError, OSError, ValueError) as error:
+        behind = f" behind frame {number - 1}" if number else ""
+        raise DatasetError(f"{path}: expected a video that can be decoded{behind}: {error}; convert it") from error
+    if number == 0:
+        raise DatasetError(f"{path}: expected a video, found no frame in it; copy it again")
+
+
+def check_ending(path: Path) -> None:
+    """Refuse a file in which no video is written.
+
+    Raises:
+        ValueError: If its ending is none of `WRITTEN`.
+    """
+    if path.suffix.lower() not in WRITTEN:
+        raise ValueError(f"{path}: expected one of the endings {', '.join(WRITTEN)}, got {path.suffix or 'none'}")
+
+
+def write_video(path: Path, frames: Iterable[ImageArray], rate: Fraction) -> int:
+    """Write a clip in H.264; pictures of other sizes are fitted into that of the first.
+
+    Args:
+        path: The file, whose ending says the container.
+        frames: [H, W, 3] uint8 each.
+        rate: Frames a second.
+
+    Returns:
+        How many frames it has.
+    """
+    av = load_av()
+    rest = iter(frames)
+    first = next(rest, None)
+    if first is None:
+        raise ValueError(f"{path}: expected at least one picture for a clip, got none")
+    size = _clip_wh((first.shape[1], first.shape[0]))
+    count = 0
+    with av.open(str(path), mode="w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for image in itertools.chain([first], rest):
+            frame = av.VideoFrame.from_ndarray(_fitted(image, size), format="rgb24")
+            for packet in stream.encode(frame):
+                container.mux(packet)
+            count += 1
+        for packet in stream.encode():
+            container.mux(packet)
+    return count
+
+
+def _clip_wh(image_wh: tuple[int, int]) -> tuple[int, int]:
+    """The size of a clip: even, as H.264 has it, and not too large."""
+    factor = min(1.0, LONGEST_SIDE / max(image_wh))
+    width, height = (max(2, round(side * factor / 2) * 2) for side in image_wh)
+    return width, height
+
+
+def _fitted(image: ImageArray, size: tuple[int, int]) -> ImageArray:
+    """A picture at the size of a clip, whole, with black beside it where its shape is another."""
+    height, width = image.shape[:2]
+    if (width, height) == size:
+        return image
+    factor = min(size[0] / width, size[1] / height)
+    is_alike = abs(size[0] * height - size[1] * width) <= 2 * max(width, height)
+    new_wh = size if is_alike else (max(1, round(width * factor)), max(1, round(height * factor)))
+    canvas = Image.new("RGB", size)
+    canvas.paste(Image.fromarray(image).resize(new_wh), ((size[0] - new_wh[0]) // 2, (size[1] - new_wh[1]) // 2))
+    return np.array(canvas)

@@ -1,0 +1,222 @@
+"""What is looked for: objects by name, each with pictures that show it in a box.
+
+One support as a text is `PICTURE:x1,y1,x2,y2`, or `PICTURE:x1,y1,x2,y2:NAME` where several objects are looked for; the
+picture may be any path, also one with colons and commas in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from focus_env.annotations import LabelledBox, LabelledPicture, read_annotations
+from focus_env.boxes import as_box
+from focus_env.images import read_picture
+from focus_env.pictures import as_supports
+from focus_env.text_files import finite_number
+from focus_env.types import Box, ImageArray
+
+UNNAMED = "object"
+"""The name of an object that nobody has named."""
+DEFAULT_SHOTS = 4
+"""Supports of an object that are taken from a file of annotations, which may have thousands."""
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """An object that is looked for.
+
+    Attributes:
+        label: Its name.
+        supports: Pictures [H, W, 3] uint8 with a box `xyxy` in their pixels each.
+        files: The file of each; None: in memory.
+        num_known: How many boxes of it a file of annotations has, of which these are some.
+    """
+
+    label: str
+    supports: tuple[tuple[ImageArray, Box], ...]
+    files: tuple[Path | None, ...]
+    num_known: int = 0
+
+    def digest(self) -> str:
+        """Return what changes when any of it is another."""
+        found = hashlib.sha256(repr(self.label).encode())
+        for image, box in self.supports:
+            found.update(repr((image.shape, tuple(box))).encode())
+            found.update(image.tobytes())
+        return found.hexdigest()
+
+
+def read_support(text: str) -> tuple[Path, Box, str]:
+    r"""Return the picture, the box and the name of a support that is written as the module says.
+
+    Raises:
+        ValueError: If it is none; the message says which part.
+
+    >>> read_support(r"C:\photos\a.jpg:10,20,80,120:my mug")[1:]
+    (Box(x1=10.0, y1=20.0, x2=80.0, y2=120.0), 'my mug')
+    """
+    parts = text.split(":")
+    for num_behind in (1, 2):  # a name may look like a box, and a picture may end like one
+        numbers = parts[-num_behind].split(",") if len(parts) > num_behind else []
+        values = [finite_number(number) for number in numbers]
+        if len(values) == 4 and None not in values:
+            path = ":".join(parts[:-num_behind])
+            label = ":".join(parts[len(parts) - num_behind + 1 :]).strip()
+            if not path or (num_behind == 2 and not label):
+                missing = "name" if path else "picture"
+                raise ValueError(f"support {text!r}: expected a {missing} beside the box, got none")
+            return Path(os.path.expanduser(path)), Box(*(value for value in values if value is not None)), label
+    last = next((part for part in reversed(parts[1:]) if "," in part), "")
+    got = f"got the box {last!r}" if last else "found no box"
+    raise ValueError(
+        f"support {text!r}: expected PICTURE:x1,y1,x2,y2 with four numbers in pixels, such as a.jpg:10,20,80,120, {got}"
+    )
+
+
+def wanted_of_texts(texts: Sequence[str], *, name: str = UNNAMED) -> list[Wanted]:
+    """Return the objects that supports as texts show, see the module.
+
+    Args:
+        texts: The supports.
+        name: Of an object whose supports have none.
+
+    Raises:
+        ValueError: If one is malformed, or its box is not inside its picture.
+        DatasetError: If a picture cannot be read.
+    """
+    shown: dict[str, list[tuple[Path, Box]]] = {}
+    pixels: dict[Path, ImageArray] = {}
+    for text, (path, box, label) in [(text, read_support(text)) for text in texts]:
+        image = pixels[path] if path in pixels else pixels.setdefault(path, read_picture(path))
+        wh = image.shape[1], image.shape[0]
+        shown.setdefault(label or name, []).append((path, as_box(box, f"box of support {text!r}", image_wh=wh)))
+    return [
+        Wanted(label, tuple((pixels[path], box) for path, box in pairs), tuple(path for path, _ in pairs))
+        for label, pairs in shown.items()
+    ]
+
+
+def wanted_of_file(
+    file: Path,
+    *,
+    names: Sequence[str] = (),
+    shots: int = DEFAULT_SHOTS,
+    format: str | None = None,
+    image_root: Path | None = None,
+) -> tuple[list[Wanted], list[str]]:
+    """Return the objects that annotations show, of any format that `focus_env.annotations` reads.
+
+    Args:
+        file: The file or folder.
+        names: Labels that are looked for; none: all of them.
+        shots: Most supports of each, spread evenly over its boxes.
+        format: As for `read_annotations`.
+        image_root: Likewise.
+
+    Returns:
+        (The objects, what cannot be used of the annotations and was left out.)
+
+    Raises:
+        ValueError: If a label has no box.
+        DatasetError: If nothing can be read.
+    """
+    read = read_annotations(file, format=format, image_root=image_root, needs_pictures=True, on_bad="skip")
+    boxes: dict[str, list[tuple[LabelledPicture, LabelledBox]]] = {}
+    for picture in read.pictures:
+        for one in picture.objects:
+            if one.box is not None and one.attributes.get("iscrowd") != "true":
+                boxes.setdefault(one.label, []).append((picture, one))
+    left_out = [fault.message for fault in read.faults]
+    if not boxes:
+        raise ValueError(": ".join([f"{file}: expected boxes to look for, found none", *left_out[:1]]))
+    if missing := [name for name in names if name not in boxes]:
+        raise ValueError(f"{file}: expected boxes of {missing[0]!r}, found {', '.join(map(repr, boxes))}")
+    pixels: dict[Path, ImageArray] = {}
+    wanted = []
+    for label in names or boxes:
+        known = boxes[label]
+        places = np.unique(np.linspace(0, len(known) - 1, min(shots, len(known))).round().astype(int))
+        chosen = [known[place] for place in places.tolist()]
+        supports, files = [], []
+        for picture, one in chosen:
+            path = picture.path
+            assert path is not None, f"{picture.name} was read without its file"
+            assert one.box is not None
+            image = pixels[path] if path in pixels else pixels.setdefault(path, read_picture(path))
+            supports.append((image, one.box))
+            files.append(path)
+        wanted.append(Wanted(label, tuple(supports), tuple(files), len(known)))
+    return wanted, left_out
+
+
+def as_wanted(supports: Any, *, name: str = UNNAMED) -> list[Wanted]:
+    """Return objects as people have them in Python.
+
+    Args:
+        supports: Pairs of a picture and a box, as `focus_env.pictures.as_supports` takes them, of one object; texts as
+            the module says; or by name of an object either of these.
+        name: Of an object without one.
+
+    Raises:
+        ValueError: If there is none, or one is malformed.
+        DatasetError: If a picture cannot be read.
+    """
+    if isinstance(supports, str):
+        supports = [supports]
+    if isinstance(supports, Mapping):
+        if not supports:
+            raise ValueError("supports: expected at least one object, got none")
+        found = [as_wanted(own, name=str(label)) for label, own in supports.items()]
+        if several := [label for label, own in zip(supports, found, strict=True) if len(own) > 1]:
+            raise ValueError(f"supports of {several[0]!r}: expected supports without a name of their own")
+        return joined([one for own in found for one in own])
+    if isinstance(supports, Sequence) and supports and all(isinstance(one, Wanted) for one in supports):
+        return joined(supports)
+    if isinstance(supports, Sequence) and supports and all(isinstance(one, str) for one in supports):
+        return wanted_of_texts(supports, name=name)
+    pairs = as_supports(supports)
+    files = tuple(Path(pair[0]) if isinstance(pair[0], str | Path) else None for pair in supports)
+    return [Wanted(name, tuple(pairs), files)]
+
+
+def joined(parts: Sequence[Wanted]) -> list[Wanted]:
+    """Return objects, those of one name made one."""
+    found: dict[str, Wanted] = {}
+    for one in parts:
+        if (before := found.get(one.label)) is not None:
+            one = Wanted(
+                one.label,
+                (*before.supports, *one.supports),
+                (*before.files, *one.files),
+                before.num_known + one.num_known,
+            )
+        found[one.label] = one
+    if bad := [label for label in found if not label.strip()]:
+        raise ValueError(f"supports: expected a name of each object, got {bad[0]!r}")
+    return list(found.values())
+
+
+def given_boxes(wanted: Wanted, path: Path | None) -> list[Box]:
+    """Return the boxes that supports of an object have in a picture, which need not be looked for there.
+
+    Args:
+        wanted: The object.
+        path: The picture's file; None: it is in memory, and known to no support.
+    """
+    if path is None:
+        return []
+    found = []
+    for file, (_, box) in zip(wanted.files, wanted.supports, strict=True):
+        try:
+            if file is not None and os.path.samefile(file, path):
+                found.append(box)
+        except OSError:
+            continue
+    return found
