@@ -124,6 +124,16 @@ def parse_answer(
     return _judge(boxes[0], frame, form, image_wh=image_wh, input_wh=input_wh, is_strict=False)
 
 
+def holds_box(text: str) -> bool:
+    """Return whether a text has a box in it by rule 2, one that it takes back left out.
+
+    >>> [holds_box(text) for text in ("<answer>[0, 0, 0, 0]</answer>", "<answer>none</answer>")]
+    [True, False]
+    """
+    boxes, _, _ = _search(text, thinking=False)
+    return bool(boxes)
+
+
 def _match_strict(text: str, frame: CoordinateFrame, form: AnswerFormat, *, thinking: bool) -> StrictAnswer | None:
     """The answer of a strict text."""
     answer = text.strip()

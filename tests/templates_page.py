@@ -78,7 +78,7 @@ frame: norm_1000               # default: the model's own unit
 | `box_text` | how a box is written | `{x1}`, `{y1}`, `{x2}`, `{y2}`, x or y first; `{x1:.2f}`, `{x1:04}`, `{x1!r}` (not rounded) |
 | `support_box_text` | the same of supports, where it differs | likewise |
 | `answer_text` | the right answer | `{box}` once, `{label}` (any text) |
-| `absent_answer_text`, `rejected_answer_text` | answers for an absent object, the second with a box that does not count | `{label}`; `{box}` |
+| `absent_answer_text`, `rejected_answer_text` | answers for an absent object: the first a text that is not empty and not read as a box, the second with a box that does not count | `{label}`; `{box}` |
 | `optional_tokens` | special tokens that decoding leaves out | |
 | `layout`, `image_separator` | `interleaved`, or `images_first` with a text between pictures | |
 | `thinking` | `true`: thoughts come first | |

@@ -6,7 +6,8 @@ How to run:
 
 One episode is asked as in training. Printed are the model, the prompt with its spans, one greedy answer read in every
 unit, the budget, and a verdict. The folder of --out gets pictures.png (what the model sees), prompt.html and
-report.json. The exit status is 0, or 1 after a fault. --json prints the report alone, for a bug report.
+report.json. The exit status is 0, 1 after a fault, or 2 after a wrong argument. --json prints the report alone, for a
+bug report.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from rich.text import Text
 from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.common import FrameName, TemplateName
 from focus_agents.cli.data_arguments import DataArguments
-from focus_agents.cli.errors import as_flags, make_console, user_errors
+from focus_agents.cli.errors import as_flags, error_in_words, make_console, user_errors
 from focus_agents.models.references import absolute_reference, on_base
 from focus_agents.models.settings import FinetuningSettings
 from focus_agents.rollout.records import MAX_COMPLETION_TOKENS
 from focus_agents.settings import Ceiling, Settings
 from focus_env.boxes import CoordinateFrame
+from focus_env.errors import FocusError
 from focus_env.files import write_text
 from focus_env.prompts import spelled_out
 from focus_env.rendering import write_picture
@@ -77,6 +79,7 @@ class Args(Settings):
 def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
+    with user_errors(Args), _failure_as_json(args):
         quiet_libraries()
         request = make_request(args)
         args.out.mkdir(parents=True, exist_ok=True)
@@ -85,13 +88,26 @@ def main() -> None:
         from focus_agents.diagnosis.examination import examine  # here and below: a command line is read without torch
 
         found = examine(request, tell=tell)
-    with user_errors(Args):
+    with user_errors(Args), _failure_as_json(args):
         files = write_findings(found, args)
     if args.json:
         print(_as_json(found, files))
     else:
         show(console, found, files)
     raise SystemExit(found.exit_status)
+
+
+@contextlib.contextmanager
+def _failure_as_json(args: Args) -> Iterator[None]:
+    """Where a report in JSON is asked for, print one of what ends the command, before that ends it."""
+    try:
+        yield
+    except (ValueError, OSError, FocusError) as error:
+        if args.json:
+            sentence = as_flags(f"error: {error_in_words(error)}", Args).removeprefix("error: ")
+            report = {"verdict": "fault", "sentence": sentence, "exit_status": 2, "sections": [], "files": {}}
+            print(json.dumps(report, indent=2))
+        raise
 
 
 @contextlib.contextmanager

@@ -74,12 +74,12 @@ def user_errors(arguments: type) -> Iterator[None]:
         print(f"stopped by {number.name}; nothing was started yet", file=sys.stderr)
         raise SystemExit(128 + number) from None
     except (ValueError, OSError, FocusError) as error:
-        print(as_flags(f"error: {_in_words(error)}", arguments), file=sys.stderr)
+        print(as_flags(f"error: {error_in_words(error)}", arguments), file=sys.stderr)
         raise SystemExit(2) from error
 
 
-def _in_words(error: Exception) -> str:
-    """The message of an error; one of the system says what is wrong with which path, and not what to do."""
+def error_in_words(error: Exception) -> str:
+    """Return the message of an error; one of the system says what is wrong with which path, and not what to do."""
     if isinstance(error, FocusError) or not isinstance(error, OSError) or not error.filename or not error.strerror:
         return str(error)
     return f"{error.filename}: expected a path that can be used, got: {error.strerror}; correct the path"

@@ -17,6 +17,7 @@ from focus_agents.diagnosis.parity import check_generation, check_prefix
 from focus_agents.diagnosis.pictures import check_views, draw_sheet
 from focus_agents.diagnosis.question import BoxInText, Piece, Question, ask, cut, read_boxes
 from focus_agents.diagnosis.units import check_right_answer, describe_answer
+from focus_agents.diagnosis.weights import check_weights
 from focus_agents.diagnosis.words import check_boxes
 from focus_agents.models.devices import Device, device_of
 from focus_agents.models.inputs import PromptBatch
@@ -244,6 +245,7 @@ def _compute(
         start = time.perf_counter()
         model = _load(request, trains=left_out is None)
         sections["model"].ok(f"its weights were loaded in {time.perf_counter() - start:.1f} s")
+        check_weights(sections["model"], model, request.model)
     if model is None:
         return None
     tell("answering")

@@ -11,6 +11,8 @@ Chat = list[dict[str, Any]]
 THOUGHT = "<think>"
 NO_THOUGHT = "\n\n</think>\n\n"
 """Closes a thought that is empty, as Qwen's templates write it."""
+MOST_CHARACTERS = 4_000_000
+"""Of a prompt: more than any model's context holds."""
 
 
 def as_text(text: str) -> dict[str, str]:
@@ -41,7 +43,10 @@ def prompt_text(tokenizer: Any, chat: Chat) -> str:
     except TemplateError as error:
         if not any(turn["role"] == "system" for turn in chat):
             raise ValueError(f"chat template: it does not take the conversation ({error})") from error
-        text = _render(tokenizer, _without_system(chat), add_generation_prompt=True)
+        try:
+            text = _render(tokenizer, _without_system(chat), add_generation_prompt=True)
+        except TemplateError as reason:
+            raise ValueError(f"chat template: it does not take the conversation ({reason})") from error
     bare = text.rstrip()
     return bare + NO_THOUGHT if bare.endswith(THOUGHT) else text
 
@@ -78,7 +83,7 @@ def _end_of_turn(tokenizer: Any) -> int | None:
             chat = [question, {"role": "assistant", "content": content(word)}, *[question] * is_followed]
             try:
                 text = _render(tokenizer, chat, add_generation_prompt=False)
-            except (TemplateError, TypeError, ValueError):
+            except TemplateError:
                 continue
             behind = tokenizer(text.rpartition(word)[2], add_special_tokens=False)["input_ids"]
             found = [token_id for token_id in behind if token_id in special]
@@ -88,9 +93,16 @@ def _end_of_turn(tokenizer: Any) -> int | None:
 
 
 def _render(tokenizer: Any, chat: Chat, *, add_generation_prompt: bool) -> str:
-    text: str = tokenizer.apply_chat_template(
-        chat, tokenize=False, add_generation_prompt=add_generation_prompt, enable_thinking=False
-    )
+    try:
+        text: str = tokenizer.apply_chat_template(
+            chat, tokenize=False, add_generation_prompt=add_generation_prompt, enable_thinking=False
+        )
+    except TemplateError:
+        raise
+    except Exception as error:  # a template is a stranger's program
+        raise TemplateError(f"{type(error).__name__}: {error}") from error
+    if len(text) > MOST_CHARACTERS:
+        raise TemplateError(f"it makes {len(text):,} characters of it, more than {MOST_CHARACTERS:,}")
     return text
 
 

@@ -139,11 +139,13 @@ class VLMProcessor:
     def _preprocess(self, images: Sequence[ImageArray]) -> PreprocessedImages:
         try:
             return self.family.preprocess(self.image_processor, images)
-        except (ValueError, TypeError, ArithmeticError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # what an image processor raises at an odd shape is no family
             for number, image in enumerate(images, start=1):
                 try:
                     self.family.preprocess(self.image_processor, [image])
-                except (ValueError, TypeError, ArithmeticError) as reason:
+                except Exception as reason:
                     height, width = image.shape[:2]
                     raise ValueError(
                         f"picture {number} of {len(images)}, {width} x {height} pixels: the model's image processor "

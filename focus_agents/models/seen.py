@@ -87,9 +87,18 @@ def seen_difference(seen: ImageArray, picture: ImageArray, view: View) -> float:
     height, width = seen.shape[:2]
     x1, y1, x2, y2 = view.area
     inside = (max(x1, 0.0), max(y1, 0.0), min(x2, 1.0), min(y2, 1.0))
-    left, right = (round((x - x1) / (x2 - x1) * width) for x in (inside[0], inside[2]))
-    top, bottom = (round((y - y1) / (y2 - y1) * height) for y in (inside[1], inside[3]))
+    left, right = _pixels((inside[0] - x1) / (x2 - x1), (inside[2] - x1) / (x2 - x1), width)
+    top, bottom = _pixels((inside[1] - y1) / (y2 - y1), (inside[3] - y1) / (y2 - y1), height)
     sides = (picture.shape[1], picture.shape[0], picture.shape[1], picture.shape[0])
     box = tuple(share * side for share, side in zip(inside, sides, strict=True))
     own = Image.fromarray(picture).resize((right - left, bottom - top), Image.Resampling.BICUBIC, box=box)
     return float(np.abs(np.asarray(own, np.float32) - seen[top:bottom, left:right].astype(np.float32)).mean())
+
+
+def _pixels(low: float, high: float, size: int) -> tuple[int, int]:
+    """The pixels along a side between two shares of it; of a picture thinner than that the one with its middle."""
+    first, last = round(low * size), round(high * size)
+    if first < last:
+        return first, last
+    middle = min(int((low + high) / 2 * size), size - 1)
+    return middle, middle + 1

@@ -131,8 +131,9 @@ def paint(shares: npt.NDArray[np.float32], views: Sequence[View]) -> npt.NDArray
     """
     if len(views) == 1 and views[0].area == (0.0, 0.0, 1.0, 1.0):
         return shares[views[0].tokens()].astype(np.float32)
-    rows = max(round(view.rows / (view.area[3] - view.area[1])) for view in views)
-    columns = max(round(view.columns / (view.area[2] - view.area[0])) for view in views)
+    # A picture of 200 to 1 that is padded to a square is thinner than a cell of it.
+    rows = max(1, *(round(view.rows / (view.area[3] - view.area[1])) for view in views))
+    columns = max(1, *(round(view.columns / (view.area[2] - view.area[0])) for view in views))
     painted = np.zeros((rows, columns), dtype=np.float32)
     start = 0
     for view in views:

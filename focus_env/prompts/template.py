@@ -16,11 +16,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from focus_env.answer_format import LABEL, PLAIN_ANSWER, AnswerFormat, BoxFormat, fields_of
+from focus_env.answer_text import ANSWER_CLOSE, ANSWER_OPEN
 from focus_env.arrays import as_picture
 from focus_env.boxes import CoordinateFrame, as_box, refuse_shares
-from focus_env.parsing import parse_answer, write_answer, write_box
+from focus_env.parsing import holds_box, parse_answer, write_answer, write_box
 from focus_env.spaces import Observation
-from focus_env.types import Box, Episode, ImageArray, ImagePart, Message, ParseResult, TextPart
+from focus_env.types import Box, Episode, ImageArray, ImagePart, Message, ParseResult, ParseStatus, TextPart
 
 Layout = Literal["interleaved", "images_first"]
 
@@ -96,7 +97,7 @@ class PromptTemplate:
 
     Raises:
         ValueError: If a sentence uses an unknown placeholder, `support_text` or `answer_text` has not exactly one
-            ``{box}``, or boxes cannot be written so in the frame.
+            ``{box}``, boxes cannot be written so in the frame, or `absent_answer_text` is not read as "not there".
     """
 
     name: str
@@ -130,6 +131,25 @@ class PromptTemplate:
                 box.check_frame(self.frame)
         except ValueError as error:
             raise ValueError(f"template {self.name!r}: {error}") from error
+        self._check_absent_answer()
+
+    def _check_absent_answer(self) -> None:
+        """See that the answer for an object that is not there is read as that: an episode's right answer is it."""
+        written = self.form.absent.format(label=LABEL)
+        # No size changes how the text is read.
+        size: dict[str, Any] = {"frame": self.frame, "image_wh": (1000, 1000), "input_wh": (1000, 1000)}
+        text = write_answer(None, **size, thinking=self.thinking, form=self.form)
+        found = parse_answer(text, **size, thinking=self.thinking, form=self.form)
+        if not written.replace(ANSWER_OPEN, "").replace(ANSWER_CLOSE, "").strip():
+            reason = f"{self.absent_answer_text!r}, which says nothing"
+        elif found.status is not ParseStatus.ABSENT or holds_box(written):
+            reason = f"{self.absent_answer_text!r}, which is read as a box or as several answers"
+        else:
+            return
+        raise ValueError(
+            f"template {self.name!r}: absent_answer_text must say that the object is not there, as "
+            f"{PLAIN_ANSWER.absent!r} does, got {reason}"
+        )
 
     def _check_sentence(self, field: str, allowed: frozenset[str]) -> None:
         text = getattr(self, field)

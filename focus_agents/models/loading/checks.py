@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from transformers import AutoModelForImageTextToText
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.quantizers import AutoHfQuantizer
 
 from focus_agents.errors import CheckpointError
+from focus_agents.models.loading.part_files import check_generation
 from focus_agents.models.loading.parts import check_fit, load_config, load_processor
 from focus_agents.models.loading.places import NEW_MODELS, not_loaded
 from focus_agents.models.loading.saved_adapters import check_adapter, check_base
-from focus_agents.models.loading.sources import find_source
-from focus_agents.models.loading.weight_files import weights_fault
+from focus_agents.models.loading.sources import ModelSource, find_source
+from focus_agents.models.loading.weight_files import weight_bytes, weights_fault
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.shipped import model_name
 from focus_agents.models.views import num_image_tokens
@@ -51,6 +54,8 @@ def check_model(name_or_path: str | Path, *, max_image_tokens: int | None = None
         raise CheckpointError(not_loaded(source.text, error)) from error
     if fault := weights_fault(source.files):
         raise CheckpointError(not_loaded(source.text, fault))
+    check_generation(source.files)
+    _check_size(source, config)
     if source.adapter is not None:
         check_adapter(source.adapter, config)
         check_base(source)
@@ -68,6 +73,26 @@ def _check_quantization(text: str, config: Any) -> None:
     except Exception as error:  # a package or a GPU is missing, or transformers knows no such method
         reason = f"its weights are quantized by {method}, which cannot be used here ({error}); {OTHER_WAY}"
         raise CheckpointError(not_loaded(text, reason)) from error
+
+
+def _check_size(source: ModelSource, config: Any) -> None:
+    """See that a model can be made of its configuration, and is not far larger than its weights: it would be made up.
+
+    A number takes a byte or more in a file; in 4 bits half of one.
+    """
+    try:
+        with torch.device("meta"):  # without memory
+            size = sum(p.numel() for p in AutoModelForImageTextToText.from_config(config).parameters())
+    except Exception as error:  # whatever a model's class raises
+        reason = f"config.json: expected one that a {config.model_type} can be made of, got {type(error).__name__}: "
+        raise CheckpointError(not_loaded(source.text, f"{reason}{error}; take the model's own config.json")) from error
+    stored, is_quantized = weight_bytes(source.files), getattr(config, "quantization_config", None) is not None
+    if stored is not None and size > stored * (2.5 if is_quantized else 1.25):
+        reason = (
+            f"config.json describes a model of {size:,} parameters, and its weights have {stored:,} bytes; take the "
+            "config.json that belongs to them"
+        )
+        raise CheckpointError(not_loaded(source.text, reason))
 
 
 def _check_pictures(text: str, config: Any, processor: VLMProcessor) -> None:

@@ -6,11 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers import AutoImageProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.family import ModelFamily
+from focus_agents.models.loading.part_files import (
+    GENERATION_FILE,
+    TEMPLATE_TEXT,
+    check_picture_files,
+    check_template_ends,
+    load_tokenizer,
+    read_config,
+    read_text,
+)
 from focus_agents.models.loading.places import NEW_MODELS, ModelFiles, not_loaded
 from focus_agents.models.loading.sources import ModelSource, find_source, load_files
 from focus_agents.models.processing import VLMProcessor
@@ -18,7 +27,7 @@ from focus_agents.models.registry import find_family
 from focus_agents.models.shipped import model_name
 
 MIN_VOCABULARY = 256
-TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+TEMPLATE_FILES = (TEMPLATE_TEXT, "chat_template.json")
 """Where a chat template lies that is not in `tokenizer_config.json`."""
 
 
@@ -29,13 +38,13 @@ def load_config(name_or_path: str | Path) -> Any:
         name_or_path: As for `load_model`.
 
     Raises:
-        CheckpointError: If there is no such model.
+        CheckpointError: If there is no such model, or its `config.json` describes none.
     """
     source = find_source(name_or_path)
     if source.place in NEW_MODELS:
         return NEW_MODELS[source.place].build_config(load_processor(source.place).tokenizer)
     _model_type(source)
-    return load_files(AutoConfig.from_pretrained, source.files)
+    return read_config(source.files)
 
 
 def load_family(name_or_path: str | Path) -> ModelFamily:
@@ -68,7 +77,7 @@ def family_of_source(source: ModelSource) -> ModelFamily:
         raise CheckpointError(not_loaded(source.text, f"{advice}: {error}")) from error
     if source.place in NEW_MODELS:
         return family
-    config = load_files(AutoConfig.from_pretrained, source.files)
+    config = read_config(source.files)
     try:
         return family.for_config(config)
     except CheckpointError as error:
@@ -101,13 +110,14 @@ def load_processor(name_or_path: str | Path, *, max_image_tokens: int | None = N
     source = find_source(model_name(name_or_path))
     family = family_of_source(source)
     files, folder = source.files_with("tokenizer_config.json", "tokenizer.json")
-    tokenizer = load_files(AutoTokenizer.from_pretrained, files, folder=folder)
+    tokenizer = load_tokenizer(files, folder)
     if len(tokenizer) < MIN_VOCABULARY:
         # What transformers makes of a folder without a tokenizer's files.
         raise CheckpointError(not_loaded(source.text, f"its tokenizer knows {len(tokenizer)} tokens only"))
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _read_template(files, folder) or _read_template(source.files, "")
         tokenizer.chat_template = tokenizer.chat_template or family.chat_template
+    check_template_ends(files, tokenizer)
     if tokenizer.eos_token_id is None:
         tokenizer.eos_token = _end_of_generation(source, tokenizer)
     limited, own = (load_image_processor(source, family, limit) for limit in (max_image_tokens, None))
@@ -120,7 +130,9 @@ def load_processor(name_or_path: str | Path, *, max_image_tokens: int | None = N
 def load_image_processor(source: ModelSource, family: ModelFamily, max_image_tokens: int | None) -> Any:
     """Load the image processor of a model that was found; see `load_processor`."""
     files, folder = source.files_with("preprocessor_config.json")
-    image_processor = load_files(AutoImageProcessor.from_pretrained, files, folder=folder)
+    check_picture_files(files, folder)
+    reads = "preprocessor_config.json"
+    image_processor = load_files(AutoImageProcessor.from_pretrained, files, folder=folder, reads=reads)
     if max_image_tokens is not None:
         family.limit_image_tokens(image_processor, max_image_tokens)
     return image_processor
@@ -187,9 +199,9 @@ def _model_type(source: ModelSource) -> str | None:
 
 def _end_of_generation(source: ModelSource, tokenizer: Any) -> str | None:
     """The token at which the model's own generation ends; None: its settings name none."""
-    if not source.files.has("generation_config.json"):
+    if not source.files.has(GENERATION_FILE):
         return None
-    found = source.files.read_json("generation_config.json").get("eos_token_id")
+    found = source.files.read_json(GENERATION_FILE).get("eos_token_id")
     first = found[0] if isinstance(found, list) and found else found
     token = tokenizer.convert_ids_to_tokens(first) if isinstance(first, int) else None
     return token if isinstance(token, str) else None
@@ -208,5 +220,5 @@ def _read_template(files: ModelFiles, folder: str) -> str | None:
                     not_loaded(files.text, f"{path}: expected a text under 'chat_template', got {json.dumps(template)}")
                 )
             return template
-        return files.path(path).read_text(encoding="utf-8")
+        return read_text(files, path)
     return None

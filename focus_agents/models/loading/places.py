@@ -92,7 +92,9 @@ class ModelFiles:
         try:
             found = json.loads(self.path(name).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(not_loaded(self.text, f"{name} cannot be read as JSON ({error})")) from error
+            raise CheckpointError(
+                not_loaded(self.text, f"{name} cannot be read as JSON ({error}); take the model's own file")
+            ) from error
         if not isinstance(found, dict):
             kind = "null" if found is None else type(found).__name__
             raise CheckpointError(

@@ -6,8 +6,6 @@ first, by the base's configuration alone, and again when the weights are there.
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,7 +22,8 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.adapters import ADAPTER, quiet_peft
-from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, ModelFiles, not_loaded
+from focus_agents.models.loading.adapter_settings import adapter_fault, check_patterns, read_settings
+from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, ModelFiles
 from focus_agents.models.loading.sources import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -68,7 +67,7 @@ def check_base(source: ModelSource) -> None:
             f"the weights of its base {source.files.place} are others than those it was trained on; name that model "
             "by `base_model`, as a folder or as NAME@COMMIT"
         )
-        raise CheckpointError(_fault(adapter, reason))
+        raise CheckpointError(adapter_fault(adapter, reason))
 
 
 def put_adapter(model: Any, adapter: SavedAdapter, *, is_trainable: bool = False) -> Any:
@@ -89,10 +88,10 @@ def put_adapter(model: Any, adapter: SavedAdapter, *, is_trainable: bool = False
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(_fault(adapter, f"{path.name} cannot be read ({error})")) from error
+        raise CheckpointError(adapter_fault(adapter, f"{path.name} cannot be read ({error})")) from error
     _check_floats(adapter, {name: values.is_floating_point() for name, values in tensors.items()})
     if bad := [name for name, values in tensors.items() if not is_finite(values)]:
-        raise CheckpointError(_fault(adapter, f"{bad[0]} holds numbers that are not finite"))
+        raise CheckpointError(adapter_fault(adapter, f"{bad[0]} holds numbers that are not finite"))
     return _fill(model, adapter, tensors, is_trainable=is_trainable)
 
 
@@ -113,7 +112,7 @@ def check_adapter(adapter: SavedAdapter, config: Any) -> None:
             shapes = {name: found.get_shape() for name, found in slices.items()}
             is_float = {name: found.get_dtype().startswith(("F", "BF")) for name, found in slices.items()}
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(_fault(adapter, f"{path.name} cannot be read ({error})")) from error
+        raise CheckpointError(adapter_fault(adapter, f"{path.name} cannot be read ({error})")) from error
     _check_floats(adapter, is_float)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
@@ -123,7 +122,9 @@ def check_adapter(adapter: SavedAdapter, config: Any) -> None:
 def _check_floats(adapter: SavedAdapter, is_float: Mapping[str, bool]) -> None:
     """Refuse an adapter of whole numbers: cast to floats without their scales, they would be another one."""
     if bad := [name for name, is_floating in is_float.items() if not is_floating]:
-        raise CheckpointError(_fault(adapter, f"expected floats in {ADAPTER_WEIGHTS}, got whole numbers in {bad[0]}"))
+        raise CheckpointError(
+            adapter_fault(adapter, f"expected floats in {ADAPTER_WEIGHTS}, got whole numbers in {bad[0]}")
+        )
 
 
 def note_base(model: Any, source: ModelSource) -> None:
@@ -185,13 +186,13 @@ def adapter_weights(adapter: SavedAdapter) -> Path:
         return adapter.files.path(adapter.name_of(ADAPTER_WEIGHTS))
     if adapter.files.has(adapter.name_of("adapter_model.bin")):
         raise CheckpointError(
-            _fault(
+            adapter_fault(
                 adapter,
                 f"expected {ADAPTER_WEIGHTS}, got adapter_model.bin, a pickle, which can run any code as it is loaded; "
                 "ask its author for safetensors, or convert it where you trust it",
             )
         )
-    raise CheckpointError(_fault(adapter, f"expected {ADAPTER_WEIGHTS} beside {ADAPTER_CONFIG}, found none"))
+    raise CheckpointError(adapter_fault(adapter, f"expected {ADAPTER_WEIGHTS} beside {ADAPTER_CONFIG}, found none"))
 
 
 def _fill(
@@ -206,6 +207,8 @@ def _fill(
     config = read_settings(adapter)
     config.inference_mode = not is_trainable
     names = _names_of_today(model, tensors)
+    modules = {name for name, _ in model.named_modules()}
+    check_patterns(adapter, config, modules.union(map(_module_of, names), map(_module_of, names.values())))
     _fit_targets(config, model, names)
     renamed = {names[name]: values for name, values in tensors.items()}
     with quiet_peft():
@@ -220,55 +223,9 @@ def _fill(
         raise CheckpointError(_of_another_base(adapter, f"{len(lost)} of its tensors find no place, e.g. {lost[0]}"))
     if missing := sorted(own.intersection(result.missing_keys)):
         raise CheckpointError(
-            _fault(adapter, f"{len(missing)} of its tensors are missing in {ADAPTER_WEIGHTS}, e.g. {missing[0]}")
+            adapter_fault(adapter, f"{len(missing)} of its tensors are missing in {ADAPTER_WEIGHTS}, e.g. {missing[0]}")
         )
     return wrapped.eval()
-
-
-def read_settings(adapter: SavedAdapter) -> LoraConfig:
-    """Return what an adapter's `adapter_config.json` says, as PEFT has it.
-
-    Raises:
-        CheckpointError: If it is no LoRA adapter, or PEFT does not know its settings.
-    """
-    settings = dict(adapter.settings)
-    kind = settings.get("peft_type")
-    if kind != "LORA":
-        raise CheckpointError(
-            _fault(adapter, f"expected peft_type LORA in {ADAPTER_CONFIG}, got {json.dumps(kind)}; merge it by PEFT")
-        )
-    _check_fields(adapter, settings)
-    with quiet_peft():
-        try:
-            return LoraConfig.from_peft_type(**settings)
-        except (TypeError, ValueError, KeyError) as error:
-            raise CheckpointError(_fault(adapter, f"PEFT cannot read its {ADAPTER_CONFIG} ({error})")) from error
-
-
-def _check_fields(adapter: SavedAdapter, settings: Mapping[str, Any]) -> None:
-    """Check rank, scale and targets where they are given; PEFT takes them as they are and stumbles over them later."""
-    for name, expected, is_good in (
-        ("r", "a whole number from 1", _is_rank),
-        ("lora_alpha", "a finite number", _is_finite_number),
-        ("target_modules", "a pattern, or a list of names", _are_targets),
-    ):
-        is_of_experts_alone = name == "target_modules" and settings.get("target_parameters")
-        if name in settings and not is_good(settings[name]) and not is_of_experts_alone:
-            raise CheckpointError(
-                _fault(adapter, f"{ADAPTER_CONFIG}: expected {expected} for {name}, got {json.dumps(settings[name])}")
-            )
-
-
-def _is_rank(value: Any) -> bool:
-    return type(value) is int and value >= 1
-
-
-def _is_finite_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _are_targets(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
 
 
 def _names_of_today(model: Any, tensors: Iterable[str]) -> dict[str, str]:
@@ -332,11 +289,7 @@ def _first_line(error: Exception) -> str:
 
 def _of_another_base(adapter: SavedAdapter, reason: str) -> str:
     recorded = adapter.settings.get("base_model_name_or_path")
-    return _fault(
+    return adapter_fault(
         adapter,
         f"it is of another base, of {recorded!r} as it says itself; name that by `base_model` ({reason})",
     )
-
-
-def _fault(adapter: SavedAdapter, reason: str) -> str:
-    return not_loaded(adapter.text, f"its adapter: {reason}")

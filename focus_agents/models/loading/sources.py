@@ -169,7 +169,13 @@ def load_part(load: Callable[..., T], name_or_path: str, *, expected: str = LANG
 
 
 def load_files(
-    load: Callable[..., T], files: ModelFiles, *, folder: str = "", expected: str = LANGUAGE_MODELS, **options: Any
+    load: Callable[..., T],
+    files: ModelFiles,
+    *,
+    folder: str = "",
+    reads: str = "",
+    expected: str = LANGUAGE_MODELS,
+    **options: Any,
 ) -> T:
     """Call a loader of transformers with files that were found.
 
@@ -177,6 +183,7 @@ def load_files(
         load: The loader.
         files: The model's.
         folder: Below the model's top.
+        reads: The file that the loader reads, or several; "": the message leaves that to the library.
         expected: What may be given, for messages.
         options: Further arguments of the loader.
 
@@ -191,7 +198,12 @@ def load_files(
     try:
         return load(place, **options)
     except Exception as error:  # what libraries raise at missing, cut or contradictory files is no family
-        raise CheckpointError(not_loaded(files.text, error, expected)) from error
+        reason = str(error).strip() or type(error).__name__  # all that a plain assertion says
+        if reads:
+            reason = (
+                f"{reads}: expected what transformers reads, got {type(error).__name__}: {reason}; take the model's own"
+            )
+        raise CheckpointError(not_loaded(files.text, reason, expected)) from error
 
 
 def _adapter_folder(reference: ModelReference, files: ModelFiles) -> str | None:

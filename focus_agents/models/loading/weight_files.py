@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from huggingface_hub import constants
+from safetensors import SafetensorError, safe_open
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading.places import NEW_MODELS, ModelFiles
@@ -32,9 +34,14 @@ def weights_fault(files: ModelFiles) -> str | None:
     """
     if files.has(INDEX_FILE):
         shards = files.read_json(INDEX_FILE).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
-            return f"{INDEX_FILE}: expected the files of the weights under 'weight_map'"
+        if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
+            return f"{INDEX_FILE}: expected the files of the weights under 'weight_map'; take the model's own file"
         names = sorted(set(shards.values()))
+        if outside := [name for name in names if not _is_inside(name)]:
+            return (
+                f"{INDEX_FILE}: expected files of safetensors in the model's own folder, got {outside[0]!r}; take the "
+                "model's own file, and the weights that it names"
+            )
         if missing := [name for name in names if not files.has(name)]:
             return (
                 f"{len(missing)} of {len(names)} files that {INDEX_FILE} names are missing, e.g. {missing[0]}; the "
@@ -55,8 +62,43 @@ def weights_fault(files: ModelFiles) -> str | None:
     return next((fault for name in names if (fault := _cut(files.path(name)))), None)
 
 
+def weight_bytes(files: ModelFiles) -> int | None:
+    """Return the bytes of a model's weights in files; None: some are not on this machine, or there are none.
+
+    Args:
+        files: The model's, in which `weights_fault` finds nothing.
+    """
+    if files.hub is not None and not constants.HF_HUB_OFFLINE:
+        return None
+    return sum(files.path(name).stat().st_size for name in _names_of(files))
+
+
+def stored_types(files: ModelFiles) -> Counter[str]:
+    """Return how many tensors a model's files hold of each type, by the names of safetensors, such as "F8_E4M3".
+
+    Args:
+        files: The model's, whose weights were loaded.
+    """
+    found: Counter[str] = Counter()
+    for name in _names_of(files):
+        with safe_open(files.path(name), framework="pt") as stored:
+            found.update(stored.get_slice(tensor).get_dtype() for tensor in stored.keys())  # noqa: SIM118 - no mapping
+    return found
+
+
+def _names_of(files: ModelFiles) -> set[str]:
+    """The files of weights in which nothing is wrong."""
+    return set(files.read_json(INDEX_FILE)["weight_map"].values()) if files.has(INDEX_FILE) else {WEIGHTS_FILE}
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a file that an index names lies beside it."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return name.endswith(".safetensors") and not path.is_absolute() and ".." not in path.parts
+
+
 def _cut(file: Path) -> str | None:
-    """What is wrong with a file of safetensors that was cut off; None: nothing that its length tells."""
+    """What is wrong with a file of safetensors, as far as its header and its length tell; None: nothing."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(_HEADER_BYTES), "little")
@@ -71,7 +113,16 @@ def _cut(file: Path) -> str | None:
     whole = _HEADER_BYTES + length + max(ends, default=0)
     if size < whole:
         return f"{file.name} is cut off at {size:,} of {whole:,} bytes; copy or download it again"
-    return None
+    if size > whole:
+        return (
+            f"{file.name} has {size - whole:,} bytes behind the {whole:,} that its header tells of; copy or download "
+            "it again"
+        )
+    try:
+        with safe_open(file, framework="pt"):
+            return None
+    except (OSError, SafetensorError) as error:
+        return f"{file.name} is no file of safetensors ({error}); copy or download it again"
 
 
 def weights_digest(name_or_path: str) -> str | None:

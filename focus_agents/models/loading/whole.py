@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.adapters import (
@@ -22,6 +22,7 @@ from focus_agents.models.adapters import (
 )
 from focus_agents.models.attention import choose_attention
 from focus_agents.models.devices import chosen_device
+from focus_agents.models.loading.part_files import read_config
 from focus_agents.models.loading.parts import family_of_source, load_processor
 from focus_agents.models.loading.places import LANGUAGE_MODELS, NEW_MODELS, VISION_MODELS, ModelFiles, not_loaded
 from focus_agents.models.loading.saved_adapters import check_base, note_base, put_adapter
@@ -68,7 +69,7 @@ def load_model(
     family_of_source(source)  # a type without a family is refused before gigabytes are read
     options: dict[str, Any] = {"dtype": dtype}
     if quantization != "none":
-        options = loading_options(load_files(AutoConfig.from_pretrained, source.files))
+        options = loading_options(read_config(source.files))
     model = load_whole(AutoModelForImageTextToText, source.files, **options)
     if source.adapter is None:
         return model
@@ -154,7 +155,7 @@ def load_vision_model(
         CheckpointError: If there is no such model, it is of another type, or it lacks weights.
     """
     files = find_source(name_or_path, expected=VISION_MODELS).files
-    config = load_files(AutoConfig.from_pretrained, files, expected=VISION_MODELS)
+    config = read_config(files, expected=VISION_MODELS)
     if config.model_type not in model_types:
         raise CheckpointError(
             f"model {name_or_path!r}: expected one of type {' or '.join(model_types)}, got {config.model_type}; give "
@@ -187,6 +188,7 @@ def load_whole(model_class: Any, files: ModelFiles, *, expected: str = LANGUAGE_
     lack = f"{len(missing)} weights are missing, e.g. {missing[0]}" if missing else None
     if fault := lack or bad_weights(model, files_folder(files.place, files.revision)):
         raise CheckpointError(not_loaded(files.text, fault, expected))
+    model.unused_tensors = sorted(info["unexpected_keys"])  # for whoever looks into the files
     if files.hub is not None:
         model.hub_source = f"{files.place}@{files.revision}"  # for whoever saves what becomes of it
     return model

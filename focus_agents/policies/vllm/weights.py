@@ -16,7 +16,8 @@ from transformers.core_model_loading import revert_weight_conversion
 from focus_agents.errors import CheckpointError
 from focus_agents.models.adapters import ADAPTER, merge_adapters
 from focus_agents.models.loading import NEW_MODELS, load_config, load_family, load_model, load_processor
-from focus_agents.models.loading.saved_adapters import adapter_weights, read_settings
+from focus_agents.models.loading.adapter_settings import read_settings
+from focus_agents.models.loading.saved_adapters import adapter_weights
 from focus_agents.models.loading.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, find_source
 from focus_agents.models.processing import VLMProcessor
 

@@ -58,6 +58,29 @@ def test_json_is_all_that_a_fault_prints(
     assert report["files"] == {"report": str(tmp_path / "report.json")}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--template", "no-such"], "unknown prompt template 'no-such'"),
+        (["--template", "broken.yaml"], "template broken.yaml: expected a file"),
+        (["--device", "cuda:x"], "device: expected auto, cpu"),
+    ],
+)
+def test_json_says_what_ends_the_command(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(["--model", "tiny", *SHORT, *arguments, "--out", str(tmp_path), "--json"], monkeypatch) == 2
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
+    assert (report["verdict"], report["exit_status"]) == ("fault", 2)
+    assert message in report["sentence"]
+    assert message in printed.err
+
+
 def test_settings_are_named_as_flags(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
