@@ -18,9 +18,9 @@ install: $(INSTALLED) ## Make .venv and install the package with the extras trai
 train: $(INSTALLED) ## GRPO of the built-in model after stage 1, into runs/ (RUN=name to choose the folder)
 	$(BIN)/python experiments/run_grpo.py --name $(RUN)
 
-test: lint ## Lint, then run all tests: those in one process on all cores, then those that start others, three files at a time
+test: lint ## Lint, then run all tests: those in one process on all cores, then those that start others, two files at a time
 	$(BIN)/pytest -m "not ray and not e2e" -n auto --maxprocesses 8
-	$(BIN)/pytest -m "ray or e2e" -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m "ray or e2e" -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED) ## Check style, formatting, types and the direction of imports
 	$(BIN)/ruff check .

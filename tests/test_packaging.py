@@ -101,5 +101,5 @@ def test_make_test_runs_every_test_once() -> None:
     lines = make("--dry-run", "test").splitlines()
     assert [line.split("/")[-1] for line in lines if "pytest" in line] == [
         'pytest -m "not ray and not e2e" -n auto --maxprocesses 8',
-        'pytest -m "ray or e2e" -n 3 --dist loadfile --no-loadscope-reorder',
+        'pytest -m "ray or e2e" -n 2 --dist loadfile --no-loadscope-reorder',
     ]
