@@ -227,9 +227,9 @@ class TestRayTrain:
         deadly = Deadly(tmp_path / "died", rank=0, after=5)
         plan = make_plan(tmp_path / "run", episodes=deadly, **STEPS)
         workers = Workers(num_workers=1, max_failures=0)
-        with pytest.raises(TrainingError, match="go on from the last checkpoint by `resume`"):
+        with pytest.raises(TrainingError, match="go on from the last checkpoint by `resume`") as stopped:
             train(plan, workers)
-        assert (tmp_path / "died").exists()
+        assert (tmp_path / "died").exists(), stopped.value
         check_resumable(RunDirectory(plan.run_path))
         train(plan, workers)
         assert metrics(plan.run_path) == metrics(straight)
