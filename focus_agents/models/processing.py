@@ -5,6 +5,7 @@ Axis letters: P prompt tokens.
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ import torch
 from focus_agents.models.chat import as_text, end_token_id, prompt_text
 from focus_agents.models.family import ModelFamily, PreprocessedImages
 from focus_agents.models.inputs import EncodedPrompt, PromptBatch, collate_prompts
+from focus_agents.models.picture_places import WORDS, are_in_order, moved_picture, with_written_pictures
 from focus_agents.models.views import View, num_image_tokens
 from focus_env.boxes import CoordinateFrame
 from focus_env.prompts import PromptTemplate
@@ -114,10 +116,11 @@ class VLMProcessor:
     def _text(self, messages: Sequence[Message], views: Sequence[Sequence[View]]) -> tuple[str, list[int]]:
         """The chat template's text with one image token for each run of them, and the lengths of the runs."""
         text = self._chat_text(messages)
-        placeholder = self.family.placeholder or self.family.image_token
-        pieces = text.split(placeholder)
+        pieces = text.split(self._placeholder)
         if len(pieces) != len(views) + 1:
-            raise ValueError(f"messages: a text holds the image token {placeholder!r}; pictures are given as ImagePart")
+            raise ValueError(
+                f"messages: a text holds the image token {self._placeholder!r}; pictures are given as ImagePart"
+            )
         texts = [pieces[0]]
         runs: list[int] = []
         for piece, picture_views in zip(pieces[1:], views, strict=True):
@@ -180,20 +183,33 @@ class VLMProcessor:
         )
 
     def _chat_text(self, messages: Sequence[Message]) -> str:
-        return prompt_text(self.tokenizer, _as_chat(messages))
+        chat = _as_chat(messages)
+        if self._moved_picture is not None:
+            chat = with_written_pictures(chat, self._moved_picture)
+        return prompt_text(self.tokenizer, chat)
+
+    @property
+    def _placeholder(self) -> str:
+        """What stands for a picture in a chat template's text."""
+        return self.family.placeholder or self.family.image_token
+
+    @functools.cached_property
+    def _moved_picture(self) -> str | None:
+        return moved_picture(self.tokenizer, self._placeholder)
 
     def check_chat_template(self) -> None:
-        """Check that the chat template writes each picture as one image token, and words as they are.
+        """Check that the chat template writes each picture as one image token, in its place, and words as they are.
 
         Raises:
             ValueError: If there is none, or it does something else.
         """
-        words = "Where is it?"
-        text = prompt_text(self.tokenizer, [{"role": "user", "content": [{"type": "image"}, as_text(words)]}])
-        placeholder = self.family.placeholder or self.family.image_token
-        if text.count(placeholder) != 1 or words not in text:
+        placeholder, picture = self._placeholder, ImagePart(np.zeros((1, 1, 3), dtype=np.uint8))
+        parts = [part for words in WORDS for part in (picture, TextPart(words))]
+        text = self._chat_text([Message("user", parts)])
+        pieces = [piece for words in WORDS for piece in (placeholder, words)]
+        if text.count(placeholder) != len(WORDS) or not are_in_order(text, pieces):
             raise ValueError(
-                f"chat template: expected {placeholder} once for a picture, and words as they are, got "
+                f"chat template: expected {placeholder} once for a picture, in its place, and words as they are, got "
                 f"{text!r}; take chat_template.jinja from where the weights are from"
             )
 
