@@ -6,9 +6,10 @@ Axis letters: P prompt tokens.
 from __future__ import annotations
 
 import functools
+import json
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,8 @@ from focus_env.boxes import CoordinateFrame
 from focus_env.prompts import PromptTemplate
 from focus_env.types import ImageArray, ImagePart, Message, TextPart
 
+PROCESSOR_FILE = "processor_config.json"
+"""Settings of transformers' own processor, such as how many tokens a picture has in its prompts."""
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _TOKENIZING = threading.Lock()
 """Prompts may be encoded in several threads, for their pictures' sake; a tokenizer is for one at a time."""
@@ -62,15 +65,23 @@ class VLMProcessor:
         image_processor: Likewise.
         family: The model's family.
         own_image_processor: The same with the model's own limits, which is what is saved; None: it has those.
+        settings: What the model's processor in transformers is told beside these; kept for other programs.
     """
 
     def __init__(
-        self, tokenizer: Any, image_processor: Any, family: ModelFamily, *, own_image_processor: Any = None
+        self,
+        tokenizer: Any,
+        image_processor: Any,
+        family: ModelFamily,
+        *,
+        own_image_processor: Any = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.own_image_processor = image_processor if own_image_processor is None else own_image_processor
         self.family = family
+        self.settings = dict(settings or {})
         vocabulary = tokenizer.get_vocab()
         self.eos_token_id: int = end_token_id(tokenizer, family.end_token)
         padding = tokenizer.pad_token_id
@@ -255,9 +266,11 @@ class VLMProcessor:
         return replace(template, image_to_input_wh=self.family.image_to_input_wh(self.image_processor))
 
     def save_pretrained(self, directory: Path) -> None:
-        """Write the tokenizer and the image processor, with the model's own limits, in transformers' format."""
+        """Write tokenizer, image processor, with the model's own limits, and settings in transformers' format."""
         self.tokenizer.save_pretrained(directory)
         self.own_image_processor.save_pretrained(directory)
+        if self.settings:
+            (directory / PROCESSOR_FILE).write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _as_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from focus_agents.models.loading.part_files import (
 )
 from focus_agents.models.loading.places import NEW_MODELS, ModelFiles, not_loaded
 from focus_agents.models.loading.sources import ModelSource, find_source, load_files
-from focus_agents.models.processing import VLMProcessor
+from focus_agents.models.processing import PROCESSOR_FILE, VLMProcessor
 from focus_agents.models.registry import find_family
 from focus_agents.models.shipped import model_name
 
@@ -122,9 +122,19 @@ def load_processor(name_or_path: str | Path, *, max_image_tokens: int | None = N
         tokenizer.eos_token = _end_of_generation(source, tokenizer)
     limited, own = (load_image_processor(source, family, limit) for limit in (max_image_tokens, None))
     try:
-        return VLMProcessor(tokenizer, limited, family, own_image_processor=own)
+        return VLMProcessor(tokenizer, limited, family, own_image_processor=own, settings=_settings_of(source))
     except ValueError as error:
         raise CheckpointError(not_loaded(source.text, error)) from error
+
+
+def _settings_of(source: ModelSource) -> dict[str, Any]:
+    """What a processor of transformers says of itself, without its parts, which have files of their own, or code."""
+    files, folder = source.files_with(PROCESSOR_FILE)
+    name = f"{folder}/{PROCESSOR_FILE}" if folder else PROCESSOR_FILE
+    if not files.has(name):
+        return {}
+    left_out = ("image_processor", "tokenizer", "auto_map")
+    return {field: value for field, value in files.read_json(name).items() if field not in left_out}
 
 
 def load_image_processor(source: ModelSource, family: ModelFamily, max_image_tokens: int | None) -> Any:

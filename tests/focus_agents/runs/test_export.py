@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -15,12 +16,12 @@ import yaml
 from huggingface_hub import constants
 from peft import PeftModel
 from safetensors import safe_open
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from focus_agents.cli import export, push
 from focus_agents.errors import CheckpointError
 from focus_agents.models.adapters import merge_adapters
-from focus_agents.models.loading import load_model, load_template
+from focus_agents.models.loading import load_model, load_processor, load_template
 from focus_agents.models.pictures import PictureBudget, recorded_budget
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.policies.focus import FocusPolicy
@@ -29,6 +30,7 @@ from focus_agents.runs.export import export_policy
 from focus_agents.runs.folder import RunDirectory
 from focus_env.prompts import get_template
 from tests.answers import scored
+from tests.focus_agents.models.cases import make_case
 from tests.focus_agents.models.families import make_model
 from tests.focus_agents.models.loading.adapters import logits, write_adapter
 from tests.focus_agents.models.messages import ask
@@ -100,6 +102,31 @@ def test_transformers_alone_loads_it(
     assert type(AutoImageProcessor.from_pretrained(folder)) is type(processor.image_processor)
     assert (folder / "video_preprocessor_config.json").is_file()  # what nothing here writes is the base's
     assert not (folder / "adapter_config.json").exists()
+
+
+def test_transformers_own_processor_counts_tokens_as_the_base_says(tmp_path: Path, processor: VLMProcessor) -> None:
+    """Gemma 3 has 256 tokens a picture unless its processor's settings say otherwise; trained policies keep them."""
+    case = make_case("gemma3", processor)
+    save_policy(tmp_path / "base", case.model, case.processor)
+    num_tokens = int((case.prompts[0].input_ids == case.processor.image_token_id).sum()) // len(case.prompts[0].grids)
+    settings = {
+        "processor_class": "Gemma3Processor",
+        "image_seq_length": num_tokens,
+        "auto_map": {"AutoProcessor": "a.B"},
+    }
+    (tmp_path / "base/processor_config.json").write_text(json.dumps(settings))
+    file = tmp_path / "base/tokenizer_config.json"
+    tokens = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"extra_special_tokens": tokens}))
+    save_policy(tmp_path / "trained", case.model, load_processor(str(tmp_path / "base")))
+    for name in ("trained", "exported"):
+        folder = tmp_path / name
+        if name == "exported":
+            export_policy(str(tmp_path / "trained"), folder)
+        theirs = AutoProcessor.from_pretrained(folder)
+        inputs = theirs(images=[np.zeros((20, 20, 3), np.uint8)], text="<start_of_image>", return_tensors="np")
+        assert (inputs["input_ids"] == case.processor.image_token_id).sum() == num_tokens != 256
+        assert "auto_map" not in json.loads((folder / "processor_config.json").read_text())
 
 
 def test_an_adapter_alone_for_peft(adapter: Path, base: Path, tmp_path: Path, processor: VLMProcessor) -> None:
