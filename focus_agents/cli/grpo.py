@@ -207,10 +207,11 @@ def tell_budget(plan: GRPOPlan, cluster: ClusterArguments, console: Console) -> 
         ValueError: If a process needs more memory than there is.
     """
     from focus_agents.grpo.budget import ADVICE, LEARNING, learner_memory, process_memory, sampler_memory, step_flops
+    from focus_agents.models.loading import as_trained
 
-    model, settings = plan.model, plan.settings
-    if (shape := shape_of_model(model.model)) is None:
+    if (shape := shape_of_model(plan.model.model)) is None:
         return
+    model, settings = as_trained(plan.model, plan.model.model), plan.settings
     episodes = plan.training_episodes, plan.validation_episodes
     if (prompts := stage_prompts(model.model, plan.template, plan.pictures, episodes, shape)) is None:
         return

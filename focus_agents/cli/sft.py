@@ -178,6 +178,7 @@ def tell_budget(plan: SFTPlan, workers: Workers, cluster: ClusterArguments, cons
     Raises:
         ValueError: If a worker needs more memory than there is.
     """
+    from focus_agents.models.loading import as_trained
     from focus_agents.sft.budget import ADVICE, step_flops, worker_memory
 
     if (shape := shape_of_model(plan.model)) is None:
@@ -186,13 +187,14 @@ def tell_budget(plan: SFTPlan, workers: Workers, cluster: ClusterArguments, cons
     if (prompts := stage_prompts(plan.model, plan.template, plan.pictures, episodes, shape)) is None:
         return
     tell_prompts(console, shape, plan.pictures, *prompts)
-    memory = worker_memory(shape, plan.config, plan.schedule, prompts=prompts, num_workers=workers.num_workers)
+    config = as_trained(plan.config, plan.model)
+    memory = worker_memory(shape, config, plan.schedule, prompts=prompts, num_workers=workers.num_workers)
     process = Process(
         name="each worker", memory=memory, num=max(1, workers.num_workers), num_gpus=1 if workers.use_gpu else 0
     )
     device = device_for(uses_gpu=workers.use_gpu, ray_address=cluster.ray_address, is_own=workers.num_workers == 0)
     tell_unused_gpu(console, [process], "`use_gpu`")
-    flops = step_flops(shape, plan.config, prompt=prompts[0], num_workers=workers.num_workers)
+    flops = step_flops(shape, config, prompt=prompts[0], num_workers=workers.num_workers)
     tell_memory(console, [process], device=device, advice=ADVICE, step_flops=flops)
 
 

@@ -22,6 +22,7 @@ from focus_agents.diagnosis.words import check_boxes
 from focus_agents.models.devices import Device, device_of
 from focus_agents.models.inputs import PromptBatch
 from focus_agents.models.loading import (
+    as_trained,
     check_model,
     load_config,
     load_model,
@@ -230,7 +231,7 @@ def _compute(
             budget,
             question,
             shape_of(load_config(request.model)),
-            settings,
+            as_trained(settings, request.model),
             device,
             image_token_id=processor.image_token_id,
             max_completion_tokens=request.max_completion_tokens,

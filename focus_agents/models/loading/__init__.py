@@ -21,6 +21,7 @@ from focus_agents.models.loading.saved_adapters import check_form
 from focus_agents.models.loading.sources import load_part, newer_commits, pin
 from focus_agents.models.loading.weight_files import weights_digest
 from focus_agents.models.loading.whole import (
+    as_trained,
     has_frozen_vision,
     load_model,
     load_trainable_model,
@@ -37,6 +38,7 @@ __all__ = [
     "TINY",
     "VISION_MODELS",
     "WEIGHTS",
+    "as_trained",
     "check_fit",
     "check_form",
     "check_model",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import AutoModelForImageTextToText
@@ -22,6 +23,7 @@ from focus_agents.models.adapters import (
 )
 from focus_agents.models.attention import choose_attention
 from focus_agents.models.devices import chosen_device
+from focus_agents.models.loading.adapter_settings import read_settings
 from focus_agents.models.loading.part_files import read_config
 from focus_agents.models.loading.parts import family_of_source, load_processor
 from focus_agents.models.loading.places import LANGUAGE_MODELS, NEW_MODELS, VISION_MODELS, ModelFiles, not_loaded
@@ -29,9 +31,11 @@ from focus_agents.models.loading.saved_adapters import check_base, note_base, pu
 from focus_agents.models.loading.sources import ADAPTER_CONFIG, find_source, load_files
 from focus_agents.models.loading.weight_files import weights_fault
 from focus_agents.models.quantization import check_quantization, loading_options
-from focus_agents.models.settings import Attention, Precision, Quantization
+from focus_agents.models.settings import Attention, FinetuningSettings, Precision, Quantization
 from focus_agents.models.shipped import model_name
 from focus_agents.models.weights import bad_weights, files_folder
+
+S = TypeVar("S", bound=FinetuningSettings)
 
 
 def load_model(
@@ -77,6 +81,20 @@ def load_model(
     check_base(source)
     note_base(model, source)
     return model
+
+
+def as_trained(settings: S, name_or_path: str) -> S:
+    """Return settings as they come to count for a model: the adapter that it has is trained on, at its own rank.
+
+    Args:
+        settings: How a model is to be trained.
+        name_or_path: As for `load_model`.
+
+    Raises:
+        CheckpointError: If there is no such model.
+    """
+    adapter = None if settings.lora_rank is not None else find_source(name_or_path).adapter
+    return settings if adapter is None else dataclasses.replace(settings, lora_rank=read_settings(adapter).r)
 
 
 def load_trainable_model(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +16,12 @@ from focus_agents.cli.common import PolicyArguments
 from focus_agents.cli.errors import make_console, user_errors
 from focus_agents.models import devices
 from focus_agents.models.devices import Device, chosen_device, device_of
-from focus_agents.models.loading import load_processor
+from focus_agents.models.loading import load_model, load_processor
+from focus_agents.runs.checkpoint import save_policy
 from focus_env.prompts import get_template
 from focus_env.types import Episode
 from tests.fakes import FakeDataset, make_episode
+from tests.focus_agents.models.loading.adapters import write_adapter
 from tests.places import load_experiment
 
 GPU = Device("NVIDIA H100 80GB HBM3", 85_000_000_000, 80_000_000_000, is_gpu=True)
@@ -123,6 +126,25 @@ class TestCommands:
             assert line.endswith("most of a picture: 9 tokens in training, 16 tokens in validation")
         assert lines[1].startswith("memory by count: each worker ")
         assert lines[3].startswith("memory by count: this process ")
+
+    def test_an_adapter_that_is_trained_on_counts_as_one(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """As its base under a new adapter of that rank, and not as a training of all weights."""
+        base = str(save_policy(tmp_path / "base", load_model("tiny"), load_processor("tiny")))
+        adapter = str(write_adapter(tmp_path / "adapter", load_model(base), base))
+        console = make_console(width=300)
+        said = []
+        for model in (["--model", adapter], ["--model", base, "--lora-rank", "4"], ["--model", base]):
+            arguments = [*model, "--level", "1", "--image-size", "56", "--precision", "bf16"]
+            plan, workers = sft.check_arguments(sft.parse_arguments(arguments))
+            sft.tell_budget(plan, workers, sft.ClusterArguments(), console)
+            args = grpo.parse_arguments(arguments)
+            grpo.tell_budget(grpo.check_arguments(args)[0], args.cluster, console)
+            said.append(capsys.readouterr().out.splitlines()[1::2])
+        assert said[0] == said[1]
+        assert said[0][0] != said[2][0]
+        assert said[0][1] != said[2][1]
 
     def test_a_run_that_cannot_fit_is_refused_in_the_words_of_the_command(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
