@@ -129,7 +129,7 @@ def _kinds(arguments: Any) -> dict[str, set[Any]]:
 
 def _settings_by_flag(arguments: type) -> dict[str, str]:
     """By name of a flag that of its setting; of a truth value, by its flag with `no_` before it too."""
-    flags = flag_names(arguments)
+    flags = {name: flag for name, flag in flag_names(arguments).items() if flag}
     kinds = _kinds(arguments)
     denied = {f"no_{flag}": name for name, flag in flags.items() if bool in kinds.get(name, ())}
     return denied | {flag: name for name, flag in flags.items()}

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from types import FrameType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
+import tyro
 from rich.console import Console
 
 from focus_agents.cli.ending import end_at_once
@@ -227,7 +228,7 @@ def as_flags(message: str, arguments: type) -> str:
         name = LIBRARY_NAMES.get(name, name) if found[1] and name not in flags else name
         if name not in flags:
             return found[0]
-        as_flag = f"--{flags[name].replace('_', '-')}"
+        as_flag = f"--{flags[name].replace('_', '-')}" if flags[name] else name
         return f"{as_flag}: {name}" if found[3] else as_flag
 
     return re.sub(r"`(\w+)`|(?<=^error: )(\w+)(?=: )|(?<=^error: )(\w+)(?= must )", flag, message)
@@ -238,11 +239,14 @@ def setting_names(arguments: type) -> frozenset[str]:
     return frozenset(flag_names(arguments))
 
 
+(_GIVEN_BY_PLACE,) = get_args(tyro.conf.Positional[str])[1:]
+
+
 def flag_names(arguments: type) -> dict[str, str]:
     """Return by name of a setting that of its flag, both with underscores.
 
     They are the same but where a setting's annotation has a name of its own: `source_format` is `--from` of
-    `focus convert`, since Python takes `from` for itself.
+    `focus convert`, since Python takes `from` for itself. A setting that is given by its place has none, "".
 
     Args:
         arguments: A command's dataclass; the fields of dataclasses among its fields are settings too.
@@ -256,5 +260,5 @@ def flag_names(arguments: type) -> dict[str, str]:
         if dataclasses.is_dataclass(plain):
             found |= flag_names(cast("type", plain))
         own = next((extra.name for extra in extras if getattr(extra, "name", None)), field.name)
-        found[field.name] = own.replace("-", "_")
+        found[field.name] = "" if _GIVEN_BY_PLACE in extras else own.replace("-", "_")
     return found

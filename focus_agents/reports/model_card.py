@@ -123,13 +123,20 @@ def _header(facts: CardFacts) -> str:
 
 def _opening(facts: CardFacts) -> str:
     form = "An adapter in PEFT's format" if facts.is_adapter else "Weights"
-    is_named = facts.base is not None and (_HUB_NAME.fullmatch(facts.base.partition("@")[0]) or "/" not in facts.base)
-    base = "" if facts.base is None else f" from {facts.base if is_named else Path(facts.base).name}"
+    base = "" if facts.base is None else f" from {_named(facts.base)}"
     licence = facts.licence or "not known: see that of the base before you use it"
     return (
         f"{form}{base}, trained by focus-localization to find in a picture what boxes in other pictures show. Licence: "
         f"{licence}."
     )
+
+
+def _named(model: str) -> str:
+    """A model without where it lies on this machine: its name, or for a policy of a run that of the run."""
+    if "/" not in model or (_HUB_NAME.fullmatch(model.partition("@")[0]) and not Path(model).exists()):
+        return model
+    path = Path(model)
+    return path.parent.parent.name if path.parent.name == "checkpoints" else path.name
 
 
 def _loading(facts: CardFacts) -> str:
@@ -191,12 +198,16 @@ def _training(facts: CardFacts) -> list[str]:
     seeds = ", ".join(f"{name} {values[name]}" for name in SEEDS if name in values)
     command = f"`focus {values['command']}`" if "command" in values else "this package"
     shown = {name: value for name, value in values.items() if not is_place(name) and name != CODE}
+    if (start := values.get("init_from")) is not None:
+        shown.pop("model", None)  # what the run would have started from without it
+    shown |= {name: _named(str(shown[name])) for name in ("model", "base_model") if name in shown}
+    going_on = "" if start is None else f" It started from {_named(str(start))}."
     return [
         "\n".join(
             [
                 "## Training",
                 "",
-                f"By {command}. Data: {data}. Seeds: {seeds}. All arguments:",
+                f"By {command}.{going_on} Data: {data}. Seeds: {seeds}. All arguments:",
                 "",
                 "```json",
                 json.dumps(shown, indent=1, default=str),

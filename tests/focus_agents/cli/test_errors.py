@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tyro
 from ray.exceptions import RayTaskError
 from rich.console import Console
 
@@ -41,6 +42,7 @@ class Arguments:
     output_dir: Path = Path("runs")
     data_root: Path | None = None
     resume: Path | None = None
+    recipe: tyro.conf.Positional[str] = ""
     loss: Loss = field(default_factory=Loss)
 
 
@@ -59,6 +61,7 @@ class Arguments:
         ("pass as `root` a folder, or `output_dir`", "pass as --data-root a folder, or --output-dir"),
         ("error: root: no; `load_model`", "error: root: no; `load_model`"),
         ("error: it must be more than 0", "error: it must be more than 0"),
+        ("error: recipe: expected a file; see `recipe`", "error: recipe: expected a file; see recipe"),
         ("`lr`` and `output_dir=runs` and ``output_dir``", "--lr` and `output_dir=runs` and `--output-dir`"),
     ],
 )

@@ -25,6 +25,7 @@ from focus_agents.models.loading import load_model, load_processor, load_templat
 from focus_agents.models.pictures import PictureBudget, recorded_budget
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.policies.focus import FocusPolicy
+from focus_agents.reports.model_card import CardFacts, write_card
 from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.export import export_policy
 from focus_agents.runs.folder import RunDirectory
@@ -207,11 +208,30 @@ def test_the_card(run: RunDirectory, tmp_path: Path, adapter: Path, monkeypatch:
     assert "shots 4" in card
     assert "seed 7, data_seed 3" in card
     assert "/secret/place" not in card
+    assert '"model": "adapter"' in card
+    assert str(tmp_path.parent) not in card
     assert load_template(str(tmp_path / "exported")).name == "default"
     command(export, monkeypatch, "export", "--model", str(adapter), "--to", str(tmp_path / "a"), "--form", "adapter")
     card = (tmp_path / "a/README.md").read_text()
     assert (header(card)["library_name"], header(card)["license"]) == ("peft", "mit")
     assert header(card)["base_model_relation"] == "adapter"
+
+
+@pytest.mark.parametrize(
+    ("start", "named"),
+    [
+        ("runs/early/checkpoints/final", "early"),
+        ("focus-small-sft", "focus-small-sft"),
+        ("org/name@1a2b", "org/name@1a2b"),
+    ],
+)
+def test_the_card_of_a_run_that_went_on_names_its_start(start: str, named: str) -> None:
+    """And not the model that the run would have started from without."""
+    run = {"command": "grpo", "model": "focus-small-base", "init_from": start, "lr": 0.1}
+    card = write_card(CardFacts(name="x", run=run))
+    assert f"By `focus grpo`. It started from {named}." in card
+    assert "focus-small-base" not in card
+    assert '"lr": 0.1' in card
 
 
 def test_a_card_of_an_export_is_pushed_under_the_new_name(
