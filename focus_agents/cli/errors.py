@@ -8,8 +8,10 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
@@ -24,6 +26,7 @@ from focus_env.errors import FocusError, StorageError
 
 T = TypeVar("T")
 
+PACKAGES = frozenset({"focus_agents", "focus_env"})
 LIBRARY_NAMES = {"root": "data_root"}
 """Names of arguments of functions, with those of the settings that commands have for them."""
 
@@ -43,6 +46,29 @@ class CommandConsole(PlainConsole):
     def print(self, *objects: Any, **options: Any) -> None:
         """Print as `PlainConsole` does, texts with flags in them."""
         super().print(*(as_flags(o, self._arguments) if isinstance(o, str) else o for o in objects), **options)
+
+
+@contextlib.contextmanager
+def warnings_in_words(arguments: type) -> Iterator[None]:
+    """Within the context, a warning of these packages is a sentence, without the line of code that gave it.
+
+    Args:
+        arguments: The command's dataclass; see `as_flags`.
+    """
+    plain = warnings.formatwarning
+
+    def in_words(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        is_own = category in (UserWarning, FutureWarning) and not PACKAGES.isdisjoint(Path(filename).parts)
+        text = f"warning: {as_flags(str(message), arguments)}\n"
+        return text if is_own else plain(message, category, filename, lineno, line)
+
+    warnings.formatwarning = in_words
+    try:
+        yield
+    finally:
+        warnings.formatwarning = plain
 
 
 def make_console(*, width: int | None = None, stderr: bool = False, arguments: type | None = None) -> Console:

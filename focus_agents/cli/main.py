@@ -111,7 +111,11 @@ def run_command(name: str) -> None:
     is_help = not HELP.isdisjoint(sys.argv[1:])
     guard_output(tells_of_reader=not is_help, sign=None if is_help else f"focus {name} ...")
     try:
-        _import_command(name).main()
+        command = _import_command(name)
+        from focus_agents.cli.errors import warnings_in_words  # here: `focus --help` needs none of what it imports
+
+        with warnings_in_words(command.Args):
+            command.main()
     except KeyboardInterrupt:
         print("stopped by SIGINT", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None

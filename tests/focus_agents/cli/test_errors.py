@@ -8,6 +8,7 @@ import io
 import re
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from ray.exceptions import RayTaskError
 from rich.console import Console
 
 from focus_agents.cli import grpo
-from focus_agents.cli.errors import as_flags, in_a_thread, make_console, user_errors, work_errors
+from focus_agents.cli.errors import as_flags, in_a_thread, make_console, user_errors, warnings_in_words, work_errors
 from focus_agents.errors import RunInterrupted, TrainingError
 from focus_agents.reports.tables import text_table
 from focus_env.errors import FocusError, RewardError, StorageError
@@ -180,6 +181,25 @@ def test_commands_print_by_no_other_console() -> None:
     """So that a name is escaped in one place."""
     for file in (ROOT / "focus_agents/cli").glob("*.py"):
         assert file.name == "errors.py" or "Console(" not in file.read_text(), file
+
+
+@pytest.mark.parametrize(
+    ("file", "category", "shown"),
+    [
+        ("/x/focus_agents/grpo/learner.py", UserWarning, "warning: no gradient; see --lr\n"),
+        ("/x/focus_env/env.py", FutureWarning, "warning: no gradient; see --lr\n"),
+        (
+            "/x/focus_agents/grpo/learner.py",
+            DeprecationWarning,
+            "/x/focus_agents/grpo/learner.py:7: DeprecationWarning: ",
+        ),
+        ("/x/torch/nn.py", UserWarning, "/x/torch/nn.py:7: UserWarning: no gradient; see `lr`"),
+    ],
+)
+def test_a_warning_of_ours_is_a_sentence(file: str, category: type[Warning], shown: str) -> None:
+    with warnings_in_words(Arguments):
+        assert warnings.formatwarning("no gradient; see `lr`", category, file, 7).startswith(shown)
+    assert "learner.py:7" in warnings.formatwarning("no", UserWarning, "focus_agents/learner.py", 7)
 
 
 def test_settings_in_what_the_library_prints_are_flags() -> None:

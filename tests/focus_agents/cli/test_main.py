@@ -158,7 +158,7 @@ def test_ctrl_c_ends_a_command_with_a_sentence(
     def stop() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, "focus_agents.cli.plot", SimpleNamespace(main=stop))
+    monkeypatch.setitem(sys.modules, "focus_agents.cli.plot", SimpleNamespace(main=stop, Args=Command))
     assert focus(monkeypatch, "plot", "runs/a") == 130
     assert capsys.readouterr().err == "stopped by SIGINT\n"
 
