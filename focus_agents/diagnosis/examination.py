@@ -28,6 +28,7 @@ from focus_agents.models.loading import (
     load_model,
     load_template,
     load_trainable_model,
+    trained_frame,
 )
 from focus_agents.models.pictures import picture_budget
 from focus_agents.models.processing import VLMProcessor
@@ -252,7 +253,7 @@ def _compute(
     tell("answering")
     with reported(sections["unit"]):
         completion = _answer(budget, model, processor, question, request)
-        box = describe_answer(sections["unit"], question, completion)
+        box = describe_answer(sections["unit"], question, completion, trained=trained_frame(request.model))
     batch = processor.collate([question.prompt]).to(request.device)
     tell("taking a step")
     with reported(budget):

@@ -46,13 +46,16 @@ def read_in_units(question: Question, text: str) -> list[Reading]:
     return readings
 
 
-def describe_answer(section: Section, question: Question, completion: Completion) -> Box | None:
+def describe_answer(
+    section: Section, question: Question, completion: Completion, *, trained: CoordinateFrame | None = None
+) -> Box | None:
     """Write down how an answer reads.
 
     Args:
         section: Gets the notes.
         question: What was asked.
         completion: The greedy answer.
+        trained: The unit that the model records; None: it records none, and one answer may show which it means.
 
     Returns:
         The box in the unit that was asked for; None if there is none.
@@ -78,12 +81,17 @@ def describe_answer(section: Section, question: Question, completion: Completion
         return parsed.box
     if not parsed.is_strict:
         section.warn(f"the answer is not in the format that was asked for ({parsed.status})")
-    _compare(section, frame, readings)
+    _compare(section, frame, readings, trained)
     return parsed.box
 
 
-def _compare(section: Section, frame: CoordinateFrame, readings: list[Reading]) -> None:
-    """Say how well the numbers fit in each unit, and warn if another one fits far better."""
+def _compare(
+    section: Section, frame: CoordinateFrame, readings: list[Reading], trained: CoordinateFrame | None
+) -> None:
+    """Say how well the numbers fit in each unit, and warn if another one fits far better.
+
+    A poor answer may fit in another unit by chance, so a policy that is asked in its own is given no such advice.
+    """
     overlaps = {reading.frame: reading.iou for reading in readings}
     if any(overlap is None for overlap in overlaps.values()):
         section.skip("the object is absent from this query, so no unit can be told from another; choose an `episode`")
@@ -92,7 +100,9 @@ def _compare(section: Section, frame: CoordinateFrame, readings: list[Reading]) 
     listed = ", ".join(f"{unit} {overlap:.2f}{' (asked)' if unit is frame else ''}" for unit, overlap in known.items())
     section.ok(f"IoU with the truth if its numbers are read as {listed}")
     best = max(known, key=lambda unit: known[unit])
-    if best is not frame and fits_far_better(known[best], known.get(frame, 0.0)):
+    if frame is trained:
+        section.ok(f"it was trained in {frame}, which is asked for")
+    elif best is not frame and fits_far_better(known[best], known.get(frame, 0.0)):
         section.warn(
             f"the answer fits {best} far better (IoU {known[best]:.2f}) than {frame}, in which it was asked for "
             f"({known.get(frame, 0.0):.2f}); ask in that unit: `frame` {best}"

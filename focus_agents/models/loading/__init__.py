@@ -16,7 +16,7 @@ from focus_agents.models.loading.places import (
     VISION_MODELS,
     model_folder,
 )
-from focus_agents.models.loading.prompts import load_template
+from focus_agents.models.loading.prompts import load_template, trained_frame
 from focus_agents.models.loading.saved_adapters import check_form
 from focus_agents.models.loading.sources import load_part, newer_commits, pin
 from focus_agents.models.loading.weight_files import weights_digest
@@ -54,5 +54,6 @@ __all__ = [
     "model_folder",
     "newer_commits",
     "pin",
+    "trained_frame",
     "weights_digest",
 ]

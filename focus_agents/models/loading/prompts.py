@@ -86,3 +86,14 @@ def load_template(
         rule = family.image_to_input_wh(load_image_processor(source, family, max_image_tokens))
         template = dataclasses.replace(template, image_to_input_wh=rule)
     return template
+
+
+def trained_frame(name_or_path: str | Path) -> CoordinateFrame | None:
+    """Return the unit of coordinates that a saved policy records; None: the model says nothing of its prompt.
+
+    Raises:
+        CheckpointError: As for `load_template`.
+    """
+    file = policy_file(model_name(name_or_path), readable_source(model_name(name_or_path)))
+    template = load_template(name_or_path)
+    return template.frame if file is not None and json.loads(file.read_text()).get("prompt") else None

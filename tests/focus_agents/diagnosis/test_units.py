@@ -46,6 +46,18 @@ def test_a_wrong_unit_is_seen(meant: CoordinateFrame, question: Question) -> Non
         assert conclusion([section]).startswith("the model can be used, with a warning on the unit")
 
 
+@pytest.mark.parametrize(("trained", "is_warned"), [("norm_1000", False), ("pixel", True), (None, True)])
+def test_a_policy_asked_in_its_own_unit_gets_no_other_advice(
+    trained: str | None, is_warned: bool, question: Question
+) -> None:
+    """One poor answer may fit better in another unit by chance."""
+    target, section = question.episode.target_box, Section("unit", "the unit")
+    assert target is not None
+    answer = completion(f"<answer>[{', '.join(f'{v:.0f}' for v in target)}]</answer>")
+    describe_answer(section, question, answer, trained=None if trained is None else CoordinateFrame(trained))
+    assert any("far better" in text for text in section.of(Verdict.WARNING)) == is_warned
+
+
 @pytest.mark.parametrize("text", ["I see nothing.", "", "[1, 2, 3]", "<answer>none</answer>"])
 def test_an_answer_without_numbers(text: str, question: Question) -> None:
     section = Section("unit", "the unit")
