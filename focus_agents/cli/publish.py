@@ -24,7 +24,7 @@ from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
 from focus_agents.reports.model_card import CARD, is_place
 from focus_agents.reports.probe_table import probe_section
 from focus_agents.runs.files import read_json
-from focus_agents.runs.folder import RunDirectory
+from focus_agents.runs.folder import CODE, RunDirectory
 from focus_agents.settings import Settings
 from focus_agents.studies.ablation.arms import KINDS, MAIN_SPLIT, SPLITS
 from focus_env.errors import FocusError
@@ -33,6 +33,7 @@ from focus_env.metrics import bootstrap_interval
 TITLES = {
     "focus-small-grpo": "after GRPO from focus-small-sft, as that was before its rounding to bfloat16",
     "focus-small-sft": "after supervised fine-tuning with attention loss",
+    "focus-small-start": "after a short supervised fine-tuning on short videos: what `make train` starts from",
     "focus-small-base": "the base: names single objects and finds them by name, has never seen an in-context episode",
 }
 LIMITS = """\
@@ -166,7 +167,11 @@ def write_card(
             f"{summary['seconds'] / 60:.0f} minutes on shared cores of a CPU. All arguments:",
             "",
             "```json",
-            json.dumps({key: value for key, value in config.items() if not is_place(key)}, indent=1, default=str),
+            json.dumps(
+                {key: value for key, value in config.items() if key != CODE and not is_place(key)},
+                indent=1,
+                default=str,
+            ),
             "```",
             "",
         ]

@@ -12,6 +12,7 @@ from typing import Any
 from focus_agents.reports.probe_table import probe_section
 from focus_agents.runs.files import read_json
 from focus_agents.runs.folder import CODE, RunDirectory
+from focus_agents.runs.starts import STARTS
 from focus_agents.runs.summary import SUMMARY_FILE
 from focus_env.metrics import ScoredAnswer, summarize_with_intervals
 
@@ -218,6 +219,6 @@ def _training(facts: CardFacts) -> list[str]:
 
 
 def is_place(name: str) -> bool:
-    """Whether an argument of a run says where it was, rather than what it did."""
+    """Whether an argument of a run says where it was, or from where it was called, rather than what it did."""
     places = ("output_dir", "name", "resume", "init_from", "data_root", "validation_root", "image_root")
-    return name in (*places, "ray_address", "dashboard")
+    return name in (*places, "ray_address", "dashboard", STARTS)

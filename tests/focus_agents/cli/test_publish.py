@@ -19,7 +19,7 @@ NAME = "focus-small-base"
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
     """A run of a model with new weights that has come to its end."""
-    run = RunDirectory.create(tmp_path / "run", {"num_steps": 3})
+    run = RunDirectory.create(tmp_path / "run", {"num_steps": 3, "starts": [{"host": "my-machine"}]})
     save_policy(
         run.checkpoints / "final", load_model("small"), load_processor("small"), template=load_template("small")
     )
@@ -51,6 +51,7 @@ def test_the_model_and_its_card_are_published(
     assert card in capsys.readouterr().out
     assert "Run at commit 1234abc; 2 minutes" in card
     assert '"num_steps": 3' in card
+    assert "my-machine" not in card
     for label in ("unseen identities, 1 shot", "supports shuffled, 4 shots", "tracks: unseen identities, 4 shots"):
         assert f"\n| {label} | " in card
     assert json.loads((published / "config.json").read_text())["dtype"] == "bfloat16"

@@ -227,10 +227,13 @@ def test_the_card(run: RunDirectory, tmp_path: Path, adapter: Path, monkeypatch:
 )
 def test_the_card_of_a_run_that_went_on_names_its_start(start: str, named: str) -> None:
     """And not the model that the run would have started from without."""
-    run = {"command": "grpo", "model": "focus-small-base", "init_from": start, "lr": 0.1}
+    starts = [{"host": "my-machine", "command_line": "focus grpo --output-dir /secret"}]
+    run = {"command": "grpo", "model": "focus-small-base", "init_from": start, "lr": 0.1, "starts": starts}
     card = write_card(CardFacts(name="x", run=run))
     assert f"By `focus grpo`. It started from {named}." in card
     assert "focus-small-base" not in card
+    assert "my-machine" not in card
+    assert "/secret" not in card
     assert '"lr": 0.1' in card
 
 
