@@ -20,6 +20,7 @@ from focus_env.answer_text import ANSWER_CLOSE, ANSWER_OPEN
 from focus_env.arrays import as_picture
 from focus_env.boxes import CoordinateFrame, as_box, refuse_shares
 from focus_env.parsing import holds_box, parse_answer, write_answer, write_box
+from focus_env.prompts.round_trip import misread
 from focus_env.spaces import Observation
 from focus_env.types import Box, Episode, ImageArray, ImagePart, Message, ParseResult, ParseStatus, TextPart
 
@@ -97,7 +98,8 @@ class PromptTemplate:
 
     Raises:
         ValueError: If a sentence uses an unknown placeholder, `support_text` or `answer_text` has not exactly one
-            ``{box}``, boxes cannot be written so in the frame, or `absent_answer_text` is not read as "not there".
+            ``{box}``, boxes cannot be written so in the frame, `absent_answer_text` is not read as "not there", or a
+            right answer is not read back as it was written.
     """
 
     name: str
@@ -132,6 +134,8 @@ class PromptTemplate:
         except ValueError as error:
             raise ValueError(f"template {self.name!r}: {error}") from error
         self._check_absent_answer()
+        if (fault := misread(self.form, CoordinateFrame(self.frame), thinking=self.thinking)) is not None:
+            raise ValueError(f"template {self.name!r}: {fault}")
 
     def _check_absent_answer(self) -> None:
         """See that the answer for an object that is not there is read as that: an episode's right answer is it."""
