@@ -283,13 +283,25 @@ class PromptTemplate:
 
     def _support_part(self, index: int, image: ImageArray, box: Box) -> TextPart:
         """The text that belongs to a support image, with its box marked."""
-        written = self.write_box(box, _wh(image))
+        try:
+            written = self.write_box(box, _wh(image))
+        except ValueError as error:
+            raise ValueError(f"support_images, number {index}: {error}") from error
         # Not found by its text, which other words of the sentence may have, too.
         before, _, behind = self.support_text.format(index=index, box=_MARK).partition(_MARK)
         return TextPart(before + written + behind, box_span=(len(before), len(before) + len(written)), box=box)
 
     def _input_wh(self, image_wh: tuple[int, int]) -> tuple[int, int] | None:
-        return None if self.image_to_input_wh is None else self.image_to_input_wh(image_wh)
+        if self.image_to_input_wh is None:
+            return None
+        try:
+            return self.image_to_input_wh(image_wh)
+        except ValueError as error:
+            width, height = image_wh
+            raise ValueError(
+                f"a picture of {width} x {height} pixels: the model's image processor cannot take it: {error}; leave "
+                "it out, or cut or pad it"
+            ) from error
 
 
 def read_observation(messages: Sequence[Message]) -> Observation:
