@@ -20,6 +20,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from focus_env.answer_text import ABSENT_WORD, ANSWER_CLOSE, ANSWER_OPEN
 from focus_env.boxes import CoordinateFrame, Coordinates
 
@@ -35,7 +37,9 @@ _NAMES = {"x1": "x_min", "y1": "y_min", "x2": "x_max", "y2": "y_max"}
 _SPEC = re.compile(r"(?:\.([1-9])f|0([1-6])d?)?", re.ASCII)
 # At most six digits: no image is larger, and such a number is finite.
 _WHOLE, _DECIMAL = r"[0-9]{1,6}", r"[0-9]{1,6}(?:\.[0-9]{1,9})?"
-_UNROUNDED = r"[0-9]{1,6}(?:\.[0-9]{1,18})?"
+_MOST_DECIMALS = 20
+"""Of a number that is not rounded: 17 digits behind three zeros, since smaller ones are cut."""
+_UNROUNDED = rf"[0-9]{{1,6}}(?:\.[0-9]{{1,{_MOST_DECIMALS}}})?"
 _ANY_LABEL = r"[^\"'<>\[\](){}\n]{0,100}"
 _LOCATION_TOKEN = "<loc{"
 
@@ -160,7 +164,7 @@ class BoxFormat:
             if isinstance(piece, str):
                 parts.append(piece)
             elif decimals is None:
-                parts.append(repr(float(by_name[piece.name])))
+                parts.append(_unrounded(float(by_name[piece.name])))
             else:
                 parts.append(f"{by_name[piece.name]:0{piece.width}.{decimals}f}")
         return "".join(parts)
@@ -245,14 +249,26 @@ def fields_of(text: str) -> list[str]:
     return [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
 
 
+def _unrounded(value: float) -> str:
+    """A number with all its digits and no exponent, which no model is taught to write."""
+    text = repr(value)
+    return np.format_float_positional(value, precision=_MOST_DECIMALS, trim="0") if "e" in text else text
+
+
 def _between_numbers(literal: str, *, is_first: bool, is_last: bool) -> str:
-    """A pattern of the text before, between or behind numbers, with any blanks beside these."""
+    """A pattern of the text before, between or behind numbers, with any blanks beside these.
+
+    Line ends and tabs are blanks where the format has some.
+    """
     if "<" in literal or ">" in literal:
         return re.escape(literal)  # of tokens, which hold no blanks
-    middle = " *".join(re.escape(part) for part in re.findall(r"\w+|[^\w\s]", literal))
+    blank = r"\s" if re.search(r"[^\S ]", literal) else " "
+    middle = f"{blank}*".join(re.escape(part) for part in re.findall(r"\w+|[^\w\s]", literal))
     if not middle:
-        return " +"  # numbers that blanks alone divide
-    return ("" if is_first else " *") + middle + ("" if is_last else " *")
+        return f"{blank}*" if is_first or is_last else f"{blank}+"  # numbers that blanks alone divide
+    before = not is_first or literal[0].isspace()
+    behind = not is_last or literal[-1].isspace()
+    return (f"{blank}*" if before else "") + middle + (f"{blank}*" if behind else "")
 
 
 @functools.cache

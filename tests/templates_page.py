@@ -85,8 +85,10 @@ frame: norm_1000               # default: the model's own unit
 | `frame`, `keeps_frame` | the unit, and whether a model's own does not stand in for it | |
 | `names`, `object_name`, `asks_by_category` | for templates that name the object, as IPLoc's do: how training calls it, how it is called where nothing is known, and whether evaluations tell its category | |
 
-A literal brace is written twice. A policy that was trained in your words has them in its `focus.json`, and is asked in
-them wherever it is loaded; a run that is gone on with has them, too. Nothing is read or imported from there.
+A literal brace is written twice. A template is refused, by the field, if a right answer of it is read as something
+else: in `{label} {box}` with bare numbers, the label may take digits of the first. A policy that was trained in your
+words has them in its `focus.json`, and is asked in them wherever it is loaded; a run that is gone on with has them,
+too. Nothing is read or imported from there.
 
 """
 

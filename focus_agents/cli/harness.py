@@ -10,11 +10,13 @@ Then, with lmms-eval or a clone of VLMEvalKit:
     python -m focus_agents.integrations.vlmevalkit runs/harness/focus_lasot_4_shot VLMEvalKit/run.py \
         --model Qwen2.5-VL-7B-Instruct
 
-Prompts, parser and scores are those of `focus evaluate`; the unit of boxes has to be named where a model has another.
+Prompts, parser and scores are those of `focus evaluate`. Boxes are in the template's own unit; for a model that writes
+another, name that by `--frame`. The words of a template of your own are written into the folder.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -42,13 +44,13 @@ class Args(Settings):
     template: str = "default"
     """Prompt wording."""
     frame: Annotated[
-        CoordinateFrame,
-        tyro.conf.arg(help="Unit in which boxes are shown and answered: the model's."),
-    ] = CoordinateFrame.NORM_1000
+        CoordinateFrame | None,
+        tyro.conf.arg(help="Unit in which boxes are shown and answered: the model's. None: the template's own."),
+    ] = None
     max_completion_tokens: Annotated[int, Ge(1)] = MAX_COMPLETION_TOKENS
     """Tokens at which an answer is cut."""
     output: Path = Path("runs/harness/focus")
-    """Folder to write; its name becomes the task's."""
+    """Folder to write; its name becomes the task's. Other files in it stay."""
 
 
 def main() -> None:
@@ -57,8 +59,10 @@ def main() -> None:
         args = parse(Args, __doc__)
         args.data.load(shots=args.shots)
         from focus_agents.integrations.harness import write_request
-        from focus_agents.integrations.lmms_eval import write_task
+        from focus_agents.integrations.lmms_eval import task_file, write_task
 
+        name = task_name(args.output)
+        task_file(args.output, name)  # before anything is written
         count = write_request(
             args.output,
             dataset=dataset_arguments(args),
@@ -67,8 +71,22 @@ def main() -> None:
             frame=args.frame,
             shuffle_supports=args.data.shuffle_supports,
         )
-        task = write_task(args.output, args.output.name, max_completion_tokens=args.max_completion_tokens)
+        task = write_task(args.output, name, max_completion_tokens=args.max_completion_tokens)
     console.print(f"{task}: {count} episodes of {args.data.dataset}, {args.shots} shots")
+
+
+def task_name(output: Path) -> str:
+    """Return the name of the task, that of its folder.
+
+    Raises:
+        ValueError: If it is none by which a harness finds a task.
+    """
+    name = os.path.basename(os.path.abspath(output))
+    if not name or not set(name).isdisjoint(", \t\n"):
+        raise ValueError(
+            f"output: expected a folder whose name can be a task's, without blanks and commas, got {str(output)!r}"
+        )
+    return name
 
 
 def dataset_arguments(args: Args) -> dict[str, object]:

@@ -156,22 +156,25 @@ def plan_steps(
         gpu: In place of the recipe's.
 
     Raises:
-        ValueError: If a step's command cannot be read, or a name is none of a step.
+        ValueError: If a step's command cannot be read, a name is none of a step, two steps write one folder, or a step
+            reads what a later one writes.
     """
-    from focus_agents.cli.recipe_steps import count_step, parse_step, run_folder
+    from focus_agents.cli.recipe_steps import check_order, count_step, parse_step, run_folder
 
     names = [step.name for step in recipe.steps]
     if odd := [name for name in only if name not in names]:
         raise ValueError(f"only: expected names of steps, {', '.join(names)}; got {odd[0]!r}")
     recipe = dataclasses.replace(recipe, gpu=gpu or recipe.gpu)
     check_sizes_known(recipe)
-    planned = []
+    planned, written = [], list[tuple[Step, list[str], Path | None]]()
     for step in recipe.steps:
         words = recipe.words(step, variables)
         args = parse_step(recipe, step, words)
         folder = run_folder(args, words[1])
+        written.append((step, words, folder))
         if not only or step.name in only:
             planned.append(Planned(step, words, _state(folder), folder, count_step(recipe, step, words[1], args)))
+    check_order(recipe, written)
     return planned
 
 

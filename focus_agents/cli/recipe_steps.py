@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,43 @@ def parse_step(recipe: Recipe, step: Step, words: Sequence[str]) -> Any:
 def run_folder(args: Any, command: str) -> Path | None:
     """Return the folder that a training is going to write; None for other commands."""
     return args.run.path(command) if command in ("sft", "grpo") and args.run.name is not None else None
+
+
+def check_order(recipe: Recipe, steps: Sequence[tuple[Step, list[str], Path | None]]) -> None:
+    """See that each training has a folder of its own, and that steps read no folder that is not written yet.
+
+    Args:
+        recipe: The recipe.
+        steps: In their order, each with its words and, of a training, its folder.
+
+    Raises:
+        ValueError: If not; the message names the steps.
+    """
+    writers: dict[str, Step] = {}
+    for step, _, folder in steps:
+        if folder is not None and (other := writers.setdefault(os.path.abspath(folder), step)) is not step:
+            raise ValueError(
+                f"{recipe.path}, step {step.name!r}: expected a `name` of its own, got {folder}, where step "
+                f"{other.name!r} writes"
+            )
+    later = dict(writers)
+    for step, words, folder in steps:
+        for word in words[2:]:
+            for path, writer in later.items():
+                if _is_within(word, path) and not os.path.exists(path):
+                    raise ValueError(
+                        f"{recipe.path}, step {step.name!r}: expected what an earlier step writes, got {word}, which "
+                        f"step {writer.name!r} is going to write; move that before this one"
+                    )
+        if folder is not None:
+            later.pop(os.path.abspath(folder))
+
+
+def _is_within(word: str, folder: str) -> bool:
+    """Whether a word of a command, such as `vlm:runs/a/checkpoints/final`, is a path in a folder."""
+    texts = {word, word.partition(":")[2], word.partition("=")[2]} - {""}
+    paths = [os.path.abspath(os.path.expanduser(text)) for text in texts if "\0" not in text]
+    return any(path == folder or path.startswith(folder + os.sep) for path in paths)
 
 
 def count_step(recipe: Recipe, step: Step, command: str, args: Any) -> Count | None:

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from focus_agents.integrations.harness import EPISODES_FILE, METRICS, metrics_of, served
+from focus_agents.integrations.harness import EPISODES_FILE, METRICS, check_replaceable, metrics_of, served
 from focus_env.types import ImagePart
 
 PLACE = "<image>"
@@ -37,6 +37,21 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(_Function, lambda dumper, value: dumper.represent_scalar("!function", str(value)))
 
 
+def task_file(folder: Path, name: str) -> Path:
+    """Return the YAML file that `write_task` is going to write.
+
+    Args:
+        folder: Of the episodes.
+        name: Of the task.
+
+    Raises:
+        DatasetError: If there is another file of this name.
+    """
+    file = folder / f"{name}.yaml"
+    check_replaceable(file, *_task(folder, name, max_completion_tokens=1))
+    return file
+
+
 def write_task(folder: Path, name: str, *, max_completion_tokens: int) -> Path:
     """Write the YAML file of a task beside the episodes that `harness.write_request` has written.
 
@@ -44,12 +59,23 @@ def write_task(folder: Path, name: str, *, max_completion_tokens: int) -> Path:
         folder: Of the episodes.
         name: Of the task.
         max_completion_tokens: Where an answer is cut.
+
+    Raises:
+        DatasetError: If there is another file of this name.
     """
+    file = task_file(folder, name)
+    task = _task(folder, name, max_completion_tokens=max_completion_tokens)
+    file.write_text(yaml.dump(task, Dumper=_Dumper, sort_keys=False), encoding="utf-8")
+    return file
+
+
+def _task(folder: Path, name: str, *, max_completion_tokens: int) -> dict[str, Any]:
+    """A task as lmms-eval reads it."""
     functions = {
         key: _Function(f"{__name__}.{key}")
         for key in ("doc_to_visual", "doc_to_text", "doc_to_messages", "doc_to_target", "process_results")
     }
-    task = {
+    return {
         "task": name,
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": {"test": str((folder / EPISODES_FILE).absolute())}},
@@ -62,9 +88,6 @@ def write_task(folder: Path, name: str, *, max_completion_tokens: int) -> Path:
         ],
         "metadata": [{"version": 1.0}],
     }
-    file = folder / f"{name}.yaml"
-    file.write_text(yaml.dump(task, Dumper=_Dumper, sort_keys=False), encoding="utf-8")
-    return file
 
 
 def doc_to_messages(doc: Row, lmms_eval_specific_kwargs: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:

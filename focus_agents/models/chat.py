@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jinja2 import TemplateError
+from transformers import AddedToken
 
 Chat = list[dict[str, Any]]
 """Turns as chat templates read them, each with a role and a list of parts."""
@@ -54,14 +55,21 @@ def prompt_text(tokenizer: Any, chat: Chat) -> str:
 def end_token_id(tokenizer: Any, named: str | None = None) -> int:
     """Return the token that ends an answer.
 
+    One that the tokenizer does not mark as special is marked, so that decoding leaves it out as it does others.
+
     Args:
         tokenizer: Of transformers.
-        named: The token that is known to; None: the first special one that the chat template writes behind an answer,
+        named: The token that is known to; None: the first added one that the chat template writes behind an answer,
             or else before what the user says next, as in GLM's, or else the tokenizer's end-of-text.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or the tokenizer cuts special tokens into pieces.
     """
+    if getattr(tokenizer, "split_special_tokens", False):
+        raise ValueError(
+            "tokenizer_config.json: split_special_tokens must be false, got true: the tokens of pictures and turns "
+            "would be cut into pieces that no model was trained on; set it to false, or leave it out"
+        )
     if named is not None:
         return int(tokenizer.get_vocab()[named])
     found = None if tokenizer.chat_template is None else _end_of_turn(tokenizer)
@@ -75,7 +83,12 @@ def end_token_id(tokenizer: Any, named: str | None = None) -> int:
 
 
 def _end_of_turn(tokenizer: Any) -> int | None:
-    special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    # Some tokenizers do not mark the ends of turns as special; blanks in a row may be added tokens as well.
+    added = {
+        token_id: token
+        for token_id, token in tokenizer.added_tokens_decoder.items()
+        if token.special or token.content.strip()
+    }
     word = "answer"
     for is_followed in (False, True):
         for content in (lambda text: [as_text(text)], str):  # older templates take a text only
@@ -86,10 +99,17 @@ def _end_of_turn(tokenizer: Any) -> int | None:
             except TemplateError:
                 continue
             behind = tokenizer(text.rpartition(word)[2], add_special_tokens=False)["input_ids"]
-            found = [token_id for token_id in behind if token_id in special]
+            found = [token_id for token_id in behind if token_id in added]
             if word in text and found:
+                _mark_special(tokenizer, added[found[0]])
                 return int(found[0])
     return None
+
+
+def _mark_special(tokenizer: Any, token: AddedToken) -> None:
+    if not token.special:
+        marked = AddedToken(token.content, lstrip=token.lstrip, rstrip=token.rstrip, normalized=False, special=True)
+        tokenizer.add_tokens([marked], special_tokens=True)
 
 
 def _render(tokenizer: Any, chat: Chat, *, add_generation_prompt: bool) -> str:

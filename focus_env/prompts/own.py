@@ -27,6 +27,7 @@ from focus_env.boxes import CoordinateFrame
 from focus_env.errors import MissingDependencyError
 from focus_env.importing import import_object
 from focus_env.prompts.named import IPLocTemplate, Names
+from focus_env.prompts.round_trip import misread
 from focus_env.prompts.template import PromptTemplate
 from focus_env.regular_files import open_regular
 
@@ -87,7 +88,9 @@ def make_template(fields: object, source: str, shipped: Mapping[str, PromptTempl
         given["optional_tokens"] = tuple(given["optional_tokens"])
     given.setdefault("name", Path(source).stem)
     try:
-        return kind(**start | given)
+        template = kind(**start | given)
+        _check_units(template)
+        return template
     except ValueError as error:
         reason = str(error).removeprefix(f"template {given['name']!r}: ")
         raise ValueError(f"template {source}: {reason}") from error
@@ -139,7 +142,25 @@ def import_template(path: str, shipped: Mapping[str, PromptTemplate]) -> PromptT
             f"template {path}: expected a PromptTemplate or a mapping of its fields, got {type(found).__name__}"
         )
     template_fields(found)
+    _check_units(found)
     return found
+
+
+def _check_units(template: PromptTemplate) -> None:
+    """See that right answers are read back in each unit that may stand in for the template's own.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    if template.keeps_frame:
+        return
+    for frame in CoordinateFrame:
+        try:
+            template.form.box.check_frame(frame)
+        except ValueError:
+            continue  # refused where it is asked for
+        if (fault := misread(template.form, frame, thinking=template.thinking)) is not None:
+            raise ValueError(f"template {template.name!r}: {fault}")
 
 
 def _check(name: str, value: object, source: str, known: list[str]) -> None:

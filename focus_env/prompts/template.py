@@ -20,6 +20,7 @@ from focus_env.answer_text import ANSWER_CLOSE, ANSWER_OPEN
 from focus_env.arrays import as_picture
 from focus_env.boxes import CoordinateFrame, as_box, refuse_shares
 from focus_env.parsing import holds_box, parse_answer, write_answer, write_box
+from focus_env.prompts.round_trip import misread
 from focus_env.spaces import Observation
 from focus_env.types import Box, Episode, ImageArray, ImagePart, Message, ParseResult, ParseStatus, TextPart
 
@@ -97,7 +98,8 @@ class PromptTemplate:
 
     Raises:
         ValueError: If a sentence uses an unknown placeholder, `support_text` or `answer_text` has not exactly one
-            ``{box}``, boxes cannot be written so in the frame, or `absent_answer_text` is not read as "not there".
+            ``{box}``, boxes cannot be written so in the frame, `absent_answer_text` is not read as "not there", or a
+            right answer is not read back as it was written.
     """
 
     name: str
@@ -132,6 +134,8 @@ class PromptTemplate:
         except ValueError as error:
             raise ValueError(f"template {self.name!r}: {error}") from error
         self._check_absent_answer()
+        if (fault := misread(self.form, CoordinateFrame(self.frame), thinking=self.thinking)) is not None:
+            raise ValueError(f"template {self.name!r}: {fault}")
 
     def _check_absent_answer(self) -> None:
         """See that the answer for an object that is not there is read as that: an episode's right answer is it."""
@@ -279,13 +283,25 @@ class PromptTemplate:
 
     def _support_part(self, index: int, image: ImageArray, box: Box) -> TextPart:
         """The text that belongs to a support image, with its box marked."""
-        written = self.write_box(box, _wh(image))
+        try:
+            written = self.write_box(box, _wh(image))
+        except ValueError as error:
+            raise ValueError(f"support_images, number {index}: {error}") from error
         # Not found by its text, which other words of the sentence may have, too.
         before, _, behind = self.support_text.format(index=index, box=_MARK).partition(_MARK)
         return TextPart(before + written + behind, box_span=(len(before), len(before) + len(written)), box=box)
 
     def _input_wh(self, image_wh: tuple[int, int]) -> tuple[int, int] | None:
-        return None if self.image_to_input_wh is None else self.image_to_input_wh(image_wh)
+        if self.image_to_input_wh is None:
+            return None
+        try:
+            return self.image_to_input_wh(image_wh)
+        except ValueError as error:
+            width, height = image_wh
+            raise ValueError(
+                f"a picture of {width} x {height} pixels: the model's image processor cannot take it: {error}; leave "
+                "it out, or cut or pad it"
+            ) from error
 
 
 def read_observation(messages: Sequence[Message]) -> Observation:

@@ -34,6 +34,7 @@ FOLDER = Path("experiments/recipes")
 NOT_RUN = "no"
 """What `ran` says where nobody has run the commands."""
 _REFERENCE = re.compile(r"\{([^{}\"':,]*)\}")
+_MARK = "\ue000"  # a character that no command has
 _VARIABLE = re.compile(r"[\w.-]+")
 
 
@@ -104,12 +105,30 @@ class Recipe:
             if name not in values:
                 raise ValueError(f"{where}: expected a line for {name!r} below `variables`, got none")
         try:
-            words = shlex.split(_REFERENCE.sub(lambda found: shlex.quote(values[found[1]]), step.run))
+            words = _split(step.run, values)
         except ValueError as error:
             raise ValueError(f"{where}: expected a command as a shell reads it, got: {error}") from error
         if words[:1] != ["focus"] or len(words) < 2:
             raise ValueError(f"{where}: expected a command that begins with focus and its name, got {step.run!r}")
         return words
+
+
+def _split(command: str, values: Mapping[str, str]) -> list[str]:
+    """The words of a command, with values in place of the variables; a value is part of its word, whatever it holds.
+
+    Raises:
+        ValueError: If quotes do not match, or a shell would do more with it than to start it.
+    """
+    names = _REFERENCE.findall(command)
+    # Values are filled in behind the split: their blanks and quotes are no blanks and quotes of the command.
+    marked = _REFERENCE.sub(_MARK, command)
+    reader = shlex.shlex(marked, posix=True, punctuation_chars=True)
+    reader.whitespace_split, reader.commenters = True, ""
+    for word in reader:
+        if word and set(word) <= set("();<>|&"):
+            raise ValueError(f"{word!r}, of a shell, which runs none of this; put it in quotes, or leave it out")
+    left = iter(names)
+    return [re.sub(_MARK, lambda _: values[next(left)], word) for word in shlex.split(marked)]
 
 
 def find_recipe(name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,13 @@ def test_every_command_is_read_and_every_counted_one_fits(name: str) -> None:
             assert count.hours > 0
     if recipe.base:
         assert recipe.ran == NOT_RUN
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_recipe_reads_what_is_not_written_yet(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = find_recipe(name).absolute()
+    monkeypatch.chdir(tmp_path)
+    assert command.plan_steps(load_recipe(path), {})
 
 
 def test_later_steps_start_from_what_earlier_ones_write() -> None:
@@ -165,6 +173,51 @@ def test_variables_may_stand_in_each_other(tmp_path: Path) -> None:
         recipe.words(recipe.steps[0], {"data-1": "{tao}"})
     with pytest.raises(ValueError, match="set: expected one value for 'tao', got two"):
         command.variables_of(("tao=a", "tao=b"))
+
+
+@pytest.mark.parametrize("value", ["a b; c", "it's", 'say "x"', "a\\b", "{x: 1}", "$HOME > y", " # "])
+@pytest.mark.parametrize("quoted", ['"{p}/x"', "'{p}/x'", "{p}/x", '{p}"/x"', "\\\\{p}/x"])
+def test_a_variable_is_part_of_its_word_whatever_quotes_there_are(value: str, quoted: str, tmp_path: Path) -> None:
+    recipe = recipe_of("title: a\nvariables: {p: q}\nsteps:\n- {name: one, run: focus data}\n", tmp_path)
+    step = dataclasses.replace(recipe.steps[0], run=f"focus data --data-root {quoted} {{p}}")
+    start = "\\" if quoted.startswith("\\") else ""
+    assert recipe.words(step, {"p": value})[2:] == ["--data-root", f"{start}{value}/x", value]
+
+
+@pytest.mark.parametrize("shell", ["> file", ">file", "2>&1", "| tee x", "&& rm x", "; ls", "&", "< x", "$(ls)"])
+def test_what_a_shell_would_do_is_no_part_of_a_command(shell: str, tmp_path: Path) -> None:
+    recipe = recipe_of(ONE_STEP, tmp_path)
+    step = dataclasses.replace(recipe.steps[0], run=f"focus evaluate --policy center {shell}")
+    with pytest.raises(ValueError, match=r"step 'one': expected a command as a shell reads it, got: .*, of a shell"):
+        recipe.words(step)
+    quoted = dataclasses.replace(step, run="focus evaluate --policy 'a;b' \"c > d\"")
+    assert recipe.words(quoted)[3:] == ["a;b", "c > d"]
+
+
+FINAL = "runs/{}/checkpoints/final"
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        (["sft --name x", "sft --name x"], "step 's1': expected a `name` of its own, got .*x, where step 's0' writes"),
+        (["sft --name x", "grpo --name x"], "step 's1': expected a `name` of its own"),
+        (
+            [f"sft --name y --init-from {FINAL.format('x')}", "sft --name x"],
+            "step 's0': expected what an earlier step writes, got runs/x/checkpoints/final, which step 's1' is going",
+        ),
+        ([f"sft --name x --init-from ./{FINAL.format('x')}"], "step 's0': expected what an earlier step writes"),
+        ([f"evaluate --policy vlm:{FINAL.format('x')}", "grpo --name x"], "step 's0': expected what an earlier step"),
+    ],
+)
+def test_steps_that_write_one_folder_or_read_what_is_not_there_yet(
+    runs: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    steps = "".join(f"- name: s{n}\n  run: focus {run}\n" for n, run in enumerate(runs))
+    recipe = recipe_of(f"title: a\nsteps:\n{steps}", tmp_path)
+    with pytest.raises(ValueError, match=message):
+        command.plan_steps(recipe, {})
 
 
 @pytest.mark.parametrize("base", ["", "base: qwen2-vl-7b\ngpu: A100-80GB\n"])

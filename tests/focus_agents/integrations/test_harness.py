@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from focus_agents.cli.harness import main, task_name
 from focus_agents.integrations import lmms_eval, vlmevalkit
 from focus_agents.integrations.harness import EPISODES_FILE, REQUEST_FILE, metrics_of, served, write_request
 from focus_env.boxes import CoordinateFrame
@@ -17,6 +20,7 @@ from focus_env.datasets import load_dataset
 from focus_env.errors import DatasetError, MissingDependencyError
 from focus_env.metrics import summarize
 from focus_env.parsing import write_answer
+from focus_env.prompts import get_template
 from focus_env.types import TextPart
 
 DATASET = {"name": "synthetic", "split": "test", "shots": 2, "seed": 0, "level": 1}
@@ -175,3 +179,115 @@ def test_vlmevalkit_runs_the_data_set(folder: Path, monkeypatch: pytest.MonkeyPa
         ]
     )
     assert dataset.evaluate(str(file))["miou"] == pytest.approx(expected["miou_all"])
+
+
+OWN = {"base": "default", "box_text": "({x1},{y1}),({x2},{y2})", "answer_text": "{box}", "frame": "pixel"}
+
+
+@pytest.mark.parametrize("template", ["llava_onevision", "iploc_id", "paligemma", "default", "own.json"])
+def test_the_templates_own_unit_is_asked_in(template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the words of one's own are served from anywhere, whatever becomes of the file."""
+    monkeypatch.chdir(tmp_path)
+    Path("own.json").write_text(json.dumps(OWN))
+    asked = get_template(template)
+    write_request(tmp_path / "out", dataset=DATASET, num_episodes=1, template=template)
+    Path("own.json").unlink()
+    monkeypatch.chdir("/")
+    found = served(str(tmp_path / "out"))
+    assert found.template == asked
+    episode = found.episodes[0]
+    right = asked.answer(episode.target_box, episode.query_frame.image_wh)
+    assert found.score(0, right).iou == pytest.approx(1, abs=0.1)
+
+
+def test_a_unit_that_is_named_counts(tmp_path: Path) -> None:
+    write_request(
+        tmp_path, dataset=DATASET, num_episodes=1, template="llava_onevision", frame=CoordinateFrame.NORM_1000
+    )
+    assert served(str(tmp_path)).template.frame is CoordinateFrame.NORM_1000
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            {"frame": CoordinateFrame.RESIZED_PIXEL},
+            "expected a unit that is known without the model, got resized_pixel",
+        ),
+        ({"template": "qwen2_5_vl"}, "template 'qwen2_5_vl': expected a unit that is known without the model"),
+        ({"template": "r1_track"}, "template 'r1_track': expected a unit that is known without the model"),
+        ({"template": "paligemma", "frame": CoordinateFrame.PIXEL}, "expected the unit norm_1024"),
+        ({"template": "sonnet"}, "unknown prompt template 'sonnet'"),
+        ({"template": "native"}, "expected a model that is loaded here"),
+        ({"dataset": DATASET | {"level": 9}}, "level"),
+        ({"dataset": DATASET | {"name": "sonnets"}}, "sonnets"),
+    ],
+)
+def test_a_request_that_is_refused_leaves_no_folder(asked: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises((ValueError, DatasetError), match=message):
+        write_request(tmp_path / "new" / "out", **{"dataset": DATASET, "num_episodes": 1, **asked})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (REQUEST_FILE, '{"url": "https://example.org"}'),
+        (REQUEST_FILE, "my notes"),
+        (REQUEST_FILE, ""),
+        (EPISODES_FILE, '{"index": 0, "folder": "x", "caption": "mine"}\n'),
+        (EPISODES_FILE, "[" * 100_000),
+        (EPISODES_FILE, b"\xff\xfe"),
+        (f"{NAME}.yaml", "task: mine\n"),
+        (f"{NAME}.yaml", "- mine\n"),
+    ],
+)
+def test_files_of_another_kind_stay(name: str, content: str | bytes, tmp_path: Path) -> None:
+    folder = tmp_path / NAME
+    folder.mkdir()
+    whole = content if isinstance(content, bytes) else content.encode()
+    (folder / name).write_bytes(whole)
+    write = (
+        functools.partial(lmms_eval.write_task, folder, NAME, max_completion_tokens=40)
+        if name.endswith(".yaml")
+        else functools.partial(write_request, folder, dataset=DATASET, num_episodes=1)
+    )
+    with pytest.raises(DatasetError, match=f"{name}: expected no such file, or that of an earlier request"):
+        write()
+    assert (folder / name).read_bytes() == whole
+    assert [file.name for file in folder.iterdir()] == [name]
+
+
+def test_an_earlier_request_is_replaced(folder: Path) -> None:
+    lmms_eval.write_task(folder, NAME, max_completion_tokens=40)
+    (folder / "notes.txt").write_text("mine")
+    assert write_request(folder, dataset=DATASET, num_episodes=2, template="llava_onevision") == 2
+    assert "max_new_tokens: 7" in lmms_eval.write_task(folder, NAME, max_completion_tokens=7).read_text()
+    assert len(rows_of(folder)) == 2
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert served(str(folder)).template.name == "llava_onevision"
+
+
+@pytest.mark.parametrize("output", ["/", "a b", "x/a,b"])
+def test_a_folder_whose_name_is_none_of_a_task(output: str) -> None:
+    with pytest.raises(ValueError, match="output: expected a folder whose name can be a task's"):
+        task_name(Path(output))
+
+
+def test_the_command_writes_the_unit_and_nothing_where_a_file_is_in_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["focus harness", "--template", "llava_onevision", "--num-episodes", "2", "--output", "out/."]
+    monkeypatch.setattr(sys, "argv", words)
+    main()
+    assert "2 episodes of synthetic" in capsys.readouterr().out
+    assert json.loads(Path("out", REQUEST_FILE).read_text())["frame"] == "norm_1"
+    assert Path("out/out.yaml").exists()
+    Path("new").mkdir()
+    Path("new/new.yaml").write_text("mine: 1")
+    monkeypatch.setattr(sys, "argv", [*words[:-1], "new"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert [file.name for file in Path("new").iterdir()] == ["new.yaml"]
+    assert "choose another folder as --output" in capsys.readouterr().err.replace("\n", " ")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AddedToken, AutoTokenizer
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.chat import as_text, end_token_id, prompt_text
@@ -47,6 +48,31 @@ def test_the_end_token_is_the_templates(start: str, end: str, tokenizer: Any, pr
     own = VLMProcessor(tokenizer, processor.image_processor, processor.family)
     assert own.encode_answer("[1, 2]")[-1] == token_id
     assert own.decode(own.encode_answer("[1, 2]")) == "[1, 2]"
+
+
+def test_an_end_of_turn_that_is_not_marked_as_special(tokenizer: Any, processor: VLMProcessor, tmp_path: Path) -> None:
+    """And a token of blanks behind it; decoding leaves the end out, also from a saved tokenizer."""
+    use(tokenizer, "<|im_start|>", "")
+    tokenizer.add_tokens([AddedToken(token, special=False) for token in ("<|the_end|>", "\n\n\n")])
+    tokenizer.chat_template = TURNS.replace("OPEN", "'<|im_start|>'").replace("END", "'\n\n\n<|the_end|>'")
+    token_id = tokenizer.convert_tokens_to_ids("<|the_end|>")
+    assert end_token_id(tokenizer) == token_id
+    own = VLMProcessor(tokenizer, processor.image_processor, processor.family)
+    assert own.encode_answer("[1, 2]")[-1] == token_id
+    assert own.decode(own.encode_answer("[1, 2]")) == "[1, 2]"
+    assert tokenizer("a<|the_end|>b")["input_ids"].count(token_id) == 1
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again.decode([token_id], skip_special_tokens=True) == ""
+    assert end_token_id(again) == token_id
+
+
+def test_special_tokens_that_are_cut_into_pieces(tokenizer: Any, processor: VLMProcessor, tmp_path: Path) -> None:
+    folder = save_policy(tmp_path / "model", load_model("tiny"), processor)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"split_special_tokens": True}))
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: split_special_tokens must be false, got true"):
+        load_processor(str(folder))
 
 
 def test_without_one_it_is_what_begins_the_next_turn(tokenizer: Any) -> None:

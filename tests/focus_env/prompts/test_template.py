@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -276,3 +277,26 @@ class TestIPLoc:
     def test_an_episode_keeps_its_name(self) -> None:
         names = {self.name(TEMPLATES["iploc"], 7) for _ in range(3)}
         assert len(names) == 1
+
+
+def too_long(image_wh: tuple[int, int]) -> tuple[int, int]:
+    """As Qwen's rule refuses a picture, without its size."""
+    if max(image_wh) / min(image_wh) > 200:
+        raise ValueError("absolute aspect ratio must be smaller than 200, got 201.0")
+    return image_wh
+
+
+def test_a_picture_that_the_model_cannot_take_is_named() -> None:
+    template = dataclasses.replace(
+        get_template("default"), frame=CoordinateFrame.RESIZED_PIXEL, image_to_input_wh=too_long
+    )
+    pictures = [np.zeros((side, 201, 3), np.uint8) for side in (4, 1)]
+    observation: Any = {
+        "support_images": pictures, "support_boxes": [(0, 0, 9, 4), (0, 0, 9, 1)], "query_image": pictures[0],
+    }  # fmt: skip
+    with pytest.raises(
+        ValueError, match=r"^support_images, number 2: a picture of 201 x 1 pixels: .*got 201\.0; leave"
+    ):
+        template.render(observation)
+    with pytest.raises(ValueError, match=r"^a picture of 201 x 1 pixels: the model's image processor cannot take it"):
+        template.answer(Box(0, 0, 9, 1), (201, 1))
