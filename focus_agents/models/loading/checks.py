@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import AutoModelForImageTextToText
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.quantizers import AutoHfQuantizer
@@ -17,6 +16,7 @@ from focus_agents.models.loading.parts import check_fit, load_config, load_proce
 from focus_agents.models.loading.places import NEW_MODELS, not_loaded
 from focus_agents.models.loading.saved_adapters import check_adapter, check_base
 from focus_agents.models.loading.sources import ModelSource, find_source
+from focus_agents.models.loading.tensors import empty_model, tensors_fault
 from focus_agents.models.loading.weight_files import weight_bytes, weights_fault
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.shipped import model_name
@@ -55,7 +55,7 @@ def check_model(name_or_path: str | Path, *, max_image_tokens: int | None = None
     if fault := weights_fault(source.files):
         raise CheckpointError(not_loaded(source.text, fault))
     check_generation(source.files)
-    _check_size(source, config)
+    _check_weights(source, config)
     if source.adapter is not None:
         check_adapter(source.adapter, config)
         check_base(source)
@@ -75,17 +75,18 @@ def _check_quantization(text: str, config: Any) -> None:
         raise CheckpointError(not_loaded(text, reason)) from error
 
 
-def _check_size(source: ModelSource, config: Any) -> None:
-    """See that a model can be made of its configuration, and is not far larger than its weights: it would be made up.
+def _check_weights(source: ModelSource, config: Any) -> None:
+    """See that a model can be made of its configuration, and that the files hold its tensors.
 
-    A number takes a byte or more in a file; in 4 bits half of one.
+    One far larger than its weights is refused by its size, as no tensors need be compared. A number takes a byte or
+    more in a file; in 4 bits half of one.
     """
     try:
-        with torch.device("meta"):  # without memory
-            size = sum(p.numel() for p in AutoModelForImageTextToText.from_config(config).parameters())
+        model = empty_model(AutoModelForImageTextToText, config)
     except Exception as error:  # whatever a model's class raises
         reason = f"config.json: expected one that a {config.model_type} can be made of, got {type(error).__name__}: "
         raise CheckpointError(not_loaded(source.text, f"{reason}{error}; take the model's own config.json")) from error
+    size = sum(parameter.numel() for parameter in model.parameters())
     stored, is_quantized = weight_bytes(source.files), getattr(config, "quantization_config", None) is not None
     if stored is not None and size > stored * (2.5 if is_quantized else 1.25):
         reason = (
@@ -93,6 +94,8 @@ def _check_size(source: ModelSource, config: Any) -> None:
             "config.json that belongs to them"
         )
         raise CheckpointError(not_loaded(source.text, reason))
+    if fault := tensors_fault(source.files, model):
+        raise CheckpointError(not_loaded(source.text, fault))
 
 
 def _check_pictures(text: str, config: Any, processor: VLMProcessor) -> None:
