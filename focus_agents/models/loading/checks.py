@@ -24,6 +24,10 @@ from focus_agents.models.views import num_image_tokens
 
 OTHER_WAY = "take the model as it was before, or serve it by vLLM and ask it as the policy openai_api"
 """Advice on a model that cannot be loaded here."""
+TEST_PICTURE = (50, 70)
+"""(height, width) in pixels of the picture by which an image processor is tried: no multiple of a patch."""
+MOST_TEST_PIXELS = 1 << 23
+"""About 2900 x 2900: no published image processor scales so small a picture up to that."""
 
 
 def check_model(name_or_path: str | Path, *, max_image_tokens: int | None = None) -> VLMProcessor:
@@ -99,21 +103,51 @@ def _check_weights(source: ModelSource, config: Any) -> None:
 
 
 def _check_pictures(text: str, config: Any, processor: VLMProcessor) -> None:
-    """See that the image processor makes of a picture what the family's vision tower takes."""
-    picture = np.zeros((48, 64, 3), dtype=np.uint8)
-    try:
-        grids = processor.family.preprocess(processor.image_processor, [picture]).grids
-        (views,) = processor.views([picture], grids)
-        fault = None if num_image_tokens(views) > 0 else f"no tokens of a picture, {grids.tolist()}"
-    except Exception as error:  # whatever one of another family raises
-        fault = f"{type(error).__name__}: {error}"
+    """See that the image processor is the family's, and makes of a picture what the family's vision tower takes."""
+    whose = _own_image_processors(config)
+    name = type(processor.image_processor).__name__
+    if whose and name.removesuffix("Pil").removesuffix("Fast") not in whose:
+        fault: str | None = "its settings are of another model"
+    else:
+        try:
+            fault = _picture_fault(config, processor)
+        except Exception as error:  # whatever one of another family raises
+            fault = f"{type(error).__name__}: {error}"
     if fault is not None:
-        known = IMAGE_PROCESSOR_MAPPING_NAMES.get(config.model_type)
-        names = sorted({name for name in known.values() if name}) if isinstance(known, dict) else []
-        own = f", {' or '.join(names)}" if names else ""
+        own = f", {' or '.join(whose)}" if whose else ""
         reason = (
-            f"expected the image processor of a {config.model_type}{own}, got "
-            f"{type(processor.image_processor).__name__}, which does not make what the model takes ({fault}); take "
-            "preprocessor_config.json from where the weights are from"
+            f"preprocessor_config.json: expected the image processor of a {config.model_type}{own}, got {name}, which "
+            f"does not make what the model takes ({fault}); take preprocessor_config.json from where the weights are "
+            "from"
         )
         raise CheckpointError(not_loaded(text, reason))
+
+
+def _own_image_processors(config: Any) -> list[str]:
+    """The classes of image processors that transformers has for a model; [] where it names none."""
+    known = IMAGE_PROCESSOR_MAPPING_NAMES.get(config.model_type)
+    names = known.values() if isinstance(known, dict) else ()
+    return sorted({name.removesuffix("Pil").removesuffix("Fast") for name in names if name})
+
+
+def _picture_fault(config: Any, processor: VLMProcessor) -> str | None:
+    """Whether a small picture becomes what the vision tower takes; one that would be blown up is not processed."""
+    family, image_processor = processor.family, processor.image_processor
+    height, width = TEST_PICTURE
+    wide, high = family.image_to_input_wh(image_processor)((width, height))
+    if wide * high > MOST_TEST_PIXELS:
+        return (
+            f"{family.picture_size} and the like: expected that a picture of {width} x {height} pixels becomes at most "
+            f"{MOST_TEST_PIXELS:,} pixels, got {wide:,} x {high:,}"
+        )
+    picture = np.zeros((height, width, 3), dtype=np.uint8)
+    grids, arrays = family.preprocess(image_processor, [picture])
+    wanted = family.pixel_shape(config)
+    got = next((values.shape for name, values in arrays.items() if name == "pixel_values"), None)
+    if wanted is not None and got is not None and got[-len(wanted) :] != wanted:
+        return (
+            f"{family.picture_size}: expected pixel_values that end with {list(wanted)}, as vision_config of "
+            f"config.json has it, got {list(got)}"
+        )
+    (views,) = processor.views([picture], grids)
+    return None if num_image_tokens(views) > 0 else f"no tokens of a picture, {grids.tolist()}"

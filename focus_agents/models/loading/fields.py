@@ -91,7 +91,7 @@ CONFIG: Mapping[str, Rule] = {
 PREPROCESSOR: Mapping[str, Rule] = {
     **_sizes(1 << 12, "patch_size", "merge_size", "temporal_patch_size"),
     **_sizes(1 << 40, "height", "width", "shortest_edge", "longest_edge", "min_pixels", "max_pixels"),
-    **_sizes(1 << 16, "min_patches", "max_patches"),
+    **_sizes(1 << 9, "min_patches", "max_patches"),
     **_channels("three finite numbers", lambda value: True, "image_mean"),
     **_channels("three finite numbers above 0", lambda value: value > 0, "image_std"),
     **_numbers(*_POSITIVE, "rescale_factor"),
@@ -124,6 +124,20 @@ def _faults(settings: Mapping[str, Any], rules: Mapping[str, Rule], path: str) -
             continue
         if least > most:
             yield f"{path}{low}: expected at most {high}, {most}, got {least}"
+
+
+def size_fault(size: Any) -> str | None:
+    """Return how the limits of a picture's size contradict each other, wherever a file has them; None: they do not.
+
+    Args:
+        size: Of an image processor of transformers, which puts `min_pixels` and `max_pixels` in the place of edges.
+    """
+    least, most = (getattr(size, name, None) for name in _PAIRS[0])
+    if not (isinstance(least, int) and isinstance(most, int)) or least <= most:
+        return None
+    return (
+        f"min_pixels or size.shortest_edge: expected at most max_pixels or size.longest_edge, {most:,}, got {least:,}"
+    )
 
 
 def config_fault(config: Any) -> str | None:
