@@ -47,7 +47,7 @@ def test_image_processors_of_other_families(
     check_model(str(folder))
     for other in set(TYPES) - {model_type}:
         shutil.copy(saved[other] / FILE, folder / FILE)
-        with pytest.raises(CheckpointError, match="expected (the image processor of a|its own image processor)"):
+        with pytest.raises(CheckpointError, match=r"expected (the image processor of a|its own image processor)"):
             check_model(str(folder))
 
 
