@@ -87,6 +87,7 @@ class ModelFamily(abc.ABC):
         placeholder: Stands for a picture in the chat template's text; None: the image token.
         native_template: The template in whose form its models were trained to write boxes.
         chat_template: Of tokenizers that come without one, in Jinja; None: they have their own.
+        picture_size: The field of `preprocessor_config.json` that gives `pixel_values` its height and width.
         vllm_fault: Why vLLM cannot answer prompts of its models, as the end of a sentence about it; "": it can.
     """
 
@@ -100,6 +101,7 @@ class ModelFamily(abc.ABC):
     placeholder: str | None = None
     native_template: str = "default"
     chat_template: str | None = None
+    picture_size: str = "size"
     vllm_fault: str = ""
 
     def for_config(self, config: Any) -> ModelFamily:
@@ -151,6 +153,14 @@ class ModelFamily(abc.ABC):
         The frame `RESIZED_PIXEL` counts in pixels of that size. The rule is picklable, and rules that do the same are
         equal.
         """
+
+    def pixel_shape(self, config: Any) -> tuple[int, ...] | None:
+        """Return the last axes of `pixel_values` as the vision tower of a model takes them; None: nobody knows.
+
+        Args:
+            config: The model's configuration, of transformers.
+        """
+        return None
 
     def views(self, image_processor: Any, grid: tuple[int, int], image_wh: ImageSize) -> tuple[View, ...]:
         """Return which part of a picture each of its image tokens shows.

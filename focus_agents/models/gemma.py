@@ -76,6 +76,11 @@ class SquareFamily(CountingFamily):
         """See `ModelFamily`; the square."""
         return SquareWh((int(image_processor.size["width"]), int(image_processor.size["height"])))
 
+    def pixel_shape(self, config: Any) -> tuple[int, ...]:
+        """See `ModelFamily`; a square."""
+        side = config.vision_config.image_size
+        return config.vision_config.num_channels, side, side
+
     def views(self, image_processor: Any, grid: tuple[int, int], image_wh: ImageSize) -> tuple[View, ...]:
         """See `ModelFamily`; the whole picture."""
         return (View(self.side, self.side),)

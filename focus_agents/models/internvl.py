@@ -105,6 +105,11 @@ class InternVL(CountingFamily):
         tile_wh = (int(size["width"]), int(size["height"]))
         return Canvas(tile_wh, image_processor.min_patches, image_processor.max_patches)
 
+    def pixel_shape(self, config: Any) -> tuple[int, ...]:
+        """See `ModelFamily`; a tile."""
+        height, width = config.vision_config.image_size
+        return config.vision_config.num_channels, height, width
+
     def views(self, image_processor: Any, grid: tuple[int, int], image_wh: ImageSize) -> tuple[View, ...]:
         """See `ModelFamily`; the tiles row by row, and the whole picture behind them if they are several."""
         tiles = tile_views(grid, self.tile_grid)

@@ -82,6 +82,11 @@ class LlavaOnevision(CountingFamily):
         """See `ModelFamily`; without the padding."""
         return FittedWh(int(image_processor.size["height"]))
 
+    def pixel_shape(self, config: Any) -> tuple[int, ...]:
+        """See `ModelFamily`; a square."""
+        side = config.vision_config.image_size
+        return config.vision_config.num_channels, side, side
+
     def views(self, image_processor: Any, grid: tuple[int, int], image_wh: ImageSize) -> tuple[View, ...]:
         """See `ModelFamily`; the padded square."""
         longest = max(image_wh)

@@ -88,6 +88,12 @@ class QwenVL(ModelFamily):
         size = image_processor.size
         return ResizedWh(token_side(image_processor), size["shortest_edge"], size["longest_edge"])
 
+    def pixel_shape(self, config: Any) -> tuple[int, ...]:
+        """See `ModelFamily`; a patch, all its numbers in a row."""
+        vision = config.vision_config
+        channels = getattr(vision, "in_channels", None) or vision.in_chans
+        return (channels * vision.temporal_patch_size * vision.patch_size**2,)
+
     # ---- the model
 
     def parts(self, model: Any) -> ModelParts:

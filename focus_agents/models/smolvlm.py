@@ -87,6 +87,11 @@ class SmolVLM(CountingFamily):
         """See `ModelFamily`; all tiles together."""
         return StretchedWh(_longest(image_processor.size), _longest(image_processor.max_image_size))
 
+    def pixel_shape(self, config: Any) -> tuple[int, ...]:
+        """See `ModelFamily`; a tile."""
+        side = config.vision_config.image_size
+        return config.vision_config.num_channels, side, side
+
     def views(self, image_processor: Any, grid: tuple[int, int], image_wh: ImageSize) -> tuple[View, ...]:
         """See `ModelFamily`; the tiles row by row, and the whole picture."""
         tokens = (self.tile_side, self.tile_side)
@@ -131,6 +136,7 @@ def _longest(size: Any) -> int:
 SMOLVLM = SmolVLM(
     name="smolvlm",
     model_types=("smolvlm",),
+    picture_size="max_image_size",
     frame=CoordinateFrame.NORM_1000,
     image_token="<image>",
     never_sampled=("<image>", "<fake_token_around_image>", "<global-img>"),

@@ -77,12 +77,13 @@ CONFIG: Mapping[str, Rule] = {
     **_sizes(1 << 10, "num_hidden_layers", "depth"),
     **_sizes(1 << 16, "num_attention_heads", "num_heads", "num_key_value_heads", "head_dim", "image_size"),
     **_sizes(1 << 16, "linear_num_key_heads", "linear_num_value_heads", "mm_tokens_per_image", "image_seq_length"),
-    **_sizes(1 << 16, "num_experts", "num_local_experts", "num_experts_per_tok", "window_size", least=0),
+    **_sizes(1 << 16, "num_experts", "num_local_experts", "num_experts_per_tok", least=0),
+    **_sizes(1 << 16, "window_size"),
     **_sizes(1 << 24, "vocab_size", "num_position_embeddings"),
     **_sizes(1 << 31, "max_position_embeddings"),
     **_sizes(1 << 12, "patch_size", "spatial_merge_size", "temporal_patch_size", "scale_factor"),
     **_sizes(1 << 12, "in_channels", "in_chans", "num_channels"),
-    **_numbers(*_POSITIVE, "rms_norm_eps", "layer_norm_eps", "rope_theta", "mlp_ratio"),
+    **_numbers(*_POSITIVE, "rms_norm_eps", "layer_norm_eps", "rope_theta", "mlp_ratio", "query_pre_attn_scalar"),
     **_numbers(*_SHARE, "partial_rotary_factor", "downsample_ratio"),
     **_numbers("a number from 0 to below 1", lambda value: 0 <= value < 1, "attention_dropout", "hidden_dropout_prob"),
 }
@@ -91,7 +92,7 @@ CONFIG: Mapping[str, Rule] = {
 PREPROCESSOR: Mapping[str, Rule] = {
     **_sizes(1 << 12, "patch_size", "merge_size", "temporal_patch_size"),
     **_sizes(1 << 40, "height", "width", "shortest_edge", "longest_edge", "min_pixels", "max_pixels"),
-    **_sizes(1 << 16, "min_patches", "max_patches"),
+    **_sizes(1 << 9, "min_patches", "max_patches"),
     **_channels("three finite numbers", lambda value: True, "image_mean"),
     **_channels("three finite numbers above 0", lambda value: value > 0, "image_std"),
     **_numbers(*_POSITIVE, "rescale_factor"),
@@ -126,6 +127,20 @@ def _faults(settings: Mapping[str, Any], rules: Mapping[str, Rule], path: str) -
             yield f"{path}{low}: expected at most {high}, {most}, got {least}"
 
 
+def size_fault(size: Any) -> str | None:
+    """Return how the limits of a picture's size contradict each other, wherever a file has them; None: they do not.
+
+    Args:
+        size: Of an image processor of transformers, which puts `min_pixels` and `max_pixels` in the place of edges.
+    """
+    least, most = (getattr(size, name, None) for name in _PAIRS[0])
+    if not (isinstance(least, int) and isinstance(most, int)) or least <= most:
+        return None
+    return (
+        f"min_pixels or size.shortest_edge: expected at most max_pixels or size.longest_edge, {most:,}, got {least:,}"
+    )
+
+
 def config_fault(config: Any) -> str | None:
     """Return which fields of a configuration contradict each other; None: none that can be seen.
 
@@ -141,7 +156,8 @@ def config_fault(config: Any) -> str | None:
     width = "embed_dim" if hasattr(vision, "embed_dim") else "hidden_size"
     if fault := _heads_fault(vision, width, "num_heads" if hasattr(vision, "num_heads") else "num_attention_heads"):
         return f"vision_config.{fault}"
-    return _patches_fault(vision) or _positions_fault(text)
+    found = (check(config, text, vision) for check in _CROSS_CHECKS)
+    return _patches_fault(vision) or _positions_fault(text) or next((fault for fault in found if fault), None)
 
 
 def _heads_fault(config: Any, width: str, number: str) -> str | None:
@@ -181,3 +197,66 @@ def _positions_fault(text: Any) -> str | None:
         f"text_config.mrope_section: expected three whole numbers that add up to {wanted}, half of what is rotated of "
         f"a head, got {json.dumps(section, default=str)[:100]}"
     )
+
+
+def _window_fault(config: Any, text: Any, vision: Any) -> str | None:
+    """Of towers whose layers look at windows, and of decoder layers that look back at a window."""
+    window, blocks = getattr(vision, "window_size", None), getattr(vision, "fullatt_block_indexes", None)
+    if isinstance(window, int) and blocks is not None:
+        token = vision.patch_size * vision.spatial_merge_size
+        if window < token:
+            return f"vision_config.window_size: expected at least {token}, a token's pixels along a side, got {window}"
+        if not blocks:
+            return "vision_config.fullatt_block_indexes: expected the layers that see a whole picture, got []"
+    kinds, width = getattr(text, "layer_types", None) or (), getattr(text, "sliding_window", None)
+    if "sliding_attention" in kinds and not (isinstance(width, int) and width > 0):
+        return f"text_config.sliding_window: expected a whole number from 1, as layer_types has it, got {width}"
+    return None
+
+
+def _layers_fault(config: Any, text: Any, vision: Any) -> str | None:
+    """Of lists of a tower's layers, and of the layer whose output is the picture."""
+    depth = getattr(vision, "depth", None) or getattr(vision, "num_hidden_layers", None)
+    if not isinstance(depth, int):
+        return None
+    for name in ("fullatt_block_indexes", "deepstack_visual_indexes"):
+        listed = getattr(vision, name, None)
+        if listed is None:
+            continue
+        if len({*listed}) < len(listed) or not all(_is_whole(index, 0, depth - 1) for index in listed):
+            expected = f"different whole numbers from 0 to {depth - 1}, one a layer"
+            return f"vision_config.{name}: expected {expected}, got {json.dumps(listed, default=str)[:100]}"
+    chosen = getattr(config, "vision_feature_layer", None)
+    for layer in chosen if isinstance(chosen, list | tuple) else [chosen]:
+        if layer is not None and not (_is_whole(layer, -depth - 1, depth) and layer):
+            expected = f"a whole number from 1 to {depth}, or from -{depth + 1} to -1"
+            return f"vision_feature_layer: expected {expected}, got {json.dumps(layer, default=str)[:100]}"
+    return None
+
+
+def _experts_fault(config: Any, text: Any, vision: Any) -> str | None:
+    """Of mixtures of experts."""
+    experts, chosen = getattr(text, "num_experts", None), getattr(text, "num_experts_per_tok", None)
+    if isinstance(experts, int) and experts and isinstance(chosen, int) and not 1 <= chosen <= experts:
+        return f"text_config.num_experts_per_tok: expected 1 to num_experts, {experts}, got {chosen}"
+    return None
+
+
+def _tokens_fault(config: Any, text: Any, vision: Any) -> str | None:
+    """Of pictures whose patches are joined to a square of tokens, and of the tower's outputs that are taken."""
+    tokens = getattr(config, "mm_tokens_per_image", None)
+    if isinstance(tokens, int):
+        side, patches = math.isqrt(tokens), vision.image_size // vision.patch_size
+        if side * side != tokens or side > patches or patches % side:
+            expected = f"the square of a divisor of {patches}, the patches along a side"
+            return f"mm_tokens_per_image: expected {expected}, got {tokens}"
+    wanted = _FEATURES.get(config.model_type)
+    strategy = getattr(config, "vision_feature_select_strategy", wanted)
+    if wanted is not None and strategy != wanted:
+        return f'vision_feature_select_strategy: expected "{wanted}", got {json.dumps(strategy, default=str)[:100]}'
+    return None
+
+
+_CROSS_CHECKS = (_window_fault, _layers_fault, _experts_fault, _tokens_fault)
+_FEATURES = {"internvl": "default", "llava_onevision": "full"}
+"""Which of a tower's outputs a model takes: the only choice whose number is that of a picture's tokens."""

@@ -11,6 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.family import ModelFamily
+from focus_agents.models.loading.fields import size_fault
 from focus_agents.models.loading.part_files import (
     GENERATION_FILE,
     TEMPLATE_TEXT,
@@ -143,6 +144,9 @@ def load_image_processor(source: ModelSource, family: ModelFamily, max_image_tok
     check_picture_files(files, folder)
     reads = "preprocessor_config.json"
     image_processor = load_files(AutoImageProcessor.from_pretrained, files, folder=folder, reads=reads)
+    if fault := size_fault(image_processor.size):
+        reason = f"{reads}: {fault}; take the model's own {reads}"
+        raise CheckpointError(not_loaded(files.text, reason))
     if max_image_tokens is not None:
         family.limit_image_tokens(image_processor, max_image_tokens)
     return image_processor

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
@@ -21,10 +22,23 @@ _LONGEST_HEADER = 100_000_000
 """As safetensors has it."""
 
 
+class StoredTensor(NamedTuple):
+    """A tensor in a file of weights, by the file's header.
+
+    Attributes:
+        file: Name of the file.
+        shape: Of the tensor.
+    """
+
+    file: str
+    shape: tuple[int, ...]
+
+
 def weights_fault(files: ModelFiles) -> str | None:
     """Return what is wrong with the files of a model's weights, and what to do; None: nothing.
 
-    Files that are still to be downloaded are not looked into.
+    Where one file lies beside an index of several, transformers reads the one file, so that alone is looked into. Files
+    that are still to be downloaded are not.
 
     Args:
         files: The model's.
@@ -42,7 +56,9 @@ def weights_fault(files: ModelFiles) -> str | None:
                 f"{INDEX_FILE}: expected files of safetensors in the model's own folder, got {outside[0]!r}; take the "
                 "model's own file, and the weights that it names"
             )
-        if missing := [name for name in names if not files.has(name)]:
+        if files.has(WEIGHTS_FILE):
+            names = [WEIGHTS_FILE]
+        elif missing := [name for name in names if not files.has(name)]:
             return (
                 f"{len(missing)} of {len(names)} files that {INDEX_FILE} names are missing, e.g. {missing[0]}; the "
                 "download is not complete, so do it again"
@@ -57,7 +73,7 @@ def weights_fault(files: ModelFiles) -> str | None:
             f"expected weights in {WEIGHTS_FILE}, got {pickles[0]}, a pickle, which can run any code as it is loaded; "
             "take a model in safetensors, or convert it where you trust it"
         )
-    if files.hub is not None and not constants.HF_HUB_OFFLINE:
+    if not _are_here(files):
         return None
     return next((fault for name in names if (fault := _cut(files.path(name)))), None)
 
@@ -68,9 +84,25 @@ def weight_bytes(files: ModelFiles) -> int | None:
     Args:
         files: The model's, in which `weights_fault` finds nothing.
     """
-    if files.hub is not None and not constants.HF_HUB_OFFLINE:
+    if not _are_here(files):
         return None
     return sum(files.path(name).stat().st_size for name in _names_of(files))
+
+
+def stored_tensors(files: ModelFiles) -> dict[str, StoredTensor] | None:
+    """Return the tensors in the files of a model's weights by name; None: some files are not on this machine.
+
+    Args:
+        files: The model's, in which `weights_fault` finds nothing.
+    """
+    if not _are_here(files):
+        return None
+    found = {}
+    for file in sorted(_names_of(files)):
+        with safe_open(files.path(file), framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118 - no mapping
+                found[name] = StoredTensor(file, tuple(stored.get_slice(name).get_shape()))
+    return found
 
 
 def stored_types(files: ModelFiles) -> Counter[str]:
@@ -87,8 +119,13 @@ def stored_types(files: ModelFiles) -> Counter[str]:
 
 
 def _names_of(files: ModelFiles) -> set[str]:
-    """The files of weights in which nothing is wrong."""
-    return set(files.read_json(INDEX_FILE)["weight_map"].values()) if files.has(INDEX_FILE) else {WEIGHTS_FILE}
+    """The files of weights in which nothing is wrong, as transformers chooses them."""
+    return {WEIGHTS_FILE} if files.has(WEIGHTS_FILE) else set(files.read_json(INDEX_FILE)["weight_map"].values())
+
+
+def _are_here(files: ModelFiles) -> bool:
+    """Whether no file of weights is still to be downloaded."""
+    return files.hub is None or constants.HF_HUB_OFFLINE
 
 
 def _is_inside(name: str) -> bool:

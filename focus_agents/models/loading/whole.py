@@ -29,6 +29,7 @@ from focus_agents.models.loading.parts import family_of_source, load_processor
 from focus_agents.models.loading.places import LANGUAGE_MODELS, NEW_MODELS, VISION_MODELS, ModelFiles, not_loaded
 from focus_agents.models.loading.saved_adapters import check_base, note_base, put_adapter
 from focus_agents.models.loading.sources import ADAPTER_CONFIG, find_source, load_files
+from focus_agents.models.loading.tensors import empty_model, layers_fault, missing_fault, tensors_fault
 from focus_agents.models.loading.weight_files import weights_fault
 from focus_agents.models.quantization import check_quantization, loading_options
 from focus_agents.models.settings import Attention, FinetuningSettings, Precision, Quantization
@@ -200,10 +201,18 @@ def load_whole(model_class: Any, files: ModelFiles, *, expected: str = LANGUAGE_
     if fault := weights_fault(files):
         raise CheckpointError(not_loaded(files.text, fault, expected))
     options |= {"output_loading_info": True, "use_safetensors": True}
-    with _without_adapter(files) as bare:
-        model, info = load_files(model_class.from_pretrained, bare, expected=expected, **options)
-    missing = sorted(info["missing_keys"])
-    lack = f"{len(missing)} weights are missing, e.g. {missing[0]}" if missing else None
+    try:
+        with _without_adapter(files) as bare:
+            model, info = load_files(model_class.from_pretrained, bare, expected=expected, **options)
+    except CheckpointError as error:
+        # Of a tensor of another shape the library says no more than that there is one.
+        fault = None
+        with contextlib.suppress(Exception):  # no model can be made of the configuration: the library has said so
+            fault = tensors_fault(files, empty_model(model_class, read_config(files, expected=expected)))
+        if fault is None:
+            raise
+        raise CheckpointError(not_loaded(files.text, fault, expected)) from error
+    lack = missing_fault(info["missing_keys"]) or layers_fault(model, info["unexpected_keys"])
     if fault := lack or bad_weights(model, files_folder(files.place, files.revision)):
         raise CheckpointError(not_loaded(files.text, fault, expected))
     model.unused_tensors = sorted(info["unexpected_keys"])  # for whoever looks into the files

@@ -1,0 +1,92 @@
+"""Fields of config.json that a model can be made of, and that would break or bend its first forward pass."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from focus_agents.errors import CheckpointError
+from focus_agents.models.loading import check_model
+from focus_agents.models.processing import VLMProcessor
+from focus_agents.runs.checkpoint import save_policy
+from tests.focus_agents.models.cases import make_case
+
+TYPES = ["qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "gemma3", "internvl", "llava_onevision"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, processor: VLMProcessor) -> dict[str, Path]:
+    found = {}
+    for model_type in TYPES:
+        case = make_case(model_type, processor)
+        found[model_type] = save_policy(tmp_path_factory.mktemp("fields") / "model", case.model, case.processor)
+    return found
+
+
+@pytest.fixture
+def copied(saved: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
+    return lambda model_type: Path(shutil.copytree(saved[model_type], tmp_path / "model"))
+
+
+def change(folder: Path, path: str, value: Any) -> None:
+    file = folder / "config.json"
+    settings = json.loads(file.read_text())
+    *parts, name = path.split(".")
+    holder = settings
+    for part in parts:
+        holder = holder[part]
+    holder[name] = value
+    file.write_text(json.dumps(settings))
+
+
+BAD: list[tuple[str, str, Any]] = [
+    ("qwen2_5_vl", "vision_config.window_size", 0),
+    ("qwen2_5_vl", "vision_config.window_size", 1),
+    ("qwen2_5_vl", "vision_config.window_size", 7),
+    ("qwen2_5_vl", "vision_config.fullatt_block_indexes", [99]),
+    ("qwen2_5_vl", "vision_config.fullatt_block_indexes", [-1]),
+    ("qwen2_5_vl", "vision_config.fullatt_block_indexes", []),
+    ("qwen3_vl", "vision_config.deepstack_visual_indexes", [0, 99]),
+    ("qwen3_vl", "vision_config.deepstack_visual_indexes", [0, 0]),
+    ("qwen3_vl_moe", "text_config.num_experts_per_tok", 0),
+    ("qwen3_vl_moe", "text_config.num_experts_per_tok", 99),
+    ("gemma3", "mm_tokens_per_image", 5),
+    ("gemma3", "mm_tokens_per_image", 9),
+    ("gemma3", "mm_tokens_per_image", 10_000),
+    ("gemma3", "text_config.sliding_window", 0),
+    ("gemma3", "text_config.sliding_window", -3),
+    ("gemma3", "text_config.query_pre_attn_scalar", -1),
+    ("internvl", "vision_feature_layer", 0),
+    ("internvl", "vision_feature_layer", 99),
+    ("internvl", "vision_feature_select_strategy", "full"),
+    ("llava_onevision", "vision_feature_layer", 99),
+    ("llava_onevision", "vision_feature_layer", [-1, -99]),
+    ("llava_onevision", "vision_feature_select_strategy", "default"),
+]
+
+
+@pytest.mark.parametrize(("model_type", "path", "value"), BAD)
+def test_a_field_out_of_its_range(model_type: str, path: str, value: Any, copied: Callable[[str], Path]) -> None:
+    folder = copied(model_type)
+    change(folder, path, value)
+    with pytest.raises(CheckpointError, match=rf"config.json: {path}: expected .*, got .*; take the model's own"):
+        check_model(str(folder))
+
+
+def test_sliding_layers_without_a_window(copied: Callable[[str], Path]) -> None:
+    folder = copied("qwen2_5_vl")
+    change(folder, "text_config.layer_types", ["sliding_attention"] * 3)
+    with pytest.raises(
+        CheckpointError, match=r"text_config.sliding_window: expected .* as layer_types has it, got None"
+    ):
+        check_model(str(folder))
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_good_fields_pass(model_type: str, copied: Callable[[str], Path]) -> None:
+    check_model(str(copied(model_type)))
