@@ -41,7 +41,10 @@ def main() -> None:
         quiet_libraries()
         text = absolute_reference(on_base(args.model, args.base_model))
         from focus_agents.models.loading import check_model  # here and below: a command line is read without torch
+        from focus_agents.models.loading.sources import find_source
+        from focus_agents.runs.target import check_target
 
+        check_target(args.to, find_source(text))
         check_model(text)
     with work_errors(Args, make_console(stderr=True, arguments=Args), FocusError):
         from focus_agents.reports.model_card import CARD

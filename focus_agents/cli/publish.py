@@ -67,11 +67,14 @@ def main() -> None:
         import torch  # here and below: a command line is read without it
 
         from focus_agents.models.loading import load_model, load_processor, load_template
+        from focus_agents.models.loading.sources import find_source
         from focus_agents.models.pictures import recorded_budget
         from focus_agents.runs.checkpoint import save_policy
+        from focus_agents.runs.target import check_apart
 
         quiet_libraries()
         source = str(run.checkpoints / "final")
+        check_apart(WEIGHTS / args.name, find_source(source))
         model, processor = load_model(source), load_processor(source)
         save = functools.partial(
             save_policy,

@@ -5,14 +5,13 @@ The folder's image processor keeps the model's own limits, so that whoever loads
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading.parts import readable_source
-from focus_agents.models.loading.prompts import policy_file
+from focus_agents.models.loading.prompts import described_entry, policy_file
 from focus_agents.models.shipped import model_name
 
 TRAINING, VALIDATION = "max_image_tokens", "validation_max_image_tokens"
@@ -59,9 +58,9 @@ def recorded_budget(name_or_path: str | Path) -> PictureBudget:
     if file is None:
         return PictureBudget()
     try:
-        pictures = json.loads(file.read_text()).get("pictures", {})
+        pictures = described_entry(file, "pictures")
         limits = [pictures.get(key) for key in (TRAINING, VALIDATION)]
-    except (AttributeError, OSError, TypeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: expected a saved policy's description in JSON ({error})") from error
     for key, limit in zip((TRAINING, VALIDATION), limits, strict=True):
         if limit is not None and (type(limit) is not int or limit < 1):

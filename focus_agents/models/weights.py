@@ -12,15 +12,21 @@ import torch
 from safetensors import safe_open
 from transformers.utils import cached_file
 
-_FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+"""Types of numbers in safetensors that are read as they are."""
 
 
 def is_finite(values: Any) -> bool:
     """Return whether an array of torch or NumPy holds finite numbers; one of whole numbers does."""
     if isinstance(values, torch.Tensor):
-        return values.is_meta or not values.is_floating_point() or bool(torch.isfinite(values).all())
+        return values.is_meta or not values.is_floating_point() or bool(torch.isfinite(_countable(values)).all())
     is_real = isinstance(values, np.ndarray) and np.issubdtype(values.dtype, np.floating)
     return not is_real or bool(np.isfinite(values).all())
+
+
+def _countable(values: torch.Tensor) -> torch.Tensor:
+    """Floats in a type that torch can tell infinite ones in, which it cannot in 8 bits."""
+    return values.float() if values.element_size() == 1 else values
 
 
 def bad_weights(model: Any, folder: Path) -> str | None:
@@ -34,7 +40,7 @@ def bad_weights(model: Any, folder: Path) -> str | None:
     floats = [(name, values) for name, values in named if torch.is_floating_point(values) and not values.is_meta]
     if bad := [(name, values) for name, values in floats if not is_finite(values)]:
         name, values = bad[0]
-        kind = "nan" if bool(torch.isnan(values).any()) else "infinite"
+        kind = "nan" if bool(torch.isnan(_countable(values)).any()) else "infinite"
         return f"{len(bad)} of {len(floats)} weights hold numbers that are not finite, e.g. {name} ({kind})"
     if getattr(model.config, "quantization_config", None) is not None:
         return None
@@ -42,7 +48,7 @@ def bad_weights(model: Any, folder: Path) -> str | None:
         with safe_open(file, framework="pt") as stored:
             for name in stored.keys():  # noqa: SIM118 - no mapping
                 kind = stored.get_slice(name).get_dtype()
-                if name.endswith((".weight", ".bias")) and kind not in _FLOATS:
+                if name.endswith((".weight", ".bias")) and kind not in FLOATS:
                     return f"{file.name} holds {name} in {kind}, whole numbers, and config.json names no quantization"
     return None
 

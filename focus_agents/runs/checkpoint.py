@@ -24,11 +24,10 @@ from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.references import ModelReference
 from focus_agents.models.settings import SavedForm
 from focus_agents.models.weights import is_finite
+from focus_agents.runs.target import ADAPTER_FOLDER
 from focus_env.files import fresh_folder, remove_unfinished
 from focus_env.prompts import PromptTemplate, describe_template
 
-ADAPTER_FOLDER = "adapter"
-"""Where the adapter lies below whole weights that it is a part of, too."""
 T = TypeVar("T")
 
 
@@ -41,6 +40,7 @@ def save_policy(
     pictures: PictureBudget | None = None,
     documents: Mapping[str, str] | None = None,
     form: SavedForm = "merged",
+    complete: Callable[[Path], object] | None = None,
 ) -> Path:
     """Write a model and its processor so that the folder is either whole or as it was before.
 
@@ -53,6 +53,7 @@ def save_policy(
             loads the policy shows them as large as in its validation.
         documents: Further text files by name, such as a card.
         form: What is written of a model with adapters. Whole weights use the adapters up.
+        complete: Called with the new folder before it gets its name, to add files.
 
     Returns:
         `directory`.
@@ -74,6 +75,8 @@ def save_policy(
             _describe(fresh, template, pictures, **_hub_base(model))
         for name, text in (documents or {}).items():
             (fresh / name).write_text(text, encoding="utf-8")
+        if complete is not None:
+            complete(fresh)
     return directory
 
 

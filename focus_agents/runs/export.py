@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +13,14 @@ import yaml
 from focus_agents.errors import CheckpointError
 from focus_agents.models.adapters import has_adapters, merge_adapters
 from focus_agents.models.loading import check_model, load_config, load_model, load_template
+from focus_agents.models.loading.forms import check_mergeable
 from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, ModelFiles
 from focus_agents.models.loading.sources import find_source
 from focus_agents.models.pictures import recorded_budget
 from focus_agents.models.settings import ExportDtype, ExportForm
 from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
 from focus_agents.runs.checkpoint import save_policy
+from focus_agents.runs.target import check_target
 
 OF_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".md")
 OWN = ("config.json", POLICY_FILE, "adapter_config.json")
@@ -47,19 +48,21 @@ def export_policy(
         `directory`.
 
     Raises:
-        CheckpointError: If there is no such model, or no adapter that could be written, or something else lies there.
+        CheckpointError: If there is no such model, or no adapter that could be written, or something would be lost: the
+            folder holds other things than a policy, or is, holds or lies inside one that the model is read from.
         StorageError: If the folder cannot be written.
     """
-    processor = check_model(name_or_path)
     source = find_source(name_or_path)
+    check_target(directory, source)
+    processor = check_model(name_or_path)
     if form == "adapter" and source.adapter is None:
         raise CheckpointError(
             f"model {name_or_path!r}: expected an adapter to write, got whole weights; export them as merged"
         )
     if source.place in NEW_MODELS:
         raise CheckpointError(f"model {name_or_path!r}: expected trained weights to export; train it first")
-    _check_apart(directory, source.files, *([] if source.adapter is None else [source.adapter.files]))
-    _check_replaceable(directory)
+    if form == "merged":
+        check_mergeable(source)
     own = _dtype_of(load_config(name_or_path)) if dtype == "auto" else getattr(torch, dtype)
     model = load_model(name_or_path, dtype=own if source.adapter is None else torch.float32)
     if form == "merged":
@@ -68,37 +71,13 @@ def export_policy(
     elif has_adapters(model) and dtype != "auto":
         model.to(own)
     prompt: dict[str, Any] = {"template": load_template(name_or_path), "pictures": recorded_budget(name_or_path)}
-    save_policy(directory, model, processor, **prompt, documents=documents, form=form)
-    if form == "merged":
-        _take_over(source.files, directory)
-    return directory
 
+    def complete(fresh: Path) -> None:
+        if form == "merged":
+            _take_over(source.files, fresh)
+        check_target(directory, source)  # once more: the weights have taken their time
 
-def _check_apart(directory: Path, *used: ModelFiles) -> None:
-    """See that an export does not replace what it is made of."""
-    for files in used:
-        if files.hub is None and directory.resolve() == Path(files.place).resolve():
-            raise CheckpointError(f"export {directory}: expected another folder than the model's own")
-
-
-def _check_replaceable(directory: Path) -> None:
-    """See that nothing but an older policy is replaced.
-
-    Raises:
-        CheckpointError: If a file lies there, or a folder with other things in it.
-    """
-    if not os.path.lexists(directory):
-        return
-    expected = f"export {directory}: expected a new folder, an empty one, or that of an older policy"
-    if not directory.is_dir():
-        raise CheckpointError(f"{expected}, got a file, which would be lost; name another folder")
-    found = sorted(path.name for path in directory.iterdir())
-    if found and POLICY_FILE not in found:
-        held = ", ".join(found[:3]) + (" and more" if len(found) > 3 else "")
-        raise CheckpointError(
-            f"{expected}, got one that holds {held} and no {POLICY_FILE}; what lies there would be lost, so name "
-            "another folder"
-        )
+    return save_policy(directory, model, processor, **prompt, documents=documents, form=form, complete=complete)
 
 
 def _dtype_of(config: Any) -> torch.dtype:

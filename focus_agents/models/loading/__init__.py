@@ -8,6 +8,7 @@ the weights, `saved_adapters` what lies on them, and `prompts` the words that a 
 from __future__ import annotations
 
 from focus_agents.models.loading.checks import check_model
+from focus_agents.models.loading.forms import check_form
 from focus_agents.models.loading.parts import check_fit, load_config, load_family, load_processor
 from focus_agents.models.loading.places import (
     LANGUAGE_MODELS,
@@ -17,7 +18,6 @@ from focus_agents.models.loading.places import (
     model_folder,
 )
 from focus_agents.models.loading.prompts import load_template, trained_frame
-from focus_agents.models.loading.saved_adapters import check_form
 from focus_agents.models.loading.sources import load_part, newer_commits, pin
 from focus_agents.models.loading.weight_files import weights_digest
 from focus_agents.models.loading.whole import (

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading.parts import family_of_source, load_family, load_image_processor, readable_source
@@ -39,6 +40,29 @@ def policy_file(name_or_path: str, source: ModelSource | None) -> Path | None:
     return files.path(path) if files.has(path) else None
 
 
+def described_entry(file: Path, name: str) -> dict[str, Any]:
+    """Return an entry of a saved policy's description; empty where it says nothing of that.
+
+    Args:
+        file: The description, a `POLICY_FILE`.
+        name: Of the entry.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no JSON, or it or the entry is no object.
+    """
+    try:
+        described = json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    if not isinstance(described, dict):
+        raise ValueError(f"expected an object in braces, got {json.dumps(described)[:200]}")
+    entry = described.get(name, {})
+    if not isinstance(entry, dict):
+        raise ValueError(f"expected an object in braces as {name}, got {json.dumps(entry)[:200]}")
+    return entry
+
+
 def load_template(
     name_or_path: str | Path,
     *,
@@ -69,11 +93,11 @@ def load_template(
     file = policy_file(name_or_path, source)
     try:
         if file is not None:
-            prompt = json.loads(file.read_text()).get("prompt", {})
+            prompt = described_entry(file, "prompt")
         template = given or described_template(prompt)
         if frame is None and ("frame" in prompt or template.keeps_frame):
             frame = CoordinateFrame(prompt.get("frame", template.frame))
-    except (AttributeError, OSError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{file}: expected a saved policy's description in JSON, with a known template and frame ({error})"
         ) from error

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, PeftModelForCausalLM, set_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftModel,
+    PeftModelForCausalLM,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -23,19 +29,17 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 from focus_agents.errors import CheckpointError
 from focus_agents.models.adapters import ADAPTER, quiet_peft
 from focus_agents.models.loading.adapter_settings import adapter_fault, check_patterns, read_settings
-from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, ModelFiles
+from focus_agents.models.loading.places import POLICY_FILE, ModelFiles
 from focus_agents.models.loading.sources import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     ModelSource,
     SavedAdapter,
-    find_source,
     recorded_folder,
 )
 from focus_agents.models.loading.weight_files import digest_of_weights
-from focus_agents.models.settings import Quantization, SavedForm
 from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
-from focus_agents.models.weights import is_finite
+from focus_agents.models.weights import FLOATS, is_finite
 
 PREFIX = "base_model.model."
 """Before the name of a module of the base in PEFT's files."""
@@ -110,7 +114,7 @@ def check_adapter(adapter: SavedAdapter, config: Any) -> None:
         with safe_open(path, framework="pt") as stored:
             slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
             shapes = {name: found.get_shape() for name, found in slices.items()}
-            is_float = {name: found.get_dtype().startswith(("F", "BF")) for name, found in slices.items()}
+            is_float = {name: found.get_dtype() in FLOATS for name, found in slices.items()}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(adapter_fault(adapter, f"{path.name} cannot be read ({error})")) from error
     _check_floats(adapter, is_float)
@@ -138,42 +142,6 @@ def note_base(model: Any, source: ModelSource) -> None:
     name = Path(place).name
     settings.base_model_name_or_path = name if name in SHIPPED_MODELS and Path(place).parent == WEIGHTS else place
     settings.revision = source.files.revision
-
-
-def check_form(
-    form: SavedForm, name_or_path: str, *, lora_rank: int | None, quantization: Quantization = "none"
-) -> None:
-    """Check that what shall be saved of a training can be.
-
-    Args:
-        form: What shall be saved.
-        name_or_path: The model that is trained, as for `load_model`.
-        lora_rank: Rank of new adapters; None: there are none.
-        quantization: Of the base under them.
-
-    Raises:
-        ValueError: If there is no adapter to save, nobody could find its base, or a quantized base is to be merged.
-    """
-    if quantization != "none" and form != "adapter":
-        raise ValueError(
-            f"save: expected adapter with quantization {quantization!r}, got {form!r}; nothing is merged into rounded "
-            "weights, so merge it by `focus export`, which loads the whole base"
-        )
-    if form == "merged":
-        return
-    source = find_source(name_or_path)
-    if lora_rank is None and source.adapter is None:
-        reason = "without `lora_rank` all weights are trained, and there is no adapter"
-    elif source.place in NEW_MODELS:
-        reason = f"the weights of {source.place} are made anew by each run, so nobody could find the adapter's base"
-    elif lora_rank is not None and source.adapter is not None:
-        reason = (
-            f"new adapters lie on {name_or_path} merged, which is in no folder; train on that adapter without "
-            "`lora_rank`, or make one model of it first by `focus export`"
-        )
-    else:
-        return
-    raise ValueError(f"save: expected merged, got {form}: {reason}")
 
 
 def adapter_weights(adapter: SavedAdapter) -> Path:
@@ -211,21 +179,79 @@ def _fill(
     check_patterns(adapter, config, modules.union(map(_module_of, names), map(_module_of, names.values())))
     _fit_targets(config, model, names)
     renamed = {names[name]: values for name, values in tensors.items()}
+    wrapped = wrap_base(model, adapter, config, is_empty=is_empty)
+    _check_ranks(adapter, wrapped, renamed)
     with quiet_peft():
         try:
-            wrap = PeftModelForCausalLM if config.task_type == "CAUSAL_LM" else PeftModel
-            wrapped = wrap(model, config, ADAPTER, low_cpu_mem_usage=is_empty)
             result = set_peft_model_state_dict(wrapped, renamed, ADAPTER, low_cpu_mem_usage=is_empty)
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:  # of other shapes, or without the modules
+        except MemoryError:
+            raise
+        except KeyError as error:  # PEFT looks for tensors that the settings say there are
+            reason = f"tensors are missing in {ADAPTER_WEIGHTS} that its {ADAPTER_CONFIG} names, e.g. {error.args[0]}"
+            raise CheckpointError(adapter_fault(adapter, f"{reason}; one of both is another adapter's")) from error
+        except Exception as error:  # of other shapes, or whatever PEFT stumbles over
             raise CheckpointError(_of_another_base(adapter, _first_line(error))) from error
     own = {name for name, _ in wrapped.named_parameters() if _is_of_adapter(name)}
     if lost := sorted(result.unexpected_keys):
         raise CheckpointError(_of_another_base(adapter, f"{len(lost)} of its tensors find no place, e.g. {lost[0]}"))
-    if missing := sorted(own.intersection(result.missing_keys)):
+    if missing := sorted(own.intersection(result.missing_keys) | (_biases(wrapped, config) - renamed.keys())):
         raise CheckpointError(
             adapter_fault(adapter, f"{len(missing)} of its tensors are missing in {ADAPTER_WEIGHTS}, e.g. {missing[0]}")
         )
     return wrapped.eval()
+
+
+def wrap_base(model: Any, adapter: SavedAdapter, config: LoraConfig, *, is_empty: bool) -> Any:
+    """Return a base with room for an adapter, as its settings have it.
+
+    Args:
+        model: The base; changed in place.
+        adapter: The adapter, for messages.
+        config: Its settings.
+        is_empty: Whether both are shapes alone.
+
+    Raises:
+        CheckpointError: If PEFT cannot make it.
+    """
+    wrap = PeftModelForCausalLM if config.task_type == "CAUSAL_LM" else PeftModel
+    with quiet_peft():
+        try:
+            return wrap(model, config, ADAPTER, low_cpu_mem_usage=is_empty)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever PEFT stumbles over: its checks of settings are few
+            told = f"{type(error).__name__}: {_first_line(error)}"
+            if isinstance(error, ValueError) and "not found in the base model" in told:
+                reason = f"its settings name modules that the base has not; unless they are mistaken, {told}"
+                raise CheckpointError(_of_another_base(adapter, reason)) from error
+            reason = f"PEFT cannot make it from its {ADAPTER_CONFIG}: {told}; correct that, or take the adapter's own"
+            raise CheckpointError(adapter_fault(adapter, reason)) from error
+
+
+def _check_ranks(adapter: SavedAdapter, wrapped: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """See that the settings give the ranks that the tensors have, where all else of their shapes fits."""
+    own = {name.replace(f".{ADAPTER}.", "."): values.shape for name, values in wrapped.named_parameters()}
+    for name, values in tensors.items():
+        axis = 0 if ".lora_A." in name else 1 if ".lora_B." in name else None
+        there, expected = tuple(values.shape), tuple(own.get(name, ()))
+        if axis is None or len(there) < 2 or len(there) != len(expected) or there[axis] == expected[axis]:
+            continue
+        if there[:axis] + there[axis + 1 :] == expected[:axis] + expected[axis + 1 :]:
+            reason = (
+                f"{ADAPTER_CONFIG}: r or rank_pattern gives rank {expected[axis]} to {_module_of(name)}, whose "
+                f"tensors have rank {there[axis]}"
+            )
+            raise CheckpointError(
+                adapter_fault(adapter, f"{reason}; correct that, unless {_other_base(adapter)} (size mismatch)")
+            )
+
+
+def _biases(wrapped: Any, config: LoraConfig) -> set[str]:
+    """Names of the biases of the base that PEFT saves with an adapter, which has trained them."""
+    if config.bias == "none":
+        return set()
+    saved = get_peft_model_state_dict(wrapped, adapter_name=ADAPTER, save_embedding_layers=False)
+    return {name for name in saved if name.endswith(".bias") and "lora_" not in name}
 
 
 def _names_of_today(model: Any, tensors: Iterable[str]) -> dict[str, str]:
@@ -288,8 +314,9 @@ def _first_line(error: Exception) -> str:
 
 
 def _of_another_base(adapter: SavedAdapter, reason: str) -> str:
+    return adapter_fault(adapter, f"{_other_base(adapter)} ({reason})")
+
+
+def _other_base(adapter: SavedAdapter) -> str:
     recorded = adapter.settings.get("base_model_name_or_path")
-    return adapter_fault(
-        adapter,
-        f"it is of another base, of {recorded!r} as it says itself; name that by `base_model` ({reason})",
-    )
+    return f"it is of another base, of {recorded!r} as it says itself; name that by `base_model`"

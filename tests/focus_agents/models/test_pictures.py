@@ -59,6 +59,7 @@ class TestFolder:
         [
             ("[1]", "expected a saved policy's description in JSON"),
             ('{"pictures": 3}', "expected a saved policy's description in JSON"),
+            ('{"pictures": [9, 9]}', r"expected an object in braces as pictures, got \[9, 9\]"),
             (
                 '{"pictures": {"max_image_tokens": "16"}}',
                 "a whole number above 0 as max_image_tokens, or null, got '16'",

@@ -193,6 +193,20 @@ class TestTemplates:
         with pytest.raises(CheckpointError, match=rf"policy/{POLICY_FILE}: expected a saved policy's description"):
             load_template(folder)
 
+    @pytest.mark.parametrize(
+        ("content", "told"),
+        [
+            ('{"prompt": 5}', "expected an object in braces as prompt, got 5"),
+            ('{"prompt": "compact"}', 'expected an object in braces as prompt, got "compact"'),
+            ('{"prompt": null}', "expected an object in braces as prompt, got null"),
+            ('["compact"]', r'expected an object in braces, got \["compact"\]'),
+            ("[" * 100_000, "nested too deep"),
+        ],
+    )
+    def test_another_type_is_named(self, policy: Callable[..., str], content: str, told: str) -> None:
+        with pytest.raises(CheckpointError, match=rf"policy/{POLICY_FILE}: expected a saved policy's descr.*{told}"):
+            load_template(policy(content))
+
     def test_what_is_given_is_not_asked_of_the_description(self, policy: Callable[..., str]) -> None:
         """A policy of a prompt that this version does not know can be asked in one that it does."""
         folder = policy('{"prompt": {"template": "sonnet", "frame": "inches"}}')

@@ -28,6 +28,9 @@ def change_config(folder: Path, part: str, **fields: Any) -> None:
     config = json.loads(file.read_text())
     config[part] |= fields
     config["text_config"].pop("layer_types", None)
+    for named in ("fullatt_block_indexes", "deepstack_visual_indexes"):  # of layers, which are refused by themselves
+        if config["vision_config"].get(named) and fields.get("depth") == 1:
+            config["vision_config"][named] = [0]
     file.write_text(json.dumps(config))
 
 
