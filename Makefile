@@ -15,8 +15,8 @@ help: ## List the targets
 
 install: $(INSTALLED) ## Make .venv and install the package with the extras train and dev (PYTHON=python3.12 to choose)
 
-train: $(INSTALLED) ## GRPO of the built-in model after stage 1, into runs/ (RUN=name to choose the folder)
-	$(BIN)/python experiments/run_grpo.py --name $(RUN)
+train: $(INSTALLED) ## GRPO of the built-in model on short videos, into runs/ (RUN=name to choose the folder)
+	$(BIN)/python experiments/run_grpo.py --preset tracks --name $(RUN)
 
 test: lint ## Lint, then run all tests: those in one process on all cores, then those that start others, two files at a time
 	$(BIN)/pytest -m "not ray and not e2e" -n auto --maxprocesses 8

@@ -94,7 +94,7 @@ def test_make_train_is_one_run_of_grpo() -> None:
     (words,) = [line.split() for line in make("--dry-run", "train").splitlines() if "experiments/" in line]
     assert Path(words[1]).name == "run_grpo.py"
     assert re.fullmatch(r"train-\d{8}-\d{6}", words[words.index("--name") + 1])
-    assert "run_grpo.py --name mine" in make("--dry-run", "train", "RUN=mine")
+    assert "run_grpo.py --preset tracks --name mine" in make("--dry-run", "train", "RUN=mine")
 
 
 def test_make_test_runs_every_test_once() -> None:

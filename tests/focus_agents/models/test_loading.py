@@ -38,7 +38,7 @@ from tests.fakes import make_episode
 
 WEIGHTS = "model.safetensors"
 LOADERS = [load_model, load_processor]
-BUILT_IN = "focus-small, focus-small-grpo, focus-small-sft, focus-small-base, tiny, small"
+BUILT_IN = "focus-small, focus-small-grpo, focus-small-sft, focus-small-start, focus-small-base, tiny, small"
 
 
 @pytest.fixture(scope="module")
