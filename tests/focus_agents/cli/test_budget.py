@@ -225,3 +225,12 @@ def test_the_presets_carry_the_papers_budgets() -> None:
     assert (second.learning.grad_clip, second.learning.micro_batch_groups) == (1.0, 1)
     assert grpo.parse_arguments(["--preset", "paper", "--group-size", "8"]).sampling.group_size == 8
     assert grpo.parse_arguments([]).sampling.group_size == 8
+
+
+def test_the_preset_of_short_videos() -> None:
+    """It starts from the model that comes with the package for it; flags beside it count."""
+    plan, _ = grpo.check_arguments(grpo.parse_arguments(["--preset", "tracks", "--num-iterations", "3"]))
+    assert (plan.model.model, plan.settings.num_iterations) == ("focus-small-start", 3)
+    assert plan.schedule.num_validation_episodes == 256
+    own, default = (grpo.parse_arguments(words).data for words in (["--preset", "tracks"], []))
+    assert (own.scenes, default.scenes) == ("tracks", "one_look")
