@@ -82,7 +82,7 @@ def test_bad_entries_are_all_named_and_nothing_is_written(
             "annotation format 'csv' is one file: leave out --copy-pictures",
         ),
         (["{mine}", "{tmp}/y.csv", "--image-root", "{tmp}/no"], "expected the folder of the pictures"),
-        (["{mine}", "{mine}/y.csv"], "--target: expected a path that can be used"),
+        (["{mine}", "{mine}/y.csv"], "error: target: expected a path that can be used"),
     ],
 )
 def test_wrong_arguments(

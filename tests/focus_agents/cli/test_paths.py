@@ -70,7 +70,7 @@ def test_each_path_of_each_command(command: str, flag: str, capsys: pytest.Captu
     others = REQUIRED["publish"][2:] if flag == "--run" else others
     said = error_of(command, [*others, f"{flag}=loop/x" if flag else "loop/x"], capsys)
     reason = "Too many levels of symbolic links"
-    assert said == f"error: {flag or '--runs'}: expected a path that can be used, got 'loop/x': {reason}\n"
+    assert said == f"error: {flag or 'runs'}: expected a path that can be used, got 'loop/x': {reason}\n"
 
 
 @pytest.mark.parametrize(("path", "reason"), REASONS.items())

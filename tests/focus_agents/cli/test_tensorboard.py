@@ -46,8 +46,8 @@ def test_the_missing_package_is_named(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere", "--runs: expected a folder with runs, or a run's, but there is no folder "),
-        ("a/config.json", "--runs: expected a folder with runs, or a run's, but there is no folder "),
+        ("nowhere", "error: runs: expected a folder with runs, or a run's, but there is no folder "),
+        ("a/config.json", "error: runs: expected a folder with runs, or a run's, but there is no folder "),
         ("empty", "holds nothing for TensorBoard; runs write it unless --log-to "),
     ],
 )
