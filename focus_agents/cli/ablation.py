@@ -25,6 +25,7 @@ from rich.console import Console
 from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.errors import as_flags, make_console, print_warning, user_errors, work_errors
 from focus_agents.errors import TrainingError
+from focus_agents.models.settings import Precision
 from focus_agents.models.shipped import SHIPPED_MODELS
 from focus_agents.runs.lock import claimed_folder
 from focus_agents.runs.progress import runs_progress
@@ -69,6 +70,8 @@ class Args(Settings):
     """Iterations of GRPO, for each arm."""
     num_episodes: Annotated[int, Ge(1)] = 256
     """Episodes answered for each split and number of shots; four times as many for unseen identities."""
+    precision: Precision | None = None
+    """Of all trainings and answers; None: bf16 on a GPU and on a core with bfloat16 units, else fp32."""
     jobs: Annotated[int, Ge(1)] | None = None
     """Runs at a time; None: one for each core, at most four, and one on a GPU."""
     quick: bool = False
@@ -129,6 +132,7 @@ def check_arguments(args: Args) -> AblationStudy:
     quiet_libraries()
     import torch
 
+    from focus_agents.models.devices import CPU, CUDA, fast_precision
     from focus_agents.models.loading import load_config
     from focus_agents.studies.ablation.runs import AblationStudy
 
@@ -144,6 +148,7 @@ def check_arguments(args: Args) -> AblationStudy:
         bases=models,
         variants=tuple(chosen_variants(args, models)),
         jobs=args.jobs or (1 if use_gpu else min(MOST_JOBS, os.cpu_count() or 1)),
+        precision=args.precision or fast_precision(CUDA if use_gpu else CPU),
         use_gpu=use_gpu,
         **settings,
     )

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from focus_agents.models.settings import Precision
+
 AUTO, CPU, CUDA = "auto", "cpu", "cuda"
 
 PEAK_FLOPS: Mapping[str, float] = {
@@ -59,6 +61,19 @@ def device_of(device: str, *, is_own: bool = True) -> Device:
     properties = torch.cuda.get_device_properties(device)
     free = torch.cuda.mem_get_info(device)[0] if is_own else None
     return Device(properties.name, properties.total_memory, free, is_gpu=True)
+
+
+def fast_precision(device: str) -> Precision:
+    """Return in which numbers a device computes faster: bfloat16, or single precision on a CPU without units for it.
+
+    Args:
+        device: "cpu", or as torch names a GPU.
+    """
+    if torch.device(device).type != CPU:
+        return "bf16"
+    # Older torch does not tell.
+    units: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bf16" if units.get("avx512_bf16") or units.get("amx_bf16") else "fp32"
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def evaluate_run(study: AblationStudy, run: ArmRun) -> None:
         return
     model = load_model(run.model)
     family_of(model).batch_pictures(model)
-    policy = VLMPolicy(model.eval(), load_processor(run.model), precision="bf16")
+    policy = VLMPolicy(model.eval(), load_processor(run.model), precision=study.precision)
     template = load_template(run.model)
     if isinstance(template, IPLocTemplate):  # half of its training had names that say nothing; no category is told here
         template = dataclasses.replace(template, object_name=PSEUDO_NAMES[0])

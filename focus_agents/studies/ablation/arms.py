@@ -65,13 +65,13 @@ hardly begun in 1,000 steps."""
 
 COMMON: Mapping[Stage, tuple[str, ...]] = {
     "sft": (
-        "--attention-layers", "last:3", "--shots-drawn", "1", "2", "4", "--precision", "bf16",
+        "--attention-layers", "last:3", "--shots-drawn", "1", "2", "4",
         "--validation-interval", "100", "--num-validation-episodes", "64", "--checkpoint-interval", "200",
     ),
     "grpo": (
         "--lr", "3e-4", "--warmup", "0.05", "--cooldown", "0.5", "--lr-end", "0.1", "--group-size", "8",
         "--groups-per-iteration", "32", "--max-completion-tokens", "16", "--shots-drawn", "1", "2", "4",
-        "--precision", "bf16", "--validation-interval", "50", "--num-validation-episodes", "64",
+        "--validation-interval", "50", "--num-validation-episodes", "64",
         "--checkpoint-interval", "100",
     ),
 }  # fmt: skip

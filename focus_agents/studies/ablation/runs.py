@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from focus_agents.models.loading import model_folder, weights_digest
+from focus_agents.models.settings import Precision
 from focus_agents.studies.ablation.arms import ARMS, Stage
 from focus_agents.studies.ablation.grid import Variant, in_plan_order
 from focus_agents.studies.study import Run, Study
@@ -39,6 +40,7 @@ class AblationStudy(Study):
         num_grpo_iterations: Iterations of GRPO.
         num_episodes: Episodes answered for each split and number of shots; see `answers.cell_episodes`.
         num_probe_episodes: Of the linear probe of each base.
+        precision: Of all trainings and answers.
         jobs: Runs at a time.
         use_gpu: Whether runs train on a GPU.
     """
@@ -49,6 +51,7 @@ class AblationStudy(Study):
     num_grpo_iterations: int
     num_episodes: int
     num_probe_episodes: int = 1500
+    precision: Precision = "fp32"
     jobs: int = 1
     use_gpu: bool = False
 
@@ -65,9 +68,13 @@ class AblationStudy(Study):
             digest = _digest(model)
             if digest is None:
                 raise ValueError(f"base: expected a model with weights, got {model!r}; train one by `focus pretrain`")
-            return ArmRun(str(found), seed, self.folder / f"{_slug(found)}-{digest[:8]}", model)
+            return ArmRun(str(found), seed, self.folder / f"{_slug(found)}-{self.precision}-{digest[:8]}", model)
         parent = self.run(found.parent, seed)
-        flags = (*found.flags(self.num_sft_steps, self.num_grpo_iterations), "--seed", str(seed))
+        flags = (
+            *found.flags(self.num_sft_steps, self.num_grpo_iterations),
+            *("--precision", self.precision),
+            *("--seed", str(seed)),
+        )
         folder = self.run_folder(str(found), seed, [stage, flags, parent.folder.name])
         places = ("--init-from", model_folder(parent.model), "--name", folder.name, "--output-dir", str(self.folder))
         command = ("-m", f"focus_agents.cli.{stage}", *_once(flags), *places, "--no-dashboard", *self._hardware(stage))

@@ -60,6 +60,7 @@ def summarize_scores(study: AblationStudy, scores: Scores, floors: Floors | None
             "num_sft_steps": study.num_sft_steps,
             "num_grpo_iterations": study.num_grpo_iterations,
             "num_episodes": study.num_episodes,
+            "precision": study.precision,
             "bases": dict(study.bases),
         },
         "floors": {

@@ -31,6 +31,7 @@ OVERVIEW: Mapping[str, str] = {
     "grpo": "GRPO only",
 }
 """Arms of the overview, with the headings of their columns; the last target of the paper is that of the third."""
+PRECISION_TITLES = {"bf16": "bfloat16", "fp32": "single precision"}
 FLOOR_TITLES = {"copy": "copy of the last support's box", "oracle": "oracle, an upper bound"}
 
 
@@ -40,7 +41,8 @@ def render_report(summary: Mapping[str, Any]) -> str:
     parts = [
         "# The paper's claim, part by part, on synthetic scenes",
         f"Written by `focus ablation`: seeds {', '.join(map(str, study['seeds']))}; {study['num_sft_steps']:,} steps "
-        f"of stage 1, of which a kind of scenes takes its share; {study['num_grpo_iterations']:,} iterations of GRPO. "
+        f"of stage 1, of which a kind of scenes takes its share; {study['num_grpo_iterations']:,} iterations of GRPO"
+        f"{', in ' + PRECISION_TITLES[study['precision']] if 'precision' in study else ''}. "
         "mIoU * 100, where unreadable answers count 0, with 95% intervals over seeds and episodes, or over the "
         "episodes alone where there is one seed; n is seeds x episodes of each. A run that is not done is left out, "
         "and stands as - among the seeds. Equal seconds are equal by the speeds that the plan states; the measured "

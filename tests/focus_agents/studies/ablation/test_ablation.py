@@ -204,6 +204,7 @@ def test_report_on_answers_that_are_known(study: AblationStudy) -> None:
     at_half = summary["rows"]["sft/where/tracks"]["cells"]["unseen/4"]["acc_50"]
     assert at_half["mean"] == pytest.approx((noise >= 0).mean())
     text = render_report(summary)
+    assert "iterations of GRPO, in single precision. mIoU" in text
     assert "| copy of the last support's box |  | 1 x 3 | 46.7 [0.0, 80.0] |" in text
     row = next(
         line for line in text.splitlines() if line.startswith("| SFT + attention loss + GRPO | where | 2 x 50 |")

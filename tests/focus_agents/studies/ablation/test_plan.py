@@ -130,6 +130,13 @@ def test_all_of_it_takes_six_hours_at_most_and_a_quick_look_ten_minutes(tmp_path
     assert str(fast).startswith(f"{fast.num_runs} runs; what is left takes about ")
 
 
+def test_all_runs_of_a_study_compute_in_its_precision_and_lie_apart_from_those_in_another(tmp_path: Path) -> None:
+    wide, narrow = (study(tmp_path, everything(), precision=precision).runs() for precision in ("fp32", "bf16"))
+    for run in narrow:
+        assert not run.command or run.command[run.command.index("--precision") + 1] == "bf16"
+    assert not {run.folder for run in wide} & {run.folder for run in narrow}
+
+
 def test_what_is_done_costs_nothing(tmp_path: Path) -> None:
     short = study(tmp_path, [Variant("sft", "where", "one_look")], seeds=(0,))
     before = estimate(short)
