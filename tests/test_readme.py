@@ -1,4 +1,4 @@
-"""What README and CONTRIBUTING claim and a machine can check."""
+"""What README, its pages and CONTRIBUTING claim and a machine can check."""
 
 from __future__ import annotations
 
@@ -42,42 +42,60 @@ DOCUMENTS = (
     "docs/annotations.md",
     "docs/answers.md",
     "docs/bases.md",
+    "docs/commands.md",
     "docs/dashboard.md",
     "docs/data.md",
     "docs/engines.md",
+    "docs/environment.md",
+    "docs/evaluation.md",
+    "docs/extending.md",
     "docs/finding.md",
+    "docs/how_it_works.md",
     "docs/layers.md",
     "docs/python.md",
+    "docs/results.md",
     "docs/rewards.md",
     "docs/scaling.md",
     "docs/scenes.md",
     "docs/templates.md",
+    "docs/training.md",
     "docs/watching.md",
 )
 COMMANDS = (
-    "CONTRIBUTING.md", "Makefile", "docs/annotations.md", "docs/bases.md", "docs/data.md", "docs/finding.md",
-    "docs/python.md",
-    "docs/rewards.md",
-    "docs/scaling.md", "docs/watching.md",
+    "README.md", "CONTRIBUTING.md", "Makefile", "docs/annotations.md", "docs/bases.md", "docs/data.md",
+    "docs/evaluation.md", "docs/extending.md", "docs/finding.md", "docs/python.md", "docs/results.md",
+    "docs/rewards.md", "docs/scaling.md", "docs/training.md", "docs/watching.md",
 )  # fmt: skip
 EXPERIMENTS = sorted(path.relative_to(ROOT / "experiments").as_posix() for path in ROOT.glob("experiments/**/*.py"))
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = FENCE.findall(README)
-PYTHON = [
-    (code, *(text for language, text in BLOCKS[position + 1 : position + 2] if language == "text"))
-    for position, (kind, code) in enumerate(BLOCKS)
-    if kind == "python"
-]
-"""Each Python example, with the block of output that follows it if there is one."""
+EXAMPLES = ("README.md", "docs/environment.md", "docs/extending.md")
+"""Pages whose Python is run."""
 
 
-def section(title: str) -> str:
-    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
-def readme_tree() -> list[str]:
-    found = FENCE.search(section("What is where"))
+def section(name: str, title: str) -> str:
+    return page(name).split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def examples(name: str) -> list[tuple[str, ...]]:
+    """Each Python example of a page, with the block of output that follows it if there is one."""
+    blocks = FENCE.findall(page(name))
+    return [
+        (code, *(text for language, text in blocks[position + 1 : position + 2] if language == "text"))
+        for position, (kind, code) in enumerate(blocks)
+        if kind == "python"
+    ]
+
+
+PYTHON = {f"{name}-{number}": code for name in EXAMPLES for number, code in enumerate(examples(name))}
+
+
+def package_tree() -> list[str]:
+    found = FENCE.search(section("docs/how_it_works.md", "What is where"))
     assert found is not None
     return tree_paths(found[2])
 
@@ -141,14 +159,23 @@ def test_the_two_commands_come_first() -> None:
     assert README.startswith("# FOCUS")
 
 
-def test_the_first_example_is_short_and_needs_the_environment_alone() -> None:
-    code = PYTHON[0][0]
-    assert len(code.splitlines()) == 12
-    assert "focus_agents" not in code
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 200
 
 
-@pytest.mark.parametrize("example", PYTHON, ids=[f"example{number}" for number in range(len(PYTHON))])
-def test_examples_print_what_readme_shows(example: tuple[str, ...], tmp_path: Path) -> None:
+def test_readme_leads_to_every_page() -> None:
+    linked = {target.partition("#")[0] for target in re.findall(r"\]\((docs/[^)\s]+)\)", README)}
+    assert {path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md")} - linked == set()
+
+
+def test_the_first_examples_are_short_and_that_of_the_environment_needs_nothing_else() -> None:
+    for name in ("README.md", "docs/environment.md"):
+        assert len(PYTHON[f"{name}-0"][0].splitlines()) <= 12
+    assert "focus_agents" not in PYTHON["docs/environment.md-0"][0]
+
+
+@pytest.mark.parametrize("example", PYTHON.values(), ids=PYTHON.keys())
+def test_examples_print_what_their_page_shows(example: tuple[str, ...], tmp_path: Path) -> None:
     code, *shown = example
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     result = subprocess.run(
@@ -159,11 +186,11 @@ def test_examples_print_what_readme_shows(example: tuple[str, ...], tmp_path: Pa
 
 
 def test_examples_are_found() -> None:
-    assert sum(len(example) == 2 for example in PYTHON) >= 3
+    assert sum(len(example) == 2 for example in PYTHON.values()) >= 4
 
 
 def test_everything_in_the_tree_exists() -> None:
-    paths = readme_tree()
+    paths = package_tree()
     assert len(paths) > 25
     assert [path for path in paths if not (ROOT / path).exists()] == []
     assert [path for path in paths if (ROOT / path).is_dir() != path.endswith("/")] == []
@@ -172,11 +199,12 @@ def test_everything_in_the_tree_exists() -> None:
 @pytest.mark.parametrize("package", ["focus_env", "focus_agents"])
 def test_the_tree_names_every_module_at_the_top_of_a_package(package: str) -> None:
     modules = {f"{package}/{path.name}" for path in (ROOT / package).glob("[!_]*.py")}
-    assert modules - set(readme_tree()) == set(), "say in README, under 'What is where', what these hold"
+    assert modules - set(package_tree()) == set(), "say in docs/how_it_works.md what these hold"
 
 
 def test_names_in_the_data_flow_are_in_their_files() -> None:
-    rows = re.findall(r"^\|[^|]*\| \[`([^`]+)`\]\(([^)]+)\) \| `(\w+)` \|$", section("How data flows"), re.MULTILINE)
+    text = section("docs/how_it_works.md", "How data flows")
+    rows = re.findall(r"^\|[^|]*\| \[`([^`]+)`\]\(\.\./([^)]+)\) \| `(\w+)` \|$", text, re.MULTILINE)
     assert len(rows) > 8
     for shown, target, name in rows:
         assert shown == target
@@ -211,12 +239,9 @@ def test_paths_in_backticks_exist(document: str) -> None:
 
 @pytest.mark.parametrize("script", EXPERIMENTS)
 def test_commands_have_flags_that_the_experiment_knows(script: str) -> None:
-    texts = [
-        README,
-        *((ROOT / name).read_text() for name in COMMANDS),
-    ]
+    texts = [page(name) for name in COMMANDS]
     shown = [words[1:] for text in texts for words in commands(text) if words[0] == script]
-    assert shown, f"README shows no command with {script}"
+    assert shown, f"no page shows a command with {script}"
     assert_flags_are_known(load_arguments(script), script, shown)
 
 
@@ -231,7 +256,9 @@ def test_focus_commands_have_flags_that_they_know(name: str) -> None:
 
 
 def test_the_table_of_commands_is_that_of_the_program() -> None:
-    rows = re.findall(r"^\| `focus (\w+)` \| `experiments/(\w+)\.py` \| (.+) \|$", section("Install"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `focus (\w+)` \| `experiments/(\w+)\.py` \| (.+) \|$", page("docs/commands.md"), re.MULTILINE
+    )
     assert [(name, purpose) for name, _, purpose in rows] == [(entry.name, entry.help) for entry in PROGRAM.values()]
     for name, script, _ in rows:
         assert load_experiment(script).__name__ == PROGRAM[name].module
@@ -255,14 +282,16 @@ def assert_flags_are_known(arguments: type, name: str, shown: list[list[str]]) -
 
 def test_the_ablations_tables_are_those_of_its_report() -> None:
     summary = json.loads((ROOT / "docs/ablation.json").read_text())
-    assert verdict_table(summary) in README
-    assert overview_table(summary) in README
+    assert verdict_table(summary) in page("docs/results.md")
+    assert overview_table(summary) in page("docs/results.md")
     assert (ROOT / "docs/ablation.md").read_text() == render_report(summary)
 
 
 def test_the_policies_table_is_that_of_its_report() -> None:
     summary = json.loads((ROOT / "docs/policies.json").read_text())
-    assert markdown_table([row[:-1] for row in evaluation_report.score_rows(summary)]) in README  # without the average
+    table = markdown_table([row[:-1] for row in evaluation_report.score_rows(summary)])  # without the average
+    assert table in README
+    assert table in page("docs/evaluation.md")
     assert (ROOT / "docs/policies.md").read_text() == evaluation_report.render_markdown(summary)
 
 
@@ -272,11 +301,13 @@ def test_the_report_on_rewards_says_what_its_figures_say() -> None:
     assert rewards_report.verdict(summary) in report
     assert markdown_table(rewards_report.score_rows(summary)) in report
     for name, row in summary["scores"].items():
-        assert f"| {name} | {figure(row['miou'])} |" in README
+        assert f"| {name} | {figure(row['miou'])} |" in page("docs/results.md")
 
 
 def test_scores_of_the_shipped_models_are_those_of_their_cards() -> None:
-    rows = re.findall(r"^\| `(focus-small[a-z-]*)` \| ([\d.]+) \| ([\d.]+ to [\d.]+) \|", README, re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(focus-small[a-z-]*)` \| ([\d.]+) \| ([\d.]+ to [\d.]+) \|", page("docs/results.md"), re.MULTILINE
+    )
     assert len(rows) >= 2
     for name, mean, interval in rows:
         card = (ROOT / "focus_agents/weights" / name / "README.md").read_text()
@@ -284,9 +315,9 @@ def test_scores_of_the_shipped_models_are_those_of_their_cards() -> None:
 
 
 def test_families_are_called_as_on_their_page() -> None:
-    page = (ROOT / "docs/families.md").read_text()
-    families = [cell.lstrip("[") for cell in re.findall(r"^\| ([^|]+) \| `", page, re.MULTILINE)[1:]]
-    listed = re.search(r"Models of ten families \((.+?):", " ".join(README.split()))
+    text = page("docs/families.md")
+    families = [cell.lstrip("[") for cell in re.findall(r"^\| ([^|]+) \| `", text, re.MULTILINE)[1:]]
+    listed = re.search(r"Models of ten families \((.+?):", " ".join(page("docs/training.md").split()))
     assert listed is not None
     assert len(families) == 10
     for name in re.split(", | to ", listed[1]):
@@ -311,5 +342,5 @@ def test_a_package_that_follows_contributing_is_found(tmp_path: Path, monkeypatc
 
 
 def test_commands_name_experiments_that_exist() -> None:
-    found = {words[0] for words in commands(README)}
+    found = {words[0] for name in COMMANDS for words in commands(page(name))}
     assert found == set(EXPERIMENTS)

@@ -4,7 +4,7 @@ How to run (`pip install 'trl>=1.16,<1.17'` comes first):
     python experiments/examples/grpo_trl.py --num-steps 10
 
 Prints the mean reward, IoU + 0.5 * [the format is right], of each step's answers. On a larger scale
-`experiments/run_grpo.py` does the same work several times faster, see "A group's prompt is encoded once" in README.
+`experiments/run_grpo.py` does the same work several times faster, see docs/results.md.
 """
 
 from __future__ import annotations
