@@ -43,6 +43,7 @@ from focus_agents.models.weights import FLOATS, is_finite
 
 PREFIX = "base_model.model."
 """Before the name of a module of the base in PEFT's files."""
+_LORA_PART = ".lora_"
 _LORA = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)(\.weight)?$")
 
 
@@ -195,9 +196,11 @@ def _fill(
     if lost := sorted(result.unexpected_keys):
         raise CheckpointError(_of_another_base(adapter, f"{len(lost)} of its tensors find no place, e.g. {lost[0]}"))
     if missing := sorted(own.intersection(result.missing_keys) | (_biases(wrapped, config) - renamed.keys())):
-        raise CheckpointError(
-            adapter_fault(adapter, f"{len(missing)} of its tensors are missing in {ADAPTER_WEIGHTS}, e.g. {missing[0]}")
-        )
+        reason = f"{len(missing)} of its tensors are missing in {ADAPTER_WEIGHTS}, e.g. {missing[0]}"
+        # Modules without any tensor are those of a deeper base; a module that has one has lost the others.
+        absent, there = ({name.partition(_LORA_PART)[0] for name in names} for names in (missing, renamed))
+        is_deeper = all(_LORA_PART in name for name in missing) and absent.isdisjoint(there)
+        raise CheckpointError(_of_another_base(adapter, reason) if is_deeper else adapter_fault(adapter, reason))
     return wrapped.eval()
 
 

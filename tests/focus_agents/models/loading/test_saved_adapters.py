@@ -257,11 +257,20 @@ def test_what_is_not_whole_is_refused_before_weights_are_read(
         check_model(str(adapter))
 
 
-@pytest.mark.parametrize("other", ["narrow", "qwen2_vl"])
-def test_an_adapter_of_another_base(other: str, adapter: Path, tmp_path: Path, processor: VLMProcessor) -> None:
-    """Of other widths, or of another family with the same names."""
-    model = make_model("qwen2_vl" if other == "qwen2_vl" else FAMILY, processor, intermediate_size=48)
-    place = save_policy(tmp_path / "other", model, processor)
+@pytest.mark.parametrize(
+    ("family", "text", "reason"),
+    [
+        (FAMILY, {"intermediate_size": 48}, "size mismatch"),
+        ("qwen2_vl", {"intermediate_size": 48}, "size mismatch"),
+        (FAMILY, {"num_hidden_layers": 4}, r"14 of its tensors are missing in .*layers\.3"),
+    ],
+    ids=["narrow", "qwen2_vl", "deeper"],
+)
+def test_an_adapter_of_another_base(
+    family: str, text: dict[str, int], reason: str, adapter: Path, tmp_path: Path, processor: VLMProcessor
+) -> None:
+    """Of other widths or more layers, or of another family with the same names."""
+    place = save_policy(tmp_path / "other", make_model(family, processor, **text), processor)
     for load in (check_model, load_model):
-        with pytest.raises(CheckpointError, match=r"of another base, of '.*base' as it says itself.*size mismatch"):
+        with pytest.raises(CheckpointError, match=rf"of another base, of '.*base' as it says itself.*{reason}"):
             load(f"{adapter} on {place}")
