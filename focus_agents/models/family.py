@@ -85,6 +85,7 @@ class ModelFamily(abc.ABC):
         lora_targets: Regular expression of the modules that get LoRA adapters: the language model's, none of the tower.
         end_token: Ends an answer; None: the tokenizer's own.
         placeholder: Stands for a picture in the chat template's text; None: the image token.
+        old_placeholder: What stood for it in the chat templates of early conversions; None: the same.
         native_template: The template in whose form its models were trained to write boxes.
         chat_template: Of tokenizers that come without one, in Jinja; None: they have their own.
         picture_size: The field of `preprocessor_config.json` that gives `pixel_values` its height and width.
@@ -99,6 +100,7 @@ class ModelFamily(abc.ABC):
     lora_targets: str
     end_token: str | None = None
     placeholder: str | None = None
+    old_placeholder: str | None = None
     native_template: str = "default"
     chat_template: str | None = None
     picture_size: str = "size"
@@ -186,6 +188,16 @@ class ModelFamily(abc.ABC):
             (The text, how many image tokens each run has.)
         """
         return self.image_token, (num_image_tokens(views),)
+
+    def complete_text(self, text: str) -> str:
+        """Return a prompt's text with what the family's processor in transformers adds to it.
+
+        By default that is nothing.
+
+        Args:
+            text: The chat template's, up to where the answer starts, with a placeholder for each picture.
+        """
+        return text
 
     # ---- the model
 

@@ -207,12 +207,25 @@ class CappedHead:
         return torch.tanh(self.linear(hidden) / self.cap) * self.cap
 
 
+BOS = "<bos>"
+"""The token that begins a text, of Gemma's tokenizers."""
+
+
 class PaliGemma(SquareFamily):
     """PaliGemma's family, 1 and 2: all tokens of a prompt see each other, and the answer's what stands before them."""
 
     def for_config(self, config: Any) -> PaliGemma:
         """See `ModelFamily`."""
         return replace(self, side=config.vision_config.image_size // config.vision_config.patch_size)
+
+    def complete_text(self, text: str) -> str:
+        """See `ModelFamily`; beginning-of-text behind the last picture, and a line's end behind the text.
+
+        Templates of policies that were saved by an older release write both themselves.
+        """
+        before, picture, behind = text.rpartition(self.image_token)
+        behind = behind.removeprefix(BOS)
+        return f"{before}{picture}{BOS}{behind}" + ("" if behind.endswith("\n") else "\n")
 
     def parts(self, model: Any) -> ModelParts:
         """See `ModelFamily`; the head of PaliGemma 2 caps its logits."""
@@ -254,16 +267,9 @@ PALIGEMMA = PaliGemma(
     lora_targets=_LANGUAGE_MODEL_PROJECTIONS,
     native_template="paligemma",
     vllm_fault="which takes one picture a prompt of them, and lets the prompt's text see no further than itself",
-    # As transformers' processor writes a prompt: pictures where they stand, the beginning-of-text behind the last of
-    # them, and a line's end behind the text.
+    # Pictures where they stand; `complete_text` adds the rest.
     chat_template=(
-        "{% set count = namespace(pictures=0, seen=0, text='') %}"
-        "{% for message in messages %}{% for part in message.content %}{% if part.type == 'image' %}"
-        "{% set count.pictures = count.pictures + 1 %}{% endif %}{% endfor %}{% endfor %}"
-        "{% for message in messages %}{% for part in message.content %}{% if part.type == 'image' %}"
-        "{% set count.seen = count.seen + 1 %}"
-        "{% set count.text = count.text + '<image>' + ('<bos>' if count.seen == count.pictures else '') %}"
-        "{% else %}{% set count.text = count.text + part.text %}{% endif %}{% endfor %}{% endfor %}"
-        "{{ count.text }}{% if add_generation_prompt and not count.text.endswith('\\n') %}{{ '\\n' }}{% endif %}"
+        "{% for message in messages %}{% for part in message.content %}"
+        "{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}{% endfor %}"
     ),
 )

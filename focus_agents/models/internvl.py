@@ -145,6 +145,7 @@ INTERNVL = InternVL(
     model_types=("internvl",),
     frame=CoordinateFrame.NORM_1000,
     image_token="<IMG_CONTEXT>",
+    old_placeholder="<image>",
     never_sampled=("<img>", "</img>", "<IMG_CONTEXT>", "<video>"),
     lora_targets=r".*\blanguage_model\b.*\.(q|k|v|o|gate|up|down)_proj",
     native_template="internvl",

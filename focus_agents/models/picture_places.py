@@ -1,17 +1,29 @@
 """Chat templates that move pictures: LLaVA's write all pictures of a turn first, and then its words.
 
-Then no box would stand behind its picture. Such a template is given each turn as one text, in which the pictures are
-written where they belong, in the template's own words.
+Then no box would stand behind its picture. Such a template gets a few words in front of it, which make each turn one
+text: the pictures are written where they belong, in the template's own words. It is saved so, and other programs ask a
+policy as it was trained.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
-from focus_agents.models.chat import Chat, as_text, prompt_text
+from focus_agents.models.chat import as_text, prompt_text
 
 PICTURE = {"type": "image"}
+_IN_PLACE = (
+    "{%- set focus = namespace(turns=[]) -%}{%- for message in messages -%}"
+    "{%- if message['content'] is string -%}{%- set focus.turns = focus.turns + [message] -%}{%- else -%}"
+    "{%- set words = namespace(text='') -%}{%- for part in message['content'] -%}"
+    "{%- set words.text = words.text + (PICTURE if part['type'] == 'image' else part['text']) -%}{%- endfor -%}"
+    "{%- set part = {'type': 'text', 'text': words.text} -%}"
+    "{%- set focus.turns = focus.turns + [{'role': message['role'], 'content': [part]}] -%}"
+    "{%- endif -%}{%- endfor -%}{%- set messages = focus.turns -%}"
+)
 WORDS = "Where is it?", "And here?"
 
 
@@ -43,15 +55,40 @@ def moved_picture(tokenizer: Any, placeholder: str) -> str | None:
     return _added(_ask(tokenizer, [as_text(first)]), _ask(tokenizer, [PICTURE, as_text(first)]), placeholder)
 
 
-def with_written_pictures(chat: Chat, picture: str) -> Chat:
-    """Return a conversation whose turns are one text each.
+def in_place(chat_template: str, picture: str) -> str:
+    """Return a chat template that leaves pictures between the words, where it would move them.
 
     Args:
-        chat: Turns with parts.
-        picture: What is written for each picture.
+        chat_template: In Jinja.
+        picture: How it writes a picture.
     """
-    texts = ("".join(part.get("text", picture) for part in turn["content"]) for turn in chat)
-    return [{**turn, "content": [as_text(text)]} for turn, text in zip(chat, texts, strict=True)]
+    return _IN_PLACE.replace("PICTURE", json.dumps(picture)) + chat_template
+
+
+def settle_pictures(tokenizer: Any, placeholder: str, *, old_placeholder: str | None = None) -> None:
+    """Let a tokenizer's chat template write each picture as its placeholder, in its place.
+
+    One that cannot be used stays as it is; who asks by it is told.
+
+    Args:
+        tokenizer: Of transformers.
+        placeholder: What stands for a picture in the template's text.
+        old_placeholder: What stood for it in the templates of early conversions; None: the same.
+    """
+    found = tokenizer.chat_template
+    name, template = ("default", found.get("default")) if isinstance(found, dict) else (None, found)
+    if not isinstance(template, str):
+        return
+
+    def settle(fresh: str) -> None:
+        tokenizer.chat_template = fresh if name is None else {**tokenizer.chat_template, name: fresh}
+
+    if old_placeholder is not None and placeholder not in template:
+        template = template.replace(old_placeholder, placeholder)
+        settle(template)
+    with contextlib.suppress(ValueError):
+        if (picture := moved_picture(tokenizer, placeholder)) is not None:
+            settle(in_place(template, picture))
 
 
 def _ask(tokenizer: Any, parts: list[dict[str, str]]) -> str:

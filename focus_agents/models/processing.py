@@ -5,7 +5,6 @@ Axis letters: P prompt tokens.
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import threading
@@ -21,7 +20,7 @@ import torch
 from focus_agents.models.chat import as_text, end_token_id, prompt_text
 from focus_agents.models.family import ModelFamily, PreprocessedImages
 from focus_agents.models.inputs import EncodedPrompt, PromptBatch, collate_prompts
-from focus_agents.models.picture_places import WORDS, are_in_order, moved_picture, with_written_pictures
+from focus_agents.models.picture_places import WORDS, are_in_order, settle_pictures
 from focus_agents.models.views import View, num_image_tokens
 from focus_env.boxes import CoordinateFrame
 from focus_env.prompts import PromptTemplate
@@ -82,6 +81,7 @@ class VLMProcessor:
         self.own_image_processor = image_processor if own_image_processor is None else own_image_processor
         self.family = family
         self.settings = dict(settings or {})
+        settle_pictures(tokenizer, self._placeholder, old_placeholder=family.old_placeholder)
         vocabulary = tokenizer.get_vocab()
         self.eos_token_id: int = end_token_id(tokenizer, family.end_token)
         padding = tokenizer.pad_token_id
@@ -194,19 +194,12 @@ class VLMProcessor:
         )
 
     def _chat_text(self, messages: Sequence[Message]) -> str:
-        chat = _as_chat(messages)
-        if self._moved_picture is not None:
-            chat = with_written_pictures(chat, self._moved_picture)
-        return prompt_text(self.tokenizer, chat)
+        return self.family.complete_text(prompt_text(self.tokenizer, _as_chat(messages)))
 
     @property
     def _placeholder(self) -> str:
         """What stands for a picture in a chat template's text."""
         return self.family.placeholder or self.family.image_token
-
-    @functools.cached_property
-    def _moved_picture(self) -> str | None:
-        return moved_picture(self.tokenizer, self._placeholder)
 
     def check_chat_template(self) -> None:
         """Check that the chat template writes each picture as one image token, in its place, and words as they are.

@@ -14,6 +14,7 @@ from focus_agents.errors import CheckpointError
 from focus_agents.models.adapters import has_adapters, merge_adapters
 from focus_agents.models.loading import check_model, load_config, load_model, load_template
 from focus_agents.models.loading.forms import check_mergeable
+from focus_agents.models.loading.part_files import TEMPLATE_TEXT
 from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, ModelFiles
 from focus_agents.models.loading.sources import find_source
 from focus_agents.models.pictures import recorded_budget
@@ -23,6 +24,8 @@ from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.target import check_target
 
 OF_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".md")
+OLD_TEMPLATE = "chat_template.json"
+"""Where older releases of transformers keep what is in `TEMPLATE_TEXT` now."""
 OWN = ("config.json", POLICY_FILE, "adapter_config.json")
 """Endings and names of files that an export does not take over from the base as they are."""
 
@@ -90,7 +93,8 @@ def _take_over(files: ModelFiles, directory: Path) -> None:
     """Copy what other programs read of a base and nothing here writes, such as settings for videos and generation."""
     for name in files.names:
         is_hidden = name.startswith((".", "adapter_"))
-        if not is_hidden and name not in OWN and not name.endswith(OF_WEIGHTS) and not (directory / name).exists():
+        is_there = (directory / name).exists() or (name == OLD_TEMPLATE and (directory / TEMPLATE_TEXT).exists())
+        if not is_hidden and name not in OWN and not name.endswith(OF_WEIGHTS) and not is_there:
             shutil.copyfile(files.path(name), directory / name)
 
 

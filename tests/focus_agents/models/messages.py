@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from focus_agents.models.inputs import EncodedPrompt
@@ -25,3 +28,12 @@ def num_image_tokens(prompt: EncodedPrompt, processor: VLMProcessor) -> int:
 
 def pixels(prompt: EncodedPrompt) -> np.ndarray:
     return prompt.images["pixel_values"]
+
+
+def as_plain_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as users of transformers write them."""
+    return [{"role": message.role, "content": [_as_part(part) for part in message.content]} for message in messages]
+
+
+def _as_part(part: ImagePart | TextPart) -> dict[str, str]:
+    return {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}

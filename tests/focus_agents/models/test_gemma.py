@@ -26,7 +26,8 @@ from focus_env.env import observe
 from focus_env.prompts import get_template
 from focus_env.types import ImagePart, Message, TextPart
 from tests.fakes import make_episode
-from tests.focus_agents.models.cases import EPISODES, TEMPLATE, Case, make_case
+from tests.focus_agents.models.cases import EPISODES, TEMPLATE, Case, make_case, pictures_of
+from tests.focus_agents.models.messages import as_plain_chat
 from tests.focus_agents.models.plain_mass import padding_of, random_case
 
 
@@ -141,6 +142,23 @@ class TestPaliGemma:
             expected = theirs(text="<image>".join(texts), images=[pictures], return_tensors="np")
             assert ours.input_ids.tolist() == expected["input_ids"][0].tolist()
             np.testing.assert_allclose(ours.images["pixel_values"], expected["pixel_values"], atol=0.02)
+
+    def test_its_processor_makes_the_same_of_a_saved_chat_template(self, paligemma: Case) -> None:
+        tokenizer = copy.deepcopy(paligemma.processor.tokenizer)
+        tokenizer.bos_token, tokenizer.image_token = "<bos>", "<image>"
+        tokenizer.image_token_id = paligemma.processor.image_token_id
+        image_processor = copy.deepcopy(paligemma.processor.image_processor)
+        image_processor.image_seq_length = 16
+        theirs = PaliGemmaProcessor(image_processor, tokenizer, chat_template=tokenizer.chat_template)
+        messages = TEMPLATE.render(observe(EPISODES[1]))
+        text = theirs.apply_chat_template(as_plain_chat(messages), add_generation_prompt=True)
+        expected = theirs(text=text, images=[pictures_of(EPISODES[1])], return_tensors="np")
+        assert paligemma.prompts[1].input_ids.tolist() == expected["input_ids"][0].tolist()
+
+    @pytest.mark.parametrize("text", ["<image>a<image>b", "<image>a<image><bos>b\n"])
+    def test_beginning_and_end_are_written_once(self, paligemma: Case, text: str) -> None:
+        """Chat templates of policies of an older release write them themselves."""
+        assert paligemma.family.complete_text(text) == "<image>a<image><bos>b\n"
 
     def test_its_native_prompt_ends_with_one_line_end(self, paligemma: Case) -> None:
         episode = make_episode(0, shots=2)

@@ -44,6 +44,7 @@ WEIGHTS = "model.safetensors"
 def base(tmp_path_factory: pytest.TempPathFactory, processor: VLMProcessor) -> Path:
     folder = save_policy(tmp_path_factory.mktemp("bases") / "base", make_model("qwen2_5_vl", processor), processor)
     (folder / "video_preprocessor_config.json").write_text('{"video_processor_type": "Qwen2VLVideoProcessor"}')
+    (folder / "chat_template.json").write_text('{"chat_template": "of an older transformers"}')
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# Base\n")
     return folder
 
@@ -102,6 +103,7 @@ def test_transformers_alone_loads_it(
     assert tokenizer.chat_template == processor.tokenizer.chat_template
     assert type(AutoImageProcessor.from_pretrained(folder)) is type(processor.image_processor)
     assert (folder / "video_preprocessor_config.json").is_file()  # what nothing here writes is the base's
+    assert not (folder / "chat_template.json").exists()  # would contradict the template that is written
     assert not (folder / "adapter_config.json").exists()
 
 
