@@ -198,6 +198,7 @@ class SFTWorker:
                 rank=self.rank,
                 num_workers=self.num_workers,
                 num_one_shot_steps=round(self.config.one_shot * self.config.num_steps),
+                warn=lambda text: notices.post(self.plan.run_path, f"warning: {text}"),
             )
         except EpisodeError as error:
             # Raised all the same: the other workers wait for this one's gradients, and Ray Train ends them.
