@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
-from focus_agents.cli.budget import Process, device_for, large_prompt, shape_of_model, tell_memory
+from focus_agents.cli.budget import MEASURING, Process, device_for, large_prompt, shape_of_model, tell_memory
 from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import parse
 from focus_agents.cli.common import PolicyArguments, PolicyNames
@@ -283,7 +283,9 @@ def tell_budget(args: Args, plan: EvaluationPlan, console: Console) -> None:
             continue
         limit = picture_budget(model, validation=spec.max_image_tokens).validation
         processor = load_processor(model, max_image_tokens=limit)
-        if (prompt := large_prompt(processor, spec.load_template(), episodes, shape)) is None:
+        with waiting(console, MEASURING, is_announced=False):
+            prompt = large_prompt(processor, spec.load_template(), episodes, shape)
+        if prompt is None:
             continue
         answered = budget.answering(
             shape, spec.precision, prompt=prompt, num_prompts=plan.batch_size, answer_tokens=plan.max_completion_tokens

@@ -161,7 +161,7 @@ def main() -> None:
                     return
                 for line in args.model.describe_newer():
                     console.print(f"warning: {line}", style="yellow")
-            with console.status("checking model and data ..."):
+            with waiting(console, "checking model and data"):
                 args = with_commits(args)
                 plan, workers = check_arguments(args)
             console.print(f"unit of boxes: {plan.template.frame}")
@@ -184,7 +184,7 @@ def tell_budget(plan: SFTPlan, workers: Workers, cluster: ClusterArguments, cons
     if (shape := shape_of_model(plan.model)) is None:
         return
     episodes = plan.training_episodes, plan.validation_episodes
-    if (prompts := stage_prompts(plan.model, plan.template, plan.pictures, episodes, shape)) is None:
+    if (prompts := stage_prompts(plan.model, plan.template, plan.pictures, episodes, shape, console)) is None:
         return
     tell_prompts(console, shape, plan.pictures, *prompts)
     config = as_trained(plan.config, plan.model)

@@ -126,7 +126,7 @@ class Pretraining:
         watcher = Watcher(self.directory, console, Facts(num_steps, "step"))
         recorder = Recorder(self.directory, console, [watcher, ReportSink(self.directory.path)])
         pace = Pace(first, num_steps, console, from_first=True)
-        bar = progress_bar("pretraining", num_steps, console, first=first, pace=pace)
+        bar = progress_bar("pretraining", num_steps, console, first=first, pace=pace, has_lines=True)
         with contextlib.closing(recorder), noting_a_stop(self.directory.path / CONFIG_FILE), bar as move_to:
             for step, batch in zip(range(first, num_steps), self._batches(range(first, num_steps)), strict=True):
                 step_started = time.perf_counter()
