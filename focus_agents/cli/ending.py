@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -17,6 +18,34 @@ from focus_agents.runs.output import is_live
 SHOW_CURSOR = "\x1b[?25h"
 """Takes back what a spinner or a bar has asked of the terminal."""
 FAILED = 1
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM as an exception, as Ctrl-C is one."""
+
+    signal_number = signal.SIGTERM
+
+
+def number_of(stop: KeyboardInterrupt) -> signal.Signals:
+    """Return the signal that has raised an exception."""
+    return signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+
+
+@contextlib.contextmanager
+def termination_as_exception() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated` in the main thread; elsewhere Python admits no handlers, and nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def end_at_once(code: int, *, restores_terminal: bool = False) -> None:
