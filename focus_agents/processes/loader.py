@@ -85,7 +85,7 @@ def _unpacked(packed: Iterator[tuple[bytes, str]], warn: Callable[[str], None]) 
             is_told = True
             warn(
                 f"shared memory cannot be had for training data ({refusal}); it comes through a pipe, which is slower. "
-                "Make room in /dev/shm, or give a container more, as by its --shm-size"
+                "Make room in /dev/shm, or start the container with more of it"
             )
         yield pickle.loads(batch)
 
