@@ -148,6 +148,25 @@ def _num_pixels(episode: Episode) -> int:
     return sum(frame.image_wh[0] * frame.image_wh[1] for frame in frames)
 
 
+def tell_fewer(console: Console, setting: str, asked: int, there: int, what: str) -> None:
+    """Say that there are fewer of something than a setting asks for, if so.
+
+    Args:
+        console: Where to print.
+        setting: Its name.
+        asked: Its value.
+        there: How many there are.
+        what: What they are.
+    """
+    if there < asked:
+        console.print(f"note: `{setting}` asks for {asked:,}, but there are {there:,} {what}")
+
+
+def tell_validation(num_episodes: int, episodes: EpisodeDataset, console: Console) -> None:
+    """Say that there are fewer episodes to validate on than are asked for, if so."""
+    tell_fewer(console, "num_validation_episodes", num_episodes, len(episodes), "episodes to validate on")
+
+
 def tell_prompts(
     console: Console, shape: ModelShape, pictures: PictureBudget, training: PromptSize, validation: PromptSize
 ) -> None:

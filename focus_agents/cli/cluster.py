@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -280,9 +281,8 @@ def leave_ray(note: str = "", *, console: Console | None = None) -> None:
         note: Said then, such as what is kept.
         console: Where to say that it takes its time.
     """
-    import ray
-
-    if not ray.is_initialized():
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
         return
     with ending_at_once(note), contextlib.nullcontext() if console is None else waiting(console, "ending Ray"):
         ray.shutdown()

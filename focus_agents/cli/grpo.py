@@ -39,6 +39,7 @@ from focus_agents.cli.budget import (
     tell_memory,
     tell_prompts,
     tell_unused_gpu,
+    tell_validation,
 )
 from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
@@ -204,6 +205,7 @@ def main() -> None:
                 args = with_commits(args)
                 plan, config = check_arguments(args)
             console.print(f"unit of boxes: {plan.template.frame}")
+            tell_validation(plan.schedule.num_validation_episodes, plan.validation_episodes, console)
             tell_budget(plan, args.cluster, console)
             path = args.run.path("grpo")
             args.cluster.connect(args.cluster.needs(), job=Job(folder=path))

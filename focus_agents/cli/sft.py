@@ -34,6 +34,7 @@ from focus_agents.cli.budget import (
     tell_memory,
     tell_prompts,
     tell_unused_gpu,
+    tell_validation,
 )
 from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
@@ -165,6 +166,7 @@ def main() -> None:
                 args = with_commits(args)
                 plan, workers = check_arguments(args)
             console.print(f"unit of boxes: {plan.template.frame}")
+            tell_validation(plan.schedule.num_validation_episodes, plan.validation_episodes, console)
             tell_budget(plan, workers, args.cluster, console)
             args.cluster.connect(args.cluster.needs() if workers.num_workers else [], job=Job(folder=plan.run_path))
             used = (plan.training_episodes, plan.validation_episodes)
