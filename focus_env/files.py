@@ -50,15 +50,11 @@ def fresh_file(path: Path) -> Iterator[Path]:
         return
     with named_errors(path), _scratch_file(path) as scratch:
         mode = scratch.stat().st_mode
-        try:
-            yield scratch
-            _open_up(scratch, mode)
-            _sync(scratch)
-            os.replace(scratch, path)
-            _sync(path.parent)
-        except BaseException:
-            scratch.unlink(missing_ok=True)
-            raise
+        yield scratch
+        _open_up(scratch, mode)
+        _sync(scratch)
+        os.replace(scratch, path)
+        _sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -169,19 +165,23 @@ def _file_name(path: Path, number: int) -> Path:
 
 @contextlib.contextmanager
 def _scratch_file(path: Path) -> Iterator[Path]:
-    """An empty file that no other process writes to; what dead processes have left goes."""
+    """An empty file that no other process writes to; what dead processes have left goes, and at an error this one."""
     for number in itertools.count():
         scratch = _file_name(path, number)
-        with _lock(scratch, os.O_RDWR | os.O_CREAT) as is_free:
-            if not is_free:
-                continue
-            os.truncate(scratch, 0)
-            for later in itertools.count(number + 1):
-                if not _file_name(path, later).exists():
-                    break
-                _remove_dead(_file_name(path, later))
-            yield scratch
-            return
+        try:  # a signal may raise at each line, in `_lock` too
+            with _lock(scratch, os.O_RDWR | os.O_CREAT) as is_free:
+                if not is_free:
+                    continue
+                os.truncate(scratch, 0)
+                for later in itertools.count(number + 1):
+                    if not _file_name(path, later).exists():
+                        break
+                    _remove_dead(_file_name(path, later))
+                yield scratch
+                return
+        except BaseException:
+            _remove_dead(scratch)
+            raise
 
 
 @contextlib.contextmanager

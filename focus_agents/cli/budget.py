@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from focus_agents.errors import CheckpointError
+from focus_agents.runs.terminal import waiting
 from focus_env.env import observe
 from focus_env.prompts import IPLocTemplate, PromptTemplate
 from focus_env.types import Episode, EpisodeDataset
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # a command line is read without torch
 
 NUM_SAMPLED = 16
 """Episodes among which the one with the largest pictures is measured."""
+MEASURING = "measuring prompts with large pictures"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,7 @@ def stage_prompts(
     pictures: PictureBudget,
     episodes: tuple[EpisodeDataset, EpisodeDataset],
     shape: ModelShape,
+    console: Console,
 ) -> tuple[PromptSize, PromptSize] | None:
     """Measure a large prompt of a stage's training and one of its validation; None: none can be asked.
 
@@ -104,13 +107,15 @@ def stage_prompts(
         pictures: How large they are shown.
         episodes: Those to train on, and those to validate on.
         shape: Of the model.
+        console: Where to say so, if it takes its time.
     """
     from focus_agents.models.loading import load_processor
 
-    sizes = [
-        large_prompt(load_processor(model, max_image_tokens=limit), template, part, shape)
-        for part, limit in zip(episodes, (pictures.training, pictures.validation), strict=True)
-    ]
+    with waiting(console, MEASURING, is_announced=False):
+        sizes = [
+            large_prompt(load_processor(model, max_image_tokens=limit), template, part, shape)
+            for part, limit in zip(episodes, (pictures.training, pictures.validation), strict=True)
+        ]
     return None if sizes[0] is None or sizes[1] is None else (sizes[0], sizes[1])
 
 
@@ -141,6 +146,25 @@ def _episode(episodes: EpisodeDataset, index: int) -> Episode | None:
 def _num_pixels(episode: Episode) -> int:
     frames = [exemplar.frame for exemplar in episode.support] + [episode.query_frame]
     return sum(frame.image_wh[0] * frame.image_wh[1] for frame in frames)
+
+
+def tell_fewer(console: Console, setting: str, asked: int, there: int, what: str) -> None:
+    """Say that there are fewer of something than a setting asks for, if so.
+
+    Args:
+        console: Where to print.
+        setting: Its name.
+        asked: Its value.
+        there: How many there are.
+        what: What they are.
+    """
+    if there < asked:
+        console.print(f"note: `{setting}` asks for {asked:,}, but there are {there:,} {what}")
+
+
+def tell_validation(num_episodes: int, episodes: EpisodeDataset, console: Console) -> None:
+    """Say that there are fewer episodes to validate on than are asked for, if so."""
+    tell_fewer(console, "num_validation_episodes", num_episodes, len(episodes), "episodes to validate on")
 
 
 def tell_prompts(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,8 @@ from rich.console import Console
 from focus_agents.cli.addresses import AUTO, check_answer, host_and_port
 from focus_agents.cli.command_line import own_command, quiet_libraries
 from focus_agents.cli.dashboard import TOKEN_FILE, dashboard_line, place_token
-from focus_agents.cli.errors import Terminated, ending_at_once
+from focus_agents.cli.ending import Terminated
+from focus_agents.cli.errors import ending_at_once
 from focus_agents.cli.ray_compat import own_node, raylets, session_of_ray, show_token
 from focus_agents.errors import TrainingError
 from focus_agents.processes.loopback import stay_on_loopback
@@ -279,9 +281,8 @@ def leave_ray(note: str = "", *, console: Console | None = None) -> None:
         note: Said then, such as what is kept.
         console: Where to say that it takes its time.
     """
-    import ray
-
-    if not ray.is_initialized():
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
         return
     with ending_at_once(note), contextlib.nullcontext() if console is None else waiting(console, "ending Ray"):
         ray.shutdown()
@@ -308,15 +309,13 @@ def own_handlers() -> Iterator[None]:
     try:
         yield
     except SystemExit as stop:
-        if stop.code == signal.SIGTERM:
-            raise Terminated from None
-        raise
+        raise (Terminated() if stop.code == signal.SIGTERM else stop) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-RAYLET_EXIT_CODE = 1
+DIED = 1
 WATCH_SECONDS = 1.0
 
 
@@ -344,7 +343,7 @@ def watch_raylet(console: Console, advice: Callable[[], str]) -> None:
                     return
                 console.print(f"error: Ray has died on this machine; {advice()}", style="red", soft_wrap=True)
                 console.file.flush()
-                os._exit(RAYLET_EXIT_CODE)
+                os._exit(DIED)
             time.sleep(WATCH_SECONDS)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -88,7 +88,10 @@ def verify(folder: Path | None, console: Console) -> None:
     """Compare checksums."""
     if folder is None:
         raise ValueError("--verify: expected --output, or --dataset store with --data-root, got neither")
-    num_files = sum(1 for _ in verify_store(folder))
+    num_files = 0
+    with progress_bar("files", None, console) as move_to:
+        for num_files, _ in enumerate(verify_store(folder), 1):
+            move_to(num_files)
     console.print(f"{folder}: all {num_files} files are as they were written")
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -17,6 +18,64 @@ from focus_agents.runs.output import is_live
 SHOW_CURSOR = "\x1b[?25h"
 """Takes back what a spinner or a bar has asked of the terminal."""
 FAILED = 1
+SECONDS_UNTIL_AGAIN = 0.1
+"""After which a signal is sent again, most likely to another place of the program."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM as an exception, as Ctrl-C is one."""
+
+    signal_number = signal.SIGTERM
+
+
+def number_of(stop: KeyboardInterrupt) -> signal.Signals:
+    """Return the signal that has raised an exception."""
+    return signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+
+
+@contextlib.contextmanager
+def termination_as_exception() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated` in the main thread; elsewhere Python admits no handlers, and nothing changes.
+
+    Where Python drops what a signal has raised, the signal comes again; see `_getting_through`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with _getting_through():
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _getting_through() -> Iterator[None]:
+    """Within it, a signal comes again until what it raises ends the work.
+
+    Python calls finalizers, hooks of a fork, and callbacks of weak references without a caller who could be told of an
+    error. A signal that comes just then raises there, and would be lost; the start of Ray forks for seconds.
+    """
+    before, process = sys.unraisablehook, os.getpid()
+
+    def send_again(dropped: sys.UnraisableHookArgs) -> None:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt | SystemExit):
+            before(dropped)
+        elif os.getpid() == process:  # and not a child that is about to become another program
+            is_term = issubclass(dropped.exc_type, Terminated | SystemExit)  # the latter is how Ray answers SIGTERM
+            number = signal.SIGTERM if is_term else signal.SIGINT
+            threading.Timer(SECONDS_UNTIL_AGAIN, os.kill, (process, number)).start()
+
+    sys.unraisablehook = send_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def end_at_once(code: int, *, restores_terminal: bool = False) -> None:

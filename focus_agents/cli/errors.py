@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 import tyro
 from rich.console import Console
 
-from focus_agents.cli.ending import end_at_once
+from focus_agents.cli.ending import end_at_once, number_of, termination_as_exception
 from focus_agents.errors import RunInterrupted
 from focus_agents.runs.output import guard_output
 from focus_agents.runs.terminal import PlainConsole
@@ -94,10 +94,10 @@ def user_errors(arguments: type) -> Iterator[None]:
     """
     guard_output()
     try:
-        with _termination_as_exception():
+        with termination_as_exception():
             yield
     except KeyboardInterrupt as stop:
-        number = _number_of(stop)
+        number = number_of(stop)
         print(f"stopped by {number.name}; nothing was started yet", file=sys.stderr)
         raise SystemExit(128 + number) from None
     except (ValueError, OSError, FocusError) as error:
@@ -110,12 +110,6 @@ def error_in_words(error: Exception) -> str:
     if isinstance(error, FocusError) or not isinstance(error, OSError) or not error.filename or not error.strerror:
         return str(error)
     return f"{error.filename}: expected a path that can be used, got: {error.strerror}; correct the path"
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM as an exception, as Ctrl-C is one."""
-
-    signal_number = signal.SIGTERM
 
 
 @contextlib.contextmanager
@@ -140,13 +134,13 @@ def work_errors(
         console.print(as_flags(message, arguments), style=style, highlight=False, markup=False, soft_wrap=True)
 
     try:
-        with _termination_as_exception():
+        with termination_as_exception():
             yield
     except RunInterrupted as interruption:
         show(str(interruption), "yellow")
         raise SystemExit(interruption.exit_code) from None
     except KeyboardInterrupt as stop:
-        number = _number_of(stop)
+        number = number_of(stop)
         show(f"stopped by {number.name}; {advice()}", "yellow")
         raise SystemExit(128 + number) from None
     except StorageError as error:
@@ -179,28 +173,6 @@ def in_a_thread(work: Callable[[], T]) -> T:
 
     threading.Thread(target=run, daemon=True).start()
     return outcome.result()
-
-
-def _number_of(stop: KeyboardInterrupt) -> signal.Signals:
-    """The signal that raised an exception."""
-    return signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
-
-
-@contextlib.contextmanager
-def _termination_as_exception() -> Iterator[None]:
-    """Let SIGTERM raise `Terminated` in the main thread; elsewhere Python admits no handlers, and nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

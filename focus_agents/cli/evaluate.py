@@ -24,7 +24,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
-from focus_agents.cli.budget import Process, device_for, large_prompt, shape_of_model, tell_memory
+from focus_agents.cli.budget import (
+    MEASURING,
+    Process,
+    device_for,
+    large_prompt,
+    shape_of_model,
+    tell_fewer,
+    tell_memory,
+)
 from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import parse
 from focus_agents.cli.common import PolicyArguments, PolicyNames
@@ -38,7 +46,7 @@ from focus_agents.evaluation.report import report_notes, report_tables, write_re
 from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.evaluation.sheets import write_sheet
 from focus_agents.policies.licences import licence_note
-from focus_agents.policies.registry import parse_policy
+from focus_agents.policies.registry import POLICIES, parse_policy
 from focus_agents.reports.tables import text_table
 from focus_agents.rollout.records import MAX_COMPLETION_TOKENS
 from focus_agents.runs.progress import progress_bar
@@ -123,15 +131,18 @@ class Args(Settings):
 
 
 def main() -> None:
-    console = make_console()
+    console = make_console(arguments=Args)
     if not console.is_terminal:
-        console = make_console(width=PIPED_WIDTH)
+        console = make_console(width=PIPED_WIDTH, arguments=Args)
     with user_errors(Args):
         args = read_words()
         console.print(f"results: {results_path(args)}")  # Ray and torch take their time
         with waiting(console, "loading policies and data"):
             plan, results, chunks = check_arguments(args)
+        there = min(map(len, plan.episodes.values()))
+        tell_fewer(console, "num_episodes", plan.num_episodes, there, f"episodes of {plan.dataset}")
         if chunks:
+            tell_fewer(console, "num_workers", plan.num_workers, len(chunks), "batches left to answer")
             tell_budget(args, plan, console)
     for note in filter(None, map(licence_note, args.policy)):
         console.print(note)
@@ -174,7 +185,8 @@ def check_arguments(args: Args) -> tuple[EvaluationPlan, ResultsFolder, list[Chu
     args.cluster.listen_here()
     specs = {text: args.policies.spec(text) for text in args.policy if not parse_policy(text)[0].is_model}
     episodes = load_episodes(args)
-    args.cluster.import_ray()
+    if args.cluster.num_workers or not all(map(_is_light, args.policy)):
+        args.cluster.import_ray()
     from focus_agents.evaluation.run import EvaluationPlan, pending_chunks
 
     specs |= {text: args.policies.spec(text) for text in args.policy if text not in specs}
@@ -199,6 +211,12 @@ def check_arguments(args: Args) -> tuple[EvaluationPlan, ResultsFolder, list[Chu
         code=provenance(),
     )
     return plan, results, pending_chunks(plan, results, retry_failed=args.retry_failed)
+
+
+def _is_light(policy: str) -> bool:
+    """Whether a policy needs neither torch nor Ray: one of the package's that has no model."""
+    entry, _ = parse_policy(policy)
+    return not entry.is_model and POLICIES.find(entry.name) is not None
 
 
 def load_episodes(args: Args) -> dict[int, EpisodeDataset]:
@@ -283,7 +301,9 @@ def tell_budget(args: Args, plan: EvaluationPlan, console: Console) -> None:
             continue
         limit = picture_budget(model, validation=spec.max_image_tokens).validation
         processor = load_processor(model, max_image_tokens=limit)
-        if (prompt := large_prompt(processor, spec.load_template(), episodes, shape)) is None:
+        with waiting(console, MEASURING, is_announced=False):
+            prompt = large_prompt(processor, spec.load_template(), episodes, shape)
+        if prompt is None:
             continue
         answered = budget.answering(
             shape, spec.precision, prompt=prompt, num_prompts=plan.batch_size, answer_tokens=plan.max_completion_tokens

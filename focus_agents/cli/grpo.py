@@ -39,6 +39,7 @@ from focus_agents.cli.budget import (
     tell_memory,
     tell_prompts,
     tell_unused_gpu,
+    tell_validation,
 )
 from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
@@ -200,10 +201,11 @@ def main() -> None:
                     return
                 for line in args.model.describe_newer():
                     console.print(f"warning: {line}", style="yellow")
-            with console.status("checking model and data ..."):
+            with waiting(console, "checking model and data"):
                 args = with_commits(args)
                 plan, config = check_arguments(args)
             console.print(f"unit of boxes: {plan.template.frame}")
+            tell_validation(plan.schedule.num_validation_episodes, plan.validation_episodes, console)
             tell_budget(plan, args.cluster, console)
             path = args.run.path("grpo")
             args.cluster.connect(args.cluster.needs(), job=Job(folder=path))
@@ -224,7 +226,7 @@ def tell_budget(plan: GRPOPlan, cluster: ClusterArguments, console: Console) -> 
         return
     model, settings = as_trained(plan.model, plan.model.model), plan.settings
     episodes = plan.training_episodes, plan.validation_episodes
-    if (prompts := stage_prompts(model.model, plan.template, plan.pictures, episodes, shape)) is None:
+    if (prompts := stage_prompts(model.model, plan.template, plan.pictures, episodes, shape, console)) is None:
         return
     tell_prompts(console, shape, plan.pictures, *prompts)
     num_samplers, num_learners = cluster.num_env_runners, cluster.num_learners

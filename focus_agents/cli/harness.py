@@ -24,6 +24,7 @@ from typing import Annotated
 import tyro
 from annotated_types import Ge
 
+from focus_agents.cli.budget import tell_fewer
 from focus_agents.cli.command_line import parse
 from focus_agents.cli.data_arguments import DataArguments
 from focus_agents.cli.errors import make_console, user_errors
@@ -72,6 +73,7 @@ def main() -> None:
             shuffle_supports=args.data.shuffle_supports,
         )
         task = write_task(args.output, name, max_completion_tokens=args.max_completion_tokens)
+    tell_fewer(console, "num_episodes", args.num_episodes, count, f"episodes of {args.data.dataset}")
     console.print(f"{task}: {count} episodes of {args.data.dataset}, {args.shots} shots")
 
 

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import signal
 import sys
 from dataclasses import dataclass
 from typing import Any
 
-from focus_agents.cli.ending import end_quietly, is_program, run_to_the_end
+from focus_agents.cli.ending import (
+    end_quietly,
+    is_program,
+    number_of,
+    run_to_the_end,
+    termination_as_exception,
+)
 from focus_agents.runs.output import guard_output
 
 HELP = {"-h", "--help"}
@@ -105,20 +110,22 @@ def run_command(name: str) -> None:
         name: A key of `COMMANDS`.
 
     Raises:
-        SystemExit: With code 1 if the command needs a package that is not installed, 130 after Ctrl-C, and as the
-            command itself exits.
+        SystemExit: With code 1 if the command needs a package that is not installed, 130 after Ctrl-C and 143 after
+            SIGTERM, and as the command itself exits.
     """
     is_help = not HELP.isdisjoint(sys.argv[1:])
     guard_output(tells_of_reader=not is_help, sign=None if is_help else f"focus {name} ...")
     try:
-        command = _import_command(name)
-        from focus_agents.cli.errors import warnings_in_words  # here: `focus --help` needs none of what it imports
+        with termination_as_exception():
+            command = _import_command(name)
+            from focus_agents.cli.errors import warnings_in_words  # here: `focus --help` needs none of what it imports
 
-        with warnings_in_words(command.Args):
-            command.main()
-    except KeyboardInterrupt:
-        print("stopped by SIGINT", file=sys.stderr)
-        raise SystemExit(128 + signal.SIGINT) from None
+            with warnings_in_words(command.Args):
+                command.main()
+    except KeyboardInterrupt as stop:
+        number = number_of(stop)
+        print(f"stopped by {number.name}", file=sys.stderr)
+        raise SystemExit(128 + number) from None
     finally:
         end_quietly()
 

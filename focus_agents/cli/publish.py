@@ -23,6 +23,7 @@ from focus_agents.cli.errors import make_console, user_errors, work_errors
 from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
 from focus_agents.reports.model_card import CARD, is_place
 from focus_agents.reports.probe_table import probe_section
+from focus_agents.runs.figures import in_digits
 from focus_agents.runs.files import read_json
 from focus_agents.runs.folder import CODE, RunDirectory
 from focus_agents.settings import Settings
@@ -137,7 +138,8 @@ def write_card(
     probe: dict[str, Any] | None = None,
 ) -> str:
     """The card in Markdown."""
-    rows = [f"| {label} | {100 * m:.1f} | {100 * lo:.1f} to {100 * hi:.1f} |" for label, (m, lo, hi) in scores.items()]
+    shown = {label: in_digits(100 * m, (100 * lo, 100 * hi), digits=1) for label, (m, lo, hi) in scores.items()}
+    rows = [f"| {label} | {mean} | {low} to {high} |" for label, (mean, low, high) in shown.items()]
     name = args.name
     title = TITLES[name][0].upper() + TITLES[name][1:]
     return "\n".join(

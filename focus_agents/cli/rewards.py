@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
+from focus_agents.cli.budget import tell_validation
 from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.errors import make_console, print_warning, user_errors, work_errors
@@ -70,13 +71,14 @@ def main() -> None:
         args = parse(Args, __doc__)
         args = dataclasses.replace(args, model=args.model.with_words())
         folder = args.output_dir.absolute()
-        console = make_console()
+        console = make_console(arguments=Args)
         console.print(f"runs: {folder}, each with report.html and log.txt")  # Ray and torch take their time
         if TENSORBOARD in args.watch.log_to:
             console.print(f"{TENSORBOARD}: `focus tensorboard {folder}`")
         with claimed_folder(folder, setting="output_dir"):
             with waiting(console, "loading torch and Ray"):
                 study = check_arguments(args)
+            tell_validation(study.plan.schedule.num_validation_episodes, study.plan.validation_episodes, console)
             need = Need(setting="cpus_per_run", num_cpus=args.cpus_per_run)
             args.cluster.connect(
                 [need, Need(setting="gpus_per_run", num_gpus=args.gpus_per_run)], job=Job(folder=study.folder)

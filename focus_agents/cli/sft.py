@@ -34,6 +34,7 @@ from focus_agents.cli.budget import (
     tell_memory,
     tell_prompts,
     tell_unused_gpu,
+    tell_validation,
 )
 from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
@@ -161,10 +162,11 @@ def main() -> None:
                     return
                 for line in args.model.describe_newer():
                     console.print(f"warning: {line}", style="yellow")
-            with console.status("checking model and data ..."):
+            with waiting(console, "checking model and data"):
                 args = with_commits(args)
                 plan, workers = check_arguments(args)
             console.print(f"unit of boxes: {plan.template.frame}")
+            tell_validation(plan.schedule.num_validation_episodes, plan.validation_episodes, console)
             tell_budget(plan, workers, args.cluster, console)
             args.cluster.connect(args.cluster.needs() if workers.num_workers else [], job=Job(folder=plan.run_path))
             used = (plan.training_episodes, plan.validation_episodes)
@@ -184,7 +186,7 @@ def tell_budget(plan: SFTPlan, workers: Workers, cluster: ClusterArguments, cons
     if (shape := shape_of_model(plan.model)) is None:
         return
     episodes = plan.training_episodes, plan.validation_episodes
-    if (prompts := stage_prompts(plan.model, plan.template, plan.pictures, episodes, shape)) is None:
+    if (prompts := stage_prompts(plan.model, plan.template, plan.pictures, episodes, shape, console)) is None:
         return
     tell_prompts(console, shape, plan.pictures, *prompts)
     config = as_trained(plan.config, plan.model)

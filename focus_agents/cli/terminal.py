@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from focus_agents.cli import STARTED
+from focus_agents.runs.figures import in_digits
 from focus_agents.runs.folder import METRICS_FILE, WARNINGS_FILE, RunDirectory
 from focus_agents.runs.summary import describe_fall
 from focus_agents.settings import Settings
@@ -26,12 +27,12 @@ class TerminalArguments(Settings):
 
 def print_outcome(run: RunDirectory, summary: Mapping[str, Any], console: Console) -> None:
     """Print what a training has come to, and where everything is; the time is that since the command's start."""
-    low, high = summary["miou_gain_interval"]
+    gain, low, high = in_digits(summary["miou_gain"], summary["miou_gain_interval"], digits=3, is_signed=True)
     seconds = summary.get("seconds")
     trained = "" if seconds is None else f" ({seconds:.0f} s of training and validation, of all its starts)"
     console.print(
-        f"validation mIoU {summary['miou_start']:.3f} -> {summary['miou_end']:.3f} (gain {summary['miou_gain']:+.3f}, "
-        f"95% interval {low:+.3f} to {high:+.3f}) in {time.perf_counter() - STARTED:.0f} s since this command's start"
+        f"validation mIoU {summary['miou_start']:.3f} -> {summary['miou_end']:.3f} (gain {gain}, "
+        f"95% interval {low} to {high}) in {time.perf_counter() - STARTED:.0f} s since this command's start"
         f"{trained}"
     )
     if (fall := describe_fall(summary, run.read_metrics(), run.config(), run.checkpoints)) is not None:

@@ -13,6 +13,7 @@ from focus_agents.evaluation.records import Cell
 from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.reports.documents import paragraph, to_markdown, write_document
 from focus_agents.reports.tables import figure, markdown_table
+from focus_agents.runs.figures import in_digits
 from focus_agents.runs.files import write_json
 from focus_env.datasets import entries_of
 from focus_env.metrics import summarize_with_intervals
@@ -33,6 +34,7 @@ COLUMNS: Mapping[str, str] = {
 
 _SETTING = re.compile(r"\\`(retry_failed|max_completion_tokens|frame)\\`")
 """Settings that notes name, as `paragraph` writes them."""
+ALL = "All figures: scores and shares * 100, counts and seconds as they are"
 FEW_EPISODES = 100
 """Fewer are said."""
 
@@ -111,7 +113,7 @@ def _summarize_cell(results: ResultsFolder, cell: Cell) -> dict[str, Any] | None
 
 def report_tables(summary: Mapping[str, Any]) -> dict[str, Rows]:
     """The tables by title: scores in the paper's layout, everything else, and the paper's rows with ours above them."""
-    tables = {"mIoU * 100 [95% interval]": score_rows(summary), "All figures, * 100": detail_rows(summary)}
+    tables = {"mIoU * 100 [95% interval]": score_rows(summary), ALL: detail_rows(summary)}
     if "published" in summary:
         for table in TABLES:
             names = " and ".join(title for title, _ in table.datasets.values())
@@ -265,10 +267,11 @@ def _count_notes(summary: Mapping[str, Any]) -> list[str]:
         if few:
             counts = sorted({cell["num_episodes"] for cell in few})
             intervals = [cell["metrics"]["miou_all"]["interval"] for cell in few]
-            low, high = max(intervals, key=lambda interval: interval[1] - interval[0])
+            widest = max(intervals, key=lambda interval: interval[1] - interval[0])
+            _, low, high = in_digits(0, [100 * bound for bound in widest], digits=1)
             notes.append(
                 f"{dataset}: few episodes, {' and '.join(map(str, counts))}; an interval of the mIoU is as wide as "
-                f"{100 * low:.1f} to {100 * high:.1f}, and rough itself."
+                f"{low} to {high}, and rough itself."
             )
     of_videos = [
         name

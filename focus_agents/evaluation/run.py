@@ -11,9 +11,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
-from ray.exceptions import RayError, RayTaskError
-
 from focus_agents.errors import EvaluationError, PolicyError, RunInterrupted
 from focus_agents.evaluation.answerer import Answerer, Chunk
 from focus_agents.evaluation.episodes import check_shots, digest_episodes, is_sampled, read_episode
@@ -166,6 +163,8 @@ class _RemoteAnswerer:
         self._answerer: Answerer | None = None
 
     def answer(self, chunk: Chunk, episodes: Sequence[Any]) -> list[AnswerRecord]:
+        import ray
+
         if self._answerer is None:
             self._answerer = Answerer(ray.get(episodes[0]), self._max_completion_tokens)
         return self._answerer.answer(chunk)
@@ -256,6 +255,8 @@ def _answer_here(plan: EvaluationPlan, chunks: Sequence[Chunk]) -> Answers:
 
 def _answer_on_ray(plan: EvaluationPlan, chunks: Sequence[Chunk]) -> Answers:
     """In the order in which workers are done; each has one chunk at a time."""
+    import ray  # here and below: without workers nothing needs it
+
     worker_class = ray.remote(
         num_cpus=1, num_gpus=plan.num_gpus_per_worker, max_restarts=MAX_RESTARTS, max_task_retries=MAX_RESTARTS
     )(_RemoteAnswerer)
@@ -284,6 +285,9 @@ def _answer_on_ray(plan: EvaluationPlan, chunks: Sequence[Chunk]) -> Answers:
 
 
 def _result(call: Any, chunk: Chunk) -> list[AnswerRecord]:
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
     try:
         records: list[AnswerRecord] = ray.get(call)
     except RayTaskError as error:

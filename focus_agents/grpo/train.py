@@ -152,7 +152,7 @@ def _iterate(
     num_iterations, done, saved = algorithm.config.num_iterations, first, first
     interval, answers, width = schedule.validation_interval, None, width_of(console)
     pace = Pace(first, num_iterations, console, from_first=True)
-    bar = progress_bar("GRPO", num_iterations, console, first=first, pace=pace)
+    bar = progress_bar("GRPO", num_iterations, console, first=first, pace=pace, has_lines=True)
     with bar as move_to, stop_requests(announce) as stop:
         try:
             for iteration in range(first + 1, num_iterations + 1):
@@ -259,7 +259,7 @@ def _line(metrics: Mapping[str, float], *, total: int | None = None, left: str =
 def _validate(algorithm: GRPO, indices: Sequence[int], console: Console) -> tuple[list[ScoredAnswer], dict[str, float]]:
     """Greedy answers by the weights of now, and what is logged of them."""
     started = time.perf_counter()
-    with console.status(f"validating on {len(indices)} episodes"):
+    with waiting(console, f"validating on {len(indices)} episodes", is_announced=False):
         answers = algorithm.validate(indices)
     score = summarize(answers)["miou_all"]
     return answers, {"validation_miou": score, "seconds_validating": time.perf_counter() - started}

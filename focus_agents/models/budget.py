@@ -135,14 +135,19 @@ def add(*counts: Memory) -> Memory:
 
 
 def in_words(size: float) -> str:
-    """Return a number of bytes as in "31.2 GB" or "47 MB"."""
-    return f"{size / GB:.1f} GB" if size >= 0.1 * GB else f"{size / 1e6:.0f} MB"
+    """Return a number of bytes as in "31.2 GB" or "0.05 GB", in one unit, so that figures can be compared."""
+    return f"{_in_gigabytes(size)} GB"
+
+
+def _in_gigabytes(size: float) -> str:
+    """A number with two digits that count, or as many as there are down to 0.01."""
+    return f"{size / GB:.1f}" if size >= GB else f"{size / GB:.2f}" if size >= 0.005 * GB else "under 0.01"
 
 
 def describe(memory: Memory) -> str:
     """Return a count in words, as in "31.2 GB (weights 16.6, activations 14.1, optimizer 0.2, gradients 0.1)"."""
     parts = sorted(memory.items(), key=lambda part: -part[1])
-    listed = ", ".join(f"{name} {size / GB:.1f}" for name, size in parts if size >= 0.05 * GB)
+    listed = ", ".join(f"{name} {_in_gigabytes(size)}" for name, size in parts if size >= 0.05 * GB)
     return in_words(total(memory)) + (f" ({listed})" if listed else "")
 
 

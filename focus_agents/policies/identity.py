@@ -7,9 +7,6 @@ from typing import Any
 
 import focus_env
 from focus_agents.errors import CheckpointError
-from focus_agents.models.loading import NEW_MODELS
-from focus_agents.models.loading.sources import find_source
-from focus_agents.models.weights import files_digest
 from focus_agents.policies.registry import PolicySpec, parse_policy
 from focus_env.prompts import PromptTemplate, describe_template, is_shipped
 
@@ -48,6 +45,10 @@ def _fields(template: PromptTemplate) -> object:
 
 def _model_files(name_or_path: str) -> str | None:
     """A digest of a model's files beside its weights, or its commit on the hub; None: neither is known."""
+    from focus_agents.models.loading import NEW_MODELS  # here: a policy without a model needs no torch
+    from focus_agents.models.loading.sources import find_source
+    from focus_agents.models.weights import files_digest
+
     try:
         source = find_source(name_or_path)
     except CheckpointError:

@@ -89,10 +89,12 @@ class PolicySpec:
 
     def model_digest(self) -> str | None:
         """Return a digest of the model's weights, or its commit on the hub; None if the policy has no model."""
+        entry, argument = parse_policy(self.text)
+        if not entry.is_model:
+            return None
         from focus_agents.models.loading import weights_digest  # here and below: the list of policies needs no torch
 
-        entry, argument = parse_policy(self.text)
-        digest = weights_digest(argument) if entry.is_model else None
+        digest = weights_digest(argument)
         return digest and digest[:12]
 
     def load_template(self) -> PromptTemplate:

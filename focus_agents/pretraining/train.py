@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from torch.utils.data import DataLoader
 
 from focus_agents.engine.forward import image_inputs
 from focus_agents.engine.hidden_states import seen_states
@@ -29,6 +28,7 @@ from focus_agents.pretraining.heads import PREFIX, name_loss, new_heads
 from focus_agents.pretraining.settings import PretrainingConfig
 from focus_agents.probing.probe import probe_model
 from focus_agents.probing.settings import ProbeSettings
+from focus_agents.processes.loader import drawn_ahead
 from focus_agents.runs.checkpoint import (
     Checkpoints,
     check_finite,
@@ -126,7 +126,7 @@ class Pretraining:
         watcher = Watcher(self.directory, console, Facts(num_steps, "step"))
         recorder = Recorder(self.directory, console, [watcher, ReportSink(self.directory.path)])
         pace = Pace(first, num_steps, console, from_first=True)
-        bar = progress_bar("pretraining", num_steps, console, first=first, pace=pace)
+        bar = progress_bar("pretraining", num_steps, console, first=first, pace=pace, has_lines=True)
         with contextlib.closing(recorder), noting_a_stop(self.directory.path / CONFIG_FILE), bar as move_to:
             for step, batch in zip(range(first, num_steps), self._batches(range(first, num_steps)), strict=True):
                 step_started = time.perf_counter()
@@ -163,7 +163,7 @@ class Pretraining:
             scores = [self._answer(batch)[1] for batch in self._batches(steps, split="val")]
         return {name: float(np.mean([s[name] for s in scores])) for name in SCORES}
 
-    def _batches(self, steps: range, *, split: Split = "train") -> Iterable[DocumentBatch]:
+    def _batches(self, steps: range, *, split: Split = "train") -> Iterator[DocumentBatch]:
         """The batches of these steps, drawn ahead by another process."""
         dataset = PretrainingBatches(
             self.processor,
@@ -173,7 +173,7 @@ class Pretraining:
             is_further=self.config.init_from is not None,
             finds_boxes=self.heads is not None and split == "train",
         )
-        return DataLoader(dataset, batch_size=None, sampler=steps, num_workers=1)
+        return drawn_ahead(dataset, num_processes=1, sampler=steps)
 
     def _step(self, step: int, batch: DocumentBatch) -> dict[str, float]:
         """One optimizer step."""

@@ -16,6 +16,8 @@ MOST_OF_A_NAME = 100
 """So many actors of one name may there be at a time; more are started without one."""
 
 
+NOBODY = "http://127.0.0.1:9"
+"""An address at which nothing answers: the port is that of `discard`."""
 NameOf = Callable[[str, Mapping[str, Any]], str | None]
 """Returns the name of an actor, given its class's name and its constructor's keyword arguments; None: it needs none."""
 
@@ -67,10 +69,15 @@ def name_actors_from_now_on(name_of: NameOf) -> None:
 
 
 def _with_own_address(runtime_env: Mapping[str, Any] | None) -> RuntimeEnv:
-    """Return an actor's environment with the address of this process's cluster."""
+    """Return an actor's environment with the address of this process's cluster.
+
+    A cluster without a dashboard names the usual place of one all the same, where that of another cluster may answer.
+    """
     found = {**(runtime_env or {})}
-    address = ray.get_runtime_context().gcs_address
-    found["env_vars"] = {**found.get("env_vars", {}), "RAY_ADDRESS": address}
+    own = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    if not ray._private.worker.get_dashboard_url():
+        own["RAY_API_SERVER_ADDRESS"] = NOBODY
+    found["env_vars"] = {**found.get("env_vars", {}), **own}
     return RuntimeEnv(**found)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from focus_agents.reports.probe_table import probe_section
+from focus_agents.runs.figures import in_digits
 from focus_agents.runs.files import read_json
 from focus_agents.runs.folder import CODE, RunDirectory
 from focus_agents.runs.starts import STARTS
@@ -164,11 +165,11 @@ def _scores(facts: CardFacts) -> list[str]:
     rows = []
     for label, answers in facts.answers.items():
         means = summarize_with_intervals(answers)
-        cells = [
-            f"{100 * means[name]['mean']:.1f} ({100 * means[name]['interval'][0]:.1f} to "
-            f"{100 * means[name]['interval'][1]:.1f})"
+        shown = [
+            in_digits(100 * means[name]["mean"], [100 * bound for bound in means[name]["interval"]], digits=1)
             for name in METRICS
         ]
+        cells = [f"{mean} ({low} to {high})" for mean, low, high in shown]
         rows.append(f"| {label} training | {len(answers)} | {' | '.join(cells)} |")
     head = f"| | episodes | {' | '.join(METRICS.values())} |"
     return [

@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from focus_agents.reports.documents import plain
+from focus_agents.runs.figures import in_digits
 
 _NAMES_WIDTH = 24
 """Characters of the first column that are not broken, however narrow the terminal."""
@@ -19,8 +20,8 @@ def figure(value: Mapping[str, Any] | None, *, signed: bool = False) -> str:
     """A `mean` with its `interval`, times 100, with a sign where it is a difference; nothing for None."""
     if value is None:
         return ""
-    style = "+.1f" if signed else ".1f"
-    mean, low, high = (format(100 * number, style) for number in (value["mean"], *value["interval"]))
+    bounds = [100 * bound for bound in value["interval"]]
+    mean, low, high = in_digits(100 * value["mean"], bounds, digits=1, is_signed=signed)
     return f"{mean} [{low}, {high}]"
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.references import ModelReference
 from focus_agents.models.settings import SavedForm
 from focus_agents.models.weights import is_finite
-from focus_agents.runs.target import ADAPTER_FOLDER
+from focus_agents.runs.target import ADAPTER_FOLDER, keep_others
 from focus_env.files import fresh_folder, remove_unfinished
 from focus_env.prompts import PromptTemplate, describe_template
 
@@ -41,11 +42,13 @@ def save_policy(
     documents: Mapping[str, str] | None = None,
     form: SavedForm = "merged",
     complete: Callable[[Path], object] | None = None,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> Path:
     """Write a model and its processor so that the folder is either whole or as it was before.
 
     Args:
-        directory: The new folder; an older policy there is replaced once the new one is whole.
+        directory: The new folder; an older policy there is replaced once the new one is whole, and nothing else: see
+            `keep_others`.
         model: A transformers model, or PEFT's around one.
         processor: Its processor.
         template: The prompt that it was trained on, if it was; whoever loads the policy asks in the same words.
@@ -54,6 +57,7 @@ def save_policy(
         documents: Further text files by name, such as a card.
         form: What is written of a model with adapters. Whole weights use the adapters up.
         complete: Called with the new folder before it gets its name, to add files.
+        warn: Told of what was moved out of the way.
 
     Returns:
         `directory`.
@@ -77,6 +81,7 @@ def save_policy(
             (fresh / name).write_text(text, encoding="utf-8")
         if complete is not None:
             complete(fresh)
+        keep_others(directory, fresh, warn)
     return directory
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from focus_agents.runs.terminal import Beat, in_time
 from focus_env.metrics import ScoredAnswer
 from focus_env.units import find_unit
 
@@ -83,7 +83,7 @@ class Pace:
         self.reach(max(done, self._reached))  # lines that come late do not go back
         if (seconds := self.seconds_left(done)) is None:
             return ""
-        return f"  {datetime.timedelta(seconds=round(seconds))} left"
+        return f"  {in_time(seconds)} left"
 
 
 class LeftColumn(ProgressColumn):
@@ -100,7 +100,7 @@ class LeftColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Draw it."""
         seconds = self._pace.seconds_left(int(task.completed))
-        shown = "-:--:--" if seconds is None else str(datetime.timedelta(seconds=round(seconds)))
+        shown = "-:--:--" if seconds is None else in_time(seconds)
         return Text(shown, style="progress.remaining")
 
 
@@ -113,10 +113,11 @@ def progress_bar(
     unit: str | None = None,
     first: int = 0,
     pace: Pace | None = None,
+    has_lines: bool = False,
 ) -> Iterator[Callable[[int], None]]:
     """A bar at the bottom of the terminal, while lines are printed above it; yields what moves it to a number done.
 
-    In a pipe or a file, where nothing moves, there is none. Without a total, it says the number done.
+    In a pipe or a file, where nothing moves, a line now and then says the number done; so does the bar without a total.
 
     Args:
         label: Says what is counted.
@@ -125,6 +126,7 @@ def progress_bar(
         unit: What is counted, such as "pictures", if the bar is to say how many a second.
         first: How many were done before.
         pace: For the time that is left; None: counted from the end of the first on.
+        has_lines: Whether the caller prints lines of its own that say how far it is, so that a pipe needs no others.
     """
     pace = pace or Pace(first, total, console, from_first=True)
     columns = (
@@ -135,6 +137,7 @@ def progress_bar(
         LeftColumn(pace),
         *([] if unit is None else [RateColumn(unit)]),
     )
+    beat, of = Beat(), "" if total is None else f" of {total:,}"
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(label, total=total, completed=first)
 
@@ -142,6 +145,10 @@ def progress_bar(
             if not progress.disable:
                 pace.reach(done)
                 progress.update(task, completed=done)
+            elif not has_lines:
+                pace.reach(max(done, first))
+                if beat.is_due():
+                    console.print(f"{label}: {done:,}{of}{pace.left(done)}", highlight=False)
 
         yield move_to
 
@@ -152,7 +159,7 @@ def runs_progress(total: int, num_done: int, console: Console) -> Iterator[Calla
     started = time.perf_counter()
     done = itertools.count(num_done + 1)
     pace = Pace(num_done, total, console)  # a run's own start is a part of each of them
-    with progress_bar("runs", total, console, first=num_done, pace=pace) as move_to:
+    with progress_bar("runs", total, console, first=num_done, pace=pace, has_lines=True) as move_to:
 
         def on_done(folder: Path) -> None:
             move_to(number := next(done))

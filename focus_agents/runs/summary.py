@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from focus_agents.errors import CheckpointError
+from focus_agents.runs.figures import in_digits
 from focus_agents.runs.files import read_json, to_json, write_json
 from focus_agents.runs.metrics import outcome_of
 
@@ -69,9 +70,10 @@ def describe_fall(
         where = f"the best was {best:.3f} after {position:.0f}" + (
             f", in {kept}" if kept.exists() else "; that policy was not kept, so lower `lr` or end there"
         )
+    fall, *bounds = in_digits(gain, (low, high), digits=3, is_signed=True)
     return (
-        f"the validation ended below its start: {start:.3f} -> {end:.3f}, a gain of {gain:+.3f} with a 95% interval of "
-        f"{low:+.3f} to {high:+.3f}, which {chance}; {where}"
+        f"the validation ended below its start: {start:.3f} -> {end:.3f}, a gain of {fall} with a 95% interval of "
+        f"{bounds[0]} to {bounds[1]}, which {chance}; {where}"
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from focus_agents.errors import CheckpointError
@@ -16,6 +18,8 @@ from focus_env.files import UNFINISHED, find_folder, named_errors
 
 ADAPTER_FOLDER = "adapter"
 """Where the adapter lies below whole weights that it is a part of, too."""
+CARD = "README.md"
+"""Of a policy's own only where it is written with one."""
 TEMPLATES_FOLDER = "additional_chat_templates"
 """Where tokenizers of transformers write what they have beside their own template."""
 _WRITTEN = re.compile(
@@ -119,6 +123,43 @@ def foreign_files(directory: Path, *, also: Iterable[str] = ()) -> list[str]:
                 yield name
 
     return sorted(look(directory, ""))
+
+
+def keep_others(directory: Path, fresh: Path, warn: Callable[[str], None]) -> None:
+    """Keep what somebody has laid where a policy is about to be replaced.
+
+    Beside the files of an older policy, such as notes, it goes into the new folder. What is no policy is moved aside.
+
+    Args:
+        directory: Where the policy will be.
+        fresh: The new folder, whole.
+        warn: Told of what is moved.
+    """
+    place = Path(os.path.realpath(directory))
+    if not os.path.lexists(place) or (place.is_dir() and not any(place.iterdir())):
+        return
+    if not _describes_policy(place / POLICY_FILE):
+        aside = _free_name(place)
+        os.rename(place, aside)
+        warn(f"{directory}: what lay there is of no policy, and is in {aside} now")
+        return
+    cards = [name for name in (CARD, f"{ADAPTER_FOLDER}/{CARD}") if (place / name).is_file()]
+    for name in (*foreign_files(place), *cards):
+        source, target = place / name, fresh / name
+        if not os.path.lexists(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir() and not source.is_symlink():
+                shutil.copytree(source, target, symlinks=True)
+            else:
+                shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _free_name(place: Path) -> Path:
+    """A name beside a folder or file that nothing has yet."""
+    names = (
+        place.with_name(f"{place.name}-moved{f'-{number}' if number > 1 else ''}") for number in itertools.count(1)
+    )
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def _describes_policy(file: Path) -> bool:

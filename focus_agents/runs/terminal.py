@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
@@ -15,6 +18,35 @@ from rich.table import Table
 from focus_agents.runs.output import Sturdy
 
 _ANY_WIDTH = 10_000
+LINE_SECONDS = 10.0
+"""Between two lines that say how far a work is, where nothing can move."""
+SHARE_BETWEEN = 0.05
+"""The same for a long work, as a share of the time that it has taken so far."""
+
+
+class Beat:
+    """When lines are due that say how far a work is, where nothing can move."""
+
+    def __init__(self) -> None:
+        self._started = self._last = time.perf_counter()
+
+    @property
+    def passed(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._started
+
+    @property
+    def pause(self) -> float:
+        """Seconds between two lines."""
+        return max(LINE_SECONDS, SHARE_BETWEEN * self.passed)
+
+    def is_due(self) -> bool:
+        """Return whether a line is due; it counts as printed then."""
+        now = time.perf_counter()
+        if now - self._last < self.pause:
+            return False
+        self._last = now
+        return True
 
 
 class PlainConsole(Console):
@@ -73,14 +105,42 @@ class PlainConsole(Console):
 
 
 @contextlib.contextmanager
-def waiting(console: Console, what: str) -> Iterator[None]:
-    """Say that something takes its time: by a spinner on a terminal, and by a line where nothing can move."""
+def waiting(console: Console, what: str, *, is_announced: bool = True) -> Iterator[None]:
+    """Say that something takes its time: by a spinner on a terminal, and by lines where nothing can move.
+
+    Args:
+        console: Where to say so.
+        what: What takes it.
+        is_announced: Whether there is a line at the start too, or only once it has taken some time.
+    """
     if console.is_terminal:
         with console.status(f"{what} ..."):
             yield
-    else:
-        console.print(f"{what} ...", markup=False, highlight=False, soft_wrap=True)
+        return
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    done, beat = threading.Event(), Beat()
+
+    def go_on_saying() -> None:
+        while not done.wait(beat.pause):
+            say(f"{what}: {in_time(beat.passed)} so far")
+
+    if is_announced:
+        say(f"{what} ...")
+    sayer = threading.Thread(target=go_on_saying, daemon=True)
+    sayer.start()
+    try:
         yield
+    finally:
+        done.set()
+        sayer.join()
+
+
+def in_time(seconds: float) -> str:
+    """Return seconds as in "0:01:20"."""
+    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 def width_of(console: Console) -> int | None:

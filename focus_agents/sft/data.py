@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from focus_agents.errors import EpisodeError
 from focus_agents.models.inputs import EncodedPrompt, PromptBatch, check_context
 from focus_agents.models.processing import PromptSpans, VLMProcessor
 from focus_agents.models.views import box_tokens
+from focus_agents.processes.loader import drawn_ahead
 from focus_agents.rollout.collect import MAX_FAILED_IN_A_ROW, describe_error, errors_of_no_episode
 from focus_agents.sft.settings import AttentionContrast, AttentionTarget
 from focus_env.datasets.order import shuffled_indices
@@ -251,6 +253,7 @@ def load_batches(
     rank: int = 0,
     num_workers: int = 1,
     num_one_shot_steps: int = 0,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> Iterator[list[SFTBatch]]:
     """This worker's share of each step's batch, as micro-batches.
 
@@ -268,6 +271,7 @@ def load_batches(
         num_workers: How many share each batch, at most `batch_size`.
         num_one_shot_steps: Steps, from the training's first, in which one support of an episode is shown. In later ones
             all are, or as many as `focus_env.datasets.training.DrawnShots` say.
+        warn: As in `drawn_ahead`.
 
     Raises:
         EpisodeError: If many episodes in a row cannot be used; a few are replaced, see `UsableExamples`.
@@ -281,13 +285,12 @@ def load_batches(
         items.append(list(share) if shots is None else [(index, shots) for index in share])
     plan = [[chosen[start : start + size] for start in range(0, len(chosen), size)] for chosen in items]
     usable = UsableExamples(examples)
-    loader = iter(
-        DataLoader(
-            usable,
-            batch_sampler=[micro_batch for step in plan for micro_batch in step],
-            collate_fn=usable.collate,
-            num_workers=num_data_workers,
-        )
+    loader = drawn_ahead(
+        usable,
+        num_processes=num_data_workers,
+        warn=warn,
+        batch_sampler=[micro_batch for step in plan for micro_batch in step],
+        collate=usable.collate,
     )
     for step in plan:
         micro_batches = []

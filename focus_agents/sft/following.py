@@ -19,7 +19,7 @@ from focus_agents.runs.answers import read_answers
 from focus_agents.runs.files import NewLines, read_json_lines
 from focus_agents.runs.folder import METRICS_FILE, RunDirectory
 from focus_agents.runs.progress import Pace, UnitWatch, progress_bar
-from focus_agents.runs.terminal import fitted, width_of
+from focus_agents.runs.terminal import Beat, fitted, in_time, width_of
 from focus_agents.runs.validations import list_validations
 from focus_agents.sft import notices
 from focus_agents.sft.restarts import describe_restarts
@@ -28,6 +28,8 @@ from focus_agents.sft.worker import SCORE, SKIPPED_FILE
 LINE_INTERVAL = 25
 """Most steps between lines on the console; a shorter run has `NUM_LINES` all the same."""
 NUM_LINES = 40
+BEGINNING = "loading the model and validating before training"
+"""What the workers do until there is a line of metrics."""
 POLL_SECONDS = 0.5
 """Between two looks at the files."""
 
@@ -64,7 +66,7 @@ class Follower:
         self._lines, self._unseen = (NewLines(run.path / METRICS_FILE) for _ in range(2))
         self._window = deque[dict[str, Any]](maxlen=self._interval)
         self._step, self._num_restarts, self._is_begun = run.num_done or 0, 0, run.num_done is not None
-        self._num_shown = self._step
+        self._num_shown, self._beat = self._step, Beat()
         self._pace = Pace(self._step, num_steps, console, from_first=True)
 
     @contextlib.contextmanager
@@ -74,7 +76,7 @@ class Follower:
         One shows the steps. What takes its time, such as pictures and the report, is left to the other.
         """
         done = threading.Event()
-        bar = progress_bar("SFT", self._num_steps, self._console, first=self._step, pace=self._pace)
+        bar = progress_bar("SFT", self._num_steps, self._console, first=self._step, pace=self._pace, has_lines=True)
         with bar as move_to:
 
             def repeat(look: Callable[[], object]) -> None:
@@ -100,6 +102,8 @@ class Follower:
         if lines and not self._is_begun:
             self._is_begun = True
             self._show_start()
+        if not self._is_begun and not self._console.is_terminal and self._beat.is_due():
+            show(self._console, f"{BEGINNING}: {in_time(self._beat.passed)} so far")
         steps = [line for line in lines if line["step"]]
         if is_anew:
             self._step = int(steps[-1]["step"]) if steps else 0

@@ -198,6 +198,7 @@ class SFTWorker:
                 rank=self.rank,
                 num_workers=self.num_workers,
                 num_one_shot_steps=round(self.config.one_shot * self.config.num_steps),
+                warn=self._warn,
             )
         except EpisodeError as error:
             # Raised all the same: the other workers wait for this one's gradients, and Ray Train ends them.
@@ -331,7 +332,11 @@ class SFTWorker:
         form = self.plan.schedule.save
         model = self.model if is_quantized(self.model) else self.model.cpu()
         model = model if form == "adapter" else copy.deepcopy(model)
-        save_policy(folder, model, self.processor, template=self.plan.template, pictures=self.pictures, form=form)
+        own: dict[str, Any] = {"template": self.plan.template, "pictures": self.pictures, "form": form}
+        save_policy(folder, model, self.processor, **own, warn=self._warn)
+
+    def _warn(self, text: str) -> None:
+        notices.post(self.plan.run_path, f"warning: {text}")
 
 
 def _keep_batch(file: Path, batch: SFTBatch) -> None:

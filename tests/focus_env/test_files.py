@@ -121,6 +121,42 @@ def test_what_other_killed_writers_left_is_removed_and_the_living_are_let_be(tmp
     assert names(tmp_path) == ["a.txt", "step_1"]
 
 
+def interrupted_at(number: int, work: Callable[[], object]) -> bool:
+    """Do work, with Ctrl-C before its n-th line of the module; whether it came that far."""
+    num_left = number
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal num_left
+        if frame.f_code.co_filename != files.__file__:
+            return None
+        if event == "line":
+            num_left -= 1
+            if num_left == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_a_signal_at_any_line_leaves_nothing_half_written(tmp_path: Path) -> None:
+    path, number = tmp_path / "config.json", 1
+    while interrupted_at(number, lambda: write_text(path, "new")):
+        assert names(tmp_path) in ([], ["config.json"]), number
+        assert not path.exists() or path.read_text() == "new", number
+        path.unlink(missing_ok=True)
+        number += 1
+    assert number > 30
+    assert path.read_text() == "new"
+
+
 def test_an_error_leaves_everything_as_it_was(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "old")
     write_folder(tmp_path / "b", "old")

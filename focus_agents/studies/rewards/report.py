@@ -16,6 +16,7 @@ import numpy.typing as npt
 from focus_agents.reports.documents import code, picture, plain, to_markdown, write_document
 from focus_agents.reports.plotting import Series, plot_bands, read_series
 from focus_agents.reports.tables import figure, markdown_table
+from focus_agents.runs.figures import in_digits
 from focus_agents.runs.files import write_json
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.studies.rewards.runs import START, RewardStudy
@@ -139,11 +140,9 @@ def verdict(summary: Mapping[str, Any]) -> str:
     for found in clear:
         sign = 1 if found["mean"] > 0 else -1
         better, worse = (found["to"], found["from"])[::sign]
-        low, high = sorted(sign * bound for bound in found["interval"])
-        sentences.append(
-            f"{code(better)} trains better than {code(worse)}: +{100 * abs(found['mean']):.1f} mIoU * 100 "
-            f"[{100 * low:+.1f}, {100 * high:+.1f}]."
-        )
+        low, high = sorted(100 * sign * bound for bound in found["interval"])
+        mean, least, most = in_digits(100 * abs(found["mean"]), (low, high), digits=1, is_signed=True)
+        sentences.append(f"{code(better)} trains better than {code(worse)}: {mean} mIoU * 100 [{least}, {most}].")
     return " ".join(sentences)
 
 

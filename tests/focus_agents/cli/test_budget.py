@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from focus_agents.cli import budget as cli_budget
-from focus_agents.cli import grpo, sft
+from focus_agents.cli import evaluate, grpo, sft
 from focus_agents.cli.budget import Process, large_prompt, shape_of_model, tell_memory, tell_unused_gpu
 from focus_agents.cli.common import PolicyArguments
 from focus_agents.cli.errors import make_console, user_errors
@@ -107,6 +108,54 @@ class TestPrompts:
         assert shape_of_model("no/such") is None
 
 
+class TestFewer:
+    """What is cut to what there is, is said."""
+
+    @pytest.mark.parametrize(("asked", "is_said"), [(20_000, True), (1001, True), (1000, False), (64, False)])
+    @pytest.mark.parametrize("command", [sft, grpo])
+    def test_episodes_to_validate_on(
+        self, command: Any, asked: int, is_said: bool, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        args = command.parse_arguments(["--num-validation-episodes", str(asked)])
+        episodes = args.data.load_validation()
+        cli_budget.tell_validation(
+            args.validation.num_validation_episodes, episodes, make_console(arguments=command.Args)
+        )
+        text = f"note: --num-validation-episodes asks for {asked:,}, but there are 1,000 episodes to validate on\n"
+        assert capsys.readouterr().out == (text if is_said else "")
+
+    @pytest.mark.parametrize("command", ["sft", "grpo"])
+    def test_a_run_says_so_before_it_starts(
+        self, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        module = {"sft": sft, "grpo": grpo}[command]
+        words = ["--output-dir", str(tmp_path), "--name", "r", "--num-validation-episodes", "1005", "--model", "tiny"]
+        monkeypatch.setattr(sys, "argv", [f"focus {command}", *words])
+        monkeypatch.setattr(module, "train", lambda *_: None)
+        module.main()
+        assert "asks for 1,005, but there are 1,000 episodes to validate on" in capsys.readouterr().out
+
+    def test_an_evaluation_says_so(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = ["--policy", "center", "--num-episodes", "20000", "--shots", "1", "--output-dir", str(tmp_path / "e")]
+        monkeypatch.setattr(sys, "argv", ["focus evaluate", *words])
+        monkeypatch.setattr(evaluate, "answer_chunks", fail)
+        with pytest.raises(Fault):
+            evaluate.main()
+        assert "note: --num-episodes asks for 20,000, but there are 1,000 episodes of synthetic" in (
+            capsys.readouterr().out
+        )
+
+
+class Fault(Exception):
+    """Ends a command where its work would begin."""
+
+
+def fail(*_: object) -> None:
+    raise Fault
+
+
 class TestCommands:
     """The lines of each command, and a run that cannot fit."""
 
@@ -157,7 +206,7 @@ class TestCommands:
         with pytest.raises(SystemExit), user_errors(run_sft.Args):
             run_sft.tell_budget(plan, workers, run_sft.ClusterArguments(), make_console())
         error = capsys.readouterr().err
-        assert "a small machine has 1 MB; lower --micro-batch-size or --max-image-tokens, or set" in error
+        assert "a small machine has under 0.01 GB; lower --micro-batch-size or --max-image-tokens, or set" in error
 
 
 class TestDevices:

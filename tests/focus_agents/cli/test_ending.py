@@ -16,6 +16,60 @@ from focus_agents.cli import ending
 from focus_agents.cli.ray_compat import forget_shutdown
 from tests.places import ROOT
 
+
+class TestASignalThatPythonDrops:
+    """It comes while a finalizer runs, where an error goes nowhere."""
+
+    class Finalized:
+        def __init__(self, number: signal.Signals, error: BaseException | None) -> None:
+            self.number, self.error = number, error
+
+        def __del__(self) -> None:
+            if self.error is not None:
+                raise self.error
+            os.kill(os.getpid(), self.number)
+            time.sleep(0.01)
+
+    @pytest.mark.parametrize(
+        ("number", "error", "kind"),
+        [
+            (signal.SIGINT, None, KeyboardInterrupt),
+            (signal.SIGTERM, None, ending.Terminated),
+            (signal.SIGTERM, SystemExit(signal.SIGTERM), ending.Terminated),  # as Ray's own handler does
+        ],
+    )
+    def test_ends_the_work_all_the_same(
+        self,
+        number: signal.Signals,
+        error: BaseException | None,
+        kind: type[BaseException],
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        hook, deadline = sys.unraisablehook, time.monotonic() + 20
+
+        def work() -> None:
+            with ending.termination_as_exception():
+                self.Finalized(number, error)
+                while time.monotonic() < deadline:
+                    time.sleep(0.01)
+
+        with pytest.raises(kind) as raised:
+            work()
+        assert raised.type is kind
+        assert time.monotonic() < deadline
+        assert capfd.readouterr().err == ""
+        assert sys.unraisablehook is hook
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    def test_other_errors_are_shown_as_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        shown = list[BaseException | None]()
+        monkeypatch.setattr(sys, "unraisablehook", lambda dropped: shown.append(dropped.exc_value))
+        error = ValueError("of a finalizer")
+        with ending.termination_as_exception():
+            self.Finalized(signal.SIGTERM, error)
+        assert shown == [error]
+
+
 AT_EXIT = """
 import atexit, os, signal, sys, threading, time
 def library():

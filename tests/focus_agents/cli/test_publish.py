@@ -34,6 +34,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "weights" / NAME
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_text("the weights of before")
+    (folder / "focus.json").write_text('{"versions": {"focus": "0.0.1"}}')
     return folder
 
 
@@ -68,7 +69,7 @@ def test_an_error_on_the_way_leaves_what_is_there(
     monkeypatch.setattr(publish, fault, fail)
     with pytest.raises(RuntimeError, match=fault):
         start(monkeypatch, run, "--num-episodes", "2")
-    assert [path.name for path in published.iterdir()] == ["model.safetensors"]
+    assert {path.name for path in published.iterdir()} == {"model.safetensors", "focus.json"}
     assert (published / "model.safetensors").read_text() == "the weights of before"
 
 

@@ -204,4 +204,10 @@ class TestByHand:
     def test_in_words(self) -> None:
         memory = {"weights": 16.64e9, "activations": 14.1e9, "gradients": 0.01e9}
         assert budget.describe(memory) == "30.8 GB (weights 16.6, activations 14.1)"
-        assert budget.describe({"weights": 2e6}) == "2 MB"
+
+    @pytest.mark.parametrize(
+        ("size", "words"),
+        [(31.64e9, "31.6 GB"), (1e9, "1.0 GB"), (0.46e9, "0.46 GB"), (92e6, "0.09 GB"), (2e6, "under 0.01 GB")],
+    )
+    def test_sizes_have_one_unit(self, size: float, words: str) -> None:
+        assert budget.in_words(size) == budget.describe({"weights": size}).partition(" (")[0] == words

@@ -211,7 +211,7 @@ class TestRuns:
             """In this process, where the spy is."""
             return [dataset[step] for step in options["sampler"]]
 
-        monkeypatch.setattr(train, "DataLoader", load)
+        monkeypatch.setattr(train, "drawn_ahead", load)
         monkeypatch.setattr(PretrainingBatches, "__getitem__", spy)
         run = start(tmp_path / "run")
         first = run.score()

@@ -71,7 +71,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, error: BaseException, w
 
 def test_a_whole_one_replaces_the_older(tmp_path: Path) -> None:
     save(tmp_path / "final", FakeModel("old"))
-    (tmp_path / "final" / "stray").write_text("of the old one")
+    (tmp_path / "final" / "adapter_model.safetensors").write_text("of the old one")
     assert save(tmp_path / "final", FakeModel("new")) == tmp_path / "final"
     assert sorted(files(tmp_path)) == ["final", "final/focus.json", "final/tokenizer", "final/weights"]
     assert (tmp_path / "final" / "weights").read_text() == "new"

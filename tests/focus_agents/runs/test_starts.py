@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from focus_agents.cli.errors import Terminated
+from focus_agents.cli.ending import Terminated
 from focus_agents.errors import RunInterrupted
 from focus_agents.runs.folder import CONFIG_FILE, RunDirectory
 from focus_agents.runs.starts import STARTS, STOPPED_BY, note_start, noting_a_stop

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -171,6 +172,59 @@ def test_the_command_says_so_before_the_model_is_looked_at(
         export.main()
     assert (stop.value.code, held(models)) == (2, before)
     assert "expected another folder than the model's own" in capsys.readouterr().err
+
+
+class TestAPolicyOfARun:
+    """Each end of a run writes its policy where one may lie, and asks nobody."""
+
+    @pytest.fixture
+    def save(self, tmp_path: Path) -> Callable[[], list[str]]:
+        model, processor, told = load_model("small"), load_processor("small"), list[str]()
+
+        def save() -> list[str]:
+            told.clear()
+            save_policy(tmp_path / "final", model, processor, warn=told.append)
+            return list(told)
+
+        return save
+
+    def test_what_a_user_has_laid_beside_it_stays(self, save: Callable[[], Any], tmp_path: Path) -> None:
+        final = tmp_path / "final"
+        save()
+        own = set(held(final))
+        (final / "README.md").write_text("my notes")
+        (final / "notes/deep").mkdir(parents=True)
+        (final / "notes/deep/a.txt").write_text("deep")
+        (final / "link.txt").symlink_to("notes/deep/a.txt")
+        (final / "adapter").mkdir()
+        (final / "adapter/mine.txt").write_text("below")
+        for stale in ("model-00001-of-00002.safetensors", "adapter/adapter_model.safetensors"):
+            (final / stale).write_text("of an older policy in another form")
+        (final / "config.json").write_text("{}")
+        assert save() == []
+        kept = {"README.md", "notes/deep/a.txt", "link.txt", "adapter/mine.txt"}
+        assert set(held(final)) == own | kept
+        assert (final / "README.md").read_text() == "my notes"
+        assert (final / "link.txt").is_symlink()
+        load_model(str(final))
+
+    @pytest.mark.parametrize("is_folder", [True, False])
+    def test_what_is_no_policy_is_moved_aside(self, is_folder: bool, save: Callable[[], Any], tmp_path: Path) -> None:
+        final, mine = tmp_path / "final", tmp_path / "final-moved-2"
+        (tmp_path / "final-moved").write_text("moved before")
+        if is_folder:
+            final.mkdir()
+        (final / "config.json" if is_folder else final).write_text("mine")
+        assert save() == [f"{final}: what lay there is of no policy, and is in {mine} now"]
+        assert (mine / "config.json" if is_folder else mine).read_text() == "mine"
+        load_model(str(final))
+
+    def test_an_empty_folder_and_an_older_policy_are_just_replaced(
+        self, save: Callable[[], Any], tmp_path: Path
+    ) -> None:
+        (tmp_path / "final").mkdir()
+        assert save() == save() == []
+        assert [path.name for path in tmp_path.iterdir()] == ["final"]
 
 
 def test_a_file_of_the_base_that_cannot_be_had_leaves_the_older_policy(tmp_path: Path) -> None:

@@ -7,13 +7,15 @@ import io
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.table import Table
 
 from focus_agents.runs.progress import Pace, progress_bar
-from focus_agents.runs.terminal import PlainConsole
+from focus_agents.runs.terminal import PlainConsole, waiting
 from tests.places import ROOT
 
 PATH = "/a/long path/" + "x" * 150 + "/[red]samples/validation.png"
@@ -123,13 +125,70 @@ def test_any_encoding_shows_what_it_can(encoding: str) -> None:
     assert ("\u2192" in shown) == (encoding == "utf-8")
 
 
+class Clock:
+    """Time as a test has it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr("focus_agents.runs.terminal.time.perf_counter", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_a_pipe_is_told_now_and_then_how_far_a_work_is(clock: Clock) -> None:
+    """After 10 seconds each, and of a long work after a twentieth of its time."""
+    pipe = PlainConsole(file=io.StringIO(), width=80)
+    with progress_bar("episodes", 4000, pipe) as move_to:
+        for clock.now in range(1201):
+            move_to(clock.now)
+    lines = pipe.file.getvalue().splitlines()
+    assert lines[:2] == ["episodes: 10 of 4,000  1:06:30 left", "episodes: 20 of 4,000  1:06:20 left"]
+    gaps = np.diff([int(line.split()[1].replace(",", "")) for line in lines])
+    assert set(gaps[:18]) == {10}
+    assert 50 <= gaps[-1] <= 60
+
+
+def test_a_pipe_is_told_a_number_without_a_total(clock: Clock) -> None:
+    pipe = PlainConsole(file=io.StringIO(), width=80)
+    with progress_bar("pictures", None, pipe) as move_to:
+        for clock.now in (0.0, 9.0, 12.0, 13.0):
+            move_to(int(clock.now * 100))
+    assert pipe.file.getvalue() == "pictures: 1,200\n"
+
+
+@pytest.mark.parametrize("is_announced", [True, False])
+def test_a_pipe_is_told_that_a_wait_goes_on(is_announced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("focus_agents.runs.terminal.LINE_SECONDS", 0.05)
+    pipe = PlainConsole(file=io.StringIO(), width=80)
+    with waiting(pipe, "validating", is_announced=is_announced):
+        deadline = time.monotonic() + 30
+        while pipe.file.getvalue().count("so far") < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    written = pipe.file.getvalue()
+    first, *others = written.splitlines() if is_announced else ["validating ...", *written.splitlines()]
+    assert (first, set(others)) == ("validating ...", {"validating: 0:00:00 so far"})
+    time.sleep(0.2)
+    assert pipe.file.getvalue() == written
+
+
+def test_a_short_wait_is_not_told() -> None:
+    pipe = PlainConsole(file=io.StringIO(), width=80)
+    with waiting(pipe, "validating", is_announced=False):
+        pass
+    assert pipe.file.getvalue() == ""
+
+
 def test_a_pipe_has_no_bar_and_is_told_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter([0.0, 10.0, 10.0])
+    now = iter([0.0, 10.0, 10.0, 10.0, 30.0])
     monkeypatch.setattr("focus_agents.runs.progress.time.perf_counter", lambda: next(now))
     pipe = PlainConsole(file=io.StringIO(), width=80)
     pace = Pace(5, 25, pipe)
     assert pace.left(10) == "  0:00:30 left"
     assert Pace(0, 25, PlainConsole(file=io.StringIO(), force_terminal=True)).left(10) == ""
-    with progress_bar("GRPO", 3, pipe) as move_to:
+    with progress_bar("GRPO", 3, pipe, has_lines=True) as move_to:
         move_to(2)
     assert pipe.file.getvalue() == ""

@@ -205,16 +205,16 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @ray.remote(num_cpus=0)
-def own_address() -> str | None:
-    return os.environ.get("RAY_ADDRESS")
+def own_addresses() -> tuple[str | None, str | None]:
+    return os.environ.get("RAY_ADDRESS"), os.environ.get("RAY_API_SERVER_ADDRESS")
 
 
 @ray.remote(num_cpus=0)
 class Controller:
     """Starts another process, as Ray Train's does."""
 
-    def address_of_child(self) -> str | None:
-        return ray.get(own_address.remote())
+    def addresses_of_child(self) -> tuple[str | None, str | None]:
+        return ray.get(own_addresses.remote())
 
 
 @pytest.mark.ray
@@ -239,11 +239,15 @@ class TestRayTrain:
         ).read_text()
 
     def test_processes_ask_their_own_cluster(self) -> None:
-        """Ray Train's cleaner asks the cluster at RAY_ADDRESS whether the training lives, or whichever it finds."""
+        """Ray Train's cleaner asks the cluster at RAY_ADDRESS whether the training lives, or whichever it finds.
+
+        It asks by the dashboard, and a cluster without one leads to where another's may be, which knows no such one.
+        """
         naming, _ = naming_train("run", num_workers=1, at_restart=dict)
         with naming:
             controller = Controller.remote()
-        assert ray.get(controller.address_of_child.remote()) == ray.get_runtime_context().gcs_address
+        own = ray.get_runtime_context().gcs_address
+        assert ray.get(controller.addresses_of_child.remote()) == (own, "http://127.0.0.1:9")
 
     def test_two_workers_one_of_which_dies_train_the_same(self, straight: Path, tmp_path: Path) -> None:
         """Gradients are added up in another order, and Adam's first steps divide by their size."""
