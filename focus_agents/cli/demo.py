@@ -28,7 +28,7 @@ from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.common import PolicyArguments, PolicyName
 from focus_agents.cli.data_checks import check_policy_flags
 from focus_agents.cli.errors import as_flags, make_console, user_errors
-from focus_agents.policies.registry import parse_policy
+from focus_agents.policies.registry import PolicySpec, parse_policy
 from focus_agents.settings import Settings
 from focus_env import images
 from focus_env.boxes import as_box
@@ -70,6 +70,7 @@ def main() -> None:
             from focus_agents.policies.focus import FocusPolicy, locate  # here: what is wrong is said without torch
 
             quiet_libraries()
+        check_sizes(args, spec, [*(image for image, _ in supports), query])
         policy = spec.build()
         if isinstance(policy, FocusPolicy):
             from focus_agents.models.pictures import picture_budget
@@ -119,6 +120,27 @@ def read_pictures(args: Args) -> tuple[list[tuple[ImageArray, Box]], ImageArray]
         image, box = read_picture(file), read_box(words)
         supports.append((image, as_box(box, f"--support {file}", image_wh=(image.shape[1], image.shape[0]))))
     return supports, read_picture(args.query)
+
+
+def check_sizes(args: Args, spec: PolicySpec, pictures: Sequence[ImageArray]) -> None:
+    """See that a model can take each of the given pictures, before its weights are read.
+
+    Raises:
+        ValueError: If it cannot.
+        CheckpointError: If there is no such model.
+    """
+    if spec.entry.load_template is None or args.query is None:
+        return
+    from focus_agents.models.loading import load_processor
+    from focus_agents.policies.builders import limit
+
+    processor = load_processor(spec.argument, max_image_tokens=limit(spec))
+    places = [*(f"--support {file}" for file, _ in args.support), f"--query {args.query}"]
+    for place, image in zip(places, pictures, strict=True):
+        try:
+            processor.check_picture(image)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
 
 
 def check_out(out: Path, given: Sequence[Path]) -> None:

@@ -158,14 +158,30 @@ class VLMProcessor:
         except Exception as error:  # what an image processor raises at an odd shape is no family
             for number, image in enumerate(images, start=1):
                 try:
-                    self.family.preprocess(self.image_processor, [image])
-                except Exception as reason:
-                    height, width = image.shape[:2]
-                    raise ValueError(
-                        f"picture {number} of {len(images)}, {width} x {height} pixels: the model's image processor "
-                        f"cannot take it: {reason}; leave it out, or cut or pad it"
-                    ) from error
+                    self.check_picture(image)
+                except ValueError as reason:
+                    raise ValueError(f"picture {number} of {len(images)}, {reason}") from error
             raise
+
+    def check_picture(self, image: ImageArray) -> None:
+        """Check that the image processor can take a picture.
+
+        Args:
+            image: [H, W, 3] uint8.
+
+        Raises:
+            ValueError: If it cannot, as Qwen's cannot take one that is more than 200 times as long as wide.
+        """
+        try:
+            self.family.preprocess(self.image_processor, [image])
+        except MemoryError:
+            raise
+        except Exception as error:  # what an image processor raises at an odd shape is no family
+            height, width = image.shape[:2]
+            raise ValueError(
+                f"{width} x {height} pixels: the model's image processor cannot take it: {error}; leave it out, or cut "
+                "or pad it"
+            ) from error
 
     def locate(self, messages: Sequence[Message], prompt: EncodedPrompt) -> PromptSpans:
         """Where an encoded conversation holds its pictures and its marked boxes.

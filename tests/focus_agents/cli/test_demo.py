@@ -177,6 +177,30 @@ def test_demo_opens_pictures_within_the_limits_of_the_package(
     assert "on_bad" not in error
 
 
+@pytest.mark.parametrize("which", ["support", "query"])
+def test_demo_names_a_picture_that_the_model_cannot_take_before_it_loads_the_weights(
+    which: str,
+    new_policy: Path,
+    pictures: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(FocusPolicy, "from_pretrained", None)
+    Image.new("RGB", (2500, 12)).save(pictures[which])
+    words = [
+        "--support",
+        pictures["support"],
+        "1,2,9,10",
+        "--query",
+        pictures["query"],
+        "--policy",
+        f"vlm:{new_policy}",
+    ]
+    message = main_error("demo", words, capsys)
+    assert f"--{which} {pictures[which]}: 2500 x 12 pixels: the model's image processor cannot take it: " in message
+    assert "leave it out, or cut or pad it" in message
+
+
 def test_demo_makes_the_folder_of_the_answer_and_names_what_is_wrong_before_torch_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
