@@ -21,7 +21,7 @@ from focus_agents.models.loading.part_files import (
     read_config,
     read_text,
 )
-from focus_agents.models.loading.places import NEW_MODELS, ModelFiles, not_loaded
+from focus_agents.models.loading.places import LANGUAGE_MODELS, NEW_MODELS, ModelFiles, not_loaded
 from focus_agents.models.loading.sources import ModelSource, find_source, load_files
 from focus_agents.models.processing import PROCESSOR_FILE, VLMProcessor
 from focus_agents.models.registry import find_family
@@ -64,7 +64,8 @@ def family_of_source(source: ModelSource) -> ModelFamily:
     """Return the family of a model that was found; see `load_family`."""
     model_type = _model_type(source)
     if model_type is None:
-        raise CheckpointError(not_loaded(source.text, "there is no config.json with a model_type"))
+        reason = "there is no config.json with a model_type"
+        raise CheckpointError(not_loaded(source.text, reason, LANGUAGE_MODELS))
     try:
         family = find_family(model_type)
     except CheckpointError as error:

@@ -22,15 +22,17 @@ NEW_MODELS: Mapping[str, ModuleType] = {TINY: tiny, SMALL: small}
 POLICY_FILE = "focus.json"
 """What a saved policy's folder says beside the model itself."""
 
+_NAMES = (*BEST_MODEL, *SHIPPED_MODELS, *NEW_MODELS)
+_NUM_TOLD = 3
 LANGUAGE_MODELS = (
-    f"one of {', '.join((*BEST_MODEL, *SHIPPED_MODELS, *NEW_MODELS))}, a folder with a saved model, or a hub name such "
-    "as 'Qwen/Qwen2-VL-7B-Instruct'"
+    f"one of {', '.join(_NAMES[:_NUM_TOLD])} and {len(_NAMES) - _NUM_TOLD} more (docs/models.md), a folder with a "
+    "saved model, or a hub name such as 'Qwen/Qwen2-VL-7B-Instruct'"
 )
 VISION_MODELS = (
     "a folder with its weights and the settings of its image processor, or a hub name (with HF_HUB_OFFLINE=1: one that "
     "was downloaded before)"
 )
-"""What messages say is expected."""
+"""What messages say is expected where there is no model."""
 DEPTH = 3
 """So many folders down adapters are looked for."""
 
@@ -134,7 +136,7 @@ def find_files(
     if Path(folder).is_dir():
         return ModelFiles(text, folder)
     if looks_local(place):
-        raise CheckpointError(f"model {text!r}: expected {expected}; there is no such folder")
+        raise CheckpointError(f"model {text!r}: there is no such folder; expected {expected}")
     try:
         return ModelFiles(text, place, find_on_hub(place, revision))
     except CheckpointError as error:
@@ -146,7 +148,13 @@ def looks_local(place: str) -> bool:
     return place.startswith((".", "/", "~")) or place.count("/") != 1
 
 
-def not_loaded(name_or_path: str, error: Exception | str, expected: str = LANGUAGE_MODELS) -> str:
-    """Return the message for a model that could not be loaded."""
-    reason = error if str(error).strip() else type(error).__name__  # all that a plain assertion says
-    return f"model {name_or_path!r} could not be loaded; expected {expected}: {reason}"
+def not_loaded(name_or_path: str, error: Exception | str, expected: str = "") -> str:
+    """Return the message for a model that could not be loaded.
+
+    Args:
+        name_or_path: Names the model.
+        error: The reason.
+        expected: What may be given, where no model was found; "": one was.
+    """
+    reason = str(error).strip() or type(error).__name__  # all that a plain assertion says
+    return f"model {name_or_path!r} could not be loaded: {reason}" + (f"; expected {expected}" if expected else "")

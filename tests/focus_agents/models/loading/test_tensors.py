@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -178,3 +179,19 @@ def test_shards_without_the_one_file(copied: Callable[[str], Path]) -> None:
     save_file(half, folder / SHARDS[1], metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"1 weights are missing, e.g. "):
         check_model(str(folder))
+
+
+def test_a_refusal_names_one_tensor_and_lists_none(
+    copied: Callable[[str], Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What transformers tells of all tensors is logged of models alone that are loaded."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    folder = copied("qwen2_5_vl")
+    change_weights(folder, lambda tensors: tensors.update({"more.weight": torch.zeros(2)}))
+    load_model(str(folder))
+    assert "more.weight" in caplog.text
+    caplog.clear()
+    change_weights(folder, narrow)
+    with pytest.raises(CheckpointError, match=rf"^model '{folder}' could not be loaded: {WEIGHTS}: model\S+q_proj"):
+        load_model(str(folder))
+    assert "q_proj" not in caplog.text
