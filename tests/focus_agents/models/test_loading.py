@@ -178,9 +178,7 @@ class TestFolders:
         folder = tmp_path / "damaged"
         shutil.copytree(saved, folder)
         damage(folder)
-        with pytest.raises(
-            CheckpointError, match=r"model '.*damaged' could not be loaded: (?!expected one of)"
-        ):
+        with pytest.raises(CheckpointError, match=r"model '.*damaged' could not be loaded: (?!expected one of)"):
             loader(str(folder))
 
 
