@@ -25,6 +25,7 @@ from focus_agents.models.adapters import (
 from focus_agents.models.attention import choose_attention
 from focus_agents.models.devices import chosen_device
 from focus_agents.models.loading.adapter_settings import read_settings
+from focus_agents.models.loading.forms import check_mergeable
 from focus_agents.models.loading.part_files import read_config
 from focus_agents.models.loading.parts import family_of_source, load_processor
 from focus_agents.models.loading.places import NEW_MODELS, VISION_MODELS, ModelFiles, not_loaded
@@ -131,13 +132,15 @@ def load_trainable_model(
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
 
     Raises:
-        CheckpointError: If there is no such model.
+        CheckpointError: If there is no such model, or new adapters are to lie on one that cannot be merged.
         ValueError: If a setting does not go with the others, such as 4 bits without adapters.
         MissingDependencyError: If a package or a GPU that they need is not there.
     """
     is_continued = lora_rank is None and find_source(name_or_path).adapter is not None
     is_narrow = precision == "bf16" and (lora_rank is not None or is_continued)
     check_quantization(quantization, has_adapters=lora_rank is not None or is_continued)
+    if lora_rank is not None:
+        check_mergeable(find_source(name_or_path))
     dtype = torch.bfloat16 if is_narrow else torch.float32
     model = load_model(name_or_path, seed=seed, dtype=dtype, quantization=quantization)
     if lora_rank is not None:
