@@ -11,9 +11,10 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading.fields import CONFIG, PREPROCESSOR, Rule, config_fault, field_fault
-from focus_agents.models.loading.places import LANGUAGE_MODELS, ModelFiles, not_loaded
+from focus_agents.models.loading.places import ModelFiles, not_loaded
 from focus_agents.models.loading.sources import load_files
 from focus_agents.models.loading.untrusted import SECONDS, template_fault
+from focus_agents.models.references import LANGUAGE_MODELS
 from focus_agents.models.shipped import WEIGHTS
 
 GENERATION_FILE = "generation_config.json"

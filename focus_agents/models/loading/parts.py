@@ -21,9 +21,10 @@ from focus_agents.models.loading.part_files import (
     read_config,
     read_text,
 )
-from focus_agents.models.loading.places import LANGUAGE_MODELS, NEW_MODELS, ModelFiles, not_loaded
+from focus_agents.models.loading.places import NEW_MODELS, ModelFiles, not_loaded
 from focus_agents.models.loading.sources import ModelSource, find_source, load_files
 from focus_agents.models.processing import PROCESSOR_FILE, VLMProcessor
+from focus_agents.models.references import LANGUAGE_MODELS
 from focus_agents.models.registry import find_family
 from focus_agents.models.shipped import model_name
 

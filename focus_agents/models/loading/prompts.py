@@ -10,8 +10,9 @@ from typing import Any
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading.parts import family_of_source, load_family, load_image_processor, readable_source
-from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, model_folder
+from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE
 from focus_agents.models.loading.sources import ModelSource
+from focus_agents.models.references import model_folder
 from focus_agents.models.shipped import SMALL, TINY, model_name
 from focus_env.boxes import CoordinateFrame
 from focus_env.prompts import NATIVE_NAME, PromptTemplate, described_template, get_template

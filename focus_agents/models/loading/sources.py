@@ -14,14 +14,12 @@ from typing import Any, TypeVar
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading.hub import find_on_hub
 from focus_agents.models.loading.places import (
-    LANGUAGE_MODELS,
     NEW_MODELS,
     ModelFiles,
     find_files,
-    looks_local,
     not_loaded,
 )
-from focus_agents.models.references import ModelReference, parse_reference
+from focus_agents.models.references import LANGUAGE_MODELS, ModelReference, looks_local, parse_reference
 from focus_agents.models.shipped import BEST_MODEL, SHIPPED_MODELS
 
 T = TypeVar("T")
