@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,25 +11,8 @@ import pytest
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading import check_model
-from focus_agents.models.processing import VLMProcessor
-from focus_agents.runs.checkpoint import save_policy
-from tests.focus_agents.models.cases import make_case
 
 TYPES = ["qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "gemma3", "internvl", "llava_onevision"]
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory, processor: VLMProcessor) -> dict[str, Path]:
-    found = {}
-    for model_type in TYPES:
-        case = make_case(model_type, processor)
-        found[model_type] = save_policy(tmp_path_factory.mktemp("fields") / "model", case.model, case.processor)
-    return found
-
-
-@pytest.fixture
-def copied(saved: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
-    return lambda model_type: Path(shutil.copytree(saved[model_type], tmp_path / "model"))
 
 
 def change(folder: Path, path: str, value: Any) -> None:

@@ -12,26 +12,9 @@ import pytest
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading import check_model
-from focus_agents.models.processing import VLMProcessor
-from focus_agents.runs.checkpoint import save_policy
-from tests.focus_agents.models.cases import make_case
 
 FILE = "preprocessor_config.json"
 TYPES = ["qwen2_5_vl", "glm4v", "gemma3", "paligemma", "internvl", "llava_onevision", "smolvlm"]
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory, processor: VLMProcessor) -> dict[str, Path]:
-    found = {}
-    for model_type in TYPES:
-        case = make_case(model_type, processor)
-        found[model_type] = save_policy(tmp_path_factory.mktemp("pictures") / "model", case.model, case.processor)
-    return found
-
-
-@pytest.fixture
-def copied(saved: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
-    return lambda model_type: Path(shutil.copytree(saved[model_type], tmp_path / "model"))
 
 
 def change(folder: Path, name: str, **fields: Any) -> None:
@@ -41,12 +24,12 @@ def change(folder: Path, name: str, **fields: Any) -> None:
 
 @pytest.mark.parametrize("model_type", TYPES)
 def test_image_processors_of_other_families(
-    model_type: str, saved: dict[str, Path], copied: Callable[[str], Path]
+    model_type: str, saved: Callable[[str], Path], copied: Callable[[str], Path]
 ) -> None:
     folder = copied(model_type)
     check_model(str(folder))
     for other in set(TYPES) - {model_type}:
-        shutil.copy(saved[other] / FILE, folder / FILE)
+        shutil.copy(saved(other) / FILE, folder / FILE)
         with pytest.raises(CheckpointError, match=r"expected (the image processor of a|its own image processor)"):
             check_model(str(folder))
 

@@ -16,9 +16,8 @@ from transformers import AutoModelForImageTextToText
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading import check_model, load_model
-from focus_agents.models.processing import VLMProcessor
 from focus_agents.runs.checkpoint import save_policy
-from tests.focus_agents.models.cases import Case, make_case
+from tests.focus_agents.models.cases import Case
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -47,25 +46,6 @@ def first(tensors: dict[str, torch.Tensor], part: str) -> str:
 
 def save(case: Case, folder: Path) -> Path:
     return save_policy(folder, case.model, case.processor)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory, processor: VLMProcessor) -> Callable[[str], Path]:
-    """Saves a tiny model of a type once."""
-    found: dict[str, Path] = {}
-
-    def build(model_type: str) -> Path:
-        if model_type not in found:
-            folder = tmp_path_factory.mktemp("tensors") / model_type
-            found[model_type] = save(make_case(model_type, processor), folder)
-        return found[model_type]
-
-    return build
-
-
-@pytest.fixture
-def copied(saved: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
-    return lambda model_type: Path(shutil.copytree(saved(model_type), tmp_path / "model"))
 
 
 def test_fewer_layers_than_the_weights_have_in_all_families(case: Case, tmp_path: Path) -> None:
