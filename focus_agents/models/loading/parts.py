@@ -146,7 +146,7 @@ def load_image_processor(source: ModelSource, family: ModelFamily, max_image_tok
     check_picture_files(files, folder)
     reads = "preprocessor_config.json"
     image_processor = load_files(AutoImageProcessor.from_pretrained, files, folder=folder, reads=reads)
-    if fault := size_fault(image_processor.size):
+    if fault := size_fault(image_processor):
         reason = f"{reads}: {fault}; take the model's own {reads}"
         raise CheckpointError(not_loaded(files.text, reason))
     if max_image_tokens is not None:
