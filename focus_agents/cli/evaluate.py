@@ -30,7 +30,7 @@ from focus_agents.cli.command_line import parse
 from focus_agents.cli.common import PolicyArguments, PolicyNames
 from focus_agents.cli.data_arguments import DataArguments
 from focus_agents.cli.data_checks import check_policy_flags
-from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
+from focus_agents.cli.errors import as_flags, make_console, user_errors, warn_of_other_prompt, work_errors
 from focus_agents.cli.runs import run_path
 from focus_agents.errors import CheckpointError, PolicyError
 from focus_agents.evaluation.episodes import supports_per_episode
@@ -134,6 +134,8 @@ def main() -> None:
         console.print(f"results: {results_path(args)}")  # Ray and torch take their time
         with waiting(console, "loading policies"):
             plan, results, chunks = check_arguments(args, episodes)
+        for spec in plan.policies.values():
+            warn_of_other_prompt(spec, Args)
         if chunks:
             tell_budget(args, plan, console)
     for note in filter(None, map(licence_note, args.policy)):

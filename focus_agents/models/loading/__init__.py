@@ -15,7 +15,7 @@ from focus_agents.models.loading.places import (
     POLICY_FILE,
     VISION_MODELS,
 )
-from focus_agents.models.loading.prompts import load_template, trained_frame
+from focus_agents.models.loading.prompts import load_template, other_prompt, trained_frame
 from focus_agents.models.loading.sources import load_part, newer_commits, pin
 from focus_agents.models.loading.weight_files import weights_digest
 from focus_agents.models.loading.whole import (
@@ -52,6 +52,7 @@ __all__ = [
     "load_vision_model",
     "model_folder",
     "newer_commits",
+    "other_prompt",
     "pin",
     "trained_frame",
     "weights_digest",
