@@ -178,7 +178,8 @@ def refuse_shares(box: Coordinates, image_wh: tuple[int, int], name: str) -> Non
     if are_shares(box, image_wh):
         raise ValueError(
             f"{name} must be in pixels of the image of {image_wh} (width, height), got {tuple(box)}, which looks like "
-            "shares of it; multiply x by the width and y by the height"
+            "shares of it; multiply x by the width and y by the height; or if this pixel is meant, give a box that "
+            "reaches a little beyond it, such as 0, 0, 1.01, 1.01"
         )
 
 

@@ -26,7 +26,7 @@ from focus_env.boxes import CoordinateFrame
 from focus_env.errors import DatasetError
 from focus_env.metrics import ScoredAnswer
 from focus_env.parsing import judge_coordinates
-from focus_env.pictures import as_episode
+from focus_env.pictures import as_episode, read_picture
 from focus_env.plain_numbers import as_numbers, require_whole
 from focus_env.prompts import PromptTemplate, get_template
 from focus_env.rendering import ANSWER_COLOUR, render_episode
@@ -249,17 +249,23 @@ def observe(episode: Episode) -> Observation:
     `focus_env.pictures.as_episode` does.
 
     Returns:
-        Read-only arrays. They are decoded from the episode's sources, or copied where a source is an array, so they
-        share no memory with an array of the data set.
+        Read-only arrays, decoded or copied from the episode's sources: they share no memory with the data set.
+
+    Raises:
+        DatasetError: If a picture or a support's box is bad; the message names the episode and which of its pictures.
     """
     episode = as_episode(_without_target(episode))
+    where = f"episode {episode.episode_id!r}"
     if not episode.support:
-        raise DatasetError(f"episode {episode.episode_id!r}: expected at least one support, got none")
+        raise DatasetError(f"{where}: expected at least one support, got none")
     boxes = np.array([exemplar.box for exemplar in episode.support], dtype=np.float64)
     return Observation(
-        support_images=tuple(_read_only(exemplar.frame.image()) for exemplar in episode.support),
+        support_images=tuple(
+            _read_only(read_picture(exemplar.frame, f"{where}: support {number}"))
+            for number, exemplar in enumerate(episode.support, start=1)
+        ),
         support_boxes=_read_only(boxes.reshape(-1, 4)),
-        query_image=_read_only(episode.query_frame.image()),
+        query_image=_read_only(read_picture(episode.query_frame, f"{where}: query")),
     )
 
 

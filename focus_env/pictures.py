@@ -76,6 +76,23 @@ def as_episode(episode: Any) -> Episode:
     return episode if is_same else dataclasses.replace(episode, support=supports, target_box=target)
 
 
+def read_picture(frame: Frame, whose: str) -> ImageArray:
+    """Decode a picture of an episode.
+
+    Args:
+        frame: The picture.
+        whose: Which of which episode it is, for the message.
+
+    Raises:
+        DatasetError: If it cannot be read.
+    """
+    try:
+        return frame.image()
+    except DatasetError as error:
+        named = "" if frame.name in str(error) else f"picture {frame.name!r}: "
+        raise DatasetError(f"{whose}: {named}{error}") from error
+
+
 def _as_exemplar(support: Any, name: str) -> Exemplar:
     """`name` has a place for which part of the support is meant."""
     if isinstance(support, tuple | list) and len(support) == 2:

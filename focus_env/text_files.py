@@ -211,3 +211,18 @@ def split_fields(line: str) -> list[str]:
     """
     fields = SEPARATOR.split(line.strip())
     return fields[:-1] if len(fields) > 1 and not fields[-1] else fields
+
+
+def yaml_fault(error: Exception) -> str:
+    """Return what is wrong with a YAML file and where, in one line: PyYAML's own errors have several, and no file.
+
+    Args:
+        error: What reading it raised.
+    """
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    context, position = getattr(error, "context", None), getattr(error, "position", None)
+    if mark is not None and problem is not None:
+        during = f", {context}" if context else ""
+        return f"a fault in line {mark.line + 1}, column {mark.column + 1}: {problem}{during}"
+    first = str(error).partition("\n")[0]  # of a character that cannot be read, behind it stands its place
+    return f"a fault in character {position + 1}: {first}" if isinstance(position, int) else first

@@ -39,7 +39,7 @@ class Model:
 
 
 class Hub(ThreadingHTTPServer):
-    """The server; `models` are what it has, `log` what it was asked.
+    """The server; `models` are what it has, `log` what it was asked, `sent` the bytes of files that it gave.
 
     `odd` answers in the handler's place where it returns true, to play a hub that is ill or a proxy before it.
     """
@@ -51,6 +51,7 @@ class Hub(ThreadingHTTPServer):
         self.models: dict[str, Model] = {}
         self.uploads: dict[str, bytes] = {}
         self.log: list[str] = []
+        self.sent = 0
         self.created: list[dict[str, Any]] = []
         self.odd: Callable[[Handler], bool] = lambda handler: False
 
@@ -135,8 +136,11 @@ class Handler(BaseHTTPRequestHandler):
                 elif (body := model.commits[commit].get(match[3])) is None:
                     self.answer(404, b"", X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
                 else:
-                    etag = f'"{hashlib.sha1(body).hexdigest()}"'
-                    self.answer(200, body, X_Repo_Commit=commit, ETag=etag, X_Linked_Size=str(len(body)))
+                    etag, size = f'"{hashlib.sha1(body).hexdigest()}"', str(len(body))
+                    part = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+                    status, body = (200, body) if part is None else (206, body[int(part[1]) : int(part[2]) + 1])
+                    self.server.sent += len(body) if self.command == "GET" else 0
+                    self.answer(status, body, X_Repo_Commit=commit, ETag=etag, X_Linked_Size=size)
         else:
             self.refuse(404, "RepoNotFound")
 

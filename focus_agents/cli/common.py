@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 import tyro
 from annotated_types import Ge, Gt, Le
 
-from focus_agents.models.references import absolute_reference, on_base
+from focus_agents.models.references import absolute_reference, check_place, on_base
 from focus_agents.models.settings import Engine, Precision
 from focus_agents.policies.registry import PolicySpec, policies_help
 from focus_agents.settings import Ceiling, Settings
@@ -71,6 +71,14 @@ class ModelArguments(Settings):
         """What `load_model` is given; folders by their absolute path, since other processes may work elsewhere."""
         given = self.model if self.init_from is None else os.path.expanduser(self.init_from)
         return absolute_reference(on_base(given, self.base_model))
+
+    def check_place(self) -> None:
+        """Check that a model that can only be a folder is one; nothing large is imported for that.
+
+        Raises:
+            CheckpointError: If there is no such folder.
+        """
+        check_place(self.source)
 
     def pinned(self) -> Self:
         """Return the same with the commits that names on the hub stand for now.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
 import tyro
 from rich.console import Console
@@ -23,6 +23,9 @@ from focus_agents.errors import RunInterrupted
 from focus_agents.runs.output import guard_output
 from focus_agents.runs.terminal import PlainConsole
 from focus_env.errors import FocusError, StorageError
+
+if TYPE_CHECKING:
+    from focus_agents.policies.registry import PolicySpec
 
 T = TypeVar("T")
 
@@ -206,6 +209,17 @@ def ending_at_once(note: str = "") -> Iterator[None]:
 def print_warning(message: str) -> None:
     """Print a warning beside a command's output."""
     print(f"warning: {message}", file=sys.stderr)
+
+
+def warn_of_other_prompt(spec: PolicySpec, arguments: type) -> None:
+    """Print that a model is asked otherwise than it was trained, if it is.
+
+    Args:
+        spec: The policy.
+        arguments: The command's dataclass; see `as_flags`.
+    """
+    if (said := spec.other_prompt()) is not None:
+        print_warning(as_flags(said, arguments))
 
 
 def as_flags(message: str, arguments: type) -> str:

@@ -17,7 +17,7 @@ interruption, the same command with the same --output-dir answers what is missin
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -38,13 +38,14 @@ from focus_agents.cli.command_line import parse
 from focus_agents.cli.common import PolicyArguments, PolicyNames
 from focus_agents.cli.data_arguments import DataArguments
 from focus_agents.cli.data_checks import check_policy_flags
-from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
+from focus_agents.cli.errors import as_flags, make_console, user_errors, warn_of_other_prompt, work_errors
 from focus_agents.cli.runs import run_path
 from focus_agents.errors import CheckpointError, PolicyError
 from focus_agents.evaluation.episodes import supports_per_episode
 from focus_agents.evaluation.report import report_notes, report_tables, write_report
 from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.evaluation.sheets import write_sheet
+from focus_agents.models.references import check_place
 from focus_agents.policies.licences import licence_note
 from focus_agents.policies.registry import POLICIES, parse_policy
 from focus_agents.reports.tables import text_table
@@ -55,6 +56,7 @@ from focus_agents.runs.terminal import waiting
 from focus_agents.settings import Settings, as_dict
 from focus_env.datasets import entries_of
 from focus_env.errors import DatasetError, MissingDependencyError, StorageError
+from focus_env.prompts import spelled_out
 from focus_env.regular_files import require_possible
 from focus_env.types import EpisodeDataset
 
@@ -136,9 +138,12 @@ def main() -> None:
         console = make_console(width=PIPED_WIDTH, arguments=Args)
     with user_errors(Args):
         args = read_words()
+        episodes = check_words(args)
         console.print(f"results: {results_path(args)}")  # Ray and torch take their time
-        with waiting(console, "loading policies and data"):
-            plan, results, chunks = check_arguments(args)
+        with waiting(console, "loading policies"):
+            plan, results, chunks = check_arguments(args, episodes)
+        for spec in plan.policies.values():
+            warn_of_other_prompt(spec, Args)
         there = min(map(len, plan.episodes.values()))
         tell_fewer(console, "num_episodes", plan.num_episodes, there, f"episodes of {plan.dataset}")
         if chunks:
@@ -171,8 +176,8 @@ def results_path(args: Args) -> Path:
     return args.output_dir or run_path(Path("runs"), None, "evaluation")
 
 
-def check_arguments(args: Args) -> tuple[EvaluationPlan, ResultsFolder, list[Chunk]]:
-    """Find all that can be wrong, before Ray or a model starts; most of it before either is imported."""
+def check_words(args: Args) -> dict[int, EpisodeDataset]:
+    """Find what can be wrong before Ray or torch is imported, and return the episodes by the number of shots."""
     for name, values in (("policy", args.policy), ("shots", args.shots)):
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{name}: expected one or several different ones, got {values}")
@@ -183,17 +188,33 @@ def check_arguments(args: Args) -> tuple[EvaluationPlan, ResultsFolder, list[Chu
         require_possible(args.output_dir / "config.json")
         ResultsFolder(args.output_dir).cells()  # no folder of something else
     args.cluster.listen_here()
-    specs = {text: args.policies.spec(text) for text in args.policy if not parse_policy(text)[0].is_model}
-    episodes = load_episodes(args)
+    spelled_out(args.policies.template)
+    for text in args.policy:
+        entry, argument = parse_policy(text)
+        if not entry.is_model:
+            args.policies.spec(text)
+        elif entry.load_template is not None:
+            check_place(argument)
+    return load_episodes(args)
+
+
+def check_arguments(
+    args: Args, episodes: Mapping[int, EpisodeDataset]
+) -> tuple[EvaluationPlan, ResultsFolder, list[Chunk]]:
+    """Find all else that can be wrong, before Ray or a model starts.
+
+    Args:
+        args: In which `check_words` finds nothing.
+        episodes: That it returned.
+    """
     if args.cluster.num_workers or not all(map(_is_light, args.policy)):
         args.cluster.import_ray()
     from focus_agents.evaluation.run import EvaluationPlan, pending_chunks
 
-    specs |= {text: args.policies.spec(text) for text in args.policy if text not in specs}
     plan = EvaluationPlan(
-        policies={text: specs[text] for text in args.policy},
+        policies={text: args.policies.spec(text) for text in args.policy},
         dataset=args.label or args.data.dataset,
-        episodes=episodes,
+        episodes=dict(episodes),
         num_episodes=args.num_episodes,
         max_completion_tokens=args.max_completion_tokens,
         batch_size=args.batch_size,

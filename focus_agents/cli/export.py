@@ -32,7 +32,7 @@ class Args(Settings):
     form: ExportForm = "merged"
     """Whole weights with the adapter added, or the adapter alone, in PEFT's format of today."""
     dtype: ExportDtype = "auto"
-    """Type of the weights; auto: as they are."""
+    """Type of the weights; auto: as they are kept, of an adapter and its base the finer one."""
 
 
 def main() -> None:
@@ -44,16 +44,28 @@ def main() -> None:
         from focus_agents.models.loading.sources import find_source
         from focus_agents.runs.target import check_target
 
-        check_target(args.to, find_source(text))
+        source = find_source(text)
+        check_target(args.to, source)
         check_model(text)
     with work_errors(Args, make_console(stderr=True, arguments=Args), FocusError):
         from focus_agents.reports.model_card import CARD
-        from focus_agents.runs.export import export_policy
+        from focus_agents.runs.export import export_policy, video_processor, written_types
 
         card = card_of(text, args.to.resolve().name, is_adapter=args.form == "adapter")
         folder = export_policy(text, args.to, dtype=args.dtype, form=args.form, documents={CARD: card})
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    print(f"{folder}: {size / 2**20:.1f} MiB, {args.form}; share it by `focus push --model {folder} --to OWNER/NAME`")
+    types = written_types(folder)
+    what = f"{size / 2**20:.1f} MiB, {args.form}, {' and '.join(types)}"
+    print(f"{folder}: {what}; share it by `focus push --model {folder} --to OWNER/NAME`")
+    if args.form == "adapter":
+        return
+    if args.dtype == "auto" and source.adapter is not None and types == ["float32"]:
+        print("note: float32 is what the adapter or its base is kept in; --dtype bfloat16 takes half the room")
+    if (name := video_processor(folder)) is not None:
+        print(
+            f"note: transformers' AutoProcessor takes this for a {name}, which makes videos ready, too, and for that "
+            "wants torchvision: pip install torchvision; AutoTokenizer and AutoImageProcessor load without"
+        )
 
 
 def card_of(model: str, name: str, *, is_adapter: bool | None = None, tables: tuple[Path, ...] = ()) -> str:

@@ -27,7 +27,7 @@ from rich.console import Console
 from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.common import PolicyArguments
 from focus_agents.cli.data_checks import check_policy_flags
-from focus_agents.cli.errors import make_console, user_errors, work_errors
+from focus_agents.cli.errors import make_console, user_errors, warn_of_other_prompt, work_errors
 from focus_agents.errors import CheckpointError, PolicyError
 from focus_agents.finding.choice import Choice, choose_policy, describe_policy, make_policy, template_of
 from focus_agents.finding.search import Findings, OnDone, Outputs, Search
@@ -111,6 +111,7 @@ def main() -> None:
         wanted, sources, outputs = check_arguments(args, warnings)
         choice = Choice(args.policy, "") if args.policy is not None else choose_policy(wanted)
         spec = args.policies.spec(choice.text)
+        warn_of_other_prompt(spec, Args)
         template = template_of(spec, allow_absent=args.allow_absent)
         say_what_is_asked(choice, wanted, sources, console)
         search = Search(

@@ -186,6 +186,7 @@ PRESETS: Mapping[str, Args] = {
 def main() -> None:
     with user_errors(Args):
         args = with_spec(parse_arguments(sys.argv[1:]))
+        args.model.check_place()
         args.run.check_folder("grpo", command="grpo")
         args.data.check_places()
         console = make_console(arguments=Args)

@@ -230,7 +230,7 @@ def answer(words: Sequence[str], console: Console) -> None:
     """Do what `focus evaluate` does with these words, but for its tables."""
     with user_errors(evaluate.Args):
         own = evaluate.read_words(words)
-        plan, results, chunks = evaluate.check_arguments(own)
+        plan, results, chunks = evaluate.check_arguments(own, evaluate.check_words(own))
     evaluate.answer_chunks(own, plan, results, chunks, console)
 
 

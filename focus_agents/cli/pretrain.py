@@ -24,7 +24,7 @@ from focus_agents.cli import STARTED
 from focus_agents.cli.command_line import flat, parse, quiet_libraries
 from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
-from focus_agents.models.references import absolute_reference
+from focus_agents.models.references import absolute_reference, check_place
 from focus_agents.pretraining.settings import PretrainingConfig
 from focus_agents.probing.settings import ProbeSettings
 from focus_agents.reports.probe_table import probe_note, probe_rows
@@ -47,6 +47,8 @@ class Args(Settings):
 def main() -> None:
     with user_errors(Args):
         args = with_place(parse(Args, __doc__))
+        if args.learning.init_from is not None:
+            check_place(args.learning.init_from)
         args.run.check_folder("pretraining", command="pretrain")
         console = make_console(arguments=Args)
         console.print(f"run folder: {args.run.path('pretraining')}")  # torch takes its time

@@ -10,6 +10,7 @@ import yaml
 from focus_env.regular_files import open_regular
 from focus_env.rewards.terms import TERMS
 from focus_env.rewards.weighted import WeightedReward
+from focus_env.text_files import yaml_fault
 
 
 def load_reward(text: str) -> WeightedReward:
@@ -30,7 +31,7 @@ def load_reward(text: str) -> WeightedReward:
         with open_regular(path) as file:
             node = yaml.compose(file.read(), Loader=yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"reward {text}: expected YAML, got {error}") from error
+        raise ValueError(f"reward {text}: expected YAML, got {yaml_fault(error)}") from error
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
     if not pairs or not all(isinstance(part, yaml.ScalarNode) for pair in pairs for part in pair):
         raise ValueError(f"reward {text}: expected lines such as 'iou: 1' and 'iou_at(0.5): 0.5', got something else")

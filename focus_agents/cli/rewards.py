@@ -70,6 +70,7 @@ def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
         args = dataclasses.replace(args, model=args.model.with_words())
+        args.model.check_place()
         folder = args.output_dir.absolute()
         console = make_console(arguments=Args)
         console.print(f"runs: {folder}, each with report.html and log.txt")  # Ray and torch take their time

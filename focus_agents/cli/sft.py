@@ -145,6 +145,7 @@ def main() -> None:
         args = with_words(parse_arguments(sys.argv[1:]))
         if args.run.resume is not None and args.cluster.num_workers == 0:
             raise ValueError("num_workers: expected 1 or more with --resume, got 0; that is for debugging")
+        args.model.check_place()
         args.run.check_folder("sft", command="sft")
         args.data.check_places()
         console = make_console(arguments=Args)

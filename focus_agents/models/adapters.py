@@ -18,6 +18,8 @@ from peft import LoraConfig, get_peft_model
 from focus_agents.models.family import ModelFamily, ModelParts
 from focus_agents.models.registry import find_family
 
+PREFIX = "base_model.model."
+"""Before the name of a module of the base in PEFT's models and files."""
 ADAPTER, REFERENCE = "default", "reference"
 """Names of the adapter that is trained, and of the frozen one that it started from."""
 
@@ -109,14 +111,30 @@ def merge_adapters(model: Any) -> Any:
     """The model with its adapters added to its weights, if it has any; the adapters are used up.
 
     Raises:
-        ValueError: If the weights are quantized: they would be rounded anew, to other answers.
+        ValueError: If the weights are quantized: they would be rounded anew, to other answers. Or if the adapters add
+            biases where the weights have none.
     """
     if has_adapters(model) and is_quantized(model):
         raise ValueError(
             "adapters: expected a base in whole weights to merge them into, got a quantized one, which would be "
             "rounded anew; save the adapter (`save` adapter), and merge it by `focus export`, on the whole base"
         )
+    if has_adapters(model) and (name := unmergeable_module(model)) is not None:
+        raise ValueError(
+            f"adapters: expected biases where the base has some, got one (lora_bias) on {name}, which has none, so "
+            "that they cannot be merged; save the adapter (`save` adapter), or go on with it without `lora_rank`"
+        )
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def unmergeable_module(model: Any) -> str | None:
+    """Return the first module of a PEFT model whose adapter adds a bias to weights without one; None: there is none."""
+    for name, module in model.named_modules():
+        layers = getattr(module, "lora_B", {})
+        adds_bias = ADAPTER in layers and getattr(layers[ADAPTER], "bias", None) is not None
+        if adds_bias and getattr(module.get_base_layer(), "bias", None) is None:
+            return str(name).removeprefix(PREFIX)
+    return None
 
 
 def is_quantized(model: Any) -> bool:

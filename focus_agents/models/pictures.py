@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from focus_agents.errors import CheckpointError
-from focus_agents.models.loading.parts import readable_source
+from focus_agents.models.loading.parts import family_of_source, load_image_processor, readable_source
 from focus_agents.models.loading.prompts import described_entry, policy_file
 from focus_agents.models.shipped import model_name
 
@@ -51,10 +51,12 @@ def recorded_budget(name_or_path: str | Path) -> PictureBudget:
         name_or_path: As for `focus_agents.models.loading.load_model`.
 
     Raises:
-        CheckpointError: If the folder's `POLICY_FILE` cannot be read, or names something else than whole numbers.
+        CheckpointError: If the folder's `POLICY_FILE` cannot be read, or names something else than whole numbers in
+            which the model sees something.
     """
     name = model_name(name_or_path)
-    file = policy_file(name, readable_source(name))
+    source = readable_source(name)
+    file = policy_file(name, source)
     if file is None:
         return PictureBudget()
     try:
@@ -65,6 +67,12 @@ def recorded_budget(name_or_path: str | Path) -> PictureBudget:
     for key, limit in zip((TRAINING, VALIDATION), limits, strict=True):
         if limit is not None and (type(limit) is not int or limit < 1):
             raise CheckpointError(f"{file}: expected a whole number above 0 as {key}, or null, got {limit!r}")
+        if limit is not None and source is not None:
+            try:
+                load_image_processor(source, family_of_source(source), limit)
+            except ValueError as error:  # of too few tokens, by the name of a setting
+                reason = str(error).removeprefix(f"{TRAINING}: ")
+                raise CheckpointError(f"{file}: {key}: {reason}; correct it there, or write null") from error
     return PictureBudget(*limits)
 
 

@@ -276,6 +276,8 @@ class VLMProcessor:
 
     def save_pretrained(self, directory: Path) -> None:
         """Write tokenizer, image processor, with the model's own limits, and settings in transformers' format."""
+        for name in ("is_local", "local_files_only"):  # how it was loaded here
+            self.tokenizer.init_kwargs.pop(name, None)
         self.tokenizer.save_pretrained(directory)
         self.own_image_processor.save_pretrained(directory)
         if self.settings:

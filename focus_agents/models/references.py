@@ -21,6 +21,13 @@ from focus_env.files import find_folder
 
 ON = " on "
 """Stands between an adapter and its base."""
+_NAMES = (*BEST_MODEL, *SHIPPED_MODELS, TINY, SMALL)
+_NUM_TOLD = 3
+LANGUAGE_MODELS = (
+    f"one of {', '.join(_NAMES[:_NUM_TOLD])} and {len(_NAMES) - _NUM_TOLD} more (docs/models.md), a folder with a "
+    "saved model, or a hub name such as 'Qwen/Qwen2-VL-7B-Instruct'"
+)
+"""What messages say is expected where there is no model."""
 
 
 @dataclass(frozen=True)
@@ -121,3 +128,37 @@ def _is_folder(text: str) -> bool:
         return find_folder(WEIGHTS / text if text in SHIPPED_MODELS else Path(os.path.expanduser(text))).is_dir()
     except (OSError, ValueError, RuntimeError):  # a name longer than the system takes
         return False
+
+
+def model_folder(name_or_path: str) -> str:
+    """Where a model lies: its folder, with the package or elsewhere, or else the name, which the hub may know."""
+    name = BEST_MODEL.get(name_or_path, name_or_path)
+    folder = find_folder(WEIGHTS / name if name in SHIPPED_MODELS else Path(os.path.expanduser(name_or_path)))
+    if not folder.is_dir():
+        return name_or_path
+    # A folder here that is called like a model stays a folder.
+    return f"./{folder}" if str(folder) in (TINY, SMALL) else str(folder)
+
+
+def looks_local(place: str) -> bool:
+    """Whether a text can only be a folder's: the hub's names are `owner/name`."""
+    return place.startswith((".", "/", "~")) or place.count("/") != 1
+
+
+def no_folder(text: str, expected: str = LANGUAGE_MODELS) -> str:
+    """Return the message for a model that can only be a folder, and is none."""
+    return f"model {text!r}: there is no such folder; expected {expected}"
+
+
+def check_place(text: str) -> None:
+    """Check that a model that can only be a folder is one; nothing large is imported for that.
+
+    Args:
+        text: As for `focus_agents.models.loading.load_model`.
+
+    Raises:
+        CheckpointError: If there is no such folder.
+    """
+    place = parse_reference(model_name(text)).place
+    if place not in (TINY, SMALL) and not Path(model_folder(place)).is_dir() and looks_local(place):
+        raise CheckpointError(no_folder(text))

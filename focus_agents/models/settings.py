@@ -16,7 +16,7 @@ SavedForm = Literal["merged", "adapter", "both"]
 
 ExportForm = Literal["merged", "adapter"]
 ExportDtype = Literal["auto", "float32", "bfloat16", "float16"]
-"""Type of exported weights; auto: as they are."""
+"""Type of exported weights; auto: as they are kept."""
 Attention = Literal["auto", "sdpa", "flash"]
 """How the language model and the vision tower attend: by PyTorch's SDPA, or by flash attention."""
 Quantization = Literal["none", "4bit"]

@@ -47,10 +47,22 @@ def bad_weights(model: Any, folder: Path) -> str | None:
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as stored:
             for name in stored.keys():  # noqa: SIM118 - no mapping
-                kind = stored.get_slice(name).get_dtype()
-                if name.endswith((".weight", ".bias")) and kind not in FLOATS:
-                    return f"{file.name} holds {name} in {kind}, whole numbers, and config.json names no quantization"
+                if fault := kind_fault(file.name, name, stored.get_slice(name).get_dtype()):
+                    return fault
     return None
+
+
+def kind_fault(file: str, name: str, kind: str) -> str | None:
+    """Return what is wrong with the type of a tensor's numbers, of a model that is not quantized; None: nothing.
+
+    Args:
+        file: Name of the tensor's file.
+        name: Of the tensor.
+        kind: By the names of safetensors.
+    """
+    if not name.endswith((".weight", ".bias")) or kind in FLOATS:
+        return None
+    return f"{file} holds {name} in {kind}, whole numbers, and config.json names no quantization"
 
 
 def files_folder(place: str, revision: str | None = None) -> Path:

@@ -118,6 +118,18 @@ class PolicySpec:
             )
         return dataclasses.replace(template, image_to_input_wh=_as_it_is)
 
+    def other_prompt(self) -> str | None:
+        """Say how a model is asked otherwise than it was trained, if somebody asks for that; None: not so.
+
+        Raises:
+            ValueError, CheckpointError: As `load_template`.
+        """
+        if self.entry.load_template is None or (self.template is None and self.frame is None):
+            return None
+        from focus_agents.models.loading import other_prompt
+
+        return other_prompt(self.argument, self.load_template())
+
     def build(self) -> Policy:
         """Make the policy; a model is loaded here.
 

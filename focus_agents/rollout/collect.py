@@ -273,14 +273,14 @@ def describe_failure(group: RolloutGroup) -> str:
     if isinstance(group.error, EpisodeError):
         return str(group.error)
     name = repr(group.answers[0].episode_id) if group.answers else str(group.episode_index)
-    return f"episode {name}: {group.error}"
+    return _after(f"episode {name}", str(group.error))
 
 
 def describe_error(error: Exception, index: int, dataset: EpisodeDataset) -> str:
     """Say which episode of a data set cannot be used, and why."""
     if isinstance(error, EpisodeError):
         return str(error)
-    return f"{_name(index, _episode(dataset, index))}: {_text(error)}"
+    return _after(_name(index, _episode(dataset, index)), _text(error))
 
 
 def _episode(dataset: EpisodeDataset, index: int) -> Episode | None:
@@ -299,6 +299,11 @@ def _named_error(error: Exception, name: str) -> FocusError:
 
 def _name(index: int, episode: Episode | None) -> str:
     return f"episode {index}" if episode is None else f"episode {episode.episode_id!r}"
+
+
+def _after(name: str, text: str) -> str:
+    """The text of an error behind the name of its episode, which it may begin with."""
+    return text if text.startswith(f"{name}: ") else f"{name}: {text}"
 
 
 def _text(error: Exception) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from safetensors import safe_open
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, processor_class_from_name
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.adapters import has_adapters, merge_adapters
@@ -16,8 +19,11 @@ from focus_agents.models.loading import check_model, load_config, load_model, lo
 from focus_agents.models.loading.forms import check_mergeable
 from focus_agents.models.loading.part_files import TEMPLATE_TEXT
 from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, ModelFiles
-from focus_agents.models.loading.sources import find_source
+from focus_agents.models.loading.saved_adapters import adapter_weights
+from focus_agents.models.loading.sources import ModelSource, find_source
+from focus_agents.models.loading.weight_files import stored_types
 from focus_agents.models.pictures import recorded_budget
+from focus_agents.models.processing import PROCESSOR_FILE
 from focus_agents.models.settings import ExportDtype, ExportForm
 from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
 from focus_agents.runs.checkpoint import save_policy
@@ -28,6 +34,8 @@ OLD_TEMPLATE = "chat_template.json"
 """Where older releases of transformers keep what is in `TEMPLATE_TEXT` now."""
 OWN = ("config.json", POLICY_FILE, "adapter_config.json")
 """Endings and names of files that an export does not take over from the base as they are."""
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""By the names of safetensors."""
 
 
 def export_policy(
@@ -43,7 +51,8 @@ def export_policy(
     Args:
         name_or_path: As for `load_model`.
         directory: The new folder; an older policy there is replaced once the new one is whole.
-        dtype: Of the weights; "auto": as they are. They are merged in float32.
+        dtype: Of the weights; "auto": as they are kept, and those of an adapter and its base as the finer of the two.
+            They are merged in float32.
         form: Whole weights, or the adapter in the names of this release of PEFT.
         documents: Further text files by name, such as a card.
 
@@ -66,11 +75,12 @@ def export_policy(
         raise CheckpointError(f"model {name_or_path!r}: expected trained weights to export; train it first")
     if form == "merged":
         check_mergeable(source)
-    own = _dtype_of(load_config(name_or_path)) if dtype == "auto" else getattr(torch, dtype)
+    own = _kept_dtype(source, load_config(name_or_path)) if dtype == "auto" else getattr(torch, dtype)
     model = load_model(name_or_path, dtype=own if source.adapter is None else torch.float32)
     if form == "merged":
         model = merge_adapters(model).to(own)
-        model.config.dtype = own
+        for config in _configs(model.config):
+            config.dtype = own
     elif has_adapters(model) and dtype != "auto":
         model.to(own)
     prompt: dict[str, Any] = {"template": load_template(name_or_path), "pictures": recorded_budget(name_or_path)}
@@ -83,10 +93,48 @@ def export_policy(
     return save_policy(directory, model, processor, **prompt, documents=documents, form=form, complete=complete)
 
 
-def _dtype_of(config: Any) -> torch.dtype:
-    """The type of the weights as their configuration says; float32 if it does not."""
-    found = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
-    return found if isinstance(found, torch.dtype) else getattr(torch, str(found), torch.float32)
+def _kept_dtype(source: ModelSource, config: Any) -> torch.dtype:
+    """The type that holds all weights of a policy without loss; of quantized ones as their configuration says."""
+    kinds = set(stored_types(source.files))
+    if source.adapter is not None:
+        kinds |= _kinds_of(adapter_weights(source.adapter))
+    if (found := [DTYPES[kind] for kind in kinds if kind in DTYPES]) and not hasattr(config, "quantization_config"):
+        return functools.reduce(torch.promote_types, found)
+    said = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+    return said if isinstance(said, torch.dtype) else getattr(torch, str(said), torch.float32)
+
+
+def _kinds_of(file: Path) -> set[str]:
+    """The types of the tensors in a file, by the names of safetensors."""
+    with safe_open(file, framework="pt") as stored:
+        return {stored.get_slice(name).get_dtype() for name in stored.keys()}  # noqa: SIM118 - no mapping
+
+
+def _configs(config: Any) -> Iterator[Any]:
+    """A configuration and those of its parts, each of which names a type."""
+    yield config
+    for name in config.sub_configs:
+        if (part := getattr(config, name, None)) is not None:
+            yield from _configs(part)
+
+
+def written_types(directory: Path) -> list[str]:
+    """Return in which types the weights of an export are, by the names of torch where it has one."""
+    kinds = {kind for file in directory.glob("*.safetensors") for kind in _kinds_of(file)}
+    return sorted(str(DTYPES[kind]).removeprefix("torch.") if kind in DTYPES else kind for kind in kinds)
+
+
+def video_processor(directory: Path) -> str | None:
+    """Return the processor of transformers that makes videos ready, too, and wants torchvision for that; None: neither.
+
+    Args:
+        directory: An export with whole weights. `AutoProcessor` makes such a processor; nothing here does.
+    """
+    files = ModelFiles(str(directory), str(directory))
+    said = files.read_json(PROCESSOR_FILE).get("processor_class") if files.has(PROCESSOR_FILE) else None
+    name = said or PROCESSOR_MAPPING_NAMES.get(files.read_json("config.json").get("model_type"))
+    found = processor_class_from_name(name) if isinstance(name, str) else None
+    return name if found is not None and "video_processor" in found.get_attributes() else None
 
 
 def _take_over(files: ModelFiles, directory: Path) -> None:

@@ -29,7 +29,7 @@ from focus_env.annotations.reading import Draft, Numbers, Reading
 from focus_env.annotations.records import LabelledPicture
 from focus_env.annotations.values import as_label
 from focus_env.errors import DatasetError, MissingDependencyError
-from focus_env.text_files import finite_number, read_lines, read_text, split_fields
+from focus_env.text_files import finite_number, read_lines, read_text, split_fields, yaml_fault
 
 ADVICE = "pass the folder that holds data.yaml, images and labels"
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt", "labels/classes.txt")
@@ -125,7 +125,7 @@ def _load_yaml(reading: Reading, path: Path) -> Mapping[Any, Any] | None:
     try:
         data = yaml.safe_load(read_text(path, advice=ADVICE, root=reading.root))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reading.fault("files_bad", f"{path}: expected YAML, got something else ({error}); correct it")
+        reading.fault("files_bad", f"{path}: expected YAML, got {yaml_fault(error)}; correct it")
         return None
     return data if isinstance(data, dict) else None
 

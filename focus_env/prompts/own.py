@@ -30,6 +30,7 @@ from focus_env.prompts.named import IPLocTemplate, Names
 from focus_env.prompts.round_trip import misread
 from focus_env.prompts.template import PromptTemplate
 from focus_env.regular_files import open_regular
+from focus_env.text_files import yaml_fault
 
 SUFFIXES = (".yaml", ".yml", ".json", ".toml")
 _LARGEST_FILE = 1_000_000
@@ -201,7 +202,7 @@ def _read_yaml(text: str) -> object:
             raise ValueError("fields within a field")
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(yaml_fault(error)) from error
 
 
 def _read_json(text: str) -> object:

@@ -213,3 +213,32 @@ def test_a_target_that_is_not_finite_does_not_count_as_absent(value: float) -> N
     episode = dataclasses.replace(make_episode(0), target_box=Box(value, 10, 60, 40))
     with pytest.raises(ValueError, match="episode 'fake/0': target_box must be four finite numbers"):
         score_answers(episode, ["none"], template=TEMPLATES["default"], reward=WeightedReward.default())
+
+
+class Torn:
+    """A picture that cannot be had, and does not know its name."""
+
+    def read(self) -> bytes:
+        raise DatasetError("cut after 20 of 200 bytes")
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "message"),
+    [
+        ("dog/3.jpg", "{tmp}/dog/3.jpg", r"picture 'dog/3.jpg': expected the file {tmp}/dog/3.jpg, found none"),
+        ("dog/3.jpg", Torn(), r"picture 'dog/3.jpg': cut after 20 of 200 bytes"),
+    ],
+)
+@pytest.mark.parametrize("place", ["support 2", "query"])
+def test_a_picture_that_cannot_be_read_is_named_with_its_episode(
+    name: str, source: Any, message: str, place: str, tmp_path: Path
+) -> None:
+    episode = make_episode(0, shots=2)
+    bad = Frame(name, (80, 60), source.format(tmp=tmp_path) if isinstance(source, str) else source)
+    if place == "query":
+        episode = dataclasses.replace(episode, query_frame=bad, target_box=Box(1, 2, 9, 9))
+    else:
+        support = (episode.support[0], Exemplar(bad, Box(1, 2, 9, 9)))
+        episode = dataclasses.replace(episode, support=support)
+    with pytest.raises(DatasetError, match=rf"^episode 'fake/0': {place}: {message.format(tmp=tmp_path)}"):
+        make_env(dataset=[episode]).reset(options={"episode_index": 0})

@@ -173,7 +173,7 @@ def test_what_is_no_box_is_named(function: Callable[[Any], object], box: Any) ->
             (0.1, 0.2, 0.5, 0.6),
             "box of support 1 must be in pixels .* looks like shares of it; multiply x by",
         ),
-        ((0, 0, 1, 1), "looks like shares"),
+        ((0, 0, 1, 1), "looks like shares .* if this pixel is meant, give a box .*, such as 0, 0, 1.01, 1.01"),
         ((10, 10, 5, 20), "must be xyxy with x1 < x2 .*if it is x, y, width, height, convert it with xywh_to_xyxy"),
         ((10, 10, 33, 20), r"must lie inside the image of \(32, 24\)"),
         ((np.nan, 1, 2, 3), "must be four finite numbers"),

@@ -11,13 +11,11 @@ from focus_agents.models.loading.checks import check_model
 from focus_agents.models.loading.forms import check_form
 from focus_agents.models.loading.parts import check_fit, load_config, load_family, load_processor
 from focus_agents.models.loading.places import (
-    LANGUAGE_MODELS,
     NEW_MODELS,
     POLICY_FILE,
     VISION_MODELS,
-    model_folder,
 )
-from focus_agents.models.loading.prompts import load_template, trained_frame
+from focus_agents.models.loading.prompts import load_template, other_prompt, trained_frame
 from focus_agents.models.loading.sources import load_part, newer_commits, pin
 from focus_agents.models.loading.weight_files import weights_digest
 from focus_agents.models.loading.whole import (
@@ -27,6 +25,7 @@ from focus_agents.models.loading.whole import (
     load_trainable_model,
     load_vision_model,
 )
+from focus_agents.models.references import LANGUAGE_MODELS, model_folder
 from focus_agents.models.shipped import SHIPPED_MODELS, SMALL, TINY, WEIGHTS
 
 __all__ = [
@@ -53,6 +52,7 @@ __all__ = [
     "load_vision_model",
     "model_folder",
     "newer_commits",
+    "other_prompt",
     "pin",
     "trained_frame",
     "weights_digest",

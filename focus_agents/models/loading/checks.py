@@ -17,7 +17,7 @@ from focus_agents.models.loading.places import NEW_MODELS, not_loaded
 from focus_agents.models.loading.saved_adapters import check_adapter, check_base
 from focus_agents.models.loading.sources import ModelSource, find_source
 from focus_agents.models.loading.tensors import empty_model, tensors_fault
-from focus_agents.models.loading.weight_files import weight_bytes, weights_fault
+from focus_agents.models.loading.weight_files import stored_tensors, weight_bytes, weights_fault
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.shipped import model_name
 from focus_agents.models.views import num_image_tokens
@@ -91,14 +91,16 @@ def _check_weights(source: ModelSource, config: Any) -> None:
         reason = f"config.json: expected one that a {config.model_type} can be made of, got {type(error).__name__}: "
         raise CheckpointError(not_loaded(source.text, f"{reason}{error}; take the model's own config.json")) from error
     size = sum(parameter.numel() for parameter in model.parameters())
-    stored, is_quantized = weight_bytes(source.files), getattr(config, "quantization_config", None) is not None
-    if stored is not None and size > stored * (2.5 if is_quantized else 1.25):
+    is_quantized = getattr(config, "quantization_config", None) is not None
+    tensors = stored_tensors(source.files)
+    stored = weight_bytes(tensors)
+    if size > stored * (2.5 if is_quantized else 1.25):
         reason = (
             f"config.json describes a model of {size:,} parameters, and its weights have {stored:,} bytes; take the "
             "config.json that belongs to them"
         )
         raise CheckpointError(not_loaded(source.text, reason))
-    if fault := tensors_fault(source.files, model):
+    if fault := tensors_fault(tensors, model):
         raise CheckpointError(not_loaded(source.text, fault))
 
 

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from focus_agents.models.qwen import LEAST_IMAGE_TOKENS
+
 
 class Rule(NamedTuple):
     """What a field may hold."""
@@ -127,14 +129,26 @@ def _faults(settings: Mapping[str, Any], rules: Mapping[str, Rule], path: str) -
             yield f"{path}{low}: expected at most {high}, {most}, got {least}"
 
 
-def size_fault(size: Any) -> str | None:
-    """Return how the limits of a picture's size contradict each other, wherever a file has them; None: they do not.
+def size_fault(image_processor: Any) -> str | None:
+    """Return what is wrong with the limits of a picture's size, wherever a file has them; None: nothing.
 
     Args:
-        size: Of an image processor of transformers, which puts `min_pixels` and `max_pixels` in the place of edges.
+        image_processor: Of transformers, which puts `min_pixels` and `max_pixels` in the place of edges.
     """
-    least, most = (getattr(size, name, None) for name in _PAIRS[0])
-    if not (isinstance(least, int) and isinstance(most, int)) or least <= most:
+    least, most = (getattr(image_processor.size, name, None) for name in _PAIRS[0])
+    if not (isinstance(least, int) and isinstance(most, int)):
+        return None
+    patch, merge = (getattr(image_processor, name, None) for name in ("patch_size", "merge_size"))
+    if least <= most and isinstance(patch, int) and isinstance(merge, int):
+        # Such processors count a picture's pixels, which edges of a few hundred pixels are mistaken for.
+        needed = LEAST_IMAGE_TOKENS * (patch * merge) ** 2
+        if most >= needed:
+            return None
+        return (
+            f"max_pixels or size.longest_edge: expected at least {needed:,}, the pixels of {LEAST_IMAGE_TOKENS} "
+            f"tokens, got {most:,}; it counts all pixels of a picture, not those of an edge"
+        )
+    if least <= most:
         return None
     return (
         f"min_pixels or size.shortest_edge: expected at most max_pixels or size.longest_edge, {most:,}, got {least:,}"

@@ -6,11 +6,11 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from focus_agents.errors import CheckpointError
-from focus_agents.models.adapters import ADAPTER
+from focus_agents.models.adapters import unmergeable_module
 from focus_agents.models.loading.adapter_settings import adapter_fault, read_settings
 from focus_agents.models.loading.part_files import read_config
 from focus_agents.models.loading.places import NEW_MODELS
-from focus_agents.models.loading.saved_adapters import PREFIX, wrap_base
+from focus_agents.models.loading.saved_adapters import wrap_base
 from focus_agents.models.loading.sources import ADAPTER_CONFIG, ModelSource, find_source
 from focus_agents.models.settings import Quantization, SavedForm
 
@@ -66,10 +66,9 @@ def check_mergeable(source: ModelSource) -> None:
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(read_config(source.files))
         wrapped = wrap_base(model, adapter, read_settings(adapter), is_empty=True)
-    for name, module in wrapped.named_modules():
-        if ADAPTER in getattr(module, "lora_B", {}) and getattr(module.get_base_layer(), "bias", None) is None:
-            reason = (
-                f"it adds biases (lora_bias in {ADAPTER_CONFIG}) to modules of the base that have none, e.g. "
-                f"{name.removeprefix(PREFIX)}, so it cannot be merged; keep it as an adapter"
-            )
-            raise CheckpointError(adapter_fault(adapter, reason))
+    if (name := unmergeable_module(wrapped)) is not None:
+        reason = (
+            f"it adds biases (lora_bias in {ADAPTER_CONFIG}) to modules of the base that have none, e.g. {name}, so it "
+            "cannot be merged; keep it as an adapter, and train on it without `lora_rank`"
+        )
+        raise CheckpointError(adapter_fault(adapter, reason))

@@ -10,7 +10,7 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -19,8 +19,10 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    SafetensorsParsingError,
 )
 from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils._safetensors import TensorInfo
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading.hub_faults import hub_fault, is_of_disk, one_line
@@ -54,6 +56,30 @@ class HubModel:
             return Path(hf_hub_download(self.name, file, revision=self.commit))
         except Exception as error:  # of the library, of its HTTP client, of the disk
             raise CheckpointError(_reason(self.name, self.commit, error)) from error
+
+    def cached(self, file: str) -> Path | None:
+        """Return a file that is on this machine already; None: it is not."""
+        found = try_to_load_from_cache(self.name, file, revision=self.commit)
+        return Path(found) if isinstance(found, str) else None
+
+    def fetch_header(self, file: str) -> dict[str, TensorInfo]:
+        """Return what a file of safetensors says of its tensors by name; its beginning alone is asked for.
+
+        Raises:
+            CheckpointError: If it cannot be had, or is no such file.
+        """
+        return _fetch_header(self.name, self.commit, file, constants.ENDPOINT)
+
+
+@functools.lru_cache(maxsize=1024)
+def _fetch_header(name: str, commit: str | None, file: str, endpoint: str) -> dict[str, TensorInfo]:
+    try:
+        api = HfApi(endpoint=endpoint)
+        return api.parse_safetensors_file_metadata(name, file, revision=commit, timeout=TIMEOUT_S).tensors
+    except SafetensorsParsingError as error:
+        raise CheckpointError(f"{file} is no file of safetensors ({one_line(error)}); take another revision") from error
+    except Exception as error:  # of the library, or whatever its HTTP client raises
+        raise CheckpointError(_reason(name, commit, error)) from error
 
 
 def find_on_hub(name: str, revision: str | None = None) -> HubModel:

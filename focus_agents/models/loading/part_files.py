@@ -11,9 +11,10 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading.fields import CONFIG, PREPROCESSOR, Rule, config_fault, field_fault
-from focus_agents.models.loading.places import LANGUAGE_MODELS, ModelFiles, not_loaded
+from focus_agents.models.loading.places import ModelFiles, not_loaded
 from focus_agents.models.loading.sources import load_files
 from focus_agents.models.loading.untrusted import SECONDS, template_fault
+from focus_agents.models.references import LANGUAGE_MODELS
 from focus_agents.models.shipped import WEIGHTS
 
 GENERATION_FILE = "generation_config.json"
@@ -35,17 +36,18 @@ def read_config(files: ModelFiles, *, expected: str = LANGUAGE_MODELS) -> Any:
 
     Args:
         files: The model's.
-        expected: What may be given, for messages.
+        expected: What may be given, for the message where there is none.
 
     Raises:
-        CheckpointError: If it cannot be read, or no model can be made of it.
+        CheckpointError: If there is none, it cannot be read, or no model can be made of it.
     """
     name = "config.json"
-    if files.has(name):
-        _check_fields(files, name, CONFIG, expected)
-    config = load_files(AutoConfig.from_pretrained, files, reads=name, expected=expected)
+    if not files.has(name):
+        raise CheckpointError(not_loaded(files.text, f"there is no {name}", expected))
+    _check_fields(files, name, CONFIG)
+    config = load_files(AutoConfig.from_pretrained, files, reads=name)
     if fault := config_fault(config):
-        raise CheckpointError(not_loaded(files.text, _of_file(name, fault), expected))
+        raise CheckpointError(not_loaded(files.text, _of_file(name, fault)))
     return config
 
 
@@ -117,7 +119,7 @@ def check_picture_files(files: ModelFiles, folder: str) -> None:
             not_loaded(files.text, f"expected {PICTURE_FILES[0]}, found none; take it from where the weights are from")
         )
     for name in there:
-        _check_fields(files, name, PREPROCESSOR, LANGUAGE_MODELS)
+        _check_fields(files, name, PREPROCESSOR)
 
 
 def read_text(files: ModelFiles, name: str) -> str:
@@ -133,9 +135,9 @@ def read_text(files: ModelFiles, name: str) -> str:
         raise CheckpointError(not_loaded(files.text, reason)) from error
 
 
-def _check_fields(files: ModelFiles, name: str, rules: Mapping[str, Rule], expected: str) -> None:
+def _check_fields(files: ModelFiles, name: str, rules: Mapping[str, Rule]) -> None:
     if fault := field_fault(files.read_json(name), rules):
-        raise CheckpointError(not_loaded(files.text, _of_file(name, fault), expected))
+        raise CheckpointError(not_loaded(files.text, _of_file(name, fault)))
 
 
 def _of_file(name: str, fault: str) -> str:

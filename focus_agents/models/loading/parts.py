@@ -24,6 +24,7 @@ from focus_agents.models.loading.part_files import (
 from focus_agents.models.loading.places import NEW_MODELS, ModelFiles, not_loaded
 from focus_agents.models.loading.sources import ModelSource, find_source, load_files
 from focus_agents.models.processing import PROCESSOR_FILE, VLMProcessor
+from focus_agents.models.references import LANGUAGE_MODELS
 from focus_agents.models.registry import find_family
 from focus_agents.models.shipped import model_name
 
@@ -64,7 +65,8 @@ def family_of_source(source: ModelSource) -> ModelFamily:
     """Return the family of a model that was found; see `load_family`."""
     model_type = _model_type(source)
     if model_type is None:
-        raise CheckpointError(not_loaded(source.text, "there is no config.json with a model_type"))
+        reason = "there is no config.json with a model_type"
+        raise CheckpointError(not_loaded(source.text, reason, LANGUAGE_MODELS))
     try:
         family = find_family(model_type)
     except CheckpointError as error:
@@ -144,7 +146,7 @@ def load_image_processor(source: ModelSource, family: ModelFamily, max_image_tok
     check_picture_files(files, folder)
     reads = "preprocessor_config.json"
     image_processor = load_files(AutoImageProcessor.from_pretrained, files, folder=folder, reads=reads)
-    if fault := size_fault(image_processor.size):
+    if fault := size_fault(image_processor):
         reason = f"{reads}: {fault}; take the model's own {reads}"
         raise CheckpointError(not_loaded(files.text, reason))
     if max_image_tokens is not None:

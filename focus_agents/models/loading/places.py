@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,8 +12,8 @@ from typing import Any
 from focus_agents.errors import CheckpointError
 from focus_agents.models import small, tiny
 from focus_agents.models.loading.hub import HubModel, find_on_hub
-from focus_agents.models.shipped import BEST_MODEL, SHIPPED_MODELS, SMALL, TINY, WEIGHTS
-from focus_env.files import find_folder
+from focus_agents.models.references import LANGUAGE_MODELS, looks_local, model_folder, no_folder
+from focus_agents.models.shipped import SMALL, TINY
 
 NEW_MODELS: Mapping[str, ModuleType] = {TINY: tiny, SMALL: small}
 """Built here, with weights that a seed makes."""
@@ -22,15 +21,11 @@ NEW_MODELS: Mapping[str, ModuleType] = {TINY: tiny, SMALL: small}
 POLICY_FILE = "focus.json"
 """What a saved policy's folder says beside the model itself."""
 
-LANGUAGE_MODELS = (
-    f"one of {', '.join((*BEST_MODEL, *SHIPPED_MODELS, *NEW_MODELS))}, a folder with a saved model, or a hub name such "
-    "as 'Qwen/Qwen2-VL-7B-Instruct'"
-)
 VISION_MODELS = (
     "a folder with its weights and the settings of its image processor, or a hub name (with HF_HUB_OFFLINE=1: one that "
     "was downloaded before)"
 )
-"""What messages say is expected."""
+"""What messages say is expected where there is no model."""
 DEPTH = 3
 """So many folders down adapters are looked for."""
 
@@ -103,16 +98,6 @@ class ModelFiles:
         return found
 
 
-def model_folder(name_or_path: str) -> str:
-    """Where a model lies: its folder, with the package or elsewhere, or else the name, which the hub may know."""
-    name = BEST_MODEL.get(name_or_path, name_or_path)
-    folder = find_folder(WEIGHTS / name if name in SHIPPED_MODELS else Path(os.path.expanduser(name_or_path)))
-    if not folder.is_dir():
-        return name_or_path
-    # A folder here that is called like a model stays a folder.
-    return f"./{folder}" if str(folder) in NEW_MODELS else str(folder)
-
-
 def find_files(
     place: str, revision: str | None = None, *, text: str | None = None, expected: str = LANGUAGE_MODELS
 ) -> ModelFiles:
@@ -134,19 +119,20 @@ def find_files(
     if Path(folder).is_dir():
         return ModelFiles(text, folder)
     if looks_local(place):
-        raise CheckpointError(f"model {text!r}: expected {expected}; there is no such folder")
+        raise CheckpointError(no_folder(text, expected))
     try:
         return ModelFiles(text, place, find_on_hub(place, revision))
     except CheckpointError as error:
         raise CheckpointError(not_loaded(text, error, expected)) from error
 
 
-def looks_local(place: str) -> bool:
-    """Whether a text can only be a folder's: the hub's names are `owner/name`."""
-    return place.startswith((".", "/", "~")) or place.count("/") != 1
+def not_loaded(name_or_path: str, error: Exception | str, expected: str = "") -> str:
+    """Return the message for a model that could not be loaded.
 
-
-def not_loaded(name_or_path: str, error: Exception | str, expected: str = LANGUAGE_MODELS) -> str:
-    """Return the message for a model that could not be loaded."""
-    reason = error if str(error).strip() else type(error).__name__  # all that a plain assertion says
-    return f"model {name_or_path!r} could not be loaded; expected {expected}: {reason}"
+    Args:
+        name_or_path: Names the model.
+        error: The reason.
+        expected: What may be given, where no model was found; "": one was.
+    """
+    reason = str(error).strip() or type(error).__name__  # all that a plain assertion says
+    return f"model {name_or_path!r} could not be loaded: {reason}" + (f"; expected {expected}" if expected else "")

@@ -10,11 +10,12 @@ from typing import Any
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading.parts import family_of_source, load_family, load_image_processor, readable_source
-from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE, model_folder
+from focus_agents.models.loading.places import NEW_MODELS, POLICY_FILE
 from focus_agents.models.loading.sources import ModelSource
+from focus_agents.models.references import model_folder
 from focus_agents.models.shipped import SMALL, TINY, model_name
 from focus_env.boxes import CoordinateFrame
-from focus_env.prompts import NATIVE_NAME, PromptTemplate, described_template, get_template
+from focus_env.prompts import NATIVE_NAME, PromptTemplate, describe_template, described_template, get_template
 
 PROMPTS_OF_NEW_MODELS: Mapping[str, dict[str, str]] = {
     TINY: {"template": "compact"},
@@ -112,12 +113,46 @@ def load_template(
     return template
 
 
-def trained_frame(name_or_path: str | Path) -> CoordinateFrame | None:
-    """Return the unit of coordinates that a saved policy records; None: the model says nothing of its prompt.
+def trained_template(name_or_path: str | Path) -> PromptTemplate | None:
+    """Return the prompt that a saved policy records; None: the model says nothing of its prompt.
 
     Raises:
         CheckpointError: As for `load_template`.
     """
     file = policy_file(model_name(name_or_path), readable_source(model_name(name_or_path)))
     template = load_template(name_or_path)
-    return template.frame if file is not None and json.loads(file.read_text()).get("prompt") else None
+    return template if file is not None and json.loads(file.read_text()).get("prompt") else None
+
+
+def trained_frame(name_or_path: str | Path) -> CoordinateFrame | None:
+    """Return the unit of coordinates that a saved policy records; None: the model says nothing of its prompt.
+
+    Raises:
+        CheckpointError: As for `load_template`.
+    """
+    template = trained_template(name_or_path)
+    return None if template is None else template.frame
+
+
+def other_prompt(name_or_path: str | Path, asked: PromptTemplate) -> str | None:
+    """Say how a model is asked otherwise than it was trained; None: it is asked so, or says nothing of its prompt.
+
+    Args:
+        name_or_path: As for `load_model`.
+        asked: The prompt.
+
+    Raises:
+        CheckpointError: As for `load_template`.
+    """
+    trained = trained_template(name_or_path)
+    if trained is None:
+        return None
+    then, now = describe_template(trained), describe_template(asked)
+    if then == now:
+        return None
+    reworded = " in other words" if (trained.name, trained.frame) == (asked.name, asked.frame) else ""
+    return (
+        f"model {name_or_path}: trained on the template {trained.name!r} with boxes in {trained.frame}, and asked by "
+        f"{asked.name!r}{reworded} with boxes in {asked.frame}; leave `template` and `frame` out to ask it as it was "
+        "trained"
+    )

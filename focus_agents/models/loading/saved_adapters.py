@@ -27,7 +27,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from focus_agents.errors import CheckpointError
-from focus_agents.models.adapters import ADAPTER, quiet_peft
+from focus_agents.models.adapters import ADAPTER, PREFIX, quiet_peft
 from focus_agents.models.loading.adapter_settings import adapter_fault, check_patterns, read_settings
 from focus_agents.models.loading.places import POLICY_FILE, ModelFiles
 from focus_agents.models.loading.sources import (
@@ -41,8 +41,6 @@ from focus_agents.models.loading.weight_files import digest_of_weights
 from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
 from focus_agents.models.weights import FLOATS, is_finite
 
-PREFIX = "base_model.model."
-"""Before the name of a module of the base in PEFT's files."""
 _LORA_PART = ".lora_"
 _LORA = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)(\.weight)?$")
 

@@ -14,14 +14,12 @@ from typing import Any, TypeVar
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading.hub import find_on_hub
 from focus_agents.models.loading.places import (
-    LANGUAGE_MODELS,
     NEW_MODELS,
     ModelFiles,
     find_files,
-    looks_local,
     not_loaded,
 )
-from focus_agents.models.references import ModelReference, parse_reference
+from focus_agents.models.references import LANGUAGE_MODELS, ModelReference, looks_local, parse_reference
 from focus_agents.models.shipped import BEST_MODEL, SHIPPED_MODELS
 
 T = TypeVar("T")
@@ -165,7 +163,7 @@ def load_part(load: Callable[..., T], name_or_path: str, *, expected: str = LANG
     Raises:
         CheckpointError: If there is nothing to load, or it cannot be read.
     """
-    return load_files(load, find_source(name_or_path, expected=expected).files, expected=expected, **options)
+    return load_files(load, find_source(name_or_path, expected=expected).files, **options)
 
 
 def load_files(
@@ -174,7 +172,6 @@ def load_files(
     *,
     folder: str = "",
     reads: str = "",
-    expected: str = LANGUAGE_MODELS,
     **options: Any,
 ) -> T:
     """Call a loader of transformers with files that were found.
@@ -184,7 +181,6 @@ def load_files(
         files: The model's.
         folder: Below the model's top.
         reads: The file that the loader reads, or several; "": the message leaves that to the library.
-        expected: What may be given, for messages.
         options: Further arguments of the loader.
 
     Raises:
@@ -203,7 +199,7 @@ def load_files(
             reason = (
                 f"{reads}: expected what transformers reads, got {type(error).__name__}: {reason}; take the model's own"
             )
-        raise CheckpointError(not_loaded(files.text, reason, expected)) from error
+        raise CheckpointError(not_loaded(files.text, reason)) from error
 
 
 def _adapter_folder(reference: ModelReference, files: ModelFiles) -> str | None:

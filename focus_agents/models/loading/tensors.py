@@ -20,8 +20,8 @@ from transformers.core_model_loading import (
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging
 
-from focus_agents.models.loading.places import ModelFiles
-from focus_agents.models.loading.weight_files import StoredTensor, stored_tensors
+from focus_agents.models.loading.weight_files import StoredTensor
+from focus_agents.models.weights import kind_fault
 
 ADVICE = "take config.json and the weights from one place"
 
@@ -37,19 +37,15 @@ def empty_model(model_class: Any, config: Any) -> Any:
         return model_class.from_config(config) if hasattr(model_class, "from_config") else model_class(config)
 
 
-def tensors_fault(files: ModelFiles, model: Any) -> str | None:
+def tensors_fault(stored: Mapping[str, StoredTensor], model: Any) -> str | None:
     """Return which tensor of a model's files does not fit its configuration, and what to do; None: all do.
 
-    Of quantized weights the numbers of layers alone are compared. Files that are still to be downloaded are not looked
-    into.
+    Of quantized weights the numbers of layers alone are compared.
 
     Args:
-        files: The model's, in which `weights_fault` finds nothing.
+        stored: The tensors in the model's files.
         model: Without memory, as `empty_model` makes it. Its parameters are replaced.
     """
-    stored = stored_tensors(files)
-    if stored is None:
-        return None
     mapping = get_model_conversion_mapping(model)
     options = LoadStateDictConfig(device_map={"": "meta"}, weight_mapping=mapping)
     shapes = {name: tuple(values.shape) for name, values in model.state_dict().items()}
@@ -66,7 +62,8 @@ def tensors_fault(files: ModelFiles, model: Any) -> str | None:
     if bad := sorted({*wrong, *info.conversion_errors}):
         sources = _sources(model, mapping, stored, shapes, bad[0])
         return _shape_fault(bad[0], shapes.get(bad[0]), wrong.get(bad[0]), sources)
-    return missing_fault(info.missing_keys)
+    kinds = (kind_fault(tensor.file, name, tensor.kind) for name, tensor in stored.items())
+    return missing_fault(info.missing_keys) or next(filter(None, kinds), None)
 
 
 @contextlib.contextmanager
@@ -151,7 +148,7 @@ def _shape_fault(
 ) -> str:
     """Say which tensors of which file do not make a parameter."""
     wanted = f"of shape {list(expected)}, as config.json has it" if expected is not None else "as config.json has it"
-    (own, tensor), *others = sources.items() or [(name, StoredTensor("weights", tuple(got or ())))]
+    (own, tensor), *others = sources.items() or [(name, StoredTensor("weights", tuple(got or ()), "", 0))]
     if not others and got is not None and tuple(got) == tensor.shape:
         return f"{tensor.file}: {own}: expected a tensor {wanted}, got {list(got)}; {ADVICE}"
     told = f"{list(tensor.shape)}" + (f" and {len(others)} more tensors" if others else "")

@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 
 from focus_agents.errors import CheckpointError
-from focus_agents.models.loading.places import NEW_MODELS, ModelFiles
+from focus_agents.models.loading.places import NEW_MODELS, ModelFiles, not_loaded
 from focus_agents.models.loading.sources import ADAPTER_WEIGHTS, find_source
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 _HEADER_BYTES = 8
+_NUM_REQUESTS = 8
+"""At a time, to the hub."""
 _LONGEST_HEADER = 100_000_000
 """As safetensors has it."""
 
@@ -28,10 +30,14 @@ class StoredTensor(NamedTuple):
     Attributes:
         file: Name of the file.
         shape: Of the tensor.
+        kind: Type of its numbers, by the names of safetensors.
+        num_bytes: In the file.
     """
 
     file: str
     shape: tuple[int, ...]
+    kind: str
+    num_bytes: int
 
 
 def weights_fault(files: ModelFiles) -> str | None:
@@ -73,36 +79,30 @@ def weights_fault(files: ModelFiles) -> str | None:
             f"expected weights in {WEIGHTS_FILE}, got {pickles[0]}, a pickle, which can run any code as it is loaded; "
             "take a model in safetensors, or convert it where you trust it"
         )
-    if not _are_here(files):
-        return None
-    return next((fault for name in names if (fault := _cut(files.path(name)))), None)
+    paths = [path for name in names if (path := _on_disk(files, name)) is not None]
+    return next((fault for path in paths if (fault := _cut(path))), None)
 
 
-def weight_bytes(files: ModelFiles) -> int | None:
-    """Return the bytes of a model's weights in files; None: some are not on this machine, or there are none.
-
-    Args:
-        files: The model's, in which `weights_fault` finds nothing.
-    """
-    if not _are_here(files):
-        return None
-    return sum(files.path(name).stat().st_size for name in _names_of(files))
+def weight_bytes(stored: Mapping[str, StoredTensor]) -> int:
+    """Return the bytes of a model's weights in its files."""
+    return sum(tensor.num_bytes for tensor in stored.values())
 
 
-def stored_tensors(files: ModelFiles) -> dict[str, StoredTensor] | None:
-    """Return the tensors in the files of a model's weights by name; None: some files are not on this machine.
+def stored_tensors(files: ModelFiles) -> dict[str, StoredTensor]:
+    """Return the tensors in the files of a model's weights by name, by the files' headers alone.
+
+    Of a file that is still to be downloaded the hub is asked for the header.
 
     Args:
         files: The model's, in which `weights_fault` finds nothing.
+
+    Raises:
+        CheckpointError: If the hub does not give it, or a file there is none of safetensors.
     """
-    if not _are_here(files):
-        return None
-    found = {}
-    for file in sorted(_names_of(files)):
-        with safe_open(files.path(file), framework="pt") as stored:
-            for name in stored.keys():  # noqa: SIM118 - no mapping
-                found[name] = StoredTensor(file, tuple(stored.get_slice(name).get_shape()))
-    return found
+    names = sorted(_names_of(files))
+    with ThreadPoolExecutor(_NUM_REQUESTS) as pool:
+        headers = list(pool.map(lambda name: _header(files, name), names))
+    return {tensor: stored for header in headers for tensor, stored in header.items()}
 
 
 def stored_types(files: ModelFiles) -> Counter[str]:
@@ -111,11 +111,36 @@ def stored_types(files: ModelFiles) -> Counter[str]:
     Args:
         files: The model's, whose weights were loaded.
     """
-    found: Counter[str] = Counter()
-    for name in _names_of(files):
-        with safe_open(files.path(name), framework="pt") as stored:
-            found.update(stored.get_slice(tensor).get_dtype() for tensor in stored.keys())  # noqa: SIM118 - no mapping
-    return found
+    return Counter(tensor.kind for tensor in stored_tensors(files).values())
+
+
+def _header(files: ModelFiles, name: str) -> dict[str, StoredTensor]:
+    """The tensors of one file."""
+    path = _on_disk(files, name)
+    if path is None:
+        assert files.hub is not None
+        try:
+            found = files.hub.fetch_header(name)
+        except CheckpointError as error:
+            raise CheckpointError(not_loaded(files.text, error)) from error
+        return {
+            tensor: StoredTensor(name, tuple(info.shape), info.dtype, info.data_offsets[1] - info.data_offsets[0])
+            for tensor, info in found.items()
+        }
+    entries = _read_header(path)
+    return {
+        tensor: StoredTensor(name, tuple(entry["shape"]), entry["dtype"], end - start)
+        for tensor, entry in entries.items()
+        for start, end in [entry["data_offsets"]]
+    }
+
+
+def _read_header(file: Path) -> dict[str, Any]:
+    """The entries of a file of safetensors in which `_cut` finds nothing."""
+    with file.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(_HEADER_BYTES), "little")))
+    header.pop("__metadata__", None)
+    return dict(header)
 
 
 def _names_of(files: ModelFiles) -> set[str]:
@@ -123,9 +148,9 @@ def _names_of(files: ModelFiles) -> set[str]:
     return {WEIGHTS_FILE} if files.has(WEIGHTS_FILE) else set(files.read_json(INDEX_FILE)["weight_map"].values())
 
 
-def _are_here(files: ModelFiles) -> bool:
-    """Whether no file of weights is still to be downloaded."""
-    return files.hub is None or constants.HF_HUB_OFFLINE
+def _on_disk(files: ModelFiles, name: str) -> Path | None:
+    """A file's path on this machine; None: it is still to be downloaded."""
+    return files.path(name) if files.hub is None else files.hub.cached(name)
 
 
 def _is_inside(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,19 +25,23 @@ from focus_agents.models.adapters import (
 from focus_agents.models.attention import choose_attention
 from focus_agents.models.devices import chosen_device
 from focus_agents.models.loading.adapter_settings import read_settings
+from focus_agents.models.loading.forms import check_mergeable
 from focus_agents.models.loading.part_files import read_config
 from focus_agents.models.loading.parts import family_of_source, load_processor
-from focus_agents.models.loading.places import LANGUAGE_MODELS, NEW_MODELS, VISION_MODELS, ModelFiles, not_loaded
+from focus_agents.models.loading.places import NEW_MODELS, VISION_MODELS, ModelFiles, not_loaded
 from focus_agents.models.loading.saved_adapters import check_base, note_base, put_adapter
 from focus_agents.models.loading.sources import ADAPTER_CONFIG, find_source, load_files
 from focus_agents.models.loading.tensors import empty_model, layers_fault, missing_fault, tensors_fault
-from focus_agents.models.loading.weight_files import weights_fault
+from focus_agents.models.loading.weight_files import stored_tensors, weights_fault
 from focus_agents.models.quantization import check_quantization, loading_options
 from focus_agents.models.settings import Attention, FinetuningSettings, Precision, Quantization
 from focus_agents.models.shipped import model_name
 from focus_agents.models.weights import bad_weights, files_folder
 
 S = TypeVar("S", bound=FinetuningSettings)
+
+_REPORTING = logging.getLogger("transformers.modeling_utils")
+"""Logs how the tensors of the files fit a model."""
 
 
 def load_model(
@@ -127,13 +132,15 @@ def load_trainable_model(
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
 
     Raises:
-        CheckpointError: If there is no such model.
+        CheckpointError: If there is no such model, or new adapters are to lie on one that cannot be merged.
         ValueError: If a setting does not go with the others, such as 4 bits without adapters.
         MissingDependencyError: If a package or a GPU that they need is not there.
     """
     is_continued = lora_rank is None and find_source(name_or_path).adapter is not None
     is_narrow = precision == "bf16" and (lora_rank is not None or is_continued)
     check_quantization(quantization, has_adapters=lora_rank is not None or is_continued)
+    if lora_rank is not None:
+        check_mergeable(find_source(name_or_path))
     dtype = torch.bfloat16 if is_narrow else torch.float32
     model = load_model(name_or_path, seed=seed, dtype=dtype, quantization=quantization)
     if lora_rank is not None:
@@ -180,45 +187,64 @@ def load_vision_model(
             f"model {name_or_path!r}: expected one of type {' or '.join(model_types)}, got {config.model_type}; give "
             "the folder or the hub name of such a model"
         )
-    model = load_whole(model_class, files, expected=VISION_MODELS, dtype=torch.float32)
+    model = load_whole(model_class, files, dtype=torch.float32)
     return model.to(chosen_device(str(device))).requires_grad_(
         False
     )  # in evaluation mode, as from_pretrained leaves it
 
 
-def load_whole(model_class: Any, files: ModelFiles, *, expected: str = LANGUAGE_MODELS, **options: Any) -> Any:
+def load_whole(model_class: Any, files: ModelFiles, **options: Any) -> Any:
     """Load a model that has all its weights; transformers would make up those that are missing.
 
     Args:
         model_class: Class of transformers, with `from_pretrained`.
         files: The model's.
-        expected: What may be given, for messages.
         options: Further arguments of `from_pretrained`.
 
     Raises:
         CheckpointError: If a file or a weight is missing, cut or no number, or the weights are pickles.
     """
     if fault := weights_fault(files):
-        raise CheckpointError(not_loaded(files.text, fault, expected))
+        raise CheckpointError(not_loaded(files.text, fault))
     options |= {"output_loading_info": True, "use_safetensors": True}
     try:
-        with _without_adapter(files) as bare:
-            model, info = load_files(model_class.from_pretrained, bare, expected=expected, **options)
+        with _without_adapter(files) as bare, _held_report() as report:
+            model, info = load_files(model_class.from_pretrained, bare, **options)
     except CheckpointError as error:
         # Of a tensor of another shape the library says no more than that there is one.
         fault = None
         with contextlib.suppress(Exception):  # no model can be made of the configuration: the library has said so
-            fault = tensors_fault(files, empty_model(model_class, read_config(files, expected=expected)))
+            fault = tensors_fault(stored_tensors(files), empty_model(model_class, read_config(files)))
         if fault is None:
             raise
-        raise CheckpointError(not_loaded(files.text, fault, expected)) from error
+        raise CheckpointError(not_loaded(files.text, fault)) from error
     lack = missing_fault(info["missing_keys"]) or layers_fault(model, info["unexpected_keys"])
     if fault := lack or bad_weights(model, files_folder(files.place, files.revision)):
-        raise CheckpointError(not_loaded(files.text, fault, expected))
+        raise CheckpointError(not_loaded(files.text, fault))
+    for record in report:
+        _REPORTING.handle(record)
     model.unused_tensors = sorted(info["unexpected_keys"])  # for whoever looks into the files
     if files.hub is not None:
         model.hub_source = f"{files.place}@{files.revision}"  # for whoever saves what becomes of it
     return model
+
+
+@contextlib.contextmanager
+def _held_report() -> Iterator[list[logging.LogRecord]]:
+    """Hold back the table of all tensors that do not fit, which transformers logs; an error here names one of them."""
+    held: list[logging.LogRecord] = []
+
+    def passes(record: logging.LogRecord) -> bool:
+        is_report = "LOAD REPORT" in record.getMessage()
+        if is_report:
+            held.append(record)
+        return not is_report
+
+    _REPORTING.addFilter(passes)
+    try:
+        yield held
+    finally:
+        _REPORTING.removeFilter(passes)
 
 
 @contextlib.contextmanager

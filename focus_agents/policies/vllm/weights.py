@@ -17,6 +17,7 @@ from focus_agents.errors import CheckpointError
 from focus_agents.models.adapters import ADAPTER, merge_adapters
 from focus_agents.models.loading import NEW_MODELS, load_config, load_family, load_model, load_processor
 from focus_agents.models.loading.adapter_settings import read_settings
+from focus_agents.models.loading.forms import check_mergeable
 from focus_agents.models.loading.saved_adapters import adapter_weights
 from focus_agents.models.loading.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, find_source
 from focus_agents.models.processing import VLMProcessor
@@ -55,13 +56,15 @@ def engine_files(name_or_path: str, directory: Path, *, seed: int = 0, is_whole:
     """
     source = find_source(name_or_path)
     if source.place in NEW_MODELS or (source.adapter is not None and is_whole):
+        check_mergeable(source)
         merge_adapters(load_model(name_or_path, seed=seed)).save_pretrained(directory)
         load_processor(name_or_path).save_pretrained(directory)
         return EngineFiles(str(directory))
     if source.adapter is None:
         return EngineFiles(source.files.place, source.files.revision)
     lora = read_settings(source.adapter)
-    if lora.rank_pattern or lora.alpha_pattern or lora.use_dora or lora.modules_to_save or lora.bias != "none":
+    has_biases = lora.bias != "none" or lora.lora_bias
+    if lora.rank_pattern or lora.alpha_pattern or lora.use_dora or lora.modules_to_save or has_biases:
         raise CheckpointError(
             f"model {name_or_path!r}: its adapter has ranks by layer, DoRA, biases or whole modules, which vLLM does "
             "not load; make one model of it by `focus export`, or set `engine` to transformers"

@@ -28,6 +28,7 @@ from typing import Any
 import yaml
 
 from focus_env.regular_files import open_regular
+from focus_env.text_files import yaml_fault
 
 FOLDER = Path("experiments/recipes")
 """Where recipes lie in a clone."""
@@ -219,7 +220,7 @@ def read_recipe(path: Path) -> Recipe:
         with open_regular(path) as file:
             found = yaml.load(file.read(), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path}: expected YAML, got {yaml_fault(error)}") from error
     values = _values(found, Recipe, f"{path}", required=("title", "steps"), others={"picture"})
     steps = values.pop("steps")
     if not isinstance(steps, list) or not steps:

@@ -67,7 +67,7 @@ def test_the_example_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         pytest.param("iou:1\nformat:0.5\n", "expected lines such as 'iou: 1'", id="no blank after the colon"),
         pytest.param("- iou\n- format\n", "expected lines such as 'iou: 1'", id="a list"),
         pytest.param("iou:\n  weight: 1\n", "expected lines such as 'iou: 1'", id="nested"),
-        pytest.param("iou: [1\n", "expected YAML, got", id="not YAML"),
+        pytest.param("iou: [1\n", "expected YAML, got a fault in line 2, column 1: expected ',' or ']'", id="not YAML"),
         pytest.param("iou:\n", "the weight of 'iou' must be a number, as in 'iou:0.5', got ''", id="no weight"),
         pytest.param("iou: true\n", "the weight of 'iou' must be a number, as in 'iou:0.5', got 'true'", id="a truth"),
         pytest.param("iou: 1\nformat: 1\niou: 2\n", "the term 'iou' stands twice; give it one weight", id="twice"),

@@ -24,7 +24,7 @@ from tests.places import load_experiment
         (["--policy", "random", "vml"], "policy 'vml': no such policy. Did you mean 'vlm'? Known are random, center, "),
         (["--policy", "no.such:Policy"], "importing 'no.such' raised ModuleNotFoundError"),
         (["--policy", "copy_support:first"], "expected copy_support:last or copy_support:nearest"),
-        (["--policy", "vlm:runs/nothing/here"], "model 'runs/nothing/here': expected one of focus-small, "),
+        (["--policy", "vlm:runs/nothing/here"], "model 'runs/nothing/here': there is no such folder; expected one of"),
         (["--policy", "random", "random"], "policy: expected one or several different ones, got ('random', 'random')"),
         (["--policy"], "policy"),
         (["--shots", "2", "2"], "shots: expected one or several different ones, got (2, 2)"),

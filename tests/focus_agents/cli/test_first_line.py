@@ -94,3 +94,34 @@ def test_a_folder_that_cannot_be_had_is_refused_before_large_imports(
     message = capsys.readouterr().err
     expected = "another process is at work in it" if kind == "held" else "/proc/x: expected a path that can be used"
     assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        *((command, ["--template", "{bad}"]) for command in ("grpo", "sft", "evaluate", "rewards")),
+        *((command, ["--model", "runs/nothing/here"]) for command in ("grpo", "sft", "rewards")),
+        *((command, ["--init-from", "runs/nothing/here"]) for command in ("grpo", "sft", "pretrain")),
+        ("evaluate", ["--policy", "nothere"]),
+        ("evaluate", ["--policy", "vlm:runs/nothing/here"]),
+        ("evaluate", ["--policy", "random", "--dataset", "imagenet"]),
+        ("evaluate", ["--policy", "random", "--level", "9"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value[:2]),
+)
+def test_a_wrong_argument_is_refused_before_the_first_line(
+    command: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And leaves no folder."""
+    module = importlib.import_module(f"focus_agents.cli.{command}")
+    without_imports(monkeypatch)
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("a: b: c\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"focus {command}", *(word.format(bad=bad) for word in words)])
+    with pytest.raises(SystemExit, match="2"):
+        module.main()
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: ")
+    assert list(tmp_path.iterdir()) == [bad]

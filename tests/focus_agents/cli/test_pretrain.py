@@ -29,7 +29,7 @@ from tests.places import load_experiment
         (["--resume", "runs/nothing"], "run runs/nothing: expected a run's folder with config.json"),
         (["--model", "tiny"], "--model"),
         (["--init-from", "tiny"], "--init-from: expected whole weights with the tokens of the small model"),
-        (["--init-from", "./nowhere"], "model './nowhere': expected one of focus-small, "),
+        (["--init-from", "./nowhere"], "model './nowhere': there is no such folder; expected one of"),
         (["--name-weight", "1", "--name-layer", "6"], "--name-layer: expected a number from 1 to 5"),
         (["--num-probe-episodes", "14"], "--num-probe-episodes: expected 15 or more, got 14"),
     ],

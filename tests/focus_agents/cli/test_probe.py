@@ -38,7 +38,7 @@ def test_a_model_is_probed(
         (["--num-probe-episodes", "3"], "--num-probe-episodes: expected 15 or more, got 3"),
         (["--probe-image-size", "5000"], "--probe-image-size: expected 56 or more, and at most 4096, got 5000"),
         (["--probe-image-size", "8"], "--probe-image-size: expected 56 or more, got 8"),
-        (["--model", "./nowhere"], "model './nowhere': expected one of focus-small, "),
+        (["--model", "./nowhere"], "model './nowhere': there is no such folder; expected one of"),
         (["--device", "tpu"], "device: expected auto, cpu, cuda or cuda:1 and the like, got 'tpu'"),
         (["--template", "nonsense"], "nonsense"),
     ],

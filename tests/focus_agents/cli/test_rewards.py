@@ -21,7 +21,7 @@ from tests.focus_agents.cli.commands import main_error
         (["--cpus-per-run", "0"], "--cpus-per-run: expected 1 or more, got 0"),
         (["--gpus-per-run", "-1"], "--gpus-per-run: expected 0 or more, got -1"),
         (["--num-iterations", "0"], "--num-iterations: expected 1 or more, got 0"),
-        (["--model", "runs/nothing/here"], "model 'runs/nothing/here': expected one of"),
+        (["--model", "runs/nothing/here"], "model 'runs/nothing/here': there is no such folder; expected one of"),
     ],
 )
 def test_the_benchmark_of_rewards_names_a_wrong_argument(

@@ -102,6 +102,22 @@ def test_what_is_asked_for_comes_first(
     assert picture_budget(folder, **asked) == PictureBudget(*expected)
 
 
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ((1, 16), "focus.json: max_image_tokens: expected at least 4, got 1; correct it there, or write null"),
+        ((None, 3), "focus.json: validation_max_image_tokens: expected at least 4, got 3; correct it there"),
+    ],
+)
+def test_a_record_in_which_nothing_is_seen_is_told_with_its_place(
+    record: tuple[int | None, int | None], message: str, tmp_path: Path
+) -> None:
+    folder = save(tmp_path, PictureBudget(*record))
+    for load in (recorded_budget, FocusPolicy.from_pretrained, lambda name: PolicySpec(text=f"vlm:{name}").check()):
+        with pytest.raises(CheckpointError, match=f"{tmp_path}.*{message}"):
+            load(folder)
+
+
 def test_a_policy_answers_as_it_was_validated(tmp_path: Path) -> None:
     folder = save(tmp_path, PictureBudget(4, 9))
     for policy in (FocusPolicy.from_pretrained(folder), PolicySpec(text=f"vlm:{folder}").build()):

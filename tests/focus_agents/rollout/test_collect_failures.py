@@ -86,7 +86,7 @@ BAD_EPISODES = [
     (with_support((40, 40), Box(3, 3, 3, 3)), r"'fake/1': .*\(3, 3, 3, 3\)"),
     (with_support((40, 40), Box(float("nan"), 3, 9, 9)), r"'fake/1': .*nan"),
     (with_support((40, 40), Box(20, 3, 9, 9)), r"'fake/1': .*"),
-    (with_broken_picture(DatasetError("odd.jpg: cut")), r"^odd\.jpg: cut$"),
+    (with_broken_picture(DatasetError("odd.jpg: cut")), r"^episode 'fake/1': query: odd\.jpg: cut$"),
     (with_broken_picture(OSError("disk")), r"'fake/1': OSError: disk"),
     (raising(DatasetError("row 1: no such column")), r"^row 1: no such column$"),
     (raising(KeyError("name")), r"episode 1: KeyError: 'name'"),

@@ -12,10 +12,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from focus_agents.errors import CheckpointError
-from focus_agents.models.loading import check_form, check_model, load_model
+from focus_agents.models.adapters import has_adapters
+from focus_agents.models.loading import check_form, check_model, load_model, load_trainable_model
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.weights import is_finite
+from focus_agents.policies.vllm.weights import engine_files
 from focus_agents.runs import export
+from focus_agents.runs.checkpoint import save_policy
 from tests.focus_agents.models.loading.adapters import (
     ADAPTER_WEIGHTS,
     change_settings,
@@ -182,3 +185,14 @@ def test_biases_that_the_base_has_not_cannot_be_merged(
     monkeypatch.setattr(export, "load_model", None)  # nothing is read
     with pytest.raises(CheckpointError, match=message):
         export.export_policy(str(some), tmp_path / "exported")
+    with pytest.raises(CheckpointError, match=rf"{message}.* train on it without `lora_rank`"):
+        load_trainable_model(str(some), lora_rank=2)
+    for unmergeable in (load_model(str(some)), load_trainable_model(str(some))):
+        with pytest.raises(ValueError, match=r"got one \(lora_bias\) on model\S+_proj, which has none"):
+            save_policy(tmp_path / "final", unmergeable, processor)
+    assert not (tmp_path / "final").exists()
+    with pytest.raises(CheckpointError, match=message):
+        engine_files(str(some), tmp_path / "vllm", is_whole=True)
+    with pytest.raises(CheckpointError, match="biases or whole modules, which vLLM does not load"):
+        engine_files(str(fine), tmp_path / "vllm")
+    assert has_adapters(load_trainable_model(str(fine), lora_rank=2))

@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from focus_agents.engine.forward import prefill
 from focus_agents.errors import CheckpointError
-from focus_agents.models.loading import check_model
+from focus_agents.models.loading import check_model, load_model
 from focus_agents.models.processing import VLMProcessor
-from focus_agents.runs.checkpoint import save_policy
-from tests.focus_agents.models.cases import make_case
+from tests.focus_agents.models.families import make_batch, picture_inputs
 
 TYPES = ["qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "gemma3", "internvl", "llava_onevision"]
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory, processor: VLMProcessor) -> dict[str, Path]:
-    found = {}
-    for model_type in TYPES:
-        case = make_case(model_type, processor)
-        found[model_type] = save_policy(tmp_path_factory.mktemp("fields") / "model", case.model, case.processor)
-    return found
-
-
-@pytest.fixture
-def copied(saved: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
-    return lambda model_type: Path(shutil.copytree(saved[model_type], tmp_path / "model"))
 
 
 def change(folder: Path, path: str, value: Any) -> None:
@@ -90,3 +76,40 @@ def test_sliding_layers_without_a_window(copied: Callable[[str], Path]) -> None:
 @pytest.mark.parametrize("model_type", TYPES)
 def test_good_fields_pass(model_type: str, copied: Callable[[str], Path]) -> None:
     check_model(str(copied(model_type)))
+
+
+def answers(model: Any, processor: VLMProcessor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The hidden states behind prompts as this package computes them, and as transformers alone does."""
+    prompts = make_batch(processor).prompts
+    inputs = {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask, **picture_inputs(prompts, 0)}
+    with torch.no_grad():
+        return prefill(model, prompts).hidden, model.model(**inputs, use_cache=False).last_hidden_state[:, -1]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "is_another"),
+    [
+        ("qwen3_vl", {"vision_config.deepstack_visual_indexes": [1, 0]}, True),
+        ("qwen2_5_vl", {"text_config.sliding_window": None, "text_config.use_sliding_window": True}, False),
+        ("qwen2_5_vl", {"text_config.sliding_window": 4096, "text_config.use_sliding_window": False}, False),
+    ],
+)
+def test_odd_fields_that_count_as_in_transformers(
+    model_type: str,
+    fields: dict[str, Any],
+    is_another: bool,
+    copied: Callable[[str], Path],
+    saved: Callable[[str], Path],
+) -> None:
+    """Layers out of order are taken by their place in the list, and without a width there is no window."""
+    folder = copied(model_type)
+    for path, value in fields.items():
+        change(folder, path, value)
+    if model_type == "qwen2_5_vl":
+        change(folder, "text_config.layer_types", None)
+        change(folder, "text_config.max_window_layers", 1)
+    processor = check_model(str(folder))
+    ours, theirs = answers(load_model(str(folder)).eval(), processor)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    plain, _ = answers(load_model(str(saved(model_type))).eval(), processor)
+    assert torch.allclose(ours, plain, atol=1e-5) != is_another

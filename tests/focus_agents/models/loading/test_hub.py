@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 
 from focus_agents.cli.common import ModelArguments
 from focus_agents.errors import CheckpointError
@@ -32,6 +34,10 @@ from focus_env.prompts import get_template
 from tests.focus_agents.models.families import make_model
 from tests.focus_agents.models.loading.adapters import write_adapter
 from tests.hub_server import TOKEN, Hub, serving_hub
+
+Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
+HEADER_BYTES = 100_001
+"""What the hub's library asks for to read a header."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +62,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def test_a_model_with_its_prompt_and_commit(hub: Hub, base: Path) -> None:
     first = hub.add("owner/base", base).newest
     processor = check_model("owner/base")
-    assert not any("model.safetensors" in line for line in hub.log)  # nothing large is asked for by a check
+    (asked,) = (line for line in hub.log if "model.safetensors" in line)
+    assert asked.startswith("GET")
+    small = sum(file.stat().st_size for file in base.iterdir() if file.name != "model.safetensors")
+    assert hub.sent <= small + HEADER_BYTES < small + (base / "model.safetensors").stat().st_size  # no weights
     torch.testing.assert_close(load_model("owner/base").state_dict(), load_model(str(base)).state_dict())
     assert len(processor.tokenizer) == len(load_processor(str(base)).tokenizer)
     assert load_template("owner/base").name == "compact"
@@ -130,6 +139,54 @@ def test_what_is_not_there(hub: Hub, base: Path, tmp_path: Path, monkeypatch: py
         CheckpointError, match=r"the hub at .*:9 cannot be reached \(.*\), and owner/new was not downloaded"
     ):
         check_model("owner/new")
+
+
+def damage(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("is_cached", [False, True])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.update({Q_PROJ: torch.zeros(3, 5)}), rf"{Q_PROJ}: expected a tensor of .*, got \[3, 5\]; take"),
+        (lambda t: t.pop(Q_PROJ), r"1 weights are missing, e.g. \S+q_proj.weight"),
+        (lambda t: t.update({Q_PROJ: t[Q_PROJ].to(torch.int8)}), f"holds {Q_PROJ} in I8, whole numbers"),
+    ],
+    ids=["shape", "missing", "whole numbers"],
+)
+def test_tensors_are_looked_at_before_they_are_downloaded(
+    change: Any, message: str, is_cached: bool, hub: Hub, base: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "model"))
+    damage(folder, change)
+    hub.add("owner/base", folder)
+    if is_cached:
+        find_on_hub("owner/base").fetch("model.safetensors")
+        hub.odd = lambda handler: "model.safetensors" in handler.path and handler.answer(500, b"") is None
+    with pytest.raises(CheckpointError, match=message):
+        check_model("owner/base")
+    assert is_cached or hub.sent < (base / "model.safetensors").stat().st_size
+
+
+def test_files_of_the_hub_that_hold_no_tensors(hub: Hub, base: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "model"))
+    (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    hub.add("owner/base", folder)
+    with pytest.raises(CheckpointError, match=r"could not be loaded: model.safetensors is no file of safetensors"):
+        check_model("owner/base")
+
+
+def test_more_layers_than_the_weights_of_the_hub_have(hub: Hub, base: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= {"num_hidden_layers": 100, "layer_types": None}
+    (folder / "config.json").write_text(json.dumps(config))
+    hub.add("owner/base", folder)
+    with pytest.raises(CheckpointError, match=r"describes a model of [\d,]+ parameters, and its weights have"):
+        check_model("owner/base")
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])

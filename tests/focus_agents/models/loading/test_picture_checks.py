@@ -8,30 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from transformers import AutoImageProcessor
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading import check_model
-from focus_agents.models.processing import VLMProcessor
-from focus_agents.runs.checkpoint import save_policy
-from tests.focus_agents.models.cases import make_case
 
 FILE = "preprocessor_config.json"
 TYPES = ["qwen2_5_vl", "glm4v", "gemma3", "paligemma", "internvl", "llava_onevision", "smolvlm"]
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory, processor: VLMProcessor) -> dict[str, Path]:
-    found = {}
-    for model_type in TYPES:
-        case = make_case(model_type, processor)
-        found[model_type] = save_policy(tmp_path_factory.mktemp("pictures") / "model", case.model, case.processor)
-    return found
-
-
-@pytest.fixture
-def copied(saved: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
-    return lambda model_type: Path(shutil.copytree(saved[model_type], tmp_path / "model"))
 
 
 def change(folder: Path, name: str, **fields: Any) -> None:
@@ -41,12 +26,12 @@ def change(folder: Path, name: str, **fields: Any) -> None:
 
 @pytest.mark.parametrize("model_type", TYPES)
 def test_image_processors_of_other_families(
-    model_type: str, saved: dict[str, Path], copied: Callable[[str], Path]
+    model_type: str, saved: Callable[[str], Path], copied: Callable[[str], Path]
 ) -> None:
     folder = copied(model_type)
     check_model(str(folder))
     for other in set(TYPES) - {model_type}:
-        shutil.copy(saved[other] / FILE, folder / FILE)
+        shutil.copy(saved(other) / FILE, folder / FILE)
         with pytest.raises(CheckpointError, match=r"expected (the image processor of a|its own image processor)"):
             check_model(str(folder))
 
@@ -78,6 +63,12 @@ SIZES: dict[str, tuple[str, dict[str, Any], str]] = {
         r"min_pixels or size.shortest_edge: expected at most max_pixels or size.longest_edge, 1, got 1,024",
     ),
     "least above the size's most": ("qwen2_5_vl", {"min_pixels": 10**6}, r"longest_edge, 16,384, got 1,000,000"),
+    "edges in place of pixels": (
+        "qwen2_5_vl",
+        {"size": {"shortest_edge": 448, "longest_edge": 448}},
+        r"longest_edge: expected at least 1,024, the pixels of 4 tokens, got 448; it counts all pixels of a picture",
+    ),
+    "pixels of an edge": ("qwen2_5_vl", {"min_pixels": 8, "max_pixels": 8}, r"at least 1,024, .* got 8; it counts"),
     "a crop without a size": ("qwen2_5_vl", {"do_center_crop": True}, r"expected the image processor of a qwen2_5_vl"),
 }
 
@@ -89,3 +80,22 @@ def test_sizes_that_are_not_the_tower_s(what: str, copied: Callable[[str], Path]
     change(folder, FILE, **fields)
     with pytest.raises(CheckpointError, match=rf"{FILE}.*{message}.*take"):
         check_model(str(folder))
+
+
+@pytest.mark.parametrize("edge", [1, 8, 31, 33])
+def test_edges_smaller_than_a_tile_of_smolvlm_are_blown_up_as_by_transformers(
+    edge: int, copied: Callable[[str], Path]
+) -> None:
+    folder = copied("smolvlm")
+    change(folder, FILE, size={"longest_edge": edge})
+    processor = check_model(str(folder))
+    theirs = AutoImageProcessor.from_pretrained(folder)
+    for width, height in [(64, 64), (1, 1), (190, 1), (16, 90), (1000, 400)]:
+        picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        grids, arrays = processor.family.preprocess(processor.image_processor, [picture])
+        expected = theirs(images=[[picture]], input_data_format="channels_last", return_tensors="np")["pixel_values"]
+        np.testing.assert_array_equal(arrays["pixel_values"], expected[0])
+        (views,) = processor.views([picture], grids)
+        assert len(views) == len(expected[0])
+        rule = processor.family.image_to_input_wh(processor.image_processor)
+        assert rule((width, height)) == tuple(32 * max(1, int(tiles)) for tiles in grids[0][::-1])

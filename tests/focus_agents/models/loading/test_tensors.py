@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,8 @@ from transformers import AutoModelForImageTextToText
 
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading import check_model, load_model
-from focus_agents.models.processing import VLMProcessor
 from focus_agents.runs.checkpoint import save_policy
-from tests.focus_agents.models.cases import Case, make_case
+from tests.focus_agents.models.cases import Case
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -46,25 +46,6 @@ def first(tensors: dict[str, torch.Tensor], part: str) -> str:
 
 def save(case: Case, folder: Path) -> Path:
     return save_policy(folder, case.model, case.processor)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory, processor: VLMProcessor) -> Callable[[str], Path]:
-    """Saves a tiny model of a type once."""
-    found: dict[str, Path] = {}
-
-    def build(model_type: str) -> Path:
-        if model_type not in found:
-            folder = tmp_path_factory.mktemp("tensors") / model_type
-            found[model_type] = save(make_case(model_type, processor), folder)
-        return found[model_type]
-
-    return build
-
-
-@pytest.fixture
-def copied(saved: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
-    return lambda model_type: Path(shutil.copytree(saved(model_type), tmp_path / "model"))
 
 
 def test_fewer_layers_than_the_weights_have_in_all_families(case: Case, tmp_path: Path) -> None:
@@ -178,3 +159,19 @@ def test_shards_without_the_one_file(copied: Callable[[str], Path]) -> None:
     save_file(half, folder / SHARDS[1], metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"1 weights are missing, e.g. "):
         check_model(str(folder))
+
+
+def test_a_refusal_names_one_tensor_and_lists_none(
+    copied: Callable[[str], Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What transformers tells of all tensors is logged of models alone that are loaded."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    folder = copied("qwen2_5_vl")
+    change_weights(folder, lambda tensors: tensors.update({"more.weight": torch.zeros(2)}))
+    load_model(str(folder))
+    assert "more.weight" in caplog.text
+    caplog.clear()
+    change_weights(folder, narrow)
+    with pytest.raises(CheckpointError, match=rf"^model '{folder}' could not be loaded: {WEIGHTS}: model\S+q_proj"):
+        load_model(str(folder))
+    assert "q_proj" not in caplog.text
