@@ -23,6 +23,7 @@ from focus_agents.cli.data_checks import (
     check_validation,
     not_empty,
 )
+from focus_agents.evaluation.episodes import supports_per_episode
 from focus_agents.settings import Ceiling, Seed, Settings
 from focus_env.datasets import datasets_help, entries_of, load_dataset
 from focus_env.datasets.sampler import AbsentPolicy, BadPolicy, SamplingProtocol
@@ -96,6 +97,42 @@ class DataArguments(Settings):
         check_root(self)
         episodes = not_empty(load_dataset(**self.request(shots=shots)), self.split)
         return ShuffledSupports(episodes) if self.shuffle_supports else episodes
+
+    @property
+    def has_own_shots(self) -> bool:
+        """Whether the episodes are fixed, and have as many supports as they have."""
+        return all("shots" in entry.ignores for entry in entries_of(self.dataset))
+
+    def load_by_shots(
+        self, shots: tuple[int, ...], *, default: tuple[int, ...], num_episodes: int
+    ) -> dict[int, EpisodeDataset]:
+        """Load the episodes with each number of supports; those that are fixed have their own.
+
+        Args:
+            shots: Numbers of supports.
+            default: The same where nobody asks for some.
+            num_episodes: How many of the episodes count.
+
+        Raises:
+            ValueError: If an argument is wrong, or fixed episodes have other numbers of supports.
+            DatasetError: If files are missing or malformed.
+        """
+        if not self.has_own_shots:
+            return {number: self.load(shots=number) for number in shots}
+        episodes = self.load(shots=1)
+        found = supports_per_episode(episodes, num_episodes)
+        if not found:
+            raise ValueError(f"data_root: the data set {self.dataset!r} has no episode that can be read")
+        if len(found) > 1:
+            raise ValueError(
+                f"data_root: the data set {self.dataset!r} has episodes of {' and '.join(map(str, found))} supports; "
+                "write a store for each number of them"
+            )
+        if shots not in (default, found):
+            raise ValueError(
+                f"shots: the data set {self.dataset!r} has episodes of {found[0]} supports and no others; leave it out"
+            )
+        return {found[0]: episodes}
 
     def request(self, *, shots: int) -> dict[str, Any]:
         """Return the arguments of `load_dataset` for these episodes, but for `shuffle_supports`.

@@ -41,7 +41,6 @@ from focus_agents.cli.data_checks import check_policy_flags
 from focus_agents.cli.errors import as_flags, make_console, user_errors, warn_of_other_prompt, work_errors
 from focus_agents.cli.runs import run_path
 from focus_agents.errors import CheckpointError, PolicyError
-from focus_agents.evaluation.episodes import supports_per_episode
 from focus_agents.evaluation.report import report_notes, report_tables, write_report
 from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.evaluation.sheets import write_sheet
@@ -54,7 +53,6 @@ from focus_agents.runs.progress import progress_bar
 from focus_agents.runs.provenance import provenance
 from focus_agents.runs.terminal import waiting
 from focus_agents.settings import Settings, as_dict
-from focus_env.datasets import entries_of
 from focus_env.errors import DatasetError, MissingDependencyError, StorageError
 from focus_env.prompts import spelled_out
 from focus_env.regular_files import require_possible
@@ -124,7 +122,7 @@ class Args(Settings):
             ValueError: If there is such a flag.
         """
         check_policy_flags(given, self.policy)
-        if "shots" in given and self.shots == SHOTS and has_own_shots(self.data):
+        if "shots" in given and self.shots == SHOTS and self.data.has_own_shots:
             raise ValueError(f"shots: the data set {self.data.dataset!r} has its own number of supports; leave it out")
         if self.cluster.num_workers == 0:
             for name in ("num_gpus_per_worker", "ray_address", "dashboard"):
@@ -195,7 +193,7 @@ def check_words(args: Args) -> dict[int, EpisodeDataset]:
             args.policies.spec(text)
         elif entry.load_template is not None:
             check_place(argument)
-    return load_episodes(args)
+    return args.data.load_by_shots(args.shots, default=SHOTS, num_episodes=args.num_episodes)
 
 
 def check_arguments(
@@ -238,36 +236,6 @@ def _is_light(policy: str) -> bool:
     """Whether a policy needs neither torch nor Ray: one of the package's that has no model."""
     entry, _ = parse_policy(policy)
     return not entry.is_model and POLICIES.find(entry.name) is not None
-
-
-def load_episodes(args: Args) -> dict[int, EpisodeDataset]:
-    """Load the data set with each number of shots; one whose episodes are fixed has its own.
-
-    Raises:
-        ValueError: If an argument is wrong, or fixed episodes have other numbers of supports.
-        DatasetError: If files are missing or malformed.
-    """
-    if not has_own_shots(args.data):
-        return {shots: args.data.load(shots=shots) for shots in args.shots}
-    episodes = args.data.load(shots=1)
-    found = supports_per_episode(episodes, args.num_episodes)
-    if not found:
-        raise ValueError(f"data_root: the data set {args.data.dataset!r} has no episode that can be read")
-    if len(found) > 1:
-        raise ValueError(
-            f"data_root: the data set {args.data.dataset!r} has episodes of {' and '.join(map(str, found))} supports; "
-            "write a store for each number of them"
-        )
-    if args.shots not in (SHOTS, found):
-        raise ValueError(
-            f"shots: the data set {args.data.dataset!r} has episodes of {found[0]} supports and no others; leave it out"
-        )
-    return {found[0]: episodes}
-
-
-def has_own_shots(data: DataArguments) -> bool:
-    """Whether the episodes of a data set are fixed, and have as many supports as they have."""
-    return all("shots" in entry.ignores for entry in entries_of(data.dataset))
 
 
 def _same_policies(texts: Sequence[str]) -> tuple[str, str] | None:
