@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 RUN ?= $(shell date +train-%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint format clean
+.PHONY: help install train test lint site format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,17 +27,22 @@ lint: $(INSTALLED) ## Check style, formatting, types and the direction of import
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/mkdocs build --strict --quiet
+
+site: $(INSTALLED) ## Build the site of all pages and public names into site/; a broken link fails, here and in lint
+	$(BIN)/mkdocs build --strict
 
 format: $(INSTALLED) ## Mend what ruff can mend, and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## Delete caches; runs/ and .venv stay
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist site
 	find . \( -path ./$(VENV) -o -path ./runs -o -path ./.git \) -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 # Nothing here needs a download at run time, so none is tried.
 train test: export HF_HUB_OFFLINE := 1
+lint site test: export NO_MKDOCS_2_WARNING := 1
 
 # The stamp saves the installation until pyproject.toml changes.
 $(INSTALLED): pyproject.toml

@@ -36,6 +36,7 @@ from focus_env.spaces import BoxAction, CompletionSpace, Observation, box_action
 from focus_env.types import Episode, EpisodeDataset, ImageArray, ParseResult
 
 ENV_ID = "focus_env/InContextLocalization-v0"
+"""The name under which Gymnasium makes the environment."""
 
 Array = TypeVar("Array", bound=npt.NDArray[Any])
 
