@@ -261,7 +261,7 @@ class Search:
         with stop_requests(lambda name: None) as stop:
             for batch, is_last in batches(self.sources, start=len(looked), size=self.batch_size):
                 found = looker.look(batch)
-                _require_scores(found, self.min_score)
+                require_scores(found, self.min_score)
                 looked += found
                 if unfinished is not None:
                     unfinished.append(found, is_last=is_last)
@@ -285,8 +285,12 @@ class Search:
         return findings
 
 
-def _require_scores(found: Sequence[Looked], min_score: float | None) -> None:
-    """See that there is something to compare a least score with."""
+def require_scores(found: Sequence[Looked], min_score: float | None) -> None:
+    """See that there is something to compare a least score with.
+
+    Raises:
+        PolicyError: If there are boxes, and none has a score.
+    """
     boxes = [answer for one in found for answer in one.answers if answer.kind == "found"]
     if min_score is not None and boxes and all(answer.score is None for answer in boxes):
         raise PolicyError("min_score: expected a policy that says how sure it is, got one without scores; leave it out")
