@@ -1,0 +1,60 @@
+"""The reliability curve and the calibration error, by hand and where the truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from focus_env.calibration import calibration_error, calibration_interval, reliability_curve
+
+
+def test_bins_by_hand() -> None:
+    low, middle, high = reliability_curve([1.0, 0.9, 0.05, 0.5, 0.0], [True, False, False, True, True])
+    assert (low.low, low.high, low.num, low.share_right) == (0.0, 0.1, 2, 0.5)
+    assert low.mean_score == pytest.approx(0.025)
+    assert (middle.low, middle.num, middle.mean_score, middle.interval) == (0.5, 1, 0.5, (1.0, 1.0))
+    assert (high.low, high.high, high.num, high.mean_score, high.share_right) == (0.9, 1.0, 2, 0.95, 0.5)
+    assert high.interval == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "is_right", "expected"),
+    [
+        ([1.0, 0.0], [True, False], 0.0),
+        ([1.0, 0.0], [False, True], 1.0),
+        ([0.75] * 4, [True, True, True, False], 0.0),
+        ([0.9] * 3 + [0.2], [True, False, False, False], (3 * (0.9 - 1 / 3) + 0.2) / 4),
+        # Two wrongs of a bin weigh each other up; of two bins they do not.
+        ([0.41, 0.49], [True, False], 0.05),
+        ([0.39, 0.41], [True, False], (0.61 + 0.41) / 2),
+    ],
+)
+def test_errors_by_hand(scores: list[float], is_right: list[bool], expected: float) -> None:
+    assert calibration_error(scores, is_right) == pytest.approx(expected)
+
+
+def test_where_the_truth_is_known() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(size=20_000)
+    right = rng.uniform(size=20_000) < scores
+    assert calibration_error(scores, right) < 0.02
+    too_sure = np.sqrt(scores)  # off by the mean of sqrt(x) - x, one sixth
+    low, high = calibration_interval(too_sure, right)
+    assert low < 1 / 6 < high < low + 0.03
+    assert calibration_interval(too_sure, right) == (low, high)
+
+
+@pytest.mark.parametrize("call", [reliability_curve, calibration_error, calibration_interval])
+@pytest.mark.parametrize(
+    ("scores", "is_right", "message"),
+    [
+        ([], [], "expected one for each answer"),
+        ([0.5], [True, False], "expected one for each answer"),
+        ([[0.5]], [[True]], "expected one for each answer"),
+        ([1.1], [True], "expected numbers from 0 to 1"),
+        ([float("nan")], [True], "expected numbers from 0 to 1"),
+    ],
+)
+def test_what_is_none(call: object, scores: list[float], is_right: list[bool], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(scores, is_right)  # type: ignore[operator]
