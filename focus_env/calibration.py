@@ -5,19 +5,28 @@ answers that are right. The expected calibration error is the mean of these diff
 
 Source: Naeini et al. (2015), "Obtaining well calibrated probabilities using Bayesian binning"; Guo et al. (2017),
 arXiv:1706.04599, section 2. With few answers it is biased upwards: the bins' own noise counts as error.
+
+`Calibration` makes probabilities of scores, fitted on answers of which one knows whether they are right.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from focus_env.metrics import bootstrap_interval
+from focus_env.text_files import finite_number
 
 NUM_BINS = 10
 NUM_RESAMPLES = 2_000
+LEAST_SCORE = 1e-4
+"""Scores below it, and as near to 1, are all alike to a calibration."""
+MAX_STEPS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +102,81 @@ def calibration_interval(
         errors[number] = np.abs(np.bincount(places[drawn], gaps[drawn], num_bins)).sum() / len(gaps)
     low, high = np.quantile(errors, [0.025, 0.975])
     return float(low), float(high)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A map from scores to how often answers of such a score are right: Platt scaling of the scores' logits.
+
+    It never turns the order of two scores.
+
+    Attributes:
+        slope: Of the log odds, 0 or more.
+        intercept: Of the log odds.
+
+    Source: Platt (1999), "Probabilistic outputs for support vector machines"; targets are smoothed as there.
+    """
+
+    slope: float
+    intercept: float
+
+    def share(self, score: float) -> float:
+        """Return the probability that an answer of a score is right."""
+        odds = self.slope * float(_logits(np.array([score]))[0]) + self.intercept
+        return 1 / (1 + math.exp(-odds)) if odds > -700 else 0.0
+
+    def to_json(self) -> dict[str, float]:
+        """Return it as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: Any) -> Calibration:
+        """Return what `to_json` has given.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        numbers = [found.get(name) if isinstance(found, Mapping) else None for name in cls.__slots__]
+        slope, intercept = (None if isinstance(number, str) else finite_number(number) for number in numbers)
+        if slope is None or intercept is None or slope < 0:
+            raise ValueError(f"expected a slope of 0 or more and an intercept, got {found!r:.120}")
+        return cls(slope, intercept)
+
+
+def fit_calibration(scores: npt.ArrayLike, is_right: npt.ArrayLike) -> Calibration:
+    """Fit a calibration by the greatest likelihood; arguments and errors are those of `reliability_curve`.
+
+    Fit it on other answers than those that it is judged by.
+    """
+    values, right = _checked(scores, is_right)
+    num_right, num_wrong = right.sum(), (1 - right).sum()
+    targets = np.where(right == 1, (num_right + 1) / (num_right + 2), 1 / (num_wrong + 2))
+    inputs = np.stack([_logits(values), np.ones_like(values)], axis=1)
+
+    def loss(weights: npt.NDArray[np.float64]) -> float:
+        odds = inputs @ weights
+        return float((np.logaddexp(0, odds) - targets * odds).sum())
+
+    start = np.array([0.0, math.log(targets.mean() / (1 - targets.mean()))])
+    weights = start
+    for _ in range(MAX_STEPS):  # of Newton, halved until the loss falls
+        shares = 1 / (1 + np.exp(-np.clip(inputs @ weights, -700, 700)))
+        gradient = inputs.T @ (shares - targets)
+        curvature = (inputs * (shares * (1 - shares))[:, None]).T @ inputs + 1e-9 * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        size = next((size for size in 0.5 ** np.arange(30) if loss(weights - size * step) < loss(weights)), 0.0)
+        weights = weights - size * step
+        if not size or np.abs(size * step).max() < 1e-9:
+            break
+    weights = weights if weights[0] > 0 else start  # scores that say the opposite say nothing
+    return Calibration(float(weights[0]), float(weights[1]))
+
+
+def _logits(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Log odds, of scores near 0 and 1 those a little away."""
+    inside = np.clip(values, LEAST_SCORE, 1 - LEAST_SCORE)
+    found: npt.NDArray[np.float64] = np.log(inside / (1 - inside))
+    return found
 
 
 def _places(values: npt.NDArray[np.float64], num_bins: int) -> npt.NDArray[np.int64]:

@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 
 from focus_agents.evaluation.records import AnswerRecord
+from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.reports.tables import figure
-from focus_env.calibration import calibration_error, calibration_interval, reliability_curve
+from focus_agents.runs.files import write_json
+from focus_env.calibration import calibration_error, calibration_interval, fit_calibration, reliability_curve
 from focus_env.metrics import bootstrap_interval
 
 RIGHT_IOU = 0.5
+MIN_BOXES = 50
+"""Boxes that a calibration is fitted to, at least."""
 
 Rows = list[list[str]]
 """The first is the heading."""
@@ -26,12 +30,11 @@ def reliability(records: Sequence[AnswerRecord]) -> dict[str, Any] | None:
         `num_scored`, `mean_score`, `share_right` and `calibration_error` (`mean` and `interval` of each), and `bins`;
         see `focus_env.calibration`.
     """
-    scored = [(record.score, record.answer) for record in records if record.score is not None and record.answer.box]
-    if not scored:
+    scores, right = _scored(records)
+    if not scores:
         return None
-    scores, right = [score for score, _ in scored], [answer.iou >= RIGHT_IOU for _, answer in scored]
     return {
-        "num_scored": len(scored),
+        "num_scored": len(scores),
         "mean_score": {"mean": float(np.mean(scores)), "interval": bootstrap_interval(scores)},
         "share_right": {"mean": float(np.mean(right)), "interval": bootstrap_interval(right)},
         "calibration_error": {
@@ -40,6 +43,26 @@ def reliability(records: Sequence[AnswerRecord]) -> dict[str, Any] | None:
         },
         "bins": [asdict(one) for one in reliability_curve(scores, right)],
     }
+
+
+def write_calibrations(results: ResultsFolder) -> None:
+    """Write a calibration of each cell with at least `MIN_BOXES` boxes that have a score, for `focus_agents.find`."""
+    for cell in results.cells():
+        scores, right = _scored(results.read(cell))
+        if len(scores) < MIN_BOXES:
+            continue
+        asked = results.policy_settings().get(cell.policy, {})
+        about = {"policy": asked.get("policy", cell.policy), "weights": asked.get("weights")}
+        about |= {"dataset": cell.dataset, "shots": cell.shots, "num_boxes": len(scores)}
+        file = results.path / "calibration" / f"{cell.name}.json"
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, {**about, **fit_calibration(scores, right).to_json()})
+
+
+def _scored(records: Sequence[AnswerRecord]) -> tuple[list[float], list[bool]]:
+    """The scores of boxes that have one, and whether the boxes are right."""
+    scored = [(record.score, record.answer) for record in records if record.score is not None and record.answer.box]
+    return [score for score, _ in scored], [answer.iou >= RIGHT_IOU for _, answer in scored]
 
 
 def sureness_rows(summary: Mapping[str, Any]) -> Rows:

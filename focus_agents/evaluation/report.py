@@ -10,7 +10,13 @@ import numpy as np
 
 from focus_agents.evaluation.published import PAPER, TABLES, PublishedTable
 from focus_agents.evaluation.records import Cell
-from focus_agents.evaluation.reliability import curve_rows, reliability, reliability_note, sureness_rows
+from focus_agents.evaluation.reliability import (
+    curve_rows,
+    reliability,
+    reliability_note,
+    sureness_rows,
+    write_calibrations,
+)
 from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.reports.documents import paragraph, to_markdown, write_document
 from focus_agents.reports.tables import figure, markdown_table
@@ -302,13 +308,14 @@ def render_markdown(summary: Mapping[str, Any]) -> str:
 
 
 def write_report(results: ResultsFolder, *, with_published: bool = False) -> dict[str, Any]:
-    """Write `summary.json`, `report.md` and `report.html` of everything in the folder.
+    """Write `summary.json`, `report.md`, `report.html` and `calibration/` of everything in the folder.
 
     Returns:
         The summary, see `summarize_folder`.
     """
     summary = summarize_folder(results, with_published=with_published)
     write_json(results.path / "summary.json", summary)
+    write_calibrations(results)
     write_document(results.path / "report.md", render_markdown(summary))
     return summary
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from focus_agents.evaluation import reliability
 from focus_agents.evaluation.answerer import Answerer, Chunk
 from focus_agents.evaluation.records import AnswerRecord, Cell
 from focus_agents.evaluation.report import report_notes, report_tables, write_report
 from focus_agents.finding import find
 from focus_agents.policies.registry import PolicySpec
+from focus_env.calibration import Calibration
 from focus_env.datasets import SyntheticDataset
 from focus_env.types import ParseStatus
 from tests.answers import UNREADABLE, scored
@@ -38,6 +40,18 @@ def test_by_hand(tmp_path: Path) -> None:
     assert any(note.startswith("right: boxes with an IoU of at least 0.5") for note in report_notes(summary))
     assert "## Reliability: boxes by their scores" in (tmp_path / "report.md").read_text()
     assert json.loads((tmp_path / "summary.json").read_text())["cells"][0]["reliability"]["num_scored"] == 3
+
+
+def test_a_calibration_is_written_where_there_are_enough_boxes(tmp_path: Path) -> None:
+    for number, name in ((reliability.MIN_BOXES, "enough"), (reliability.MIN_BOXES - 1, "few")):
+        answers = [scored(0.9 if place % 4 else 0.1) for place in range(number)]
+        results, cell = fill(tmp_path / name, "mine", "tao", 2, answers, scores=[0.5] * number)
+        write_report(results)
+    assert not (tmp_path / "few/calibration").exists()
+    found = json.loads((tmp_path / f"enough/calibration/{cell.name}.json").read_text())
+    told = {"policy": "mine", "weights": None, "dataset": "tao", "shots": 2, "num_boxes": reliability.MIN_BOXES}
+    assert {name: found[name] for name in told} == told
+    assert Calibration.from_json(found).share(0.5) == pytest.approx(37 / 50, abs=0.02)
 
 
 def test_without_scores_the_report_is_as_before(tmp_path: Path) -> None:
