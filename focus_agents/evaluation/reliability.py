@@ -88,9 +88,21 @@ def curve_rows(summary: Mapping[str, Any]) -> Rows:
     return rows
 
 
-def reliability_note() -> str:
-    """Return what a reader of both tables has to know."""
-    return (
+def reliability_tables(summary: Mapping[str, Any]) -> dict[str, Rows]:
+    """Return the tables by title; none where no policy gives scores."""
+    if not any("reliability" in cell for cell in summary["cells"]):
+        return {}
+    return {
+        "How sure, and how often right, * 100": sureness_rows(summary),
+        "Reliability: boxes by their scores": curve_rows(summary),
+    }
+
+
+def reliability_notes(summary: Mapping[str, Any]) -> list[str]:
+    """Return what a reader of the tables has to know."""
+    if not reliability_tables(summary):
+        return []
+    return [
         f"right: boxes with an IoU of at least {RIGHT_IOU:g}, of those that have a score. calibration error: the mean "
         "distance of scores from the share that is right, over ten bins of scores; with few boxes it is too large."
-    )
+    ]

@@ -10,13 +10,7 @@ import numpy as np
 
 from focus_agents.evaluation.published import PAPER, TABLES, PublishedTable
 from focus_agents.evaluation.records import Cell
-from focus_agents.evaluation.reliability import (
-    curve_rows,
-    reliability,
-    reliability_note,
-    sureness_rows,
-    write_calibrations,
-)
+from focus_agents.evaluation.reliability import reliability, reliability_notes, reliability_tables, write_calibrations
 from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.reports.documents import paragraph, to_markdown, write_document
 from focus_agents.reports.tables import figure, markdown_table
@@ -123,9 +117,7 @@ def _summarize_cell(results: ResultsFolder, cell: Cell) -> dict[str, Any] | None
 def report_tables(summary: Mapping[str, Any]) -> dict[str, Rows]:
     """The tables by title: scores in the paper's layout, everything else, and the paper's rows with ours above them."""
     tables = {"mIoU * 100 [95% interval]": score_rows(summary), ALL: detail_rows(summary)}
-    if any("reliability" in cell for cell in summary["cells"]):
-        tables["How sure, and how often right, * 100"] = sureness_rows(summary)
-        tables["Reliability: boxes by their scores"] = curve_rows(summary)
+    tables |= reliability_tables(summary)
     if "published" in summary:
         for table in TABLES:
             names = " and ".join(title for title, _ in table.datasets.values())
@@ -208,8 +200,7 @@ def report_notes(summary: Mapping[str, Any]) -> list[str]:
     policies = summary.get("policies", {}).items()
     notes += [_policy_note(name, settings) for name, settings in policies if settings and name in shown["policy"]]
     notes += _count_notes(summary)
-    if any("reliability" in cell for cell in summary["cells"]):
-        notes.append(reliability_note())
+    notes += reliability_notes(summary)
     if any(cell["num_failed"] for cell in summary["cells"]):
         notes.append(
             "failed: answers that a policy could not get; they count as unreadable. `retry_failed` asks them again."
