@@ -29,6 +29,7 @@ from focus_agents.cli.common import PolicyArguments
 from focus_agents.cli.data_checks import check_policy_flags
 from focus_agents.cli.errors import make_console, user_errors, warn_of_other_prompt, work_errors
 from focus_agents.errors import CheckpointError, PolicyError
+from focus_agents.finding.calibrating import read_calibration
 from focus_agents.finding.choice import Choice, choose_policy, describe_policy, make_policy, template_of
 from focus_agents.finding.search import Findings, OnDone, Outputs, Search
 from focus_agents.finding.sources import Sources, list_sources
@@ -77,6 +78,9 @@ class Args(Settings):
     """Copy the pictures into the folder, where the format expects them."""
     min_score: Annotated[float, Ge(0), Le(1)] | None = None
     """Boxes of a lower score count as not there; see docs/finding.md. None: all count."""
+    calibration: Path | None = None
+    """File `calibration/<cell>.json` of an evaluation of this policy, by which scores of boxes become the probabilities
+    that they are right; None: scores are as the policy gives them."""
     allow_absent: bool = False
     """Tell a model what to answer where the object is not there."""
     draw: Path | None = None
@@ -114,11 +118,13 @@ def main() -> None:
         warn_of_other_prompt(spec, Args)
         template = template_of(spec, allow_absent=args.allow_absent)
         say_what_is_asked(choice, wanted, sources, console)
+        identity = describe_policy(spec, template)
         search = Search(
             wanted,
             sources,
             outputs=outputs,
-            identity=describe_policy(spec, template),
+            identity=identity,
+            calibration=None if args.calibration is None else read_calibration(args.calibration, identity),
             min_score=args.min_score,
             batch_size=args.batch_size,
         )

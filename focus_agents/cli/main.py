@@ -52,6 +52,9 @@ COMMANDS = {
         Command("probe", "focus_agents.cli.probe", "read by a linear probe where a model holds an object's colour"),
         Command("data", "focus_agents.cli.data", "write a data set as a store, or show what it holds"),
         Command("convert", "focus_agents.cli.convert", "write annotations of pictures in another format, such as COCO"),
+        Command(
+            "labelstudio", "focus_agents.cli.labelstudio", "propose boxes in Label Studio, from those labelled so far"
+        ),
         Command("rewards", "focus_agents.cli.rewards", "compare rewards by the policies that they train"),
         Command("ablation", "focus_agents.cli.ablation", "run the paper's ablation on synthetic scenes"),
         Command("paper", "focus_agents.cli.paper", "print the paper's tables for the policies and data on this disk"),

@@ -19,6 +19,7 @@ from focus_agents.evaluation.answers import answer_episodes
 from focus_agents.evaluation.records import MAX_TEXT, AnswerRecord, Cell
 from focus_agents.policies.registry import PolicySpec
 from focus_agents.rollout.records import Generation, Policy, RolloutGroup
+from focus_agents.rollout.scores import completion_score
 from focus_env.env import ENV_ID
 from focus_env.errors import FocusError
 from focus_env.types import EpisodeDataset
@@ -101,6 +102,8 @@ class Answerer:
 
     def _records(self, chunk: Chunk, groups: list[RolloutGroup], seconds: float) -> list[AnswerRecord]:
         records = []
+        processor = None if self._policy is None else self._policy.processor
+        decode = None if processor is None else processor.decode
         for group in groups:
             completion = group.generation.completions[0]
             record = AnswerRecord(
@@ -113,6 +116,7 @@ class Answerer:
                 seconds=seconds / len(groups),
                 is_cut=not completion.is_finished and completion.error is None,
                 answer=group.answers[0],
+                score=completion_score(completion, has_box=group.answers[0].box is not None, decode=decode),
             )
             records.append(record)
         return records
@@ -152,6 +156,7 @@ class _Timed:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
+        self.processor = getattr(policy, "processor", None)
         self.seconds = 0.0
 
     def generate(self, *args: Any, **options: Any) -> list[Generation]:

@@ -54,6 +54,7 @@ class AnswerRecord:
         error: Why there is no answer, see `focus_agents.rollout.records.Completion`.
         seconds: What the policy took for the episode's batch, divided by the episodes of the batch.
         is_cut: Whether it was cut at the limit of tokens.
+        score: How sure the policy is of it, see `focus_agents.rollout.scores`; None: it does not say.
         answer: How it was scored.
     """
 
@@ -66,6 +67,7 @@ class AnswerRecord:
     seconds: float
     answer: ScoredAnswer
     is_cut: bool = False
+    score: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As one flat object."""
@@ -81,7 +83,8 @@ class AnswerRecord:
         """
         if not isinstance(line, Mapping):
             raise ValueError(f"expected an object, got {line!r:.80}")
-        line = {"is_cut": False, "numbers": None, "image_wh": None, **line}  # not in files of earlier releases
+        # Not in files of earlier releases.
+        line = {"is_cut": False, "numbers": None, "image_wh": None, "score": None, **line}
         if missing := [name for name in _kinds() if name not in line]:
             raise ValueError(f"expected a value of {missing[0]!r}, found none")
         for name, kind in _kinds().items():
@@ -92,6 +95,8 @@ class AnswerRecord:
                 "expected an index and seconds of 0 or more and an iou from 0 to 1, got "
                 f"{line['index']}, {line['seconds']} and {line['iou']}"
             )
+        if line["score"] is not None and not 0 <= line["score"] <= 1:
+            raise ValueError(f"expected a score from 0 to 1, got {line['score']}")
         own = {name: line[name] for name in cls.__slots__ if name != "answer"}
         return cls(**own, answer=read_answer(line))
 
@@ -101,6 +106,7 @@ _EXPECTED: Mapping[Any, str] = {
     str | None: "a text or null",
     int: "a whole number",
     float: "a finite number",
+    float | None: "a finite number or null",
     bool: "true or false",
     ParseStatus: f"one of {', '.join(ParseStatus)}",
     Box | None: "four finite numbers or null",
@@ -122,6 +128,8 @@ def is_value(value: Any, kind: Any) -> bool:
         count, of = (2, int) if kind == (tuple[int, int] | None) else (4, float)
         is_list = isinstance(value, list) and len(value) == count and all(is_value(number, of) for number in value)
         return value is None or is_list
+    if kind == (float | None):
+        return value is None or is_value(value, float)
     if kind is float:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return is_number and -math.inf < value < math.inf

@@ -10,6 +10,7 @@ import numpy as np
 
 from focus_agents.evaluation.published import PAPER, TABLES, PublishedTable
 from focus_agents.evaluation.records import Cell
+from focus_agents.evaluation.reliability import reliability, reliability_notes, reliability_tables, write_calibrations
 from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.reports.documents import paragraph, to_markdown, write_document
 from focus_agents.reports.tables import figure, markdown_table
@@ -54,7 +55,8 @@ def summarize_folder(results: ResultsFolder, *, with_published: bool = False) ->
         changed in the code since the first answer. `cells`: for each, `policy`, `dataset`, `shots`, `num_episodes`
         answered and `num_expected`, `num_failed` (answers that a policy could not get; they count as unreadable),
         `num_cut` (answers cut at the limit of tokens, if any), `seconds_per_episode`, `metrics`: by name, `mean` and
-        `interval`, and as `unit_hint` what `focus_env.units.find_unit` has found, if anything.
+        `interval`, as `reliability` what `evaluation.reliability` says of boxes with a score, if there is one, and as
+        `unit_hint` what `focus_env.units.find_unit` has found, if anything.
         `not_published`: for `dataset` and `shots`
         the `reason` why their episodes are not the paper's; those that are have none. `published`, if asked for: rows
         with `model`, `source` and `scores`, mIoU * 100 by data set and number of shots.
@@ -107,6 +109,7 @@ def _summarize_cell(results: ResultsFolder, cell: Cell) -> dict[str, Any] | None
         "seconds_per_episode": float(np.mean([record.seconds for record in records])),
         "metrics": summarize_with_intervals(answers),
         **({"num_cut": num_cut} if num_cut else {}),
+        **({"reliability": found} if (found := reliability(records)) else {}),
         **({"unit_hint": str(hint)} if hint else {}),
     }
 
@@ -114,6 +117,7 @@ def _summarize_cell(results: ResultsFolder, cell: Cell) -> dict[str, Any] | None
 def report_tables(summary: Mapping[str, Any]) -> dict[str, Rows]:
     """The tables by title: scores in the paper's layout, everything else, and the paper's rows with ours above them."""
     tables = {"mIoU * 100 [95% interval]": score_rows(summary), ALL: detail_rows(summary)}
+    tables |= reliability_tables(summary)
     if "published" in summary:
         for table in TABLES:
             names = " and ".join(title for title, _ in table.datasets.values())
@@ -196,6 +200,7 @@ def report_notes(summary: Mapping[str, Any]) -> list[str]:
     policies = summary.get("policies", {}).items()
     notes += [_policy_note(name, settings) for name, settings in policies if settings and name in shown["policy"]]
     notes += _count_notes(summary)
+    notes += reliability_notes(summary)
     if any(cell["num_failed"] for cell in summary["cells"]):
         notes.append(
             "failed: answers that a policy could not get; they count as unreadable. `retry_failed` asks them again."
@@ -294,13 +299,14 @@ def render_markdown(summary: Mapping[str, Any]) -> str:
 
 
 def write_report(results: ResultsFolder, *, with_published: bool = False) -> dict[str, Any]:
-    """Write `summary.json`, `report.md` and `report.html` of everything in the folder.
+    """Write `summary.json`, `report.md`, `report.html` and `calibration/` of everything in the folder.
 
     Returns:
         The summary, see `summarize_folder`.
     """
     summary = summarize_folder(results, with_published=with_published)
     write_json(results.path / "summary.json", summary)
+    write_calibrations(results)
     write_document(results.path / "report.md", render_markdown(summary))
     return summary
 

@@ -5,6 +5,7 @@ runs/<evaluation>/
   episodes/<data>.json      digests of the episodes of a data set with a number of supports, and whose data they are
   answers/<cell>.jsonl      one line per answered episode, in the order in which they were answered
   sheets/<cell>.png         the best, the worst and some other episodes
+  calibration/<cell>.json   how often boxes of a score are right, where there are enough with a score
   summary.json              every figure
   report.md, report.html    the tables
 """

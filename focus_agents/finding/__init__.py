@@ -3,7 +3,7 @@
     sources    what is looked through: the pictures, by name, decoded one at a time
     wanted     what is looked for: objects, each with pictures that show it in a box
     looking    a batch of pictures, and an answer for each object in each of them
-    answers    what an answer is, and how sure a policy is of it
+    answers    what an answer is, and how sure a policy is of it; `calibrating` makes probabilities of that
     unfinished what was answered before a kill
     drawing    the pictures with what was found in them; `video` reads and writes clips
     search     all of it in turn, and what is checked before
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from focus_agents.finding.answers import Answer, Looked
+from focus_agents.finding.calibrating import read_calibration
 from focus_agents.finding.choice import choose_policy, describe_policy, make_policy, template_of
 from focus_agents.finding.search import Findings, Outputs, Search
 from focus_agents.finding.sources import list_sources
@@ -39,6 +40,7 @@ def find(
     out: str | Path | None = None,
     format: str | None = None,
     min_score: float | None = None,
+    calibration: str | Path | None = None,
     allow_absent: bool = False,
     draw: str | Path | None = None,
     video: str | Path | None = None,
@@ -60,6 +62,8 @@ def find(
         out: The annotations that are written; a search of the same that was killed is gone on with. None: nothing.
         format: Of `out`; None: by its ending.
         min_score: Boxes of a lower score count as not there; None: all count.
+        calibration: A file of an evaluation of the same policy, by which scores of boxes become probabilities;
+            None: scores are as the policy gives them.
         allow_absent: Whether a model is told what to answer where the object is not there.
         draw: A folder for pictures with boxes, or a picture file for a contact sheet.
         video: A video file for the same.
@@ -89,11 +93,13 @@ def find(
     if isinstance(spec, PolicySpec):
         spec.check()
     words = template_of(spec, template=template, allow_absent=allow_absent)
+    identity = describe_policy(spec, words)
     search = Search(
         wanted,
         sources,
         outputs=outputs,
-        identity=describe_policy(spec, words),
+        identity=identity,
+        calibration=None if calibration is None else read_calibration(Path(calibration).expanduser(), identity),
         min_score=min_score,
         batch_size=batch_size,
     )

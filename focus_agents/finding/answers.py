@@ -10,23 +10,19 @@ An answer is of one of these kinds:
 
 Which boxes are too unsure to count is decided when all is known (`Looked.labelled`).
 
-**Score.** A model writes a box token by token, and each token has a probability. A number's is the product over its
-tokens. The score of a box is the geometric mean of its four numbers' probabilities, times the probabilities of all
-other tokens of the answer, among them the one by which the model says that there is a box at all. Of "not there" it is
-the product over all tokens. A localizer may give a score of its own (`LocalizerPolicy`). Others have none.
+A score is one of `focus_agents.rollout.scores`.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from focus_agents.errors import CheckpointError
 from focus_agents.rollout.records import Completion
+from focus_agents.rollout.scores import completion_score
 from focus_env.annotations import LabelledBox, LabelledPicture
 from focus_env.prompts import PromptTemplate
 from focus_env.types import Box, ParseStatus
@@ -35,8 +31,6 @@ Kind = Literal["found", "given", "absent", "unread", "failed"]
 KINDS: tuple[Kind, ...] = ("found", "given", "absent", "unread", "failed")
 MOST_TEXT = 200
 """Characters that are kept of what could not be read."""
-NUM_COORDINATES = 4
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +41,7 @@ class Answer:
         label: The object.
         kind: See the module.
         box: `xyxy` in pixels of the picture; of "found" and "given".
-        score: How sure the policy is, 0 to 1, see the module; None: it does not say.
+        score: How sure the policy is, 0 to 1; None: it does not say.
         text: Why there is no box, of "unread" and "failed".
     """
 
@@ -158,34 +152,9 @@ def read_completion(
     if completion.error is not None:
         return Answer(label, "failed", text=completion.error[:MOST_TEXT])
     parse = template.parse(completion.text, image_wh)
-    score = completion.score
-    if score is None and decode is not None and len(completion.logprobs):
-        texts = [decode([token]) for token in completion.token_ids.tolist()]
-        score = answer_score(texts, completion.logprobs.tolist(), has_box=parse.box is not None)
+    score = completion_score(completion, has_box=parse.box is not None, decode=decode)
     if parse.status is ParseStatus.ABSENT:
         return Answer(label, "absent", score=score)
     if parse.box is None:
         return Answer(label, "unread", text=f"{parse.status.value}: {completion.text[:MOST_TEXT]!r}")
     return Answer(label, "found", Box(*map(float, parse.box)), score)
-
-
-def answer_score(texts: Sequence[str], logprobs: Sequence[float], *, has_box: bool) -> float:
-    """Return how sure a model is of an answer, from 0 to 1; see the module.
-
-    Args:
-        texts: Of the answer's tokens, the end token included.
-        logprobs: Of the tokens, under the distribution that they were drawn from.
-        has_box: Whether the answer is a box: then its last four numbers are.
-
-    >>> round(answer_score(["[", "1", "2", ", 7, ", "3", "]"], [-0.1] * 6, has_box=False), 3)
-    0.549
-    """
-    spans = [found.span() for found in _NUMBER.finditer("".join(texts))]
-    spans = spans[-NUM_COORDINATES:] if has_box else []
-    total, start = 0.0, 0
-    for text, logprob in zip(texts, logprobs, strict=True):
-        stop = start + len(text)
-        is_number = any(start < last and first < stop for first, last in spans)
-        total += logprob / NUM_COORDINATES if is_number else logprob
-        start = stop
-    return math.exp(min(0.0, total))

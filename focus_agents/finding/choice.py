@@ -44,8 +44,8 @@ def choose_policy(wanted: Sequence[Wanted]) -> Choice:
     if sizes == {SMALL_WH}:
         return Choice("vlm:focus-small", "trained on scenes of 64 x 64 pixels, as these supports are")
     return Choice(
-        "template_match",
-        f"the best on photographs of those that need no download; {RECOMMENDED} is a larger model, to download",
+        "match",
+        f"the best on real frames of those that need no download; {RECOMMENDED} is a larger model, to download",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from focus_agents.finding.sources import Shown, Sources
 from focus_agents.finding.wanted import Wanted, given_boxes
 from focus_agents.rollout.collect import ask_policy, errors_of_no_episode
 from focus_agents.rollout.records import MAX_COMPLETION_TOKENS, Completion, Policy, Sampling
+from focus_env.calibration import Calibration
 from focus_env.errors import FocusError
 from focus_env.prompts import PromptTemplate
 from focus_env.types import Message
@@ -29,6 +31,7 @@ class Looker:
         wanted: The objects.
         policy: Answers.
         template: Words the questions, and reads the answers.
+        calibration: Makes probabilities of the scores of boxes; None: they are as the policy gives them.
         max_completion_tokens: Where an answer is cut.
     """
 
@@ -38,9 +41,11 @@ class Looker:
         policy: Policy,
         template: PromptTemplate,
         *,
+        calibration: Calibration | None = None,
         max_completion_tokens: int = MAX_COMPLETION_TOKENS,
     ) -> None:
         self.wanted, self.policy, self.template = wanted, policy, template
+        self._calibration = calibration
         self._sampling = Sampling(temperature=0.0, max_completion_tokens=max_completion_tokens)
         processor = getattr(policy, "processor", None)
         self._decode = None if processor is None else processor.decode
@@ -95,6 +100,8 @@ class Looker:
         )
         if answer.kind != "failed":
             self._num_answered += 1
+            if self._calibration is not None and answer.kind == "found" and answer.score is not None:
+                return dataclasses.replace(answer, score=self._calibration.share(answer.score))
             return answer
         self._failed.append(answer.text)
         kinds = {text.partition(":")[0] for text in self._failed}

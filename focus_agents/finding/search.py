@@ -28,6 +28,7 @@ from focus_env.annotations import (
     format_to_write,
     write_annotations,
 )
+from focus_env.calibration import Calibration
 from focus_env.prompts import PromptTemplate
 
 OnDone = Callable[[str, int], None]
@@ -200,6 +201,7 @@ class Search:
         identity: All that decides the policy's answers, as plain values.
         min_score: Boxes of a lower score count as not there.
         batch_size: Pictures that are asked about together.
+        calibration: As for `Looker`.
 
     Attributes:
         num_before: Pictures that an earlier call has answered.
@@ -219,10 +221,11 @@ class Search:
         identity: Mapping[str, Any],
         min_score: float | None,
         batch_size: int,
+        calibration: Calibration | None = None,
     ) -> None:
         outputs.check_free_or_unfinished()
         self.wanted, self.sources, self.outputs = wanted, sources, outputs
-        self.min_score, self.batch_size = min_score, batch_size
+        self.min_score, self.batch_size, self._calibration = min_score, batch_size, calibration
         self._unfinished: Unfinished | None = None
         if outputs.out is not None and not outputs.out.is_char_device():
             self._unfinished = Unfinished(
@@ -232,6 +235,7 @@ class Search:
                     "objects": {one.label: one.digest() for one in wanted},
                     "pictures": sources.digest(),
                     "batch_size": batch_size,
+                    **({} if calibration is None else {"calibration": calibration.to_json()}),
                 },
                 batch_size=batch_size,
                 outputs=[path for path in (outputs.draw, outputs.video) if path is not None],
@@ -257,11 +261,11 @@ class Search:
         if unfinished is not None:
             unfinished.start()
         on_done("pictures", len(looked))
-        looker = Looker(self.wanted, policy, template)
+        looker = Looker(self.wanted, policy, template, calibration=self._calibration)
         with stop_requests(lambda name: None) as stop:
             for batch, is_last in batches(self.sources, start=len(looked), size=self.batch_size):
                 found = looker.look(batch)
-                _require_scores(found, self.min_score)
+                require_scores(found, self.min_score)
                 looked += found
                 if unfinished is not None:
                     unfinished.append(found, is_last=is_last)
@@ -285,8 +289,12 @@ class Search:
         return findings
 
 
-def _require_scores(found: Sequence[Looked], min_score: float | None) -> None:
-    """See that there is something to compare a least score with."""
+def require_scores(found: Sequence[Looked], min_score: float | None) -> None:
+    """See that there is something to compare a least score with.
+
+    Raises:
+        PolicyError: If there are boxes, and none has a score.
+    """
     boxes = [answer for one in found for answer in one.answers if answer.kind == "found"]
     if min_score is not None and boxes and all(answer.score is None for answer in boxes):
         raise PolicyError("min_score: expected a policy that says how sure it is, got one without scores; leave it out")

@@ -11,16 +11,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from focus_env.annotations import LabelledBox, LabelledPicture, read_annotations
+from focus_env.annotations import LabelledPicture, read_annotations
 from focus_env.boxes import as_box
 from focus_env.images import read_picture
 from focus_env.pictures import as_supports
 from focus_env.text_files import finite_number
 from focus_env.types import Box, ImageArray
+
+T = TypeVar("T")
 
 UNNAMED = "object"
 """The name of an object that nobody has named."""
@@ -128,11 +130,7 @@ def wanted_of_file(
         DatasetError: If nothing can be read.
     """
     read = read_annotations(file, format=format, image_root=image_root, needs_pictures=True, on_bad="skip")
-    boxes: dict[str, list[tuple[LabelledPicture, LabelledBox]]] = {}
-    for picture in read.pictures:
-        for one in picture.objects:
-            if one.box is not None and one.attributes.get("iscrowd") != "true":
-                boxes.setdefault(one.label, []).append((picture, one))
+    boxes = boxes_of(read.pictures)
     left_out = [fault.message for fault in read.faults]
     if not boxes:
         raise ValueError(": ".join([f"{file}: expected boxes to look for, found none", *left_out[:1]]))
@@ -141,19 +139,35 @@ def wanted_of_file(
     pixels: dict[Path, ImageArray] = {}
     wanted = []
     for label in names or boxes:
-        known = boxes[label]
-        places = np.unique(np.linspace(0, len(known) - 1, min(shots, len(known))).round().astype(int))
-        chosen = [known[place] for place in places.tolist()]
         supports, files = [], []
-        for picture, one in chosen:
+        for picture, box in spread(boxes[label], shots):
             path = picture.path
             assert path is not None, f"{picture.name} was read without its file"
-            assert one.box is not None
             image = pixels[path] if path in pixels else pixels.setdefault(path, read_picture(path))
-            supports.append((image, one.box))
+            supports.append((image, box))
             files.append(path)
-        wanted.append(Wanted(label, tuple(supports), tuple(files), len(known)))
+        wanted.append(Wanted(label, tuple(supports), tuple(files), len(boxes[label])))
     return wanted, left_out
+
+
+def boxes_of(pictures: Sequence[LabelledPicture]) -> dict[str, list[tuple[LabelledPicture, Box]]]:
+    """Return the boxes that can be supports, by label, in the order of the pictures."""
+    found: dict[str, list[tuple[LabelledPicture, Box]]] = {}
+    for picture in pictures:
+        for one in picture.objects:
+            if one.box is not None and one.attributes.get("iscrowd") != "true":
+                found.setdefault(one.label, []).append((picture, one.box))
+    return found
+
+
+def spread(known: Sequence[T], count: int) -> list[T]:
+    """Return so many of a sequence, evenly spread; all where there are no more.
+
+    >>> spread("abcdefg", 3)
+    ['a', 'd', 'g']
+    """
+    places = np.unique(np.linspace(0, len(known) - 1, min(count, len(known))).round().astype(int))
+    return [known[place] for place in places.tolist()]
 
 
 def as_wanted(supports: Any, *, name: str = UNNAMED) -> list[Wanted]:

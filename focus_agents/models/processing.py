@@ -6,17 +6,17 @@ Axis letters: P prompt tokens.
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from focus_agents.models.box_text import marked_boxes, tokens_of_box
 from focus_agents.models.chat import as_text, end_token_id, prompt_text
 from focus_agents.models.family import ModelFamily, PreprocessedImages
 from focus_agents.models.inputs import EncodedPrompt, PromptBatch, collate_prompts
@@ -28,7 +28,6 @@ from focus_env.types import ImageArray, ImagePart, Message, TextPart
 
 PROCESSOR_FILE = "processor_config.json"
 """Settings of transformers' own processor, such as how many tokens a picture has in its prompts."""
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _TOKENIZING = threading.Lock()
 """Prompts may be encoded in several threads, for their pictures' sake; a tokenizer is for one at a time."""
 
@@ -198,8 +197,8 @@ class VLMProcessor:
         tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         sizes = self._repeats(np.asarray(tokens["input_ids"]), runs)
         starts = np.cumsum(sizes) - sizes
-        marked = _marked_boxes(messages, text, [self.family.image_text(v)[0] for v in views])
-        boxes = [_tokens_of_box(text, tokens["offset_mapping"], *span) for span in marked]
+        marked = marked_boxes(messages, text, [self.family.image_text(v)[0] for v in views])
+        boxes = [tokens_of_box(text, tokens["offset_mapping"], *span) for span in marked]
         ends = np.cumsum([num_image_tokens(v) for v in views])
         return PromptSpans(
             images=tuple(np.split(np.flatnonzero(prompt.input_ids == self.image_token_id), ends[:-1])),
@@ -299,56 +298,3 @@ def _as_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 def _pictures(messages: Sequence[Message]) -> list[ImageArray]:
     return [part.image for message in messages for part in message.content if isinstance(part, ImagePart)]
-
-
-def _marked_boxes(messages: Sequence[Message], text: str, image_texts: Sequence[str]) -> list[tuple[int, int]]:
-    """(start, stop) of each marked box in the text that a chat template made of the messages."""
-    found: list[tuple[int, int]] = []
-    cursor, pictures = 0, iter(image_texts)
-    for part in (part for message in messages for part in message.content):
-        piece = next(pictures) if isinstance(part, ImagePart) else part.text
-        start = text.find(piece, cursor)
-        if start < 0:
-            # Some chat templates trim what is said.
-            trimmed = piece.strip()
-            start = text.find(trimmed, cursor) - piece.index(trimmed)
-            piece = piece.rstrip()
-        if start < 0:
-            raise ValueError(f"chat template: expected the prompt's {piece!r} word for word, got {text[cursor:]!r}")
-        cursor = start + len(piece)
-        if isinstance(part, TextPart) and part.box_span is not None:
-            found.append((start + part.box_span[0], start + part.box_span[1]))
-    return found
-
-
-class _BoxTokens(NamedTuple):
-    """Indices of tokens, [tokens] int64 each: of all that writes a box, of its numbers, and of each number's end."""
-
-    whole: npt.NDArray[np.int64]
-    coordinates: npt.NDArray[np.int64]
-    number_ends: npt.NDArray[np.int64]
-
-
-def _tokens_of_box(text: str, offsets: Sequence[tuple[int, int]], start: int, stop: int) -> _BoxTokens:
-    """The tokens that write the box `text[start:stop]`."""
-    whole: list[int] = []
-    coordinates: list[int] = []
-    number_ends: list[int] = []
-    ends = {found.end() - 1 for found in _NUMBER.finditer(text, start, stop)}
-    num_digits = 0
-    for index, (first, last) in enumerate(offsets):
-        span = max(first, start), min(last, stop)
-        written = text[slice(*span)]
-        digits = sum(character.isdigit() for character in written)
-        if written:
-            whole.append(index)
-        if digits or (written and set(written) <= set(" .")):
-            coordinates.append(index)
-        number_ends += [index] * sum(place in ends for place in range(*span))
-        num_digits += digits
-    if num_digits != sum(character.isdigit() for character in text[start:stop]):
-        raise ValueError(
-            f"tokenizer: expected every digit of the box {text[start:stop]!r} in some token's offsets, got the tokens "
-            f"{[text[slice(*offsets[index])] for index in whole]}; attention targets other than 'region' need offsets"
-        )
-    return _BoxTokens(*(np.array(found, dtype=np.int64) for found in (whole, coordinates, number_ends)))

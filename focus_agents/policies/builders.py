@@ -21,6 +21,13 @@ def template_match(spec: PolicySpec) -> Localizer:
     return TemplateMatcher()
 
 
+def match(spec: PolicySpec) -> Localizer:
+    """Return the matcher of edges, pixels and colours."""
+    from focus_agents.policies.match import AppearanceMatcher
+
+    return AppearanceMatcher()
+
+
 def dino_match(spec: PolicySpec) -> Localizer:
     """Return the matcher of DINO features."""
     from focus_agents.policies.dino_match import DinoMatcher

@@ -285,6 +285,13 @@ POLICIES: Registry[PolicyEntry] = Registry(
             help="the place most like a support's crop, by normalised cross-correlation at several scales",
         ),
         PolicyEntry(
+            name="match",
+            build=builders.match,
+            extra="baselines",
+            options=(),
+            help="the box whose edges, pixels and colours are most like those in the support boxes",
+        ),
+        PolicyEntry(
             name="dino_match",
             build=builders.dino_match,
             options=("device",),

@@ -199,7 +199,7 @@ def load_opencv() -> ModuleType:
         import cv2
     except ImportError as error:
         raise MissingDependencyError(
-            f"template_match needs OpenCV, which could not be loaded ({error}); run: "
+            f"template_match and match need OpenCV, which could not be loaded ({error}); run: "
             "pip install 'focus-localization[baselines]'"
         ) from error
     return cv2

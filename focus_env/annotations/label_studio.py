@@ -89,14 +89,14 @@ def _read_task(reading: Reading, task: Any, path: Path, where: str) -> None:
     near = [reading.lookup.root, *reading.lookup.near(path.parent)]
     name = _name(reading, address, near, where)
     draft = reading.picture(name, where=where, near=near, stated_wh=stated)
-    beside: dict[object, dict[str, str]] = {}
-    labels: dict[object, str] = {}
+    beside: dict[str, dict[str, str]] = {}
+    labels: dict[str, str] = {}
     for one, _ in regions:
         if isinstance(one, dict) and isinstance(value := one.get("value"), dict):
             if one.get("type") == "labels" and isinstance(value.get("labels"), list) and value["labels"]:
-                labels[one.get("id")] = str(value["labels"][0])
+                labels[repr(one.get("id"))] = str(value["labels"][0])
             if found := _attributes(one, value):
-                beside.setdefault(one.get("id"), {}).update(found)
+                beside.setdefault(repr(one.get("id")), {}).update(found)
     for number, (one, score) in enumerate(regions):
         _read_region(reading, draft, one, score, labels, beside, f"{where}, result {number}")
 
@@ -161,8 +161,8 @@ def _read_region(
     draft: Draft,
     one: Any,
     score: Any,
-    labels: Mapping[object, str],
-    beside: Mapping[object, dict[str, str]],
+    labels: Mapping[str, str],
+    beside: Mapping[str, dict[str, str]],
     where: str,
 ) -> None:
     if not isinstance(one, dict) or not isinstance(value := one.get("value"), dict):
@@ -182,11 +182,11 @@ def _read_region(
     names = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
     if len(names) > 1:
         reading.note("labels_others", f"{where}: expected one label, got {names!r:.120}; the first is taken")
-    attributes = dict(beside.get(one.get("id"), {})) if one.get("id") is not None else _attributes(one, value)
+    attributes = dict(beside.get(repr(one.get("id")), {})) if one.get("id") is not None else _attributes(one, value)
     track = attributes.pop("track_id", "")
     own = one.get("score", score)
     box = _box(value, shape, draft.image_wh)
-    label = names[0] if names else labels.get(one.get("id"))
+    label = names[0] if names else labels.get(repr(one.get("id")))
     draft.add(label, box, where=where, in_pixels=False, track=track, attributes=attributes, score=own)
 
 
@@ -230,7 +230,7 @@ def write(job: Writing) -> None:
 
 def _task(number: int, picture: LabelledPicture) -> dict[str, Any]:
     boxes = [one for one in picture.objects if one.box is not None]
-    result = [_region(f"{number}-{place}", one, picture.image_wh) for place, one in enumerate(boxes, start=1)]
+    result = [region(f"{number}-{place}", one, picture.image_wh) for place, one in enumerate(boxes, start=1)]
     return {
         "id": number,
         "data": {"image": f"/data/local-files/?d={quote(picture.name)}"},
@@ -239,24 +239,35 @@ def _task(number: int, picture: LabelledPicture) -> dict[str, Any]:
     }
 
 
-def _region(name: str, one: LabelledBox, image_wh: tuple[int, int]) -> dict[str, Any]:
+def region(
+    name: str, one: LabelledBox, image_wh: tuple[int, int], *, from_name: str = "label", to_name: str = "image"
+) -> dict[str, Any]:
+    """Return a box as an entry of a `result`.
+
+    Args:
+        name: Its id in the task.
+        one: The object; it has a box.
+        image_wh: (width, height) of the picture in pixels.
+        from_name: The control of the project's configuration that draws such boxes.
+        to_name: The picture's name there.
+    """
     assert one.box is not None
     (width, height), (x1, y1, x2, y2) = image_wh, one.box
     shares = {
         "x": 100 * x1 / width, "y": 100 * y1 / height, "width": 100 * (x2 - x1) / width,
         "height": 100 * (y2 - y1) / height,
     }  # fmt: skip
-    region: dict[str, Any] = {
-        "id": name, "from_name": "label", "to_name": "image", "type": "rectanglelabels",
+    found: dict[str, Any] = {
+        "id": name, "from_name": from_name, "to_name": to_name, "type": "rectanglelabels",
         "original_width": width, "original_height": height, "image_rotation": 0,
         "value": {**shares, "rotation": 0, "rectanglelabels": [one.label]},
     }  # fmt: skip
     meta = plain_attributes(one.attributes) | ({"track_id": one.track} if one.track else {})
     if meta:
-        region["meta"] = meta
+        found["meta"] = meta
     if one.score is not None:
-        region["score"] = one.score
-    return region
+        found["score"] = one.score
+    return found
 
 
 FORMAT = AnnotationFormat(

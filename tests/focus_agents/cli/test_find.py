@@ -71,7 +71,7 @@ def test_objects_of_a_file_and_of_the_command_line(
     )  # fmt: skip
     out = capsys.readouterr().out
     assert "looking for 'cup': 1 supports" in out
-    assert "policy: template_match, the best on photographs" in out
+    assert "policy: match, the best on real frames" in out
     assert f"drawn: {tmp_path}/s.png" in out
     assert 'names:\n  0: "mug"\n  1: "cup"\n' in (tmp_path / "out/data.yaml").read_text()
     assert (tmp_path / "out/images/1.png").read_bytes() == (photos / "1.png").read_bytes()

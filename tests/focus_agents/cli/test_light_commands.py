@@ -44,7 +44,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("data --dataset csv --data-root {photos}/boxes.csv --shots 1 --inspect", "pictures"),
         ("data --dataset csv --data-root {photos}/boxes.csv --shots 1 --output {out}/store --verify", "shards"),
         ("find --support {photos}/0.png:10,20,30,40 --in {photos} --policy template_match --out {out}/a.json", "found"),
-        ("find --support {photos}/0.png:10,20,30,40 --in {photos} --out {out}/b.json", "template_match"),
+        ("find --support {photos}/0.png:10,20,30,40 --in {photos} --out {out}/b.json", "policy: match"),
         (
             "evaluate --policy center template_match copy_support:last --num-episodes 4 --shots 1 --output-dir {out}/e",
             "report:",

@@ -23,6 +23,7 @@ def fill(
     num_cut: int = 0,
     num_expected: int | None = None,
     not_published: str = "",
+    scores: Sequence[float | None] = (),
     **settings: Any,
 ) -> tuple[ResultsFolder, Cell]:
     """Answers of one cell: the first failed, the last were cut, and each took a second longer than the one before.
@@ -43,6 +44,7 @@ def fill(
             seconds=float(index),
             answer=answer,
             is_cut=index >= len(answers) - num_cut,
+            score=scores[index] if scores else None,
         )
         for index, answer in enumerate(answers)
     ]

@@ -81,6 +81,7 @@ class TestAnswering:
             "numbers": [0.0, 0.0, 1000.0, 1000.0],
             "image_wh": [80, 60],
             "is_cut": False,
+            "score": None,
         }
 
     @pytest.mark.parametrize("batch_size", [1, 3, 7])

@@ -10,41 +10,12 @@ import numpy as np
 import pytest
 
 from focus_agents.errors import CheckpointError
-from focus_agents.finding.answers import Answer, Looked, answer_score, from_json, in_words, read_completion
+from focus_agents.finding.answers import Answer, Looked, from_json, in_words, read_completion
 from focus_agents.rollout.records import Completion
 from focus_env.prompts import get_template
 from focus_env.types import Box
 
 HALF = math.log(0.5)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "has_box", "expected"),
-    [
-        # All tokens of numbers have one half: four numbers of one token each.
-        (["[", "10", ", ", "20", ", ", "30", ", ", "40", "]", "<end>"], True, 0.5),
-        # Digit by digit, two tokens a number.
-        (["[", "1", "0", ", ", "2", "0", ", ", "3", "0", ", ", "4", "0", "]"], True, 0.25),
-        (["[", "1", ".", "5", " ", "2", " ", "3", " ", "4", "]"], True, 0.5 ** (5 / 4)),
-        # Two numbers without a token between them.
-        (["[", "10", " 20", " 30", " 40]"], True, 0.5),
-        # Numbers before the answer are words of the model's like others.
-        (["In", "7", " s", "[", "1", ",", "2", ",", "3", ",", "4", "]"], True, 0.25),
-        # "none" counts whole: its decisive token has one half.
-        (["<answer>", "5", "</answer>"], False, 0.5),
-        ([], True, 1.0),
-    ],
-)
-def test_the_score_of_an_answer(tokens: list[str], has_box: bool, expected: float) -> None:
-    logprobs = [HALF if any(map(str.isdigit, token)) else 0.0 for token in tokens]
-    assert answer_score(tokens, logprobs, has_box=has_box) == pytest.approx(expected)
-
-
-def test_other_tokens_count_once_each() -> None:
-    tokens, sure = ["[", "1", ",", "2", ",", "3", ",", "4", "]"], [0.0] * 9
-    assert answer_score(tokens, [HALF, *sure[1:]], has_box=True) == pytest.approx(0.5)
-
-
 TEMPLATE = get_template("default")
 
 

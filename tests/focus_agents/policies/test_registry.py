@@ -87,7 +87,8 @@ def test_each_entry_is_described_in_the_help(entry: PolicyEntry) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "argument", "package"), [("template_match", "", "cv2"), ("openai_api", "m", "openai")]
+    ("name", "argument", "package"),
+    [("template_match", "", "cv2"), ("match", "", "cv2"), ("openai_api", "m", "openai")],
 )
 def test_an_extra_is_named_where_its_package_is_missing(
     name: str, argument: str, package: str, monkeypatch: pytest.MonkeyPatch

@@ -58,6 +58,11 @@ class TestLabelStudio:
         (one,) = read(as_json(tmp_path / "x.json", task(plain, named, chosen, number))).pictures[0].objects
         assert (one.label, dict(one.attributes), one.track) == ("mug", {"colour": "red"}, "7")
 
+    def test_a_result_may_have_an_id_that_is_no_text(self, tmp_path: Path) -> None:
+        chosen = {"id": [1], "type": "choices", "from_name": "colour", "value": {"choices": ["red"]}}
+        (one,) = read(as_json(tmp_path / "x.json", task(region() | {"id": [1]}, chosen))).pictures[0].objects
+        assert dict(one.attributes) == {"colour": "red"}
+
     def test_which_annotation_counts(self, tmp_path: Path) -> None:
         made = [
             {"id": 1, "was_cancelled": True, "result": [region(x=1)]},

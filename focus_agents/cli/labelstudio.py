@@ -1,0 +1,150 @@
+r"""Boxes proposed in Label Studio: all pictures of a project, from those that are labelled so far.
+
+How to run, beside a Label Studio on this machine; then connect http://localhost:9090 in the project's settings, Model:
+    focus labelstudio
+    focus labelstudio --policy vlm:focus-small --url https://labels.example.org --data-root /data/pictures
+
+A token of Label Studio's API in the environment as LABEL_STUDIO_API_KEY lets it read pictures that were uploaded there,
+and the boxes that were labelled before it was connected. It listens on this machine alone; --host 0.0.0.0 lets others
+ask it, without a password. Ctrl-C ends it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from annotated_types import Ge, Le
+
+from focus_agents.cli.command_line import parse, quiet_libraries
+from focus_agents.cli.common import PolicyArguments
+from focus_agents.cli.data_checks import check_policy_flags
+from focus_agents.cli.errors import make_console, user_errors, work_errors
+from focus_agents.finding import DEFAULT_BATCH_SIZE
+from focus_agents.finding.choice import Choice, choose_policy, make_policy, template_of
+from focus_agents.finding.wanted import DEFAULT_SHOTS, Wanted
+from focus_agents.policies.licences import licence_note
+from focus_agents.policies.registry import policies_help
+from focus_agents.rollout.records import Policy
+from focus_agents.settings import Settings
+from focus_env.prompts import PromptTemplate
+
+if TYPE_CHECKING:
+    from http.server import ThreadingHTTPServer
+
+TOKEN = "LABEL_STUDIO_API_KEY"
+"""The variable of the environment that Label Studio's own client reads its token from."""
+POLICY_HELP = f"None: the best for these pictures that needs no download, which is said. {policies_help()}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(Settings):
+    """Boxes proposed in Label Studio, from those that are labelled so far."""
+
+    url: str = "http://localhost:8080"
+    """Address of Label Studio; pictures are fetched from it, and from nowhere else."""
+    data_root: Path | None = None
+    """Folder of its local files, LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT there; None: they are asked of it, too."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 127.0.0.1 is that of this machine alone."""
+    port: Annotated[int, Ge(0), Le(65535)] = 9090
+    """Port; 0: any free one."""
+    shots: Annotated[int, Ge(1)] = DEFAULT_SHOTS
+    """Most labelled boxes that a model is shown of a label, spread evenly."""
+    min_score: Annotated[float, Ge(0), Le(1)] | None = None
+    """Boxes of a lower score are not proposed; see docs/finding.md. None: all are."""
+    allow_absent: bool = False
+    """Tell a model what to answer where the object is not there."""
+    batch_size: Annotated[int, Ge(1)] = DEFAULT_BATCH_SIZE
+    """Pictures that are asked about together."""
+    policy: Annotated[str | None, tyro.conf.arg(help=POLICY_HELP)] = None
+    policies: PolicyArguments = PolicyArguments()
+
+    def check_given(self, given: Collection[str]) -> None:
+        """Refuse flags of a command line that have no effect; see `focus_agents.cli.data_checks`."""
+        if self.policy is not None:
+            check_policy_flags(given, [self.policy])
+
+
+def main() -> None:
+    console = make_console(arguments=Args)
+    with user_errors(Args):
+        args = parse(Args, __doc__)
+        server = start(args, console.print)
+    address = f"http://{args.host}:{server.server_port}"
+    console.print(f"listening at {address}; connect it in the settings of a project of {args.url}  (Ctrl-C ends it)")
+    advice = "boxes labelled so far are in Label Studio"
+    with server, work_errors(Args, make_console(stderr=True), advice=lambda: advice):
+        server.serve_forever()
+
+
+def start(args: Args, say: Callable[[str], None]) -> ThreadingHTTPServer:
+    """Return a server that listens already.
+
+    Args:
+        args: Of the command.
+        say: Called with lines for people.
+
+    Raises:
+        ValueError: If an argument is wrong.
+        FocusError: If the policy cannot be made.
+        OSError: If it cannot listen there.
+    """
+    from focus_agents.integrations.label_studio.backend import Backend
+    from focus_agents.integrations.label_studio.host import Host
+    from focus_agents.integrations.label_studio.server import LOOPBACK, make_server
+
+    args.policies.check_device()
+    host = Host(args.url, token=os.environ.get(TOKEN, ""), data_root=args.data_root)
+    backend = Backend(
+        host,
+        Policies(args, say).make,
+        name=args.policy or "focus",
+        shots=args.shots,
+        min_score=args.min_score,
+        batch_size=args.batch_size,
+        say=say,
+    )
+    try:
+        server = make_server(backend, host=args.host, port=args.port)
+    except OSError as error:
+        raise ValueError(f"port: cannot listen at {args.host}:{args.port}: {error}; choose another") from error
+    if args.host not in LOOPBACK:
+        say("note: whoever reaches this address can ask, without a password")
+    return server
+
+
+class Policies:
+    """Who answers about objects: the policy that is named, or the best for each; each is made once.
+
+    Args:
+        args: Of the command.
+        say: Called with lines for people.
+
+    Raises:
+        ValueError: If there is no policy of the name.
+    """
+
+    def __init__(self, args: Args, say: Callable[[str], None]) -> None:
+        self._args, self._say = args, say
+        self._made: dict[str, tuple[Policy, PromptTemplate]] = {}
+        if args.policy is not None:
+            self.make([])
+
+    def make(self, wanted: Sequence[Wanted]) -> tuple[Policy, PromptTemplate]:
+        """Return the policy, and the prompt that it is asked with."""
+        choice = choose_policy(wanted) if self._args.policy is None else Choice(self._args.policy, "")
+        text = choice.text
+        if text not in self._made:
+            spec = self._args.policies.spec(text)
+            if spec.entry.is_model:
+                quiet_libraries()
+            self._made[text] = make_policy(spec, template_of(spec, allow_absent=self._args.allow_absent))
+            self._say(f"policy: {text}" + (f", {choice.reason}" if choice.reason else ""))
+            if note := licence_note(text):
+                self._say(note)
+        return self._made[text]

@@ -1,0 +1,108 @@
+"""How far the scores of boxes say how often these are right, with an IoU of at least 0.5."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from focus_agents.evaluation.records import AnswerRecord
+from focus_agents.evaluation.results import ResultsFolder
+from focus_agents.reports.tables import figure
+from focus_agents.runs.files import write_json
+from focus_env.calibration import calibration_error, calibration_interval, fit_calibration, reliability_curve
+from focus_env.metrics import bootstrap_interval
+
+RIGHT_IOU = 0.5
+MIN_BOXES = 50
+"""Boxes that a calibration is fitted to, at least."""
+
+Rows = list[list[str]]
+"""The first is the heading."""
+
+
+def reliability(records: Sequence[AnswerRecord]) -> dict[str, Any] | None:
+    """Return the figures of a cell; None: no box has a score.
+
+    Returns:
+        `num_scored`, `mean_score`, `share_right` and `calibration_error` (`mean` and `interval` of each), and `bins`;
+        see `focus_env.calibration`.
+    """
+    scores, right = _scored(records)
+    if not scores:
+        return None
+    return {
+        "num_scored": len(scores),
+        "mean_score": {"mean": float(np.mean(scores)), "interval": bootstrap_interval(scores)},
+        "share_right": {"mean": float(np.mean(right)), "interval": bootstrap_interval(right)},
+        "calibration_error": {
+            "mean": calibration_error(scores, right),
+            "interval": calibration_interval(scores, right),
+        },
+        "bins": [asdict(one) for one in reliability_curve(scores, right)],
+    }
+
+
+def write_calibrations(results: ResultsFolder) -> None:
+    """Write a calibration of each cell with at least `MIN_BOXES` boxes that have a score, for `focus_agents.find`."""
+    for cell in results.cells():
+        scores, right = _scored(results.read(cell))
+        if len(scores) < MIN_BOXES:
+            continue
+        asked = results.policy_settings().get(cell.policy, {})
+        about = {"policy": asked.get("policy", cell.policy), "weights": asked.get("weights")}
+        about |= {"dataset": cell.dataset, "shots": cell.shots, "num_boxes": len(scores)}
+        file = results.path / "calibration" / f"{cell.name}.json"
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, {**about, **fit_calibration(scores, right).to_json()})
+
+
+def _scored(records: Sequence[AnswerRecord]) -> tuple[list[float], list[bool]]:
+    """The scores of boxes that have one, and whether the boxes are right."""
+    scored = [(record.score, record.answer) for record in records if record.score is not None and record.answer.box]
+    return [score for score, _ in scored], [answer.iou >= RIGHT_IOU for _, answer in scored]
+
+
+def sureness_rows(summary: Mapping[str, Any]) -> Rows:
+    """A row for each cell whose policy gives scores."""
+    names = {"mean_score": "mean score", "share_right": "right", "calibration_error": "calibration error"}
+    rows = [["", "data set", "shots", *names.values(), "boxes with a score"]]
+    for cell in summary["cells"]:
+        if found := cell.get("reliability"):
+            figures = [figure(found[name]) for name in names]
+            rows.append([cell["policy"], cell["dataset"], str(cell["shots"]), *figures, str(found["num_scored"])])
+    return rows
+
+
+def curve_rows(summary: Mapping[str, Any]) -> Rows:
+    """The reliability curve of each such cell, a row for each of its bins."""
+    rows = [["", "data set", "shots", "score", "mean score * 100", "right * 100", "boxes"]]
+    for cell in summary["cells"]:
+        for one in cell.get("reliability", {}).get("bins", ()):
+            right = figure({"mean": one["share_right"], "interval": one["interval"]})
+            range_ = f"{one['low']:.1f} to {one['high']:.1f}"
+            named = [cell["policy"], cell["dataset"], str(cell["shots"])]
+            rows.append([*named, range_, f"{100 * one['mean_score']:.1f}", right, str(one["num"])])
+    return rows
+
+
+def reliability_tables(summary: Mapping[str, Any]) -> dict[str, Rows]:
+    """Return the tables by title; none where no policy gives scores."""
+    if not any("reliability" in cell for cell in summary["cells"]):
+        return {}
+    return {
+        "How sure, and how often right, * 100": sureness_rows(summary),
+        "Reliability: boxes by their scores": curve_rows(summary),
+    }
+
+
+def reliability_notes(summary: Mapping[str, Any]) -> list[str]:
+    """Return what a reader of the tables has to know."""
+    if not reliability_tables(summary):
+        return []
+    return [
+        f"right: boxes with an IoU of at least {RIGHT_IOU:g}, of those that have a score. calibration error: the mean "
+        "distance of scores from the share that is right, over ten bins of scores; with few boxes it is too large."
+    ]
