@@ -91,7 +91,7 @@ def summarize(answers: Sequence[ScoredAnswer]) -> dict[str, float]:
         - ``copy_rate``: share of all that repeat a support box.
         - ``absent_rate``: share of the targets that are absent, if there is one.
         - ``absent_recall``: share of the absent targets that are called absent, if there is one.
-        - ``absent_precision``: share of true ones of the answers that say absent, if one says so and a target is absent.
+        - ``absent_precision``: share of the answers "absent" that are right, if there is one and a target is absent.
 
     Raises:
         ValueError: If there is no answer.

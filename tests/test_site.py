@@ -13,7 +13,9 @@ import pytest
 
 from tests.places import ROOT
 
-FETCHED = re.compile(r"""(?:<script[^>]*src|<link[^>]*rel="(?:stylesheet|preconnect)"[^>]*href|<img[^>]*src)=["']?(https?:)?//""")
+FETCHED = re.compile(
+    r"""(?:<script[^>]*src|<link[^>]*rel="(?:stylesheet|preconnect)"[^>]*href|<img[^>]*src)=["']?(https?:)?//"""
+)
 
 
 @pytest.fixture(scope="module")
