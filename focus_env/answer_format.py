@@ -249,6 +249,12 @@ def fields_of(text: str) -> list[str]:
     return [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
 
 
+def formats_of(text: str) -> list[str]:
+    """Return what stands behind the colons and exclamation marks of a text's placeholders."""
+    parts = list(string.Formatter().parse(text))
+    return [spec for _, name, spec, _ in parts if name is not None and spec] + [how for *_, how in parts if how]
+
+
 def _unrounded(value: float) -> str:
     """A number with all its digits and no exponent, which no model is taught to write."""
     text = repr(value)

@@ -134,7 +134,7 @@ class Registry(Generic[E]):
         if not all(isinstance(text, str) for text in texts):
             return None, fault + f"expected a usage and a summary in words, got {texts}"
         if entry.name != name:
-            return None, fault + f"its record calls itself {entry.name!r}"
+            return None, fault + f"its record has the name {entry.name!r}; give both one name"
         return entry, ""
 
 

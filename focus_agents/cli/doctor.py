@@ -32,6 +32,7 @@ from focus_agents.models.settings import FinetuningSettings
 from focus_agents.rollout.records import MAX_COMPLETION_TOKENS
 from focus_agents.settings import Ceiling, Settings
 from focus_env.boxes import CoordinateFrame
+from focus_env.datasets import check_pixels
 from focus_env.errors import FocusError
 from focus_env.files import write_text
 from focus_env.prompts import spelled_out
@@ -82,6 +83,7 @@ def main() -> None:
     with user_errors(Args), _failure_as_json(args):
         quiet_libraries()
         request = make_request(args)
+        check_limits(args, request)
         args.out.mkdir(parents=True, exist_ok=True)
     console = make_console(arguments=Args)
     with _status() as tell:
@@ -140,6 +142,20 @@ def make_request(args: Args) -> Request:
         max_completion_tokens=args.max_completion_tokens,
         measures_step=args.step,
     )
+
+
+def check_limits(args: Args, request: Request) -> None:
+    """See that the limits of pictures can be kept: they are the user's words, and no fault of the model.
+
+    Raises:
+        ValueError: If not.
+    """
+    check_pixels(args.data.min_pixels, args.data.max_pixels)
+    if args.max_image_tokens is not None:
+        from focus_agents.models.loading import load_processor
+
+        with contextlib.suppress(FocusError):  # of the model, which is examined
+            load_processor(request.model, max_image_tokens=args.max_image_tokens)
 
 
 def write_findings(found: Examination, args: Args) -> dict[str, str]:

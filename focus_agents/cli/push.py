@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from focus_agents.cli.command_line import parse, quiet_libraries
-from focus_agents.cli.errors import make_console, user_errors, work_errors
+from focus_agents.cli.errors import make_console, print_warning, user_errors, work_errors
 from focus_agents.cli.export import card_of
 from focus_agents.models.references import absolute_reference
 from focus_agents.settings import Settings
@@ -48,7 +48,7 @@ def main() -> None:
         args = parse(Args, __doc__)
         quiet_libraries()
         from focus_agents.models.loading import check_model  # here and below: a command line is read without torch
-        from focus_agents.runs.push import check_name, files_to_push, push_files
+        from focus_agents.runs.push import base_of_this_machine, check_name, files_to_push, push_files
 
         check_name(args.to)
         text = absolute_reference(args.model)
@@ -57,6 +57,12 @@ def main() -> None:
         card = own_card(text, args.to) or card_of(text, args.to, tables=args.scores)
     who = "public" if args.public else "private"
     print(f"{args.to}, {who}:\n" + "\n".join(f"  {file.stat().st_size:>14,}  {name}" for name, file in files.items()))
+    if (base := base_of_this_machine(text)) is not None:
+        print_warning(
+            f"the adapter names its base by a folder of this machine, {base}, where nobody else finds it; push what "
+            "`focus export` writes, or write the adapter anew on the base's name on the hub: "
+            "`focus export --form adapter --base-model OWNER/NAME`"
+        )
     if args.dry_run:
         print(f"nothing is sent (--dry-run); the card:\n\n{card}")
         return

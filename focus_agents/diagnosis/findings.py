@@ -105,7 +105,7 @@ def conclusion(sections: Sequence[Section]) -> str:
         others = f" (and in: {', '.join(s.title for s in faults[1:])})" if len(faults) > 1 else ""
         return f"fault in {faults[0].title}{others}: {first}."
     if warnings := by_verdict[Verdict.WARNING]:
-        first = warnings[0].of(Verdict.WARNING)[0].rstrip(".")
+        first = "; ".join(text.rstrip(".") for text in warnings[0].of(Verdict.WARNING))
         others = f" (see also: {', '.join(s.title for s in warnings[1:])})" if len(warnings) > 1 else ""
         return f"the model can be used, with a warning on {warnings[0].title}{others}: {first}."
     return "the model, the data and the prompt fit together."

@@ -89,7 +89,8 @@ def _check_boxes(section: Section, question: Question, names: Sequence[str]) -> 
     if small:
         section.warn(
             f"the object of {', '.join(small)} covers less than {LEAST_CELLS} of an image token, so the model sees "
-            "next to nothing of it; raise `max_image_tokens`, or take larger pictures"
+            "next to nothing of it; take larger pictures, enlarge them by `min_pixels`, or raise `max_image_tokens` "
+            "where they are scaled down to it"
         )
 
 

@@ -112,29 +112,43 @@ def merge_adapters(model: Any) -> Any:
 
     Raises:
         ValueError: If the weights are quantized: they would be rounded anew, to other answers. Or if the adapters add
-            biases where the weights have none.
+            biases where the weights have none, or change one of two weights that are one.
     """
     if has_adapters(model) and is_quantized(model):
         raise ValueError(
             "adapters: expected a base in whole weights to merge them into, got a quantized one, which would be "
             "rounded anew; save the adapter (`save` adapter), and merge it by `focus export`, on the whole base"
         )
-    if has_adapters(model) and (name := unmergeable_module(model)) is not None:
+    if has_adapters(model) and (fault := merge_fault(model)) is not None:
         raise ValueError(
-            f"adapters: expected biases where the base has some, got one (lora_bias) on {name}, which has none, so "
-            "that they cannot be merged; save the adapter (`save` adapter), or go on with it without `lora_rank`"
+            f"adapters: they cannot be merged, since they {fault}; save the adapter (`save` adapter), or go on with it "
+            "without `lora_rank`"
         )
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
-def unmergeable_module(model: Any) -> str | None:
-    """Return the first module of a PEFT model whose adapter adds a bias to weights without one; None: there is none."""
+def merge_fault(model: Any) -> str | None:
+    """Return what adapters do that merged weights could not, as the end of a sentence about them; None: nothing.
+
+    Args:
+        model: Of PEFT, with or without memory.
+    """
     for name, module in model.named_modules():
         layers = getattr(module, "lora_B", {})
         adds_bias = ADAPTER in layers and getattr(layers[ADAPTER], "bias", None) is not None
         if adds_bias and getattr(module.get_base_layer(), "bias", None) is None:
-            return str(name).removeprefix(PREFIX)
+            place = str(name).removeprefix(PREFIX)
+            return f"add biases (lora_bias) to modules of the base that have none, e.g. {place}"
+    base = base_model(model)
+    first, last = base.get_input_embeddings(), base.get_output_embeddings()
+    is_tied = first is not None and last is not None and getattr(last, "weight", None) is first.weight
+    if is_tied and (_is_adapted(first) or _is_adapted(last)):
+        return "change the embedding of tokens or the head, which are one weight in the base (tie_word_embeddings)"
     return None
+
+
+def _is_adapted(module: Any) -> bool:
+    return any(ADAPTER in getattr(module, layers, {}) for layers in ("lora_A", "lora_embedding_A"))
 
 
 def is_quantized(model: Any) -> bool:

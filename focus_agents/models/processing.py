@@ -20,7 +20,7 @@ from focus_agents.models.box_text import marked_boxes, tokens_of_box
 from focus_agents.models.chat import as_text, end_token_id, prompt_text
 from focus_agents.models.family import ModelFamily, PreprocessedImages
 from focus_agents.models.inputs import EncodedPrompt, PromptBatch, collate_prompts
-from focus_agents.models.picture_places import WORDS, are_in_order, settle_pictures
+from focus_agents.models.picture_places import are_in_order, settle_pictures
 from focus_agents.models.views import View, num_image_tokens
 from focus_env.boxes import CoordinateFrame
 from focus_env.prompts import PromptTemplate
@@ -28,6 +28,11 @@ from focus_env.types import ImageArray, ImagePart, Message, TextPart
 
 PROCESSOR_FILE = "processor_config.json"
 """Settings of transformers' own processor, such as how many tokens a picture has in its prompts."""
+CHECKED_WORDS = (
+    """Where is it? Write <answer>[10, 20, 300, 400]</answer>, {"none"} & no 'other' (word).""",
+    "And here? " + "It is the same one, as large as before. " * 20 + "Answer:",
+)
+"""What a chat template has to leave as it is."""
 _TOKENIZING = threading.Lock()
 """Prompts may be encoded in several threads, for their pictures' sake; a tokenizer is for one at a time."""
 
@@ -83,9 +88,9 @@ class VLMProcessor:
         settle_pictures(tokenizer, self._placeholder, old_placeholder=family.old_placeholder)
         vocabulary = tokenizer.get_vocab()
         self.eos_token_id: int = end_token_id(tokenizer, family.end_token)
-        padding = tokenizer.pad_token_id
-        self.pad_token_id: int = self.eos_token_id if padding is None else padding
         self.image_token_id: int = tokenizer.convert_tokens_to_ids(family.image_token)
+        padding = tokenizer.pad_token_id  # as an image token it would be counted as a part of a picture
+        self.pad_token_id: int = self.eos_token_id if padding in (None, self.image_token_id) else padding
         self.banned_token_ids: tuple[int, ...] = tuple(vocabulary[t] for t in family.never_sampled if t in vocabulary)
 
     def encode(self, messages: Sequence[Message], *, known_grids: npt.NDArray[np.int64] | None = None) -> EncodedPrompt:
@@ -223,10 +228,11 @@ class VLMProcessor:
             ValueError: If there is none, or it does something else.
         """
         placeholder, picture = self._placeholder, ImagePart(np.zeros((1, 1, 3), dtype=np.uint8))
-        parts = [part for words in WORDS for part in (picture, TextPart(words))]
+        parts = [part for words in CHECKED_WORDS for part in (picture, TextPart(words))]
         text = self._chat_text([Message("user", parts)])
-        pieces = [piece for words in WORDS for piece in (placeholder, words)]
-        if text.count(placeholder) != len(WORDS) or not are_in_order(text, pieces):
+        pieces = [piece for words in CHECKED_WORDS for piece in (placeholder, words)]
+        counts = [text.count(piece) for piece in (placeholder, *CHECKED_WORDS)]
+        if counts != [len(CHECKED_WORDS), *(1 for _ in CHECKED_WORDS)] or not are_in_order(text, pieces):
             raise ValueError(
                 f"chat template: expected {placeholder} once for a picture, in its place, and words as they are, got "
                 f"{text!r}; take chat_template.jinja from where the weights are from"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ ON = " on "
 """Stands between an adapter and its base."""
 _NAMES = (*BEST_MODEL, *SHIPPED_MODELS, TINY, SMALL)
 _NUM_TOLD = 3
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+_LONGEST_HUB_NAME = 96
 LANGUAGE_MODELS = (
     f"one of {', '.join(_NAMES[:_NUM_TOLD])} and {len(_NAMES) - _NUM_TOLD} more (docs/models.md), a folder with a "
     "saved model, or a hub name such as 'Qwen/Qwen2-VL-7B-Instruct'"
@@ -142,7 +145,13 @@ def model_folder(name_or_path: str) -> str:
 
 def looks_local(place: str) -> bool:
     """Whether a text can only be a folder's: the hub's names are `owner/name`."""
-    return place.startswith((".", "/", "~")) or place.count("/") != 1
+    return not is_hub_name(place)
+
+
+def is_hub_name(text: str) -> bool:
+    """Whether a model may be called so on the hub: `owner/name` in letters, digits, and few signs."""
+    is_shaped = _HUB_NAME.fullmatch(text) is not None and len(text) <= _LONGEST_HUB_NAME
+    return is_shaped and not any(sign in text for sign in ("--", "..")) and not text.endswith((".git", ".", "-"))
 
 
 def no_folder(text: str, expected: str = LANGUAGE_MODELS) -> str:

@@ -27,7 +27,7 @@ from focus_agents.models.processing import PROCESSOR_FILE
 from focus_agents.models.settings import ExportDtype, ExportForm
 from focus_agents.models.shipped import SHIPPED_MODELS, WEIGHTS
 from focus_agents.runs.checkpoint import save_policy
-from focus_agents.runs.target import check_target
+from focus_agents.runs.target import ADAPTER_FOLDER, check_target
 
 OF_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".md")
 OLD_TEMPLATE = "chat_template.json"
@@ -68,9 +68,9 @@ def export_policy(
     check_target(directory, source)
     processor = check_model(name_or_path)
     if form == "adapter" and source.adapter is None:
-        raise CheckpointError(
-            f"model {name_or_path!r}: expected an adapter to write, got whole weights; export them as merged"
-        )
+        beside = Path(source.files.place) / ADAPTER_FOLDER
+        advice = f"name {beside}, which is the adapter" if beside.is_dir() else "export them as merged"
+        raise CheckpointError(f"model {name_or_path!r}: expected an adapter to write, got whole weights; {advice}")
     if source.place in NEW_MODELS:
         raise CheckpointError(f"model {name_or_path!r}: expected trained weights to export; train it first")
     if form == "merged":

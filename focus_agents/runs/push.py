@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,11 +10,9 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from focus_agents.errors import CheckpointError
 from focus_agents.models.loading.hub_faults import hub_fault, is_of_disk, patiently
 from focus_agents.models.loading.sources import find_source
+from focus_agents.models.references import is_hub_name
 
 CARD = "README.md"
-LONGEST_NAME = 96
-_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
-"""As the hub has it."""
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle")
 
 
@@ -25,7 +22,7 @@ def check_name(name: str) -> None:
     Raises:
         ValueError: If it may not.
     """
-    if not _NAME.fullmatch(name) or "--" in name or ".." in name or len(name) > LONGEST_NAME:
+    if not is_hub_name(name):
         raise ValueError(
             f"to: expected OWNER/NAME in letters, digits, '-', '_' and '.', got {name!r}; OWNER is your name on the "
             "hub, or an organization's"
@@ -55,6 +52,16 @@ def files_to_push(name_or_path: str) -> dict[str, Path]:
             f"model {name_or_path!r}: expected no pickles to share, got {pickled[0]}; push what `focus export` writes"
         )
     return kept
+
+
+def base_of_this_machine(name_or_path: str) -> str | None:
+    """Return the folder of an adapter's base, which nobody else could load; None: there is none.
+
+    Args:
+        name_or_path: As for `files_to_push`.
+    """
+    source = find_source(name_or_path)
+    return source.files.place if source.adapter is not None and source.files.hub is None else None
 
 
 def push_files(

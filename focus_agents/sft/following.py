@@ -28,7 +28,7 @@ from focus_agents.sft.worker import SCORE, SKIPPED_FILE
 LINE_INTERVAL = 25
 """Most steps between lines on the console; a shorter run has `NUM_LINES` all the same."""
 NUM_LINES = 40
-BEGINNING = "loading the model and validating before training"
+BEGINNING = "loading the model, and answering the validation episodes before training"
 """What the workers do until there is a line of metrics."""
 POLL_SECONDS = 0.5
 """Between two looks at the files."""

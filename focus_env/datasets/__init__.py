@@ -98,11 +98,7 @@ def load_dataset(
     """
     require_whole(shots, "shots")
     require_whole(seed, "seed")
-    for limit, what in ((max_pixels, "max_pixels"), (min_pixels, "min_pixels")):
-        if limit is not None:
-            require_whole(limit, what)
-    if max_pixels is not None and min_pixels is not None and min_pixels > max_pixels:
-        raise ValueError(f"min_pixels: expected at most max_pixels, {max_pixels}, got {min_pixels}")
+    check_pixels(min_pixels, max_pixels)
     request = DatasetRequest(split=split, shots=shots, seed=seed, protocol=protocol, absent=absent)
     if ":" in name:
         episodes = _load_joint(parse_weights(name), root, request, options)
@@ -118,6 +114,23 @@ def _check_options(name: str, options: Mapping[str, Any], known: Sequence[str]) 
     if unknown := sorted(set(options) - set(known)):
         own = f"its own are {', '.join(known)}" if known else "it has none"
         raise ValueError(f"data set {name!r} has no option {', '.join(unknown)}; {own}")
+
+
+def check_pixels(min_pixels: int | None, max_pixels: int | None) -> None:
+    """Check the limits of pictures.
+
+    Args:
+        min_pixels: Least pixels of a picture; None: any.
+        max_pixels: Most.
+
+    Raises:
+        ValueError: If one is no whole number above 0, or the least is above the most.
+    """
+    for limit, what in ((max_pixels, "max_pixels"), (min_pixels, "min_pixels")):
+        if limit is not None:
+            require_whole(limit, what)
+    if max_pixels is not None and min_pixels is not None and min_pixels > max_pixels:
+        raise ValueError(f"min_pixels: expected at most `max_pixels`, {max_pixels}, got {min_pixels}")
 
 
 def _load_joint(

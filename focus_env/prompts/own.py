@@ -113,7 +113,7 @@ def read_template(path: str | Path, shipped: Mapping[str, PromptTemplate]) -> Pr
         with open_regular(file) as stream:
             content = stream.read(_LARGEST_FILE + 1)
     except OSError as error:
-        raise ValueError(f"template {path}: expected a file, got {error}") from error
+        raise ValueError(f"template {path}: expected a file, got: {error.strerror}; correct the path") from error
     if len(content) > _LARGEST_FILE:
         raise ValueError(f"template {path}: expected a few sentences, got more than {_LARGEST_FILE:,} bytes")
     try:

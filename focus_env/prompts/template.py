@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from focus_env.answer_format import LABEL, PLAIN_ANSWER, AnswerFormat, BoxFormat, fields_of
+from focus_env.answer_format import LABEL, PLAIN_ANSWER, AnswerFormat, BoxFormat, fields_of, formats_of
 from focus_env.answer_text import ANSWER_CLOSE, ANSWER_OPEN
 from focus_env.arrays import as_picture
 from focus_env.boxes import CoordinateFrame, as_box, refuse_shares
@@ -161,6 +161,11 @@ class PromptTemplate:
             used = fields_of(text)
         except ValueError as error:
             raise ValueError(f"template {self.name!r}: {field}: {error}; write a literal brace twice") from error
+        if formats := formats_of(text):
+            raise ValueError(
+                f"template {self.name!r}: {field}: expected placeholders as they are, got the format {formats[0]!r} "
+                "behind one; leave it out"
+            )
         if unknown := sorted(set(used) - allowed):
             raise ValueError(
                 f"template {self.name!r}: {field} may use the placeholders {sorted(allowed)}, "

@@ -53,7 +53,7 @@ def test_an_entry_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.Mo
         ({"bad": "no object !"}, "importing 'no object !' raised "),
         ({"bad": "registry_test_faults:NUMBER"}, "expected a Thing, got int"),
         ({"bad": "registry_test_faults:Thing"}, "expected a Thing, got type"),
-        ({"bad": "registry_test_faults:GOOD"}, "its record calls itself 'good'"),
+        ({"bad": "registry_test_faults:GOOD"}, "its record has the name 'good'"),
         ({"bad": "registry_test_faults:BAD"}, "expected a usage and a summary in words, got ('bad()', None)"),
         ({"bad:name": "registry_test_faults:GOOD"}, "expected a name of letters, digits, '_', '.' and '-'"),
     ],

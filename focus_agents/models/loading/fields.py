@@ -74,6 +74,7 @@ CONFIG: Mapping[str, Rule] = {
         ("text_config", "vision_config", "quantization_config", "rope_parameters", "rope_scaling"), _OBJECT
     ),
     **dict.fromkeys(("dtype", "torch_dtype"), _DTYPE),
+    "return_dict": Rule("true, since outputs are read by name", lambda value: value is True),
     **_sizes(1 << 20, "hidden_size", "intermediate_size", "embed_dim", "out_hidden_size", "moe_intermediate_size"),
     **_sizes(1 << 20, "projection_dim", "linear_key_head_dim", "linear_value_head_dim"),
     **_sizes(1 << 10, "num_hidden_layers", "depth"),
@@ -199,17 +200,25 @@ def _pair(value: Any) -> tuple[int, int] | None:
 def _positions_fault(text: Any) -> str | None:
     """Of M-RoPE: time, row and column share the halves of a head's rotated numbers."""
     rope = getattr(text, "rope_parameters", None)
-    if not isinstance(rope, dict) or rope.get("mrope_section") is None:
+    if not isinstance(rope, dict):
         return None
-    section = rope["mrope_section"]
+    said = rope.get("mrope_section")
+    section = _PUBLISHED_SECTIONS.get(getattr(text, "model_type", "")) if said is None else said
+    if section is None:
+        return None
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     wanted = int(head * (rope.get("partial_rotary_factor") or getattr(text, "partial_rotary_factor", None) or 1)) // 2
     is_list = isinstance(section, list | tuple) and len(section) == 3 and all(_is_whole(n, 0, wanted) for n in section)
     if is_list and sum(section) == wanted:
         return None
+    place = (
+        "text_config.rope_parameters: expected an mrope_section of"
+        if said is None
+        else "text_config.mrope_section: expected"
+    )
     return (
-        f"text_config.mrope_section: expected three whole numbers that add up to {wanted}, half of what is rotated of "
-        f"a head, got {json.dumps(section, default=str)[:100]}"
+        f"{place} three whole numbers that add up to {wanted}, half of what is rotated of a head, got "
+        f"{json.dumps(said, default=str)[:100]}"
     )
 
 
@@ -271,6 +280,8 @@ def _tokens_fault(config: Any, text: Any, vision: Any) -> str | None:
     return None
 
 
+_PUBLISHED_SECTIONS = {"qwen2_vl_text": (16, 24, 24), "qwen2_5_vl_text": (16, 24, 24)}
+"""What transformers takes for an `mrope_section` where `rope_parameters` have none."""
 _CROSS_CHECKS = (_window_fault, _layers_fault, _experts_fault, _tokens_fault)
 _FEATURES = {"internvl": "default", "llava_onevision": "full"}
 """Which of a tower's outputs a model takes: the only choice whose number is that of a picture's tokens."""

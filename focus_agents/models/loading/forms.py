@@ -6,12 +6,12 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from focus_agents.errors import CheckpointError
-from focus_agents.models.adapters import unmergeable_module
+from focus_agents.models.adapters import merge_fault
 from focus_agents.models.loading.adapter_settings import adapter_fault, read_settings
 from focus_agents.models.loading.part_files import read_config
 from focus_agents.models.loading.places import NEW_MODELS
 from focus_agents.models.loading.saved_adapters import wrap_base
-from focus_agents.models.loading.sources import ADAPTER_CONFIG, ModelSource, find_source
+from focus_agents.models.loading.sources import ModelSource, find_source
 from focus_agents.models.settings import Quantization, SavedForm
 
 
@@ -58,17 +58,17 @@ def check_mergeable(source: ModelSource) -> None:
     """Check that an adapter can be added to the weights of its base, by settings alone; no weights are read.
 
     Raises:
-        CheckpointError: If it has biases where the base has none.
+        CheckpointError: If it does what merged weights could not, see `merge_fault`.
     """
     adapter = source.adapter
-    if adapter is None or not adapter.settings.get("lora_bias"):
+    if adapter is None:
         return
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(read_config(source.files))
         wrapped = wrap_base(model, adapter, read_settings(adapter), is_empty=True)
-    if (name := unmergeable_module(wrapped)) is not None:
+    if (fault := merge_fault(wrapped)) is not None:
         reason = (
-            f"it adds biases (lora_bias in {ADAPTER_CONFIG}) to modules of the base that have none, e.g. {name}, so it "
-            "cannot be merged; keep it as an adapter, and train on it without `lora_rank`"
+            f"it cannot be merged, since its tensors {fault}; keep it as an adapter, and train on it without "
+            "`lora_rank`"
         )
         raise CheckpointError(adapter_fault(adapter, reason))

@@ -219,7 +219,8 @@ def _end_of_generation(source: ModelSource, tokenizer: Any) -> str | None:
         return None
     found = source.files.read_json(GENERATION_FILE).get("eos_token_id")
     first = found[0] if isinstance(found, list) and found else found
-    token = tokenizer.convert_ids_to_tokens(first) if isinstance(first, int) else None
+    is_known = isinstance(first, int) and 0 <= first < len(tokenizer)
+    token = tokenizer.convert_ids_to_tokens(first) if is_known else None
     return token if isinstance(token, str) else None
 
 

@@ -96,6 +96,11 @@ def test_settings_are_named_as_flags(
         (["--template", "no-such"], "template"),
         (["--device", "gpu"], "device: expected auto, cpu, cuda"),
         (["--frame", "inches"], "--frame"),
+        (["--max-image-tokens", "1", "--model", "tiny"], "--max-image-tokens: expected at least 4, got 1"),
+        (
+            ["--min-pixels", "9000", "--max-pixels", "1000"],
+            "--min-pixels: expected at most --max-pixels, 1000, got 9000",
+        ),
         (["--level", "3", "--dataset", "lasot"], "--level"),
     ],
 )

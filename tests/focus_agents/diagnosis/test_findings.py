@@ -35,6 +35,7 @@ def test_conclusions_name_the_first_and_list_the_others() -> None:
     assert conclusion([section("ok"), section("skip")]) == "the model, the data and the prompt fit together."
     assert conclusion([section("warn"), section("fault")]) == "fault in the unit: a fault."
     assert "(see also: the unit): a warn." in conclusion([section("warn"), section("warn")])
+    assert ": a warn; a warn." in conclusion([section("warn", "warn")])
     assert overall([section("skip"), section("ok")]) is Verdict.OK
     assert overall([section("skip"), section("warn")]) is Verdict.WARNING
 

@@ -182,3 +182,28 @@ def test_templates_that_do_not_fit(
     own = VLMProcessor(tokenizer, processor.image_processor, processor.family)
     with pytest.raises(ValueError, match=message):
         own.check_chat_template()
+
+
+@pytest.mark.parametrize(
+    "words", ["c['text'] | e", "c['text'] | tojson", "c['text'] | truncate(20)", "c['text'].replace('[', '(')",
+              "c['text'] + ' ' + c['text']"]
+)  # fmt: skip
+def test_a_template_that_changes_words_is_refused(words: str, tokenizer: Any, processor: VLMProcessor) -> None:
+    use(tokenizer, "<|im_start|>", "<|im_end|>", TURNS.replace("c['text']", words))
+    with pytest.raises(ValueError, match="in its place, and words as they are, got"):
+        VLMProcessor(tokenizer, processor.image_processor, processor.family).check_chat_template()
+
+
+def test_padding_is_no_picture(tokenizer: Any, processor: VLMProcessor) -> None:
+    tokenizer.pad_token = processor.family.image_token
+    own = VLMProcessor(tokenizer, processor.image_processor, processor.family)
+    assert own.pad_token_id == own.eos_token_id != own.image_token_id
+
+
+@pytest.mark.parametrize("end", [-1, 2**40, True, [-5]])
+def test_an_end_that_is_no_token_is_none(end: Any, processor: VLMProcessor, tmp_path: Path) -> None:
+    folder = save_policy(tmp_path / "model", load_model("tiny"), processor)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token": None}))
+    assert load_processor(str(folder)).eos_token_id == processor.eos_token_id  # that of the chat template

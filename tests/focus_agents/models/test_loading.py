@@ -186,7 +186,21 @@ class TestNames:
     """Names that are neither a folder nor known."""
 
     @pytest.mark.parametrize(
-        "name", ["/no/such/folder", "~/no/such", "./no", "../no/such", "a/b/c", "no-such-name", "TINY", "tiny "]
+        "name",
+        [
+            "/no/such/folder",
+            "~/no/such",
+            "./no",
+            "../no/such",
+            "a/b/c",
+            "no-such-name",
+            "TINY",
+            "tiny ",
+            "my models/nope",
+            "a/b.git",
+            "-x/y",
+            "a/b--c",
+        ],
     )
     @pytest.mark.parametrize("loader", LOADERS)
     def test_what_looks_like_a_path_is_not_asked_of_the_hub(

@@ -267,10 +267,11 @@ class TestPush:
             yield hub
 
     def test_a_dry_run_sends_nothing(
-        self, hub: Hub, adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        self, hub: Hub, adapter: Path, base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         command(push, monkeypatch, "push", "--model", str(adapter), "--to", "me/mine", "--dry-run")
-        shown = capsys.readouterr().out
+        shown, warned = capsys.readouterr()
+        assert f"warning: the adapter names its base by a folder of this machine, {base}, where nobody" in warned
         assert "me/mine, private:" in shown
         assert "adapter_model.safetensors" in shown
         assert "library_name" in shown

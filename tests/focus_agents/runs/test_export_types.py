@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from focus_agents.cli import export
+from focus_agents.errors import CheckpointError
 from focus_agents.models.adapters import merge_adapters
 from focus_agents.models.loading import load_model, load_processor
 from focus_agents.models.processing import VLMProcessor
@@ -134,3 +136,12 @@ def test_where_a_tokenizer_was_read_from_is_nobody_s_business(base: Path, tmp_pa
         export_policy(str(model), tmp_path / "again")
         export_policy(str(tmp_path / "again"), tmp_path / "exported")
         assert not {"is_local", "local_files_only", "name_or_path"} & set(json.loads(file.read_text()))
+
+
+def test_whole_weights_that_have_their_adapter_beside_them_name_it(adapter: Path, tmp_path: Path) -> None:
+    whole = export_policy(str(adapter), tmp_path / "whole")
+    with pytest.raises(CheckpointError, match="got whole weights; export them as merged"):
+        export_policy(str(whole), tmp_path / "again", form="adapter")
+    shutil.copytree(adapter, whole / "adapter")
+    with pytest.raises(CheckpointError, match=r"got whole weights; name .*whole/adapter, which is the adapter"):
+        export_policy(str(whole), tmp_path / "again", form="adapter")

@@ -205,7 +205,7 @@ class TestEnlargedPictures:
         for image_size, side in ((128, 64), (56, 60), (62, 62)):
             episodes = load_dataset("synthetic", image_size=image_size, max_pixels=64**2, min_pixels=60**2, **options)
             assert episodes[0].query_frame.image_wh == (side, side)
-        with pytest.raises(ValueError, match="min_pixels: expected at most max_pixels, 10, got 11"):
+        with pytest.raises(ValueError, match="min_pixels: expected at most `max_pixels`, 10, got 11"):
             load_dataset("synthetic", max_pixels=10, min_pixels=11, **options)
 
     def test_the_rest_is_passed_on(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -169,9 +170,7 @@ def test_biases_that_the_base_has_not_cannot_be_merged(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processor: VLMProcessor
 ) -> None:
     some = write_adapter(tmp_path / "some", load_base(base), str(base), lora_bias=True)
-    message = (
-        r"it adds biases \(lora_bias in adapter_config.json\) to modules of the base that have none, e\.g\. .*_proj"
-    )
+    message = r"since its tensors add biases \(lora_bias\) to modules of the base that have none, e\.g\. .*_proj"
     assert torch.isfinite(logits(load_model(str(some)), processor)).all()
     check_form("adapter", str(some), lora_rank=None)
     for form in ("merged", "both"):
@@ -188,7 +187,7 @@ def test_biases_that_the_base_has_not_cannot_be_merged(
     with pytest.raises(CheckpointError, match=rf"{message}.* train on it without `lora_rank`"):
         load_trainable_model(str(some), lora_rank=2)
     for unmergeable in (load_model(str(some)), load_trainable_model(str(some))):
-        with pytest.raises(ValueError, match=r"got one \(lora_bias\) on model\S+_proj, which has none"):
+        with pytest.raises(ValueError, match=r"they add biases \(lora_bias\) to modules .*, e\.g\. model\S+_proj"):
             save_policy(tmp_path / "final", unmergeable, processor)
     assert not (tmp_path / "final").exists()
     with pytest.raises(CheckpointError, match=message):
@@ -196,3 +195,22 @@ def test_biases_that_the_base_has_not_cannot_be_merged(
     with pytest.raises(CheckpointError, match="biases or whole modules, which vLLM does not load"):
         engine_files(str(fine), tmp_path / "vllm")
     assert has_adapters(load_trainable_model(str(fine), lora_rank=2))
+
+
+@pytest.mark.parametrize("targets", [["embed_tokens", "q_proj"], ["lm_head", "q_proj"]])
+def test_one_of_two_weights_that_are_one_cannot_be_merged(
+    targets: list[str], saved: Callable[[str], Path], tmp_path: Path, processor: VLMProcessor
+) -> None:
+    """Merging would change the other as well, and the model with it."""
+    tied = saved("gemma3")
+    folder = write_adapter(tmp_path / "adapter", load_base(tied), str(tied), target_modules=targets)
+    message = r"change the embedding of tokens or the head, which are one weight in the base \(tie_word_embeddings\)"
+    with pytest.raises(CheckpointError, match=message):
+        export.export_policy(str(folder), tmp_path / "exported")
+    with pytest.raises(CheckpointError, match=message):
+        load_trainable_model(str(folder), lora_rank=2)
+    with pytest.raises(ValueError, match=message):
+        save_policy(tmp_path / "final", load_trainable_model(str(folder)), processor)
+    assert export.export_policy(str(folder), tmp_path / "alone", form="adapter").is_dir()
+    fine = write_adapter(tmp_path / "fine", load_base(tied), str(tied), modules_to_save=["lm_head"])
+    assert export.export_policy(str(fine), tmp_path / "merged").is_dir()

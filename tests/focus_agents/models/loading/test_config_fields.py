@@ -41,6 +41,8 @@ BAD: list[tuple[str, str, Any]] = [
     ("qwen3_vl", "vision_config.deepstack_visual_indexes", [0, 0]),
     ("qwen3_vl_moe", "text_config.num_experts_per_tok", 0),
     ("qwen3_vl_moe", "text_config.num_experts_per_tok", 99),
+    ("qwen2_5_vl", "return_dict", False),
+    ("qwen2_5_vl", "text_config.rope_parameters", None),
     ("gemma3", "mm_tokens_per_image", 5),
     ("gemma3", "mm_tokens_per_image", 9),
     ("gemma3", "mm_tokens_per_image", 10_000),
