@@ -23,8 +23,7 @@ def in_digits(mean: float, interval: Sequence[float], *, digits: int, is_signed:
     ('0.002', '0.000', '0.004')
     """
     low, high = interval
-    for decimals in range(digits, digits + MOST_MORE_DIGITS + 1):
-        style = f"{'+' if is_signed else ''}.{decimals}f"
-        if low == high or float(format(low, style)) != float(format(high, style)):  # -0.0 is 0.0
-            break
+    styles = [f"{'+' if is_signed else ''}.{digits + more}f" for more in range(MOST_MORE_DIGITS + 1)]
+    told_apart = (style for style in styles if float(format(low, style)) != float(format(high, style)))  # -0.0 is 0.0
+    style = next(told_apart, styles[0])  # bounds that are the same but for rounding need no more
     return format(mean, style), format(low, style), format(high, style)

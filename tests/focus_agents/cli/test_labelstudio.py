@@ -85,5 +85,5 @@ def test_from_its_start_to_ctrl_c(tmp_path: Path) -> None:
         out, err = process.communicate(timeout=60)
     assert boxes(answer["results"][1])["mug"] == pytest.approx([50, 30, 16, 16], abs=0.01)
     assert answer["model_version"].startswith("focus ")
-    assert "policy: template_match, the best on photographs" in out
+    assert "policy: match, the best on real frames" in out
     assert (process.returncode, err) == (130, "stopped by SIGINT; boxes labelled so far are in Label Studio\n")
