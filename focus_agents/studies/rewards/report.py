@@ -6,6 +6,7 @@ Axis letters: R seeds, N validation episodes.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,26 @@ import numpy.typing as npt
 from focus_agents.reports.documents import code, picture, plain, to_markdown, write_document
 from focus_agents.reports.plotting import Series, plot_bands, read_series
 from focus_agents.reports.tables import figure, markdown_table
-from focus_agents.runs.figures import in_digits
 from focus_agents.runs.files import write_json
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.studies.rewards.runs import START, RewardStudy
+from focus_agents.studies.rewards.verdict import is_control, verdict
 from focus_env.metrics import ScoredAnswer, seeds_bootstrap_interval
 from focus_env.rendering import ANSWER_COLOURS, TARGET_COLOUR, render_episode, stack_rows, write_picture
+from focus_env.types import Box
 
 REPORT_NAME = "rewards_report"
 NUM_SHOWN_EPISODES = 6
 LAST_SHARE = 0.1
 """Share of the iterations, at the end, over which what was sampled is averaged."""
+
+
+def share_of_picture(answer: ScoredAnswer, box: Box | None) -> float:
+    """Return the area of a box as a share of the query image; 0 without a box, or where the image's size is unknown."""
+    if box is None or answer.image_wh is None:
+        return 0.0
+    return (box.x2 - box.x1) * (box.y2 - box.y1) / math.prod(answer.image_wh)
+
 
 ANSWER_METRICS: Mapping[str, tuple[str, Callable[[ScoredAnswer], float]]] = {
     "miou": ("mIoU", lambda answer: answer.credit),
@@ -35,6 +45,7 @@ ANSWER_METRICS: Mapping[str, tuple[str, Callable[[ScoredAnswer], float]]] = {
     "parse_rate": ("parsed", lambda answer: answer.is_parsed),
     "whole_image_rate": ("whole image", lambda answer: answer.is_whole_image),
     "copy_rate": ("copies", lambda answer: answer.is_support_copy),
+    "size": ("box size", lambda answer: share_of_picture(answer, answer.box)),
 }
 """Of greedy answers to validation episodes: the heading of a column, and the value of an answer."""
 
@@ -69,20 +80,25 @@ def read_answers(study: RewardStudy) -> Answers:
 def summarize_study(study: RewardStudy) -> dict[str, Any]:
     """All figures of the report, shares and means from 0 to 1, with 95% intervals over seeds and episodes.
 
-    The intervals of `differences` hold together: with `n` pairs each has a confidence of 1 - 0.05 / n (Bonferroni).
+    `differences` are of all pairs but those of two controls, unless there is nothing else. Their intervals hold
+    together: with `n` pairs each has a confidence of 1 - 0.05 / n (Bonferroni).
     """
     answers = read_answers(study)
     values = {
         name: {metric: _values(runs, value) for metric, (_, value) in ANSWER_METRICS.items()}
         for name, runs in answers.items()
     }
-    pairs = list(itertools.combinations(study.rewards, 2))
+    controls = [name for name, spec in study.rewards.items() if is_control(spec)]
+    all_pairs = list(itertools.combinations(study.rewards, 2))
+    pairs = [pair for pair in all_pairs if not set(pair) <= set(controls)] or all_pairs
     return {
         "rewards": dict(study.rewards),
+        "controls": controls,
         "seeds": list(study.seeds),
         "num_iterations": study.plan.settings.num_iterations,
         "num_validation_episodes": len(next(iter(answers.values()))[0]),
         "start": study.plan.model.model,
+        "target_size": float(np.mean([share_of_picture(each, each.target_box) for each in answers[START][0]])),
         "scores": {
             name: {metric: _describe(array) for metric, array in metrics.items()} for name, metrics in values.items()
         },
@@ -124,26 +140,6 @@ def _sampled(study: RewardStudy, name: str) -> dict[str, list[float]]:
         found["miou"].append(float(np.mean([line["miou"] for line in last])))
         found["zero_variance_rate"].append(float(np.mean([line["zero_variance_rate"] for line in lines])))
     return found
-
-
-def verdict(summary: Mapping[str, Any]) -> str:
-    """What may be said of mIoU, and no more."""
-    differences = [found for found in summary["differences"] if found["metric"] == "miou"]
-    clear = [found for found in differences if found["interval"][0] > 0 or found["interval"][1] < 0]
-    if not clear:
-        widest = max(max(map(abs, found["interval"])) for found in differences)
-        return (
-            f"No verdict: no two of these rewards can be told apart by mIoU; what difference there is, is likely below "
-            f"{100 * widest:.1f} points. More seeds, more iterations or more episodes would narrow this."
-        )
-    sentences = []
-    for found in clear:
-        sign = 1 if found["mean"] > 0 else -1
-        better, worse = (found["to"], found["from"])[::sign]
-        low, high = sorted(100 * sign * bound for bound in found["interval"])
-        mean, least, most = in_digits(100 * abs(found["mean"]), (low, high), digits=1, is_signed=True)
-        sentences.append(f"{code(better)} trains better than {code(worse)}: {mean} mIoU * 100 [{least}, {most}].")
-    return " ".join(sentences)
 
 
 def write_report(study: RewardStudy, folder: Path, *, command: str) -> Path:
@@ -197,11 +193,15 @@ def render_report(summary: Mapping[str, Any], curves: Path, sheet: Path, *, comm
         f"{summary['num_validation_episodes']} validation episodes. Intervals are over seeds and episodes; with "
         "few seeds they say that other seeds would hardly turn the sign, and little more.",
         "## What was trained on",
-        markdown_table([["name", "reward"], *([name, spec] for name, spec in summary["rewards"].items())]),
+        markdown_table([["name", "reward", ""], *_reward_rows(summary)]),
+        "A control pays for something else than right boxes. A study that cannot tell a reward from it says nothing of "
+        "that reward.",
         "## After training",
         markdown_table(score_rows(summary)),
-        "All * 100. Whole images and copies of a support's box are what earns some IoU without looking. What was "
-        "sampled has the mean of the seeds, and the lowest and the highest of them.",
+        "All * 100. Whole images and copies of a support's box are what earns some IoU without looking. Box size is "
+        f"the share of the picture that an answer covers, 0 without a box; the targets cover "
+        f"{100 * summary['target_size']:.1f}. What was sampled has the mean of the seeds, and the lowest and the "
+        "highest of them.",
         "## Learning curves",
         picture(curves, CURVES_CAPTION),
         "## Differences, paired by seed and episode",
@@ -211,6 +211,10 @@ def render_report(summary: Mapping[str, Any], curves: Path, sheet: Path, *, comm
         picture(sheet, SHEET_CAPTION),
     ]
     return to_markdown(parts)
+
+
+def _reward_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    return [[name, spec, "control" * (name in summary["controls"])] for name, spec in summary["rewards"].items()]
 
 
 def score_rows(summary: Mapping[str, Any]) -> list[list[str]]:
