@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge
 
+from focus_agents.cli.beside import BesideArguments, tell_beside
 from focus_agents.cli.budget import (
     Process,
     device_for,
@@ -154,6 +155,7 @@ class Args(TrainingArguments):
     seed: Seed = 0
     """Seed of sampling, shuffling and new weights."""
     cluster: ClusterArguments = ClusterArguments()
+    beside: BesideArguments = BesideArguments()
     terminal: TerminalArguments = TerminalArguments()
     run: RunArguments = RunArguments()
     watch: WatchArguments = WatchArguments()
@@ -287,6 +289,7 @@ def train(args: Args, plan: GRPOPlan, config: GRPOConfig, run: RunDirectory) -> 
     finally:
         leave_ray(f"what was saved is in {run.path}", console=console)
     print_outcome(run, summary, console)
+    tell_beside(run, plan.validation_episodes, args.beside.specs(args.data.dataset), console)
 
 
 def parse_arguments(words: list[str]) -> Args:
@@ -311,6 +314,7 @@ def with_commits(args: Args) -> Args:
 def check_arguments(args: Args) -> tuple[GRPOPlan, GRPOConfig]:
     """Find all that can be wrong, before Ray or a model starts."""
     args.watch.check_installed()
+    args.beside.specs(args.data.dataset)
     plan, cluster = args.plan(reward=args.reward, seed=args.seed), args.cluster
     config = (
         plan.config()

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 
+from focus_agents.cli.beside import BesideArguments, tell_beside
 from focus_agents.cli.budget import (
     Process,
     device_for,
@@ -96,6 +97,7 @@ class Args(Settings):
     learning: SFTLearningSettings = SFTLearningSettings()
     validation: SFTSchedule = SFTSchedule()
     cluster: ClusterArguments = ClusterArguments()
+    beside: BesideArguments = BesideArguments()
     terminal: TerminalArguments = TerminalArguments()
     run: RunArguments = RunArguments()
     watch: WatchArguments = WatchArguments()
@@ -241,6 +243,7 @@ def train(args: Args, plan: SFTPlan, workers: Workers, run: RunDirectory) -> Non
     finally:
         leave_ray(f"what was saved is in {run.path}", console=console)
     print_outcome(run, summary, console)
+    tell_beside(run, plan.validation_episodes, args.beside.specs(args.data.dataset), console)
 
 
 def with_commits(args: Args) -> Args:
@@ -261,6 +264,7 @@ def with_words(args: Args) -> Args:
 def check_arguments(args: Args) -> tuple[SFTPlan, Workers]:
     """Find all that can be wrong, before Ray or a model starts."""
     args.watch.check_installed()
+    args.beside.specs(args.data.dataset)
     import torch
 
     from focus_agents.sft.plan import SFTPlan

@@ -12,6 +12,7 @@ from focus_env import metrics
 from focus_env.metrics import (
     ScoredAnswer,
     bootstrap_interval,
+    grouped_bootstrap_interval,
     paired_bootstrap_interval,
     seeds_bootstrap_interval,
     summarize,
@@ -238,3 +239,40 @@ def test_trainings_that_are_no_table_of_numbers(values: list[object], shape: lis
     message = re.escape(f"finite numbers [trainings, episodes], got shape {shape}")
     with pytest.raises(ValueError, match=message):
         seeds_bootstrap_interval(values)  # type: ignore[arg-type]
+
+
+class TestGroupedBootstrap:
+    def test_groups_are_drawn_whole(self) -> None:
+        """Two groups: half of the resamples have both, a quarter each of them alone."""
+        low, high = grouped_bootstrap_interval([0.0] * 9 + [1.0], ["a"] * 9 + ["b"])
+        assert (low, high) == (0.0, 1.0)
+        low, high = grouped_bootstrap_interval([0.0] * 9 + [1.0], ["a"] * 9 + ["b"], confidence=0.4)
+        assert low < 0.11
+        assert high == pytest.approx(0.1)
+
+    def test_groups_of_one_are_episodes(self) -> None:
+        values = np.random.default_rng(1).normal(size=60)
+        grouped = grouped_bootstrap_interval(values, list(range(60)))
+        assert grouped == pytest.approx(bootstrap_interval(values), abs=0.02)
+
+    def test_like_values_in_a_group_widen_it(self) -> None:
+        values = np.repeat(np.random.default_rng(2).normal(size=8), 10)
+        groups = np.repeat(np.arange(8), 10).tolist()
+        wide, narrow = grouped_bootstrap_interval(values, groups), bootstrap_interval(values)
+        assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
+
+    def test_one_group_says_nothing_of_others(self) -> None:
+        values = [0.1, 0.4, 0.2]
+        assert grouped_bootstrap_interval(values, ["a"] * 3) == bootstrap_interval(values)
+
+    @pytest.mark.parametrize(
+        ("values", "groups", "message"),
+        [
+            ([0.1, 0.2], ["a"], r"groups: expected one for each value, got 1 for \[2\] values"),
+            ([], [], "non-empty list of finite numbers"),
+            ([0.1, float("nan")], ["a", "b"], "1 not finite"),
+        ],
+    )
+    def test_what_is_refused(self, values: list[float], groups: list[str], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            grouped_bootstrap_interval(values, groups)
