@@ -43,8 +43,8 @@ CEILINGS: Mapping[str, float] = {
     "docstrings: 'what' in 1,000 words": 8.8,
     "docstrings: pronouns in 1,000 words": 37,
     "pages: long sentences": 37,
-    "pages: 'what' in 1,000 words": 8.3,
-    "pages: pronouns in 1,000 words": 41.5,
+    "pages: 'what' in 1,000 words": 8.5,
+    "pages: pronouns in 1,000 words": 42,
 }
 """Counts, and the most of each; the first three are counted outside of `UNMENDED`."""
 UNMENDED = (
