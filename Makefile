@@ -22,11 +22,12 @@ test: lint ## Lint, then run all tests: those in one process on all cores, then 
 	$(BIN)/pytest -m "not ray and not e2e" -n auto --maxprocesses 8
 	$(BIN)/pytest -m "ray or e2e" -n 2 --dist loadfile --no-loadscope-reorder
 
-lint: $(INSTALLED) ## Check style, formatting, types and the direction of imports
+lint: $(INSTALLED) ## Check style, formatting, types, the direction of imports, prose and the site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.prose
 	$(BIN)/mkdocs build --strict --quiet
 
 site: $(INSTALLED) ## Build the site of all pages and public names into site/; a broken link fails, here and in lint

@@ -1,4 +1,4 @@
-"""What the attention loss costs: a training step with it, against one without, and against eager attention.
+"""Measure the cost of the attention loss: a training step with it, against one without, and against eager attention.
 
     python benchmarks/attention_loss.py [--tokens 512 1024 2048 4096] [--repetitions 5] [--device cpu]
 
@@ -64,7 +64,7 @@ PEERS = {
     MAPS_KEPT: "eager attention, the loss from its full maps, which live as long as the model's output in a plain loop",
 }
 PER_TOKEN = {"time": (1e3, "us"), "FLOPs": (1e3, "MFLOP"), "memory": (2**10, "KiB")}
-"""What a difference per token is shown in."""
+"""Unit in which a difference per token is shown."""
 CAPTIONS = {
     "time": "The loss's time goes with its FLOPs.",
     "FLOPs": "The loss's FLOPs are query tokens (rows) x tokens, so a row's grow with the tokens.",
@@ -80,7 +80,7 @@ GRADIENT_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """What the attention loss costs."""
+    """Measure the cost of the attention loss."""
 
     tokens: tuple[int, ...] = (512, 1024, 2048, 4096)
     """Tokens of prompt and answer, one case for each."""
@@ -104,7 +104,7 @@ class Args:
 
 
 def check_same_losses(num_tokens: int, *, is_checkpointed: bool, device: str) -> None:
-    """All variants do the same work: equal losses, and equal gradients of ours and eager, in float32."""
+    """Check that all variants do the same work: equal losses, and equal gradients of ours and eager, in float32."""
     setup = Setup.build(num_tokens, is_checkpointed=is_checkpointed, device=device)
     losses, gradients = {}, {}
     for variant in VARIANTS:
@@ -118,7 +118,7 @@ def check_same_losses(num_tokens: int, *, is_checkpointed: bool, device: str) ->
 
 
 def measure(num_tokens: int, args: Args, *, is_checkpointed: bool) -> dict[str, dict[str, list[float]]]:
-    """By measure (see `UNITS`) and variant: one value, or one for each round."""
+    """Return by measure (see `UNITS`) and variant one value, or one for each round."""
     check_same_losses(num_tokens, is_checkpointed=is_checkpointed, device=args.device)
     results: dict[str, dict[str, list[float]]] = {name: {variant: [] for variant in VARIANTS} for name in UNITS}
     results["memory"][MAPS_KEPT] = []
@@ -133,14 +133,14 @@ def measure(num_tokens: int, args: Args, *, is_checkpointed: bool) -> dict[str, 
 
 
 def causal_attention_flops(num_tokens: int, *, is_checkpointed: bool) -> int:
-    """What the language model's own attention takes in a plain step, all layers."""
+    """Count the FLOPs of the language model's own attention in a plain step, all layers."""
     shape = torch.Size([1, 1, num_tokens, HIDDEN_SIZE])  # heads share the hidden size
     forward = fused_attention_flops(shape, shape, shape, is_causal=True)
     return NUM_LAYERS * (forward * 5 // 2 + forward * (1 + is_checkpointed))
 
 
 def compare(ours: list[float], peer: list[float], num_tokens: int) -> Line:
-    """The part of a JSON line that holds figures; both sides' rounds in the same order."""
+    """Return the part of a JSON line that holds figures; both sides' rounds in the same order."""
     ratios = [one / other for one, other in zip(ours, peer, strict=True)]
     extra = statistics.median(ours) - statistics.median(peer)
     return {
@@ -154,7 +154,7 @@ def compare(ours: list[float], peer: list[float], num_tokens: int) -> Line:
 
 
 def compare_all(results: dict[str, dict[str, list[float]]], num_tokens: int, *, is_checkpointed: bool) -> list[Line]:
-    """One line for each measure and peer, and one for the loss's FLOPs against those of the attention itself."""
+    """Return one line for each measure and peer, and one for the loss's FLOPs against those of the attention itself."""
     title = f"{num_tokens} tokens{', checkpointed' if is_checkpointed else ''}"
     size = {
         "tokens": num_tokens,
@@ -188,7 +188,7 @@ def compare_all(results: dict[str, dict[str, list[float]]], num_tokens: int, *, 
 
 
 def build_table(name: str, lines: list[Line], device: str) -> Table:
-    """One measure of all cases.
+    """Take one measure of all cases.
 
     Args:
         name: Of `UNITS`.

@@ -46,10 +46,10 @@ from focus_agents.runs.folder import RunDirectory
 
 CommandName = Literal["grpo", "sft", "evaluate"]
 Side = tuple[str, str]
-"""Whose setting, and where."""
+"""The owner of a setting, and the place of the run."""
 
 SPINNING = {"GOMP_SPINCOUNT": "300000"}
-"""What GNU's OpenMP does where nothing is set; said aloud, since a command would else choose for itself."""
+"""Behaviour of GNU's OpenMP where nothing is set; said aloud, since a command would else choose for itself."""
 ENVIRONMENTS: Mapping[str, Mapping[str, str]] = {"ours": {}, "peer": SPINNING}
 PLACES = ("alone", "busy")
 SIDES: tuple[Side, ...] = tuple((side, place) for place in PLACES for side in ENVIRONMENTS)
@@ -67,7 +67,7 @@ class Args:
     """Commands alone and beside a busy core."""
 
     commands: tuple[CommandName, ...] = ("grpo", "sft", "evaluate")
-    """What to run."""
+    """Commands to run."""
     units: int = 8
     """Iterations and steps that are counted; of an evaluation, 32 episodes each."""
     rounds: int = 2
@@ -95,7 +95,7 @@ class Turn:
 
 
 def words_of(name: CommandName, folder: Path, units: int) -> list[str]:
-    """What a user types behind `focus`."""
+    """Return the words that a user types behind `focus`."""
     if name == "evaluate":
         return [name, "--output-dir", str(folder), "--num-episodes", str(EPISODES_PER_UNIT * units), "--shots", "4"]
     place = ["--output-dir", str(folder.parent), "--name", folder.name, "--no-dashboard"]
@@ -106,7 +106,7 @@ def words_of(name: CommandName, folder: Path, units: int) -> list[str]:
 
 @contextlib.contextmanager
 def load(place: str) -> Iterator[None]:
-    """A busy core, if that is the place."""
+    """Keep a core busy, if that is the place."""
     if place == "alone":
         yield
         return
@@ -134,7 +134,7 @@ def take_turn(name: CommandName, side: str, place: str, units: int) -> Turn:
 
 
 def read_turn(name: CommandName, folder: Path, seconds: float) -> Turn:
-    """What a run has left behind."""
+    """Read the files that a run has left behind."""
     if name == "evaluate":
         (file,) = (folder / "answers").glob("*.jsonl")
         lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -147,7 +147,7 @@ def read_turn(name: CommandName, folder: Path, seconds: float) -> Turn:
 
 
 def measure(name: CommandName, args: Args) -> dict[Side, list[Turn]]:
-    """All turns of a command, by side and place."""
+    """Take all turns of a command, and return them by side and place."""
     turns: dict[Side, list[Turn]] = {side: [] for side in SIDES}
     for _ in range(args.rounds):
         for side, place in SIDES:
@@ -158,7 +158,7 @@ def measure(name: CommandName, args: Args) -> dict[Side, list[Turn]]:
 
 
 def compare(name: CommandName, turns: Mapping[Side, Sequence[Turn]]) -> dict[str, Any]:
-    """The JSON line of a command, but for what all lines have in common."""
+    """Return the JSON line of a command, but for what all lines have in common."""
     units = {side: [turn.unit for turn in found] for side, found in turns.items()}
     line: dict[str, Any] = {"case": name, "unit": f"s per {UNITS[name]}"}
     for side in ENVIRONMENTS:
@@ -177,7 +177,7 @@ def compare(name: CommandName, turns: Mapping[Side, Sequence[Turn]]) -> dict[str
 
 
 def build_table(lines: Sequence[Mapping[str, Any]]) -> Table:
-    """Both settings side by side."""
+    """Compare both settings, side by side."""
     table = Table(
         title="Seconds of a unit, alone and beside a busy core",
         caption="ours waits passively, peer spins; ratio: peer / ours",

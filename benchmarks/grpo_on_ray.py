@@ -1,4 +1,4 @@
-"""What Ray and RLlib cost GRPO on one machine, and what more processes and sampling ahead gain there.
+"""Measure the cost of Ray and RLlib for GRPO on one machine, and the gain of more processes and of sampling ahead.
 
     python benchmarks/grpo_on_ray.py [--cases overhead async workers] [--groups 2] [--group-size 8]
                                      [--answer-tokens 32] [--shots 4] [--image-size 224]

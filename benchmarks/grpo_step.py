@@ -1,4 +1,4 @@
-"""What sharing a group's prompt saves: sampling, learning, and a whole GRPO step, against what is usual.
+"""Measure the gain of sharing a group's prompt: sampling, learning, and a whole GRPO step, against the usual way.
 
     python benchmarks/grpo_step.py [--prompt-tokens 512 1024 2048] [--group-sizes 4 8 16] [--answer-tokens 32]
                                    [--cases sampling learning step fused without_signal] [--repetitions 3]
@@ -83,7 +83,7 @@ from focus_agents.models.attention import set_focus_attention
 Step = Callable[[], object]
 
 MEASURES = ("FLOPs", "memory")
-"""What is measured once, in this order, before time; the first warms up."""
+"""Measures that are taken once, in this order, before time; the first warms up."""
 
 PEAK_TFLOPS = {
     "H100 PCIe": 756,
@@ -99,7 +99,7 @@ PEAK_TFLOPS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """What sharing a group's prompt saves."""
+    """Measure the gain of sharing a group's prompt."""
 
     prompt_tokens: tuple[int, ...] = (512, 1024, 2048)
     """P, tokens of a prompt."""
@@ -110,7 +110,7 @@ class Args:
     repetitions: int = 3
     """Rounds in which each side is timed once."""
     cases: tuple[CaseName, ...] = get_args(CaseName)
-    """What to compare."""
+    """Cases to compare."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to run."""
     model: ModelName = "small"
@@ -143,7 +143,7 @@ class Args:
 
 
 def prepare(case: CaseName, setup: Setup) -> Callable[[str], Step]:
-    """What gives a side's next step, in all cases but `step`."""
+    """Return the function that gives a side's next step, in all cases but `step`."""
     prompts = setup.collate(setup.encode())
     token_ids, advantages = random_answers(setup)
 
@@ -168,7 +168,7 @@ def prepare(case: CaseName, setup: Setup) -> Callable[[str], Step]:
 
 
 def measure(case: CaseName, size: Size, args: Args) -> tuple[Readings, float | None]:
-    """(Readings in `UNITS` by measure and side, the gap between the sides' gradients), once the sides have agreed."""
+    """Return readings in `UNITS` by measure and side, and the gap between both sides' gradients, which must agree."""
     num_prompts = CASES[case].num_prompts
     gap = CHECKS[case](Setup.build(size, device=args.device, num_prompts=num_prompts))
     setup = Setup.build(size, model_name=args.model, device=args.device, num_prompts=num_prompts)
@@ -190,7 +190,7 @@ def measure(case: CaseName, size: Size, args: Args) -> tuple[Readings, float | N
 
 
 def peak_flops(args: Args) -> float:
-    """The device's peak FLOP/s at the weights' type; nan if it is not known."""
+    """Return the device's peak FLOP/s at the weights' type; nan if it is not known."""
     if args.peak_tflops is not None:
         return args.peak_tflops * 1e12
     if args.device == "cuda" and args.dtype == "bfloat16":

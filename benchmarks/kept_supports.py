@@ -70,7 +70,7 @@ class Case:
     answer_tokens: int
 
     def ask(self, side: str, num_tokens: int) -> list[list[int]]:
-        """The tokens of an answer to each query, which are asked one after another."""
+        """Return the tokens of an answer to each query, which are asked one after another."""
         sampling = Sampling(temperature=0.0, max_completion_tokens=num_tokens)
         answers = [
             self.sides[side].generate([prompt], num_completions=1, sampling=sampling, seeds=[SEED])
@@ -110,7 +110,7 @@ def build_case(prompt_tokens: int, num_pictures: int) -> Case:
 
 
 def measure_case(args: Args, prompt_tokens: int) -> dict[str, Any]:
-    """The line of a case.
+    """Return the line of a case.
 
     Raises:
         AssertionError: If the sides do not answer the same.
@@ -146,7 +146,7 @@ def measure_case(args: Args, prompt_tokens: int) -> dict[str, Any]:
 
 
 def _compared(turns: Mapping[tuple[str, int], Sequence[float]], num_tokens: int) -> dict[str, float]:
-    """The median of both sides, and how many times less ours takes: at the least and most of all rounds, too."""
+    """Return the median of both sides, and how many times less ours takes: at the least and most of all rounds, too."""
     anew, ours = turns["anew", num_tokens], turns["ours", num_tokens]
     ratios = [theirs / own for theirs, own in zip(anew, ours, strict=True)]
     return {

@@ -1,4 +1,4 @@
-"""What the benchmarks of training share: a small model, and meters of time, FLOPs and memory.
+"""Parts that the benchmarks of training share: a small model, and meters of time, FLOPs and memory.
 
 Time is CPU time of the thread that calls, or seconds between two synchronizations on CUDA. Torch is to run on one
 thread, as `torch.set_num_threads(1)` makes it; then the caller does all the work, backward included. FLOPs are those
@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from focus_agents.models.tiny import build_config
 
 UNITS = {"time": "ms", "FLOPs": "GFLOP", "memory": "MiB"}
-"""What is measured, and in which unit it is reported."""
+"""Measures, and the unit in which each is reported."""
 PER_UNIT = {"time": 1e-3, "FLOPs": 1e9, "memory": 2**20}
 """Seconds, FLOPs and bytes in one of these."""
 
@@ -42,13 +42,13 @@ NUM_PICTURES = 5
 
 @dataclass
 class Reading:
-    """What a meter says once it is closed, in seconds, FLOPs or bytes."""
+    """The result of a meter once it is closed, in seconds, FLOPs or bytes."""
 
     amount: float = math.nan
 
 
 def small_config(tokenizer: Any) -> Any:
-    """A Qwen2-VL of 4.8 million parameters: 4 layers 256 wide, before them a vision tower of 2 layers 128 wide."""
+    """Return a Qwen2-VL of 4.8 million parameters: 4 layers 256 wide, after a vision tower of 2 layers 128 wide."""
     config = build_config(tokenizer, hidden_size=HIDDEN_SIZE, num_layers=NUM_LAYERS)
     config.text_config.intermediate_size = 4 * HIDDEN_SIZE
     config.vision_config.embed_dim = HIDDEN_SIZE // 2
@@ -59,7 +59,7 @@ def small_config(tokenizer: Any) -> Any:
 
 @contextlib.contextmanager
 def meter(name: str, device: str) -> Iterator[Reading]:
-    """A meter by its name, one of `UNITS`."""
+    """Open a meter by its name, one of `UNITS`."""
     meters: dict[str, Callable[[], contextlib.AbstractContextManager[Reading]]] = {
         "time": lambda: time_meter(device),
         "FLOPs": flop_meter,
@@ -92,7 +92,7 @@ def time_meter(device: str) -> Iterator[Reading]:
 
 @contextlib.contextmanager
 def memory_meter(device: str) -> Iterator[Reading]:
-    """The most bytes that are held at a time, beyond those that were held before."""
+    """Measure the most bytes that are held at a time, beyond those that were held before."""
     reading = Reading()
     gc.collect()
     if device == "cuda":
@@ -116,7 +116,7 @@ def memory_meter(device: str) -> Iterator[Reading]:
 
 @contextlib.contextmanager
 def flop_meter() -> Iterator[Reading]:
-    """FLOPs of matrix products, those that checkpointing repeats included."""
+    """Count the FLOPs of matrix products, those that checkpointing repeats included."""
     reading = Reading()
     # The counter does not know the CPU's fused attention and would count it as nothing.
     aten = torch.ops.aten
@@ -130,14 +130,14 @@ def flop_meter() -> Iterator[Reading]:
 
 
 def peak_memory(step: Callable[[], object], device: str) -> float:
-    """What `memory_meter` reads of a step."""
+    """Return the reading of `memory_meter` for a step."""
     with memory_meter(device) as reading:
         step()
     return reading.amount
 
 
 def count_flops(step: Callable[[], object]) -> float:
-    """What `flop_meter` reads of a step."""
+    """Return the reading of `flop_meter` for a step."""
     with flop_meter() as reading:
         step()
     return reading.amount
@@ -165,7 +165,7 @@ def take_turns(
 
 
 def take_turn(step: Callable[[], object], name: str, device: str) -> float:
-    """What a step takes, in `UNITS`; nan if it runs out of memory."""
+    """Return the cost of a step, in `UNITS`; nan if it runs out of memory."""
     try:
         with meter(name, device) as reading:
             step()
@@ -177,7 +177,7 @@ def take_turn(step: Callable[[], object], name: str, device: str) -> float:
 def fused_attention_flops(
     query: torch.Size, key: torch.Size, value: torch.Size, dropout: float = 0.0, is_causal: bool = False, **_: Any
 ) -> int:
-    """Of shapes [B, A, N, D]: scores, and their product with the values."""
+    """Count the FLOPs of shapes [B, A, N, D]: scores, and their product with the values."""
     num_products = 2
     num_pairs = query[2] * (query[2] + 1) // 2 if is_causal else query[2] * key[2]
     return num_products * 2 * query[0] * query[1] * num_pairs * query[3]
@@ -194,12 +194,12 @@ def fused_attention_backward_flops(
     is_causal: bool,
     **_: Any,
 ) -> int:
-    """The scores again, and the gradients of weights, values, queries and keys."""
+    """Return the scores again, and the gradients of weights, values, queries and keys."""
     return fused_attention_flops(query, key, value, dropout, is_causal) * 5 // 2
 
 
 def machine(device: str, packages: Sequence[str] = ("torch", "transformers")) -> dict[str, str | int | None]:
-    """What the figures depend on."""
+    """Return the facts of the machine on which the figures depend."""
     return {
         "cpu": platform.machine(),
         "cores": os.cpu_count(),
@@ -210,12 +210,12 @@ def machine(device: str, packages: Sequence[str] = ("torch", "transformers")) ->
 
 
 def command() -> str:
-    """What was run."""
+    """Return the command that was run."""
     return " ".join(["python", *sys.argv])
 
 
 def run_quietly_on_one_thread() -> None:
-    """To be called first of all: what the meters assume, and a profiler that does not say when it starts and stops."""
+    """Set up the process as the meters assume, first of all, and silence a profiler's messages of start and stop."""
     torch.set_num_threads(1)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 

@@ -1,4 +1,4 @@
-"""What processes of a 7B model hold in memory: the count that commands print before a run, as a table.
+"""Print the memory of the processes of a 7B model: the count that commands print before a run, as a table.
 
     python benchmarks/memory_model.py
 
@@ -32,7 +32,7 @@ PARTS = ("weights", "gradients", "optimizer", "activations", "vision", "logits",
 
 
 def prompt_of(pictures: str) -> PromptSize:
-    """A prompt of four supports and a query."""
+    """Return a prompt of four supports and a query."""
     visual = NUM_PICTURES * PICTURE_TOKENS[pictures]
     patches = 4 * visual
     return PromptSize(
@@ -45,7 +45,7 @@ def prompt_of(pictures: str) -> PromptSize:
 
 
 def cases(shape: ModelShape) -> list[tuple[str, str, Memory]]:
-    """(What it is, the pictures, what it holds)."""
+    """Return the kind of case, the pictures, and the episodes."""
     found: list[tuple[str, str, Memory]] = []
     paper = SFTConfig(lora_rank=8, precision="bf16", labels="full", micro_batch_size=1)
     schedule = SFTSchedule(max_completion_tokens=50)
@@ -73,7 +73,7 @@ def cases(shape: ModelShape) -> list[tuple[str, str, Memory]]:
 
 
 def memory_table(found: Sequence[tuple[str, str, Memory]]) -> str:
-    """Gigabytes of each case, in all and by what holds them."""
+    """Return gigabytes of each case, in all and by what holds them."""
     rows = []
     for what, pictures, memory in found:
         parts = [memory.get(name, 0.0) / budget.GB for name in PARTS]

@@ -1,4 +1,4 @@
-"""What watching a GRPO run costs: the share of an iteration of the small model, and the memory of a long run.
+"""Measure the cost of watching GRPO: the share of an iteration of the small model, and the memory of a long run.
 
     python benchmarks/monitoring.py [--cases overhead memory] [--iterations 20] [--memory-iterations 2000]
 
@@ -66,10 +66,10 @@ CaseName = Literal["overhead", "memory"]
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """What watching a run costs."""
+    """Measure the cost of watching a run."""
 
     cases: tuple[CaseName, ...] = ("overhead", "memory")
-    """What to measure."""
+    """Cases to measure."""
     iterations: int = 20
     """Iterations of the small model."""
     memory_iterations: int = 2000
@@ -82,7 +82,7 @@ class Args:
 
 
 def train(words: Sequence[str], probe: Sink) -> None:
-    """A run of `focus grpo` with these flags and one more place that shows it, in a folder that is deleted."""
+    """Run `focus grpo` with these flags and one more place that shows it, in a folder that is deleted."""
     args = parse(GRPOArgs, None, words=words)
     plan = args.plan(reward=args.reward, seed=args.seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +114,7 @@ class Clock:
         self._since = 0.0
 
     def timed(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        """The method, timed."""
+        """Wrap the method, so that it is timed."""
 
         @functools.wraps(method)
         def call(*args: Any, **options: Any) -> Any:
@@ -153,7 +153,7 @@ def timed(clock: Clock, methods: Mapping[str, tuple[type, str]]) -> Iterator[Non
 
 
 def _threads() -> set[int | None]:
-    """Python's threads; those of other languages that have once called Python, as autograd's, are listed as dummies."""
+    """Return Python's threads; those of other languages that have called Python, as autograd's, appear as dummies."""
     return {thread.native_id for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)}
 
 
@@ -181,7 +181,7 @@ class ThreadProbe:
 
 
 def measure_overhead(args: Args) -> dict[str, Any]:
-    """The share of an iteration that showing it takes."""
+    """Return the share of an iteration that showing it takes."""
     clock, probe = Clock(REPORT), ThreadProbe()
     shown = {f"{owner.__name__}.{name}": (owner, name) for owner in SHOWING for name in _public(owner)}
     del shown["Recorder.attempt"]  # called by others than itself
@@ -206,7 +206,7 @@ def measure_overhead(args: Args) -> dict[str, Any]:
 
 
 def per_iterations(name: str) -> int:
-    """Of how many iterations one has such a call, by default."""
+    """Return the number of iterations in which one has such a call, by default."""
     if name == "Recorder.close":
         return GRPOSettings().num_iterations
     return GRPOSchedule().validation_interval if name in OF_VALIDATIONS else 1
@@ -232,13 +232,13 @@ class MemoryProbe(ThreadProbe):
 
 
 def growth(rss: Sequence[float]) -> float:
-    """By how much the median of the last fifth is above that of the fifth before the middle."""
+    """Return by how much the median of the last fifth is above that of the fifth before the middle."""
     fifth, middle = max(1, len(rss) // 5), len(rss) // 2
     return statistics.median(rss[-fifth:]) - statistics.median(rss[middle - fifth : middle])
 
 
 def measure_memory(args: Args) -> dict[str, Any]:
-    """The resident memory of the driver through a long run."""
+    """Return the resident memory of the driver through a long run."""
     probe = MemoryProbe()
     train([*TINY, "--num-iterations", str(args.memory_iterations)], probe)
     every = max(1, args.memory_iterations // NUM_POINTS)

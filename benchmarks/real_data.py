@@ -1,4 +1,4 @@
-"""What it costs to read pictures and stores.
+"""Measure the cost of reading pictures and stores.
 
     python benchmarks/real_data.py [--cases pictures store] [--num-rows 1000000]
 
@@ -52,10 +52,10 @@ SHOTS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """What it costs to read pictures and stores."""
+    """Measure the cost of reading pictures and stores."""
 
     cases: tuple[CaseName, ...] = ("pictures", "store")
-    """What to measure."""
+    """Cases to measure."""
     num_pictures: int = 16
     """Different pictures."""
     repetitions: int = 5
@@ -103,12 +103,12 @@ def picture_lines(args: Args) -> list[dict[str, Any]]:
 
 
 def decode_at(path: Path, image_wh: tuple[int, int]) -> ImageArray:
-    """Ours, without what is remembered."""
+    """Measure ours, without what is remembered."""
     return decode(path, file_wh=IMAGE_WH, image_wh=image_wh, name=path.name)
 
 
 def open_convert_resize(path: Path, image_wh: tuple[int, int]) -> ImageArray:
-    """The peer."""
+    """Return the peer."""
     with Image.open(path) as picture:
         return np.array(picture.convert("RGB").resize(image_wh))
 
@@ -116,7 +116,7 @@ def open_convert_resize(path: Path, image_wh: tuple[int, int]) -> ImageArray:
 def picture_line(
     name: str, image_wh: tuple[int, int], ours: Callable[[int], ImageArray], paths: list[Path], repetitions: int
 ) -> dict[str, Any]:
-    """Frames a second of both sides, in turns."""
+    """Return frames a second of both sides, in turns."""
     seconds: dict[str, list[float]] = {"ours": [], "peer": []}
     for _ in range(repetitions):
         for side in seconds:
@@ -141,7 +141,7 @@ def picture_line(
 
 
 def write_pictures(folder: Path, count: int) -> list[Path]:
-    """Scenes side by side, as JPEGs."""
+    """Return scenes side by side, as JPEGs."""
     scenes = SyntheticDataset(split="train", num_episodes=count, shots=1, level=5, image_size=IMAGE_WH[1])
     paths = []
     for index in range(count):
@@ -211,12 +211,12 @@ def store_lines(args: Args) -> list[dict[str, Any]]:
 
 
 def read_store(store: Path, order: list[int]) -> dict[str, float]:
-    """Ours; see `read_with`."""
+    """Read by our code; see `read_with`."""
     return read_with(lambda: StoreEpisodes(store), lambda episodes, index: episodes[index], order)
 
 
 def read_table(store: Path, order: list[int]) -> dict[str, float]:
-    """The peer; see `read_with`."""
+    """Read by the peer; see `read_with`."""
     return read_with(
         lambda: pq.read_table(store / "episodes"), lambda table, index: table.slice(index, 1).to_pylist(), order
     )
@@ -225,7 +225,7 @@ def read_table(store: Path, order: list[int]) -> dict[str, float]:
 def read_with(
     open_all: Callable[[], Any], read_one: Callable[[Any, int], object], order: list[int]
 ) -> dict[str, float]:
-    """Seconds to open and of a read, and megabytes."""
+    """Return seconds to open and of a read, and megabytes."""
     before = megabytes()
     start = time.perf_counter()
     opened = open_all()
@@ -237,7 +237,7 @@ def read_with(
 
 
 def megabytes() -> float:
-    """What this process holds."""
+    """Return the megabytes that this process holds."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 

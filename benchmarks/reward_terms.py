@@ -1,4 +1,4 @@
-"""How many boxes a second and core each reward term scores, against a plain loop of the same formula.
+"""Measure how many boxes a second and core each reward term scores, against a plain loop of the same formula.
 
     python benchmarks/reward_terms.py [--batch-size 4096] [--repetitions 9] [--shots 4]
 
@@ -96,7 +96,7 @@ def plain_l1(a: Box, b: Box) -> float:
 
 
 def overlap(function: Callable[[Box, Box], float], least: float = 0.0) -> Callable[[Answer], float]:
-    """A term of a function of two boxes."""
+    """Return a term of a function of two boxes."""
 
     def term(answer: Answer) -> float:
         if answer.target is None:
@@ -199,7 +199,7 @@ PEERS: dict[str, Callable[[Answer], float]] = {
 
 
 def draw_answers(count: int, *, shots: int) -> tuple[list[Episode], list[ParseResult], list[str]]:
-    """Episodes, what was read of the answers to them, and texts."""
+    """Return episodes, what was read of the answers to them, and texts."""
     rng = np.random.default_rng(SEED)
     episodes, parses, texts = [], [], []
     frame = Frame("none", image_wh=WH, source=np.empty((0, 0, 3), np.uint8))  # no term decodes a picture
@@ -231,12 +231,12 @@ def shaken(box: Box, rng: np.random.Generator) -> Box:
 
 
 def score_one_by_one(peer: Callable[[Answer], float], answers: Sequence[Answer]) -> list[float]:
-    """The peer's turn."""
+    """Take the peer's turn."""
     return [peer(answer) for answer in answers]
 
 
 def rate(action: Callable[[], object], count: int) -> float:
-    """Boxes per second of CPU time, over as many calls as fill a turn."""
+    """Return boxes per second of CPU time, over as many calls as fill a turn."""
     calls, start = 0, time.thread_time()
     while (elapsed := time.thread_time() - start) < MIN_SECONDS:
         action()
@@ -248,14 +248,14 @@ KEPT = [name for name, value in vars(AnswerBatch).items() if isinstance(value, c
 
 
 def forget(batch: AnswerBatch) -> AnswerBatch:
-    """The batch without the overlaps that it keeps once a term has asked, so that each call computes its own."""
+    """Return the batch without the overlaps that it keeps once a term has asked, so that each call computes its own."""
     for name in KEPT:
         vars(batch).pop(name, None)
     return batch
 
 
 def score_afresh(term: RewardTerm, batch: AnswerBatch) -> Values:
-    """Our turn."""
+    """Take our turn."""
     return term(forget(batch))
 
 

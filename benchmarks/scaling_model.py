@@ -1,4 +1,4 @@
-"""What a GRPO step of a 7B model should cost on 8 to 512 GPUs: arithmetic from assumptions, not a measurement.
+"""Estimate the cost of a GRPO step of a 7B model on 8 to 512 GPUs: arithmetic from assumptions, not a measurement.
 
     python benchmarks/scaling_model.py
 
@@ -23,7 +23,7 @@ BF16_BYTES, FP32_BYTES = 2, 4
 
 
 def assume(value: float, text: str, source: str) -> Any:
-    """A field with what a reader has to know of it."""
+    """Return a field with what a reader has to know of it."""
     return field(default=value, metadata={"text": text, "source": source})
 
 
@@ -105,7 +105,7 @@ class Cost:
 
 
 def projection_shapes(a: Assumptions) -> list[tuple[int, int]]:
-    """(inputs, outputs) of the seven projections of a layer: q, k, v, o, gate, up, down."""
+    """Return (inputs, outputs) of the seven projections of a layer: q, k, v, o, gate, up, down."""
     hidden, kv, wide = a.hidden_size, a.key_value_size, a.intermediate_size
     return [
         (hidden, hidden),
@@ -119,12 +119,12 @@ def projection_shapes(a: Assumptions) -> list[tuple[int, int]]:
 
 
 def layer_parameters(a: Assumptions) -> int:
-    """Weights that each token passes, without embedding and output head."""
+    """Return weights that each token passes, without embedding and output head."""
     return a.num_layers * sum(inputs * outputs for inputs, outputs in projection_shapes(a))
 
 
 def lora_parameters(a: Assumptions) -> int:
-    """What is trained: two matrices for each projection."""
+    """Count the trained parameters: two matrices for each projection."""
     return a.num_layers * sum(a.lora_rank * (inputs + outputs) for inputs, outputs in projection_shapes(a))
 
 
@@ -134,25 +134,25 @@ def answer_columns(a: Assumptions) -> int:
 
 
 def attention_flops(a: Assumptions, num_pairs: float) -> float:
-    """Scores of (query, key) pairs in all decoder layers, and their products with the values."""
+    """Return scores of (query, key) pairs in all decoder layers, and their products with the values."""
     return 2 * FLOPS_PER_PRODUCT * num_pairs * a.hidden_size * a.num_layers
 
 
 def vision_flops(a: Assumptions) -> float:
-    """The pictures of a prompt, forward; attention stays within a picture."""
+    """Return the pictures of a prompt, forward; attention stays within a picture."""
     patches = PATCHES_PER_TOKEN * a.picture_tokens
     attention = 2 * FLOPS_PER_PRODUCT * patches**2 * a.vision_size * a.vision_layers
     return a.num_pictures * (FLOPS_PER_PRODUCT * a.vision_parameters * patches + attention)
 
 
 def prefill_flops(a: Assumptions) -> float:
-    """A prompt with its pictures, forward."""
+    """Return a prompt with its pictures, forward."""
     attention = attention_flops(a, a.prompt_tokens**2 / 2)
     return vision_flops(a) + FLOPS_PER_PRODUCT * layer_parameters(a) * a.prompt_tokens + attention
 
 
 def learning_flops(a: Assumptions) -> float:
-    """A group as one row, forward and backward.
+    """Return a group as one row, forward and backward.
 
     The base is frozen: gradients pass through it, which costs another forward, but its weights have none, so that it is
     twice a forward and not three times. The vision tower's output came with the group. Attention costs 2.5 times as
@@ -166,7 +166,7 @@ def learning_flops(a: Assumptions) -> float:
 
 
 def decoding_step(a: Assumptions, num_groups: float) -> float:
-    """Seconds of a token for each answer of a batch: read all weights and the prompts' keys and values, or launch."""
+    """Return seconds of a token for each answer of a batch: to read weights, keys and values, or to launch."""
     weights = layer_parameters(a) + a.hidden_size * a.vocab_size
     cache = num_groups * a.prompt_tokens * a.num_layers * 2 * a.key_value_size
     reading = BF16_BYTES * (weights + cache) / (a.memory_bandwidth * a.memory_share)
@@ -174,18 +174,18 @@ def decoding_step(a: Assumptions, num_groups: float) -> float:
 
 
 def group_bytes(a: Assumptions) -> float:
-    """A group on its way: the frozen tower's features in bfloat16, prompt ids, answers' ids and log-probabilities."""
+    """Return the bytes of a group on its way: the frozen tower's features in bfloat16, ids, and log-probabilities."""
     features = BF16_BYTES * a.num_pictures * a.picture_tokens * a.hidden_size
     return features + 8 * a.prompt_tokens + (8 + 4) * a.group_size * a.answer_tokens
 
 
 def pixel_bytes(a: Assumptions) -> float:
-    """What the pictures of a prompt weigh as float32 patches of 14 x 14 pixels, 3 colours, 2 frames."""
+    """Count the bytes of a prompt's pictures as float32 patches of 14 x 14 pixels, 3 colours, 2 frames."""
     return FP32_BYTES * a.num_pictures * a.picture_tokens * PATCHES_PER_TOKEN * 3 * 2 * 14 * 14
 
 
 def estimate(a: Assumptions, *, num_gpus: int, num_groups: int) -> Cost:
-    """The cost of a step.
+    """Return the cost of a step.
 
     Args:
         a: What is assumed.
@@ -224,13 +224,13 @@ SIZES = ((8, 32), (64, 256), (512, 2048), (8, 256), (512, 256))
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
+    """Return a table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def assumption_table(a: Assumptions) -> str:
-    """What is assumed, and where it comes from."""
+    """Return the assumptions, with their sources."""
     rows = [
         [entry.metadata["text"], _readable(getattr(a, entry.name)), entry.metadata["source"]] for entry in fields(a)
     ]
@@ -245,7 +245,7 @@ def _readable(value: float) -> str:
 
 
 def parameter_table(a: Assumptions) -> str:
-    """What follows for one group, whatever the number of GPUs."""
+    """Return the figures for one group, whatever the number of GPUs."""
     speed = a.peak_flops * a.compute_share
     rows = [
         ["weights that a token passes", f"{layer_parameters(a):,}"],
@@ -262,7 +262,7 @@ def parameter_table(a: Assumptions) -> str:
 
 
 def cost_table(a: Assumptions) -> str:
-    """What a step costs."""
+    """Return the costs of a step."""
     header = [
         "GPUs", "groups", "sampling s", "learning s", "of it all-reduce s", "weights MB", "sync s", "groups GB",
         "driver s", "step s", "ahead s", "groups/s ahead",
@@ -290,7 +290,7 @@ def cost_table(a: Assumptions) -> str:
 
 
 def driver_limit(a: Assumptions) -> float:
-    """Groups a second that a driver between nodes can pass on, however many GPUs there are."""
+    """Return groups a second that a driver between nodes can pass on, however many GPUs there are."""
     cost = estimate(a, num_gpus=2 * a.gpus_per_node, num_groups=1)
     return 1 / (cost.driver_in + cost.driver_out)
 

@@ -66,7 +66,7 @@ class Args:
 
 
 def make_episode(image_wh: tuple[int, int], *, shots: int) -> Episode:
-    """An episode whose pictures are noise in memory."""
+    """Return an episode whose pictures are noise in memory."""
     rng = np.random.default_rng(SEED)
     width, height = image_wh
 
@@ -79,7 +79,7 @@ def make_episode(image_wh: tuple[int, int], *, shots: int) -> Episode:
 
 
 def make_texts(count: int) -> list[str]:
-    """Answers in thousandths of the picture."""
+    """Return answers in thousandths of the picture."""
     rng = np.random.default_rng(SEED)
     special = ["It is at [300, 200, 600, 800].", "<answer>[300, 200, 6", "<answer>none</answer>"]
     boxes = np.array([300, 200, 600, 800]) + rng.integers(-150, 150, size=(count, 4))
@@ -137,7 +137,7 @@ def make_sides(episode: Episode, texts: list[str]) -> dict[str, Callable[[], Sco
 
 
 def measure(action: Callable[[], object]) -> float:
-    """Seconds of CPU time that a call takes, over as many calls as fill a turn."""
+    """Return seconds of CPU time that a call takes, over as many calls as fill a turn."""
     calls, start = 0, time.thread_time()
     while (elapsed := time.thread_time() - start) < MIN_SECONDS:
         action()
@@ -146,7 +146,7 @@ def measure(action: Callable[[], object]) -> float:
 
 
 def measure_size(args: Args, size: str) -> dict[str, Any]:
-    """The line of a size.
+    """Return the line of a size.
 
     Raises:
         ValueError: If the size is not two numbers.

@@ -1,4 +1,4 @@
-"""How many synthetic episodes a second, against a plain drawing of the same scenes.
+"""Measure how many synthetic episodes are drawn a second, against a plain drawing of the same scenes.
 
     python benchmarks/synthetic_episodes.py [--seconds 5] [--workers 2] [--shots 4] [--image-size 112]
 
@@ -51,7 +51,7 @@ def draw_scene_plainly(
     level: Level,
     size: int,
 ) -> ImageArray:
-    """The peer of `drawing.draw_scene`: same arguments, same picture but for the grain of the background."""
+    """Return the peer of `drawing.draw_scene`: same arguments, same picture but for the grain of the background."""
     canvas = plain_background(background_draws, size)
     columns, rows = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5)
     for item in objects:
@@ -70,7 +70,7 @@ def draw_scene_plainly(
 def plain_fill(
     item: PlacedObject, columns: npt.NDArray[np.float64], rows: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """[size, size, 3]: the object's texture and its rim, all over the picture."""
+    """Return [size, size, 3]: the object's texture and its rim, all over the picture."""
     identity, size = item.identity, len(rows)
     inverse = np.linalg.inv(np.array(item.matrix).reshape(2, 2))
     dx, dy = columns - item.centre[0], rows - item.centre[1]
@@ -85,7 +85,7 @@ def plain_fill(
 
 
 def plain_background(draws: Sequence[float], size: int) -> npt.NDArray[np.float64]:
-    """[size, size, 3]: three octaves of noise between two muted colours."""
+    """Return [size, size, 3]: three octaves of noise between two muted colours."""
     rng = np.random.default_rng(int(draws[0] * 2**32))
     noise = np.zeros((size, size))
     for octave in range(3):
@@ -102,7 +102,7 @@ SIDES = {"ours": draw_scene, "peer": draw_scene_plainly}
 
 
 def measure(side: str, options: dict[str, Any], seconds: float, worker: int) -> float:
-    """Episodes per second of one worker, each with its own range of indices; the first ones only warm up."""
+    """Return episodes per second of one worker, each with its own range of indices; the first ones only warm up."""
     dataset = SyntheticDataset(**options)
     index = worker * 400_000
     with mock.patch.object(dataset_module, "draw_scene", SIDES[side]):
@@ -118,7 +118,7 @@ def measure(side: str, options: dict[str, Any], seconds: float, worker: int) -> 
 
 
 def check_same_episodes(options: dict[str, Any]) -> None:
-    """The peer does the same work: same boxes, and pictures that differ by the grain of the background."""
+    """Check that the peer does the same work: same boxes, and pictures that differ by the grain of the background."""
     dataset = SyntheticDataset(**options)
     for index in range(5):
         ours = dataset[index]
@@ -131,7 +131,7 @@ def check_same_episodes(options: dict[str, Any]) -> None:
 
 
 def machine() -> dict[str, str | int | None]:
-    """What the figures depend on."""
+    """Return the facts of the machine on which the figures depend."""
     versions = {name: importlib.metadata.version(name) for name in ("numpy", "pillow", "shapely")}
     return {
         "cpu": platform.machine(),

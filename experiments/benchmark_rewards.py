@@ -1,4 +1,4 @@
-"""Which reward trains best?: the same as `focus rewards`."""
+"""Compare rewards by training: the same as `focus rewards`."""
 
 from focus_agents.cli.main import run_command
 

@@ -1,4 +1,4 @@
-"""How well policies localize: the same as `focus evaluate`."""
+"""Evaluate policies: the same as `focus evaluate`."""
 
 from focus_agents.cli.main import run_command
 

@@ -39,7 +39,7 @@ class Ceiling:
 
 
 WHOLE_CEILING, CEILING = Ceiling(2**31 - 1), Ceiling(1e9)
-"""Those of whole numbers and of others, where a setting declares no `Ceiling` of its own."""
+"""Ceilings of whole numbers and of others, where a setting declares no `Ceiling` of its own."""
 
 Seed = Annotated[int, Ge(0), Ceiling(2**32 - 1)]
 """Of random draws; NumPy's and RLlib's generators take no larger one."""
@@ -171,7 +171,7 @@ def _check_number(name: str, value: Any, kind: type, bounds: Sequence[Any]) -> N
 
 
 def _holds(bound: Any, value: Any) -> bool:
-    """Whether a number keeps a bound; nan keeps none."""
+    """Return whether a number keeps a bound; nan keeps none."""
     match bound:
         case Ge(least):
             return bool(value >= least)
@@ -183,7 +183,7 @@ def _holds(bound: Any, value: Any) -> bool:
 
 
 def _describe(bounds: Sequence[Any], *, is_whole: bool) -> str:
-    """The bounds in words."""
+    """Return the bounds in words."""
     match tuple(bounds):
         case (Ge(int(least)), Le(int(most))):
             return f"{least} or {most}" if is_whole and most - least == 1 else f"a number from {least} to {most}"

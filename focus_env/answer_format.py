@@ -1,4 +1,4 @@
-"""How a template writes boxes and answers, as data: what is written from it, and the strict format that follows.
+"""The way in which a template writes boxes and answers, as data, and the strict format that follows from it.
 
     box      "[{x1}, {y1}, {x2}, {y2}]"          four numbers, x first or y first
     answer   "<answer>{box}</answer>"            the box and what stands around it
@@ -62,7 +62,7 @@ class _Number(NamedTuple):
 
 @functools.cache
 def _pieces(text: str) -> tuple[str | _Number, ...]:
-    """A box's format as literal texts and numbers, checked."""
+    """Return a box's format as literal texts and numbers, checked."""
     try:
         pieces = tuple(_read_pieces(text))
     except ValueError as error:
@@ -98,7 +98,7 @@ def _read_pieces(text: str) -> Iterator[str | _Number]:
 
 @dataclass(frozen=True, slots=True)
 class BoxFormat:
-    """How four coordinates are written.
+    """The way in which four coordinates are written.
 
     Attributes:
         text: The format; see this module.
@@ -190,7 +190,7 @@ class BoxFormat:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerFormat:
-    """How answers are written, and which texts are strict.
+    """The way in which answers are written, and the texts that are strict.
 
     Attributes:
         box: How a box is written.
@@ -230,7 +230,7 @@ class AnswerFormat:
 
 
 class StrictAnswer(NamedTuple):
-    """What a strict text says: (x_min, y_min, x_max, y_max) in its unit, or None for an object that is not there."""
+    """The content of a strict text: (x_min, y_min, x_max, y_max) in its unit, or None for an absent object."""
 
     values: Coordinates | None
 
@@ -256,13 +256,13 @@ def formats_of(text: str) -> list[str]:
 
 
 def _unrounded(value: float) -> str:
-    """A number with all its digits and no exponent, which no model is taught to write."""
+    """Return a number with all its digits and no exponent, which no model is taught to write."""
     text = repr(value)
     return np.format_float_positional(value, precision=_MOST_DECIMALS, trim="0") if "e" in text else text
 
 
 def _between_numbers(literal: str, *, is_first: bool, is_last: bool) -> str:
-    """A pattern of the text before, between or behind numbers, with any blanks beside these.
+    """Return a pattern of the text before, between or behind numbers, with any blanks beside these.
 
     Line ends and tabs are blanks where the format has some.
     """
@@ -279,7 +279,7 @@ def _between_numbers(literal: str, *, is_first: bool, is_last: bool) -> str:
 
 @functools.cache
 def _strict_pattern(form: AnswerFormat, frame: CoordinateFrame) -> re.Pattern[str]:
-    """A pattern of the strict texts in a frame. Its groups are empty where the object is not there."""
+    """Return a pattern of the strict texts in a frame. Its groups are empty where the object is not there."""
     box = form.box.pattern(frame)
     nameless = re.sub(r"\?P<[xy][12]>", "?:", box)
     kinds = [_surroundings(form.answer, box, form.optional_tokens)]
@@ -297,7 +297,7 @@ def _surroundings(text: str, box: str, optional_tokens: Sequence[str]) -> str:
 
 
 def _loose_blanks(literal: str, optional_tokens: Sequence[str]) -> str:
-    """A pattern of a literal text in which any blanks stand where it has some, and tokens may be missing."""
+    """Return a pattern of a literal text in which any blanks stand where it has some, and tokens may be missing."""
     if optional_tokens:
         tokens = "|".join(re.escape(token) for token in sorted(optional_tokens, key=len, reverse=True))
         pieces = re.split(f"({tokens})", literal)

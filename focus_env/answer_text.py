@@ -213,7 +213,7 @@ def has_four_values(text: str) -> bool:
 
 
 def _is_between(text: str, start: int, end: int) -> bool:
-    """Whether a text between two points says that they are the two corners of a box."""
+    """Return whether a text between two points says that they are the two corners of a box."""
     between = text[start:end].strip()
     return len(between) <= _MAX_BETWEEN and _BETWEEN_POINTS.fullmatch(between) is not None
 
@@ -226,7 +226,7 @@ def _boxes_of_points(points: list[tuple[str, str]]) -> Iterator[FoundBox]:
 
 
 def _boxes_of_tokens(numbers: Sequence[str]) -> Iterator[FoundBox]:
-    """The boxes of location tokens in a row; none if their number is none of whole boxes."""
+    """Yield the boxes of location tokens in a row; none if their number is none of whole boxes."""
     if len(numbers) % 4 == 0:
         for start in range(0, len(numbers), 4):
             yield read_box(numbers[start : start + 4], order="tokens")
@@ -237,7 +237,7 @@ def _content(group: re.Match[str]) -> str:
 
 
 def _values(content: str) -> list[str]:
-    """The values in one pair of brackets, divided by commas or semicolons or, where there is none, by blanks."""
+    """Return the values in one pair of brackets, divided by commas or semicolons or, where there is none, by blanks."""
     content = content.strip().removesuffix("\\")  # "\[1, 2, 30, 40\]", as in LaTeX
     if _SEPARATOR.search(content) is None:
         return content.split()
@@ -248,27 +248,27 @@ def _values(content: str) -> list[str]:
 
 
 def _names_other_order(values: Sequence[str]) -> bool:
-    """Whether four words are the names of a box's numbers, in another order than that of corners with x first."""
+    """Return whether four words are the names of a box's numbers, in another order than corners with x first."""
     names = [re.sub("[^a-z0-9]", "", value.lower()) for value in values]
     known = {name for convention in (*_CORNERS, *_SIZES, *_CENTRES) for name in convention}
     return all(name in known for name in names) and _OTHER_NAMES.match(",".join(names)) is not None
 
 
 def _named_point(values: Sequence[str]) -> tuple[str, ...] | None:
-    """The numbers of values such as `"x": 1, "y": 2`; None where these are no point."""
+    """Return the numbers of values such as `"x": 1, "y": 2`; None where these are no point."""
     named = (_by_name(values) if len(values) == 2 else None) or {}
     return next((tuple(named[name] for name in names) for names in _POINTS if set(names) == set(named)), None)
 
 
 def _named_box(values: Sequence[str]) -> FoundBox | None:
-    """The box of values such as `"x1": 1`, by their names; None where these are not just those of a box."""
+    """Return the box of values such as `"x1": 1`, by their names; None where these are not just those of a box."""
     named = _by_name(values) if 4 <= len(values) <= 12 else None
     found = [box for conventions in (_CORNERS, _SIZES, _CENTRES) for box in _by_names(named or {}, conventions)]
     return found[0] if len(found) == 1 else None
 
 
 def _by_name(values: Sequence[str]) -> dict[str, str] | None:
-    """The numbers among named values, by their names in small letters; None if a name stands twice."""
+    """Return the numbers among named values, by their names in small letters; None if a name stands twice."""
     named: dict[str, str] = {}
     for value in values:
         match = _NAMED.fullmatch(value)
@@ -281,7 +281,7 @@ def _by_name(values: Sequence[str]) -> dict[str, str] | None:
 
 
 def _by_names(named: Mapping[str, str], conventions: tuple[tuple[str, ...], ...]) -> Iterator[FoundBox]:
-    """The boxes of named numbers, for each convention whose four names are all there."""
+    """Yield the boxes of named numbers, for each convention whose four names are all there."""
     for names in conventions:
         if all(name in named for name in names):
             box = read_box([named[name] for name in names], order="named")

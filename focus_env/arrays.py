@@ -73,7 +73,7 @@ def as_picture(value: Any, name: str) -> npt.NDArray[np.uint8]:
 
 
 def _on_the_cpu(value: Any) -> Any:
-    """A tensor of torch as one that NumPy can read."""
+    """Return a tensor of torch as one that NumPy can read."""
     if not hasattr(value, "detach"):
         return value
     tensor = value.detach().cpu()
@@ -81,7 +81,7 @@ def _on_the_cpu(value: Any) -> Any:
 
 
 def _content(file: Any, name: str) -> bytes:
-    """What is left to read of an open file, up to the limit of a picture's file."""
+    """Return the rest of an open file, up to the limit of a picture's file."""
     try:
         content = file.read(LARGEST_FILE + 1)
     except (OSError, ValueError) as error:
@@ -111,7 +111,7 @@ def _from_array(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
 
 
 def _in_8_bits(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
-    """The numbers of an array as levels from 0 to 255; see the module."""
+    """Return the numbers of an array as levels from 0 to 255; see the module."""
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.bool_:

@@ -165,7 +165,7 @@ def as_box(box: object, name: str, *, image_wh: tuple[int, int] | None = None, t
 
 
 def _is_plain(box: object) -> bool:
-    """Whether these are four floats, which need no look at by NumPy; answers are read by the million."""
+    """Return whether these are four floats, which need no look at by NumPy; answers are read by the million."""
     return isinstance(box, tuple) and len(box) == 4 and all(type(value) is float for value in box)
 
 

@@ -1,4 +1,4 @@
-"""How far scores can be taken for probabilities: the reliability curve, and the calibration error.
+"""Measure how well scores serve as probabilities: the reliability curve, and the calibration error.
 
 Answers are sorted into bins of equal width by their scores. In each, the mean score is compared with the share of
 answers that are right. The expected calibration error is the mean of these differences, each weighed by its answers.
@@ -180,7 +180,7 @@ def _logits(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _places(values: npt.NDArray[np.float64], num_bins: int) -> npt.NDArray[np.int64]:
-    """[N] the bin of each score; 1 is in the last one."""
+    """Return [N] the bin of each score; 1 is in the last one."""
     found: npt.NDArray[np.int64] = np.minimum((values * num_bins).astype(np.int64), num_bins - 1)
     return found
 

@@ -28,7 +28,7 @@ GAMMA_TOLERANCE = 0.05
 
 
 def as_rgb(picture: Image.Image) -> Image.Image:
-    """The picture in mode RGB; see the module. The picture itself, if nothing is to be done.
+    """Return the picture in mode RGB; see the module. The picture itself, if nothing is to be done.
 
     Raises:
         ValueError: If its mode is none that Pillow converts.
@@ -45,7 +45,7 @@ def as_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _without_alpha(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """The colours in 8 bits, in a mode without palette or alpha; and the alpha, if anything lets white through."""
+    """Return the colours in 8 bits, in a mode without palette or alpha; and the alpha, if white shows through."""
     if picture.mode.startswith("I;16"):
         values = np.asarray(picture).astype(np.uint16)  # whatever the order of its bytes
         hole = picture.info.get("transparency")
@@ -61,7 +61,7 @@ def _without_alpha(picture: Image.Image) -> tuple[Image.Image, Image.Image | Non
 
 
 def _with_small_hole(picture: Image.Image) -> Image.Image:
-    """The picture, its transparent colour in 8 bits; a PNG of 16 bits has it in 16, though not its pixels."""
+    """Return the picture, its transparent colour in 8 bits; a PNG of 16 bits has it in 16, though not its pixels."""
     hole = picture.info.get("transparency")
     if picture.mode == "RGB" and isinstance(hole, tuple) and max(hole) > 255:
         picture = picture.copy()
@@ -70,7 +70,7 @@ def _with_small_hole(picture: Image.Image) -> Image.Image:
 
 
 def _in_8_bits(values: npt.NDArray[np.number], *, is_16_bit: bool) -> npt.NDArray[np.uint8]:
-    """Numbers of 32 bits as grey levels; see the module."""
+    """Return numbers of 32 bits as grey levels; see the module."""
     numbers = values.astype(np.float32)
     top = float(numbers.max(initial=0, where=np.isfinite(numbers)))
     numbers = np.nan_to_num(numbers, nan=0, posinf=top, neginf=0)
@@ -85,7 +85,7 @@ def _in_8_bits(values: npt.NDArray[np.number], *, is_16_bit: bool) -> npt.NDArra
 
 
 def _in_srgb(colours: Image.Image, picture: Image.Image) -> Image.Image:
-    """Colours as sRGB, by the profile or gamma of the picture that they are of."""
+    """Return colours as sRGB, by the profile or gamma of the picture that they are of."""
     if colours.mode == "LAB":
         return _applied(_lab_to_srgb(), colours)
     if colours.mode not in ("L", "RGB", "CMYK"):
@@ -111,7 +111,7 @@ def _applied(transform: ImageCms.ImageCmsTransform, colours: Image.Image) -> Ima
 
 @functools.lru_cache(maxsize=16)
 def _profile_to_srgb(profile: bytes, mode: str) -> tuple[str, ImageCms.ImageCmsTransform] | None:
-    """What a profile makes of pictures of a mode, and the mode that it takes; None: it leaves them as they are."""
+    """Return the profile's transform for pictures of a mode, and the mode that it takes; None: none is needed."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         wanted = PROFILE_MODES.get(source.profile.xcolor_space.strip())

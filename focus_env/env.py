@@ -141,7 +141,7 @@ class InContextLocalizationEnv(gymnasium.Env[Observation, str | BoxAction]):
 
     @property
     def episode(self) -> Episode:
-        """What is being asked, with its answer: for those who score, never for a policy.
+        """The question, with its answer: for scoring, never for a policy.
 
         Raises:
             ResetNeeded: If no question was asked.
@@ -239,7 +239,7 @@ class _Question:
         self._observation = observe(self.episode)
 
     def observe(self) -> Observation:
-        """The same read-only arrays each time, in a dict that the caller may change."""
+        """Return the observation: the same read-only arrays each time, in a dict that the caller may change."""
         return self._observation.copy()
 
 
@@ -271,7 +271,7 @@ def observe(episode: Episode) -> Observation:
 
 
 def _without_target(episode: Episode) -> Episode:
-    """The part of an episode that a policy may see, whose target is not looked at."""
+    """Return the part of an episode that a policy may see, whose target is not looked at."""
     return dataclasses.replace(episode, target_box=None) if isinstance(episode, Episode) else episode
 
 
@@ -283,7 +283,7 @@ def _read_only(array: Array) -> Array:
 
 
 def _read_shots(given: object) -> int | None:
-    """The number of supports that an option asks for."""
+    """Return the number of supports that an option asks for."""
     if given is None:
         return None
     require_whole(given, "shots")

@@ -27,9 +27,9 @@ UNFINISHED = "-unfinished"
 _FRESH, _OLD = "fresh", "old"
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 _FULL_TEXTS = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122")
-"""What libraries that raise errors of their own say of a full disk."""
+"""Texts about a full disk in the errors of libraries that raise their own."""
 _FAILED_TEXTS = (*_FULL_TEXTS, "PytorchStreamWriter failed", "unexpected pos", "os error", "IoError")
-"""What they say where a file cannot be written for whatever reason."""
+"""Texts in these errors where a file cannot be written for whatever reason."""
 _LEAST_FREE = 2**20
 """With less room than this, an error in writing is one of a full disk; that of torch says nothing of it."""
 
@@ -85,7 +85,7 @@ def fresh_folder(path: Path) -> Iterator[Path]:
 
 
 def _behind_links(path: Path) -> Path:
-    """Where a path leads that is a link, so that the link stays."""
+    """Return the place to which a path leads that is a link, so that the link stays."""
     if not path.is_symlink():
         return path
     with named_errors(path):
@@ -154,18 +154,18 @@ def remove_unfinished(folder: Path, pattern: str) -> None:
 
 
 def _folder_name(path: Path) -> Path:
-    """Where a folder is written."""
+    """Return the place where a folder is written."""
     return path.parent / f".{path.name}{UNFINISHED}"
 
 
 def _file_name(path: Path, number: int) -> Path:
-    """Where a file is written, with its ending, by which libraries choose a format; each writer has a number."""
+    """Return the place where a file is written, with its ending, by which libraries choose a format, and a number."""
     return path.parent / f".{path.stem}{UNFINISHED}{f'-{number}' if number else ''}{path.suffix}"
 
 
 @contextlib.contextmanager
 def _scratch_file(path: Path) -> Iterator[Path]:
-    """An empty file that no other process writes to; what dead processes have left goes, and at an error this one."""
+    """Yield an empty file of this process alone; what dead processes left goes, and at an error this file too."""
     for number in itertools.count():
         scratch = _file_name(path, number)
         try:  # a signal may raise at each line, in `_lock` too
@@ -186,7 +186,7 @@ def _scratch_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _scratch_folder(path: Path) -> Iterator[Path]:
-    """An empty folder; an older folder that a dead process has moved there is put back."""
+    """Yield an empty folder; an older folder that a dead process has moved there is put back."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = _folder_name(path)
     scratch.mkdir(exist_ok=True)
@@ -201,7 +201,7 @@ def _scratch_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _lock(path: Path, flags: int) -> Iterator[bool]:
-    """Whether a path is this process's alone, which it stays until the end of the context or of the process."""
+    """Yield whether a path is this process's alone, which it stays until the end of the context or of the process."""
     if sys.platform == "win32":
         if flags & os.O_CREAT:
             path.touch()

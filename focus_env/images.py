@@ -29,7 +29,7 @@ LARGEST_PICTURE = 64_000_000
 """Pixels beyond which a file is taken for a decompression bomb; a hundred times those of a video frame."""
 
 LEAVE_OUT = ", or leave it out, with `on_bad` 'skip'"
-"""What else can be done about a picture of a data set."""
+"""Advice about a picture of a data set, beside mending it."""
 
 REDUCTIONS = (8, 4, 2)
 WORTH_REDUCING = 0.75
@@ -37,7 +37,7 @@ WORTH_REDUCING = 0.75
 
 
 def shown_wh(image_wh: tuple[int, int], max_pixels: int | None) -> tuple[int, int]:
-    """The size at which a picture is shown: at most so many pixels, the same shape, never larger than it is.
+    """Return the size at which a picture is shown: at most so many pixels, the same shape, never larger than it is.
 
     Args:
         image_wh: (width, height) in pixels.
@@ -69,7 +69,7 @@ def shown_wh(image_wh: tuple[int, int], max_pixels: int | None) -> tuple[int, in
 
 
 def enlarged_wh(image_wh: tuple[int, int], min_pixels: int) -> tuple[int, int]:
-    """The size at which a small picture is shown: at least so many pixels, nearly the same shape, never smaller.
+    """Return the size at which a small picture is shown: at least so many pixels, nearly the same shape, never smaller.
 
     Args:
         image_wh: (width, height) in pixels.
@@ -92,7 +92,7 @@ def enlarged_wh(image_wh: tuple[int, int], min_pixels: int) -> tuple[int, int]:
 
 
 def picture_wh(path: Path) -> tuple[int, int]:
-    """(width, height) of a picture file as it is shown, from its head.
+    """Return (width, height) of a picture file as it is shown, from its head.
 
     Raises:
         DatasetError: If there is none, it is no picture, or it is larger than `LARGEST_PICTURE`.
@@ -130,7 +130,7 @@ def _require_usual_size(size: tuple[int, int], where: str) -> None:
 
 
 def _upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """A size after the turn, and also one before it."""
+    """Return a size after the turn, and also one before it."""
     return size if orientation < 5 else (size[1], size[0])
 
 
@@ -169,7 +169,7 @@ def check_size(found: tuple[int, int], expected: tuple[int, int], where: str) ->
 def decode(
     source: Path | bytes, *, file_wh: tuple[int, int], image_wh: tuple[int, int], name: str
 ) -> npt.NDArray[np.uint8]:
-    """The pixels of a picture file.
+    """Return the pixels of a picture file.
 
     Args:
         source: The file, or what is in it.
@@ -203,7 +203,7 @@ def _decoded(
 
 
 def _pixels(picture: Image.Image, orientation: int, image_wh: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """What an opened picture shows, at a size."""
+    """Return the pixels of an opened picture, at a size."""
     # Turned last, when there are fewest pixels; until then sizes are those of the file.
     file_wh, wanted = picture.size, _upright(image_wh, orientation)
     reduction = next((r for r in REDUCTIONS if _covers(_reduced(file_wh, r), wanted)), 1)
@@ -218,7 +218,7 @@ def _pixels(picture: Image.Image, orientation: int, image_wh: tuple[int, int]) -
 
 
 def read_picture(source: str | Path | bytes | Image.Image) -> npt.NDArray[np.uint8]:
-    """The pixels of a picture that somebody gives, as a person sees it.
+    """Return the pixels of a picture that somebody gives, as a person sees it.
 
     Args:
         source: A file, what is in it, or a picture of Pillow in any mode.
@@ -272,7 +272,7 @@ class PictureCache:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
-        """The picture of a key, made if it is not here; not to be written into."""
+        """Return the picture of a key, made if it is not here; not to be written into."""
         with self._lock:
             if key in self._pictures:
                 self._pictures.move_to_end(key)
@@ -288,4 +288,4 @@ class PictureCache:
 
 
 RECENT = PictureCache(256 * 2**20)
-"""What this process has decoded from files; set `max_bytes` for another bound."""
+"""Pictures that this process has decoded from files; set `max_bytes` for another bound."""

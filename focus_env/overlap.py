@@ -1,4 +1,4 @@
-"""How two boxes lie to each other beyond their IoU: GIoU, DIoU, CIoU, and two shortcuts that earn IoU without looking.
+"""Measures of two boxes beyond their IoU: GIoU, DIoU, CIoU, and two shortcuts that earn IoU without looking.
 
 All are functions of arrays, element by element, for boxes `xyxy` in any one frame. What is no box (reversed, without
 area, not finite) gets the least value, never nan.
@@ -83,7 +83,7 @@ def ciou(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
 
 
 class _Pair(NamedTuple):
-    """What the formulas share, each [...]; only what stands at `are_boxes` means anything."""
+    """Values that the formulas share, each [...]; only those where `are_boxes` holds mean anything."""
 
     are_boxes: npt.NDArray[np.bool_]
     iou: Floats
@@ -154,7 +154,7 @@ def support_shares(episode: Episode) -> Floats:
 
 
 def covers_image(boxes: npt.ArrayLike, image_wh: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Whether boxes answer the whole image: an IoU with it of `WHOLE_IMAGE_SHARE` or more.
+    """Tell which boxes answer the whole image: an IoU with it of `WHOLE_IMAGE_SHARE` or more.
 
     Args:
         boxes: [..., 4] `xyxy` in pixels; nan where there is no box.
@@ -169,7 +169,7 @@ def covers_image(boxes: npt.ArrayLike, image_wh: npt.ArrayLike) -> npt.NDArray[n
 
 
 def repeats_support(shares: npt.ArrayLike, support_shares: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Whether boxes repeat support boxes: an IoU of `COPY_IOU` or more, each relative to its own image.
+    """Tell which boxes repeat support boxes: an IoU of `COPY_IOU` or more, each relative to its own image.
 
     Args:
         shares: [..., 4] `xyxy` as shares, see `to_shares`; nan where there is no box.

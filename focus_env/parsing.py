@@ -135,7 +135,7 @@ def holds_box(text: str) -> bool:
 
 
 def _match_strict(text: str, frame: CoordinateFrame, form: AnswerFormat, *, thinking: bool) -> StrictAnswer | None:
-    """The answer of a strict text."""
+    """Return the answer of a strict text."""
     answer = text.strip()
     if thinking:
         thought, close, answer = answer.rpartition(THOUGHT_CLOSE)
@@ -154,7 +154,7 @@ def _judge(
     input_wh: tuple[int, int] | None,
     is_strict: bool,
 ) -> ParseResult:
-    """The result for a text's one box."""
+    """Return the result for a text's one box."""
     if (values := _in_order(found, form)) is None:
         return ParseResult(ParseStatus.AMBIGUOUS, None, is_strict)
     own = CoordinateFrame.NORM_1024 if found.order == "tokens" else frame
@@ -168,7 +168,7 @@ def _judge(
 
 
 def _in_order(found: FoundBox, form: AnswerFormat) -> Coordinates | None:
-    """A box's numbers with x first; None where their order is not known."""
+    """Return a box's numbers with x first; None where their order is not known."""
     a, b, c, d = found.values
     is_y_first = form.box.order == "yxyx"
     if (
@@ -200,7 +200,7 @@ def _search(text: str, *, thinking: bool) -> tuple[list[FoundBox], int, bool]:
 
 
 def _some(boxes: Iterator[FoundBox]) -> list[FoundBox]:
-    """The first two of these boxes, since a second one settles the status."""
+    """Return the first two of these boxes, since a second one settles the status."""
     return list(itertools.islice(boxes, 2))
 
 

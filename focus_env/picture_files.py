@@ -19,7 +19,7 @@ LARGEST_FILE = 2**29
 """Bytes beyond which no file is read as a picture: eight for each pixel of the largest."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""What a file may be, whatever its name ends in. Pillow reads more, and of these one starts a program."""
+"""Formats that a file may have, whatever its name ends in. Pillow reads more, and of these one starts a program."""
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,7 +37,7 @@ DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError, RuntimeError,
     MemoryError, struct.error, Image.DecompressionBombError,
 )  # fmt: skip
-"""What Pillow raises of damaged files."""
+"""Errors that Pillow raises of damaged files."""
 JPEG_END = b"\xff\xd9"
 JPEG_SCAN = b"\xda"
 JPEG_MARK = re.compile(rb"\xff++([^\xff])")
@@ -79,7 +79,7 @@ def opened(source: Path | bytes, formats: tuple[str, ...] = FORMATS) -> Iterator
 
 
 def orientation_of(picture: Image.Image) -> int:
-    """How the pixels have to be turned: a key of `TURNS`, or 1, also where what says so is damaged."""
+    """Return the turn that the pixels need: a key of `TURNS`, or 1, also where the file's word for it is damaged."""
     if picture.format == "TIFF":  # Pillow turns these itself
         return 1
     try:
@@ -118,7 +118,7 @@ def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
 
 
 def has_end(file: BinaryIO, kind: str) -> bool:
-    """Whether a file of a format was copied to its end, as far as the format says so.
+    """Return whether a file of a format was copied to its end, as far as the format says so.
 
     Args:
         file: The whole file.
@@ -135,7 +135,7 @@ def has_end(file: BinaryIO, kind: str) -> bool:
 
 
 def _is_whole_jpeg(file: BinaryIO) -> bool:
-    """Whether the pixels have an end, which may lie far before that of the file."""
+    """Return whether the pixels have an end, which may lie far before that of the file."""
     file.seek(0)
     content = file.read(LARGEST_FILE)
     place = 2

@@ -94,7 +94,7 @@ def read_picture(frame: Frame, whose: str) -> ImageArray:
 
 
 def _as_exemplar(support: Any, name: str) -> Exemplar:
-    """`name` has a place for which part of the support is meant."""
+    """Make an exemplar of one support; `name` has a place for the part of the support that is meant."""
     if isinstance(support, tuple | list) and len(support) == 2:
         support = Exemplar(*support)
     if not isinstance(support, Exemplar):

@@ -100,7 +100,7 @@ class Registry(Generic[E]):
         return "\n".join([*(f"- {entry.usage}: {entry.summary}" for entry in entries.values()), *faults])
 
     def _offered(self) -> tuple[dict[str, list[EntryPoint]], list[str]]:
-        """What installed packages add by name, nothing of it imported, and what is wrong with their lists."""
+        """Return the names that installed packages add, nothing of it imported, and the faults of their lists."""
         points, faults = _read_points(self.group)
         offered: dict[str, list[EntryPoint]] = {}
         for point in points:
@@ -114,7 +114,7 @@ class Registry(Generic[E]):
         return offered, faults
 
     def _load(self, name: str, points: list[EntryPoint]) -> tuple[E | None, str]:
-        """The record behind a name, or None and what is wrong with it."""
+        """Return the record behind a name, or None and what is wrong with it."""
         packages = " and ".join(sorted(map(_package, points)))
         fault = f"{self._kind} {name!r} of {packages} cannot be used: "
         if len(points) > 1:  # which of them is found first depends on the path, so neither is taken
@@ -139,7 +139,7 @@ class Registry(Generic[E]):
 
 
 def _read_points(group: str) -> tuple[list[EntryPoint], list[str]]:
-    """The entry points of a group, and a sentence for each package whose list is malformed."""
+    """Return the entry points of a group, and a sentence for each package whose list is malformed."""
     try:
         return list(entry_points(group=group)), []
     except Exception:  # the standard library stops at the first malformed list, whatever group it is about
@@ -159,7 +159,7 @@ def _read_points(group: str) -> tuple[list[EntryPoint], list[str]]:
 
 
 def _package(point: EntryPoint) -> str:
-    """The name and version of the package that adds an entry."""
+    """Return the name and version of the package that adds an entry."""
     return "an unknown package" if point.dist is None else f"{point.dist.name} {point.dist.version}"
 
 

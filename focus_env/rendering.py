@@ -76,7 +76,7 @@ def draw_boxes(image: Picture, boxes: Sequence[tuple[FourNumbers, Colour, str]])
 
 
 def _corners(box: Box, margin: float, image_wh: tuple[int, int]) -> list[float]:
-    """Of the outline, pulled into the picture where it would leave it: a box of the whole picture shows at its edge."""
+    """Pull the outline into the picture where it would leave it: a box of the whole picture shows at its edge."""
     # A pixel column i covers i to i + 1, and Pillow's far corner is inclusive.
     x1, y1, x2, y2 = (round(value) for value in box)
     near, far = (max(0, x1 - margin), max(0, y1 - margin)), (x2 - 1 + margin, y2 - 1 + margin)
@@ -204,7 +204,7 @@ def render_localization(
 
 
 def _tiles(shown: Sequence[tuple[ImageArray, Box | None, Colour]], captions: Sequence[str]) -> ImageArray:
-    """Pictures with a box each in a row, the last one apart."""
+    """Draw pictures with a box each in a row, the last one apart."""
     height = _tile_height(max(image.shape[0] for image, _, _ in shown))
     tiles = []
     for (image, box, colour), caption in zip(shown, captions, strict=True):
@@ -284,7 +284,7 @@ def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 
 
 def _tile_height(image_height: int) -> int:
-    """The image's height, or a whole multiple of it that is large enough, so that its pixels stay even."""
+    """Return the image's height, or a whole multiple of it that is large enough, so that its pixels stay even."""
     return min(_MAX_TILE_HEIGHT, image_height * math.ceil(_MIN_TILE_HEIGHT / image_height))
 
 
@@ -303,13 +303,13 @@ def _scaled(box: Box, scale: tuple[float, float]) -> Box:
 
 
 def _with_caption(tile: ImageArray, height: int, items: Sequence[tuple[str, Colour | None]]) -> ImageArray:
-    """A tile, padded to the row's height so that captions line up, with its caption below."""
+    """Return a tile, padded to the row's height so that captions line up, with its caption below."""
     padding = np.full((height - tile.shape[0], tile.shape[1], 3), _BACKGROUND, np.uint8)
     return _join([np.concatenate([tile, padding]), _caption_strip(items, tile.shape[1])], axis=0, margin=0)
 
 
 def _caption_strip(items: Sequence[tuple[str, Colour | None]], min_width: int, *, indent: int = 0) -> ImageArray:
-    """Labels, each after a swatch of its colour, in as many lines as they need."""
+    """Draw labels, each after a swatch of its colour, in as many lines as they need."""
     font, swatch, gap = _font(), 10, 14
     widths = [round(font.getlength(text)) + (swatch + 5 if colour else 0) for text, colour in items]
     width = max(min_width, indent + max(widths))

@@ -59,7 +59,7 @@ class CompletionSpace(spaces.Space[str]):
         return "".join(string.printable[i] for i in self.np_random.integers(len(string.printable), size=length))
 
     def contains(self, x: Any) -> bool:
-        """Whether `x` is a text that is not too long."""
+        """Return whether `x` is a text that is not too long."""
         return isinstance(x, str) and len(x) <= self.max_length
 
     def __eq__(self, other: object) -> bool:
@@ -97,7 +97,7 @@ class ImageSpace(spaces.Space[ImageArray]):
         return self.np_random.integers(256, size=(height, width, 3), dtype=np.uint8)
 
     def contains(self, x: Any) -> bool:
-        """Whether `x` is an array [H, W, 3] uint8, not empty."""
+        """Return whether `x` is an array [H, W, 3] uint8, not empty."""
         is_image = isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.ndim == 3 and x.shape[2] == 3
         return is_image and min(x.shape) > 0
 
@@ -114,7 +114,7 @@ def _refuse_mask(space: gymnasium.Space[Any], mask: None, probability: None) -> 
 
 
 class Observation(TypedDict):
-    """What a policy may see of an episode; k is the number of supports."""
+    """The part of an episode that a policy may see; k is the number of supports."""
 
     support_images: tuple[ImageArray, ...]
     """k images [H, W, 3] uint8, each of its own size."""
@@ -125,7 +125,7 @@ class Observation(TypedDict):
 
 
 def observation_space() -> spaces.Dict:
-    """The space of `Observation`: any number of supports, images of any size."""
+    """Return the space of `Observation`: any number of supports, images of any size."""
     box = spaces.Box(0.0, np.inf, shape=(4,), dtype=np.float64)
     return spaces.Dict(
         {
@@ -137,7 +137,7 @@ def observation_space() -> spaces.Dict:
 
 
 def box_action_space() -> spaces.Box:
-    """Four floats in [0, 1]: x_min, y_min, x_max, y_max as shares of the query image's width and height."""
+    """Return the space of floats in [0, 1]: x_min, y_min, x_max, y_max as shares of the query's width and height."""
     return spaces.Box(0.0, 1.0, shape=(4,), dtype=np.float32)
 
 

@@ -33,7 +33,7 @@ END_OF_TEXT = " \t\r\n\v\f\0\x1a"  # blanks, zeros of a copy, the mark by which 
 
 
 def inside(root: Path, name: str, *, where: str) -> Path:
-    """A path that a file of the data set names, if it stays in the data set's folder.
+    """Return a path that a file of the data set names, if it stays in the data set's folder.
 
     Args:
         root: The data set's folder.
@@ -77,7 +77,7 @@ def require_inside(root: Path, path: Path, where: str) -> None:
 
 
 def is_stray(name: str) -> bool:
-    """Whether a file or folder is one that systems and archives leave behind, which no data set names.
+    """Return whether a file or folder is one that systems and archives leave behind, which no data set names.
 
     >>> [is_stray(name) for name in ("._00000001.jpg", ".DS_Store", "Thumbs.db", "__MACOSX", "00000001.jpg")]
     [True, True, True, True, False]
@@ -86,7 +86,7 @@ def is_stray(name: str) -> bool:
 
 
 def as_name(text: str) -> str:
-    r"""A name that can be printed and stored: controls, and halves of characters, become question marks.
+    r"""Return a name that can be printed and stored: controls, and halves of characters, become question marks.
 
     >>> as_name("caf\udce9\n")
     'caf??'
@@ -113,7 +113,7 @@ def read_bytes(path: Path, *, advice: str, root: Path | None = None, max_bytes: 
 
 
 def read_text(path: Path, *, advice: str, root: Path | None = None, max_bytes: int = LARGEST_TEXT) -> str:
-    """A text file: UTF-8, UTF-16, UTF-32 with its mark, or else Latin-1.
+    """Return a text file: UTF-8, UTF-16, UTF-32 with its mark, or else Latin-1.
 
     Args:
         path: The file.
@@ -158,13 +158,13 @@ def as_text(content: bytes) -> str:
 
 
 def read_lines(path: Path, *, advice: str, root: Path | None = None) -> list[str]:
-    """The lines of a text file, without blank ones at its end; see `read_text`."""
+    """Return the lines of a text file, without blank ones at its end; see `read_text`."""
     text = read_text(path, advice=advice, root=root).rstrip(END_OF_TEXT)
     return LINE_END.split(text) if text else []
 
 
 def read_json(path: Path, *, advice: str, root: Path | None = None) -> Any:
-    """What a JSON file holds; see `read_text`."""
+    """Return the content of a JSON file; see `read_text`."""
     try:
         return json.loads(read_text(path, advice=advice, root=root, max_bytes=LARGEST_JSON))
     except (ValueError, RecursionError) as error:  # ValueError: also of a number with thousands of digits
@@ -174,7 +174,7 @@ def read_json(path: Path, *, advice: str, root: Path | None = None) -> Any:
 
 
 def finite_number(value: object) -> float | None:
-    """The one reader of numbers, as texts and JSON have them.
+    """Return the one reader of numbers, as texts and JSON have them.
 
     Args:
         value: A text, or a value of JSON.
@@ -204,7 +204,7 @@ def json_numbers(values: object, count: int) -> list[float] | None:
 
 
 def split_fields(line: str) -> list[str]:
-    r"""The values of a line, between commas, semicolons, tabs or blanks; one separator may end it.
+    r"""Return the values of a line, between commas, semicolons, tabs or blanks; one separator may end it.
 
     >>> split_fields("1, 2\t3;4,")
     ['1', '2', '3', '4']

@@ -41,10 +41,10 @@ class Box(NamedTuple):
 
 @runtime_checkable
 class PictureBytes(Protocol):
-    """Where an encoded picture can be had, e.g. in a store; hashable and picklable."""
+    """The place of an encoded picture, for example in a store; hashable and picklable."""
 
     def read(self) -> bytes:
-        """What would be in its file."""
+        """Return the bytes that would be in its file."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,12 +100,12 @@ class Frame:
             check_picture(self.source, self.file_wh or self.image_wh)
 
     def shrunk(self, max_pixels: int | None) -> Frame:
-        """The same picture, shown in at most so many pixels; see `focus_env.images.shown_wh`."""
+        """Return the same picture, shown in at most so many pixels; see `focus_env.images.shown_wh`."""
         size = shown_wh(self.image_wh, max_pixels)
         return self if size == self.image_wh else replace(self, image_wh=size, file_wh=self.file_wh or self.image_wh)
 
     def enlarged(self, min_pixels: int) -> Frame:
-        """The same picture, shown in at least so many pixels; see `focus_env.images.enlarged_wh`."""
+        """Return the same picture, shown in at least so many pixels; see `focus_env.images.enlarged_wh`."""
         size = enlarged_wh(self.image_wh, min_pixels)
         return self if size == self.image_wh else replace(self, image_wh=size, file_wh=self.file_wh or self.image_wh)
 
@@ -117,8 +117,8 @@ class Frame:
 
 
 Note: TypeAlias = Literal["", "flagged_absent", "no_size", "negative_size", "outside"]
-"""What is odd about the box of a frame: the source says that the object cannot be seen (whether or not there is a box),
-or there is no box because its width or height is 0, or less, or because none of it lies in the picture."""
+"""The odd thing about the box of a frame. The source says that the object cannot be seen, with or without a box; or
+there is no box, because its width or height is 0 or less, or because none of it lies in the picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class Track:
     video: str = ""
 
     def note(self, position: int) -> Note:
-        """What is odd about a frame's box."""
+        """Return the odd thing about a frame's box."""
         if self.notes:
             return self.notes[position]
         return "" if self.boxes[position] is not None else "no_size"
@@ -219,7 +219,7 @@ class Message:
 
 
 class ParseStatus(enum.StrEnum):
-    """What a model's text turned out to hold. Only `OK` and `CLIPPED` carry a box."""
+    """The kinds of texts that a model writes. Only `OK` and `CLIPPED` carry a box."""
 
     OK = "ok"
     CLIPPED = "clipped"
@@ -243,7 +243,7 @@ class ParseStatus(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ParseResult:
-    """What was read from a model's text.
+    """The result of reading a model's text.
 
     Attributes:
         status: What the text holds.

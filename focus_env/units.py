@@ -79,7 +79,7 @@ def fits_far_better(miou: float, miou_as_read: float) -> bool:
 
 
 def _miou_in(frame: CoordinateFrame, answers: Sequence[ScoredAnswer], targets: BoxArray) -> float:
-    """The mean IoU of the answers' numbers as coordinates in a frame; `iou` gives 0 to what is no box there."""
+    """Return the mean IoU of the answers' numbers as coordinates in a frame; `iou` gives 0 to what is no box there."""
     boxes = [
         frame_to_box(answer.numbers, frame, image_wh=answer.image_wh)
         for answer in answers

@@ -115,7 +115,7 @@ class SingleImageObservation(
 
 
 def _draw_box(box: npt.NDArray[np.float32], *, size: int) -> npt.NDArray[np.uint8]:
-    """[size, size, 1] how much of each pixel a box in shares of the sides covers, 0 to 255."""
+    """Return [size, size, 1] how much of each pixel a box in shares of the sides covers, 0 to 255."""
     x1, y1, x2, y2 = (box.astype(np.float64) * size).tolist()
     pixels = np.arange(size)
     columns = np.clip(np.minimum(pixels + 1, x2) - np.maximum(pixels, x1), 0, None)

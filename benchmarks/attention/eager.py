@@ -16,7 +16,7 @@ from focus_agents.sft.step import token_labels
 def take_eager_step(
     model: Qwen2VLForConditionalGeneration, batch: SFTBatch, config: SFTConfig, *, keeps_maps: bool = False
 ) -> dict[str, float]:
-    """The peer, for one example: the model returns its attention maps, [1, A, N, N] of each layer.
+    """Return the peer, for one example: the model returns its attention maps, [1, A, N, N] of each layer.
 
     It is as sparing as it can be with the maps that it is given: it reads the query picture's rows only, and unless
     `keeps_maps` it holds no map during backward that autograd does not hold, which under checkpointing is none.

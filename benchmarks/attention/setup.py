@@ -66,7 +66,7 @@ class Setup:
         return cls(model.to(device), batch.to(device), config, select_layers(config.attention_layers, NUM_LAYERS))
 
     def prepare(self, variant: str) -> Callable[[], dict[str, float]]:
-        """A step of a variant, which leaves its gradients and returns its losses; those of the last step are gone."""
+        """Return a step of a variant, which leaves its gradients and returns its losses; older gradients are gone."""
         self.model.zero_grad(set_to_none=True)
         if variant in ("eager", MAPS_KEPT):
             self.model.set_attn_implementation({"text_config": "eager"})
@@ -81,12 +81,12 @@ class Setup:
 
 
 def picture_side(num_tokens: int) -> int:
-    """Tokens along a side of each picture of a prompt with answer of `num_tokens`."""
+    """Return tokens along a side of each picture of a prompt with answer of `num_tokens`."""
     return math.isqrt((num_tokens - LEAST_TEXT_TOKENS) // NUM_PICTURES)
 
 
 def build_batch(num_tokens: int, model_config: Any) -> SFTBatch:
-    """One example: five square pictures, as large as fit, between text; the support boxes cover the middles."""
+    """Return one example: five square pictures, as large as fit, between text; the support boxes cover the middles."""
     side = picture_side(num_tokens)
     num_cells = side**2
     num_text = num_tokens - NUM_PICTURES * (num_cells + 2) - QUESTION_TOKENS - ANSWER_TOKENS

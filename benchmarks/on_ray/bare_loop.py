@@ -41,14 +41,14 @@ class BareLoop:
         return {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
 
     def take_step(self) -> list[RolloutGroup]:
-        """One iteration; returns its groups."""
+        """Run one iteration, and return its groups."""
         groups = self.sample()
         self.learn(groups)
         self.num_iterations += 1
         return groups
 
     def sample(self) -> list[RolloutGroup]:
-        """The next episodes, answered and scored."""
+        """Return the next episodes, answered and scored."""
         count = self.args.groups
         return collect_groups(
             self.env,
@@ -60,7 +60,7 @@ class BareLoop:
         )
 
     def learn(self, groups: Sequence[RolloutGroup]) -> None:
-        """One optimizer step from groups that all have signal."""
+        """Take one optimizer step from groups that all have signal."""
         rewards = np.stack([group.rewards for group in groups])
         assert has_signal(rewards).all(), f"rewards: a group without signal, which RLlib's side skips: {rewards}"
         advantages = group_advantages(rewards)
@@ -89,5 +89,5 @@ class BareLoop:
 
 
 def group_seed(iteration: int, position: int) -> int:
-    """The seed that the algorithm gives a group; if it gives another, the answers differ."""
+    """Return the seed that the algorithm gives a group; if it gives another, the answers differ."""
     return int(np.random.SeedSequence([SEED, iteration, position]).generate_state(1)[0])

@@ -16,7 +16,7 @@ Line = dict[str, Any]
 
 
 def compare(case: CaseName, contest: Contest, result: Result) -> Line:
-    """The JSON line of a contest, but for what all lines have in common."""
+    """Return the JSON line of a contest, but for what all lines have in common."""
     first, second = ("ours", "peer") if contest.peer is None else ("peer", "ours")
     ratios = [one / other for one, other in zip(result.readings[first], result.readings[second], strict=True)]
     prompts = [group.generation.prompt for group in result.groups]
@@ -44,7 +44,7 @@ def compare(case: CaseName, contest: Contest, result: Result) -> Line:
 
 
 def build_tables(lines: Sequence[Line]) -> list[Table]:
-    """The comparisons, and the parts of an iteration."""
+    """Return the comparisons, and the parts of an iteration."""
     first = lines[0]
     size = f"P {first['prompt_tokens']:,.0f}, G {first['group_size']}, {first['groups']} groups an iteration"
     sides = Table(

@@ -1,4 +1,4 @@
-"""Which processes are compared with which, and the settings of GRPO in them."""
+"""Pairs of processes that are compared, and the settings of GRPO in them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """What Ray and RLlib cost GRPO, and what more processes gain."""
+    """Measure the cost of Ray and RLlib for GRPO, and the gain of more processes."""
 
     cases: tuple[CaseName, ...] = ("overhead", "async", "workers")
-    """What to compare."""
+    """Cases to compare."""
     groups: int = 2
     """Episodes of an iteration; the fewer, the more overhead weighs."""
     group_size: int = 8
@@ -121,7 +121,7 @@ class NoiseTemplate(PromptTemplate):
     """A prompt whose answers may be anything: any text is read as most of the picture, how much is a function of it."""
 
     def parse(self, text: str, image_wh: tuple[int, int]) -> ParseResult:
-        """A box for a text. It leaves out a tenth at most on each side, so it always meets the object."""
+        """Return a box for a text. The box leaves out a tenth at most on each side, so it always meets the object."""
         margin = zlib.crc32(text.encode()) % 1_000 / 10_000
         width, height = image_wh
         box = Box(width * margin, height * margin, width * (1 - margin), height * (1 - margin))
@@ -129,7 +129,7 @@ class NoiseTemplate(PromptTemplate):
 
 
 def build_environment(args: Args) -> dict[str, Any]:
-    """The environment's arguments."""
+    """Return the environment's arguments."""
     compact = get_template("compact")
     fields = {field.name: getattr(compact, field.name) for field in dataclasses.fields(compact)}
     dataset = SyntheticDataset(
@@ -139,7 +139,7 @@ def build_environment(args: Args) -> dict[str, Any]:
 
 
 def build_config(args: Args, topology: Topology, *, num_batches: int) -> GRPOConfig:
-    """The settings of GRPO there, all others being the defaults."""
+    """Return the settings of GRPO there, all others being the defaults."""
     return (
         GRPOConfig()
         .environment(env_config=build_environment(args))

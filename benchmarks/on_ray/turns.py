@@ -33,7 +33,7 @@ WEIGHT_TOLERANCE = 1e-5
 
 @dataclass
 class Result:
-    """What a contest gave.
+    """The result of a contest.
 
     Attributes:
         readings: By side, milliseconds of an iteration, one for each round.
@@ -48,13 +48,13 @@ class Result:
     weight_difference: float | None = None
 
     def add_parts(self, side: str, parts: Mapping[str, float]) -> None:
-        """Those of one more iteration."""
+        """Add the parts of one more iteration."""
         for name, milliseconds in parts.items():
             self.parts.setdefault(side, {}).setdefault(name, []).append(milliseconds)
 
 
 def get_weights(algorithm: GRPO) -> dict[str, torch.Tensor]:
-    """What `algorithm` trains, by the model's names; copies, as long as the learner is in this process."""
+    """Return the weights that `algorithm` trains, by the model's names; copies, if the learner is in this process."""
     state = algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
     return {name.removeprefix("policy."): weight for name, weight in state.items()}
 
@@ -70,12 +70,12 @@ def relative_difference(ours: Weights, peer: Weights, start: Weights) -> float:
 
 
 def texts(groups: Sequence[RolloutGroup]) -> list[list[str]]:
-    """The answers to each episode."""
+    """Return the answers to each episode."""
     return [[completion.text for completion in group.generation.completions] for group in groups]
 
 
 def check_same_answers(ours: Sequence[RolloutGroup], peer: Sequence[RolloutGroup]) -> None:
-    """Both sides were asked about the same episodes and answered alike, but not all alike."""
+    """Check that both sides were asked about the same episodes and answered alike, but not all alike."""
     episodes = [[group.episode_index for group in groups] for groups in (ours, peer)]
     assert episodes[0] == episodes[1], f"episodes: ours {episodes[0]}, the peer's {episodes[1]}"
     assert texts(ours) == texts(peer), f"answers: ours {texts(ours)}, the peer's {texts(peer)}"
@@ -83,7 +83,7 @@ def check_same_answers(ours: Sequence[RolloutGroup], peer: Sequence[RolloutGroup
 
 
 def train(algorithm: GRPO) -> dict[str, float]:
-    """One iteration; returns the milliseconds of its parts by the wall clock."""
+    """Run one iteration, and return the milliseconds of its parts by the wall clock."""
     start = time.perf_counter()
     timers = algorithm.train()[TIMERS]
     seconds = time.perf_counter() - start
@@ -93,7 +93,7 @@ def train(algorithm: GRPO) -> dict[str, float]:
 
 @contextlib.contextmanager
 def built(args: Args, contest: Contest, side: str) -> Iterator[GRPO]:
-    """An algorithm, whose processes end with the context."""
+    """Build an algorithm, whose processes end with the context."""
     algorithm = build_config(args, contest.topologies[side], num_batches=contest.num_batches).build_algo()
     try:
         yield algorithm
@@ -110,7 +110,7 @@ def cpu_milliseconds(step: Callable[[], object]) -> float:
 
 
 def measure_overhead(args: Args, contest: Contest) -> Result:
-    """RLlib's iteration and the bare loop's, in turns, in this process."""
+    """Measure RLlib's iteration and the bare loop's, in turns, in this process."""
     result, bare = Result(), BareLoop(args)
     start = bare.weights
     with built(args, contest, "ours") as algorithm:
@@ -135,7 +135,7 @@ def measure_overhead(args: Args, contest: Contest) -> Result:
 
 
 def run_block(algorithm: GRPO, num_iterations: int) -> tuple[float, list[dict[str, float]]]:
-    """(Milliseconds of an iteration by the wall clock, those of the parts of each) until the runners rest."""
+    """Return (milliseconds of an iteration by the wall clock, those of the parts of each) until the runners rest."""
     start = time.perf_counter()
     parts = [train(algorithm) for _ in range(num_iterations)]
     # A runner answers its calls in their order, so this one waits for what it samples ahead.
@@ -144,7 +144,7 @@ def run_block(algorithm: GRPO, num_iterations: int) -> tuple[float, list[dict[st
 
 
 def measure_processes(args: Args, contest: Contest) -> Result:
-    """Two algorithms with processes of their own, which take turns to work."""
+    """Return two algorithms with processes of their own, which take turns to work."""
     result = Result()
     with contextlib.ExitStack() as stack:
         sides = {side: stack.enter_context(built(args, contest, side)) for side in SIDES}
@@ -162,5 +162,5 @@ def measure_processes(args: Args, contest: Contest) -> Result:
 
 
 def measure(args: Args, contest: Contest) -> Result:
-    """One contest."""
+    """Run one contest."""
     return (measure_overhead if contest.peer is None else measure_processes)(args, contest)

@@ -1,4 +1,4 @@
-"""What is compared with what."""
+"""Cases, and the sides that each compares."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CaseName = Literal["sampling", "learning", "step", "fused", "without_signal"]
 
 @dataclass(frozen=True)
 class Case:
-    """What is compared.
+    """The sides that are compared.
 
     Attributes:
         ours: The name of our side.

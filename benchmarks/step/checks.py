@@ -1,4 +1,4 @@
-"""That both sides of a case do the same work; each check raises AssertionError where they do not."""
+"""Check that both sides of a case do the same work; each check raises AssertionError where they do not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def difference(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def check_same_answers(setup: Setup) -> None:
-    """Our sampler and transformers' draw the same tokens, by likelihood and by chance."""
+    """Check that our sampler and transformers' draw the same tokens, by likelihood and by chance."""
     prompts = setup.collate(setup.encode())
     answers = {}
     for is_greedy in (True, False):
@@ -43,7 +43,7 @@ def check_same_answers(setup: Setup) -> None:
 
 
 def random_answers(setup: Setup) -> tuple[torch.Tensor, torch.Tensor]:
-    """([N, G, T] tokens, each a byte; [N, G] advantages), to learn from."""
+    """Return ([N, G, T] tokens, each a byte; [N, G] advantages), to learn from."""
     generator = torch.Generator().manual_seed(SEED)
     size = setup.size
     token_ids = torch.randint(256, (len(setup.messages), size.group_size, size.answer_tokens), generator=generator)
@@ -72,7 +72,7 @@ def check_same_learning(setup: Setup) -> float:
 
 
 def check_same_without_silent(setup: Setup) -> float:
-    """A group without signal adds nothing to the gradients; returns the gap."""
+    """Check that a group without signal adds nothing to the gradients, and return the gap."""
     encoded = setup.encode()
     token_ids, advantages = random_answers(setup)
     advantages[1:] = 0.0
@@ -85,7 +85,7 @@ def check_same_without_silent(setup: Setup) -> float:
 
 
 def check_same_as_trl(setup: Setup) -> float:
-    """From TRL's prompts, answers and advantages our code has the gradients that TRL has; returns the gap."""
+    """Check that our code has TRL's gradients, from its prompts, answers and advantages; returns the gap."""
     kept = KeepGradients(setup)
     setup.use_stock_attention()
     with (

@@ -22,7 +22,7 @@ Line = dict[str, Any]
 def compare_all(
     case: CaseName, size: Size, readings: Readings, gap: float | None, *, peak: float = math.nan
 ) -> list[Line]:
-    """A JSON line for each measure of a case.
+    """Return a JSON line for each measure of a case.
 
     Args:
         case: Its name.
@@ -63,7 +63,7 @@ def compare_all(
 
 
 def build_table(case: CaseName, lines: Sequence[Line], device: str) -> Table:
-    """One case in all its sizes.
+    """Measure one case in all its sizes.
 
     Args:
         case: Its name.

@@ -87,21 +87,21 @@ class Setup:
 
     @property
     def trained(self) -> list[torch.nn.Parameter]:
-        """What is trained."""
+        """Parameters that are trained."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     @property
     def banned_token_ids(self) -> list[int]:
-        """What no answer holds, on any side: its end, padding, and tokens of pictures."""
+        """Tokens that no answer holds, on any side: its end, padding, and tokens of pictures."""
         processor = self.processor
         return sorted({*processor.banned_token_ids, processor.eos_token_id, processor.pad_token_id})
 
     def encode(self) -> list[EncodedPrompt]:
-        """The prompts as arrays."""
+        """Return the prompts as arrays."""
         return [self.processor.encode(messages) for messages in self.messages]
 
     def collate(self, encoded: Sequence[EncodedPrompt]) -> PromptBatch:
-        """Prompts as tensors, where the model is."""
+        """Return prompts as tensors, where the model is."""
         return self.processor.collate(encoded).to(self.device)
 
     def use_stock_attention(self) -> None:
@@ -109,14 +109,14 @@ class Setup:
         base_model(self.model).set_attn_implementation({"text_config": "sdpa"})
 
     def take_gradients(self) -> torch.Tensor:
-        """[values] the gradients of all that is trained, one behind the other; the parameters lose them."""
+        """Return [values] the gradients of all that is trained, one behind the other; the parameters lose them."""
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.trained]
         self.optimizer.zero_grad()
         return torch.cat([gradient.flatten() for gradient in gradients])
 
 
 def large_config(tokenizer: Any) -> Any:
-    """The shape of Qwen2-VL-7B, with ids of the small tokenizer."""
+    """Return the shape of Qwen2-VL-7B, with ids of the small tokenizer."""
     config = build_config(tokenizer, hidden_size=3584, num_layers=28, vision_depth=32)
     text, vision = config.text_config, config.vision_config
     text.vocab_size, text.intermediate_size = 152064, 18944
@@ -129,7 +129,7 @@ def large_config(tokenizer: Any) -> Any:
 
 
 def build_processor(config: Any) -> VLMProcessor:
-    """The small tokenizer, and an image processor with a model's patches, which scales no picture."""
+    """Return the small tokenizer, and an image processor with a model's patches, which scales no picture."""
     processor = load_processor(TINY)
     processor.image_processor.patch_size = config.vision_config.patch_size
     pixels_per_token = (config.vision_config.patch_size * MERGE_SIZE) ** 2
@@ -139,7 +139,7 @@ def build_processor(config: Any) -> VLMProcessor:
 
 
 def build_messages(num_tokens: int, processor: VLMProcessor, *, seed: int) -> tuple[Message, ...]:
-    """A prompt of `num_tokens`: the project's own, with five square pictures as large as fit, and digits to fill it."""
+    """Return a prompt of `num_tokens`: the project's own, with five square pictures as large as fit, then digits."""
     rng = np.random.default_rng(seed)
     side = math.isqrt((num_tokens - TEXT_TOKENS) // NUM_PICTURES)
     pixels = side * MERGE_SIZE * processor.image_processor.patch_size

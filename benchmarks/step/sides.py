@@ -23,14 +23,14 @@ SIDES = ("ours", "peer")
 
 
 def text_reward(text: str) -> float:
-    """How varied an answer's characters are, 0 to 1: cheap, and hardly ever the same for two answers of noise."""
+    """Score how varied an answer's characters are, 0 to 1: cheap, and hardly ever the same for two answers of noise."""
     return len(set(text)) / max(1, len(text))
 
 
 def sample(
     setup: Setup, prompts: PromptBatch, *, temperature: float = 1.0, prefix: Prefix | None = None
 ) -> torch.Tensor:
-    """[N, G, T] our answers."""
+    """Return [N, G, T] our answers."""
     return sample_completions(
         setup.model,
         prompts,
@@ -45,7 +45,7 @@ def sample(
 
 
 def generate(setup: Setup, prompts: PromptBatch, *, is_greedy: bool = False) -> torch.Tensor:
-    """[1, G, T] the answers of transformers' own loop to one prompt; greedy, it gives one answer, [1, 1, T]."""
+    """Return [1, G, T] the answers of transformers' own loop to one prompt; greedy, it gives one answer, [1, 1, T]."""
     torch.manual_seed(SEED)
     how = {"do_sample": False} if is_greedy else {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
     tokens = base_model(setup.model).generate(
@@ -106,7 +106,7 @@ def learn(
 
 
 def take_step(setup: Setup, *, is_fused: bool = False, num_silent: int = 0, skips_silent: bool = False) -> None:
-    """Our whole step: encode, sample, reward, learn, clip, update.
+    """Take our whole step: encode, sample, reward, learn, clip, update.
 
     Args:
         setup: Model, conversations and optimizer.
@@ -136,5 +136,5 @@ def take_step(setup: Setup, *, is_fused: bool = False, num_silent: int = 0, skip
 
 
 def reward_texts(setup: Setup, token_ids: torch.Tensor) -> npt.NDArray[np.float64]:
-    """[N, G] rewards of the answers' texts."""
+    """Return [N, G] rewards of the answers' texts."""
     return np.array([[text_reward(setup.processor.decode(ids)) for ids in group] for group in token_ids.tolist()])

@@ -23,7 +23,7 @@ from focus_agents.models.attention import set_focus_attention
 def trl_trainer(
     setup: Setup, num_steps: int, callback: TrainerCallback, *, learning_rate: float, max_grad_norm: float
 ) -> Iterator[Any]:
-    """A trainer of TRL on the same model and conversations, whose `train` takes `num_steps` steps."""
+    """Yield a trainer of TRL on the same model and conversations, whose `train` takes `num_steps` steps."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 

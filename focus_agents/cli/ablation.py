@@ -50,8 +50,8 @@ class Args(Settings):
     last_wins: ClassVar[bool] = True  # so that a command line can be repeated with other arms behind it
 
     arms: tuple[str, ...] = default_arms()
-    """Which arms, on the bases and scenes that the plan has for each; those that they start from are run too. Named
-    twice, the last ones count."""
+    """The arms to run, on the bases and scenes that the plan has for each; those that they start from are run too.
+    Named twice, the last ones count."""
     bases: tuple[str, ...] = tuple(BASES)
     """On which bases: where, how, more. One that is not there is left out."""
     scenes: tuple[str, ...] = tuple(KINDS)
@@ -63,7 +63,7 @@ class Args(Settings):
     base_how: str = BASES["how"].model
     """The one whose box tokens hold the look of the boxed object, too; see docs/bases.md."""
     base_more: str = BASES["more"].model
-    """Its control, pretrained as long in the old way."""
+    """The control of `base_how`, pretrained as long in the old way."""
     num_sft_steps: Annotated[int, Ge(1)] = 1000
     """Optimizer steps of stage 1, of which each kind of scenes takes its share."""
     num_grpo_iterations: Annotated[int, Ge(1)] = 170
@@ -168,18 +168,18 @@ def check_names(setting: str, given: Collection[str], known: Collection[str]) ->
 
 
 def models_of(args: Args) -> dict[str, str]:
-    """The models of the bases that are asked for."""
+    """Return the models of the bases that are asked for."""
     models = {"where": args.base, "how": args.base_how, "more": args.base_more}
     return {name: model for name, model in models.items() if name in args.bases}
 
 
 def is_absent(name: str, model: str) -> bool:
-    """Whether a base is one that may come with the package and does not."""
+    """Return whether a base is one that may come with the package and does not."""
     return model == BASES[name].model and model not in SHIPPED_MODELS
 
 
 def describe_absent(args: Args) -> list[str]:
-    """A sentence for each base that is left out."""
+    """Return a sentence for each base that is left out."""
     return [
         as_flags(
             f"left out, with all its arms: base {name!r}, since {model} does not come with the package; make it as "
@@ -192,7 +192,7 @@ def describe_absent(args: Args) -> list[str]:
 
 
 def chosen_variants(args: Args, bases: Collection[str]) -> list[Variant]:
-    """What the plan holds of the arms, bases and scenes that are asked for; a quick look of all has a plan of its own.
+    """Return the plan's variants for the arms, bases and scenes that are asked for; a quick look of all has its own.
 
     Raises:
         ValueError: If it holds nothing of them.

@@ -1,4 +1,4 @@
-"""What a training on pictures of one's own has to beat, and whether it does; said after the training."""
+"""Compare a training on pictures of one's own with the policies that it has to beat; said after the training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VERDICTS = {"better": "this policy is better", "worse": "this policy is worse", 
 
 @dataclass(frozen=True, kw_only=True)
 class BesideArguments(Settings):
-    """What the trained policy has to beat."""
+    """The policy that the trained one has to beat."""
 
     beside: Annotated[
         tuple[str, ...] | None,

@@ -1,4 +1,4 @@
-"""What a run will take, said before it starts, and refused where it cannot fit.
+"""Estimate the memory and the time of a run before it starts, and refuse one that cannot fit.
 
 prompts: 2,002 tokens, 1,750 of them 5 pictures; in validation 6,232 tokens, ...; context 32,768; most of a picture: ...
 memory by count: each worker 31.6 GB (weights 16.7, activations 14.0, ...) in training, 33.1 GB (...) in validation; ...
@@ -222,7 +222,7 @@ def tell_memory(
 
 
 def _demands(processes: Sequence[Process], device: Device) -> list[tuple[float, float, Process]]:
-    """What is asked of a device, what it can give, and by which process: one on a GPU, or all on the CPU together."""
+    """List the demands on each device, its memory, and the process that asks: one on a GPU, or all on the CPU."""
     from focus_agents.models.budget import RESERVE
 
     free = device.total if device.free is None else device.free

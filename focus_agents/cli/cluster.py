@@ -1,4 +1,4 @@
-"""Where Ray runs: a cluster that is joined, or this machine, and whether it has what a run asks for.
+"""Join a cluster of Ray or start Ray on this machine, and check that it has what a run asks for.
 
 Ray itself waits without a word for resources that no machine has, and for a cluster that does not answer.
 """
@@ -70,7 +70,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """What some of a run's processes ask Ray for, all at once.
+    """The resources that some of a run's processes ask Ray for, all at once.
 
     Attributes:
         setting: The setting that asks for it, for messages.
@@ -119,7 +119,7 @@ def check_needs(needs: Sequence[Need], nodes: Sequence[Mapping[str, float]], *, 
 
 @dataclass(frozen=True, kw_only=True)
 class RayArguments(Settings):
-    """Where Ray runs."""
+    """The place where Ray runs."""
 
     ray_address: str | None = None
     """Ray cluster to join, auto or HOST:PORT; None: start Ray on this machine."""
@@ -289,7 +289,7 @@ def leave_ray(note: str = "", *, console: Console | None = None) -> None:
 
 
 def _this_machine() -> dict[str, float]:
-    """The resources of this machine, as Ray counts them where it is started here."""
+    """Return the resources of this machine, as Ray counts them where it is started here."""
     import torch
 
     return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}

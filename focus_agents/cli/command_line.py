@@ -110,7 +110,7 @@ def _is_number(text: str) -> bool:
 
 
 def _kinds(arguments: Any) -> dict[str, set[Any]]:
-    """By setting, the types that its values may have, also tuples of them and `Repeated`; those of its groups too."""
+    """Return by setting the types that its values may have, also tuples of them and `Repeated`; in its groups too."""
     found: dict[str, set[Any]] = {}
     for name, hint in get_type_hints(arguments, include_extras=True).items():
         extras = getattr(hint, "__metadata__", ())
@@ -128,7 +128,7 @@ def _kinds(arguments: Any) -> dict[str, set[Any]]:
 
 
 def _settings_by_flag(arguments: type) -> dict[str, str]:
-    """By name of a flag that of its setting; of a truth value, by its flag with `no_` before it too."""
+    """Return settings by the names of their flags; a truth value also stands under its flag with `no_` before it."""
     flags = {name: flag for name, flag in flag_names(arguments).items() if flag}
     kinds = _kinds(arguments)
     denied = {f"no_{flag}": name for name, flag in flags.items() if bool in kinds.get(name, ())}
@@ -159,7 +159,7 @@ def given_flags(words: Sequence[str], arguments: type) -> list[str]:
 
 
 def _renew(words: Sequence[str], old_flags: Mapping[str, str | None]) -> list[str]:
-    """The command line in today's spelling."""
+    """Return the command line in today's spelling."""
     renewed: list[str] = []
     rest = iter(words)
     for word in rest:
@@ -208,7 +208,7 @@ def restore_arguments(args: A, stored: Mapping[str, Any], *, keep: Sequence[str]
 
 
 def _from_json(found: Any, hint: Any) -> Any:
-    """A stored value as its field has it: a path, a unit of coordinates, several values."""
+    """Return a stored value as its field has it: a path, a unit of coordinates, several values."""
     kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and issubclass(kind, (Path, Enum))]
     if isinstance(found, str) and kinds:
         return kinds[0](found)

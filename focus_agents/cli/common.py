@@ -47,7 +47,7 @@ FrameName = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class ModelArguments(Settings):
-    """Which model, and how it is asked."""
+    """The model, and the way in which it is asked."""
 
     model: str = "focus-small"
     """Model: focus-small-base, focus-small-start, focus-small-sft, focus-small-grpo or focus-small, the best of these
@@ -68,7 +68,7 @@ class ModelArguments(Settings):
 
     @property
     def source(self) -> str:
-        """What `load_model` is given; folders by their absolute path, since other processes may work elsewhere."""
+        """The text that `load_model` is given; folders by their absolute path, for processes that work elsewhere."""
         given = self.model if self.init_from is None else os.path.expanduser(self.init_from)
         return absolute_reference(on_base(given, self.base_model))
 
@@ -142,7 +142,7 @@ class ModelArguments(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyArguments(Settings):
-    """How a policy is asked, and where it computes."""
+    """The way in which a policy is asked, and the place where it computes."""
 
     template: TemplateName = None
     frame: FrameName = None
@@ -156,7 +156,7 @@ class PolicyArguments(Settings):
     precision: Precision = "fp32"
     """bf16 computes in bfloat16."""
     engine: Engine = "transformers"
-    """What answers for a vlm: transformers, or vllm, which needs the extra vllm and a GPU."""
+    """Engine that answers for a vlm: transformers, or vllm, which needs the extra vllm and a GPU."""
     engine_memory: Annotated[float, Gt(0), Le(1)] = 0.9
     """Share of the GPU that vllm may fill."""
     api_concurrency: Annotated[int, Ge(1), Ceiling(4096)] = 8

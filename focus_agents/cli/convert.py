@@ -61,7 +61,7 @@ class Args(Settings):
     copy_pictures: bool = False
     """Copy the pictures into the folder, where the format expects them."""
     on_bad: BadPolicy = "raise"
-    """What cannot be used is an error, after all of it was named, or is left out and counted."""
+    """The way with faults: all of them are named as an error, or they are left out and counted."""
     overwrite: bool = False
     """Replace what is there, a folder with all that is in it."""
 

@@ -72,7 +72,7 @@ def place_token(folder: Path | None) -> None:
 
 
 def _has_token(file: Path) -> bool:
-    """Whether a file holds a token; one that this user cannot read is another's to judge."""
+    """Return whether a file holds a token; one that this user cannot read is another's to judge."""
     try:
         return file.is_file() and bool(file.read_text(errors="replace").strip())
     except OSError:
@@ -80,7 +80,7 @@ def _has_token(file: Path) -> bool:
 
 
 def _is_writable(folder: Path) -> bool:
-    """Whether a folder can be made, or written to; Ray makes it with its parents."""
+    """Return whether a folder can be made, or written to; Ray makes it with its parents."""
     existing = folder
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent

@@ -106,7 +106,7 @@ def inspect(episodes: EpisodeDataset, sheet: Path, console: Console) -> None:
 
 
 def table_of(found: Description) -> Table:
-    """The description as a table of two columns."""
+    """Return the description as a table of two columns."""
     table = Table("what", "how many", show_header=False)
     of = "" if found.num_read == found.num_episodes else f" (figures below: of {found.num_read}, evenly spaced)"
     table.add_row("episodes", f"{found.num_episodes}{of}")
@@ -133,7 +133,7 @@ def _counts(counts: Mapping[Any, int]) -> str:
 
 
 def _plain(value: object) -> object:
-    """A value as JSON has it."""
+    """Return a value as JSON has it."""
     return str(value) if isinstance(value, Path) else value
 
 

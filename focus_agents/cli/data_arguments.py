@@ -38,7 +38,7 @@ DatasetName = Annotated[str, tyro.conf.arg(help=datasets_help())]
 
 @dataclass(frozen=True, kw_only=True)
 class DataArguments(Settings):
-    """Which episodes."""
+    """The choice of episodes."""
 
     dataset: DatasetName = "synthetic"
     data_root: Path | None = None
@@ -47,7 +47,7 @@ class DataArguments(Settings):
     image_root: Path | None = None
     """Folder of the pictures that an iploc_json names, or annotations of your own that lie elsewhere."""
     identity: str = "auto"
-    """What says that boxes of your own pictures show the same object: track, label, clip (the label within a clip) or
+    """The mark that boxes of your own pictures show the same object: track, label, clip (the label within a clip) or
     the name of an attribute; auto: the first of them that every box has."""
     split: str = "train"
     """Split to use."""
@@ -75,8 +75,8 @@ class DataArguments(Settings):
     num_objects: int | None = None
     """Objects in each synthetic picture, the target included; None: as the level has it."""
     distractors: Literal["near", "same_shape", "any"] = "any"
-    """What synthetic scenes show beside the target from level 2 on: any objects in other paints, objects of its shape
-    in other paints, or (near) objects almost like it, by far the hardest."""
+    """Objects that synthetic scenes show beside the target from level 2 on: any objects in other paints, objects of its
+    shape in other paints, or (near) objects almost like it, by far the hardest."""
     shuffle_supports: bool = False
     """Show the supports of other episodes, a control that shows what can be earned without them."""
     image_size: Annotated[int, Ceiling(4096)] = 64
@@ -174,7 +174,7 @@ class DataArguments(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingDataArguments(DataArguments):
-    """Which episodes to train and to validate on."""
+    """The episodes to train and to validate on."""
 
     shots: Annotated[int, Ceiling(256)] = 4
     """Support pictures per episode, at least 1."""

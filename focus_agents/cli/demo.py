@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def read_pictures(args: Args) -> tuple[list[tuple[ImageArray, Box]], ImageArray]:
-    """Supports and query, checked."""
+    """Return supports and query, checked."""
     args.policies.check_device()
     if bool(args.support) != (args.query is not None):
         raise ValueError("--support and --query: expected both, or neither for an episode that is drawn")
@@ -164,7 +164,7 @@ def check_out(out: Path, given: Sequence[Path]) -> None:
 
 
 def read_picture(file: Path) -> ImageArray:
-    """The pixels of a picture as a person sees it; so a box is in pixels of the picture as viewers show it."""
+    """Return the pixels of a picture as a person sees it; so a box is in pixels of the picture as viewers show it."""
     try:
         return images.read_picture(file)
     except DatasetError as error:

@@ -101,7 +101,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _failure_as_json(args: Args) -> Iterator[None]:
-    """Where a report in JSON is asked for, print one of what ends the command, before that ends it."""
+    """Print what ends the command as a report in JSON, where one is asked for, before that ends it."""
     try:
         yield
     except (ValueError, OSError, FocusError) as error:
@@ -114,7 +114,7 @@ def _failure_as_json(args: Args) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _status() -> Iterator[Callable[[str], None]]:
-    """A line on the standard error that says what is done; none where that is no terminal."""
+    """Show on the standard error what is being done; nothing where that is no terminal."""
     with make_console(stderr=True).status("importing torch") as status:
         yield status.update
 

@@ -1,4 +1,4 @@
-"""What a command prints of an error: the library's message, with the command's own flags in it."""
+"""Print an error of a command: the library's message, with the command's own flags in it."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Args(Settings):
     supports: Path | None = None
     """File or folder of annotations whose boxes are supports, in any format that `focus convert` reads."""
     name: tuple[str, ...] = ()
-    """Which labels of --supports are looked for, all if there is none; or the name of the object of --support."""
+    """Labels of --supports that are looked for, all if there is none; or the name of the object of --support."""
     shots: Annotated[int, Ge(1)] = 4
     """Most supports of an object from --supports, spread evenly."""
     image_root: Path | None = None
@@ -192,7 +192,7 @@ def say_what_is_asked(choice: Choice, wanted: Sequence[Wanted], sources: Sources
 
 @contextmanager
 def progress(sources: Sources, console: Console) -> Iterator[OnDone]:
-    """Bars for the parts of the work, one after the other."""
+    """Show bars for the parts of the work, one after the other."""
     total = sources.count()
     bars: dict[str, Callable[[int], None]] = {}
     with ExitStack() as open_bars:

@@ -119,7 +119,7 @@ def start(args: Args, say: Callable[[str], None]) -> ThreadingHTTPServer:
 
 
 class Policies:
-    """Who answers about objects: the policy that is named, or the best for each; each is made once.
+    """The policies that answer about objects: the policy that is named, or the best for each; each is made once.
 
     Args:
         args: Of the command.

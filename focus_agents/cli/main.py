@@ -134,7 +134,7 @@ def run_command(name: str) -> None:
 
 
 def _import_command(name: str) -> Any:
-    """The module of a command."""
+    """Return the module of a command."""
     try:
         return importlib.import_module(COMMANDS[name].module)
     except ModuleNotFoundError as error:

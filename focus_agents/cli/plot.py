@@ -29,8 +29,8 @@ class Args(Settings):
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders, or folders of such."""
     metrics: tuple[str, ...] = ()
-    """What to draw; default: the usual ones of what the runs have logged. A layer or a term of the reward is named by a
-    slash: support_mass/0, reward/iou."""
+    """Metrics to draw; default: the usual ones of those that the runs have logged. A layer or a term of the reward is
+    named by a slash: support_mass/0, reward/iou."""
     output: Path = Path("runs/curves.png")
     """File of the picture; its ending decides the format: png, svg or pdf."""
     window: Annotated[int, Ge(1)] = 25

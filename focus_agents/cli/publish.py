@@ -121,7 +121,7 @@ def score(model: str, num_episodes: int) -> dict[str, tuple[float, float, float]
 
 
 def probe_weights(model: str) -> dict[str, Any]:
-    """The linear probe of the published weights of a base."""
+    """Return the linear probe of the published weights of a base."""
     from focus_agents.models.loading import load_model, load_processor, load_template
     from focus_agents.probing.probe import probe_model
     from focus_agents.probing.settings import ProbeSettings
@@ -137,7 +137,7 @@ def write_card(
     scores: dict[str, tuple[float, float, float]],
     probe: dict[str, Any] | None = None,
 ) -> str:
-    """The card in Markdown."""
+    """Return the card in Markdown."""
     shown = {label: in_digits(100 * m, (100 * lo, 100 * hi), digits=1) for label, (m, lo, hi) in scores.items()}
     rows = [f"| {label} | {mean} | {low} to {high} |" for label, (mean, low, high) in shown.items()]
     name = args.name
@@ -184,7 +184,7 @@ def write_card(
 
 
 def describe_start(config: dict[str, Any]) -> str:
-    """Which base a base was pretrained further from, if it was; a folder by its run's name."""
+    """Name the base that a base was pretrained further from, if there is one; a folder by its run's name."""
     start = config.get("init_from") if config.get("command") == "pretrain" else None
     if not start:
         return ""
@@ -193,7 +193,7 @@ def describe_start(config: dict[str, Any]) -> str:
 
 
 def describe_single_objects(summary: dict[str, Any]) -> list[str]:
-    """What a base is for, if this is one."""
+    """Say what a base is for, if it is one of single objects."""
     if "box_iou" not in summary:
         return []
     return [

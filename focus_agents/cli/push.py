@@ -20,7 +20,7 @@ from focus_agents.settings import Settings
 from focus_env.errors import FocusError
 
 EMPTY_CARD = "[More Information Needed]"
-"""What PEFT writes throughout the cards of its own."""
+"""The text that PEFT writes throughout the cards of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Args(Settings):
     model: str
     """Folder of the policy, such as checkpoints/final of a run, or of an export."""
     to: str
-    """Its name on the hub, OWNER/NAME."""
+    """The repository's name on the hub, OWNER/NAME."""
     public: bool = False
     """Let everybody see it."""
     revision: str | None = None

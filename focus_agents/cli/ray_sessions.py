@@ -43,7 +43,7 @@ class Session:
 
     @property
     def endpoints(self) -> list[str]:
-        """Where this machine offers the cluster's metrics, HOST:PORT of each of its nodes."""
+        """Addresses at which this machine offers the cluster's metrics, HOST:PORT of each of its nodes."""
         host = self.address.rpartition(":")[0]
         return [f"{host}:{file.read_text()}" for file in sorted(self.folder.glob(PORT_FILES))]
 
@@ -116,7 +116,7 @@ def find_session(named: str | None, running: Sequence[Session]) -> Session:
 
 
 def _without_ray(run: Path) -> str | None:
-    """What to say of a run that goes on, and whose Ray is not there yet, or never; None of what is no such run."""
+    """Say why a run that goes on has no Ray, or none yet; None for anything that is no such run."""
     holder = last_holder(run)
     if holder is None or not psutil.pid_exists(holder):
         return None
@@ -129,7 +129,7 @@ def _without_ray(run: Path) -> str | None:
 
 
 def _starts(config: Path) -> list[Mapping[str, Any]]:
-    """The records of a run's starts; none where there is no such file."""
+    """Return the records of a run's starts; none where there is no such file."""
     with contextlib.suppress(OSError, ValueError):
         found = json.loads(config.read_text(encoding="utf-8")).get(STARTS)
         return [start for start in found if isinstance(start, Mapping)] if isinstance(found, list) else []
@@ -137,7 +137,7 @@ def _starts(config: Path) -> list[Mapping[str, Any]]:
 
 
 def _is_meant(session: Session, named: str) -> bool:
-    """Whether a person names a session by its folder, by its address, or by a run on it."""
+    """Return whether a person names a session by its folder, by its address, or by a run on it."""
     folder = Path(named)
     if (config := folder / CONFIG_FILE).is_file():
         return json.dumps(session.folder.name) in config.read_text(encoding="utf-8")

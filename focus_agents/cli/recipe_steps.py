@@ -35,7 +35,7 @@ OWN_MODELS = ("focus-small", "tiny", "small")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Count:
-    """What a command takes, by count; nothing of it was measured.
+    """The memory and time that a command takes, by count; nothing of it was measured.
 
     Attributes:
         num_gpus: All GPUs that its processes have.
@@ -108,7 +108,7 @@ def check_order(recipe: Recipe, steps: Sequence[tuple[Step, list[str], Path | No
 
 
 def _is_within(word: str, folder: str) -> bool:
-    """Whether a word of a command, such as `vlm:runs/a/checkpoints/final`, is a path in a folder."""
+    """Return whether a word of a command, such as `vlm:runs/a/checkpoints/final`, is a path in a folder."""
     texts = {word, word.partition(":")[2], word.partition("=")[2]} - {""}
     paths = [os.path.abspath(os.path.expanduser(text)) for text in texts if "\0" not in text]
     return any(path == folder or path.startswith(folder + os.sep) for path in paths)

@@ -45,7 +45,7 @@ def load_reward(text: str) -> WeightedReward:
 
 
 def _worth_something(reward: WeightedReward, text: str) -> WeightedReward:
-    """The reward, if an answer can earn anything by it."""
+    """Return the reward, if an answer can earn anything by it."""
     if all(weight == 0 for _, weight in reward.terms.values()):
         raise ValueError(f"reward {text!r}: expected a weight other than 0, got none; nothing can be learned from it")
     if all(name.partition("(")[0] in TERMS.built_in and weight <= 0 for name, (_, weight) in reward.terms.items()):

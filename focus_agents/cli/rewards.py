@@ -1,4 +1,4 @@
-"""Which reward trains best? The same start and budget for each, several seeds, one report.
+"""Train the same start by several rewards, with several seeds each, and compare them in one report.
 
 How to run (20 to 40 minutes on 2 cores; what is done already is not done again, so an interrupted call is repeated):
     focus rewards
@@ -48,12 +48,12 @@ TRACKS = PRESETS["tracks"]
 
 @dataclass(frozen=True, kw_only=True)
 class Args(TrainingArguments):
-    """Which reward trains best?"""
+    """Train the same start by several rewards, and compare them."""
 
     rewards: tuple[str, ...] = (
         "iou:1,format:0.5", "giou:1,format:0.5", "piecewise:1,format:0.5", "format", "random(0)", "area",
     )  # fmt: skip
-    """What is compared: specs or YAML files, as `focus grpo` takes them."""
+    """Rewards that are compared: specs or YAML files, as `focus grpo` takes them."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
     """Of training."""
     cpus_per_run: Annotated[int, Ge(1)] = 1

@@ -1,4 +1,4 @@
-"""Which folder a run has, and what it goes on with: flags that stand beside `--resume` are done, or refused by name."""
+"""Choose a run's folder, and the settings of a resumed run: flags beside `--resume` are obeyed, or refused by name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ A = TypeVar("A", bound=Settings)
 
 @dataclass(frozen=True, kw_only=True)
 class RunArguments(Settings):
-    """Where the run's folder is."""
+    """The place of the run's folder."""
 
     name: str | None = None
     """Name of the run's folder; None: the command and the time of the start."""

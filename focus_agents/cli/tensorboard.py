@@ -106,7 +106,7 @@ def link(runs: Sequence[Path], links: Path) -> None:
 
 
 def _event_folders(run: Path) -> Iterator[Path]:
-    """The folders with files for the viewer in a folder, those behind links too, each once."""
+    """Yield the folders with files for the viewer in a folder, those behind links too, each once."""
     seen = set()
     for name, folders, files in os.walk(run, followlinks=True):
         if (real := os.path.realpath(name)) in seen:
@@ -119,7 +119,7 @@ def _event_folders(run: Path) -> Iterator[Path]:
 
 
 def _name_of(folder: Path, run: Path) -> str:
-    """What a folder of the viewer's files goes by: its run's path within the folder that was asked for, or its name."""
+    """Return the name of a folder of the viewer's files: its run's path within the folder asked for, or its name."""
     within = folder.parent if folder.name == FOLDER else folder
     if within == run or not within.is_relative_to(run):
         return Path(os.path.abspath(within)).name
@@ -127,7 +127,7 @@ def _name_of(folder: Path, run: Path) -> str:
 
 
 def _free_place(links: Path, name: str) -> Path:
-    """A place for a link that is not taken, and that lies in no folder that is a link itself: that is a run's."""
+    """Return a place for a link that is not taken, and that lies in no folder that is a link, as a run's is."""
     if any((links / parent).is_symlink() for parent in Path(name).parents):
         name = name.replace("/", " - ")
     place, number = links / name, 2

@@ -1,4 +1,4 @@
-"""How much a training tells in the terminal, and its last lines, each of which `grep` finds by its first word."""
+"""Print as much of a training in the terminal as is asked for, and last lines that `grep` finds by their first word."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from focus_agents.settings import Settings
 
 @dataclass(frozen=True, kw_only=True)
 class TerminalArguments(Settings):
-    """What the terminal shows."""
+    """The output in the terminal."""
 
     verbose: bool = False
     """Show the best and the worst answers too: those of each iteration of GRPO, and those of each validation."""

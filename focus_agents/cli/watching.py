@@ -1,4 +1,4 @@
-"""Which places show a run while it goes on."""
+"""Choose the places that show a run while it goes on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TENSORBOARD: Final = "tensorboard"
 
 @dataclass(frozen=True, kw_only=True)
 class WatchArguments(Settings):
-    """What shows the run while it goes on; metrics.jsonl and metrics.csv are always written."""
+    """The places that show the run while it goes on; metrics.jsonl and metrics.csv are always written."""
 
     log_to: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = (TENSORBOARD,)
     """Where curves and pictures go. tensorboard: files in the run's folder, which `focus tensorboard` opens; wandb,
@@ -69,7 +69,7 @@ class WatchArguments(Settings):
 
 
 def _open(name: str, run: RunDirectory) -> tuple[Sink, str]:
-    """A place by its name, and where a person finds it."""
+    """Return a place by its name, and where a person finds it."""
     if name == TENSORBOARD:
         from focus_agents.monitoring.tensorboard import TensorBoardSink
 

@@ -1,4 +1,4 @@
-"""What a question and a training step on it cost: counted before the weights are read, and measured afterwards."""
+"""Cost of a question and of a training step on it: counted before the weights are read, and measured afterwards."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ NUM_LOOKED_AT = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is to be examined.
+    """The model, data and prompt that are to be examined.
 
     Attributes:
         model: As `focus_agents.models.loading.load_model` takes it.
@@ -84,7 +84,7 @@ class Request:
 
 @dataclass
 class Examination:
-    """What was found, and what is shown of it.
+    """The findings, and the pictures of them.
 
     Attributes:
         sections: By name, in their order.
@@ -105,7 +105,7 @@ class Examination:
 
     @property
     def sentence(self) -> str:
-        """What it comes to."""
+        """The conclusion in one sentence."""
         return conclusion(list(self.sections.values()))
 
     @property
@@ -181,7 +181,7 @@ def _picture_limit(request: Request) -> int | None:
 
 
 def _question(request: Request, processor: VLMProcessor) -> Question:
-    """The episode that is examined, as the model is asked."""
+    """Return the episode that is examined, as the model is asked."""
     template = load_template(
         request.model, name=request.template, frame=request.frame, max_image_tokens=_picture_limit(request)
     )
@@ -189,7 +189,7 @@ def _question(request: Request, processor: VLMProcessor) -> Question:
 
 
 def _episode(episodes: EpisodeDataset, number: int | None) -> Episode:
-    """The chosen episode, or the first whose query shows the object."""
+    """Return the chosen episode, or the first whose query shows the object."""
     if number is not None:
         if not 0 <= number < len(episodes):
             raise ValueError(f"episode: expected 0 to {len(episodes) - 1}, got {number}; the data set has no more")
@@ -199,7 +199,7 @@ def _episode(episodes: EpisodeDataset, number: int | None) -> Episode:
 
 
 def _read_prompt(section: Section, processor: VLMProcessor, question: Question) -> tuple[list[BoxInText], list[Piece]]:
-    """The support boxes as the prompt's tokens have them, checked, and the prompt by kind."""
+    """Return the support boxes as the prompt's tokens have them, checked, and the prompt by kind."""
     template = question.template
     section.facts |= {"template": template.name, "frame": str(template.frame)}
     spans = processor.locate(question.messages, question.prompt)
@@ -268,7 +268,7 @@ def _compute(
 
 
 def _load(request: Request, *, trains: bool) -> Any:
-    """The model on its device, in evaluation mode; ready to be trained if a step shall be measured."""
+    """Return the model on its device, in evaluation mode; ready to be trained if a step shall be measured."""
     settings = request.settings
     if not trains:
         dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
@@ -285,7 +285,7 @@ def _load(request: Request, *, trains: bool) -> Any:
 
 
 def _answer(budget: Section, model: Any, processor: VLMProcessor, question: Question, request: Request) -> Completion:
-    """The greedy answer, and what it took."""
+    """Return the greedy answer, and what it took."""
     policy = VLMPolicy(model, processor, precision=request.settings.precision)
     sampling = Sampling(temperature=0.0, max_completion_tokens=request.max_completion_tokens)
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What an examination has found: sections of notes, each with its verdict, and what they come to."""
+"""Findings of an examination: sections of notes, each with its verdict, and the verdict of all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Verdict(enum.StrEnum):
-    """What a note or a section says; the worst of a section's notes is its own."""
+    """The verdict of a note or a section; the worst of a section's notes is its own."""
 
     OK = "ok"
     SKIPPED = "not done"
@@ -83,7 +83,7 @@ class Section:
 
 
 def _plain(value: Any) -> Any:
-    """Facts as JSON has them: a number that is not finite, which JSON has no word for, as text."""
+    """Return facts as JSON has them: a number that is not finite, which JSON has no word for, as text."""
     if isinstance(value, dict):
         return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What is examined: the model, where its files are from, the machine, and the versions of the packages."""
+"""The identity of all that is examined: the model, the origin of its files, the machine, the packages' versions."""
 
 from __future__ import annotations
 

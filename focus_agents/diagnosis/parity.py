@@ -1,4 +1,4 @@
-"""Whether ways to compute the same agree: shared and repeated prompts, our greedy decoding and transformers'."""
+"""Check that ways to compute the same agree: shared and repeated prompts, our greedy decoding and transformers'."""
 
 from __future__ import annotations
 

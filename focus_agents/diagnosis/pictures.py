@@ -1,4 +1,4 @@
-"""What a model sees of an episode: its views, the image tokens that count as the box, and a sheet that shows both."""
+"""Draw an episode as a model sees it: its views, the image tokens that count as the box, and a sheet of both."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _check_boxes(section: Section, question: Question, names: Sequence[str]) -> 
 
 
 def _cells(box: Box, image_wh: tuple[int, int], view: View) -> float:
-    """How many tokens of a view the part of a box that it shows covers."""
+    """Count the tokens of a view that the visible part of a box covers."""
     x1, y1, x2, y2 = view.area
     width = min(box.x2 / image_wh[0], x2) - max(box.x1 / image_wh[0], x1)
     height = min(box.y2 / image_wh[1], y2) - max(box.y1 / image_wh[1], y1)
@@ -145,7 +145,7 @@ def draw_sheet(
 
 
 def _part(picture: ImageArray, view: View) -> ImageArray:
-    """What a view shows, resized to a few pixels for each token; black outside of the picture."""
+    """Return the part of a picture that a view shows, a few pixels for each token; black outside of the picture."""
     height, width = picture.shape[:2]
     x1, y1, x2, y2 = view.area
     box = (round(x1 * width), round(y1 * height), round(x2 * width), round(y2 * height))
@@ -159,7 +159,7 @@ def _draw_whole(picture: ImageArray, boxes: Sequence[tuple[Box | None, Colour]])
 
 
 def _scale(picture: ImageArray, side: int = _SIDE) -> tuple[int, int]:
-    """(width, height) of a picture as drawn."""
+    """Return (width, height) of a picture as drawn."""
     height, width = picture.shape[:2]
     factor = side / max(height, width)
     return max(1, round(width * factor)), max(1, round(height * factor))
@@ -198,7 +198,7 @@ def _draw_views(
 
 
 def _lay_out(tiles: Sequence[tuple[View, ImageArray]]) -> ImageArray:
-    """Tiles where they lie in the picture, with gaps between them."""
+    """Return tiles where they lie in the picture, with gaps between them."""
     columns = sorted({view.area[0] for view, _ in tiles})
     lines = sorted({view.area[1] for view, _ in tiles})
     height, width = (max(part.shape[axis] for _, part in tiles) for axis in (0, 1))
@@ -211,7 +211,7 @@ def _lay_out(tiles: Sequence[tuple[View, ImageArray]]) -> ImageArray:
 
 
 def _shade(part: ImageArray, wh: tuple[int, int], cells: npt.NDArray[np.bool_]) -> ImageArray:
-    """A view as drawn, with its grid of tokens, those of the box shaded."""
+    """Return a view as drawn, with its grid of tokens, those of the box shaded."""
     enlarges = wh[0] > part.shape[1]
     resample = Image.Resampling.NEAREST if enlarges else Image.Resampling.LANCZOS
     picture = Image.fromarray(part).resize(wh, resample).convert("RGBA")
@@ -238,7 +238,7 @@ def _with_boxes(
     scale: tuple[float, float],
     boxes: Sequence[tuple[Box | None, Colour]],
 ) -> ImageArray:
-    """A part of a picture, resized, with what lies in it of boxes in pixels of the picture.
+    """Return a part of a picture, resized, with what lies in it of boxes in pixels of the picture.
 
     Args:
         part: [h, w, 3] uint8.

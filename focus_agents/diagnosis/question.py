@@ -21,7 +21,7 @@ from focus_env.types import Box, Episode, ImageArray, ImagePart, Message, TextPa
 
 
 class Kind(enum.StrEnum):
-    """What a run of tokens is."""
+    """The kind of a run of tokens."""
 
     TEXT = "words"
     SUPPORT = "support picture"
@@ -77,7 +77,7 @@ class BoxInText:
 
     @property
     def text(self) -> str:
-        """What all tokens together decode to."""
+        """The decoded text of all tokens together."""
         return "".join(self.tokens)
 
     @property
@@ -117,7 +117,7 @@ class Question:
 
     @property
     def support_boxes(self) -> tuple[Box, ...]:
-        """Those of the episode, in pixels."""
+        """The support boxes of the episode, in pixels."""
         return tuple(exemplar.box for exemplar in self.episode.support)
 
     @property
@@ -193,7 +193,7 @@ def read_boxes(processor: VLMProcessor, question: Question, spans: PromptSpans) 
 
 
 def token_texts(processor: VLMProcessor, ids: npt.NDArray[np.int64]) -> Iterator[str]:
-    """What each of some tokens adds to the text; one that ends in the middle of a character adds nothing yet."""
+    """Yield the text that each token adds; one that ends in the middle of a character adds nothing yet."""
     before = ""
     for count in range(1, len(ids) + 1):
         text = decode(processor, ids[:count])

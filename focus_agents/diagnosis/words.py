@@ -53,13 +53,13 @@ def check_boxes(section: Section, boxes: Sequence[BoxInText]) -> None:
 
 
 def _is_thin(box: BoxInText) -> bool:
-    """Whether a side is shorter than the unit, so that it is written as a whole one around its middle."""
+    """Return whether a side is shorter than the unit, so that it is written as a whole one around its middle."""
     true, (x, y) = box.true_box, box.unit_wh
     return (true.x2 - true.x1 < x or true.y2 - true.y1 < y) and (box.error or 0.0) <= 1
 
 
 def _merged(box: BoxInText) -> str:
-    """Which of its tokens hold more than the box, in words; "" if none does."""
+    """Say in words which of its tokens hold more than the box; "" if none does."""
     start = box.text.find(box.written)
     before, behind = box.text[:start], box.text[start + len(box.written) :]
     parts = [f"{box.tokens[0]!r} also holds {before!r}"] if before else []

@@ -131,7 +131,7 @@ class _Copies:
 def decoding_mask(
     prompt_attention_mask: torch.Tensor, num_completions: int, num_steps: int, dtype: torch.dtype
 ) -> torch.Tensor:
-    """[N, 1, G, P + steps * G] added to scores: completion g sees the prompt and every G-th column from P + g on."""
+    """Return [N, 1, G, P + steps * G] to add to scores: g sees the prompt and every G-th column from P + g on."""
     # The cache grows by G columns a step, one for each completion, in their order: column P + s * G + g is the token
     # that completion g wrote at step s. So a completion's own tokens are the unit matrix, once for each step.
     own = torch.eye(num_completions, dtype=torch.bool, device=prompt_attention_mask.device).repeat(1, num_steps)

@@ -112,7 +112,7 @@ def token_logprobs(
     banned_token_ids: Sequence[int],
     allowed: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """[..., V] float32 log-probabilities at a temperature (0 counts as 1), -inf for tokens banned or not allowed."""
+    """Return [..., V] float32 log-probabilities at a temperature (0 counts as 1), -inf for banned tokens or others."""
     logits = logits.float()
     if temperature not in (0.0, 1.0):
         logits = logits / temperature

@@ -109,7 +109,7 @@ def sample_completions(
 
 
 def _draw(log_probabilities: torch.Tensor, generators: Sequence[torch.Generator], *, greedy: bool) -> torch.Tensor:
-    """[N, G] one token each; those of a prompt come from that prompt's generator."""
+    """Return [N, G] one token each; those of a prompt come from that prompt's generator."""
     if greedy:
         return log_probabilities.argmax(-1)
     _check_numbers(log_probabilities[..., 0])  # a softmax over one NaN is NaN everywhere

@@ -53,7 +53,7 @@ class _Number(NamedTuple):
     is_begun: bool
 
     def after(self, digit: int) -> _Number | None:
-        """The number with one more digit, or None if that exceeds the limit."""
+        """Return the number with one more digit, or None if that exceeds the limit."""
         if not self.room or digit > self.room[0]:
             return None
         if not self.is_begun and digit == 0:
@@ -63,7 +63,7 @@ class _Number(NamedTuple):
 
 
 _Rest = tuple[str | _Number, ...]
-"""What is left to write of one kind of answer: literal texts and numbers."""
+"""The rest that is left to write of one kind of answer: literal texts and numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +135,11 @@ class AnswerGrammar:
         self._tables = {tables.token_ids.device: tables}
 
     def start(self, num_rows: int, device: torch.device | str | None = None) -> torch.Tensor:
-        """[B] int64 states of rows that have written nothing yet."""
+        """Return [B] int64 states of rows that have written nothing yet."""
         return torch.zeros(num_rows, dtype=torch.int64, device=device)
 
     def allowed(self, states: torch.Tensor) -> torch.Tensor:
-        """The tokens that may come next; at least one in every state.
+        """Return the tokens that may come next; at least one in every state.
 
         Args:
             states: [B] int64, or any other shape.
@@ -153,7 +153,7 @@ class AnswerGrammar:
         return allowed
 
     def advance(self, states: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-        """The states after one more token in each row.
+        """Return the states after one more token in each row.
 
         Args:
             states: [B] int64, or any other shape.
@@ -166,7 +166,7 @@ class AnswerGrammar:
         return tables.next_state[states, tables.column[token_ids]]
 
     def allowed_along(self, token_ids: torch.Tensor) -> torch.Tensor:
-        """The tokens that were allowed in place of each token of given completions.
+        """Return the tokens that were allowed in place of each token of given completions.
 
         Args:
             token_ids: [..., T] int64; what stands after the end does not matter.
@@ -186,7 +186,7 @@ class AnswerGrammar:
 
 
 def _answers(*, allow_absent: bool, largest: int) -> frozenset[_Rest]:
-    """The kinds of answers, each from its first character on."""
+    """Return the kinds of answers, each from its first character on."""
     number = _Number(tuple(min(largest, 10**k - 1) for k in range(1, len(str(largest)) + 1)), is_begun=False)
     box: _Rest = (f"{ANSWER_OPEN}[", number, ", ", number, ", ", number, ", ", number, f"]{ANSWER_CLOSE}")
     absent: _Rest = (f"{ANSWER_OPEN}{ABSENT_WORD}{ANSWER_CLOSE}",)
@@ -194,7 +194,7 @@ def _answers(*, allow_absent: bool, largest: int) -> frozenset[_Rest]:
 
 
 def _after(rest: _Rest, character: str) -> Iterator[_Rest]:
-    """What is left once `character` is written; nothing if it cannot come next."""
+    """Yield the rests once `character` is written; nothing if it cannot come next."""
     if not rest:
         return
     head, tail = rest[0], rest[1:]
@@ -211,7 +211,7 @@ def _after(rest: _Rest, character: str) -> Iterator[_Rest]:
 
 
 def _character_edges(answers: frozenset[_Rest]) -> list[dict[str, int]]:
-    """The automaton over characters: for each state, the next state for each character that may come. 0 is the start.
+    """Return the automaton over characters: for each state, the next state for each character. State 0 is the start.
 
     Every state leads to the end, since what is left of an answer can always be written. The only state without
     successors is the one where nothing is left.
@@ -234,7 +234,7 @@ def _character_edges(answers: frozenset[_Rest]) -> list[dict[str, int]]:
 
 
 def _token_texts(tokenizer: Any, alphabet: set[str]) -> dict[int, str]:
-    """The text of each token that is written in these characters alone."""
+    """Return the text of each token that is written in these characters alone."""
     texts: dict[int, str] = {}
     for token in sorted(tokenizer.get_vocab().values()):
         text = tokenizer.decode([token], skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -244,7 +244,7 @@ def _token_texts(tokenizer: Any, alphabet: set[str]) -> dict[int, str]:
 
 
 def _compile(edges: list[dict[str, int]], texts: dict[int, str], vocab_size: int, eos_token_id: int) -> _Tables:
-    """From characters to tokens: walk the text of each token from each state."""
+    """Compile from characters to tokens: walk the text of each token from each state."""
     (over,) = (state for state, successors in enumerate(edges) if not successors)
     steps = {
         (state, token): target
@@ -265,7 +265,7 @@ def _compile(edges: list[dict[str, int]], texts: dict[int, str], vocab_size: int
 
 
 def _walk(edges: list[dict[str, int]], state: int, text: str) -> int | None:
-    """The state after a text, or None if it leads out of the grammar."""
+    """Return the state after a text, or None if it leads out of the grammar."""
     for character in text:
         following = edges[state].get(character)
         if following is None:

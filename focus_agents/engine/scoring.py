@@ -57,7 +57,7 @@ def score_completions(
     shared_prefix: bool = True,
     prefix: Prefix | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities of the tokens of G completions of each prompt, with gradient.
+    """Return log-probabilities of the tokens of G completions of each prompt, with gradient.
 
     Args:
         model: A model of a known family.
@@ -117,7 +117,7 @@ def shared_prefix_gap(
 def _shared_states(
     model: Any, prompts: PromptBatch, token_ids: torch.Tensor, lengths: torch.Tensor, prefix: Prefix | None
 ) -> torch.Tensor:
-    """[N, G, T, H] the states that predict each token, from one row for each group."""
+    """Return [N, G, T, H] the states that predict each token, from one row for each group."""
     # Each prompt is computed once. Its G answers stand behind it in the same row, hidden from each other by the mask,
     # each at the positions that it would have alone, so attention gives what G rows would give. The prompt's share of
     # the work, most of it, is divided by G. Where sampling in this process has left a prefix with its gradient, the
@@ -137,7 +137,7 @@ def _shared_states(
 
 
 def _one_row(model: Any, prompts: PromptBatch, packed: PackedAnswers) -> torch.Tensor:
-    """[N, 1 + C, H] states of the prompts' last tokens and of the answers, prompt and answers in one forward pass."""
+    """Return [N, 1 + C, H] states of the prompts' last tokens and of the answers, all in one forward pass."""
     num_columns = prompts.input_ids.shape[1]
     positions, next_position = prompt_positions(model, prompts)
     own_positions = answer_positions(model, next_position, packed.offset)
@@ -158,7 +158,7 @@ def _one_row(model: Any, prompts: PromptBatch, packed: PackedAnswers) -> torch.T
 
 
 def _answers_over_cache(model: Any, packed: PackedAnswers, prefix: Prefix) -> torch.Tensor:
-    """[N, C, H] states of the answers, behind prompts that have been encoded already."""
+    """Return [N, C, H] states of the answers, behind prompts that have been encoded already."""
     if prefix.cache.get_seq_length() != prefix.attention_mask.shape[1]:
         raise ValueError("prefix: expected one that is fresh from prefill, got one whose cache has been used up")
     backbone = model_parts(model).backbone
@@ -177,7 +177,7 @@ def _answers_over_cache(model: Any, packed: PackedAnswers, prefix: Prefix) -> to
 def _repeated_states(
     model: Any, prompts: PromptBatch, token_ids: torch.Tensor, lengths: torch.Tensor, prefix: Prefix | None
 ) -> torch.Tensor:
-    """[N, G, T, H] the states that predict each token, from a row for each completion, without code of ours inside."""
+    """Return [N, G, T, H] the states that predict each token, from a row for each completion, without our code."""
     if prefix is not None:
         raise ValueError("prefix: expected None where prompts are repeated; pass shared_prefix=True to use it")
     # The oracle of the shared way: G copies of each prompt with its pictures, one answer behind each, padded on the
@@ -206,7 +206,7 @@ def _score_tokens(
     banned_token_ids: Sequence[int],
     allowed: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """([R] log-probabilities, [R] entropies) of [R] targets from [R, H] states, logits of a chunk at a time.
+    """Return ([R] log-probabilities, [R] entropies) of [R] targets from [R, H] states, logits of a chunk at a time.
 
     Where there is more than one chunk, backward computes its logits again rather than keep those of all.
     """

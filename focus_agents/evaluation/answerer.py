@@ -28,7 +28,7 @@ MAX_RAISED = 16
 """Episodes that may end in an exception, each counted as failed, whatever their share; where more do, and as many as do
 not, the evaluation ends."""
 MEMORY_ADVICE = "lower `batch_size`, `max_image_tokens` or `shots`, or set `precision` bf16"
-"""What helps where a model that answers runs out of memory."""
+"""Advice where a model that answers runs out of memory."""
 MAX_RAISED_FIRST = 3
 """Exceptions that end it where there is no answer yet: a bug that meets every question."""
 
@@ -132,7 +132,7 @@ def _memory_advice() -> contextlib.AbstractContextManager[None]:
 
 
 def _build(chunk: Chunk) -> Policy:
-    """The policy of a chunk."""
+    """Return the policy of a chunk."""
     try:
         return chunk.spec.build()
     except FocusError:

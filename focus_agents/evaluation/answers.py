@@ -1,4 +1,4 @@
-"""How well a policy localizes: one greedy answer to each episode, by the same path as training rollouts.
+"""Measure how well a policy localizes: one greedy answer to each episode, by the same path as training rollouts.
 
 Every evaluation of the package asks here, so that all of them cut batches and choose seeds alike: the seed of an
 episode is its index. A policy that draws then answers an episode the same in any batch, order or process.

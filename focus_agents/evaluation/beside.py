@@ -1,4 +1,4 @@
-"""What a trained policy is held against: policies that need no training, asked the same validation episodes."""
+"""Hold a trained policy against policies that need no training, on the same validation episodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which episodes an evaluation has asked, so that labels or pictures that change below a name are noticed.
+"""Record the episodes that an evaluation has asked, so that labels or pictures that change below a name are noticed.
 
 Labels are those of all episodes: ids, objects, names and sizes of pictures, boxes and notes. Pictures are decoded of a
 sample alone, `is_sampled`: the first eight episodes and then every 64th, sixteen in all.
@@ -35,7 +35,7 @@ class EpisodeDigests:
     identities: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return it as plain values."""
         return {"labels": list(self.labels), "pictures": {str(index): text for index, text in self.pictures.items()}}
 
     @classmethod
@@ -66,7 +66,7 @@ class EpisodeDigests:
 
 
 def is_sampled(index: int) -> bool:
-    """Whether the pictures of an episode are looked at, too."""
+    """Return whether the pictures of an episode are looked at, too."""
     return index < NUM_FIRST or (index % EVERY == 0 and index // EVERY <= NUM_SAMPLED - NUM_FIRST)
 
 
@@ -103,7 +103,7 @@ def read_episode(episodes: EpisodeDataset, index: int) -> Episode | None:
 
 
 def _pictures(episode: Episode | None) -> str:
-    """The digest of an episode's pictures."""
+    """Return the digest of an episode's pictures."""
     try:
         return UNREAD if episode is None else _digest(*(frame.image().tobytes() for frame in _frames(episode)))
     except Exception:  # as in `read_episode`

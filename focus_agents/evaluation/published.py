@@ -1,4 +1,4 @@
-"""What the paper reports: mIoU * 100, without intervals, as printed in its tables.
+"""Figures of the paper: mIoU * 100, without intervals, as printed in its tables.
 
 Source: FOCUS, arXiv:2605.31145, tables 1 to 6. Left out is table 8 (72B models), whose caption and text disagree about
 model and data set. None of these figures was measured here.

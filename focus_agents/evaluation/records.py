@@ -1,4 +1,4 @@
-"""What an evaluation keeps of each answer, and how a line of a file is seen to be such a record."""
+"""Records of the answers that an evaluation keeps, and the check that a line of a file is such a record."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class AnswerRecord:
     score: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As one flat object."""
+        """Return it as one flat object."""
         own = {name: getattr(self, name) for name in self.__slots__ if name != "answer"}
         return {**own, **asdict(self.answer)}
 
@@ -117,13 +117,13 @@ _EXPECTED: Mapping[Any, str] = {
 
 @functools.cache
 def _kinds() -> Mapping[str, Any]:
-    """By name of a value of a line, what it must be; values of other kinds are not looked at."""
+    """Return by name of a value of a line the kinds that it may have; values of other kinds are not looked at."""
     own = {name: kind for name, kind in get_type_hints(AnswerRecord).items() if name != "answer"}
     return {name: kind for name, kind in (own | get_type_hints(ScoredAnswer)).items() if kind in _EXPECTED}
 
 
 def is_value(value: Any, kind: Any) -> bool:
-    """Whether a value out of JSON is of a kind, one of those that `AnswerRecord` and `Cell` have."""
+    """Return whether a value out of JSON is of a kind, one of those that `AnswerRecord` and `Cell` have."""
     if kind in (Box | None, tuple[float, float, float, float] | None, tuple[int, int] | None):
         count, of = (2, int) if kind == (tuple[int, int] | None) else (4, float)
         is_list = isinstance(value, list) and len(value) == count and all(is_value(number, of) for number in value)
@@ -139,7 +139,7 @@ def is_value(value: Any, kind: Any) -> bool:
 
 
 def file_name(text: str) -> str:
-    """A text as part of a file's name; one that loses more than a first colon gets a digest, so that none are the same.
+    """Return a text as part of a file's name; one that loses more than a first colon gets a digest, so that none clash.
 
     A text with a dash and no colon could be another one's whose colon has become a dash; `ResultsFolder.open` sees to
     that.

@@ -1,4 +1,4 @@
-"""How far the scores of boxes say how often these are right, with an IoU of at least 0.5."""
+"""Compare the scores of boxes with how often these are right, with an IoU of at least 0.5."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def write_calibrations(results: ResultsFolder) -> None:
 
 
 def _scored(records: Sequence[AnswerRecord]) -> tuple[list[float], list[bool]]:
-    """The scores of boxes that have one, and whether the boxes are right."""
+    """Return the scores of boxes that have one, and whether the boxes are right."""
     scored = [(record.score, record.answer) for record in records if record.score is not None and record.answer.box]
     return [score for score, _ in scored], [answer.iou >= RIGHT_IOU for _, answer in scored]
 
 
 def sureness_rows(summary: Mapping[str, Any]) -> Rows:
-    """A row for each cell whose policy gives scores."""
+    """Return a row for each cell whose policy gives scores."""
     names = {"mean_score": "mean score", "share_right": "right", "calibration_error": "calibration error"}
     rows = [["", "data set", "shots", *names.values(), "boxes with a score"]]
     for cell in summary["cells"]:
@@ -77,7 +77,7 @@ def sureness_rows(summary: Mapping[str, Any]) -> Rows:
 
 
 def curve_rows(summary: Mapping[str, Any]) -> Rows:
-    """The reliability curve of each such cell, a row for each of its bins."""
+    """Return the reliability curve of each such cell, a row for each of its bins."""
     rows = [["", "data set", "shots", "score", "mean score * 100", "right * 100", "boxes"]]
     for cell in summary["cells"]:
         for one in cell.get("reliability", {}).get("bins", ()):

@@ -1,4 +1,4 @@
-"""What an evaluation says: every figure with its interval, the paper's table layout, and the paper's own rows."""
+"""The report of an evaluation: every figure with its interval, the paper's table layout, and the paper's own rows."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Rows = list[list[str]]
 
 
 def summarize_folder(results: ResultsFolder, *, with_published: bool = False) -> dict[str, Any]:
-    """All figures of a folder.
+    """Return all figures of a folder.
 
     Args:
         results: What was answered, by however many calls.
@@ -115,7 +115,7 @@ def _summarize_cell(results: ResultsFolder, cell: Cell) -> dict[str, Any] | None
 
 
 def report_tables(summary: Mapping[str, Any]) -> dict[str, Rows]:
-    """The tables by title: scores in the paper's layout, everything else, and the paper's rows with ours above them."""
+    """Return tables by title: scores in the paper's layout, everything else, and the paper's rows with ours above."""
     tables = {"mIoU * 100 [95% interval]": score_rows(summary), ALL: detail_rows(summary)}
     tables |= reliability_tables(summary)
     if "published" in summary:
@@ -126,7 +126,7 @@ def report_tables(summary: Mapping[str, Any]) -> dict[str, Rows]:
 
 
 def score_rows(summary: Mapping[str, Any]) -> Rows:
-    """Policies by data sets and shots; with the average of all columns if there are several data sets."""
+    """Return policies by data sets and shots; with the average of all columns if there are several data sets."""
     datasets = list(dict.fromkeys(cell["dataset"] for cell in summary["cells"]))
     columns = [
         (dataset, shots)
@@ -142,7 +142,7 @@ def score_rows(summary: Mapping[str, Any]) -> Rows:
 
 
 def detail_rows(summary: Mapping[str, Any]) -> Rows:
-    """A row for each cell; without the columns in which no cell has anything to say."""
+    """Return a row for each cell; without the columns in which no cell has anything to say."""
     cells = summary["cells"]
     shown = [name for name in COLUMNS if any(name in cell["metrics"] for cell in cells)]
     counts = {"num_failed": "failed", "num_cut": "cut"}
@@ -167,7 +167,7 @@ def detail_rows(summary: Mapping[str, Any]) -> Rows:
 
 
 def published_rows(summary: Mapping[str, Any], table: PublishedTable) -> Rows:
-    """One of the paper's layouts: our policies where they were asked on its very data, and the paper's rows."""
+    """Return one of the paper's layouts: our policies where they were asked on its very data, and the paper's rows."""
     columns = [(name, shots) for name, (_, all_shots) in table.datasets.items() for shots in all_shots]
     rows = [["", *(f"{table.datasets[name][0]}, {_shots(shots)}" for name, shots in columns)]]
     has_average = any(row.average is not None for row in table.rows)
@@ -189,7 +189,7 @@ def published_rows(summary: Mapping[str, Any], table: PublishedTable) -> Rows:
 
 
 def report_notes(summary: Mapping[str, Any]) -> list[str]:
-    """What a reader of the tables has to know."""
+    """Return the notes that a reader of the tables needs."""
     notes = [
         "mIoU counts an answer without a readable box as 0, and an absent target as 1 if it is called absent, else 0. "
         "Intervals are 95% bootstrap intervals over episodes."
@@ -235,7 +235,7 @@ def report_notes(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _data_note(name: str, settings: Mapping[str, Any]) -> str:
-    """Which episodes, by the settings that choose them."""
+    """Name the episodes, by the settings that choose them."""
     is_drawn = settings.get("dataset") == "synthetic"
     kinds = [key for key in ("split", "protocol") if key in settings and key not in _ignored(settings)]
     told = [
@@ -248,7 +248,7 @@ def _data_note(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def _ignored(settings: Mapping[str, Any]) -> set[str]:
-    """Names of the settings that have no effect on a data set."""
+    """Return names of the settings that have no effect on a data set."""
     try:
         return set.intersection(*(set(entry.ignores) for entry in entries_of(str(settings.get("dataset")))))
     except ValueError:  # of a package that is not installed here, or a name of a caller's own
@@ -256,7 +256,7 @@ def _ignored(settings: Mapping[str, Any]) -> set[str]:
 
 
 def _policy_note(name: str, settings: Mapping[str, Any]) -> str:
-    """How a policy was asked."""
+    """Say how a policy was asked."""
     told = [f"prompt {settings['template']}", f"unit {settings['frame']}"] if "frame" in settings else []
     told += [f"weights {settings['weights']}"] if settings.get("weights") else []
     told += [f"endpoint {settings['endpoint']}"] if settings.get("endpoint") else []
@@ -265,7 +265,7 @@ def _policy_note(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def _count_notes(summary: Mapping[str, Any]) -> list[str]:
-    """On how many episodes figures rest, where these are few."""
+    """Say on how many episodes figures rest, where these are few."""
     notes = []
     for dataset in dict.fromkeys(cell["dataset"] for cell in summary["cells"]):
         few = [cell for cell in summary["cells"] if cell["dataset"] == dataset and cell["num_episodes"] < FEW_EPISODES]
@@ -290,7 +290,7 @@ def _count_notes(summary: Mapping[str, Any]) -> list[str]:
 
 
 def render_markdown(summary: Mapping[str, Any]) -> str:
-    """The tables and notes in Markdown."""
+    """Return the tables and notes in Markdown."""
     notes = [_SETTING.sub(r"`\1`", paragraph(note)) for note in report_notes(summary)]
     parts = ["# Evaluation", *notes]
     for title, rows in report_tables(summary).items():
@@ -318,7 +318,7 @@ def _others(summary: Mapping[str, Any]) -> set[tuple[str, int]]:
 
 
 def _by_policy(summary: Mapping[str, Any], *, is_published: bool = False) -> dict[str, dict[tuple[str, int], Any]]:
-    """By policy, the mIoU of each (data set, shots).
+    """Return by policy the mIoU of each (data set, shots).
 
     Args:
         summary: All figures.
@@ -334,7 +334,7 @@ def _by_policy(summary: Mapping[str, Any], *, is_published: bool = False) -> dic
 
 
 def _mean(values: Sequence[Mapping[str, Any] | None]) -> str:
-    """The average of a row that is complete."""
+    """Return the average of a row that is complete."""
     means = [value["mean"] for value in values if value is not None]
     return f"{100 * sum(means) / len(means):.1f}" if len(means) == len(values) else ""
 

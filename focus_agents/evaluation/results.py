@@ -90,7 +90,7 @@ class ResultsFolder:
         return results
 
     def cells(self) -> list[Cell]:
-        """All that was ever asked of this folder.
+        """Return all that was ever asked of this folder.
 
         Raises:
             CheckpointError: If the folder says so in another way than `open` writes it.
@@ -106,21 +106,21 @@ class ResultsFolder:
         return [Cell(**cell) for cell in cells]
 
     def data_settings(self) -> dict[str, dict[str, Any]]:
-        """By name of a data set, all that decides which episodes it has."""
+        """Return by name of a data set all that decides which episodes it has."""
         settings: dict[str, dict[str, Any]] = self._config()["data"]
         return settings
 
     def policy_settings(self) -> dict[str, dict[str, Any]]:
-        """By name of a policy, all that decides what it answers."""
+        """Return by name of a policy all that decides its answers."""
         settings: dict[str, dict[str, Any]] = self._config()["policies"]
         return settings
 
     def code_changes(self) -> list[str]:
-        """Sentences about what has changed in the code since the first answer, as far as calls have noticed."""
+        """Return sentences about what has changed in the code since the first answer, as far as calls have noticed."""
         return list(self._config().get("code_changes", ()))
 
     def read_episodes(self, cell: Cell) -> tuple[EpisodeDigests | None, str]:
-        """What a cell was asked: the digests of its episodes, and why they are not those of the paper ("": they are).
+        """Return the digests of a cell's episodes, and why they are not those of the paper ("": they are).
 
         Raises:
             CheckpointError: If the file cannot be read.
@@ -142,7 +142,7 @@ class ResultsFolder:
         write_json(self._episodes_file(cell), {**digests.to_json(), "not_published": not_published})
 
     def read(self, cell: Cell) -> list[AnswerRecord]:
-        """The answers of a cell in the order of their episodes; a line that was cut by a kill is left out.
+        """Return the answers of a cell in the order of their episodes; a line that was cut by a kill is left out.
 
         Raises:
             CheckpointError: If another line cannot be read, or an episode is there twice.
@@ -171,7 +171,7 @@ class ResultsFolder:
         return [records[index] for index in sorted(records)]
 
     def reopen(self, cell: Cell, *, drop_failed: bool = False) -> list[AnswerRecord]:
-        """As `read`; and a line that was cut goes from the file, so that others can follow.
+        """Read as `read` does, and remove a line that was cut from the file, so that others can follow.
 
         Args:
             cell: Which.
@@ -189,7 +189,7 @@ class ResultsFolder:
         append_json_lines(self._file(cell), [record.to_json() for record in records], is_synced=True)
 
     def sheet(self, cell: Cell) -> Path:
-        """Where a cell's pictures are."""
+        """Return the place of a cell's pictures."""
         return self.path / "sheets" / f"{cell.name}.png"
 
     def _file(self, cell: Cell) -> Path:
@@ -199,7 +199,7 @@ class ResultsFolder:
         return self.path / "episodes" / f"{file_name(cell.dataset)}__{cell.shots}-shot.json"
 
     def _lines(self, cell: Cell) -> Iterator[str]:
-        """The whole lines of a cell's file."""
+        """Yield the whole lines of a cell's file."""
         if self._file(cell).exists():
             # A byte that is none of UTF-8 makes its line no JSON, which is said of that line.
             with self._file(cell).open(encoding="utf-8", errors="replace") as file:

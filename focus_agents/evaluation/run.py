@@ -32,7 +32,7 @@ MAX_RESTARTS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationPlan:
-    """What is asked.
+    """The questions of an evaluation.
 
     Attributes:
         policies: By their names in tables.
@@ -55,7 +55,7 @@ class EvaluationPlan:
     num_gpus_per_worker: float = 0
 
     def cells(self) -> list[Cell]:
-        """A row of the table after the other, so that each worker loads a policy once."""
+        """Return a row of the table after the other, so that each worker loads a policy once."""
         return [
             Cell(policy=policy, dataset=self.dataset, shots=shots, num_episodes=min(self.num_episodes, len(episodes)))
             for policy in self.policies
@@ -63,7 +63,7 @@ class EvaluationPlan:
         ]
 
     def policy_settings(self) -> dict[str, dict[str, Any]]:
-        """By name of a policy, what decides its answers. Where and how fast it computes does not, up to rounding."""
+        """Return by name of a policy the settings that decide its answers; where and how fast it computes does not."""
         return {
             name: {
                 **identity(spec),
@@ -86,7 +86,7 @@ class EvaluationPlan:
 
 
 def _code_of(spec: PolicySpec) -> dict[str, str]:
-    """Digests of the modules that a policy of the user's own, or of an installed package, is made of."""
+    """Return digests of the modules that a policy of the user's own, or of an installed package, is made of."""
     entry = spec.entry
     is_own = ":" in entry.name
     if is_own:
@@ -95,7 +95,7 @@ def _code_of(spec: PolicySpec) -> dict[str, str]:
 
 
 def pending_chunks(plan: EvaluationPlan, results: ResultsFolder, *, retry_failed: bool = False) -> list[Chunk]:
-    """What is still to be answered; files are made ready for it.
+    """Return the chunks still to be answered; files are made ready for them.
 
     Args:
         plan: What is asked.
@@ -215,7 +215,7 @@ def run_chunks(
 
 @dataclass(slots=True)
 class _Tally:
-    """What has come of a policy so far.
+    """The results of a policy so far.
 
     Attributes:
         num_answered: Answers.
@@ -254,7 +254,7 @@ def _answer_here(plan: EvaluationPlan, chunks: Sequence[Chunk]) -> Answers:
 
 
 def _answer_on_ray(plan: EvaluationPlan, chunks: Sequence[Chunk]) -> Answers:
-    """In the order in which workers are done; each has one chunk at a time."""
+    """Yield answers in the order in which workers are done; each has one chunk at a time."""
     import ray  # here and below: without workers nothing needs it
 
     worker_class = ray.remote(

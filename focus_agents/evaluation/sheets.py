@@ -18,7 +18,7 @@ _MAX_TITLE_TEXT = 60
 def choose_shown(
     records: Sequence[AnswerRecord], *, num_shown: int = NUM_SHOWN, seed: int = 0
 ) -> list[tuple[str, AnswerRecord]]:
-    """What to look at.
+    """Choose the answers to look at.
 
     Args:
         records: Answers, in the order of their episodes.
@@ -39,7 +39,7 @@ def choose_shown(
 
 
 def draw_sheet(shown: Sequence[tuple[str, AnswerRecord]], episodes: EpisodeDataset) -> ImageArray:
-    """A row for each answer, with truth and answer, below what was written; [H, W, 3] uint8."""
+    """Return a row for each answer, with truth and answer, below what was written; [H, W, 3] uint8."""
     rows = [render_row(episodes, record.index, [("answer", record.answer.box, ANSWER_COLOUR)]) for _, record in shown]
     return stack_rows(rows, [_title(kind, record) for kind, record in shown])
 

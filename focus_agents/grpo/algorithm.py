@@ -173,11 +173,11 @@ class GRPOConfig(AlgorithmConfig):
                 )
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
-        """Our module."""
+        """Return our module."""
         return RLModuleSpec(module_class=VLMModule)
 
     def get_default_learner_class(self) -> type[GRPOTorchLearner]:
-        """Our learner."""
+        """Return our learner."""
         return GRPOTorchLearner
 
     def build_learner_group(
@@ -188,7 +188,7 @@ class GRPOConfig(AlgorithmConfig):
         rl_module_spec: Any = None,
         placement_group: Any = None,
     ) -> GRPOLearnerGroup:
-        """Our learner group, built as RLlib builds its own."""
+        """Build our learner group as RLlib builds its own."""
         return GRPOLearnerGroup(
             config=self.copy(),
             module_spec=rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces),
@@ -216,7 +216,7 @@ class GRPO(NamedAlgorithm):
 
     @classmethod
     def get_default_config(cls) -> GRPOConfig:
-        """RLlib's hook."""
+        """Return our config, for RLlib."""
         return GRPOConfig()
 
     def setup(self, config: Any) -> None:
@@ -325,14 +325,14 @@ class GRPO(NamedAlgorithm):
     # ---- checkpoints
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """RLlib's state, how far the episodes have been used, and groups that are sampled ahead."""
+        """Return RLlib's state, how far the episodes have been used, and groups that are sampled ahead."""
         own = {"num_iterations_done": self._num_iterations_done, **self._sampler.get_state()}
         state = super().get_state(*args, **kwargs)
         state.pop(COMPONENT_EVAL_ENV_RUNNER, None)
         return state | own
 
     def get_checkpointable_components(self) -> list[tuple[str, Any]]:
-        """RLlib's, without the runners of its evaluation: all that they have are weights, sent before each use."""
+        """Return RLlib's components but the runners of its evaluation: they have only weights, sent before each use."""
         return [part for part in super().get_checkpointable_components() if part[0] != COMPONENT_EVAL_ENV_RUNNER]
 
     def set_state(self, state: dict[str, Any]) -> None:

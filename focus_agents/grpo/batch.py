@@ -1,4 +1,4 @@
-"""How groups become tensors: portions of one forward and backward pass each, padded.
+"""Turn groups into tensors: portions of one forward and backward pass each, padded.
 
 Axis letters: N groups, G completions per group, T completion tokens.
 """
@@ -48,7 +48,7 @@ class GroupBatch:
 
 
 def micro_batches(groups: Sequence[TrainingGroup], size: int | None) -> list[list[TrainingGroup]]:
-    """Portions of at most `size` groups (None: all), in which all or none come from one forward pass of the sampler.
+    """Return portions of at most `size` groups (None: all), all or none of them from one forward pass of the sampler.
 
     A forward pass of the sampler has one backward pass, so its groups stay together whatever the size.
     """
@@ -76,7 +76,7 @@ def collate_groups(
     counts = torch.tensor(np.stack([group.counts for group in groups]), device=device)
 
     def pad(name: str, fill: torch.Tensor) -> torch.Tensor | None:
-        """One ragged field of all groups as [N, G, T]."""
+        """Return one ragged field of all groups as [N, G, T]."""
         rows = [getattr(group, name) for group in groups]
         if any(row is None for row in rows):
             return None
@@ -103,7 +103,7 @@ def collate_groups(
 
 
 def _gold_columns(groups: Sequence[TrainingGroup], lengths: torch.Tensor) -> torch.Tensor | None:
-    """[N, G] bool, true in the last column of groups with the right answer."""
+    """Return [N, G] bool, true in the last column of groups with the right answer."""
     if not any(group.has_gold for group in groups):
         return None
     is_gold = torch.zeros_like(lengths, dtype=torch.bool)
@@ -112,7 +112,7 @@ def _gold_columns(groups: Sequence[TrainingGroup], lengths: torch.Tensor) -> tor
 
 
 def _joint_prefix(groups: Sequence[TrainingGroup]) -> Prefix | None:
-    """The sampler's forward pass of these groups, if they all come from the same."""
+    """Return the sampler's forward pass of these groups, if they all come from the same."""
     rows = [group.prefix.row for group in groups if group.prefix is not None]
     source = _source(groups[0])
     if source is None or any(_source(group) is not source for group in groups):
@@ -121,7 +121,7 @@ def _joint_prefix(groups: Sequence[TrainingGroup]) -> Prefix | None:
 
 
 def split_completions(values: torch.Tensor, lengths: torch.Tensor) -> list[tuple[npt.NDArray[np.float32], ...]]:
-    """The inverse of padding: for each of N groups, G arrays [T], from [N, G, T] and [N, G]."""
+    """Return the inverse of padding: for each of N groups, G arrays [T], from [N, G, T] and [N, G]."""
     rows, counts = values.detach().float().cpu().numpy(), lengths.tolist()
     return [
         tuple(row[:count].copy() for row, count in zip(group, numbers, strict=True))

@@ -1,4 +1,4 @@
-"""What the processes of stage 2 hold in memory, before they run."""
+"""Count the memory that the processes of stage 2 hold, before they run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ADVICE: Mapping[str, str] = {
     LEARNING: "set `micro_batch_groups` 1 or `gradient_checkpointing`, lower `max_image_tokens`, `group_size` or "
     "`shots`, or set `lora_rank` 8 or `precision` bf16",
 }
-"""What helps where a part of the work does not fit."""
+"""Advice where a part of the work does not fit."""
 
 
 def sampler_memory(

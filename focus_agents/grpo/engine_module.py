@@ -1,4 +1,4 @@
-"""What a sampler has in place of `VLMModule` where vLLM answers: the same weights, held by the engine."""
+"""The module of a sampler in place of `VLMModule` where vLLM answers: the same weights, held by the engine."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class EngineModule:
         self._state: Mapping[str, torch.Tensor] = {}
 
     def as_policy(self, *, validates: bool = False) -> VLLMPolicy:
-        """The engine behind the `Policy` protocol.
+        """Return the engine behind the `Policy` protocol.
 
         Args:
             validates: Whether it answers validation episodes.

@@ -58,7 +58,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
             self.make_module()
 
     def __repr__(self) -> str:
-        """The actor's name, which Ray's dashboard shows."""
+        """Return the actor's name, which Ray's dashboard shows."""
         return own_name(lambda: f"sampler {self.worker_index}")
 
     def make_env(self) -> None:
@@ -75,7 +75,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
             self.validation_env = gymnasium.make(self.config.env, **{**shown, **validation})
 
     def _template(self, max_image_tokens: int | None) -> PromptTemplate:
-        """The config's; where its unit is the resized picture's pixel, by the sizes of pictures of so many tokens."""
+        """Return the config's template; in pixels of the resized picture, with the sizes of pictures."""
         template = self.config.template
         if template.frame is not CoordinateFrame.RESIZED_PIXEL:
             return template
@@ -122,12 +122,12 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
             self.__dict__.pop(name, None)
 
     def get_spaces(self) -> dict[str, Any]:
-        """The environment's spaces, under RLlib's keys."""
+        """Return the environment's spaces, under RLlib's keys."""
         spaces = (self.env.observation_space, self.env.action_space)
         return {INPUT_ENV_SPACES: spaces, DEFAULT_MODULE_ID: spaces}
 
     def num_episodes(self) -> int:
-        """Episodes of the training data set."""
+        """Return episodes of the training data set."""
         return len(self.env.get_wrapper_attr("dataset"))
 
     @property
@@ -136,7 +136,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
         return self.env if self.validation_env is None else self.validation_env
 
     def num_evaluation_episodes(self) -> int:
-        """Episodes of the data set of `evaluation_env`."""
+        """Return episodes of the data set of `evaluation_env`."""
         return len(self.evaluation_env.get_wrapper_attr("dataset"))
 
     def sample(
@@ -225,7 +225,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
             )
 
     def validate(self, *, episode_indices: Sequence[int]) -> list[ScoredAnswer]:
-        """One greedy answer for each of these episodes of the validation data."""
+        """Return one greedy answer for each of these episodes of the validation data."""
         if self.validation_env is None:
             raise ValueError("validation_env_config: expected the validation environment's arguments, got None")
         with memory_advice(ADVICE[VALIDATION]):
@@ -238,7 +238,7 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
             )
 
     def apply(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """RLlib's, which ends this process after any error; but one of our own is raised where it was asked.
+        """Call as RLlib does, which ends this process after any error; but raise one of our own where it was asked.
 
         A file that cannot be read or a reward term that fails does so in every process: another one would only raise it
         again, and the reason would stay in a log.
@@ -258,11 +258,11 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
         return result
 
     def get_metrics(self) -> Any:
-        """What `sample` logged since the last call."""
+        """Return the metrics that `sample` logged since the last call."""
         return self.metrics.reduce()
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
-        """The weights and their number."""
+        """Return the weights and their number."""
         if not wants_component(self, COMPONENT_RL_MODULE, components, not_components):
             return {}
         return {COMPONENT_RL_MODULE: self.module.get_state(**kwargs), WEIGHTS_SEQ_NO: self._weights_seq_no}
@@ -282,11 +282,11 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
         self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:
-        """What rebuilds this runner."""
+        """Return the arguments that rebuild this runner."""
         return (), {"config": self.config}
 
     def get_checkpointable_components(self) -> list[tuple[str, Any]]:
-        """The module alone: a runner has no other state."""
+        """Return the module alone: a runner has no other state."""
         return [(COMPONENT_RL_MODULE, self.module)]
 
     def assert_healthy(self) -> None:
@@ -301,5 +301,5 @@ class GRPOEnvRunner(EnvRunner, Checkpointable):
 
 
 def _group_seed(seed: int | None, iteration: int, position: int) -> int:
-    """A seed for one group of the run."""
+    """Return a seed for one group of the run."""
     return int(np.random.SeedSequence([seed or 0, iteration, position]).generate_state(1)[0])

@@ -40,7 +40,7 @@ class GRPOTorchLearner(TorchLearner):
 
     _gradients_are_checked = False
     _shares_prefixes: bool | None = None
-    """What `shared_prefix="auto"` came to; None: not known yet."""
+    """The choice for `shared_prefix="auto"`; None: not made yet."""
     _num_bad_steps = _num_bad_in_a_row = 0
     """Steps whose loss or gradient was not finite: in all, and up to the last one."""
 
@@ -49,11 +49,11 @@ class GRPOTorchLearner(TorchLearner):
         super().__init__(**kwargs)
 
     def __repr__(self) -> str:
-        """The actor's name, which Ray's dashboard shows."""
+        """Return the actor's name, which Ray's dashboard shows."""
         return own_name(lambda: type(self).__name__)
 
     def get_parameters(self, module: Any) -> list[torch.nn.Parameter]:
-        """What is trained: not the reference, nor the base under adapters."""
+        """Return the trained parameters: neither those of the reference nor of the base under adapters."""
         return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
@@ -65,7 +65,7 @@ class GRPOTorchLearner(TorchLearner):
         )
 
     def postprocess_gradients(self, gradients_dict: dict[Any, Any]) -> dict[Any, Any]:
-        """RLlib's clipping; before it, at the first step, a look whether the learners have the same gradients."""
+        """Clip as RLlib does; before it, at the first step, check that the learners have the same gradients."""
         if self.distributed and not self._gradients_are_checked:
             self._check_gradients(gradients_dict)
             self._gradients_are_checked = True
@@ -131,7 +131,7 @@ class GRPOTorchLearner(TorchLearner):
             optimizer.load_state_dict(_copy_state(entry["state"]))
 
     def _optimizers_by_name(self) -> dict[str, tuple[str, torch.optim.Optimizer]]:
-        """(module's id, optimizer) under the names that RLlib gives to optimizers in a state."""
+        """Return (module's id, optimizer) under the names that RLlib gives to optimizers in a state."""
         return {
             f"{module_id}_{name}": (module_id, optimizer)
             for module_id, _ in self.module.items()
@@ -150,7 +150,7 @@ class GRPOTorchLearner(TorchLearner):
             yield MultiAgentBatch({DEFAULT_MODULE_ID: batch}, env_steps=sum(len(g.token_ids) for g in groups))
 
     def _choose_path(self, group: TrainingGroup) -> None:
-        """At the first update, find out whether this model computes shared rows as it should; all learners agree."""
+        """Find out at the first update whether this model computes shared rows as it should; all learners agree."""
         if self.config.shared_prefix != "auto" or self._shares_prefixes is not None:
             return
         module = self.module[DEFAULT_MODULE_ID].unwrapped()
@@ -179,7 +179,7 @@ class GRPOTorchLearner(TorchLearner):
         self._shares_prefixes = self.module[DEFAULT_MODULE_ID].unwrapped().uses_shared_prefix = shares_prefixes
 
     def _add_logprobs(self, data: GroupTrainingData) -> GroupTrainingData:
-        """What several optimizer steps need of the policy and the reference as they are before the first."""
+        """Add what several optimizer steps need of the policy and the reference as they are before the first."""
         has_gold = any(group.has_gold for group in data.groups.values())
         needs_old, needs_reference = self.config.rollout_correction != "none" or has_gold, self.config.kl_coeff > 0
         if len(data.steps) == 1 or not (needs_old or needs_reference):
@@ -234,7 +234,7 @@ class GRPOTorchLearner(TorchLearner):
         return {}, {module_id: total}, {}
 
     def _is_finite(self, loss: torch.Tensor, norm: torch.Tensor) -> bool:
-        """Whether loss and gradient of a step are finite, on all learners; each finds the same."""
+        """Return whether loss and gradient of a step are finite, on all learners; each finds the same."""
         # Not left to RLlib, which takes a step with zeros in the place of such gradients.
         flag = torch.isfinite(loss + norm.to(loss)).float()
         if torch.distributed.is_initialized():
@@ -278,7 +278,7 @@ class GRPOTorchLearner(TorchLearner):
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        """The micro-batch's part of the step's loss, times the learners, since these average their gradients."""
+        """Return the micro-batch's part of the step's loss, times the learners, since these average their gradients."""
         groups: GroupBatch = batch[GROUP_BATCH]
         num_tokens = groups.token_ids.shape[-1]
 
@@ -329,12 +329,12 @@ class GRPOTorchLearner(TorchLearner):
         return loss * max(1, config.num_learners)
 
     def _processor(self, module_id: str) -> Any:
-        """The module's processor, also behind RLlib's data-parallel wrapper."""
+        """Return the module's processor, also behind RLlib's data-parallel wrapper."""
         return self.module[module_id].unwrapped().processor
 
 
 def _copy_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A PyTorch optimizer's `state_dict` that shares no memory with it, on the CPU."""
+    """Return a PyTorch optimizer's `state_dict` that shares no memory with it, on the CPU."""
     tensors = {
         index: {
             key: value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value

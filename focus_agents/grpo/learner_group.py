@@ -33,7 +33,7 @@ PROBE_SECONDS = 1.0
 
 T = TypeVar("T")
 FAULTS = (RayError, TimeoutError, RuntimeError)
-"""What a dead, raising or silent learner looks like from here; RLlib turns a death during start-up into the last."""
+"""Errors that a dead, raising or silent learner causes here; RLlib turns a death during start-up into the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class GRPOLearnerGroup(LearnerGroup):
         inference_only: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """RLlib's state; for inference, a reference to the weights of remote learners, and their number."""
+        """Return RLlib's state; for inference, a reference to the weights of remote learners, and their number."""
         if self.is_remote and inference_only:
             # By reference: RLlib would fetch the weights into the driver, to send them out again to each runner.
             state = {COMPONENT_RL_MODULE: self._snapshot.weights, WEIGHTS_SEQ_NO: self._snapshot.weights_seq_no}
@@ -120,14 +120,14 @@ class GRPOLearnerGroup(LearnerGroup):
         return self._with_recovery(lambda: LearnerGroup.get_state(self, components, **options))
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """RLlib's, but a learner that cannot take the state is an error."""
+        """Set the state as RLlib does, but raise if a learner cannot take it."""
         super().set_state(state)
         self._check_state()
 
     def save_to_path(
         self, path: Any = None, *, state: dict[str, Any] | None = None, filesystem: Any = None, **kwargs: Any
     ) -> str:
-        """RLlib's, but what a dying learner has not written is written by a new one; RLlib would leave it out."""
+        """Save as RLlib does, but let a new learner write what a dying one has not; RLlib would leave it out."""
         filesystem = filesystem or pyarrow.fs.LocalFileSystem()
 
         def save() -> str:
@@ -142,7 +142,7 @@ class GRPOLearnerGroup(LearnerGroup):
         return self._with_recovery(save)
 
     def restore_from_path(self, *args: Any, **kwargs: Any) -> None:
-        """RLlib's, but a learner that cannot take the state is an error."""
+        """Restore as RLlib does, but raise if a learner cannot take the state."""
         super().restore_from_path(*args, **kwargs)
         self._check_state()
 
@@ -177,7 +177,7 @@ class GRPOLearnerGroup(LearnerGroup):
         ) from fault
 
     def _wait(self, calls: Sequence[ray.ObjectRef]) -> list[Any]:
-        """The results of calls to the learners, or the first failure; the others may wait for the one that failed."""
+        """Return the results of calls to the learners, or the first failure; others may wait for that one."""
         deadline = time.monotonic() + self.config.update_timeout_s
         pending = list(calls)
         while pending:
@@ -211,7 +211,7 @@ class GRPOLearnerGroup(LearnerGroup):
         logger.info("learners: new ones are ready after %.1f s", time.monotonic() - started)
 
     def _who_died(self) -> str:
-        """The learners whose process is gone, for a message; all, where none is."""
+        """Return the learners whose process is gone, for a message; all, where none is."""
         probes = [learner.__ray_ready__.remote() for learner in learner_actors(self)]
         answered, _ = ray.wait(probes, num_returns=len(probes), timeout=PROBE_SECONDS) if probes else ([], [])
         dead = [str(rank) for rank, probe in enumerate(probes) if probe in answered and _has_died(probe)]
@@ -242,7 +242,7 @@ class GRPOLearnerGroup(LearnerGroup):
 
 
 def _has_died(probe: ray.ObjectRef) -> bool:
-    """Whether a question to a learner that was answered has found nobody."""
+    """Return whether a question to a learner that was answered has found nobody."""
     try:
         ray.get(probe)
     except RayActorError:
@@ -251,17 +251,17 @@ def _has_died(probe: ray.ObjectRef) -> bool:
 
 
 def _split_state(learner: Any) -> tuple[dict[str, Any], dict[str, Any], int]:
-    """What goes into a `Snapshot`, on the learner."""
+    """Split a state into what goes into a `Snapshot`, and the rest, on the learner."""
     state = learner.get_state()
     return state.pop(COMPONENT_RL_MODULE), state, state[WEIGHTS_SEQ_NO]
 
 
 def _join_state(learner: Any, weights: dict[str, Any], rest: dict[str, Any]) -> None:
-    """The reverse, on a new learner."""
+    """Join the parts of a state again, on a new learner."""
     learner.set_state({**rest, COMPONENT_RL_MODULE: weights})
 
 
 def _summary(error: BaseException) -> str:
-    """An error in a line; Ray's own texts hold the remote traceback."""
+    """Return an error in a line; Ray's own texts hold the remote traceback."""
     cause = getattr(error, "cause", None) or error
     return f"{type(cause).__name__}: {str(cause).strip().splitlines()[0] if str(cause).strip() else ''}"

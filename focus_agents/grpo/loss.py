@@ -20,7 +20,7 @@ SAPO_TAU_POSITIVE, SAPO_TAU_OTHERS = 1.0, 1.05  # by the advantage's sign: bad a
 
 @dataclass(frozen=True, slots=True)
 class StepTotals:
-    """What one optimizer step holds, over all its micro-batches and learners.
+    """The totals of one optimizer step, over all its micro-batches and learners.
 
     Attributes:
         num_tokens: Completion tokens, padding apart.
@@ -44,7 +44,7 @@ def policy_loss(
     ref_logprobs: torch.Tensor | None = None,
     rollout_weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """This micro-batch's part of the optimizer step's loss; the parts add up to the whole.
+    """Return this micro-batch's part of the optimizer step's loss; the parts add up to the whole.
 
     With the ratio r = exp(logprob - old_logprob) and the completion's advantage A, a token's loss is
 
@@ -130,7 +130,7 @@ def _token_loss(
     mask: torch.Tensor,
     settings: GRPOSettings,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The first table of `policy_loss`: each token's loss, its ratio, and whether a bound changed it, all [B, T].
+    """Return the first table of `policy_loss`: each token's loss, its ratio, whether a bound changed it, all [B, T].
 
     Log-probabilities are 0 in padding here; advantages are [B, 1].
     """
@@ -155,7 +155,7 @@ def _token_loss(
 def _aggregate(
     token_loss: torch.Tensor, mask: torch.Tensor, settings: GRPOSettings, totals: StepTotals
 ) -> torch.Tensor:
-    """The second table of `policy_loss`: from [B, T] token losses, 0 in padding, to this part's scalar."""
+    """Return the second table of `policy_loss`: from [B, T] token losses, 0 in padding, to this part's scalar."""
     per_completion, num_tokens = token_loss.sum(1), mask.sum(1)
     # The denominators are those of the whole step, so that parts of any size add up to its loss. A mean over each part
     # would weigh the tokens of a part with few of them more than the others.

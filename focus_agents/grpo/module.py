@@ -80,11 +80,11 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
             keep_reference(self.policy)
 
     def get_non_inference_attributes(self) -> list[str]:
-        """What an EnvRunner does without."""
+        """Return the attributes that an EnvRunner does without."""
         return ["reference"]
 
     def as_policy(self, *, validates: bool = False) -> VLMPolicy:
-        """The same weights behind the `Policy` protocol.
+        """Return the same weights behind the `Policy` protocol.
 
         Args:
             validates: Whether it answers validation episodes.
@@ -126,7 +126,7 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
 
     @torch.no_grad()
     def reference_logprobs(self, batch: GroupBatch) -> torch.Tensor:
-        """[N, G, T] log-probabilities under the reference, the policy as it was when the training started."""
+        """Return [N, G, T] log-probabilities under the reference, the policy as it was when the training started."""
         if not self._has_adapters:
             return self._score(self.reference, batch)[0]
         with reference_adapter(self.policy) if self._continues_adapter else self.policy.disable_adapter():
@@ -134,7 +134,7 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
 
     @torch.no_grad()
     def policy_logprobs(self, batch: GroupBatch) -> torch.Tensor:
-        """[N, G, T] log-probabilities under the policy as it is now."""
+        """Return [N, G, T] log-probabilities under the policy as it is now."""
         return self._score(self.policy, batch)[0]
 
     def _score(self, model: Any, batch: GroupBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -164,7 +164,7 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
         return torch.autocast(batch.token_ids.device.type, torch.bfloat16, enabled=is_narrow)
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
-        """Copies of the trained parameters on the CPU; what is frozen comes back from where it was loaded.
+        """Return copies of the trained parameters on the CPU; what is frozen comes back from where it was loaded.
 
         In their own dtype: RLlib's NumPy arrays cannot hold bfloat16.
         """

@@ -42,7 +42,7 @@ class GRPOPlan:
 
     @property
     def objects(self) -> tuple[Any, ...]:
-        """What may be a user's own code, for `provenance`."""
+        """Objects that may be a user's own code, for `provenance`."""
         return (self.reward, self.training_episodes, self.validation_episodes)
 
     @property

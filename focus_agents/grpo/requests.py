@@ -15,8 +15,8 @@ Job = tuple[int, int]
 """(position of the result, episode index)."""
 T = TypeVar("T")
 Work = Callable[[Any, Sequence[Job]], tuple[dict[int, T], Any]]
-"""What a runner does with its share: results by position, and metrics or None. As return values of a runner, results
-belong to the driver, and outlive the runner. Ray's dashboard calls the task by the function's name."""
+"""The share of a runner's work: results by position, and metrics or None. As return values of a runner, results belong
+to the driver, and outlive the runner. Ray's dashboard calls the task by the function's name."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Request(Generic[T]):
 
     @classmethod
     def done(cls, results: Sequence[T]) -> Request[T]:
-        """A request whose results are known, in the order of its jobs."""
+        """Return a request whose results are known, in the order of its jobs."""
 
         def nothing(runner: Any, jobs: Sequence[Job]) -> tuple[dict[int, T], None]:
             raise RuntimeError("a request that is done has no work")
@@ -53,7 +53,7 @@ class Request(Generic[T]):
         return cls(jobs, nothing, 1, None, dict(enumerate(results)))
 
     def missing(self) -> list[Sequence[Job]]:
-        """The batches that are to be done."""
+        """Return the batches that are to be done."""
         starts = range(0, len(self.jobs), self.batch_size)
         batches = [self.jobs[start : start + self.batch_size] for start in starts]
         return [batch for batch in batches if any(position not in self.results for position, _ in batch)]

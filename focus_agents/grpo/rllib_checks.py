@@ -53,7 +53,7 @@ HONOURED_IN_EVALUATION = frozenset({
     "restart_failed_env_runners", "max_num_env_runner_restarts", "delay_between_env_runner_restarts_s",
     "env_runner_health_probe_timeout_s", "env_runner_restore_timeout_s",
 })  # fmt: skip
-"""What `.evaluation(evaluation_config={...})` may override."""
+"""Settings that `.evaluation(evaluation_config={...})` may override."""
 
 NO_CONNECTORS = "word prompts by env_config's `template`, and change observations by a Gymnasium wrapper in `env`"
 ONE_STEP = "an episode is one step, and runners answer whole batches of `rollout_batch_groups` episodes"
@@ -119,7 +119,7 @@ INSTEAD: Mapping[str, str] = {
         )
     },
 }  # fmt: skip
-"""What to do instead of the settings that are refused, where there is something."""
+"""Advice instead of the settings that are refused, where there is some."""
 
 
 def check_rllib_settings(config: AlgorithmConfig) -> None:
@@ -196,7 +196,7 @@ def check_processes(config: AlgorithmConfig, settings: GRPOSettings) -> None:
 
 @functools.cache
 def _defaults() -> dict[str, Any]:
-    """RLlib's settings by attribute with their defaults, but for those that it has given up."""
+    """Return RLlib's settings by attribute with their defaults, but for those that it has given up."""
     defaults = {name: value for name, value in AlgorithmConfig().get_state().items() if name != "class"}
     # No connector is ever run, so the default ones are off.
     return defaults | {name: False for name in defaults if name.startswith("add_default_connectors")}

@@ -86,7 +86,7 @@ READS = (
         "RLlib's switch for all checks of settings, experimental(_validate_config=False).",
     ),
 )
-"""What is read, by the functions below."""
+"""Names that are read, by the functions below."""
 
 HOOKS = (
     PrivateName(
@@ -138,7 +138,7 @@ HOOKS = (
         overridden_by="GRPOTorchLearner",
     ),
 )
-"""What is overridden. RLlib calls these, so they stay methods of the classes that override them."""
+"""Names that are overridden. RLlib calls these, so they stay methods of the classes that override them."""
 
 
 def local_learner(group: LearnerGroup) -> Any:

@@ -77,7 +77,7 @@ class Runners:
         self._push(self._state)
 
     def run(self, jobs: Sequence[Job], work: Work[T], *, batch_size: int) -> list[T]:
-        """Results in the order of the jobs; see `Request`.
+        """Return results in the order of the jobs; see `Request`.
 
         Raises:
             SamplingError: If some are still missing after several attempts.
@@ -199,7 +199,7 @@ class Runners:
                 self._log_metrics([metrics])
 
     def _wait(self, calls: Sequence[tuple[int, ray.ObjectRef]]) -> list[bool]:
-        """Which of these calls are answered in time, if by an error; the runners of the others are ended."""
+        """Tell which of these calls are answered in time, if by an error; the runners of the others are ended."""
         limit, started, notice = self._config.sample_timeout_s, time.monotonic(), FIRST_NOTICE_S
         pending = [call for _, call in calls]
         while pending:
@@ -274,12 +274,12 @@ class Runners:
         self._processes[runner_id] = process
 
     def _push(self, state: ray.ObjectRef) -> None:
-        """Without waiting: a runner answers its calls in their order, so what follows is done with these weights."""
+        """Push without waiting: a runner answers its calls in their order, so what follows uses these weights."""
         for runner_id in self._group.healthy_env_runner_ids():
             runner_actors(self._group)[runner_id].set_state.remote(state)
 
     def _await_ids(self) -> list[int]:
-        """The runners that can work. If there is none, it waits for one: a call to one that restarts fails at once."""
+        """Return the runners that can work. If there is none, wait for one: a call to a restarting one fails."""
         started, notice = time.monotonic(), FIRST_NOTICE_S
         deadline = started + self._config.env_runner_restore_timeout_s
         while not (ids := self._group.healthy_env_runner_ids()):

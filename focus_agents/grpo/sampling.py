@@ -1,4 +1,4 @@
-"""Which groups an iteration learns from: the next episodes, answered by the runners, and others in their place."""
+"""Sample the groups that an iteration learns from: the next episodes, answered by the runners, and replacements."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class GroupSampler:
             raise
 
     def _sample(self, iteration: int, weights_seq_no: int) -> list[RolloutGroup]:
-        """An iteration's groups, in order: those asked for ahead, or new ones."""
+        """Return an iteration's groups, in order: those asked for ahead, or new ones."""
         ahead, self._ahead = self._ahead, None
         count = self._settings.groups_per_iteration
         self._num_asked = self.num_skipped = 0
@@ -116,7 +116,7 @@ class GroupSampler:
         self._ahead = start, self._request(iteration, weights_seq_no, self._settings.groups_per_iteration)
 
     def _refill(self, sampled: list[RolloutGroup], iteration: int, weights_seq_no: int) -> list[RolloutGroup]:
-        """Groups with signal in the place of those without, as dynamic sampling wants; `sampled` gets all of them."""
+        """Return groups with signal in place of those without, as dynamic sampling wants; `sampled` gets all."""
         if self._settings.zero_variance != "refill":
             return sampled
         count = self._settings.groups_per_iteration

@@ -16,7 +16,7 @@ from focus_env.metrics import ScoredAnswer
 
 
 def learning_rewards(groups: Sequence[RolloutGroup], settings: GRPOSettings) -> npt.NDArray[np.float64]:
-    """[N, G] rewards, less the penalty of answers that were cut; with the right answers [N, G + 1], those last."""
+    """Return [N, G] rewards, less the penalty of cut answers; with the right answers [N, G + 1], those last."""
     is_cut = np.array([[not c.is_finished for c in group.generation.completions] for group in groups])
     rewards = np.stack([group.rewards for group in groups]) - settings.truncation_penalty * is_cut
     gold = [[group.gold.reward] for group in groups if group.gold is not None]
@@ -24,7 +24,7 @@ def learning_rewards(groups: Sequence[RolloutGroup], settings: GRPOSettings) -> 
 
 
 def advantages_of(groups: Sequence[RolloutGroup], settings: GRPOSettings) -> npt.NDArray[np.float64]:
-    """[N, G] advantages of the answers of an iteration; with the right answers [N, G + 1], those last."""
+    """Return [N, G] advantages of the answers of an iteration; with the right answers [N, G + 1], those last."""
     rewards, tolerance = learning_rewards(groups, settings), settings.signal_tolerance
     if settings.rank_rewards:
         rewards, tolerance = group_ranks(rewards, tolerance=tolerance), 0.0
@@ -43,7 +43,7 @@ def advantages_of(groups: Sequence[RolloutGroup], settings: GRPOSettings) -> npt
 
 
 def _target_share(answers: Sequence[ScoredAnswer]) -> float:
-    """The target's area as a share of the picture; nan where the object is absent."""
+    """Return the target's area as a share of the picture; nan where the object is absent."""
     for answer in answers:
         if answer.target_box is not None and answer.image_wh is not None:  # an unread one does not know the picture
             box, (width, height) = answer.target_box, answer.image_wh
@@ -54,7 +54,7 @@ def _target_share(answers: Sequence[ScoredAnswer]) -> float:
 def split_by_signal(
     groups: Sequence[RolloutGroup], settings: GRPOSettings
 ) -> tuple[list[RolloutGroup], list[RolloutGroup]]:
-    """(groups whose answers earn different rewards, the others)."""
+    """Return (groups whose answers earn different rewards, the others)."""
     signal = has_signal(learning_rewards(groups, settings), tolerance=settings.signal_tolerance)
     with_signal = [group for group, has in zip(groups, signal, strict=True) if has]
     return with_signal, [group for group, has in zip(groups, signal, strict=True) if not has]

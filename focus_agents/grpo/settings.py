@@ -29,7 +29,7 @@ UNBOUNDED = ("cispo", "sapo")
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings(Settings):
-    """How groups of answers are sampled."""
+    """The sampling of groups of answers."""
 
     groups_per_iteration: Annotated[int, Ge(1)] = 32
     """Episodes sampled per training iteration."""
@@ -58,7 +58,7 @@ class SamplingSettings(Settings):
     """Seconds after which a sampling process that has not answered counts as hung: it is ended and replaced, and what
     it had to answer is asked again."""
     engine: Engine = "transformers"
-    """What samples: transformers, or vllm in each sampling process, which needs the extra vllm, GPUs for these
+    """Engine that samples: transformers, or vllm in each sampling process, which needs the extra vllm, GPUs for these
     processes, and rollout_correction token_tis or seq_mask."""
     engine_memory: Annotated[float, Gt(0), Le(1)] = 0.9
     """Share of its GPU that a sampling process's vllm may fill; less where others share the GPU."""
@@ -250,5 +250,5 @@ class GRPOSchedule(Settings):
     checkpoint_interval: Annotated[int, Ge(0)] = 50
     """Iterations between checkpoints to resume from; 0: at the end only."""
     save: SavedForm = "merged"
-    """What lies in checkpoints/final of a model with adapters: whole weights (merged), the adapter alone in PEFT's
+    """Content of checkpoints/final of a model with adapters: whole weights (merged), the adapter alone in PEFT's
     format, or both, the adapter then in the folder adapter below the weights."""

@@ -1,4 +1,4 @@
-"""Which group goes to which learner in which optimizer step.
+"""Plan which group goes to which learner in which optimizer step.
 
 RLlib's own batching counts rows by a batch's first column and shards by rows, which cuts a prompt's pictures apart,
 repeats rows to fill minibatches, and can leave a learner without work while its peers wait for it. So the plan is made
@@ -25,7 +25,7 @@ from focus_agents.models.shared_prefix import PrefixRow
 
 @dataclass(frozen=True, slots=True)
 class TrainingGroup:
-    """What a learner needs of a rollout group.
+    """The part of a rollout group that a learner needs.
 
     Attributes:
         prompt: Encoded once for the whole group.
@@ -167,7 +167,7 @@ class GroupTrainingData(TrainingData):
             raise ValueError("steps: expected a plan of at least one optimizer step, got none")
 
     def shard(self, num_shards: int, **kwargs: Any) -> list[tuple[GroupTrainingData, dict[str, Any]]]:
-        """One parcel per learner with its groups only."""
+        """Return one parcel per learner with its groups only."""
         parcels: list[tuple[GroupTrainingData, dict[str, Any]]] = []
         for learner in range(num_shards):
             steps = [OptimizerStep((step.shards[learner],), step.totals) for step in self.steps]
@@ -179,7 +179,7 @@ class GroupTrainingData(TrainingData):
         """Nothing to fetch: the groups are inside."""
 
     def iterate(self) -> Iterator[tuple[list[TrainingGroup], StepTotals]]:
-        """(groups, totals of the whole step) of each optimizer step, on one learner."""
+        """Yield (groups, totals of the whole step) of each optimizer step, on one learner."""
         for step in self.steps:
             (positions,) = step.shards
             yield [self.groups[p] for p in positions], step.totals

@@ -144,7 +144,7 @@ def _iterate(
     album: ValidationAlbum,
     is_verbose: bool = False,
 ) -> list[ScoredAnswer] | None:
-    """The training iterations, with a bar and a line for each; returns the answers of the validation after the last."""
+    """Run the training iterations, with a bar and a line for each; return the answers of the last validation."""
 
     def announce(name: str) -> None:
         console.print(f"{name}: stopping after this iteration; a second signal stops at once", style="yellow")
@@ -228,7 +228,7 @@ def _collect_metrics(
 
 
 def _line(metrics: Mapping[str, float], *, total: int | None = None, left: str = "", width: int | None = None) -> str:
-    """What a person reads of an iteration, in columns; what is said now and then stands behind them.
+    """Write the line of an iteration that a person reads, in columns; what is said now and then stands behind them.
 
     On a narrow terminal the columns of high rank are left out.
     """
@@ -266,7 +266,7 @@ def _validate(algorithm: GRPO, indices: Sequence[int], console: Console) -> tupl
 
 
 def _facts(config: GRPOConfig, num_validation_episodes: int) -> Facts:
-    """What warnings need to know of a run beside its metrics."""
+    """Return the facts of a run that warnings need beside its metrics."""
     return Facts(
         length=config.num_iterations,
         num_samplers=config.num_env_runners,
@@ -307,7 +307,7 @@ def _try_to_save(algorithm: GRPO, run: RunDirectory, iteration: int, recorder: R
 
 
 def _how_to_go_on(run: RunDirectory, iteration: int) -> str:
-    """What a person can do with a run that stopped after an iteration, whether or not that is in a checkpoint."""
+    """Say how to go on with a run that stopped after an iteration, whether or not that is in a checkpoint."""
     if run.num_done == iteration:
         return f"go on with it by `resume` {run.path}"
     if run.num_done is None:
@@ -332,7 +332,7 @@ def _restore(algorithm: GRPO, run: RunDirectory, console: Console) -> int:
 
 
 def newest_checkpoint(run: RunDirectory) -> Path:
-    """The checkpoint that a resumed run goes on from, if it is not damaged.
+    """Return the checkpoint that a resumed run goes on from, if it is not damaged.
 
     Raises:
         CheckpointError: If there is none.

@@ -157,7 +157,7 @@ def served(folder: str) -> Served:
 
 
 def _opened(request: Mapping[str, Any]) -> Served:
-    """The episodes and the prompt of a request.
+    """Return the episodes and the prompt of a request.
 
     Raises:
         ValueError: If a harness cannot ask so.

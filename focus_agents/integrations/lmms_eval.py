@@ -70,7 +70,7 @@ def write_task(folder: Path, name: str, *, max_completion_tokens: int) -> Path:
 
 
 def _task(folder: Path, name: str, *, max_completion_tokens: int) -> dict[str, Any]:
-    """A task as lmms-eval reads it."""
+    """Return a task as lmms-eval reads it."""
     functions = {
         key: _Function(f"{__name__}.{key}")
         for key in ("doc_to_visual", "doc_to_text", "doc_to_messages", "doc_to_target", "process_results")

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 def trl_dataset(env: gymnasium.Env[Any, Any], indices: Sequence[int]) -> datasets.Dataset:
-    """Episodes as rows for TRL, with the columns ``prompt``, ``images`` and ``episode_index``.
+    """Return episodes as rows for TRL, with the columns ``prompt``, ``images`` and ``episode_index``.
 
     A row is made when it is read. In memory are the indices, and of the pictures those of the batch that was asked for,
     once for each episode, however often TRL repeats it. For an episode that cannot be asked, such as one with a damaged
@@ -60,14 +60,14 @@ def trl_dataset(env: gymnasium.Env[Any, Any], indices: Sequence[int]) -> dataset
 
 
 def _ask(env: gymnasium.Env[Any, Any], indices: Sequence[int], batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-    """The columns of a batch of rows, from their indices."""
+    """Return the columns of a batch of rows, from their indices."""
     asked = {index: _row(env, indices, index) for index in dict.fromkeys(batch["episode_index"])}
     rows = [asked[index] for index in batch["episode_index"]]
     return {**batch, **{column: [row[column] for row in rows] for column in ("episode_index", "prompt", "images")}}
 
 
 def _row(env: gymnasium.Env[Any, Any], indices: Sequence[int], index: int) -> dict[str, Any]:
-    """The row of an episode, or of the next one behind it that can be asked."""
+    """Return the row of an episode, or of the next one behind it that can be asked."""
     template, place = env.get_wrapper_attr("template"), indices.index(index)
     in_turn = list(dict.fromkeys([*indices[place:], *indices[:place]]))[:MAX_TRIED]
     for number, other in enumerate(in_turn, start=1):
@@ -89,7 +89,7 @@ def warn_once(message: str) -> None:
 
 
 def trl_row(messages: Sequence[Message]) -> dict[str, Any]:
-    """A prompt as TRL wants it: messages with a place for each picture, and the pictures in the order of the places."""
+    """Return a prompt as TRL wants it: messages with a place for each picture, and the pictures in that order."""
     parts = [part for message in messages for part in message.content]
     prompt = [
         {
@@ -141,7 +141,7 @@ class TRLReward:
 
 
 def trl_processor(processor: VLMProcessor) -> Any:
-    """A processor of transformers for TRL; tokenizer and image processor are shared with `processor`.
+    """Return a processor of transformers for TRL; tokenizer and image processor are shared with `processor`.
 
     Raises:
         NotImplementedError: If the model's family has none.

@@ -50,7 +50,7 @@ def register(folder: Path, name: str) -> type:
 
 
 def _dataset_class(base: Any, folder: Path, name: str) -> type:
-    """The class of a data set whose episodes lie in a folder."""
+    """Return the class of a data set whose episodes lie in a folder."""
     import pandas as pd  # here and below: VLMEvalKit brings it
 
     class FocusEpisodes(base):

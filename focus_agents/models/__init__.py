@@ -1,4 +1,4 @@
-"""What a model is: families, loading, adapters, prompts as tokens and pixels, attention.
+"""Models: families, loading, adapters, prompts as tokens and pixels, attention.
 
 How a model is run (prefill, sampling, scoring) belongs in `engine`.
 """

@@ -53,7 +53,7 @@ def quiet_peft() -> Iterator[None]:
 
 
 def has_adapters(model: Any) -> bool:
-    """Whether a model is one of PEFT's around another."""
+    """Return whether a model is one of PEFT's around another."""
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
@@ -108,7 +108,7 @@ def _restore(model: Any, flags: dict[str, bool]) -> None:
 
 
 def merge_adapters(model: Any) -> Any:
-    """The model with its adapters added to its weights, if it has any; the adapters are used up.
+    """Return the model with its adapters added to its weights, if it has any; the adapters are used up.
 
     Raises:
         ValueError: If the weights are quantized: they would be rounded anew, to other answers. Or if the adapters add
@@ -152,12 +152,12 @@ def _is_adapted(module: Any) -> bool:
 
 
 def is_quantized(model: Any) -> bool:
-    """Whether a model, wrapped or not, has weights in fewer bits than it computes in."""
+    """Return whether a model, wrapped or not, has weights in fewer bits than it computes in."""
     return getattr(base_model(model).config, "quantization_config", None) is not None
 
 
 def base_model(model: Any) -> Any:
-    """The transformers model inside DDP and PEFT, as far as it is wrapped."""
+    """Return the transformers model inside DDP and PEFT, as far as it is wrapped."""
     model = model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 

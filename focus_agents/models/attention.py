@@ -1,4 +1,4 @@
-"""How much the query picture looks at the support boxes, measured where a language model computes its attention.
+"""Measure the attention of the query picture to the support boxes, where a language model computes its attention.
 
     set_focus_attention(model)                      once
     probe = SupportProbe.build(...)                 per batch: which rows look, and at what
@@ -216,7 +216,7 @@ def _mass(
     probe: SupportProbe,
     options: Mapping[str, float],
 ) -> torch.Tensor:
-    """[B, Q] what rows pay to the support tokens, averaged over all heads of a layer or over those that are chosen."""
+    """Return [B, Q] what rows pay to the support tokens, averaged over all heads of a layer or over chosen ones."""
     if probe.heads is None and not probe.keeps_heads:
         return support_mass(query, key, probe, **options)
     layer, masses = int(module.layer_idx), head_masses(query, key, probe, **options)  # type: ignore[arg-type]
@@ -228,7 +228,7 @@ def _mass(
 def _suits_written_out(
     query: torch.Tensor, key: torch.Tensor, attention_mask: torch.Tensor | None, kwargs: Mapping[str, Any]
 ) -> bool:
-    """Whether a layer is computed under bfloat16 autocast on a CPU, over few enough tokens, and is plain."""
+    """Return whether a layer is computed under bfloat16 autocast on a CPU, over few enough tokens, and is plain."""
     if query.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return False
     is_plain = not kwargs.get("dropout") and kwargs.get("is_causal") is not False
@@ -245,7 +245,7 @@ def written_out_attention(
     *,
     scaling: float | None,
 ) -> torch.Tensor:
-    """softmax(scale * q k^T) v as it is written, in bfloat16: a CPU's matrix units are fast at it, SDPA's are not used.
+    """Compute softmax(scale * q k^T) v as it is written, in bfloat16: a CPU's matrix units are fast at it, unlike SDPA.
 
     Args:
         query: [B, A, N, D], rotated.
@@ -281,7 +281,7 @@ def capped_attention(
     softcap: float,
     dropout: float = 0.0,
 ) -> torch.Tensor:
-    """softmax(cap(scale * q k^T)) v with scores that a hyperbolic tangent holds below a cap, as Gemma 2's are.
+    """Compute softmax(cap(scale * q k^T)) v with scores that a hyperbolic tangent holds below a cap, as Gemma 2 does.
 
     Args:
         query: As of `written_out_attention`, like the others but for the last two.

@@ -1,4 +1,4 @@
-"""Where the text of a prompt holds boxes, and which tokens write them."""
+"""Find the boxes in the text of a prompt, and the tokens that write them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model costs before it is run: tokens, memory, work; arithmetic from its sizes and the settings.
+"""Estimate the cost of a model before it runs: tokens, memory, work; arithmetic from its sizes and the settings.
 
 Memory is counted in bytes of the tensors that the package's own code holds at once. The coefficients below were
 counted on narrow models, and `tests/focus_agents/models/test_budget.py` counts them again. The driver's own memory,
@@ -48,7 +48,7 @@ KEPT: Mapping[Kind, Coefficients] = {
     (False, "bf16"): Coefficients(32, 8, 6, 30),
     (False, "fp32"): Coefficients(36, 16, 8, 30),
 }
-"""What a decoder layer keeps of a token for the backward pass."""
+"""Memory that a decoder layer keeps of a token for the backward pass."""
 KEPT_OF_HEADS: Mapping[Precision, float] = {"bf16": 4.8, "fp32": 7.6}
 """The same for each width of queries and keys, where these are normalized."""
 PASSING: Mapping[Kind, Coefficients] = {
@@ -57,37 +57,37 @@ PASSING: Mapping[Kind, Coefficients] = {
     (False, "bf16"): Coefficients(24.3, 0, 1.6, 130),
     (False, "fp32"): Coefficients(19.3, 3.0, 0, 520),
 }
-"""What the backward pass holds of a token beyond that."""
+"""Memory that the backward pass holds of a token beyond that."""
 KEPT_BETWEEN: Mapping[Kind, Coefficients] = {
     (True, "bf16"): Coefficients(2, 0),
     (True, "fp32"): Coefficients(4, 0),
     (False, "bf16"): Coefficients(4, 0),
     (False, "fp32"): Coefficients(4, 0),
 }
-"""What gradient checkpointing keeps of a token between two layers."""
+"""Memory that gradient checkpointing keeps of a token between two layers."""
 MADE_AGAIN: Mapping[Kind, Coefficients] = {
     (True, "bf16"): Coefficients(36.4, 13.9, 4.6, 194),
     (True, "fp32"): Coefficients(33.7, 23, 10, 390),
     (False, "bf16"): Coefficients(32.8, 12.4, 5.1, 9),
     (False, "fp32"): Coefficients(36.8, 24.4, 7.1, 7),
 }
-"""What it holds of a token beside these, of the one layer that is made again and gone back through."""
+"""Memory of a token beside these, of the one layer that is made again and gone back through."""
 ENCODING: Mapping[Kind, Coefficients] = {
     (True, "bf16"): Coefficients(9, 8, 0, 46),
     (True, "fp32"): Coefficients(18, 16, 0, 46),
     (False, "bf16"): Coefficients(9, 6, 0, 46),
     (False, "fp32"): Coefficients(18, 12, 0, 46),
 }
-"""What a layer holds at once of a token of a prompt where nothing is kept for a backward pass."""
+"""Memory that a layer holds at once of a token of a prompt where nothing is kept for a backward pass."""
 VISION_ENCODING: Mapping[Precision, Coefficients] = {"bf16": Coefficients(36, 0), "fp32": Coefficients(22, 10)}
 """The same of a patch in the vision tower."""
 VISION_KEPT: Mapping[Precision, Coefficients] = {"bf16": Coefficients(22, 6), "fp32": Coefficients(44, 12)}
-"""What a layer of the vision tower keeps of a patch where the tower is trained."""
+"""Memory that a layer of the vision tower keeps of a patch where the tower is trained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSize:
-    """How large a prompt is.
+    """The size of a prompt.
 
     Attributes:
         tokens: All of them.
@@ -140,7 +140,7 @@ def in_words(size: float) -> str:
 
 
 def _in_gigabytes(size: float) -> str:
-    """A number with two digits that count, or as many as there are down to 0.01."""
+    """Return a number with two digits that count, or as many as there are down to 0.01."""
     return f"{size / GB:.1f}" if size >= GB else f"{size / GB:.2f}" if size >= 0.005 * GB else "under 0.01"
 
 

@@ -127,7 +127,7 @@ def _render(tokenizer: Any, chat: Chat, *, add_generation_prompt: bool) -> str:
 
 
 def _without_system(chat: Chat) -> Chat:
-    """The conversation with the parts of system turns at the front of the user's first."""
+    """Return the conversation with the parts of system turns at the front of the user's first."""
     system = [part for turn in chat if turn["role"] == "system" for part in turn["content"]]
     rest = [turn for turn in chat if turn["role"] != "system"]
     first = next((index for index, turn in enumerate(rest) if turn["role"] == "user"), None)

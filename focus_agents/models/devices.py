@@ -1,4 +1,4 @@
-"""Where a model can compute, and how much memory is there."""
+"""Choose a device, and measure its memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PEAK_FLOPS: Mapping[str, float] = {
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where something is to be computed.
+    """A place to compute, with its memory.
 
     Attributes:
         name: As people call it, such as "NVIDIA H100 80GB HBM3" or "this machine's RAM".

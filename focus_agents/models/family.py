@@ -71,7 +71,7 @@ class ModelParts(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFamily(abc.ABC):
-    """What the package has to know of models of one architecture. Picklable: processors carry theirs to workers.
+    """The facts that the package needs of models of one architecture. Picklable: processors carry it to workers.
 
     Methods that take a model want the transformers model itself, out of PEFT and DDP (`adapters.base_model`).
 
@@ -121,7 +121,7 @@ class ModelFamily(abc.ABC):
 
     @property
     def summary(self) -> str:
-        """Which models belong to the family."""
+        """Models that belong to the family."""
         return f"models of type {', '.join(self.model_types)}"
 
     # ---- pictures, by the image processor

@@ -51,7 +51,7 @@ def wants_flash(attention: Attention, precision: Precision) -> bool:
 
 
 def can_flash(query: torch.Tensor) -> bool:
-    """Whether flash attention takes a layer's queries: on CUDA, in half precision or under its autocast."""
+    """Return whether flash attention takes a layer's queries: on CUDA, in half precision or under its autocast."""
     half = (torch.bfloat16, torch.float16)
     autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
     return query.device.type == "cuda" and (query.dtype in half or autocast in half)
@@ -103,7 +103,7 @@ def flash_attention(
 
 
 def padding_mask(*, mask_function: Any, **kwargs: Any) -> torch.Tensor | None:
-    """The mask of a batch: [B, K] or None where it is causal but for padding, as flash attention takes it.
+    """Return the mask of a batch: [B, K] or None where it is causal but for padding, as flash attention takes it.
 
     Others, of windows and of pictures that see all of themselves, are SDPA's, with four axes.
     """
@@ -113,7 +113,7 @@ def padding_mask(*, mask_function: Any, **kwargs: Any) -> torch.Tensor | None:
 
 
 def square_mask(padding: torch.Tensor, num_queries: int) -> torch.Tensor:
-    """[B, 1, N, K] bool of causal attention over keys that are no padding, [B, K]; the last query is at the last key.
+    """Return [B, 1, N, K] bool of causal attention over unpadded keys, [B, K]; the last query is at the last key.
 
     Args:
         padding: 0 or false at padding.

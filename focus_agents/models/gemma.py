@@ -49,7 +49,7 @@ class SquareWh:
 
 @dataclass(frozen=True, kw_only=True)
 class SquareFamily(CountingFamily):
-    """What both families share. Their array of pictures is `pixel_values`, [S, 3, side, side].
+    """The parts that both families share. Their array of pictures is `pixel_values`, [S, 3, side, side].
 
     Attributes:
         side: Rows and columns of a square's tokens.
@@ -181,7 +181,7 @@ class Gemma3(SquareFamily):
 
 
 def _crops(image_processor: Any) -> dict[str, float]:
-    """The limits of crops that an image processor has, or else those of transformers' processor."""
+    """Return the limits of crops that an image processor has, or else those of transformers' processor."""
     return {name: getattr(image_processor, name, None) or default for name, default in PAN_AND_SCAN.items()}
 
 

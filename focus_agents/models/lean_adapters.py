@@ -46,7 +46,7 @@ def lean_adapters(model: Any) -> Iterator[None]:
 
 
 def _is_plain(layer: Any) -> bool:
-    """Whether a layer has one adapter, which is added to it as it is."""
+    """Return whether a layer has one adapter, which is added to it as it is."""
     names = layer.active_adapters
     if layer.merged or layer.disable_adapters or len(names) != 1 or names[0] not in layer.lora_A:
         return False
@@ -59,7 +59,7 @@ def _is_plain(layer: Any) -> bool:
 def _adapted(
     layer: Any, base: torch.nn.Module, down: torch.Tensor, up: torch.Tensor, scaling: float, x: torch.Tensor
 ) -> torch.Tensor:
-    """base(x) + scaling * (x down^T) up^T; of an input in another type than the adapter's, PEFT's own way."""
+    """Return base(x) + scaling * (x down^T) up^T; for inputs of another type than the adapter's, PEFT's result."""
     if x.dtype != down.dtype:
         whole: torch.Tensor = type(layer).forward(layer, x)
         return whole

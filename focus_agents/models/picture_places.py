@@ -96,7 +96,7 @@ def _ask(tokenizer: Any, parts: list[dict[str, str]]) -> str:
 
 
 def _added(text: str, longer: str, placeholder: str) -> str | None:
-    """What a longer text has in one place that another has not, with one placeholder in it; None: it is otherwise.
+    """Return a longer text's insertion, in one place, with one placeholder in it; None: the texts differ otherwise.
 
     Where it begins and ends as what follows it, as `<image>` before `<|im_end|>`, it may be cut in several ways.
     """

@@ -1,4 +1,4 @@
-"""How large a model sees pictures: in training, and where it was validated, as a saved policy's folder records it.
+"""Record the size at which a model sees pictures: in training, and in validation, as a saved policy's folder has it.
 
 The folder's image processor keeps the model's own limits, so that whoever loads it elsewhere is not bound by ours.
 """
@@ -15,7 +15,7 @@ from focus_agents.models.loading.prompts import described_entry, policy_file
 from focus_agents.models.shipped import model_name
 
 TRAINING, VALIDATION = "max_image_tokens", "validation_max_image_tokens"
-"""What `POLICY_FILE` calls them, as the settings are called."""
+"""The names of these settings in `POLICY_FILE`, as the settings are called."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,14 +32,14 @@ CHECKED_WORDS = (
     """Where is it? Write <answer>[10, 20, 300, 400]</answer>, {"none"} & no 'other' (word).""",
     "And here? " + "It is the same one, as large as before. " * 20 + "Answer:",
 )
-"""What a chat template has to leave as it is."""
+"""Words that a chat template has to leave as they are."""
 _TOKENIZING = threading.Lock()
 """Prompts may be encoded in several threads, for their pictures' sake; a tokenizer is for one at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptSpans:
-    """Where an encoded prompt holds its pictures and support boxes, as positions of tokens.
+    """The places of an encoded prompt's pictures and support boxes, as positions of tokens.
 
     Attributes:
         images: For each picture in the order of the prompt, [tokens] int64, its image tokens.
@@ -129,7 +129,7 @@ class VLMProcessor:
         ]
 
     def _text(self, messages: Sequence[Message], views: Sequence[Sequence[View]]) -> tuple[str, list[int]]:
-        """The chat template's text with one image token for each run of them, and the lengths of the runs."""
+        """Return the chat template's text with one image token for each run of them, and the lengths of the runs."""
         text = self._chat_text(messages)
         pieces = text.split(self._placeholder)
         if len(pieces) != len(views) + 1:
@@ -145,7 +145,7 @@ class VLMProcessor:
         return "".join(texts), runs
 
     def _repeats(self, ids: npt.NDArray[np.int64], runs: Sequence[int]) -> npt.NDArray[np.int64]:
-        """[tokens] int64, how many tokens of the prompt each token of the text becomes."""
+        """Return [tokens] int64, how many tokens of the prompt each token of the text becomes."""
         repeats = np.ones(len(ids), dtype=np.int64)
         is_image = ids == self.image_token_id
         if is_image.sum() != len(runs):
@@ -188,7 +188,7 @@ class VLMProcessor:
             ) from error
 
     def locate(self, messages: Sequence[Message], prompt: EncodedPrompt) -> PromptSpans:
-        """Where an encoded conversation holds its pictures and its marked boxes.
+        """Find the pictures and the marked boxes of an encoded conversation.
 
         Args:
             messages: The conversation.
@@ -218,7 +218,7 @@ class VLMProcessor:
 
     @property
     def _placeholder(self) -> str:
-        """What stands for a picture in a chat template's text."""
+        """The text that stands for a picture in a chat template's text."""
         return self.family.placeholder or self.family.image_token
 
     def check_chat_template(self) -> None:
@@ -251,7 +251,7 @@ class VLMProcessor:
         return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_token_id]
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of a completion, without its end token and other special tokens."""
+        """Return the text of a completion, without its end token and other special tokens."""
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
@@ -260,7 +260,7 @@ class VLMProcessor:
         return collate_prompts(prompts, pad_token_id=self.pad_token_id, image_token_id=self.image_token_id)
 
     def replace_pixels(self, prompts: Sequence[EncodedPrompt], features: Sequence[torch.Tensor]) -> list[EncodedPrompt]:
-        """The prompts with a vision tower's features of their pictures in place of the pictures themselves.
+        """Return the prompts with a vision tower's features of their pictures in place of the pictures themselves.
 
         Args:
             prompts: The prompts, in the order in which the tower saw them.
@@ -274,7 +274,7 @@ class VLMProcessor:
         ]
 
     def fit_template(self, template: PromptTemplate) -> PromptTemplate:
-        """The template with the sizes at which this processor's model sees pictures, if its frame counts in them."""
+        """Return the template with the sizes at which this processor's model sees pictures, if its frame needs them."""
         if template.frame is not CoordinateFrame.RESIZED_PIXEL:
             return template
         return replace(template, image_to_input_wh=self.family.image_to_input_wh(self.image_processor))
@@ -290,7 +290,7 @@ class VLMProcessor:
 
 
 def _as_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Our messages in the shape that chat templates read."""
+    """Return our messages in the shape that chat templates read."""
     return [
         {
             "role": message.role,

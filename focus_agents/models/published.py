@@ -79,7 +79,7 @@ class Base:
         return PromptSize.of(encoded, self.shape, image_token_id=processor.image_token_id)
 
     def _prompt_of_fixed(self, num_pictures: int, fixed_tokens: int, max_image_tokens: int | None) -> PromptSize:
-        """The same where all pictures have as many tokens; the words are Qwen2-VL's, whose language model it has."""
+        """Return the same where all pictures have as many tokens; the words are those of Qwen2-VL's language model."""
         if max_image_tokens is not None:
             self.family.limit_image_tokens(None, max_image_tokens)
         words = BASES["qwen2-vl-7b"].prompt((56, 56), shots=num_pictures - 1, max_image_tokens=None)

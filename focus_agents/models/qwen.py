@@ -161,7 +161,7 @@ class ImagesOnlyProcessor(Qwen2VLProcessor):
 
 
 def keeps_size(image_processor: Any, images: Sequence[ImageArray]) -> bool:
-    """Whether an image processor would only rescale and normalize these pictures, which have one size."""
+    """Return whether an image processor would only rescale and normalize these pictures, which have one size."""
     processor = image_processor
     if type(processor) is not Qwen2VLImageProcessorPil or not (processor.do_rescale and processor.do_normalize):
         return False
@@ -174,7 +174,7 @@ def keeps_size(image_processor: Any, images: Sequence[ImageArray]) -> bool:
 
 
 def _patches_of_equal_images(processor: Any, images: Sequence[ImageArray]) -> PreprocessedImages:
-    """The very arrays that the image processor makes of pictures for which `keeps_size` is true, all at once."""
+    """Return the very arrays that the image processor makes of pictures for which `keeps_size` is true, all at once."""
     (height, width, _), patch, merge = images[0].shape, processor.patch_size, processor.merge_size
     mean, std = (np.array(x, dtype=np.float32) for x in (processor.image_mean, processor.image_std))
     pixels = ((np.stack(images) * processor.rescale_factor).astype(np.float32) - mean) / std
@@ -195,7 +195,7 @@ def token_side(image_processor: Any) -> int:
 
 
 def _grid_thw(model: Any, grids: torch.Tensor) -> torch.Tensor:
-    """[K, 3] int64 patches of each picture along time, height and width, from [K, 2] tokens."""
+    """Return [K, 3] int64 patches of each picture along time, height and width, from [K, 2] tokens."""
     patches = grids * model.config.vision_config.spatial_merge_size
     return torch.cat([torch.ones_like(patches[:, :1]), patches], dim=1)
 

@@ -1,4 +1,4 @@
-"""How a model is written in one text: ``NAME[@REVISION][:ADAPTER][ on BASE]``.
+"""Read and write a model as one text: ``NAME[@REVISION][:ADAPTER][ on BASE]``.
 
     Qwen/Qwen2-VL-7B-Instruct@1a2b3c          a model of the hub, at a commit, branch or tag
     runs/my-sft/checkpoints/final             a folder
@@ -30,7 +30,7 @@ LANGUAGE_MODELS = (
     f"one of {', '.join(_NAMES[:_NUM_TOLD])} and {len(_NAMES) - _NUM_TOLD} more (docs/models.md), a folder with a "
     "saved model, or a hub name such as 'Qwen/Qwen2-VL-7B-Instruct'"
 )
-"""What messages say is expected where there is no model."""
+"""The words by which messages name what they expected where there is no model."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ModelReference:
     base: str | None = None
 
     def __str__(self) -> str:
-        """The text that `parse_reference` reads."""
+        """Return the text that `parse_reference` reads."""
         revision = "" if self.revision is None else f"@{self.revision}"
         adapter = "" if self.adapter is None else f":{self.adapter}"
         base = "" if self.base is None else f"{ON}{self.base}"
@@ -134,7 +134,7 @@ def _is_folder(text: str) -> bool:
 
 
 def model_folder(name_or_path: str) -> str:
-    """Where a model lies: its folder, with the package or elsewhere, or else the name, which the hub may know."""
+    """Return a model's folder, with the package or elsewhere, or else its name, which the hub may know."""
     name = BEST_MODEL.get(name_or_path, name_or_path)
     folder = find_folder(WEIGHTS / name if name in SHIPPED_MODELS else Path(os.path.expanduser(name_or_path)))
     if not folder.is_dir():
@@ -144,12 +144,12 @@ def model_folder(name_or_path: str) -> str:
 
 
 def looks_local(place: str) -> bool:
-    """Whether a text can only be a folder's: the hub's names are `owner/name`."""
+    """Return whether a text can only be a folder's: the hub's names are `owner/name`."""
     return not is_hub_name(place)
 
 
 def is_hub_name(text: str) -> bool:
-    """Whether a model may be called so on the hub: `owner/name` in letters, digits, and few signs."""
+    """Return whether a model may be called so on the hub: `owner/name` in letters, digits, and few signs."""
     is_shaped = _HUB_NAME.fullmatch(text) is not None and len(text) <= _LONGEST_HUB_NAME
     return is_shaped and not any(sign in text for sign in ("--", "..")) and not text.endswith((".git", ".", "-"))
 

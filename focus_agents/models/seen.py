@@ -53,7 +53,7 @@ def seen_pictures(
 
 
 def _from_patches(image_processor: Any, patches: npt.NDArray[Any], grid: Sequence[int]) -> npt.NDArray[Any]:
-    """[height, width, channels] of a picture's patches, of which blocks of merge x merge are one token."""
+    """Return [height, width, channels] of a picture's patches, of which blocks of merge x merge are one token."""
     rows, columns = grid
     merge, side, frames = (getattr(image_processor, n) for n in ("merge_size", "patch_size", "temporal_patch_size"))
     blocks = patches.reshape(rows, columns, merge, merge, -1, frames, side, side)[..., 0, :, :]  # a still: frames equal
@@ -96,7 +96,7 @@ def seen_difference(seen: ImageArray, picture: ImageArray, view: View) -> float:
 
 
 def _pixels(low: float, high: float, size: int) -> tuple[int, int]:
-    """The pixels along a side between two shares of it; of a picture thinner than that the one with its middle."""
+    """Return a side's pixels between two shares of it; of a picture thinner than that the one with its middle."""
     first, last = round(low * size), round(high * size)
     if first < last:
         return first, last

@@ -10,26 +10,26 @@ from annotated_types import Ge, Gt
 from focus_agents.settings import Ceiling, Settings
 
 Precision = Literal["fp32", "bf16"]
-"""What is computed in: bfloat16, or single precision."""
+"""Precision of the computation: bfloat16, or single precision."""
 SavedForm = Literal["merged", "adapter", "both"]
-"""What is saved of a model with adapters: whole weights with the adapters added, the adapters alone, or both."""
+"""Saved form of a model with adapters: whole weights with the adapters added, the adapters alone, or both."""
 
 ExportForm = Literal["merged", "adapter"]
 ExportDtype = Literal["auto", "float32", "bfloat16", "float16"]
 """Type of exported weights; auto: as they are kept."""
 Attention = Literal["auto", "sdpa", "flash"]
-"""How the language model and the vision tower attend: by PyTorch's SDPA, or by flash attention."""
+"""Attention of the language model and the vision tower: by PyTorch's SDPA, or by flash attention."""
 Quantization = Literal["none", "4bit"]
 """In how many bits the frozen base under adapters is held."""
 Engine = Literal["transformers", "vllm"]
-"""What answers prompts: the package's own sampling with models of transformers, or vLLM."""
+"""Engine that answers prompts: the package's own sampling with models of transformers, or vLLM."""
 VLLM_TEMPERATURES = (0.01, 2.0)
 """At which vLLM samples as it is told: it raises lower ones in silence, and refuses higher ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuningSettings(Settings):
-    """How much of the model is trained, and in which precision."""
+    """The share of the model that is trained, and the precision."""
 
     lora_rank: Annotated[int, Ge(1), Ceiling(4096)] | None = None
     """Rank of LoRA adapters on the language model, far below the width of its layers; None: train all parameters."""
@@ -51,7 +51,7 @@ class FinetuningSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings(FinetuningSettings):
-    """Which model is trained, and how; the keys of RLlib's ``.rl_module(model_config={...})``."""
+    """The model that is trained, and its training; the keys of RLlib's ``.rl_module(model_config={...})``."""
 
     model: str = "focus-small-sft"
     """Name or folder, as `focus_agents.models.loading.load_model` takes it."""

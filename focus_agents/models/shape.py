@@ -119,5 +119,5 @@ def _values_per_patch(vision: Any) -> int:
 
 
 def _first(config: Any, *names: str, default: Any = None) -> Any:
-    """The first of these fields that a configuration has."""
+    """Return the first of these fields that a configuration has."""
     return next((value for name in names if (value := getattr(config, name, None)) is not None), default)

@@ -23,7 +23,7 @@ from transformers.integrations.sdpa_attention import repeat_kv
 
 @dataclass(slots=True)
 class Prefix:
-    """What a forward pass over the prompts leaves for their completions.
+    """The result of a forward pass over the prompts that their completions build on.
 
     Attributes:
         cache: Keys and values of each layer, [N, key-value heads, P, head size].
@@ -38,7 +38,7 @@ class Prefix:
     hidden: torch.Tensor
 
     def select(self, rows: Sequence[int]) -> Prefix:
-        """Some of the prompts, with the gradient that they had; all of them, in order, are this prefix itself."""
+        """Return some of the prompts, with the gradient that they had; all, in order, are this prefix itself."""
         if list(rows) == list(range(len(self.hidden))):
             return self
         index = torch.tensor(rows, device=self.hidden.device)
@@ -56,7 +56,7 @@ class PrefixRow:
 
 @dataclass(frozen=True, slots=True)
 class SharedPrefix:
-    """How the attention of a row is split; travels as the keyword `shared_prefix` to the attention function.
+    """The split of a row's attention; travels as the keyword `shared_prefix` to the attention function.
 
     The answers' mask, [N, 1, C, K] to be added to scores, travels as transformers' 4-D `attention_mask`.
 
@@ -120,7 +120,7 @@ def pack_answers(token_ids: torch.Tensor, lengths: torch.Tensor) -> PackedAnswer
 
 
 def answer_mask(packed: PackedAnswers, prompt_attention_mask: torch.Tensor) -> torch.Tensor:
-    """[N, 1, C, P + C] bool, what the answers' tokens see.
+    """Return [N, 1, C, P + C] bool, what the answers' tokens see.
 
     Args:
         packed: The answers.
@@ -145,7 +145,7 @@ def answer_mask(packed: PackedAnswers, prompt_attention_mask: torch.Tensor) -> t
 
 
 def prompt_mask(prompt_attention_mask: torch.Tensor, reach: torch.Tensor | None = None) -> torch.Tensor | None:
-    """[N, 1, P, P] bool, what prompt tokens see; None if nothing is padded and all see what stands before them.
+    """Return [N, 1, P, P] bool, what prompt tokens see; None if nothing is padded and all see what stands before them.
 
     Padding sees itself, since a row of scores without any key has no softmax.
 
@@ -164,7 +164,7 @@ def prompt_mask(prompt_attention_mask: torch.Tensor, reach: torch.Tensor | None 
 
 
 def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """0 where a bool mask is true and -inf elsewhere: SDPA would make this anew in every layer, and keep it."""
+    """Return 0 where a bool mask is true and -inf elsewhere: SDPA would make this anew in every layer, and keep it."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
@@ -251,13 +251,13 @@ class BufferLayer(CacheLayerMixin):
         return self.keys[:, :, :stop], self.values[:, :, :stop]
 
     def get_seq_length(self) -> int:
-        """Columns so far."""
+        """Return the number of columns so far."""
         return self.length
 
     def get_max_length(self) -> int:
-        """Columns in all."""
+        """Return the number of columns in all."""
         return self.capacity
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """What transformers' mask functions ask for: keys after this call, and where they start."""
+        """Return the sizes that transformers' mask functions ask for: keys after this call, and where they start."""
         return self.length + query_length, 0

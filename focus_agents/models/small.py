@@ -45,7 +45,7 @@ PHRASES = (
     "Find the object.", "Answer:", "? ", "Where is ", "What is at ", ", ",
     f"{ANSWER_OPEN}[", f"]{ANSWER_CLOSE}", "<ref>", "</ref>",
 )  # fmt: skip
-"""What prompts and answers are made of beside numbers and names."""
+"""Phrases of prompts and answers beside numbers and names."""
 
 NAMES = (
     *COLOURS, "solid", *(texture for group in TEXTURE_GROUPS for texture in group),
@@ -64,7 +64,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerBase:
-    """Bytes, and on top of them whole tokens for coordinates, phrases and names."""
+    """Build the tokenizer: bytes, and on top of them whole tokens for coordinates, phrases and names."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Qwen2Tokenizer(
         vocab={character: index for index, character in enumerate(alphabet)},
@@ -87,7 +87,7 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def build_image_processor() -> Qwen2VLImageProcessorPil:
-    """Qwen3-VL's preparation of pictures with small patches; needs no torchvision."""
+    """Build Qwen3-VL's preparation of pictures with small patches; needs no torchvision."""
     pixels_per_token = (PATCH_SIZE * MERGE_SIZE) ** 2
     return Qwen2VLImageProcessorPil(
         patch_size=PATCH_SIZE,
@@ -99,7 +99,7 @@ def build_image_processor() -> Qwen2VLImageProcessorPil:
 
 
 def build_config(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLConfig:
-    """A Qwen3-VL configuration of about 1.5 million parameters that fits the tokenizer's ids."""
+    """Return a Qwen3-VL configuration of about 1.5 million parameters that fits the tokenizer's ids."""
     hidden_size, num_heads, head_dim = 128, 4, 32
     rotary_pairs = head_dim // 2
     height_width = rotary_pairs * 3 // 8
@@ -149,7 +149,7 @@ def build_config(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLConfig:
 
 
 def build_model(tokenizer: PreTrainedTokenizerBase, *, seed: int = 0) -> Qwen3VLForConditionalGeneration:
-    """The small model with new weights, a function of the seed; the global random state is left as it was.
+    """Return the small model with new weights, a function of the seed; the global random state is left as it was.
 
     Random weights but for two tables, which start where a model would first have to find its way to: near cells of the
     picture, and near numbers, have similar vectors.
@@ -171,7 +171,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase, *, seed: int = 0) -> Qwen3VL
 
 
 def waves(shares: torch.Tensor, size: int) -> torch.Tensor:
-    """[n, size] sines and cosines of [n] numbers from 0 to 1, from a quarter of a turn to eight turns in all."""
+    """Return [n, size] sines and cosines of [n] numbers from 0 to 1, from a quarter of a turn to eight turns in all."""
     num_frequencies = size // 2
     frequencies = math.pi * 0.5 * 2 ** torch.linspace(0, 5, num_frequencies)
     angles = shares[:, None] * frequencies

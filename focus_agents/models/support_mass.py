@@ -1,4 +1,4 @@
-"""How much rows of a sequence look at support tokens: measured, with gradient, in memory linear in the tokens.
+"""Measure the attention of rows of a sequence to support tokens, with gradient, in memory linear in the tokens.
 
 Axis letters: B sequences, N tokens, P prompt tokens, Q query-image tokens (rows), K tokens up to the last that a row
 sees, A heads, H key-value heads, D head size.
@@ -33,7 +33,7 @@ class RowBlock:
 
 @dataclass(slots=True)
 class SupportProbe:
-    """Which tokens look, at which tokens, in which layers; and what was measured.
+    """The tokens that look, the tokens that they look at, and the layers; with the measured attention.
 
     Attributes:
         rows: [B, Q] int64, positions of the query-image tokens in rising order, filled up by repeating the last.
@@ -82,7 +82,7 @@ class SupportProbe:
         heads: Mapping[int, tuple[int, ...]] | None = None,
         contrast_mask: torch.Tensor | None = None,
     ) -> SupportProbe:
-        """A probe for one batch.
+        """Return a probe for one batch.
 
         Args:
             query_mask: [B, N] bool, the query image's tokens; at least one in each sequence.
@@ -128,11 +128,11 @@ class SupportProbe:
         )
 
     def mean_mass(self) -> torch.Tensor:
-        """[B, Q] the masses averaged over the layers, as the paper averages attention maps; or over chosen heads."""
+        """Return [B, Q] the masses averaged over the layers, as the paper averages attention maps; or chosen heads."""
         return self._mean(self.masses)
 
     def mean_contrast(self) -> torch.Tensor:
-        """[B, Q] likewise, of the tokens to compare with."""
+        """Return [B, Q] likewise, of the tokens to compare with."""
         return self._mean(self.contrast_masses)
 
     def _mean(self, masses: Mapping[int, torch.Tensor]) -> torch.Tensor:
@@ -146,7 +146,7 @@ class SupportProbe:
 def support_mass(
     query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *, scaling: float, softcap: float | None = None
 ) -> torch.Tensor:
-    """[B, Q] the attention that each row pays to the support tokens, averaged over heads.
+    """Return [B, Q] the attention that each row pays to the support tokens, averaged over heads.
 
     Args:
         query: [B, A, N, D], rotated.
@@ -161,7 +161,7 @@ def support_mass(
 def head_masses(
     query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *, scaling: float, softcap: float | None = None
 ) -> torch.Tensor:
-    """[B, A, Q] the attention that each row pays to the support tokens in each head; arguments as of `support_mass`."""
+    """Return [B, A, Q] the attention that each row pays to the support tokens in each head; see `support_mass`."""
     sequences = torch.arange(len(query), device=query.device)[:, None]
     # Not `gather`, which would keep all of the query for its backward pass.
     rows = query[sequences, :, probe.rows].transpose(1, 2)
@@ -174,7 +174,7 @@ def head_masses(
 def attention_maps(
     query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, *, scaling: float, softcap: float | None = None
 ) -> torch.Tensor:
-    """[B, Q, K] the attention of each row to each key, averaged over heads; arguments as of `support_mass`."""
+    """Return [B, Q, K] the attention of each row to each key, averaged over heads; arguments as of `support_mass`."""
     with torch.autocast(query.device.type, enabled=False):
         sequences = torch.arange(len(query), device=query.device)[:, None]
         rows = _wide(query[sequences, :, probe.rows].transpose(1, 2)) * scaling
@@ -199,7 +199,7 @@ class _SupportMass(torch.autograd.Function):
     def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, probe: SupportProbe, scaling: float, softcap: float | None
     ) -> torch.Tensor:
-        """[B, H, A / H, Q] from query [B, H, A / H, Q, D] and key [B, H, N, D]."""
+        """Return [B, H, A / H, Q] from query [B, H, A / H, Q, D] and key [B, H, N, D]."""
         with torch.autocast(query.device.type, enabled=False):
             keys = _wide(key[:, :, : probe.support.shape[1]])
             mass = keys.new_empty(query.shape[:-1])
@@ -242,13 +242,13 @@ def cap_scores(scores: torch.Tensor, softcap: float) -> torch.Tensor:
 
 
 def _scores(scaled: torch.Tensor, keys: torch.Tensor, block: RowBlock, softcap: float | None) -> torch.Tensor:
-    """[B, H, A / H, q, block.stop] scores of q scaled rows."""
+    """Return [B, H, A / H, q, block.stop] scores of q scaled rows."""
     scores = (scaled.flatten(2, 3) @ keys[:, :, : block.stop].transpose(2, 3)).view(*scaled.shape[:-1], block.stop)
     return scores if softcap is None else cap_scores(scores, softcap)
 
 
 def _see(scores: torch.Tensor, probe: SupportProbe, block: RowBlock) -> torch.Tensor:
-    """The attention of scores, in whose place they are hidden from rows that do not see them."""
+    """Return the attention of scores, in whose place they are hidden from rows that do not see them."""
     later = torch.arange(block.first + 1, block.stop, device=scores.device)
     hidden = later > probe.last_seen[:, block.rows, None]
     scores[..., block.first + 1 :].masked_fill_(hidden[:, None, None], -torch.inf)

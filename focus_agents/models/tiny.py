@@ -92,7 +92,7 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def _corpus() -> list[str]:
-    """What the small model reads and writes: the words of two templates' prompts and answers.
+    """Return the texts that the small model reads and writes: the words of two templates' prompts and answers.
 
     Another template's words are left out, since they would change the vocabulary under weights that are trained.
     """
@@ -111,7 +111,7 @@ def _corpus() -> list[str]:
 
 
 def build_image_processor() -> Qwen2VLImageProcessorPil:
-    """The Qwen2-VL image processor with small patches; needs no torchvision."""
+    """Return the Qwen2-VL image processor with small patches; needs no torchvision."""
     pixels_per_token = (PATCH_SIZE * MERGE_SIZE) ** 2
     return Qwen2VLImageProcessorPil(
         patch_size=PATCH_SIZE,
@@ -127,7 +127,7 @@ def build_config(
     num_layers: int = 3,
     vision_depth: int = 2,
 ) -> Qwen2VLConfig:
-    """A Qwen2-VL configuration of about 0.75 million parameters that fits the tokenizer's ids."""
+    """Return a Qwen2-VL configuration of about 0.75 million parameters that fits the tokenizer's ids."""
     num_heads = 4
     rotary_pairs = hidden_size // num_heads // 2
     height_width = rotary_pairs * 3 // 8
@@ -173,7 +173,7 @@ def build_config(
 
 
 def build_model(tokenizer: PreTrainedTokenizerBase, *, seed: int = 0) -> Qwen2VLForConditionalGeneration:
-    """The small model with random weights, a function of the seed; the global random state is left as it was."""
+    """Return the small model with random weights, a function of the seed; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Qwen2VLForConditionalGeneration(build_config(tokenizer))

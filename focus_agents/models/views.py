@@ -1,4 +1,4 @@
-"""Which part of a picture each of its image tokens shows.
+"""Map each image token to the part of a picture that it shows.
 
 Most families cut a picture into one grid of tokens. Others cut it into tiles with a grid each, add the whole picture
 once more at a lower resolution, or pad it to a square. `View` describes a grid. The image tokens of a picture are those
@@ -42,7 +42,7 @@ class View(NamedTuple):
         return self.rows * (self.columns + self.row_end) + self.end
 
     def tokens(self) -> npt.NDArray[np.int64]:
-        """[rows, columns] int64, the number of each cell's token, counted from the first token of the view."""
+        """Return [rows, columns] int64, the number of each cell's token, counted from the first token of the view."""
         starts = np.arange(self.rows, dtype=np.int64)[:, None] * (self.columns + self.row_end)
         return starts + np.arange(self.columns, dtype=np.int64)
 
@@ -96,7 +96,7 @@ def box_tokens(box: Box, image_wh: ImageSize, views: Sequence[View]) -> npt.NDAr
 
 
 def _inside(low: float, high: float, size: int, start: float, stop: float, cells: int) -> npt.NDArray[np.int64]:
-    """[n] int64, the cells along an axis whose centres lie from `low` to `high`, or the one with the middle.
+    """Return [n] int64, the cells along an axis whose centres lie from `low` to `high`, or the one with the middle.
 
     Args:
         low: In pixels of the picture, as `high`.
@@ -148,6 +148,6 @@ def paint(shares: npt.NDArray[np.float32], views: Sequence[View]) -> npt.NDArray
 
 
 def _cells_under(points: int, start: float, stop: float, cells: int) -> npt.NDArray[np.int64]:
-    """[points] int64, the cell of a view along an axis under each of evenly spaced points; -1 outside the view."""
+    """Return [points] int64, a view's cell along an axis under each of evenly spaced points; -1 outside the view."""
     share = ((np.arange(points) + 0.5) / points - start) / (stop - start)
     return np.where((share >= 0) & (share < 1), np.floor(share * cells), -1).astype(np.int64)

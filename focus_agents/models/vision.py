@@ -42,7 +42,7 @@ def _attend(
     position_embeddings: tuple[torch.Tensor, torch.Tensor],
     **kwargs: Any,
 ) -> torch.Tensor:
-    """[patches, size] from the same, patches of picture after picture; the pictures end at `cu_seqlens`."""
+    """Return [patches, size] from the same, patches of picture after picture; the pictures end at `cu_seqlens`."""
     lengths = cu_seqlens.diff()
     are_equal = len(lengths) > 1 and bool((lengths == lengths[0]).all())
     if not are_equal or lengths[0] > MOST_PATCHES:

@@ -1,4 +1,4 @@
-"""Whether loaded weights are numbers that a model can compute with, and which files a model has beside them."""
+"""Check that loaded weights are numbers that a model can compute with, and list the files that lie beside them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def is_finite(values: Any) -> bool:
 
 
 def _countable(values: torch.Tensor) -> torch.Tensor:
-    """Floats in a type that torch can tell infinite ones in, which it cannot in 8 bits."""
+    """Return floats in a type that torch can tell infinite ones in, which it cannot in 8 bits."""
     return values.float() if values.element_size() == 1 else values
 
 

@@ -1,4 +1,4 @@
-"""When a warning of a run is told: once, and again only if it went away and came back."""
+"""Tell a warning of a run once, and again only if it went away and came back."""
 
 from __future__ import annotations
 

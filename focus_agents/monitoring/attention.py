@@ -1,4 +1,4 @@
-"""Where a trained policy looks: pictures of a few validation episodes at the end of a run."""
+"""Draw where a trained policy looks: pictures of a few validation episodes at the end of a run."""
 
 from __future__ import annotations
 

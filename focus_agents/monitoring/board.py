@@ -152,7 +152,7 @@ def board() -> dict[str, Any]:
 
 
 def _drawn(panel: Panel) -> dict[str, Any]:
-    """A panel as Grafana reads it, but for its number and place."""
+    """Return a panel as Grafana reads it, but for its number and place."""
     metrics = [METRICS[name] for name in panel.names]
     units = {metric.unit for metric in metrics}
     unit = units.pop() if len(units) == 1 else ""
@@ -201,20 +201,20 @@ def _drawn(panel: Panel) -> dict[str, Any]:
 
 
 def _describe(name: str, metric: Metric) -> str:
-    """What a person reads of a metric on the board."""
+    """Return the text that a person reads of a metric on the board."""
     healthy = f" Healthy: {metric.healthy}." if metric.healthy else ""
     stages = " and ".join(STAGES[stage] for stage in metric.stages if stage in ON_RAY)
     return f"{name} [{metric.unit}], {stages}: {metric.meaning}.{healthy}"
 
 
 def _bounds(metrics: Sequence[Metric]) -> tuple[float | None, float | None] | None:
-    """The bounds that all metrics of a panel have, if any."""
+    """Return the bounds that all metrics of a panel have, if any."""
     bounds = {(metric.low, metric.high) for metric in metrics}
     return bounds.pop() if len(bounds) == 1 and bounds != {(None, None)} else None
 
 
 def _steps(metrics: Sequence[Metric]) -> list[dict[str, Any]]:
-    """The colours of values: from each value of this list on, its colour."""
+    """Return the colours of values: from each value of this list on, its colour."""
     low, high = _bounds(metrics) or (None, None)
     steps: list[dict[str, Any]] = [{"color": "green" if low is None else "red", "value": None}]
     if low is not None:
@@ -225,7 +225,7 @@ def _steps(metrics: Sequence[Metric]) -> list[dict[str, Any]]:
 
 
 def _variable(label: str) -> dict[str, Any]:
-    """A choice of runs or stages; all of them are shown at first."""
+    """Return a choice of runs or stages; all of them are shown at first."""
     chosen = '{run=~"$run"}' if label == "stage" else ""
     query = f"label_values({endpoint_name('seconds')}{chosen}, {label})"
     return {

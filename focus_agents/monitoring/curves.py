@@ -1,4 +1,4 @@
-"""What the rules of warnings look at: facts of a run, and of its metrics the start and the last lines."""
+"""The data for the rules of warnings: facts of a run, and of its metrics the start and the last lines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FEW = 10
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What rules need to know of a run beside its metrics.
+    """The facts of a run that rules need beside its metrics.
 
     Attributes:
         length: Iterations or steps in all.
@@ -46,7 +46,7 @@ class Facts:
 
 
 class Curves:
-    """What rules look at, of constant size however long the run is.
+    """The curves that rules look at, of constant size however long the run is.
 
     Args:
         length: Iterations or steps of the whole run.
@@ -89,33 +89,33 @@ class Curves:
         return min(3, self.length)
 
     def values(self, name: str, count: int = WINDOW) -> list[float]:
-        """The finite values of a metric in the last `count` lines."""
+        """Return the finite values of a metric in the last `count` lines."""
         found = [line.get(name) for line in list(self.recent)[-count:]]
         return [value for value in found if value is not None and math.isfinite(value)]
 
     def mean(self, name: str, count: int = WINDOW) -> float | None:
-        """The mean of these; None if there is none."""
+        """Return the mean of these; None if there is none."""
         return float(np.mean(values)) if (values := self.values(name, count)) else None
 
     def mean_of_start(self, name: str, count: int) -> float | None:
-        """The mean of a metric over the first lines of the run; None if they do not have it."""
+        """Return the mean of a metric over the first lines of the run; None if they do not have it."""
         found = [value for line in self.start[:count] if (value := line.get(name)) is not None and math.isfinite(value)]
         return float(np.mean(found)) if found else None
 
     def rise(self, name: str, *, first: int = 3, last: int = FEW) -> float | None:
-        """How far the mean of the last lines is above that of the first ones; None while they are the same lines."""
+        """Return by how much the last lines' mean exceeds that of the first ones; None while these are the same."""
         start, now = self.mean_of_start(name, first), self.mean(name, min(last, self.num_lines - first))
         if start is None or now is None or self.num_lines < first + self.num_needed:
             return None
         return now - start
 
     def scatter(self, name: str) -> float:
-        """The standard deviation of a metric from line to line in the last `KEPT` ones, whatever its course."""
+        """Return the standard deviation of a metric from line to line in the last `KEPT` ones, whatever its course."""
         values = self.values(name, KEPT)
         return math.sqrt(float(np.mean(np.diff(values) ** 2)) / 2) if len(values) > 1 else 0.0
 
     def lasting(self, name: str) -> float | None:
-        """The mean of a metric where it is beyond its bounds in `METRICS`, and not by chance; else None.
+        """Return the mean of a metric where it is beyond its bounds in `METRICS`, and not by chance; else None.
 
         Of few lines each must be beyond them, so that a noisy line at the start of a run says nothing.
         """

@@ -90,14 +90,14 @@ def _boxes(answer: ScoredAnswer) -> tuple[Sequence[float] | None, Sequence[float
 
 
 def _both_ends(found: Sequence[T], num_shown: int) -> list[tuple[str, T]]:
-    """The first and the last of a sorted list, each once, with what they are."""
+    """Return the first and the last of a sorted list, each once, with what they are."""
     best = list(found[:num_shown])
     worst = list(found[max(len(best), len(found) - num_shown) :])
     return [*(("best", each) for each in best), *(("worst", each) for each in worst)]
 
 
 def _aligned(rows: Sequence[Sequence[str]], width: int | None, dispensable: Sequence[str]) -> str:
-    """Rows below one another; none if there is a heading alone.
+    """Return rows below one another; none if there is a heading alone.
 
     Args:
         rows: The first one has the names of the columns.
@@ -125,5 +125,5 @@ def _width(columns: Sequence[Sequence[str]], indent: int) -> int:
 
 
 def _cell(text: str, width: int) -> str:
-    """A text as wide as its column, cut if need be."""
+    """Return a text as wide as its column, cut if need be."""
     return set_cell_size(text, width) if cell_len(text) <= width else f"{set_cell_size(text, width - 1)}…"

@@ -30,7 +30,7 @@ DISCOVERY_FILE = "prom_metrics_service_discovery.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Servers:
-    """Where Prometheus and Grafana are to listen, on this machine only, and how often Prometheus asks.
+    """The addresses of Prometheus and Grafana, on this machine only, and how often Prometheus asks.
 
     Attributes:
         prometheus_port: Port of Prometheus.
@@ -132,7 +132,7 @@ def commands(folder: Path, servers: Servers, *, grafana_home: Path) -> dict[str,
 
 
 def _datasource(servers: Servers) -> dict[str, Any]:
-    """Where Grafana finds Prometheus; Ray's own boards look for the name."""
+    """Return the data source by which Grafana finds Prometheus; Ray's own boards look for the name."""
     source = {
         "name": "Prometheus",
         "uid": DATASOURCE["uid"],
@@ -146,7 +146,7 @@ def _datasource(servers: Servers) -> dict[str, Any]:
 
 
 def _boards(folder: Path, session: Path) -> dict[str, Any]:
-    """Where Grafana finds its boards: ours, and Ray's own beside it."""
+    """Return the settings by which Grafana finds its boards: ours, and Ray's own beside it."""
     paths = {"FOCUS": folder, "Ray": session / "metrics/grafana/dashboards"}
     providers = [
         # Grafana puts variables of the environment in the place of $NAME.
@@ -158,7 +158,7 @@ def _boards(folder: Path, session: Path) -> dict[str, Any]:
 
 
 def _ini(path: Path) -> str:
-    """A path in Grafana's settings, quoted where a part of it would pass for a comment.
+    """Return a path in Grafana's settings, quoted where a part of it would pass for a comment.
 
     Raises:
         ValueError: If Grafana would read another path, whatever stands around it.
@@ -170,7 +170,7 @@ def _ini(path: Path) -> str:
 
 
 def _settings(folder: Path, servers: Servers) -> str:
-    """Grafana's settings: whoever reaches it may look, and it is reached from this machine only."""
+    """Return Grafana's settings: whoever reaches it may look, and it is reached from this machine only."""
     return f"""\
 [server]
 http_addr = {LOOPBACK}

@@ -64,12 +64,12 @@ class RayMetrics:
 
 
 def _whole(name: str) -> str:
-    """The declared name of a metric or of a part."""
+    """Return the declared name of a metric or of a part."""
     return name.partition("/")[0]
 
 
 @cache
 def _gauge(name: str) -> Gauge:
-    """The one gauge of this process for a metric, whichever runs it shows."""
+    """Return the one gauge of this process for a metric, whichever runs it shows."""
     metric = METRICS[name]
     return Gauge(gauge_name(name), description=f"{metric.meaning} [{metric.unit}]", tag_keys=TAGS)

@@ -56,7 +56,7 @@ MOST_SKIPPED = 63
 
 @dataclass(slots=True)
 class _Pause:
-    """How often in a row a sink has failed, and how many calls it is still left alone for."""
+    """The failures of a sink in a row, and the number of calls for which it is still left alone."""
 
     num_failures: int = 0
     num_left: int = 0

@@ -1,4 +1,4 @@
-"""What can be wrong with a run, seen from its logged metrics: a rule for each, and what it says in plain words.
+"""The rules that find faults in a run's logged metrics: one for each fault, with its warning in plain words.
 
 Each rule names the likely cause and the settings to try, in backticks. Bounds of single metrics are those of
 `runs.metrics.METRICS`, so that a warning, a board and the documentation agree.
@@ -69,7 +69,7 @@ def _format_without_iou(curves: Curves, facts: Facts) -> str | None:
 
 
 def _is_late(curves: Curves, facts: Facts) -> bool:
-    """Whether enough of a run is over for a curve to have risen; the learning rate itself rises at first."""
+    """Return whether enough of a run is over for a curve to have risen; the learning rate itself rises at first."""
     return curves.num_lines >= max(2 * FLAT_LINES, min(0.35 * facts.length, 10 * FLAT_LINES))
 
 
@@ -101,7 +101,7 @@ def _copies(curves: Curves, facts: Facts) -> str | None:
 
 
 def _shortcut(curves: Curves, facts: Facts, name: str, what: str, term: str) -> str | None:
-    """A share of answers that rises above the run's start; the start has the right answers among them, too."""
+    """Return a share of answers that rises above the run's start; the start has the right answers among them, too."""
     needed = -(-FEWEST_GROUPS // max(1, facts.num_groups))
     first, last = min(FLAT_LINES, max(3, needed)), min(FLAT_LINES, max(10, needed))
     rise, now = curves.rise(name, first=first, last=last), curves.mean(name, last)
@@ -123,7 +123,7 @@ def _shortcut_message(now: float, rise: float, what: str, term: str) -> str:
 
 
 def _sudden(curves: Curves, facts: Facts, name: str) -> tuple[float, float] | None:
-    """(The share now, its rise) where half of the answers of a few lines do what next to none did at the start.
+    """Return (the share now, its rise) where half of the answers of a few lines do what next to none did at the start.
 
     A policy that collapses within a few lines is past it before a longer window shows a rise that is no chance.
     """
@@ -135,7 +135,7 @@ def _sudden(curves: Curves, facts: Facts, name: str) -> tuple[float, float] | No
 
 
 def _error(share: float, number: int) -> float:
-    """The standard error of a share of so many; of none or of all, too, that of one more."""
+    """Return the standard error of a share of so many; of none or of all, too, that of one more."""
     likely = (share * number + 1) / (number + 2)
     return math.sqrt(likely * (1 - likely) / number)
 
@@ -235,7 +235,7 @@ def _samplers_wait(curves: Curves, facts: Facts) -> str | None:
 
 
 def _sampling_share(curves: Curves, facts: Facts) -> float | None:
-    """The part of sampling and learning that is sampling, where there are processes to move from one to the other."""
+    """Return the part of sampling and learning that is sampling, where processes can move from one to the other."""
     if not facts.num_samplers and not facts.num_learners:
         return None
     # The first iteration compiles and fills caches.

@@ -28,13 +28,13 @@ from focus_agents.runs.folder import COUNTERS, RunDirectory
 from focus_env.types import ImageArray
 
 PROJECT = "focus"
-"""What the runs are filed under, where the service's own variable names no other project."""
+"""Project under which the runs are filed, where the service's own variable names no other."""
 STATE_FILE = "focus.json"
 """In a service's folder: the identifier of its run."""
 
 
 class Writer(Protocol):
-    """What differs between services.
+    """The part in which services differ.
 
     Attributes:
         place: Where a person finds the run, or what makes it be seen.
@@ -43,13 +43,13 @@ class Writer(Protocol):
     place: str
 
     def log(self, metrics: Mapping[str, float], position: int) -> None:
-        """As `Sink.log`."""
+        """Log a line; see `Sink.log`."""
 
     def show(self, name: str, picture: ImageArray, position: int) -> None:
-        """As `Sink.show`."""
+        """Show a picture; see `Sink.show`."""
 
     def close(self) -> None:
-        """As `Sink.close`."""
+        """Close the sink; see `Sink.close`."""
 
 
 class ServiceSink(Sink):
@@ -119,15 +119,15 @@ class Wandb:
         self.place = upload if mode == "offline" else str(self._run.url)
 
     def log(self, metrics: Mapping[str, float], position: int) -> None:
-        """As `Sink.log`."""
+        """Log a line; see `Sink.log`."""
         self._run.log(dict(metrics), step=position)
 
     def show(self, name: str, picture: ImageArray, position: int) -> None:
-        """As `Sink.show`."""
+        """Show a picture; see `Sink.show`."""
         self._run.log({name: self._wandb.Image(picture)}, step=position)
 
     def close(self) -> None:
-        """As `Sink.close`."""
+        """Close the sink; see `Sink.close`."""
         self._run.finish()
 
 
@@ -157,7 +157,7 @@ class Mlflow:
         self.run_id: str = run_id
 
     def log(self, metrics: Mapping[str, float], position: int) -> None:
-        """As `Sink.log`."""
+        """Log a line; see `Sink.log`."""
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())
@@ -166,11 +166,11 @@ class Mlflow:
         )
 
     def show(self, name: str, picture: ImageArray, position: int) -> None:
-        """As `Sink.show`."""
+        """Show a picture; see `Sink.show`."""
         self._client.log_image(self.run_id, picture, key=_mlflow_name(name), step=position)
 
     def close(self) -> None:
-        """As `Sink.close`."""
+        """Close the sink; see `Sink.close`."""
         self._client.set_terminated(self.run_id)
 
 
@@ -200,15 +200,15 @@ class Trackio:
         self.place = f"`TRACKIO_DIR={shlex.quote(os.environ['TRACKIO_DIR'])} trackio show`"
 
     def log(self, metrics: Mapping[str, float], position: int) -> None:
-        """As `Sink.log`."""
+        """Log a line; see `Sink.log`."""
         self._run.log(dict(metrics), step=position)
 
     def show(self, name: str, picture: ImageArray, position: int) -> None:
-        """As `Sink.show`."""
+        """Show a picture; see `Sink.show`."""
         self._run.log({name: self._trackio.Image(picture)}, step=position)
 
     def close(self) -> None:
-        """As `Sink.close`."""
+        """Close the sink; see `Sink.close`."""
         with contextlib.redirect_stdout(io.StringIO()):
             try:
                 self._trackio.finish()
@@ -242,7 +242,7 @@ def open_service(name: str, run: RunDirectory) -> ServiceSink:
 
 
 def _has_key() -> bool:
-    """Whether W&B knows, without asking, who uploads."""
+    """Return whether W&B knows, without asking, who uploads."""
     host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
     with contextlib.suppress(OSError, netrc.NetrcParseError):
         return "WANDB_API_KEY" in os.environ or netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
@@ -270,7 +270,7 @@ def _place(variable: str, folder: Path) -> None:
 
 
 def _sqlite_url(file: Path) -> str:
-    """The address of a database in a file, whatever its folders are called.
+    """Return the address of a database in a file, whatever its folders are called.
 
     Raises:
         ValueError: If the installed SQLAlchemy has no address for it.
@@ -287,5 +287,5 @@ def _sqlite_url(file: Path) -> str:
 
 
 def _mlflow_name(name: str) -> str:
-    """A name with what MLflow admits in one; it refuses the brackets of a reward term such as iou_at(0.5)."""
+    """Return a name with what MLflow admits in one; it refuses the brackets of a reward term such as iou_at(0.5)."""
     return "".join(letter if letter.isalnum() or letter in "_-./: " else "_" for letter in name)

@@ -1,4 +1,4 @@
-"""What a picture looks like on a grid of cells, without anything learned: directions of edges, colours, likely colours.
+"""Describe a picture on a grid of cells, without anything learned: directions of edges, colours, likely colours.
 
 Axis letters: h, w rows and columns of cells, d features.
 """
@@ -68,14 +68,14 @@ def look(image: ImageArray, max_cells: int) -> Appearance:
 
 
 def shrunken_wh(image_wh: tuple[int, int], max_pixels: int) -> tuple[int, int]:
-    """(width, height) in nearly the same shape with at most `max_pixels`, up to rounding; never larger."""
+    """Return (width, height) in nearly the same shape with at most `max_pixels`, up to rounding; never larger."""
     factor = min(1.0, math.sqrt(max_pixels / math.prod(image_wh)))
     width, height = (max(1, round(side * factor)) for side in image_wh)
     return width, height
 
 
 def grid_wh(cells: Map) -> tuple[int, int]:
-    """(width, height) of a grid [h, w] or [h, w, d]."""
+    """Return (width, height) of a grid [h, w] or [h, w, d]."""
     return cells.shape[1], cells.shape[0]
 
 

@@ -1,4 +1,4 @@
-"""How policies with a model or a library behind them are built. What they need is imported when they are asked for."""
+"""Build policies with a model or a library behind them. Their imports wait until they are asked for."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def template_of_model(spec: PolicySpec) -> PromptTemplate:
 
 
 def limit(spec: PolicySpec) -> int | None:
-    """Most tokens of a picture: those asked for, or at which the policy was validated; None: the model's own limit."""
+    """Return the most tokens of a picture: those asked for, or of the policy's validation; None: the model's limit."""
     from focus_agents.models.pictures import picture_budget
 
     return picture_budget(spec.argument, validation=spec.max_image_tokens).validation

@@ -59,7 +59,7 @@ class DinoMatcher:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, *, device: str | torch.device = "cpu") -> DinoMatcher:
-        """With the backbone DINOv2, the same with registers, or a DINOv3 ViT.
+        """Load the backbone DINOv2, the same with registers, or a DINOv3 ViT.
 
         Args:
             name_or_path: A folder with a saved model and the settings of its image processor, or a hub name such as
@@ -80,7 +80,7 @@ class DinoMatcher:
         return cls(BackboneFeatures(model, mean=settings["image_mean"], std=settings["image_std"]))
 
     def __call__(self, question: Observation, rng: np.random.Generator) -> Box:
-        """The box around the most similar place, `xyxy` in pixels of the query."""
+        """Return the box around the most similar place, `xyxy` in pixels of the query."""
         images, boxes = question["support_images"], question["support_boxes"].tolist()
         supports = [unit_features(self.features(image)) for image in images]
         inside = [
@@ -112,7 +112,7 @@ class BackboneFeatures:
 
     @torch.no_grad()
     def __call__(self, image: ImageArray) -> npt.NDArray[np.float32]:
-        """[h, w, d] features of a picture [H, W, 3] uint8."""
+        """Return [h, w, d] features of a picture [H, W, 3] uint8."""
         patch = self.model.config.patch_size
         columns, rows = grid_wh(picture_wh(image), self.num_patches)
         resized = Image.fromarray(image).resize((columns * patch, rows * patch), Image.Resampling.BICUBIC)
@@ -125,7 +125,7 @@ class BackboneFeatures:
 
 
 def grid_wh(image_wh: tuple[int, int], num_patches: int) -> tuple[int, int]:
-    """(columns, rows) of square patches over a picture of about its shape, at most `num_patches` and at least one.
+    """Return (columns, rows) of square patches over a picture of about its shape, at least one, at most `num_patches`.
 
     >>> grid_wh((640, 480), 1369), grid_wh((64, 64), 1369), grid_wh((10000, 1), 1369)
     ((42, 32), (37, 37), (1369, 1))
@@ -137,7 +137,7 @@ def grid_wh(image_wh: tuple[int, int], num_patches: int) -> tuple[int, int]:
 
 
 def coverage(box: Coordinates, grid: tuple[int, ...], image_wh: tuple[int, int]) -> Grid:
-    """[h, w] which share of each cell lies inside a box, 0 to 1.
+    """Return [h, w] which share of each cell lies inside a box, 0 to 1.
 
     Args:
         box: `xyxy` in pixels.
@@ -154,13 +154,13 @@ def coverage(box: Coordinates, grid: tuple[int, ...], image_wh: tuple[int, int])
 
 
 def _overlaps(start: float, stop: float, num_cells: int) -> Grid:
-    """How much of each cell [i, i + 1] lies between two points."""
+    """Return how much of each cell [i, i + 1] lies between two points."""
     edges = np.clip(np.arange(num_cells + 1, dtype=np.float64), start, stop)
     return np.diff(edges)
 
 
 def unit_features(features: npt.NDArray[np.floating]) -> Grid:
-    """Features [..., d] at length 1; those of length 0 stay 0, and infinite ones become nan."""
+    """Return features [..., d] at length 1; those of length 0 stay 0, and infinite ones become nan."""
     features = np.asarray(features, np.float64)
     with np.errstate(invalid="ignore"):
         lengths = np.linalg.norm(features, axis=-1, keepdims=True)
@@ -169,7 +169,7 @@ def unit_features(features: npt.NDArray[np.floating]) -> Grid:
 
 
 def prototype(features: Sequence[Grid], weights: Sequence[Grid]) -> Grid:
-    """[d] weighted mean of cells, at length 1; each picture counts alike, however large its object is.
+    """Return [d] weighted mean of cells, at length 1; each picture counts alike, however large its object is.
 
     Args:
         features: One [h, w, d] for each picture. Cells with a feature that is no number do not count.
@@ -188,7 +188,7 @@ def prototype(features: Sequence[Grid], weights: Sequence[Grid]) -> Grid:
 
 
 def box_from_map(similarity: Grid, image_wh: tuple[int, int]) -> Box:
-    """The box around the part of a picture that holds the most similar place.
+    """Return the box around the part of a picture that holds the most similar place.
 
     The map is interpolated between the centres of cells, so that edges lie where it crosses the threshold and not only
     between cells. The threshold is halfway between the map's lower quartile, the level of the background in any picture

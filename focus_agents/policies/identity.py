@@ -39,12 +39,12 @@ def identity(spec: PolicySpec) -> dict[str, Any]:
 
 
 def _fields(template: PromptTemplate) -> object:
-    """The words of a template that is none of this package, since two of one name may differ."""
+    """Return the words of a template that is none of this package, since two of one name may differ."""
     return describe_template(template).get("fields")
 
 
 def _model_files(name_or_path: str) -> str | None:
-    """A digest of a model's files beside its weights, or its commit on the hub; None: neither is known."""
+    """Return a digest of a model's files beside its weights, or its commit on the hub; None: neither is known."""
     from focus_agents.models.loading import NEW_MODELS  # here: a policy without a model needs no torch
     from focus_agents.models.loading.sources import find_source
     from focus_agents.models.weights import files_digest

@@ -48,7 +48,7 @@ class LocalizerPolicy:
         sampling: Sampling,
         seeds: Sequence[int],
     ) -> list[Generation]:
-        """`num_completions` answers to each prompt, one after the other.
+        """Return `num_completions` answers to each prompt, one after the other.
 
         What is no box is an answer that cannot be read: a `Completion` without a text, whose `error` says why.
         """
@@ -82,7 +82,7 @@ class NoBoxError(FocusError):
 
 
 def _read_box(found: object, image_wh: tuple[int, int]) -> Box:
-    """The part of a box that lies in the picture, from any four numbers.
+    """Return the part of a box that lies in the picture, from any four numbers.
 
     Raises:
         NoBoxError: If `found` is no box of the picture; the message says why.
@@ -111,7 +111,7 @@ def _name(localizer: Localizer) -> str:
 
 
 def random_box(question: Observation, rng: np.random.Generator) -> Box:
-    """A box whose corners are drawn uniformly in the query, which shares nothing with the supports."""
+    """Return a box whose corners are drawn uniformly in the query, which shares nothing with the supports."""
     width, height = picture_wh(question["query_image"])
     x1, x2 = np.sort(rng.uniform(0, width, 2))
     y1, y2 = np.sort(rng.uniform(0, height, 2))
@@ -119,7 +119,7 @@ def random_box(question: Observation, rng: np.random.Generator) -> Box:
 
 
 def center_box(question: Observation, rng: np.random.Generator) -> Box:
-    """A box in the middle of the query, of the supports' mean width and height as shares of their pictures."""
+    """Return a box in the middle of the query, of the supports' mean width and height as shares of their pictures."""
     boxes = np.array(_relative_supports(question))
     width, height = (boxes[:, 2:] - boxes[:, :2]).mean(axis=0).tolist()
     relative = (0.5 - width / 2, 0.5 - height / 2, 0.5 + width / 2, 0.5 + height / 2)
@@ -127,12 +127,12 @@ def center_box(question: Observation, rng: np.random.Generator) -> Box:
 
 
 def copy_last_support(question: Observation, rng: np.random.Generator) -> Box:
-    """The box of the last support, at the same place of the query in shares of width and height."""
+    """Return the box of the last support, at the same place of the query in shares of width and height."""
     return _copied(question, -1)
 
 
 def copy_nearest_support(question: Observation, rng: np.random.Generator) -> Box:
-    """The box of the support whose whole picture is most like the query, by mean squared difference of thumbnails."""
+    """Return the box of the support whose picture is most like the query, by mean squared difference of thumbnails."""
     query = _thumbnail(question["query_image"])
     distances = [float(((_thumbnail(image) - query) ** 2).mean()) for image in question["support_images"]]
     return _copied(question, int(np.argmin(distances)))
@@ -148,7 +148,7 @@ FLOORS: Mapping[str, Localizer] = {
 
 
 def picture_wh(image: ImageArray) -> tuple[int, int]:
-    """(width, height) of a picture [H, W, 3]."""
+    """Return (width, height) of a picture [H, W, 3]."""
     return image.shape[1], image.shape[0]
 
 
@@ -158,7 +158,7 @@ def _copied(question: Observation, index: int) -> Box:
 
 
 def _relative_supports(question: Observation) -> list[tuple[float, float, float, float]]:
-    """The supports' boxes in shares of the width and height of their own pictures."""
+    """Return the supports' boxes in shares of the width and height of their own pictures."""
     return [
         box_to_frame(Box(*box), CoordinateFrame.NORM_1, image_wh=picture_wh(image))
         for image, box in zip(question["support_images"], question["support_boxes"].tolist(), strict=True)

@@ -94,11 +94,11 @@ class AppearanceMatcher:
         load_opencv()
 
     def __call__(self, question: Observation, rng: np.random.Generator) -> Box:
-        """The best box, `xyxy` in pixels of the query."""
+        """Return the best box, `xyxy` in pixels of the query."""
         return self.scored(question, rng)[0]
 
     def scored(self, question: Observation, rng: np.random.Generator) -> tuple[Box, float]:
-        """The best box, and its expected IoU if the object is there; 0 where there is nothing to match."""
+        """Return the best box, and its expected IoU if the object is there; 0 where there is nothing to match."""
         query = question["query_image"]
         see = functools.cache(lambda num_cells: look(query, num_cells))
         proposed = [
@@ -256,7 +256,7 @@ def windows(values: Map, size_wh: tuple[int, int], outer_wh: tuple[int, int] | N
 
 
 def evidence(scores: Map, root: float) -> Map:
-    """As `template_match.evidence`, of a map of scores; `root` is the fourth root of the number of cells."""
+    """Weigh a map of scores as `template_match.evidence` does; `root` is the fourth root of the number of cells."""
     return np.arctanh(np.clip(scores, -MAX_SCORE, MAX_SCORE)).astype(np.float32) * np.float32(root)
 
 

@@ -54,7 +54,7 @@ class OWLv2Localizer:
 
     @torch.no_grad()
     def __call__(self, question: Observation, rng: np.random.Generator) -> Box | None:
-        """The best predicted box, `xyxy` in pixels of the query, which may reach beyond it; None without any."""
+        """Return the best predicted box, `xyxy` in pixels of the query, which may reach beyond it; None without any."""
         embeddings = [
             self._support_embedding(image, np.array(box))
             for image, box in zip(question["support_images"], question["support_boxes"], strict=True)
@@ -65,13 +65,13 @@ class OWLv2Localizer:
         return best_box(boxes, logits[0, :, 0].float().cpu().numpy(), picture_wh(query))
 
     def _support_embedding(self, image: ImageArray, box: BoxArray) -> torch.Tensor:
-        """[d] class embedding, at length 1, of what is in the box."""
+        """Return [d] class embedding, at length 1, of what is in the box."""
         patches, boxes = self._predict_boxes(image)
         _, embeddings = self.model.class_predictor(patches)
         return torch.nn.functional.normalize(embeddings[0, closest_box(boxes, box)], dim=0)
 
     def _predict_boxes(self, image: ImageArray) -> tuple[torch.Tensor, BoxArray]:
-        """Features [1, P, d] of a picture's patches, and the box [P, 4] that each predicts, `xyxy` in pixels."""
+        """Return features [1, P, d] of a picture's patches, and the box [P, 4] that each predicts, `xyxy` in pixels."""
         side = self.model.config.vision_config.image_size
         inputs = self.image_processor(
             image, size={"height": side, "width": side}, input_data_format="channels_last", return_tensors="pt"
@@ -84,7 +84,7 @@ class OWLv2Localizer:
 
 
 def boxes_in_pixels(predicted: npt.NDArray[np.float64], image_wh: tuple[int, int]) -> BoxArray:
-    """Boxes as the model predicts them, in pixels of the picture.
+    """Return boxes as the model predicts them, in pixels of the picture.
 
     The model sees the picture in the upper left corner of a square with the longer side, the rest of which is padded;
     its boxes are shares of that square.
@@ -101,7 +101,7 @@ def boxes_in_pixels(predicted: npt.NDArray[np.float64], image_wh: tuple[int, int
 
 
 def closest_box(boxes: BoxArray, box: BoxArray) -> int:
-    """Which of some boxes [P, 4] overlaps a box [4] most; if none does, whose centre is nearest."""
+    """Find the box [P, 4] that overlaps a box [4] most; if none does, the one whose centre is nearest."""
     overlaps = iou(boxes, box)
     if overlaps.any():
         return int(np.argmax(overlaps))
@@ -110,7 +110,7 @@ def closest_box(boxes: BoxArray, box: BoxArray) -> int:
 
 
 def best_box(boxes: BoxArray, scores: npt.NDArray[np.floating], image_wh: tuple[int, int]) -> Box | None:
-    """The box with the best score among those that show something of the picture.
+    """Return the box with the best score among those that show something of the picture.
 
     Args:
         boxes: [P, 4] `xyxy` in pixels.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PolicySpec:
-    """Which policy, as plain data that travels to other processes; `build` makes it there.
+    """The choice of a policy, as plain data that travels to other processes; `build` makes it there.
 
     Attributes:
         text: `NAME[:ARGUMENT]` with a name of `POLICIES`, or `package.module:Name[:ARGUMENT]`. That is a class, made
@@ -210,7 +210,7 @@ class PolicyEntry:
 
 
 def _as_it_is(image_wh: tuple[int, int]) -> tuple[int, int]:
-    """The size at which a policy sees a picture that it does not resize."""
+    """Return the size at which a policy sees a picture that it does not resize."""
     return image_wh
 
 
@@ -237,7 +237,7 @@ def parse_policy(text: str) -> tuple[PolicyEntry, str]:
 
 
 def _named(load: Callable[..., Any], path: str, *arguments: str) -> Any:
-    """A user's own object; where there is no such module, the message names the policies that there are."""
+    """Return a user's own object; where there is no such module, the message names the policies that there are."""
     text = arguments[-1]
     try:
         return load(path, *arguments)
@@ -253,7 +253,7 @@ def _named(load: Callable[..., Any], path: str, *arguments: str) -> Any:
 
 
 def _floor(spec: PolicySpec) -> Localizer:
-    """One of `FLOORS`."""
+    """Return one of `FLOORS`."""
     name = spec.entry.name
     key = f"{name}:{spec.argument}" if spec.argument else name
     if key not in FLOORS:

@@ -28,7 +28,7 @@ MAX_STARTS = 8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Start:
-    """What prompts with the same supports begin with.
+    """The start that prompts with the same supports share.
 
     Attributes:
         pictures: The supports'.
@@ -97,7 +97,7 @@ class ReusingPolicy:
         return [found[place] for place in range(len(prompts))]
 
     def _start_of(self, prompt: Sequence[Message]) -> _Start:
-        """What a prompt begins with, encoded now or before."""
+        """Return the start of a prompt, encoded now or before."""
         pictures, texts = _shown(prompt)
         for start in self._starts:
             if start.texts == texts and _are_same(start.pictures, pictures[:-1]):
@@ -157,7 +157,7 @@ class ReusingPolicy:
 
 
 def _shown(prompt: Sequence[Message]) -> tuple[list[ImageArray], tuple[str, ...]]:
-    """All pictures of a prompt, and the texts before the last of them, one before each picture."""
+    """Return all pictures of a prompt, and the texts before the last of them, one before each picture."""
     pictures: list[ImageArray] = []
     texts = [""]
     for part in (part for message in prompt for part in message.content):
@@ -170,19 +170,19 @@ def _shown(prompt: Sequence[Message]) -> tuple[list[ImageArray], tuple[str, ...]
 
 
 def _behind(prompt: EncodedPrompt, num_shared: int) -> EncodedPrompt:
-    """What follows the first tokens of a prompt, with the only picture that it holds."""
+    """Return the part of a prompt behind its first tokens, with the only picture that it holds."""
     return dataclasses.replace(prompt, input_ids=prompt.input_ids[num_shared:], grids=prompt.grids[-1:])
 
 
 def _num_common(ids: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> int:
-    """How many tokens two prompts begin with alike."""
+    """Count the tokens that two prompts begin with alike."""
     length = min(len(ids), len(others))
     differ = np.flatnonzero(ids[:length] != others[:length])
     return int(differ[0]) if len(differ) else length
 
 
 def _are_same(known: Sequence[ImageArray], pictures: Sequence[ImageArray]) -> bool:
-    """Whether pictures are the same, most quickly if they are the very objects."""
+    """Return whether pictures are the same, most quickly if they are the very objects."""
     return len(known) == len(pictures) and all(
         one is other or (one.shape == other.shape and np.array_equal(one, other))
         for one, other in zip(known, pictures, strict=True)

@@ -81,11 +81,11 @@ class TemplateMatcher:
         load_opencv()
 
     def __call__(self, question: Observation, rng: np.random.Generator) -> Box:
-        """The best place, `xyxy` in pixels of the query."""
+        """Return the best place, `xyxy` in pixels of the query."""
         return self.scored(question, rng)[0]
 
     def scored(self, question: Observation, rng: np.random.Generator) -> tuple[Box, float]:
-        """The best place, and its correlation coefficient; 0 where nothing correlates."""
+        """Return the best place, and its correlation coefficient; 0 where nothing correlates."""
         query = shrink(question["query_image"], self.max_pixels)
         most, best, score = 0.0, copy_last_support(question, rng), 0.0
         unit_x, unit_y = np.divide(picture_wh(question["query_image"]), picture_wh(query)).tolist()
@@ -108,7 +108,7 @@ class TemplateMatcher:
 def make_templates(
     image: ImageArray, box: Coordinates, *, query_wh: tuple[int, int], scales: tuple[float, ...]
 ) -> Iterator[Template]:
-    """A support's crop at all scales, those left out at which it is larger than the query or less than a pixel.
+    """Yield a support's crop at all scales, those left out at which it is larger than the query or less than a pixel.
 
     Args:
         image: [H, W, 3] uint8.
@@ -138,7 +138,7 @@ def make_templates(
 
 
 def find_template(image: ImageArray, template: ImageArray) -> Match | None:
-    """Where in a picture a template correlates best.
+    """Find the place in a picture where a template correlates best.
 
     Args:
         image: [H, W, 3] uint8.
@@ -159,7 +159,7 @@ def find_template(image: ImageArray, template: ImageArray) -> Match | None:
 
 
 def evidence(score: float, num_pixels: int) -> float:
-    """How much a correlation coefficient says, in standard errors up to a factor.
+    """Weigh a correlation coefficient, in standard errors up to a factor.
 
     A small template finds a high score by chance more easily than a large one, so scores of different sizes do not
     compare. Fisher's transform atanh(score) of n independent pixels has the standard error 1 / sqrt(n). Neighbouring
@@ -174,14 +174,14 @@ def evidence(score: float, num_pixels: int) -> float:
 
 
 def shrink(image: ImageArray, max_pixels: int) -> ImageArray:
-    """A picture of `max_pixels`, up to rounding, in nearly the same shape; one that has no more as it is."""
+    """Return a picture of `max_pixels`, up to rounding, in nearly the same shape; one that has no more as it is."""
     width, height = picture_wh(image)
     factor = math.sqrt(max_pixels / (width * height))
     return image if factor >= 1 else resize(image, (max(1, round(width * factor)), max(1, round(height * factor))))
 
 
 def resize(image: ImageArray, image_wh: tuple[int, int]) -> ImageArray:
-    """A picture at another size: the mean of the pixels it covers where it gets smaller, else interpolated."""
+    """Return a picture at another size: the mean of the pixels it covers where it gets smaller, else interpolated."""
     if picture_wh(image) == image_wh:
         return image
     cv2 = load_opencv()
@@ -190,7 +190,7 @@ def resize(image: ImageArray, image_wh: tuple[int, int]) -> ImageArray:
 
 
 def load_opencv() -> ModuleType:
-    """The package cv2.
+    """Return the package cv2.
 
     Raises:
         MissingDependencyError: If it is not installed, or does not load.

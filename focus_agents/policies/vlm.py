@@ -68,7 +68,7 @@ class VLMPolicy:
         sampling: Sampling,
         seeds: Sequence[int],
     ) -> list[Generation]:
-        """`num_completions` answers to each prompt, in as few batches as `max_batch_tokens` admits.
+        """Return `num_completions` answers to each prompt, in as few batches as `max_batch_tokens` admits.
 
         Raises:
             ValueError: If there is not a seed for each prompt, the processor cannot take one, or it does not fit into
@@ -165,7 +165,7 @@ class VLMPolicy:
         return [tuple(map(self._completion, token_ids, logprobs, lengths)) for token_ids, logprobs, lengths in rows]
 
     def _completion(self, token_ids: torch.Tensor, logprobs: torch.Tensor, length: torch.Tensor) -> Completion:
-        """One completion, cut to its length."""
+        """Return one completion, cut to its length."""
         ids = token_ids[: int(length)].numpy()
         return Completion(
             text=self.processor.decode(ids.tolist()),

@@ -1,4 +1,4 @@
-"""What the base model learns from: pictures with questions about single objects, answered in the next tokens.
+"""Make the data of the base model: pictures with questions about single objects, answered in the next tokens.
 
     <picture> Where is red blue stripes star? Answer:<answer>[12, 20, 40, 55]</answer>
     <picture> What is at [12, 20, 40, 55]? Answer: red blue stripes star
@@ -119,14 +119,14 @@ class DocumentBatch:
 
 
 def object_name(identity: Identity) -> str:
-    """Four words: ground colour, pattern colour (again the ground's if there is none), texture, shape family."""
+    """Name an object in four words: ground colour, pattern colour (the ground's if there is none), texture, shape."""
     return " ".join((identity.colours[0], identity.colours[-1], identity.texture, identity.family))
 
 
 def draw_picture(
     rng: np.random.Generator, identities: Sequence[Identity], level: Level, size: int
 ) -> tuple[ImageArray, list[Box | None]]:
-    """A scene, and the box of what is seen of each object, in their order; None for one that is hidden."""
+    """Return a scene, and the box of what is seen of each object, in their order; None for one that is hidden."""
     draws = rng.random(BACKGROUND_DRAWS + LIGHT_DRAWS + len(identities) * DRAWS_PER_OBJECT).tolist()
     background, light = draws[:BACKGROUND_DRAWS], draws[BACKGROUND_DRAWS : BACKGROUND_DRAWS + LIGHT_DRAWS]
     poses = np.array(draws[BACKGROUND_DRAWS + LIGHT_DRAWS :]).reshape(len(identities), -1).tolist()
@@ -137,7 +137,7 @@ def draw_picture(
 
 
 def draw_identities(rng: np.random.Generator, split: Split, count: int) -> list[Identity]:
-    """Objects that differ in their names."""
+    """Return objects that differ in their names."""
     chosen: dict[str, Identity] = {}
     while len(chosen) < count:
         identity = identity_from_number(split, int(rng.integers(num_identities(split))))
@@ -148,7 +148,7 @@ def draw_identities(rng: np.random.Generator, split: Split, count: int) -> list[
 def draw_document(
     rng: np.random.Generator, stage: Stage, level: Level, *, split: Split, template: PromptTemplate, size: int
 ) -> list[Message]:
-    """One document: a user and an assistant turn for each question; a picture stands before its first question."""
+    """Return a document: a user and an assistant turn for each question; a picture stands before its first question."""
     messages: list[Message] = []
     for _ in range(stage.num_pictures):
         count = int(rng.integers(stage.num_objects[0], stage.num_objects[1] + 1))
@@ -175,7 +175,7 @@ def draw_document(
 def encode_documents(
     processor: VLMProcessor, documents: Sequence[Sequence[Message]], *, finds_boxes: bool = False
 ) -> DocumentBatch:
-    """Documents as tokens, with the answers, from after `ANSWER_CUE` to the end token, as labels.
+    """Return documents as tokens, with the answers, from after `ANSWER_CUE` to the end token, as labels.
 
     Args:
         processor: The small model's.
@@ -222,7 +222,7 @@ def _text(message: Message) -> str:
 
 
 def number_values(processor: VLMProcessor) -> torch.Tensor:
-    """[V] int64 the number that a token writes, -1 for other tokens."""
+    """Return [V] int64 the number that a token writes, -1 for other tokens."""
     values = torch.full((VOCAB_SIZE,), -1)
     for value in range(LARGEST_COORDINATE + 1):
         values[processor.tokenizer.convert_tokens_to_ids(str(value))] = value
@@ -230,7 +230,7 @@ def number_values(processor: VLMProcessor) -> torch.Tensor:
 
 
 def name_tokens(processor: VLMProcessor) -> torch.Tensor:
-    """[V] bool whether a token is a word of names."""
+    """Return [V] bool whether a token is a word of names."""
     is_name = torch.zeros(VOCAB_SIZE, dtype=torch.bool)
     is_name[processor.tokenizer.convert_tokens_to_ids(list(NAMES))] = True
     return is_name

@@ -14,7 +14,7 @@ from focus_agents.settings import LearningRate, Seed, Settings
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingConfig(Settings):
-    """What is learned from what, the optimizer's steps, and checkpoints."""
+    """The data, the optimizer's steps, and the checkpoints of a pretraining."""
 
     init_from: str | None = None
     """Model of this kind to pretrain further, by a shipped name or its folder; the curriculum then takes 300 steps.

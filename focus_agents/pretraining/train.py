@@ -111,7 +111,7 @@ class Pretraining:
         self.is_name = name_tokens(self.processor).to(self.device)
 
     def run(self, console: Console) -> dict[str, Any]:
-        """From the first step, or the newest checkpoint, to the exported model.
+        """Train from the first step, or the newest checkpoint, to the exported model.
 
         Returns:
             The summary, as written to `summary.json`.
@@ -156,7 +156,7 @@ class Pretraining:
             return self.directory.write_summary(summary)
 
     def score(self) -> dict[str, float]:
-        """Means over pictures of identities that were never trained on, in the last stage of the curriculum."""
+        """Return means over pictures of identities that were never trained on, in the last stage of the curriculum."""
         self.model.eval()
         steps = range(SCORING_STEP, SCORING_STEP + NUM_SCORING_BATCHES)
         with torch.no_grad():
@@ -164,7 +164,7 @@ class Pretraining:
         return {name: float(np.mean([s[name] for s in scores])) for name in SCORES}
 
     def _batches(self, steps: range, *, split: Split = "train") -> Iterator[DocumentBatch]:
-        """The batches of these steps, drawn ahead by another process."""
+        """Return the batches of these steps, drawn ahead by another process."""
         dataset = PretrainingBatches(
             self.processor,
             self.template,
@@ -176,7 +176,7 @@ class Pretraining:
         return drawn_ahead(dataset, num_processes=1, sampler=steps)
 
     def _step(self, step: int, batch: DocumentBatch) -> dict[str, float]:
-        """One optimizer step."""
+        """Take one optimizer step."""
         lr = self.config.lr_at(step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -188,7 +188,7 @@ class Pretraining:
         return scores | {"lr": lr, "grad_norm": float(grad_norm)}
 
     def _answer(self, batch: DocumentBatch) -> tuple[torch.Tensor, dict[str, float]]:
-        """The loss, with gradient, and what the likeliest answers are worth with the truth before each token."""
+        """Return the loss, with gradient, and what the likeliest answers are worth with the truth before each token."""
         prompts, labels = batch.prompts.to(self.device), batch.labels[:, 1:].to(self.device)
         parts = model_parts(self.model)
         states: dict[int, torch.Tensor] = {}

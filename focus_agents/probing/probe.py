@@ -32,7 +32,7 @@ BATCH_SIZE = 50
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeScores:
-    """What a probe found.
+    """The result of a probe.
 
     Attributes:
         accuracy: By place of `PLACES`, the share of right classes of the test episodes: of the embedding first, then

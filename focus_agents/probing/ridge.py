@@ -74,7 +74,7 @@ def fit_ridge(
 
 
 def _decompose(matrix: Array) -> tuple[Array, Array, Array]:
-    """The singular value decomposition of [n, D], by the smaller of its products with itself: [n, r], [r], [D, r]."""
+    """Return the singular values of [n, D], by the smaller of its products with itself: [n, r], [r], [D, r]."""
     is_tall = matrix.shape[0] >= matrix.shape[1]
     values, vectors = np.linalg.eigh(matrix.T @ matrix if is_tall else matrix @ matrix.T)
     kept = values > SMALLEST_EIGENVALUE * values.max(initial=0.0)
@@ -85,7 +85,7 @@ def _decompose(matrix: Array) -> tuple[Array, Array, Array]:
 
 
 def _error_left_out(left: Array, sizes: Array, projected: Array, targets: Array, penalty: float) -> float:
-    """The mean squared error of each example by the regression on all others."""
+    """Return the mean squared error of each example by the regression on all others."""
     shrunk = sizes**2 / (sizes**2 + penalty)
     own = (left**2 * shrunk).sum(1, keepdims=True)
     return float(np.mean(((targets - left @ (projected * shrunk[:, None])) / (1 - own)) ** 2))

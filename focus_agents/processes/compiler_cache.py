@@ -1,4 +1,4 @@
-"""Where torch's compiler keeps its results: nowhere, unless something is compiled.
+"""Choose where torch's compiler keeps its results: nowhere, unless something is compiled.
 
 Transformers asks for that folder when it is imported, and torch then makes one that is not there.
 """

@@ -1,4 +1,4 @@
-"""What a data set gives, drawn ahead by other processes."""
+"""Draw items of a data set ahead, in other processes."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class _Packing(Generic[T]):
 
 
 def _unpacked(packed: Iterator[tuple[bytes, str]], warn: Callable[[str], None]) -> Iterator[Any]:
-    """The batches that processes hand over; where not by shared memory, the first time with a warning."""
+    """Yield the batches that processes hand over; where not by shared memory, the first time with a warning."""
     is_told = False
     for batch, refusal in packed:
         if refusal and not is_told:

@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
-"""What the system calls the interface."""
+"""The system's name for the interface."""
 SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray then takes 127.0.0.1 for the address of this node, on Linux too
     "GLOO_SOCKET_IFNAME": LOOPBACK,

@@ -1,4 +1,4 @@
-"""What Ray says of a run in the terminal: its warnings, but for those that the run says itself in a line of its own."""
+"""Print Ray's messages about a run in the terminal, but for those that the run tells in a line of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the processes of a run are called on Ray's dashboard and by `ray list actors`."""
+"""Name the processes of a run on Ray's dashboard and in `ray list actors`."""
 
 from __future__ import annotations
 

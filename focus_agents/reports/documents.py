@@ -123,7 +123,7 @@ def to_html(markdown: str, folder: Path) -> str:
 
 
 def _text(token: Token) -> str:
-    """The text of a heading or of a picture's caption, without marks."""
+    """Return the text of a heading or of a picture's caption, without marks."""
     return "".join(child.content for child in token.children or ())
 
 

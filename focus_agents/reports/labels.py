@@ -1,4 +1,4 @@
-"""What runs are called beside one another: the settings that differ, and one name for the seeds of one setting."""
+"""Label runs beside one another: by the settings that differ, and one name for the seeds of one setting."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def labels_by_name(runs: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def _settings_of(run: Path) -> dict[str, Any] | None:
-    """What a run was started with that its curves may depend on; None if nothing says so."""
+    """Return the settings of a run's start that its curves may depend on; None if nothing records them."""
     try:
         config = RunDirectory(run).config()
     except CheckpointError:
@@ -125,7 +125,7 @@ def _settings_of(run: Path) -> dict[str, Any] | None:
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """By command, its settings that are not the same in all groups that know them; the command is one of them."""
+    """Return by command the settings that are not the same in all groups that know them; the command is one of them."""
     commands = {str(each[COMMAND]) for each in settings}
     found: dict[str, list[str]] = {}
     for command in commands:
@@ -141,7 +141,7 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 def _describe(
     settings: Mapping[str, Any], differing: Mapping[str, Sequence[str]], groups: Sequence[Mapping[str, Any]]
 ) -> str:
-    """The settings of a group by which it differs from the others."""
+    """Return the settings of a group by which it differs from the others."""
 
     def shown(name: str) -> str:
         texts = [_shown(each[name]) for each in groups if name in each]
@@ -157,7 +157,7 @@ def _describe(
 
 
 def _shown(value: Any) -> str:
-    """A setting as a label shows it; the end of a path says more than its start."""
+    """Return a setting as a label shows it; the end of a path says more than its start."""
     if isinstance(value, str) and value.count("/") > 2:
         return "…/" + "/".join(value.rstrip("/").split("/")[-3:])
     if isinstance(value, list):
@@ -166,7 +166,7 @@ def _shown(value: Any) -> str:
 
 
 def _apart(text: str, others: Sequence[str], most: int) -> str:
-    """A text that is too long without what it shares with the others, and cut in its middle if it still is."""
+    """Return a text that is too long without what it shares with the others, and cut in its middle if it still is."""
     if len(text) <= most:
         return text
     others = [other for other in dict.fromkeys(others) if other != text]
@@ -178,12 +178,12 @@ def _apart(text: str, others: Sequence[str], most: int) -> str:
 
 
 def _num_shared(texts: Sequence[str]) -> int:
-    """How many characters some texts have in common at their start."""
+    """Count the characters that some texts have in common at their start."""
     return sum(1 for _ in itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False)))
 
 
 def _cut(labelled: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
-    """The same with labels that fit beside curves, each still another one."""
+    """Return the same with labels that fit beside curves, each still another one."""
     found: dict[str, list[Path]] = {}
     for label, members in labelled.items():
         short = _apart(label, [*labelled], MOST_CHARACTERS)
@@ -195,7 +195,7 @@ def _cut(labelled: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
 
 
 def _short_names(runs: Sequence[Path]) -> dict[Path, str]:
-    """The names of folders, with those above where two are called alike."""
+    """Return the names of folders, with those above where two are called alike."""
     places = {run: Path(os.path.abspath(run)) for run in runs}
     names = [place.name for place in places.values()]
     if len(set(names)) == len(names):

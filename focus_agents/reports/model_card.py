@@ -19,9 +19,9 @@ from focus_env.metrics import ScoredAnswer, summarize_with_intervals
 
 CARD = "README.md"
 METRICS = {"miou_all": "mean IoU * 100", "acc_50": "IoU of 0.5 or more, %", "parse_rate": "readable answers, %"}
-"""Which means of `summarize` a card shows, and their titles."""
+"""Means of `summarize` that a card shows, and their titles."""
 _LOADED = re.compile(r'FocusPolicy\.from_pretrained\("([^"]+)"\)')
-"""Where a card names its model."""
+"""Fields in which a card names its model."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 SEEDS = ("seed", "data_seed")
 DATA = (
@@ -33,7 +33,7 @@ DATA = (
 
 @dataclass(frozen=True, kw_only=True)
 class CardFacts:
-    """What a card says.
+    """The facts on a card.
 
     Attributes:
         name: The model's name on the hub, `owner/name`.
@@ -134,7 +134,7 @@ def _opening(facts: CardFacts) -> str:
 
 
 def _named(model: str) -> str:
-    """A model without where it lies on this machine: its name, or for a policy of a run that of the run."""
+    """Return a model without where it lies on this machine: its name, or for a policy of a run that of the run."""
     if "/" not in model or (_HUB_NAME.fullmatch(model.partition("@")[0]) and not Path(model).exists()):
         return model
     path = Path(model)
@@ -159,7 +159,7 @@ def _loading(facts: CardFacts) -> str:
 
 
 def _scores(facts: CardFacts) -> list[str]:
-    """A table of validation scores with intervals; without answers none."""
+    """Return a table of validation scores with intervals; without answers none."""
     if not facts.answers:
         return []
     rows = []
@@ -220,6 +220,6 @@ def _training(facts: CardFacts) -> list[str]:
 
 
 def is_place(name: str) -> bool:
-    """Whether an argument of a run says where it was, or from where it was called, rather than what it did."""
+    """Return whether an argument of a run says where it was, or from where it was called, rather than what it did."""
     places = ("output_dir", "name", "resume", "init_from", "data_root", "validation_root", "image_root")
     return name in (*places, "ray_address", "dashboard", STARTS)

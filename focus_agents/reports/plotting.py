@@ -26,7 +26,7 @@ USUAL_METRICS = (
     "reward", "miou", "lm_loss", "support_mass", "box_iou", "name_accuracy", "validation_miou", "format_rate",
     "zero_variance_rate", "entropy",
 )  # fmt: skip
-"""What is drawn where nothing is asked for, as far as the runs have logged it; each kind of run has some of them."""
+"""Metrics that are drawn where nothing is asked for, as far as the runs have logged them; each kind of run has some."""
 MOST_POINTS_WITH_MARKERS = 20
 COLUMNS = 3
 PANEL_WIDTH, PANEL_HEIGHT = 4.0, 3.0
@@ -132,7 +132,7 @@ def read_lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def _panels(number: int, labels: Mapping[str, Sequence[Path]]) -> tuple[Figure, Sequence[Axes]]:
-    """A figure of so many panels, at most `COLUMNS` in a row, with a legend below them."""
+    """Return a figure of so many panels, at most `COLUMNS` in a row, with a legend below them."""
     columns = min(number, COLUMNS)
     rows = -(-number // columns)
     longest = max(map(len, labels), default=1)
@@ -150,7 +150,7 @@ def _panels(number: int, labels: Mapping[str, Sequence[Path]]) -> tuple[Figure, 
 def _draw_panel(
     axis: Axes, metric: str, groups: Sequence[Sequence[Sequence[Mapping[str, Any]]]], window: int, start: int
 ) -> None:
-    """A metric of all runs: the curves, their marks, and what is measured in which unit."""
+    """Draw a metric of all runs: the curves, their marks, and what is measured in which unit."""
     declared = METRICS[metric.partition("/")[0]]
     curves: list[tuple[str, Series, bool]] = []
     counters: list[str] = []
@@ -234,13 +234,13 @@ def as_label(name: str) -> str:
 
 
 def _is_rare(metric: str, num_values: int, num_lines: int) -> bool:
-    """Whether validations log a metric, or most lines lack it: then it is drawn as it is."""
+    """Return whether validations log a metric, or most lines lack it: then it is drawn as it is."""
     declared = METRICS.get(metric.partition("/")[0])
     return num_values < 0.5 * num_lines or (declared is not None and declared.is_occasional)
 
 
 def read_series(lines: Sequence[Mapping[str, Any]], metric: str, window: int) -> Series:
-    """Steps and values of the lines that have a metric, averaged over `window` lines if most have it."""
+    """Return steps and values of the lines that have a metric, averaged over `window` lines if most have it."""
     counter, measured = measured_lines(lines)
     found = [(line[counter], line[metric]) for line in measured if metric in line]
     points = np.array(found, dtype=np.float64).reshape(-1, 2)

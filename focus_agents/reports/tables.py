@@ -17,7 +17,7 @@ _NAMES_WIDTH = 24
 
 
 def figure(value: Mapping[str, Any] | None, *, signed: bool = False) -> str:
-    """A `mean` with its `interval`, times 100, with a sign where it is a difference; nothing for None."""
+    """Return a `mean` with its `interval`, times 100, with a sign where it is a difference; nothing for None."""
     if value is None:
         return ""
     bounds = [100 * bound for bound in value["interval"]]
@@ -26,14 +26,14 @@ def figure(value: Mapping[str, Any] | None, *, signed: bool = False) -> str:
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as Markdown, the first as the heading; cells are shown as they are."""
+    """Return rows as Markdown, the first as the heading; cells are shown as they are."""
     lines = ["| " + " | ".join(map(plain, row)) + " |" for row in rows]
     lines.insert(1, "|" + " --- |" * len(rows[0]))
     return "\n".join(lines)
 
 
 def text_table(rows: Sequence[Sequence[str]], title: str) -> Table:
-    """Rows for a terminal, the first as the heading; intervals stand below their means, to save width."""
+    """Return rows for a terminal, the first as the heading; intervals stand below their means, to save width."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     names_width = min(_NAMES_WIDTH, max(len(row[0]) for row in rows))
     for column, name in enumerate(rows[0]):

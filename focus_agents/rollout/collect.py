@@ -182,7 +182,7 @@ def _ask(env: gymnasium.Env[Any, Any], index: int, seed: int, shots: int | None)
 def _generate_apart(
     generate: Callable[[Sequence[_Question]], list[Generation]], asked: Sequence[_Question]
 ) -> list[Generation | Exception]:
-    """All generations of one call; or where that raises, of as few calls as part the bad questions from the good."""
+    """Return all generations of one call; if that raises, of as few calls as part the bad questions from the good."""
     try:
         return [*generate(asked)]
     except FocusError:
@@ -232,7 +232,7 @@ def _group(
 def _gold_answer(
     env: gymnasium.Env[Any, Any], episode: Episode, progress: float, encode_answer: EncodeAnswer
 ) -> GoldAnswer:
-    """The right answer, in the words of the question's template."""
+    """Return the right answer, in the words of the question's template."""
     template: PromptTemplate = env.get_wrapper_attr("template").for_question(episode)
     text = template.answer(episode.target_box, episode.query_frame.image_wh)
     scores = score_texts(env, episode, [text], progress=progress)
@@ -240,7 +240,7 @@ def _gold_answer(
 
 
 def _failed_group(question: _Question, error: Exception, group_size: int) -> RolloutGroup:
-    """A group whose answers are not there, or could not be scored."""
+    """Return a group whose answers are not there, or could not be scored."""
     named = _named_error(error, _name(question.index, question.episode))
     nothing = Completion("", np.empty(0, np.int64), np.empty(0, np.float32), is_finished=True, error=_text(named))
     answers: tuple[ScoredAnswer, ...] = ()
@@ -263,7 +263,7 @@ def _supports(episode: Episode | None) -> tuple[ShownSupport, ...]:
 
 
 def _has_target(episode: Episode) -> bool:
-    """Whether the right answer is known: a box, or that there is none."""
+    """Return whether the right answer is known: a box, or that there is none."""
     box: Box | None = episode.target_box
     return box is None or (all(map(math.isfinite, box)) and box[0] < box[2] and box[1] < box[3])
 
@@ -284,12 +284,12 @@ def describe_error(error: Exception, index: int, dataset: EpisodeDataset) -> str
 
 
 def _episode(dataset: EpisodeDataset, index: int) -> Episode | None:
-    """An episode after an error; the pictures may be what is broken, and the episode all right."""
+    """Return an episode after an error; the pictures may be what is broken, and the episode all right."""
     return None if error_of(dataset.__getitem__, index) else dataset[index]
 
 
 def _named_error(error: Exception, name: str) -> FocusError:
-    """An error of this package as it is, and any other as an `EpisodeError` that names what it struck."""
+    """Return an error of this package as it is, and any other as an `EpisodeError` that names what it struck."""
     if isinstance(error, FocusError):
         return error
     named = EpisodeError(f"{name}: {_text(error)}")
@@ -302,10 +302,10 @@ def _name(index: int, episode: Episode | None) -> str:
 
 
 def _after(name: str, text: str) -> str:
-    """The text of an error behind the name of its episode, which it may begin with."""
+    """Return the text of an error behind the name of its episode, which it may begin with."""
     return text if text.startswith(f"{name}: ") else f"{name}: {text}"
 
 
 def _text(error: Exception) -> str:
-    """An error in words, for records."""
+    """Return an error in words, for records."""
     return str(error) if isinstance(error, FocusError) else f"{type(error).__name__}: {error}"

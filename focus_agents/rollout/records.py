@@ -26,7 +26,7 @@ MAX_COMPLETION_TOKENS = 50
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How completions are drawn.
+    """The way in which completions are drawn.
 
     Attributes:
         temperature: Divides the logits; 0 takes the likeliest token.
@@ -66,7 +66,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What a policy makes of one prompt.
+    """The answer of a policy to one prompt.
 
     Attributes:
         completions: G answers.
@@ -91,7 +91,7 @@ class Policy(Protocol):
         sampling: Sampling,
         seeds: Sequence[int],
     ) -> list[Generation]:
-        """`num_completions` answers to each prompt; those of a prompt depend on its seed, not on its neighbours."""
+        """Return `num_completions` answers to each prompt; answers depend on the prompt's seed, not on neighbours."""
         ...
 
 
@@ -147,5 +147,5 @@ class RolloutGroup:
 
 
 def without_prefix(group: RolloutGroup) -> RolloutGroup:
-    """The group without the forward pass that its policy left, and the memory that this holds."""
+    """Return the group without the forward pass that its policy left, and the memory that this holds."""
     return replace(group, generation=replace(group.generation, prefix=None))

@@ -1,4 +1,4 @@
-"""How sure a policy is of an answer, from 0 to 1.
+"""Score how sure a policy is of an answer, from 0 to 1.
 
 A model writes a box token by token, and each token has a probability. A number's is the product over its
 tokens. The score of a box is the geometric mean of its four numbers' probabilities, times the probabilities of all

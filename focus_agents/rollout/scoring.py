@@ -70,7 +70,7 @@ def score_apart(
 
 
 def _spread(scores: AnswerScores, scored: Sequence[int], count: int, episode: Episode) -> AnswerScores:
-    """The scores of `count` answers, of which those at `scored` have some."""
+    """Return the scores of `count` answers, of which those at `scored` have some."""
 
     def filled(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         everyones = np.full(count, values.mean())
@@ -86,7 +86,7 @@ def _spread(scores: AnswerScores, scored: Sequence[int], count: int, episode: Ep
 
 
 def unread_answer(episode: Episode) -> ScoredAnswer:
-    """An answer in which nothing could be read; made without looking at the episode's supports or pictures."""
+    """Return an answer in which nothing could be read; made without looking at the episode's supports or pictures."""
     return ScoredAnswer(
         episode_id=episode.episode_id,
         status=ParseStatus.NO_BOX,

@@ -1,4 +1,4 @@
-"""What a training run leaves on disk and shows meanwhile: folder, checkpoints, metrics, schedule, interruption.
+"""Files and displays of a training run: folder, checkpoints, metrics, schedule, interruption.
 
 What is trained, and how, belongs in the stages.
 """

@@ -33,7 +33,7 @@ def read_answers(file: Path) -> list[ScoredAnswer]:
 
 
 def read_answer(record: Mapping[str, Any]) -> ScoredAnswer:
-    """A scored answer back from a JSON object, which may hold more than that."""
+    """Return a scored answer back from a JSON object, which may hold more than that."""
     values = {field.name: record[field.name] for field in fields(ScoredAnswer) if field.default is MISSING}
     boxes = {key: None if record[key] is None else Box(*record[key]) for key in ("box", "target_box")}
     # Not in answers that an older version wrote.

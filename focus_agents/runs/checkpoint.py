@@ -98,7 +98,7 @@ def _write_adapter(
 
 
 def _hub_base(model: Any) -> dict[str, Any]:
-    """Which model on the hub the weights were trained from; nothing if it was another one."""
+    """Name the model on the hub that the weights were trained from; nothing if it was another one."""
     source = getattr(model, "hub_source", None)
     return {} if source is None else {"base": {"model": source, "weights": source.rpartition("@")[2]}}
 

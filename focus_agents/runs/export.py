@@ -94,7 +94,7 @@ def export_policy(
 
 
 def _kept_dtype(source: ModelSource, config: Any) -> torch.dtype:
-    """The type that holds all weights of a policy without loss; of quantized ones as their configuration says."""
+    """Return the type that holds all weights of a policy without loss; if quantized, as its configuration says."""
     kinds = set(stored_types(source.files))
     if source.adapter is not None:
         kinds |= _kinds_of(adapter_weights(source.adapter))
@@ -105,13 +105,13 @@ def _kept_dtype(source: ModelSource, config: Any) -> torch.dtype:
 
 
 def _kinds_of(file: Path) -> set[str]:
-    """The types of the tensors in a file, by the names of safetensors."""
+    """Return the types of the tensors in a file, by the names of safetensors."""
     with safe_open(file, framework="pt") as stored:
         return {stored.get_slice(name).get_dtype() for name in stored.keys()}  # noqa: SIM118 - no mapping
 
 
 def _configs(config: Any) -> Iterator[Any]:
-    """A configuration and those of its parts, each of which names a type."""
+    """Yield a configuration and those of its parts, each of which names a type."""
     yield config
     for name in config.sub_configs:
         if (part := getattr(config, name, None)) is not None:

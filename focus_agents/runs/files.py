@@ -57,7 +57,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _parse_lines(path: Path, content: bytes, *, first: int = 1) -> list[dict[str, Any]]:
-    """The whole lines of a file, or of what follows on its front; `first` is the number of the first of them."""
+    """Return the whole lines of a file, or of what follows on its front; `first` is the number of the first of them."""
     records = []
     for number, line in enumerate(content.splitlines(keepends=True), start=first):
         if not line.endswith(b"\n"):
@@ -142,7 +142,7 @@ def _refuse(constant: str) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """The same with null for numbers that are not finite, at any depth."""
+    """Return the same with null for numbers that are not finite, at any depth."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What a run leaves behind, and what it shows while it goes on.
+"""The folder of a run: the files that it leaves behind, and the display while it goes on.
 
 runs/<name>/
   config.json      every argument of the run, and under `code` its code, and under `starts` each start
@@ -201,7 +201,7 @@ class RunDirectory:
             drop_table(self.path / METRICS_FILE)
 
     def config(self) -> dict[str, Any]:
-        """The arguments with which the run was started.
+        """Return the arguments with which the run was started.
 
         Raises:
             CheckpointError: If the folder is not a run's, or the file is damaged.
@@ -222,11 +222,11 @@ class RunDirectory:
         add_to_table(self.path / METRICS_FILE, metrics)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """What `log` has appended so far; a line that is being written is left out."""
+        """Return the lines that `log` has appended so far; a line that is being written is left out."""
         return read_json_lines(self.path / METRICS_FILE)
 
     def read_steps(self) -> list[dict[str, Any]]:
-        """The lines of iterations or steps, without that of the validation before training."""
+        """Return the lines of iterations or steps, without that of the validation before training."""
         return [line for line in self.read_metrics() if any(line.get(counter) for counter in COUNTERS)]
 
     def rewind(self, num_done: int, *, counter: str) -> None:
@@ -248,7 +248,7 @@ class RunDirectory:
         write_answers(self.path / "validation" / f"{name}.jsonl", answers)
 
     def read_answers(self, name: str) -> list[ScoredAnswer]:
-        """What `write_answers` kept; see `focus_agents.runs.answers.read_answers`."""
+        """Return the answers that `write_answers` kept; see `focus_agents.runs.answers.read_answers`."""
         return read_answers(self.path / "validation" / f"{name}.jsonl")
 
     def write_sheet(
@@ -332,13 +332,13 @@ class RunDirectory:
 
 
 def _states_of(config: Mapping[str, Any]) -> list[Any]:
-    """The code that a run was started and gone on with; None stands for what is not recorded."""
+    """Return the code that a run was started and gone on with; None stands for what is not recorded."""
     states = config.get(CODE)
     return states if isinstance(states, list) and states else [None]
 
 
 def _count(line: Mapping[str, Any], counter: str, file: Path) -> float:
-    """What a line of metrics or samples counts."""
+    """Return the number that a line of metrics or samples counts."""
     if not isinstance(count := line.get(counter), int | float):
         raise CheckpointError(f"{file}: expected a number as {counter!r} in each line, got {line!r:.80}")
     return count

@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class StopRequest:
-    """Whether the process has been asked to stop.
+    """The request to stop the process, if there was one.
 
     Attributes:
         received: Which signal asked; None if none did.

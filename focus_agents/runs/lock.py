@@ -104,7 +104,7 @@ def last_holder(folder: Path) -> int | None:
 
 
 def _is_held(folder: Path) -> bool:
-    """Whether this process holds the lock file that lies in a folder now."""
+    """Return whether this process holds the lock file that lies in a folder now."""
     owner, descriptor = _held.get(folder, (0, 0))
     if owner != os.getpid():
         return False

@@ -29,7 +29,7 @@ LEVEL = 6
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Where a member lies.
+    """The place of a member.
 
     Attributes:
         number: What it belongs to.

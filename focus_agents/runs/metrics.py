@@ -1,4 +1,4 @@
-"""What a run measures: every metric by name, and what they are of rollouts and of validation answers."""
+"""Metrics of runs: each by its name, and the means of rollouts and of validation answers."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def describe(name: str) -> str:
 
 
 def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
-    """Means over the sampled answers of an iteration; names as in `METRICS`."""
+    """Return means over the sampled answers of an iteration; names as in `METRICS`."""
     answers = [answer for group in groups for answer in group.answers]
     completions = [completion for group in groups for completion in group.generation.completions]
     lengths = [len(completion.token_ids) for completion in completions]
@@ -268,7 +268,7 @@ def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
 
 
 def compare_validation(before: Sequence[ScoredAnswer], after: Sequence[ScoredAnswer]) -> dict[str, Any]:
-    """Scores before and after training on the same episodes, with 95% bootstrap intervals.
+    """Return scores before and after training on the same episodes, with 95% bootstrap intervals.
 
     Returns:
         `miou_start`, `miou_end`, `miou_gain` (paired by episode), each with `<name>_interval`, and

@@ -26,7 +26,7 @@ from focus_env.units import find_unit
 
 
 class RateColumn(ProgressColumn):
-    """How many of something are done in a second, of late.
+    """The number of items done in a second, of late.
 
     Args:
         unit: What they are.
@@ -43,7 +43,7 @@ class RateColumn(ProgressColumn):
 
 
 class Pace:
-    """How long a work still takes, by the time that each of its parts has taken so far.
+    """The time that a work still takes, by the time that each of its parts has taken so far.
 
     Args:
         first: Of its parts, how many were done before.
@@ -115,7 +115,7 @@ def progress_bar(
     pace: Pace | None = None,
     has_lines: bool = False,
 ) -> Iterator[Callable[[int], None]]:
-    """A bar at the bottom of the terminal, while lines are printed above it; yields what moves it to a number done.
+    """Show a bar at the bottom of the terminal, with lines above it; yields what moves it to a number done.
 
     In a pipe or a file, where nothing moves, a line now and then says the number done; so does the bar without a total.
 
@@ -155,7 +155,7 @@ def progress_bar(
 
 @contextlib.contextmanager
 def runs_progress(total: int, num_done: int, console: Console) -> Iterator[Callable[[Path], None]]:
-    """A bar over whole runs; what it yields takes the folder of one that is done, and prints it with the time."""
+    """Show a bar over whole runs; what it yields takes the folder of one that is done, and prints it with the time."""
     started = time.perf_counter()
     done = itertools.count(num_done + 1)
     pace = Pace(num_done, total, console)  # a run's own start is a part of each of them

@@ -1,4 +1,4 @@
-"""Which code made a result: versions of packages and digests of source, and how those of two times differ.
+"""Record the code behind a result: versions of packages and digests of source, and the differences of two times.
 
 Whoever goes on with a run or an evaluation compares what was recorded at its start with what is there now. A digest is
 over the bytes of the source, so a changed comment counts as a change; whether it matters is for a person to say.
@@ -83,12 +83,12 @@ def differences(old: Any, new: Mapping[str, Any]) -> list[str]:
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The names whose values differ, those of both sides."""
+    """Return the names whose values differ, those of both sides."""
     return [name for name in dict.fromkeys((*old, *new)) if old.get(name) != new.get(name)]
 
 
 def _versions() -> dict[str, str]:
-    """By package; of packages that are not imported too, and without importing one."""
+    """Return versions by package, also of packages that are not imported, and without importing one."""
     versions = {"python": platform.python_version(), "focus": focus_env.__version__}
     for name in DISTRIBUTIONS:
         try:
@@ -99,7 +99,7 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """The commit of a checkout, with `-dirty` behind it if tracked files differ from it."""
+    """Return the commit of a checkout, with `-dirty` behind it if tracked files differ from it."""
     if not (_ROOT / ".git").exists():
         return None
     command = ["git", "--no-optional-locks", "-C", str(_ROOT), "describe", "--always", "--dirty"]
@@ -111,7 +111,7 @@ def _commit() -> str | None:
 
 
 def _own_sources() -> dict[str, str]:
-    """A digest for each file and folder at the top of the project's packages."""
+    """Return a digest for each file and folder at the top of the project's packages."""
     return {
         f"{package}/{part.name}": _digest(part)
         for package in PACKAGES
@@ -140,7 +140,7 @@ def sources_of_users(used: Iterable[Any]) -> dict[str, str]:
 
 
 def _modules_of(thing: Any, depth: int) -> Iterator[str]:
-    """The name of the module that an object comes from; and those of what a wrapper of the project's own holds."""
+    """Yield the name of the module that an object comes from; and those of what our wrappers hold."""
     if isinstance(thing, str):
         yield thing.partition(":")[0]
     elif isinstance(thing, ModuleType):
@@ -158,7 +158,7 @@ def _modules_of(thing: Any, depth: int) -> Iterator[str]:
 
 
 def _flatten(value: Any) -> Iterator[Any]:
-    """The objects in mappings and tuples, unless these are long, as those of tracks are; texts are no import paths."""
+    """Yield the objects in mappings and tuples, unless these are long, as those of tracks; texts name no imports."""
     if isinstance(value, Mapping | tuple):
         parts = value.values() if isinstance(value, Mapping) else value
         for part in parts if len(parts) <= _MOST_PARTS else ():
@@ -168,7 +168,7 @@ def _flatten(value: Any) -> Iterator[Any]:
 
 
 def _names_used_by(module: Any) -> Iterator[str]:
-    """The modules from which a module has taken something."""
+    """Yield the modules from which a module has taken something."""
     for value in list(vars(module).values()):
         name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
         if isinstance(name, str):
@@ -176,7 +176,7 @@ def _names_used_by(module: Any) -> Iterator[str]:
 
 
 def _belongs(name: str, user: str) -> bool:
-    """Whether a module is of the user's own code: of the same package, or installed nowhere."""
+    """Return whether a module is of the user's own code: of the same package, or installed nowhere."""
     if name.partition(".")[0] == user.partition(".")[0]:
         return True
     file = getattr(sys.modules.get(name), "__file__", None)
@@ -185,7 +185,7 @@ def _belongs(name: str, user: str) -> bool:
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a file, or of all Python files under a folder with their names; its first digits."""
+    """Return SHA-256 of a file, or of all Python files under a folder with their names; its first digits."""
     if path.is_file():
         return hashlib.sha256(path.read_bytes()).hexdigest()[:_DIGITS]
     whole = hashlib.sha256()

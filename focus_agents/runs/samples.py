@@ -1,4 +1,4 @@
-"""What is kept of the answers that were sampled in training: enough to draw them, compressed, and bounded.
+"""Keep the answers that were sampled in training: enough to draw them, compressed, and bounded.
 
     samples/rollouts-000001.jsonl.gz     a line for each group; the number is its first iteration
 
@@ -78,7 +78,7 @@ def group_record(
 
 
 def _answer(group: RolloutGroup, place: int, advantages: npt.NDArray[np.float64] | None) -> dict[str, Any]:
-    """What is kept of an answer; a flag that is false, and what is not known, are left out."""
+    """Return the kept part of an answer; a flag that is false, and a value that is not known, are left out."""
     answer, completion = group.answers[place], group.generation.completions[place]
     terms = group.reward_terms[place] if place < len(group.reward_terms) else {}
     flags = {
@@ -174,7 +174,7 @@ def rewind_samples(folder: Path, num_done: int) -> None:
 
 
 def _parts(folder: Path) -> list[Path]:
-    """The parts in the order of their iterations."""
+    """Return the parts in the order of their iterations."""
     return sorted(folder.glob(_PARTS), key=_first_iteration)
 
 

@@ -59,7 +59,7 @@ def drop_table(lines: Path) -> None:
 
 
 def _columns(table: Path) -> list[str]:
-    """The columns of a table; none if it is not there or has no whole line."""
+    """Return the columns of a table; none if it is not there or has no whole line."""
     if not table.exists():
         return []
     with table.open(encoding="utf-8", errors="replace", newline="") as file:
@@ -68,7 +68,7 @@ def _columns(table: Path) -> list[str]:
 
 
 def _to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows as text; what is missing or not finite is empty."""
+    """Return rows as text; what is missing or not finite is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writerows(

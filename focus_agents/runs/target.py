@@ -155,7 +155,7 @@ def keep_others(directory: Path, fresh: Path, warn: Callable[[str], None]) -> No
 
 
 def _free_name(place: Path) -> Path:
-    """A name beside a folder or file that nothing has yet."""
+    """Return a name beside a folder or file that nothing has yet."""
     names = (
         place.with_name(f"{place.name}-moved{f'-{number}' if number > 1 else ''}") for number in itertools.count(1)
     )
@@ -163,7 +163,7 @@ def _free_name(place: Path) -> Path:
 
 
 def _describes_policy(file: Path) -> bool:
-    """Whether a file is one in which `save_policy` has described a policy; other programs name files alike."""
+    """Return whether a file is one in which `save_policy` has described a policy; other programs name files alike."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -172,7 +172,7 @@ def _describes_policy(file: Path) -> bool:
 
 
 def _folders_read(source: ModelSource) -> list[Path]:
-    """The folders on this machine that a model is read from, those behind links of single files included."""
+    """Return the folders on this machine that a model is read from, those behind links of single files included."""
     folders = [_folder_of(source.files)]
     if source.adapter is not None:
         top = _folder_of(source.adapter.files, source.adapter.name_of("adapter_config.json"))
@@ -183,7 +183,7 @@ def _folders_read(source: ModelSource) -> list[Path]:
 
 
 def _folder_of(files: ModelFiles, name: str = "config.json") -> Path | None:
-    """The folder of a model's files; of the hub that of the cache; None: there is none yet."""
+    """Return the folder of a model's files; of the hub that of the cache; None: there is none yet."""
     if files.hub is None:
         return Path(files.place)
     return files.path(name).parent if files.has(name) else None

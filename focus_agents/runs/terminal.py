@@ -25,7 +25,7 @@ SHARE_BETWEEN = 0.05
 
 
 class Beat:
-    """When lines are due that say how far a work is, where nothing can move."""
+    """The times at which lines are due that say how far a work is, where nothing can move."""
 
     def __init__(self) -> None:
         self._started = self._last = time.perf_counter()

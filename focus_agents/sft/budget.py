@@ -1,4 +1,4 @@
-"""What a worker of stage 1 holds in memory, and what a step costs, before it runs."""
+"""Count the memory of a worker of stage 1, and the cost of a step, before it runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ADVICE: Mapping[str, str] = {
     VALIDATION: "lower `validation_batch_size`, `validation_max_image_tokens` or `shots`, or set `lora_rank` 8 or "
     "`precision` bf16",
 }
-"""What helps where a part of the work does not fit."""
+"""Advice where a part of the work does not fit."""
 
 
 def worker_memory(

@@ -70,12 +70,12 @@ class SFTBatch:
     contrast_mask: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> SFTBatch:
-        """The same batch on another device."""
+        """Return the same batch on another device."""
         names = [f.name for f in dataclasses.fields(self) if f.name != "replaces" and getattr(self, f.name) is not None]
         return dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All tensors by name, for a file."""
+        """Return all tensors by name, for a file."""
         own = {name: getattr(self, name) for name in ("answer_ids", "answer_mask", "query_mask", "support_mask")}
         contrast = {} if self.contrast_mask is None else {"contrast_mask": self.contrast_mask}
         return own | contrast | self.prompts.tensors()
@@ -204,7 +204,7 @@ class UsableExamples(Dataset[SFTExample | EpisodeError]):
 
 
 def support_tokens(spans: PromptSpans, episode: Episode, target: AttentionTarget) -> npt.NDArray[np.int64]:
-    """[M] int64 positions of the support-box tokens in a prompt, in rising order.
+    """Return [M] int64 positions of the support-box tokens in a prompt, in rising order.
 
     Args:
         spans: Where the prompt of this episode holds pictures and boxes.
@@ -230,12 +230,12 @@ def support_tokens(spans: PromptSpans, episode: Episode, target: AttentionTarget
 
 
 def contrast_tokens(spans: PromptSpans, episode: Episode) -> npt.NDArray[np.int64]:
-    """[C] int64 positions of the image tokens of the support pictures outside of the boxes, in rising order."""
+    """Return [C] int64 positions of the image tokens of the support pictures outside of the boxes, in rising order."""
     return np.setdiff1d(np.concatenate(spans.images[:-1]), np.concatenate(_regions(spans, episode)))
 
 
 def _regions(spans: PromptSpans, episode: Episode) -> list[npt.NDArray[np.int64]]:
-    """For each support, the positions of the image tokens inside its box."""
+    """Return for each support the positions of the image tokens inside its box."""
     return [
         tokens[box_tokens(exemplar.box, exemplar.frame.image_wh, views)]
         for exemplar, tokens, views in zip(episode.support, spans.images[:-1], spans.views[:-1], strict=True)
@@ -255,7 +255,7 @@ def load_batches(
     num_one_shot_steps: int = 0,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Iterator[list[SFTBatch]]:
-    """This worker's share of each step's batch, as micro-batches.
+    """Yield this worker's share of each step's batch, as micro-batches.
 
     Which episodes a step holds depends on the seed and the step alone, so a run that goes on at a later step, with more
     or fewer workers or smaller micro-batches, trains on the same ones.

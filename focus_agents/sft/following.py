@@ -1,4 +1,4 @@
-"""What a person sees of stage 1 while its workers train: the driver follows the files that they write."""
+"""Show stage 1 while its workers train: the driver follows the files that they write."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LINE_INTERVAL = 25
 """Most steps between lines on the console; a shorter run has `NUM_LINES` all the same."""
 NUM_LINES = 40
 BEGINNING = "loading the model, and answering the validation episodes before training"
-"""What the workers do until there is a line of metrics."""
+"""Words for the workers' tasks until there is a line of metrics."""
 POLL_SECONDS = 0.5
 """Between two looks at the files."""
 

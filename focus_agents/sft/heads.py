@@ -1,4 +1,4 @@
-"""Which heads the attention loss looks at: all, or those that look at the support boxes already.
+"""Choose the heads that the attention loss looks at: all, or those that look at the support boxes already.
 
 Few heads of a model localise (arXiv:2503.06287). A loss on the mean over all of them asks as much of the others.
 

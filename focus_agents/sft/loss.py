@@ -28,7 +28,7 @@ def lm_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def chunked_lm_loss(head: torch.nn.Module, states: torch.Tensor, labels: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """`lm_loss` of the logits that a head makes, which are in memory a chunk at a time; backward makes them again.
+    """Compute `lm_loss` of a head's logits, which are in memory a chunk at a time; backward makes them again.
 
     Args:
         head: Linear, [..., H] to [..., V].
@@ -49,7 +49,7 @@ def chunked_lm_loss(head: torch.nn.Module, states: torch.Tensor, labels: torch.T
 
 
 def support_delta(mass: torch.Tensor, num_support: torch.Tensor, num_tokens: torch.Tensor) -> torch.Tensor:
-    """[..., B, Q] by how much a row's mean attention to a support token exceeds that to any other token.
+    """Return [..., B, Q] by how much a row's mean attention to a support token exceeds that to any other token.
 
     FOCUS (arXiv:2605.31145) eq. 7 and 8. Since a row's attention adds up to 1, the mass S on the M support tokens is
     enough: delta = S / M - (1 - S) / (N - M), at most 1 / M. The other tokens are all unpadded tokens of the sequence,
@@ -67,7 +67,7 @@ def support_delta(mass: torch.Tensor, num_support: torch.Tensor, num_tokens: tor
 def contrast_delta(
     mass: torch.Tensor, contrast_mass: torch.Tensor, num_support: torch.Tensor, num_contrast: torch.Tensor
 ) -> torch.Tensor:
-    """[..., B, Q] by how much a row's mean attention to a support token exceeds that to a token of the contrast.
+    """Return [..., B, Q] by how much a row's mean attention to a support token exceeds that to a token of the contrast.
 
     With masses S and D, delta = S / M - D / C: like `support_delta`, but attention to other tokens costs nothing. Ours;
     FOCUS compares with all other tokens.
@@ -82,13 +82,13 @@ def contrast_delta(
 
 
 def margin_unit(num_support: torch.Tensor, *, is_relative: bool, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """[B] what a margin is a multiple of: 1, or 1 / M, the most that delta can reach; in the dtype of delta."""
+    """Return [B] what a margin is a multiple of: 1, or 1 / M, the most that delta can reach; in the dtype of delta."""
     count = num_support.clamp(min=1).to(dtype)
     return 1 / count if is_relative else torch.ones_like(count)
 
 
 def attention_loss(delta: torch.Tensor, row_mask: torch.Tensor, margin: float, unit: torch.Tensor) -> torch.Tensor:
-    """[B] mean over an example's rows of max(0, margin - delta / unit)^2.
+    """Return [B] mean over an example's rows of max(0, margin - delta / unit)^2.
 
     With unit 1 this is FOCUS eq. 9, and margin its mu. In units of 1 / M it is ours: in absolute ones the loss is
     about mu^2, a few 1e-4, and its weight would have to grow with the square of the support tokens.
@@ -104,6 +104,6 @@ def attention_loss(delta: torch.Tensor, row_mask: torch.Tensor, margin: float, u
 
 
 def share_past_margin(delta: torch.Tensor, row_mask: torch.Tensor, margin: float, unit: torch.Tensor) -> torch.Tensor:
-    """[..., B] share of an example's rows whose delta, [..., B, Q], has reached the margin."""
+    """Return [..., B] share of an example's rows whose delta, [..., B, Q], has reached the margin."""
     reached = (delta >= margin * unit[:, None]) & row_mask
     return reached.sum(-1) / row_mask.sum(-1)

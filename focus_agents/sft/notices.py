@@ -12,7 +12,7 @@ from rich.console import Console
 
 NAMESPACE = "focus_notices"
 FAILURE, FULL = "failure", "full"
-"""What ended the training, and what could not be written at its end; other sentences go by themselves."""
+"""Names of the sentences about what ended the training, and what could not be written then; others go by themselves."""
 _here: dict[str, str] = {}
 """Where there is no Ray, and so no other process."""
 

@@ -1,4 +1,4 @@
-"""How far a supervised run is, and how well it goes."""
+"""Count how far a supervised run is, and how well it goes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is; part of each checkpoint.
+    """The progress of a run; part of each checkpoint.
 
     Attributes:
         step: Optimizer steps done, the skipped ones included.

@@ -15,11 +15,11 @@ from focus_agents.runs.schedule import MAX_BAD_STEPS, check_schedule, lr_factor
 from focus_agents.settings import LearningRate, Seed, Settings, TokenCount
 
 AttentionTarget = Literal["coords", "span", "last", "region", "both"]
-"""What counts as a support-box token: the numbers of the box text with the spaces between them (the authors' code), the
-whole box text, its last token, the image tokens inside the support box, or numbers and image tokens."""
+"""Tokens that count as support-box tokens: the numbers of the box text with the spaces between them (the authors'
+code), the whole box text, its last token, the image tokens inside the support box, or numbers and image tokens."""
 AttentionContrast = Literal["all", "supports"]
-"""What the attention to a support-box token is compared with: that to all other tokens (the paper), or to the image
-tokens of the support pictures outside of the box, where distractors are."""
+"""Tokens with which the attention to a support-box token is compared: all other tokens (the paper), or the image tokens
+of the support pictures outside of the box, where distractors are."""
 Labels = Literal["answer", "full"]
 MarginUnit = Literal["reachable", "absolute"]
 
@@ -124,7 +124,7 @@ class SFTSchedule(Settings):
     num_data_workers: Annotated[int, Ge(0)] = 1
     """Processes of each worker that draw episodes ahead of the training; 0 draws them in the worker."""
     save: SavedForm = "merged"
-    """What lies in checkpoints/final of a model with adapters: whole weights (merged), the adapter alone in PEFT's
+    """Content of checkpoints/final of a model with adapters: whole weights (merged), the adapter alone in PEFT's
     format, or both, the adapter then in the folder adapter below the weights."""
 
     def check(self) -> None:

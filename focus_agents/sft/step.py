@@ -34,7 +34,7 @@ from focus_agents.sft.settings import Labels, SFTConfig
 
 @dataclass(frozen=True, slots=True)
 class LossSums:
-    """What a micro-batch adds to the batch; sums over its examples unless said otherwise.
+    """The sums that a micro-batch adds to the batch; sums over its examples unless said otherwise.
 
     Attributes:
         lm: Negative log-likelihood of the labelled tokens (scalar, with gradient).
@@ -52,7 +52,7 @@ class LossSums:
 
 
 def token_labels(batch: SFTBatch, labels: Labels, reach: torch.Tensor | None = None) -> torch.Tensor:
-    """[B, N] int64 the tokens to be learned, `IGNORED` elsewhere: the answers', or all that follow on a token.
+    """Return [B, N] int64 the tokens to be learned, `IGNORED` elsewhere: the answers', or all that follow on a token.
 
     Args:
         batch: Examples.
@@ -77,7 +77,7 @@ def token_labels(batch: SFTBatch, labels: Labels, reach: torch.Tensor | None = N
 def measure_losses(
     model: Any, batch: SFTBatch, config: SFTConfig, layers: frozenset[int], heads: Heads | None = None
 ) -> LossSums:
-    """One forward pass over prompts and answers, and both losses of it.
+    """Run one forward pass over prompts and answers, and return both losses of it.
 
     Args:
         model: After `set_focus_attention`; may be wrapped by PEFT, DDP or torch.compile.
@@ -132,7 +132,7 @@ def measure_losses(
 def _delta(
     batch: SFTBatch, mass: torch.Tensor, contrast: torch.Tensor | None, num_tokens: torch.Tensor
 ) -> torch.Tensor:
-    """[..., B, Q] delta of masses [..., B, Q], against all other tokens or those of the contrast."""
+    """Return [..., B, Q] delta of masses [..., B, Q], against all other tokens or those of the contrast."""
     if contrast is None or batch.contrast_mask is None:
         return support_delta(mass, batch.support_mask.sum(1), num_tokens)
     return contrast_delta(mass, contrast, batch.support_mask.sum(1), batch.contrast_mask.sum(1))
@@ -158,7 +158,7 @@ def _lm_loss(model: Any, inputs: Mapping[str, Any], labels: torch.Tensor) -> tor
 
 
 def _row_means(values: torch.Tensor, probe: SupportProbe) -> torch.Tensor:
-    """[L] sums over examples of means over their rows, of values [L, B, Q]."""
+    """Return [L] sums over examples of means over their rows, of values [L, B, Q]."""
     return ((values * probe.row_mask).sum(-1) / probe.row_mask.sum(-1)).sum(-1)
 
 

@@ -217,7 +217,7 @@ def check_resumable(run: RunDirectory) -> None:
 
 
 def _failure(run: RunDirectory) -> FocusError | None:
-    """Why workers gave up, as they have said it; None if they have not."""
+    """Return the reason why workers gave up, as they have said it; None if they have not."""
     file, told = run.path / FAILURE_FILE, notices.read(run.path)
     if notices.FULL in told:
         return StorageError(told[notices.FULL])
@@ -227,7 +227,7 @@ def _failure(run: RunDirectory) -> FocusError | None:
 
 
 def _describe(error: Exception, run: RunDirectory) -> str:
-    """What a person needs of Ray's report: the first worker's own error."""
+    """Return the part of Ray's report that a person needs: the first worker's own error."""
     failures = getattr(error, "worker_failures", {})
     cause = next(iter(failures.items()), (None, error))
     who = "Ray Train" if cause[0] is None else f"worker {cause[0]}"

@@ -1,4 +1,4 @@
-"""What each Ray Train worker does: load the model, take the steps, validate, checkpoint, stop.
+"""Run each Ray Train worker: load the model, take the steps, validate, checkpoint, stop.
 
 All workers run `train_worker` side by side on their shares of the same batches. Rank 0 writes the run's folder.
 """
@@ -119,7 +119,7 @@ class SFTWorker:
         self.training_model = ray.train.torch.prepare_model(self.model, move_to_device=False)
 
     def run(self) -> None:
-        """From the first step, or the newest checkpoint, to the exported policy."""
+        """Train from the first step, or the newest checkpoint, to the exported policy."""
         answers = self._restore_or_begin()
         try:
             self._train(answers)
@@ -127,7 +127,7 @@ class SFTWorker:
             self._fail(str(error))
 
     def _train(self, answers: list[ScoredAnswer] | None) -> None:
-        """The steps, from where the run stands.
+        """Take the steps, from where the run stands.
 
         Raises:
             CheckpointError: If the weights are not finite, before a checkpoint is written; the same on all workers.
@@ -185,7 +185,7 @@ class SFTWorker:
         return None
 
     def _batches(self) -> Iterator[list[SFTBatch]]:
-        """This worker's share of each step that is left."""
+        """Yield this worker's share of each step that is left."""
         stop = self.progress.step if self._is_stale() else self.config.num_steps
         try:
             yield from load_batches(
@@ -215,7 +215,7 @@ class SFTWorker:
     # ---- training
 
     def _step(self, micro_batches: list[SFTBatch]) -> dict[str, float]:
-        """One optimizer step; one whose loss or gradient is not finite changes nothing and is counted."""
+        """Take one optimizer step; one whose loss or gradient is not finite changes nothing and is counted."""
         config, step = self.config, self.progress.step
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step, self.rank]).generate_state(1)[0]))
         lr = config.lr_at(step)
@@ -267,7 +267,7 @@ class SFTWorker:
             self.recorder.log({"step": self.progress.step, **metrics, **timing, **self._process_metrics()})
 
     def _process_metrics(self) -> dict[str, float]:
-        """Restarts so far, if this process can be restarted, and its resident memory."""
+        """Return the restarts so far, if this process can be restarted, and its resident memory."""
         role, restarts = ("workers", {"worker_restarts": self.num_restarts}) if is_actor() else ("driver", {})
         return {**restarts, **dict.fromkeys((MEMORY, f"{MEMORY}/{role}"), memory_gib())}
 

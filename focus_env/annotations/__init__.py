@@ -179,13 +179,13 @@ def check_free(path: Path, found: AnnotationFormat, *, overwrite: bool) -> None:
 
 
 def _below(name: str, found: AnnotationFormat) -> str:
-    """The name of a picture below the folder of pictures, which it may begin with."""
+    """Return the name of a picture below the folder of pictures, which it may begin with."""
     start = f"{found.pictures_folder}/"
     return name.removeprefix(start) if found.pictures_folder else name
 
 
 def _checked(picture: LabelledPicture) -> LabelledPicture:
-    """A picture whose boxes are known to lie in it."""
+    """Return a picture whose boxes are known to lie in it."""
     for place, one in enumerate(picture.objects):
         if not one.label:
             raise ValueError(f"object {place} of picture {picture.name!r}: expected a label, got none")

@@ -104,7 +104,7 @@ def _read_file(reading: Reading, path: Path, data: dict[str, Any]) -> None:
 
 
 def _entries(reading: Reading, path: Path, data: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The entries of a list that are objects, each behind its place."""
+    """Yield the entries of a list that are objects, each behind its place."""
     found = data.get(key, [])
     if not isinstance(found, list):
         reading.fault("entries_bad", f"{path}: expected a list {key!r}, got {type(found).__name__}; correct it")
@@ -118,7 +118,7 @@ def _entries(reading: Reading, path: Path, data: dict[str, Any], key: str) -> It
 
 
 def _categories(reading: Reading, path: Path, data: dict[str, Any]) -> dict[str, str]:
-    """Labels by id; an id that two categories have gives none."""
+    """Return labels by id; an id that two categories have gives none."""
     names: dict[str, str] = {}
     taken: set[str] = set()
     doubles: set[str] = set()
@@ -178,7 +178,7 @@ def _read_annotation(
 
 
 def _box(one: dict[str, Any]) -> Numbers:
-    """The corners of an annotation."""
+    """Return the corners of an annotation."""
     box = one.get("bbox")
     if isinstance(box, list) and len(box) == 4:
         x, y, width, height = (None if isinstance(value, str) else finite_number(value) for value in box)
@@ -195,7 +195,7 @@ def _box(one: dict[str, Any]) -> Numbers:
 
 
 def _key(value: object) -> str:
-    """An id as a text; empty if it is none. A file may have 7 in one place and "7" in another."""
+    """Return an id as a text; empty if it is none. A file may have 7 in one place and "7" in another."""
     return str(value) if type(value) is int or (isinstance(value, str) and value) else ""
 
 
@@ -242,7 +242,7 @@ def _entry(one: LabelledBox, image_id: int, ids: dict[str, int]) -> dict[str, An
 
 
 def _beside(one: LabelledBox, attributes: dict[str, str]) -> dict[str, Any]:
-    """What an object has beside its label and box."""
+    """Return the fields of an object beside its label and box."""
     found: dict[str, Any] = {}
     if one.track:
         found["track_id"] = int(one.track) if re.fullmatch("0|[1-9][0-9]{0,17}", one.track) else one.track

@@ -88,7 +88,7 @@ def _read_file(reading: Reading, path: Path) -> None:
 
 
 def _rows(reading: Reading, lines: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The lines of a reader of CSV that hold something, with their numbers."""
+    """Yield the lines of a reader of CSV that hold something, with their numbers."""
     while True:
         number = lines.line_num + 1
         try:
@@ -103,7 +103,7 @@ def _rows(reading: Reading, lines: Any, path: Path) -> Iterator[tuple[int, list[
 
 
 def _columns(heading: list[str]) -> dict[str, int] | None:
-    """Places of the columns by their meaning; None if these are no names of ours."""
+    """Return places of the columns by their meaning; None if these are no names of ours."""
 
     def place(names: tuple[str, ...]) -> int | None:
         return next((heading.index(name) for name in names if name in heading), None)

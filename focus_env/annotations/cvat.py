@@ -27,7 +27,7 @@ from focus_env.text_files import finite_number
 
 ADVICE = "pass CVAT's annotations.xml, or the folder that holds it"
 FLAT = ("points", "tag", "skeleton", "cuboid")
-"""What has no box."""
+"""Shapes without a box."""
 CORNERS = ("xtl", "ytl", "xbr", "ybr")
 
 
@@ -83,7 +83,7 @@ def _read_tracks(reading: Reading, path: Path, top: Element) -> None:
 
 
 def _frame_name(reading: Reading, path: Path, frame: str) -> str:
-    """The name of the picture of a frame of a video."""
+    """Return the name of the picture of a frame of a video."""
     stem = f"frame_{int(frame):06d}" if frame.isascii() and frame.isdigit() and len(frame) < 12 else f"frame_{frame}"
     for ending in (".PNG", *ENDINGS, *(ending.upper() for ending in ENDINGS)):
         near = reading.lookup.near(path.parent, "default")
@@ -110,7 +110,7 @@ def _read_shape(reading: Reading, draft: Draft, shape: Element, label: str | Non
 
 
 def _box(shape: Element) -> Numbers:
-    """The corners of the box around a shape."""
+    """Return the corners of the box around a shape."""
 
     def number(name: str) -> float | None:
         return finite_number(shape.attributes.get(name, ""))

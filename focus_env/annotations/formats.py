@@ -1,4 +1,4 @@
-"""What a format is: how it is read and written, and what it has a place for."""
+"""Formats of annotations: the functions that read and write one, and the facts that it has a place for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from focus_env.annotations.records import LabelledPicture, Part
 
 @dataclass(frozen=True, kw_only=True)
 class Writing:
-    """What a format is to write.
+    """Pictures and options for the writer of a format.
 
     Attributes:
         pictures: All pictures; their names are relative and stay below a folder, and no two are the same.

@@ -43,7 +43,7 @@ def is_label_studio(data: object) -> bool:
 
 
 def _short(task: Mapping[str, Any]) -> list[Any]:
-    """The regions of a task of JSON-MIN."""
+    """Return the regions of a task of JSON-MIN."""
     return [
         region
         for value in task.values()
@@ -110,7 +110,7 @@ def _address(data: Mapping[str, Any]) -> str | None:
 
 
 def _name(reading: Reading, address: str, near: list[Path], where: str) -> str:
-    """The name of the picture at an address, as it lies on this disk."""
+    """Return the name of the picture at an address, as it lies on this disk."""
     parts = urlsplit(address) if "://" in address or address.startswith("/data/") else None
     if parts is None:
         return address
@@ -123,7 +123,7 @@ def _name(reading: Reading, address: str, near: list[Path], where: str) -> str:
 
 
 def _chosen(reading: Reading, task: Mapping[str, Any], where: str) -> Iterator[tuple[Any, Any]]:
-    """The regions that count, each with the score of its prediction."""
+    """Yield the regions that count, each with the score of its prediction."""
     found = [one for one in task.get("annotations") or task.get("completions") or () if isinstance(one, dict)]
     given = [one for one in found if not one.get("was_cancelled")]
     given.sort(key=lambda one: not one.get("ground_truth"))
@@ -139,7 +139,7 @@ def _chosen(reading: Reading, task: Mapping[str, Any], where: str) -> Iterator[t
 
 
 def _long(region: Mapping[str, Any]) -> dict[str, Any]:
-    """A region of JSON-MIN as others are."""
+    """Return a region of JSON-MIN as others are."""
     kind = next(f"{kind}labels" for kind in REGIONS if f"{kind}labels" in region)
     sizes = {name: region.get(name) for name in ("original_width", "original_height")}
     return {**sizes, "type": kind, "value": region}
@@ -191,7 +191,7 @@ def _read_region(
 
 
 def _box(value: Mapping[str, Any], shape: str, image_wh: tuple[int, int]) -> Numbers:
-    """The corners of the box around a region, in pixels."""
+    """Return the corners of the box around a region, in pixels."""
     scale_x, scale_y = image_wh[0] / 100, image_wh[1] / 100
 
     def numbers(*names: str) -> list[float]:

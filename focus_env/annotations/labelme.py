@@ -100,7 +100,7 @@ def _read_shape(reading: Reading, draft: Draft, shape: Mapping[str, Any], where:
 
 
 def _box(points: object, kind: str) -> Numbers:
-    """The corners of the box around a shape."""
+    """Return the corners of the box around a shape."""
     pairs = points if isinstance(points, list) else []
     flat = [
         None if isinstance(value, str) else finite_number(value)

@@ -1,4 +1,4 @@
-"""Where the pictures are that annotations name: below one folder, whatever the names say."""
+"""Find the pictures that annotations name: below one folder, whatever the names say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reader of a format fills: pictures, their boxes, and what is wrong with any of them.
+"""The result that a reader of a format fills: pictures, their boxes, and the faults of any of them.
 
 A format says what stands in its files. What a box, a label or the name of a picture may be is decided here, once for
 all formats:
@@ -137,7 +137,7 @@ class Draft:
         self.objects.append(one)
 
     def _placed(self, numbers: Numbers, in_any_order: bool, in_pixels: bool, where: str) -> Box | None:
-        """The box in the picture as it is seen; None, and a fault, where nothing can be used."""
+        """Return the box in the picture as it is seen; None, and a fault, where nothing can be used."""
         reading = self._reading
         found = [number for number in numbers if number is not None and math.isfinite(number)]
         if len(found) != 4 or len(numbers) != 4:
@@ -306,7 +306,7 @@ class Reading:
         return draft
 
     def _new(self, name: str, path: Path | None, stated: tuple[int, int] | None, where: str) -> Draft:
-        """A picture that was not read before; its size is that of its file."""
+        """Return a picture that was not read before; its size is that of its file."""
         try:
             found = None if path is None else picture_wh(path)
             reason = "pictures_missing"

@@ -81,7 +81,7 @@ class Remark(NamedTuple):
 
 @dataclass(frozen=True)
 class Annotations:
-    """What was read.
+    """Annotations as they were read.
 
     Attributes:
         pictures: In the order of the files.

@@ -101,7 +101,7 @@ def _xml_kind(path: Path, root: Path) -> str:
 
 
 def _kinds_in(root: Path) -> Iterator[str]:
-    """The formats of a folder, the surest first."""
+    """Yield the formats of a folder, the surest first."""
     if any((root / name).is_file() for name in ("data.yaml", "data.yml", "dataset.yaml", *yolo.NAME_FILES[1:3])):
         yield "yolo"
     for ending in (".xml", ".json"):

@@ -58,7 +58,7 @@ def read(reading: Reading) -> None:
 
 
 def _splits(reading: Reading) -> dict[str, str]:
-    """Splits by the names of files without ending, as ImageSets has them."""
+    """Return splits by the names of files without ending, as ImageSets has them."""
     found: dict[str, str] = {}
     for path in walk(reading.path / "ImageSets", (".txt",)):
         if not (split := split_named(path.stem)) or path.stem.lower() not in ("train", "val", "valid", "test"):

@@ -39,7 +39,7 @@ _CLASS = re.compile(r"[0-9]{1,6}(?:\.0*)?")
 
 @dataclass
 class _Description:
-    """What data.yaml says."""
+    """The contents of data.yaml."""
 
     names: list[str] = field(default_factory=list)
     folders: list[tuple[str, str]] = field(default_factory=list)
@@ -76,7 +76,7 @@ def read(reading: Reading) -> None:
 
 
 def _label_files(base: Path, name: Path) -> list[Path]:
-    """Where the labels of a picture may lie, the likeliest first."""
+    """Return the places where the labels of a picture may lie, the likeliest first."""
     parts = list(name.with_suffix(".txt").parts)
     found = []
     if "images" in parts[:-1]:
@@ -131,7 +131,7 @@ def _load_yaml(reading: Reading, path: Path) -> Mapping[Any, Any] | None:
 
 
 def _names(reading: Reading, path: Path, given: object) -> list[str]:
-    """Labels by class; names that two classes have are told apart by the number."""
+    """Return labels by class; names that two classes have are told apart by the number."""
     if isinstance(given, dict):
         numbers = [int(key) for key in given if type(key) is int or (isinstance(key, str) and key.isdecimal())]
         texts = [
@@ -152,7 +152,7 @@ def _names(reading: Reading, path: Path, given: object) -> list[str]:
 
 
 def _listed(reading: Reading, base: Path, described: _Description) -> dict[Any, Any]:
-    """By split, the pictures that lists name; and these lists."""
+    """Return the pictures that lists name, by split; and these lists."""
     found: dict[Any, Any] = {"files": set()}
     for place, split in described.folders:
         path = base / place
@@ -211,7 +211,7 @@ def _read_line(reading: Reading, line: str, draft: Draft, described: _Descriptio
 
 
 def _corners(values: Sequence[float | None]) -> Numbers:
-    """The corners of the box around what a line says, in shares."""
+    """Return the corners of the box around what a line says, in shares."""
     known = [value for value in values if value is not None]
     if len(known) < len(values) or len(known) % 2 or len(known) < 4:
         return [None] * 4
@@ -247,7 +247,7 @@ def write(job: Writing) -> None:
 
 
 def _below(picture: LabelledPicture) -> tuple[str, ...]:
-    """The parts of a picture's name below the folder of pictures, with which it may begin."""
+    """Return the parts of a picture's name below the folder of pictures, with which it may begin."""
     parts = PurePosixPath(picture.name).parts
     return parts[1:] if parts[0] == "images" and len(parts) > 1 else parts
 

@@ -136,7 +136,7 @@ def check_pixels(min_pixels: int | None, max_pixels: int | None) -> None:
 def _load_joint(
     weights: Mapping[str, float], root: Root | None, request: DatasetRequest, options: Mapping[str, Any]
 ) -> EpisodeDataset:
-    """Several data sets, each from its own folder."""
+    """Return several data sets, each from its own folder."""
     entries = {name: entries_of(name)[0] for name in weights}
     known = sorted({option for entry in entries.values() for option in entry.options})
     _check_options(",".join(weights), options, known)

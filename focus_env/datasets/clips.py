@@ -1,4 +1,4 @@
-"""Which pictures belong together: frames of one clip, and pictures that look alike, are never in two splits.
+"""Keep pictures that belong together in one split: frames of one clip, and pictures that look alike.
 
 The clip of a picture is, the first of these that is there:
 
@@ -91,7 +91,7 @@ def named_clip(name: str) -> str:
 
 
 def _joined(names: Sequence[str], pairs: Sequence[tuple[int, int]]) -> list[str]:
-    """The clips, those of two pictures of a pair made one, which has the name of the first of them in the alphabet."""
+    """Return the clips, those of two pictures of a pair made one, with the first of their names in the alphabet."""
     parent = {name: name for name in names}
 
     def top(name: str) -> str:
@@ -107,7 +107,7 @@ def _joined(names: Sequence[str], pairs: Sequence[tuple[int, int]]) -> list[str]
 
 
 def _alike(pictures: Sequence[LabelledPicture]) -> list[tuple[int, int]]:
-    """Pairs of pictures that look alike; those that cannot be decoded look like none."""
+    """Return pairs of pictures that look alike; those that cannot be decoded look like none."""
     found = [_thumbnail(picture) for picture in pictures]
     places = [place for place, thumbnail in enumerate(found) if thumbnail is not None]
     if len(places) < 2:
@@ -138,7 +138,7 @@ def _thumbnail(picture: LabelledPicture) -> npt.NDArray[np.float32] | None:
 
 @functools.lru_cache(maxsize=2**17)
 def _decoded(path: Path, changed: int, image_wh: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """A thumbnail, kept for the other splits of the same pictures."""
+    """Return a thumbnail, kept for the other splits of the same pictures."""
     pixels = decode(path, file_wh=image_wh, image_wh=THUMBNAIL_WH, name=str(path))
     return pixels.astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""What a data set holds, in figures and in a picture."""
+"""Describe a data set in figures and in a picture."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def picture_sheet(episodes: EpisodeDataset, *, num_shown: int = 8) -> ImageArray
 
 
 def spread_indices(num_episodes: int, num_chosen: int) -> list[int]:
-    """At most so many indices, evenly spaced, the first and the last among them.
+    """Return at most so many indices, evenly spaced, the first and the last among them.
 
     >>> spread_indices(9, 3), spread_indices(2, 3)
     ([0, 4, 8], [0, 1])

@@ -126,7 +126,7 @@ def read_tracks(
 def _chosen(
     pictures: Sequence[LabelledPicture], split: str, skipped: Counter[str]
 ) -> tuple[list[LabelledPicture], str]:
-    """The pictures of a split, and how they were split."""
+    """Return the pictures of a split, and how they were split."""
     told = {picture.split for picture in pictures} - {""}
     if split == "all":
         return list(pictures), "all pictures"
@@ -159,7 +159,7 @@ class _Teller:
         self.kind, self.attribute = kind, attribute
 
     def __call__(self, one: LabelledBox, clip: str) -> str:
-        """The identity; empty where nothing says it."""
+        """Return the identity; empty where nothing says it."""
         if self.kind == "label":
             return one.label
         if self.kind == "clip":
@@ -201,7 +201,7 @@ def _is_crowd(one: LabelledBox) -> bool:
 
 
 def _tracks(chosen: Sequence[LabelledPicture], tell: _Teller, skipped: Counter[str]) -> list[Track]:
-    """One track for each identity."""
+    """Return one track for each identity."""
     frames: dict[str, list[tuple[Frame, LabelledBox]]] = {}
     for picture in chosen:
         assert picture.path is not None, f"{picture.name} was read without its file"

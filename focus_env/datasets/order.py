@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 @functools.lru_cache(maxsize=16)
 def _shuffled_epoch(num_episodes: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """The order of one epoch; kept, since to shuffle a million episodes takes longer than to ask for a few."""
+    """Return the order of one epoch; kept, since to shuffle a million episodes takes longer than to ask for a few."""
     return np.random.default_rng([seed, epoch]).permutation(num_episodes)
 
 
 def shuffled_indices(start: int, count: int, *, num_episodes: int, seed: int) -> list[int]:
-    """Positions `start` to `start + count` of an endless run through the episodes, shuffled anew in each epoch.
+    """Return positions `start` to `start + count` of an endless run through the episodes, shuffled anew in each epoch.
 
     A pure function, so that a resumed run needs to know its position only.
 

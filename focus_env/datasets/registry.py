@@ -112,7 +112,7 @@ def _load_tracks(
 
 
 def _labelled_dataset(name: str, help: str) -> DatasetEntry:
-    """The entry of labelled pictures of one's own in a format."""
+    """Return the entry of labelled pictures of one's own in a format."""
     return DatasetEntry(
         name=name,
         help=f"pictures of your own: {help}",

@@ -44,7 +44,7 @@ MAX_BAD_SHOWN = 20
 
 
 def focus_frames(num_frames: int, shots: int) -> tuple[list[int], int]:
-    """Which frames the FOCUS paper takes from a track.
+    """Choose the frames that the FOCUS paper takes from a track.
 
     Args:
         num_frames: n, the annotated frames; at least `shots` + 1.
@@ -61,7 +61,7 @@ def focus_frames(num_frames: int, shots: int) -> tuple[list[int], int]:
 
 
 def iploc_frames(num_frames: int, shots: int) -> tuple[list[int], int]:
-    """Which frames IPLoc takes; arguments and result as for `focus_frames`.
+    """Choose the frames that IPLoc takes; arguments and result as for `focus_frames`.
 
     >>> iploc_frames(9, 4)
     ([0, 2, 4, 6], 8)
@@ -160,7 +160,7 @@ class TrackEpisodes:
         return self.with_shots(index, self._shots)
 
     def with_shots(self, index: int, shots: int) -> Episode:
-        """The episode of an index with fewer supports: those that focus or iploc take then, of random ones the first.
+        """Return the episode of an index with fewer supports: those of focus or iploc then, or the first random ones.
 
         Raises:
             IndexError: If there is no such episode.
@@ -189,7 +189,7 @@ class TrackEpisodes:
         )
 
     def _find_usable(self, on_bad: BadPolicy) -> list[int]:
-        """Positions of the tracks that give episodes, in their order; counts what is left out."""
+        """Return positions of the tracks that give episodes, in their order; counts what is left out."""
         usable: list[int] = []
         longest: dict[str, tuple[int, int]] = {}  # by video: number of frames, and position
         for position in range(len(self._tracks)):
@@ -234,7 +234,7 @@ class TrackEpisodes:
         self._skipped[reason] = self._skipped.get(reason, 0) + 1
 
     def _clean_or_boxed(self, track: Track) -> list[int]:
-        """Positions that may be a support: with a box, and unless it is kept, without a note."""
+        """Return positions that may be a support: with a box, and unless it is kept, without a note."""
         return [
             position
             for position, box in enumerate(track.boxes)
@@ -242,7 +242,7 @@ class TrackEpisodes:
         ]
 
     def _counted(self, track: Track) -> list[int]:
-        """Positions among which focus and iploc count."""
+        """Return positions among which focus and iploc count."""
         everything = list(range(len(track.frames)))
         if self._absent == "nearest" or (self._absent == "keep" and self._protocol == "iploc"):
             return everything
@@ -255,7 +255,7 @@ class TrackEpisodes:
         return len(counted) > self._shots and len(servable) >= self._shots + (not has_absent_query)
 
     def _choose(self, track: Track, shots: int) -> tuple[list[int], int]:
-        """Supports and query of focus and iploc."""
+        """Return supports and query of focus and iploc."""
         counted, servable = self._counted(track), self._clean_or_boxed(track)
         choose = focus_frames if self._protocol == "focus" else iploc_frames
         chosen, last = choose(len(counted), shots)
@@ -268,24 +268,24 @@ class TrackEpisodes:
         return sorted(moved[1:]), moved[0]
 
     def _queries(self, track: Track) -> list[int]:
-        """Positions that may be the query of a random episode: enough supports remain at their distance."""
+        """Return positions that may be the query of a random episode: enough supports remain at their distance."""
         boxed = self._clean_or_boxed(track)
         away = [p for p, box in enumerate(track.boxes) if box is None] if self._absent == "keep" else []
         return [query for query in sorted([*boxed, *away]) if sum(self._ways(*self._sides(boxed, query)))]
 
     def _sides(self, boxed: list[int], query: int) -> tuple[list[int], list[int]]:
-        """Positions with a box, before and after the query, that are far enough from it."""
+        """Return positions with a box, before and after the query, that are far enough from it."""
         rank = bisect.bisect_left(boxed, query)
         is_boxed = rank < len(boxed) and boxed[rank] == query
         return boxed[: max(0, rank - self._min_gap + 1)], boxed[rank + self._min_gap - (not is_boxed) :]
 
     def _ways(self, before: list[int], after: list[int]) -> list[int]:
-        """In how many ways 0, 1, … k supports can lie before the query, and the others after it."""
+        """Count the ways in which 0, 1, … k supports can lie before the query, and the others after it."""
         gap, k = self._min_gap, self._shots
         return [num_spaced(len(before), first, gap) * num_spaced(len(after), k - first, gap) for first in range(k + 1)]
 
     def _draw(self, track: Track, index: int) -> tuple[list[int], int]:
-        """Supports and query of a random episode."""
+        """Return supports and query of a random episode."""
         queries = self._queries(track)
         rng = np.random.default_rng((self._seed, index))
         query = queries[int(rng.integers(len(queries)))]
@@ -297,7 +297,7 @@ class TrackEpisodes:
 
 
 def num_spaced(num_items: int, num_chosen: int, gap: int) -> int:
-    """In how many ways one can choose from a row so that any two are at least `gap` apart.
+    """Count the ways to choose from a row so that any two are at least `gap` apart.
 
     >>> num_spaced(5, 2, 1), num_spaced(5, 2, 3), num_spaced(0, 0, 3)
     (10, 3, 1)
@@ -308,7 +308,7 @@ def num_spaced(num_items: int, num_chosen: int, gap: int) -> int:
 
 
 def _spaced(rng: np.random.Generator, items: list[int], num_chosen: int, gap: int) -> list[int]:
-    """One of those choices, each as likely: a choice from a shorter row, spread."""
+    """Return one of those choices, each as likely: a choice from a shorter row, spread."""
     if num_chosen == 0:
         return []
     spread = gap - 1

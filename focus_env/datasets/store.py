@@ -109,7 +109,7 @@ class StoredPicture:
     changed: int
 
     def read(self) -> bytes:
-        """The bytes of its file.
+        """Return the bytes of its file.
 
         Raises:
             DatasetError: If they cannot be read.
@@ -134,7 +134,7 @@ class StoredPicture:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """A store's manifest.
+    """Return a store's manifest.
 
     Raises:
         DatasetError: If there is none, or it is of another version.
@@ -189,7 +189,7 @@ def sha256(path: Path) -> str:
 
 
 def _read_row(path: Path, row: int, columns: tuple[str, ...]) -> dict[str, Any]:
-    """A row of a table, whose row groups but for the last are of one size."""
+    """Return a row of a table, whose row groups but for the last are of one size."""
     changed = _changed(path, row)
     try:
         group, position = divmod(row, _open(path, changed).metadata.row_group(0).num_rows)
@@ -202,7 +202,7 @@ def _read_row(path: Path, row: int, columns: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _changed(path: Path, row: int) -> int:
-    """When a table was written."""
+    """Return the time at which a table was written."""
     try:
         status = path.stat()
         require_regular(status, path)
@@ -213,7 +213,7 @@ def _changed(path: Path, row: int) -> int:
 
 @functools.lru_cache(maxsize=8)
 def _read_group(path: Path, changed: int, group: int, columns: tuple[str, ...]) -> pa.Table:
-    """A row group of a file as it was at a time; the last few are kept."""
+    """Return a row group of a file as it was at a time; the last few are kept."""
     table = _open(path, changed).read_row_group(group, columns=list(columns))
     if missing := sorted(set(columns) - set(table.column_names)):
         raise DatasetError(f"{path}: expected the column {missing[0]!r}, found none; {COPY_ADVICE}")

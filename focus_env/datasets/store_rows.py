@@ -43,7 +43,7 @@ ADVICE = "write the store again from its data set, or correct the row"
 def episode_of(
     row: Mapping[str, Any], *, where: str, make_frame: Callable[[str, tuple[int, int], int], Frame]
 ) -> Episode:
-    """The episode of a row, whose values are checked.
+    """Return the episode of a row, whose values are checked.
 
     Args:
         row: A row of `EPISODES`, as Python has it.

@@ -35,7 +35,7 @@ MAX_SHARD_BYTES = 256 * 2**20
 
 
 class Outcome(NamedTuple):
-    """What `write_store` did: shards in all, and how many of them it found written."""
+    """The result of `write_store`: shards in all, and how many of them it found written."""
 
     num_shards: int
     num_found: int
@@ -168,12 +168,12 @@ def _check_boxes(episode: Episode) -> None:
 
 
 def _text(name: str) -> str:
-    """A name as a store can have it: names of files may hold bytes that are no text."""
+    """Return a name as a store can have it: names of files may hold bytes that are no text."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _encode(frame: Frame, *, embeds: bool) -> dict[str, Any]:
-    """A row of the frames table. The picture is decoded once, which finds one that is damaged."""
+    """Return a row of the frames table. The picture is decoded once, which finds one that is damaged."""
     pixels = frame.image()
     if not embeds:
         if not isinstance(frame.source, Path) or frame.file_wh is not None:
@@ -204,7 +204,7 @@ def _content(path: Path) -> bytes:
 
 
 def _start_manifest(folder: Path, description: Mapping[str, Any], skipped: Mapping[str, int]) -> dict[str, Any]:
-    """The manifest of a store that was begun, or of a new one in an empty folder."""
+    """Return the manifest of a store that was begun, or of a new one in an empty folder."""
     manifest: dict[str, Any]
     if not (folder / MANIFEST_FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)

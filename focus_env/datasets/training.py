@@ -1,4 +1,4 @@
-"""Which part of a data set a training is shown: a bounded pool of episodes, and supports in a number that varies."""
+"""Choose the part of a data set that a training sees: a bounded pool of episodes, and a varying number of supports."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class FirstEpisodes:
 
     @property
     def skipped(self) -> Mapping[str, int]:
-        """What the data set left out, by reason."""
+        """Counts of all that the data set left out, by reason."""
         return getattr(self._episodes, "skipped", {})
 
     def __len__(self) -> int:
@@ -111,7 +111,7 @@ class DrawnShots:
 
     @property
     def skipped(self) -> Mapping[str, int]:
-        """What the data set left out, by reason."""
+        """Counts of all that the data set left out, by reason."""
         return getattr(self._episodes, "skipped", {})
 
     def __len__(self) -> int:
@@ -125,5 +125,5 @@ class DrawnShots:
         return with_shots(self._episodes, index, shots)
 
     def shots_at(self, step: int) -> int:
-        """How many supports a step shows: a pure function of the seed and the step."""
+        """Return the number of supports that a step shows: a pure function of the seed and the step."""
         return self._choices[int(np.random.default_rng((self._seed, step)).integers(len(self._choices)))]

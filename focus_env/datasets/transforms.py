@@ -114,7 +114,7 @@ class JointEpisodes:
 
 
 def _slot_counts(weights: Mapping[str, float]) -> dict[str, int]:
-    """How many slots of a block each data set gets: in proportion, the largest remainders first."""
+    """Count the slots of a block that each data set gets: in proportion, the largest remainders first."""
     total = sum(weights.values())
     shares = {name: NUM_SLOTS * weight / total for name, weight in weights.items()}
     counts = {name: math.floor(share) for name, share in shares.items()}
@@ -131,7 +131,7 @@ def _slot_counts(weights: Mapping[str, float]) -> dict[str, int]:
 
 @functools.lru_cache(maxsize=8)
 def _slots(counts: tuple[int, ...], seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """[NUM_SLOTS] which part each slot of a block belongs to, and which of that part's slots it is."""
+    """Return [NUM_SLOTS] which part each slot of a block belongs to, and which of that part's slots it is."""
     owners = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     ranks = np.empty_like(owners)
     for part, count in enumerate(counts):
@@ -193,7 +193,7 @@ class ResizedPictures(abc.ABC):
 
     @property
     def skipped(self) -> Mapping[str, int]:
-        """What the data set left out, by reason."""
+        """Counts of all that the data set left out, by reason."""
         return getattr(self._episodes, "skipped", {})
 
     @property
@@ -221,7 +221,7 @@ class ResizedPictures(abc.ABC):
         )
 
     def _scaled(self, box: Box, frame: Frame) -> Box:
-        """A box of a frame, in pixels of the frame as it is shown."""
+        """Return a box of a frame, in pixels of the frame as it is shown."""
         (width, height), (shown_width, shown_height) = frame.image_wh, self._shown(frame).image_wh
         x_scale, y_scale = shown_width / width, shown_height / height
         # The products can pass the border by a rounding.

@@ -1,4 +1,4 @@
-"""What a policy is asked: templates, which turn an observation into messages, and read the answers.
+"""Templates, which turn an observation into a prompt of messages, and read the answers.
 
     template = get_template("default")              by name, or a file or `module:NAME` of one's own
     messages = template.render(observation)

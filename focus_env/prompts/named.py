@@ -36,11 +36,11 @@ class IPLocTemplate(PromptTemplate):
     asks_by_category: bool = False
 
     def for_question(self, episode: Episode) -> IPLocTemplate:
-        """This template with the episode's category, if policies are asked by that; see `asks_by_category`."""
+        """Return this template with the episode's category, if policies are asked by that; see `asks_by_category`."""
         return replace(self, names="category").for_episode(episode) if self.asks_by_category else self
 
     def for_episode(self, episode: Episode) -> IPLocTemplate:
-        """This template with the name for an episode, the same for an episode in every process."""
+        """Return this template with the name for an episode, the same for an episode in every process."""
         draw = zlib.crc32(episode.episode_id.encode())
         is_pseudo = self.names == "pseudo" or (self.names == "both" and draw % 2 == 1)
         name = None if is_pseudo else episode.category

@@ -1,4 +1,4 @@
-"""Whether the right answers of a template are read back as they were written.
+"""Check that the right answers of a template are read back as they were written.
 
 A format may be sound in itself and still be read as another box: behind a label that may be any text, the numbers of
 `{label} {box}` begin wherever the label ends. So some answers are written and read when a template is made.
@@ -63,7 +63,7 @@ def misread(form: AnswerFormat, frame: CoordinateFrame, *, thinking: bool) -> st
 
 
 def _as_decoded(answer: str, form: AnswerFormat) -> Iterator[str]:
-    """An answer as it is written, and without the tokens that decoding leaves out."""
+    """Yield an answer as it is written, and without the tokens that decoding leaves out."""
     yield answer
     cut = answer
     for token in form.optional_tokens:
@@ -78,7 +78,7 @@ def _read(text: str, form: AnswerFormat, frame: CoordinateFrame, *, thinking: bo
 
 
 def _is_box(found: ParseResult, box: Box, form: AnswerFormat, frame: CoordinateFrame) -> bool:
-    """Whether what was read is a box, to half a unit; a side of less than a unit is written as one."""
+    """Return whether what was read is a box, to half a unit; a side of less than a unit is written as one."""
     if found.box is None or found.status is not ParseStatus.OK or not found.is_strict:
         return False
     meant, read = (box_to_frame(each, frame, image_wh=_WH, input_wh=_WH) for each in (box, found.box))
@@ -91,7 +91,7 @@ def _is_box(found: ParseResult, box: Box, form: AnswerFormat, frame: CoordinateF
 
 
 def _field_of_box(box: Box, form: AnswerFormat, frame: CoordinateFrame) -> str:
-    """The field by which a box is misread: that of boxes, if it is so in plain tags as well."""
+    """Return the field by which a box is misread: that of boxes, if it is so in plain tags as well."""
     plain = dataclasses.replace(
         form, answer=ANSWER_OPEN + "{box}" + ANSWER_CLOSE, rejected="", absent="", optional_tokens=()
     )

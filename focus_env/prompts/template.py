@@ -280,14 +280,14 @@ class PromptTemplate:
         )
 
     def _pictures(self, images: Sequence[ImagePart]) -> list[TextPart | ImagePart]:
-        """Images in a row, with the separator between them."""
+        """Draw images in a row, with the separator between them."""
         row: list[TextPart | ImagePart] = []
         for image in images:
             row += [TextPart(self.image_separator), image] if row and self.image_separator else [image]
         return row
 
     def _support_part(self, index: int, image: ImageArray, box: Box) -> TextPart:
-        """The text that belongs to a support image, with its box marked."""
+        """Return the text that belongs to a support image, with its box marked."""
         try:
             written = self.write_box(box, _wh(image))
         except ValueError as error:
@@ -310,7 +310,7 @@ class PromptTemplate:
 
 
 def read_observation(messages: Sequence[Message]) -> Observation:
-    """The observation that a template has put into messages, for policies that look at boxes rather than at words.
+    """Return the observation that a template has put into messages, for policies that look at boxes, not at words.
 
     Args:
         messages: As `PromptTemplate.render` gives them, also those of templates with several turns.
@@ -337,7 +337,7 @@ def read_observation(messages: Sequence[Message]) -> Observation:
 
 
 def _given(observation: Observation, key: str) -> Any:
-    """A part of an observation."""
+    """Return a part of an observation."""
     if not isinstance(observation, Mapping) or key not in observation:
         raise ValueError(f"observation: expected {', '.join(Observation.__annotations__)}, found no {key}")
     return observation[key]  # type: ignore[literal-required]

@@ -115,7 +115,7 @@ class AnswerBatch:
         return len(self.texts)
 
     def row(self, position: int) -> AnswerBatch:
-        """One of the answers, as a batch of one."""
+        """Return one of the answers, as a batch of one."""
         rows = slice(position, position + 1)
         return AnswerBatch(
             boxes=self.boxes[rows],
@@ -179,7 +179,7 @@ def _box_array(boxes: Sequence[tuple[float, ...] | None]) -> BoxArray:
 
 
 def _support_array(episodes: Sequence[Episode]) -> BoxArray:
-    """[N, K, 4] support boxes as shares, computed once for all answers to one episode."""
+    """Return [N, K, 4] support boxes as shares, computed once for all answers to one episode."""
     distinct = {id(episode): episode for episode in episodes}
     shares = {key: support_shares(episode) for key, episode in distinct.items()}
     num_supports = max(map(len, shares.values()), default=0)

@@ -36,7 +36,7 @@ class RandomReward:
             raise ValueError(f"random: expected a whole number from 0 to 4294967295 as a seed, got {self.seed}")
 
     def __call__(self, answers: AnswerBatch) -> npt.NDArray[np.float64]:
-        """[N] in [0, 1)."""
+        """Return [N] in [0, 1)."""
         episodes = {name: zlib.crc32(name.encode(errors="surrogatepass")) for name in set(answers.episode_ids)}
         keys = np.fromiter(
             (
@@ -51,7 +51,7 @@ class RandomReward:
 
 
 def _mix(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Numbers without a pattern, one for each key; arithmetic is modulo 2^64 (the finalizer of SplitMix64)."""
+    """Return numbers without a pattern, one for each key; arithmetic is modulo 2^64 (the finalizer of SplitMix64)."""
     # A checksum alone is linear: texts that differ in the same way would earn rewards that differ in the same way.
     keys = keys + np.uint64(0x9E3779B97F4A7C15)
     keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

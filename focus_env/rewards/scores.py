@@ -93,7 +93,7 @@ def score_answer(episode: Episode, parse: ParseResult) -> ScoredAnswer:
 
 
 def _scored(episode: Episode, parses: Sequence[ParseResult], batch: AnswerBatch) -> tuple[ScoredAnswer, ...]:
-    """What metrics need of each answer, from the values that the terms of the reward have used."""
+    """Return the values that metrics need of each answer, from those that the terms of the reward have used."""
     ious, are_whole = batch.ious.tolist(), batch.is_whole_image.tolist()
     are_copies: list[bool] = np.any(batch.copies_support, axis=1).tolist()
     return tuple(

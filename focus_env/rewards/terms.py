@@ -45,7 +45,7 @@ def iou_reward(answers: AnswerBatch) -> Values:
 
 
 def iou_squared_reward(answers: AnswerBatch) -> Values:
-    """The square of the IoU, in [0, 1]: between good boxes it tells more apart (Perception-R1's code)."""
+    """Return the square of the IoU, in [0, 1]: between good boxes it tells more apart (Perception-R1's code)."""
     values = iou_reward(answers)
     return values * values
 
@@ -61,7 +61,7 @@ class IoUAt:
             raise ValueError(f"iou_at: expected a threshold above 0 and up to 1, got {self.threshold}")
 
     def __call__(self, answers: AnswerBatch) -> Values:
-        """[N] in {0, 1}."""
+        """Return [N] in {0, 1}."""
         return (iou_reward(answers) >= self.threshold).astype(np.float64)
 
 
@@ -77,7 +77,7 @@ class Piecewise:
             raise ValueError(f"piecewise: expected 0 < low <= high <= 1, got {self.low} and {self.high}")
 
     def __call__(self, answers: AnswerBatch) -> Values:
-        """[N] in [0, 1]."""
+        """Return [N] in [0, 1]."""
         values = iou_reward(answers)
         return np.where(values >= self.high, 1.0, np.where(values < self.low, 0.0, values))
 
@@ -86,28 +86,28 @@ EARLY_STAGE, LATE_STAGE = Piecewise(0.5, 0.75), Piecewise(0.75, 0.9)
 
 
 def piecewise_reward(answers: AnswerBatch) -> Values:
-    """`Piecewise` with Vision-R1's two stages, in [0, 1]: (0.5, 0.75), and from half of the training on (0.75, 0.9)."""
+    """Score by `Piecewise` with Vision-R1's two stages, in [0, 1]: (0.5, 0.75), from half of it on (0.75, 0.9)."""
     stage = EARLY_STAGE if answers.progress < CURRICULUM_SWITCH else LATE_STAGE
     return stage(answers)
 
 
 def giou_reward(answers: AnswerBatch) -> Values:
-    """`overlap.giou` with the target, in [-1, 1]: boxes that do not touch it differ by how far they are."""
+    """Score by `overlap.giou` with the target, in [-1, 1]: boxes that do not touch it differ by their distance."""
     return _settle_absent(giou(answers.boxes, answers.target_boxes), answers)
 
 
 def diou_reward(answers: AnswerBatch) -> Values:
-    """`overlap.diou` with the target, in [-1, 1]: the centres count."""
+    """Score by `overlap.diou` with the target, in [-1, 1]: the centres count."""
     return _settle_absent(diou(answers.boxes, answers.target_boxes), answers)
 
 
 def ciou_reward(answers: AnswerBatch) -> Values:
-    """`overlap.ciou` with the target, in [-1.5, 1]: the centres and the shapes count."""
+    """Score by `overlap.ciou` with the target, in [-1.5, 1]: the centres and the shapes count."""
     return _settle_absent(ciou(answers.boxes, answers.target_boxes), answers)
 
 
 def l1_reward(answers: AnswerBatch) -> Values:
-    """1 - the mean distance of the four coordinates, as shares of the query's width and height; in [0, 1]."""
+    """Return 1 - the mean distance of the four coordinates, as shares of the query's width and height; in [0, 1]."""
     shares = np.abs(answers.boxes - answers.target_boxes)
     width, height = answers.image_wh[:, 0], answers.image_wh[:, 1]
     distance = ((shares[:, 0] + shares[:, 2]) / width + (shares[:, 1] + shares[:, 3]) / height) / 4
@@ -115,7 +115,7 @@ def l1_reward(answers: AnswerBatch) -> Values:
 
 
 def _settle_absent(values: Values, answers: AnswerBatch) -> Values:
-    """1 where an absent object is called absent; elsewhere a box that is nan has got the minimum already."""
+    """Return 1 where an absent object is called absent; elsewhere a box that is nan has got the minimum already."""
     return np.where(answers.says_absent & ~answers.is_present, 1.0, values)
 
 
@@ -123,12 +123,12 @@ def _settle_absent(values: Values, answers: AnswerBatch) -> Values:
 
 
 def format_reward(answers: AnswerBatch) -> Values:
-    """1 if the whole text has the answer format, else 0; whatever its numbers."""
+    """Return 1 if the whole text has the answer format, else 0; whatever its numbers."""
     return answers.is_strict.astype(np.float64)
 
 
 def format_soft_reward(answers: AnswerBatch) -> Values:
-    """1 for the format; else a quarter for each: the opening tag, the closing tag, one readable answer.
+    """Return 1 for the format; else a quarter for each: the opening tag, the closing tag, one readable answer.
 
     A box action has no text, and so no tags.
     """
@@ -151,7 +151,7 @@ class LengthReward:
             raise ValueError(f"length: expected a number of characters above 0, got {self.max_chars}")
 
     def __call__(self, answers: AnswerBatch) -> Values:
-        """[N] in [0, 1]."""
+        """Return [N] in [0, 1]."""
         lengths = np.array([0 if text is None else len(text) for text in answers.texts], dtype=np.float64)
         return np.clip(2 - lengths / self.max_chars, 0.0, 1.0)
 
@@ -160,18 +160,18 @@ class LengthReward:
 
 
 def present_reward(answers: AnswerBatch) -> Values:
-    """1 for a box if the object is there, and for saying that it is absent if it is; else 0."""
+    """Return 1 for a box if the object is there, and for saying that it is absent if it is; else 0."""
     return np.where(answers.is_present, answers.has_box, answers.says_absent).astype(np.float64)
 
 
 def whole_image_penalty(answers: AnswerBatch) -> Values:
-    """-1 for answering the whole image, see `overlap.covers_image`, unless the target is the whole image; else 0."""
+    """Return -1 for answering the whole image, see `overlap.covers_image`, unless that is the target; else 0."""
     is_right = covers_image(answers.target_boxes, answers.image_wh)
     return np.where(answers.is_whole_image & ~is_right, -1.0, 0.0)
 
 
 def copy_penalty(answers: AnswerBatch) -> Values:
-    """-1 for repeating a support box, see `overlap.repeats_support`, unless the target is at its place, too; else 0."""
+    """Return -1 for repeating a support box, see `overlap.repeats_support`, unless the target is there too; else 0."""
     is_still = repeats_support(answers.target_shares, answers.support_boxes)
     return np.where((answers.copies_support & ~is_still).any(axis=-1), -1.0, 0.0)
 

@@ -141,7 +141,7 @@ class WeightedReward:
 
 
 def _evaluate(name: str, term: RewardTerm, answers: AnswerBatch) -> Values:
-    """A term's values, if it keeps its contract."""
+    """Return a term's values, if it keeps its contract."""
     try:
         given = np.asarray(term(answers))
         if given.dtype.kind == "c":  # NumPy would drop the imaginary part with a warning
@@ -166,7 +166,7 @@ def _evaluate(name: str, term: RewardTerm, answers: AnswerBatch) -> Values:
 
 
 def _first_failure(term: RewardTerm, answers: AnswerBatch) -> int:
-    """Which answer a term raises for, by asking for each alone; the first if for none."""
+    """Find the answer that a term raises for, by asking for each alone; the first if it raises for none."""
     for position in range(len(answers)):
         try:
             term(answers.row(position))
@@ -176,7 +176,7 @@ def _first_failure(term: RewardTerm, answers: AnswerBatch) -> int:
 
 
 def _place(error: BaseException) -> str:
-    """Where in the term's own code it happened: other processes and the command line show no traceback."""
+    """Return the line of the term's own code that raised: other processes and the command line show no traceback."""
     frames = traceback.extract_tb(error.__traceback__)[1:]
     return f" ({frames[0].filename}, line {frames[0].lineno})" if frames else ""
 
@@ -193,7 +193,7 @@ def _describe(answers: AnswerBatch, position: int) -> str:
 
 
 def _split_weight(part: str) -> tuple[str, Any]:
-    """``name:weight``; a colon may belong to an import path."""
+    """Split ``name:weight``; a colon may belong to an import path."""
     head, colon, tail = part.rpartition(":")
     if colon and _is_number(tail):
         return head.strip(), tail
@@ -213,7 +213,7 @@ def _to_weight(name: str, weight: Any, *, is_penalty: bool) -> float:
 
 
 def _resolve(text: str) -> tuple[str, RewardTerm, bool]:
-    """The canonical name of a term, the term, and whether it is a penalty."""
+    """Return the canonical name of a term, the term, and whether it is a penalty."""
     if _IMPORT_PATH.fullmatch(text):
         return text, _import_term(text), False
     named = _NAMED.fullmatch(text)
@@ -234,7 +234,7 @@ def _resolve(text: str) -> tuple[str, RewardTerm, bool]:
 
 
 def _with_numbers(entry: RewardTermEntry, arguments: str, text: str) -> tuple[str, RewardTerm]:
-    """The canonical name of a term with numbers, and the term."""
+    """Return the canonical name of a term with numbers, and the term."""
     if entry.factory is None:
         raise ValueError(f"{entry.name!r} takes no numbers, got {text!r}")
     numbers = [number.strip() for number in arguments.split(",")]

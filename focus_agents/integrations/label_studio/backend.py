@@ -1,4 +1,4 @@
-"""What Label Studio asks, and what is answered."""
+"""Answer the requests of Label Studio."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Support:
 
 @dataclass
 class _Project:
-    """What is known of a project.
+    """The state of a project.
 
     Attributes:
         tasks: Those with boxes that people have drawn, by id.
@@ -189,7 +189,7 @@ class Backend:
     def _labelled(
         self, project: _Project, layout: Layout, drawn: Sequence[Task]
     ) -> tuple[str, dict[str, list[_Support]], dict[str, set[str]]]:
-        """The version, the supports of each label, and which labels tasks have by id; `drawn` was not saved yet."""
+        """Return the version, the supports of each label, and tasks' labels by id; `drawn` was not saved yet."""
         with self._lock:
             tasks = [*project.tasks.values(), *drawn]
         pictures: tuple[LabelledPicture, ...] = ()
@@ -247,7 +247,7 @@ class Backend:
         return {"results": found, "model_version": version}
 
     def _make_looker(self, supports: Mapping[str, Sequence[_Support]], token: str) -> Looker | None:
-        """Who asks about objects; None: there is no support that can be read."""
+        """Make the looker that asks about objects; None: there is no support that can be read."""
         wanted = []
         for label, own in supports.items():
             pairs = []
@@ -263,7 +263,7 @@ class Backend:
         return Looker(wanted, *self._make_policy(wanted)) if wanted else None
 
     def _shown(self, task: Task, layout: Layout, token: str) -> Shown:
-        """The picture of a task."""
+        """Return the picture of a task."""
         name, data = f"task {task.get('id')}", task.get("data")
         try:
             return Shown(name, self.host.picture(data.get(layout.key) if isinstance(data, dict) else None, token))
@@ -272,7 +272,7 @@ class Backend:
             return Shown(name, None, fault=str(error))
 
     def _proposed(self, looked: Looked, layout: Layout, version: str, drawn: set[str]) -> Task:
-        """The prediction for a task, in which people have drawn boxes of some labels."""
+        """Return the prediction for a task, in which people have drawn boxes of some labels."""
         for answer in looked.answers:
             if answer.kind in ("unread", "failed"):
                 self.say(f"{looked.name}: no answer about {answer.label!r}: {answer.text}")
@@ -288,12 +288,12 @@ class Backend:
 
 
 def _short(*parts: object) -> str:
-    """A short text that is another for other parts."""
+    """Return a short text that is another for other parts."""
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()[:10]
 
 
 def _tasks(request: Task, name: str) -> list[Task]:
-    """A list of objects of a request, or a single one."""
+    """Return a list of objects of a request, or a single one."""
     found = request.get(name)
     found = [found] if isinstance(found, dict) else found
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
@@ -302,7 +302,7 @@ def _tasks(request: Task, name: str) -> list[Task]:
 
 
 def _of(layout: Layout, annotation: Task) -> Task:
-    """An annotation with the regions of the picture alone."""
+    """Return an annotation with the regions of the picture alone."""
     result = annotation.get("result")
     own = [one for one in result if isinstance(one, dict)] if isinstance(result, list) else []
     return {**annotation, "result": [one for one in own if one.get("to_name", layout.picture) == layout.picture]}

@@ -101,7 +101,7 @@ class Host:
         return [task for task in found if isinstance(task, dict)]
 
     def _authorization(self, token: str) -> dict[str, str]:
-        """What says to the host who asks, with a token of either kind; nothing without one."""
+        """Return the header that tells the host who asks, with a token of either kind; empty without one."""
         if not token:
             return {}
         if token.count(".") != 2:
@@ -119,7 +119,7 @@ class Host:
         return {"Authorization": f"Bearer {access}"}
 
     def _get(self, path: str, token: str, limit: int) -> bytes:
-        """What the host has there."""
+        """Return the bytes that the host has there."""
         return self._fetch(path, self._authorization(self.token or token), limit)
 
     def _fetch(self, path: str, headers: dict[str, str], limit: int, body: bytes | None = None) -> bytes:
@@ -139,7 +139,7 @@ class Host:
 
 
 def _origin(url: str) -> str:
-    """The scheme, host and port of an address; empty of what is none."""
+    """Return the scheme, host and port of an address; empty of what is none."""
     try:
         parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}[parts.scheme]

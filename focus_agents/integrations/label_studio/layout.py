@@ -1,4 +1,4 @@
-"""What a project's configuration says of boxes: which control draws them, on which picture, with which labels."""
+"""Read a project's configuration: the control that draws boxes, the picture under it, and the labels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RefusedError(FocusError):
 
 @dataclass(frozen=True)
 class Layout:
-    """What a project's configuration says of boxes.
+    """The boxes in a project's configuration.
 
     Attributes:
         picture: The name of its picture.

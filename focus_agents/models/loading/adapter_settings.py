@@ -1,4 +1,4 @@
-"""What an adapter's `adapter_config.json` says: checked by field, since PEFT takes it as it is and stumbles later."""
+"""Check an adapter's `adapter_config.json` by field, since PEFT takes it as it is and stumbles later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be found wrong with a model before its weights are read or downloaded: all commands ask here alike."""
+"""Find faults of a model before its weights are read or downloaded: all commands ask here alike."""
 
 from __future__ import annotations
 
@@ -129,14 +129,14 @@ def _check_pictures(text: str, config: Any, processor: VLMProcessor) -> None:
 
 
 def _own_image_processors(config: Any) -> list[str]:
-    """The classes of image processors that transformers has for a model; [] where it names none."""
+    """Return the classes of image processors that transformers has for a model; [] where it names none."""
     known = IMAGE_PROCESSOR_MAPPING_NAMES.get(config.model_type)
     names = known.values() if isinstance(known, dict) else ()
     return sorted({name.removesuffix("Pil").removesuffix("Fast") for name in names if name})
 
 
 def _picture_fault(config: Any, processor: VLMProcessor) -> str | None:
-    """Whether a small picture becomes what the vision tower takes; one that would be blown up is not processed."""
+    """Check that a small picture becomes what the vision tower takes; one that would be blown up is not processed."""
     family, image_processor = processor.family, processor.image_processor
     height, width = TEST_PICTURE
     wide, high = family.image_to_input_wh(image_processor)((width, height))

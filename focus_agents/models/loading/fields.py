@@ -1,4 +1,4 @@
-"""Whether the fields of `config.json` and `preprocessor_config.json` are what a model can be made of, by name.
+"""Check by name that the fields of `config.json` and `preprocessor_config.json` can make a model.
 
 The libraries take most of them as they are, and stumble over them once gigabytes are read, or in the first forward
 pass. Fields that are not named here are left to the libraries, and so is null.
@@ -17,7 +17,7 @@ from focus_agents.models.qwen import LEAST_IMAGE_TOKENS
 
 
 class Rule(NamedTuple):
-    """What a field may hold."""
+    """The values that a field may hold."""
 
     expected: str
     is_good: Callable[[Any], bool]
@@ -32,7 +32,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _all(value: Any, is_good: Callable[[Any], bool]) -> bool:
-    """Whether a value is good, or all of those in a list or by the names of sides, as sizes are written, too."""
+    """Return whether a value is good, or all of those in a list or by the names of sides, as sizes are written, too."""
     parts = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
     return len(parts) > 0 and all(map(is_good, parts))
 
@@ -183,7 +183,7 @@ def _heads_fault(config: Any, width: str, number: str) -> str | None:
 
 
 def _patches_fault(vision: Any) -> str | None:
-    """Of towers that take pictures of one size."""
+    """Check towers that take pictures of one size."""
     sides, patches = (_pair(getattr(vision, name, None)) for name in ("image_size", "patch_size"))
     if sides is not None and patches is not None and any(a < b for a, b in zip(sides, patches, strict=True)):
         return f"vision_config.patch_size: expected at most image_size, {list(sides)}, got {list(patches)}"
@@ -198,7 +198,7 @@ def _pair(value: Any) -> tuple[int, int] | None:
 
 
 def _positions_fault(text: Any) -> str | None:
-    """Of M-RoPE: time, row and column share the halves of a head's rotated numbers."""
+    """Check M-RoPE: time, row and column share the halves of a head's rotated numbers."""
     rope = getattr(text, "rope_parameters", None)
     if not isinstance(rope, dict):
         return None
@@ -223,7 +223,7 @@ def _positions_fault(text: Any) -> str | None:
 
 
 def _window_fault(config: Any, text: Any, vision: Any) -> str | None:
-    """Of towers whose layers look at windows, and of decoder layers that look back at a window."""
+    """Check towers whose layers look at windows, and decoder layers that look back at a window."""
     window, blocks = getattr(vision, "window_size", None), getattr(vision, "fullatt_block_indexes", None)
     if isinstance(window, int) and blocks is not None:
         token = vision.patch_size * vision.spatial_merge_size
@@ -238,7 +238,7 @@ def _window_fault(config: Any, text: Any, vision: Any) -> str | None:
 
 
 def _layers_fault(config: Any, text: Any, vision: Any) -> str | None:
-    """Of lists of a tower's layers, and of the layer whose output is the picture."""
+    """Check the lists of a tower's layers, and the layer whose output is the picture."""
     depth = getattr(vision, "depth", None) or getattr(vision, "num_hidden_layers", None)
     if not isinstance(depth, int):
         return None
@@ -258,7 +258,7 @@ def _layers_fault(config: Any, text: Any, vision: Any) -> str | None:
 
 
 def _experts_fault(config: Any, text: Any, vision: Any) -> str | None:
-    """Of mixtures of experts."""
+    """Check mixtures of experts."""
     experts, chosen = getattr(text, "num_experts", None), getattr(text, "num_experts_per_tok", None)
     if isinstance(experts, int) and experts and isinstance(chosen, int) and not 1 <= chosen <= experts:
         return f"text_config.num_experts_per_tok: expected 1 to num_experts, {experts}, got {chosen}"
@@ -266,7 +266,7 @@ def _experts_fault(config: Any, text: Any, vision: Any) -> str | None:
 
 
 def _tokens_fault(config: Any, text: Any, vision: Any) -> str | None:
-    """Of pictures whose patches are joined to a square of tokens, and of the tower's outputs that are taken."""
+    """Check pictures whose patches are joined to a square of tokens, and the tower's outputs that are taken."""
     tokens = getattr(config, "mm_tokens_per_image", None)
     if isinstance(tokens, int):
         side, patches = math.isqrt(tokens), vision.image_size // vision.patch_size
@@ -281,7 +281,7 @@ def _tokens_fault(config: Any, text: Any, vision: Any) -> str | None:
 
 
 _PUBLISHED_SECTIONS = {"qwen2_vl_text": (16, 24, 24), "qwen2_5_vl_text": (16, 24, 24)}
-"""What transformers takes for an `mrope_section` where `rope_parameters` have none."""
+"""The `mrope_section` of transformers where `rope_parameters` have none."""
 _CROSS_CHECKS = (_window_fault, _layers_fault, _experts_fault, _tokens_fault)
 _FEATURES = {"internvl": "default", "llava_onevision": "full"}
-"""Which of a tower's outputs a model takes: the only choice whose number is that of a picture's tokens."""
+"""The choice among a tower's outputs: the only one whose number is that of a picture's tokens."""

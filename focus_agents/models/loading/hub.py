@@ -119,7 +119,7 @@ def _find_on_hub(name: str, revision: str | None, endpoint: str, is_offline: boo
 
 
 def _find_in_cache(name: str, revision: str | None) -> HubModel:
-    """What was downloaded before, in the layout of the hub's cache; a file that was cut off is no file there."""
+    """Find files that were downloaded before, in the layout of the hub's cache; one that was cut off does not count."""
     cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
     branch = cache / "refs" / (revision or "main")
     commit = branch.read_text().strip() if branch.is_file() else revision
@@ -131,7 +131,7 @@ def _find_in_cache(name: str, revision: str | None) -> HubModel:
 
 
 def _reason(name: str, revision: str | None, error: Exception) -> str:
-    """Why the hub does not give a model, and what to do."""
+    """Say why the hub does not give a model, and what to do."""
     code = getattr(getattr(error, "response", None), "status_code", None)
     page = f"{constants.ENDPOINT}/{name}"
     token = "log in by `hf auth login`, or set HF_TOKEN to a token that may read it"

@@ -1,4 +1,4 @@
-"""What went wrong between this machine and the hub, each kind in a line of its own: what happened, and what to do.
+"""Explain faults between this machine and the hub, each kind in a line of its own: what happened, and what to do.
 
 Kinds are told by status codes, and by the names of the exceptions' classes, since the hub's library has changed its
 HTTP client before.
@@ -40,7 +40,7 @@ _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 @dataclass(frozen=True, slots=True)
 class HubFault:
-    """What went wrong.
+    """A fault between this machine and the hub.
 
     Attributes:
         what: What the hub did, behind "the hub", in one line.
@@ -90,7 +90,7 @@ def hub_fault(error: BaseException) -> HubFault:
 
 
 def _answered(error: BaseException, code: int, headers: Mapping[str, str]) -> HubFault:
-    """What a status code means."""
+    """Return the fault that a status code means."""
     told = one_line(getattr(error, "server_message", None) or headers.get("X-Error-Message") or "")
     said = f"{code}: {told}" if told else f"{code}"
     wait = headers.get("Retry-After", "")

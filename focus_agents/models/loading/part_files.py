@@ -1,4 +1,4 @@
-"""Whether the small files beside a model's weights can be read; a library's own message would not name them."""
+"""Check that the small files beside a model's weights can be read; a library's own message would not name them."""
 
 from __future__ import annotations
 
@@ -159,13 +159,13 @@ def _check_tokenizer_files(files: ModelFiles, folder: str) -> None:
 
 
 def _starts_as_object(file: Path) -> bool:
-    """Whether a file may hold a JSON object; of a vocabulary's megabytes the library alone reads all."""
+    """Return whether a file may hold a JSON object; of a vocabulary's megabytes the library alone reads all."""
     with file.open("rb") as stream:
         return stream.read(256).lstrip().startswith(b"{")
 
 
 def _vocabulary_fault(files: ModelFiles, folder: str) -> str | None:
-    """What the library says of a tokenizer's one file; None: it can read it."""
+    """Return the library's complaint about a tokenizer's one file; None: it can read it."""
     name = _in(folder, _VOCABULARIES[0])
     if not files.has(name):
         return None

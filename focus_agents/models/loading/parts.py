@@ -1,4 +1,4 @@
-"""What belongs to a model beside its weights: its configuration, family, tokenizer and image processor."""
+"""Load the parts of a model beside its weights: its configuration, family, tokenizer and image processor."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TEMPLATE_FILES = (TEMPLATE_TEXT, "chat_template.json")
 
 
 def load_config(name_or_path: str | Path) -> Any:
-    """The configuration of a model, without its weights.
+    """Return the configuration of a model, without its weights.
 
     Args:
         name_or_path: As for `load_model`.
@@ -88,7 +88,7 @@ def family_of_source(source: ModelSource) -> ModelFamily:
 
 
 def readable_source(name_or_path: str) -> ModelSource | None:
-    """The model, or None without a configuration: then nothing else can be loaded, and its loader will say so."""
+    """Return the model, or None without a configuration: then nothing else can be loaded, and its loader says so."""
     try:
         source = find_source(name_or_path)
         return source if _model_type(source) is not None else None
@@ -131,7 +131,7 @@ def load_processor(name_or_path: str | Path, *, max_image_tokens: int | None = N
 
 
 def _settings_of(source: ModelSource) -> dict[str, Any]:
-    """What a processor of transformers says of itself, without its parts, which have files of their own, or code."""
+    """Return a processor's own settings in transformers, without its parts, which have files of their own, or code."""
     files, folder = source.files_with(PROCESSOR_FILE)
     name = f"{folder}/{PROCESSOR_FILE}" if folder else PROCESSOR_FILE
     if not files.has(name):
@@ -204,7 +204,7 @@ def _check_patches(name_or_path: str, config: Any, image_processor: Any) -> None
 
 
 def _model_type(source: ModelSource) -> str | None:
-    """The `model_type` of a configuration, also of one that transformers has no class for; None: there is none."""
+    """Return a configuration's `model_type`, also of one that transformers has no class for; None: there is none."""
     if source.place in NEW_MODELS:
         return str(NEW_MODELS[source.place].MODEL_TYPE)
     if not source.files.has("config.json"):
@@ -214,7 +214,7 @@ def _model_type(source: ModelSource) -> str | None:
 
 
 def _end_of_generation(source: ModelSource, tokenizer: Any) -> str | None:
-    """The token at which the model's own generation ends; None: its settings name none."""
+    """Return the token at which the model's own generation ends; None: its settings name none."""
     if not source.files.has(GENERATION_FILE):
         return None
     found = source.files.read_json(GENERATION_FILE).get("eos_token_id")
@@ -225,7 +225,7 @@ def _end_of_generation(source: ModelSource, tokenizer: Any) -> str | None:
 
 
 def _read_template(files: ModelFiles, folder: str) -> str | None:
-    """The chat template of a file beside the tokenizer's; None: there is none."""
+    """Return the chat template of a file beside the tokenizer's; None: there is none."""
     for name in TEMPLATE_FILES:
         path = f"{folder}/{name}" if folder else name
         if not files.has(path):

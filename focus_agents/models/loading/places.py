@@ -1,4 +1,4 @@
-"""Where models lie: with the package, in a folder, or on the hub; and what is said where there is none."""
+"""Find models: with the package, in a folder, or on the hub; and explain where there is none."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ NEW_MODELS: Mapping[str, ModuleType] = {TINY: tiny, SMALL: small}
 """Built here, with weights that a seed makes."""
 
 POLICY_FILE = "focus.json"
-"""What a saved policy's folder says beside the model itself."""
+"""The file with which a saved policy's folder describes more than the model itself."""
 
 VISION_MODELS = (
     "a folder with its weights and the settings of its image processor, or a hub name (with HF_HUB_OFFLINE=1: one that "
     "was downloaded before)"
 )
-"""What messages say is expected where there is no model."""
+"""The words by which messages name what they expected where there is no model."""
 DEPTH = 3
 """So many folders down adapters are looked for."""
 
@@ -67,7 +67,7 @@ class ModelFiles:
         return sorted("" if str(folder) == "." else str(folder) for folder in found)
 
     def has(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Return whether there is such a file."""
         return (Path(self.place) / name).is_file() if self.hub is None else name in self.hub.files
 
     def path(self, name: str) -> Path:

@@ -21,7 +21,7 @@ PROMPTS_OF_NEW_MODELS: Mapping[str, dict[str, str]] = {
     TINY: {"template": "compact"},
     SMALL: {"template": "questions", "frame": "norm_100"},
 }
-"""What `POLICY_FILE` says of a saved one."""
+"""The prompt that `POLICY_FILE` records for a saved model."""
 
 
 def policy_file(name_or_path: str, source: ModelSource | None) -> Path | None:
@@ -71,7 +71,7 @@ def load_template(
     frame: CoordinateFrame | None = None,
     max_image_tokens: int | None = None,
 ) -> PromptTemplate:
-    """The prompt that a model was trained on, or another in the unit of coordinates that it was trained on.
+    """Return the prompt that a model was trained on, or another in the unit of coordinates that it was trained on.
 
     Args:
         name_or_path: As for `load_model`. A model that says nothing of its prompt, as those of the hub, is asked in

@@ -248,7 +248,7 @@ def _check_ranks(adapter: SavedAdapter, wrapped: Any, tensors: Mapping[str, torc
 
 
 def _biases(wrapped: Any, config: LoraConfig) -> set[str]:
-    """Names of the biases of the base that PEFT saves with an adapter, which has trained them."""
+    """Return names of the biases of the base that PEFT saves with an adapter, which has trained them."""
     if config.bias == "none":
         return set()
     saved = get_peft_model_state_dict(wrapped, adapter_name=ADAPTER, save_embedding_layers=False)
@@ -256,7 +256,7 @@ def _biases(wrapped: Any, config: LoraConfig) -> set[str]:
 
 
 def _names_of_today(model: Any, tensors: Iterable[str]) -> dict[str, str]:
-    """By name of a tensor in the file, the name that this release of transformers gives its module or parameter."""
+    """Return by name of a tensor in the file the name that this transformers release gives its module or parameter."""
     renamings = [entry for entry in get_model_conversion_mapping(model) if isinstance(entry, WeightRenaming)]
     known = {name for name, _ in (*model.named_modules(), *model.named_parameters())}
     found = {}
@@ -290,12 +290,12 @@ def _fit_targets(config: LoraConfig, model: Any, names: Mapping[str, str]) -> No
 
 
 def _module_of(name: str) -> str:
-    """The module that a tensor of an adapter belongs to."""
+    """Return the module that a tensor of an adapter belongs to."""
     return _LORA.sub("", name.removeprefix(PREFIX))
 
 
 def _heads(new: str, old: str) -> tuple[str, str]:
-    """The beginnings of two names, without what follows alike in both."""
+    """Return the beginnings of two names, without what follows alike in both."""
     news, olds = new.split("."), old.split(".")
     while len(olds) > 1 and news[-1] == olds[-1]:
         news.pop()
@@ -304,12 +304,12 @@ def _heads(new: str, old: str) -> tuple[str, str]:
 
 
 def _is_of_adapter(name: str) -> bool:
-    """Whether a parameter of the wrapped model is the adapter's own."""
+    """Return whether a parameter of the wrapped model is the adapter's own."""
     return f".{ADAPTER}" in name and any(part in name for part in ("lora_", "modules_to_save", "trainable_tokens"))
 
 
 def _first_line(error: Exception) -> str:
-    """What torch says of the first tensor that does not fit; it has a line for each."""
+    """Return torch's line about the first tensor that does not fit; it has a line for each."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next((line for line in lines if line.startswith("size mismatch")), lines[0] if lines else repr(error))
 

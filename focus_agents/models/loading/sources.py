@@ -1,4 +1,4 @@
-"""What a model's text names: whole weights, or an adapter and the base below it."""
+"""Read a model's text: whole weights, or an adapter and the base below it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SavedAdapter:
         return self.files.text
 
     def name_of(self, file: str) -> str:
-        """The path of one of its files below the place."""
+        """Return the path of one of its files below the place."""
         return f"{self.folder}/{file}" if self.folder else file
 
 
@@ -203,7 +203,7 @@ def load_files(
 
 
 def _adapter_folder(reference: ModelReference, files: ModelFiles) -> str | None:
-    """The folder of the adapter that is meant, below the place; None: there are whole weights."""
+    """Return the folder of the adapter that is meant, below the place; None: there are whole weights."""
     if reference.adapter is None and files.has(ADAPTER_CONFIG):
         return ""
     if reference.adapter is None and files.has("config.json"):
@@ -230,7 +230,7 @@ def _has_weights(files: ModelFiles) -> bool:
 
 
 def _find_base(adapter: SavedAdapter, base: str) -> tuple[str, ModelFiles]:
-    """The place and the files of the whole weights below an adapter."""
+    """Return the place and the files of the whole weights below an adapter."""
     reference = parse_reference(base)
     if reference.place in NEW_MODELS:
         raise CheckpointError(
@@ -250,7 +250,7 @@ def _find_base(adapter: SavedAdapter, base: str) -> tuple[str, ModelFiles]:
 
 
 def _base_of(adapter: SavedAdapter, reference: ModelReference) -> str:
-    """The text of the base: the one that the user names, or the adapter's own."""
+    """Return the text of the base: the one that the user names, or the adapter's own."""
     recorded, revision = adapter.settings.get("base_model_name_or_path"), adapter.settings.get("revision")
     if reference.base is not None:
         _check_named_base(adapter, reference.base, recorded)

@@ -1,4 +1,4 @@
-"""Whether the tensors in a model's files are those that its configuration describes, by their names and shapes.
+"""Check by names and shapes that the tensors in a model's files are those that its configuration describes.
 
 Of the files the headers alone are read. Transformers' own rules rename, join and split tensors that have no memory.
 """
@@ -68,7 +68,7 @@ def tensors_fault(stored: Mapping[str, StoredTensor], model: Any) -> str | None:
 
 @contextlib.contextmanager
 def _without_progress() -> Iterator[None]:
-    """No weights are loaded, so no bar says so."""
+    """Hide the progress bar, since no weights are loaded."""
     was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -107,7 +107,7 @@ def layers_fault(model: Any, unused: Collection[str]) -> str | None:
 
 
 def _beyond(model: Any, parts: Sequence[str]) -> tuple[str, int] | None:
-    """The path of a list of layers and the index that lies beyond its end; None: a name of no such layer."""
+    """Return the path of a list of layers and the index that lies beyond its end; None: a name of no such layer."""
     module = model
     for depth, part in enumerate(parts):
         if isinstance(module, torch.nn.ModuleList) and part.isdigit() and int(part) >= len(module):
@@ -119,7 +119,7 @@ def _beyond(model: Any, parts: Sequence[str]) -> tuple[str, int] | None:
 
 
 def _layers_field(config: Any, path: str, count: int) -> str:
-    """The field that says how many layers a list has, or the list's own name."""
+    """Return the field that says how many layers a list has, or the list's own name."""
     part = "vision_config" if "vis" in path else "text_config"
     for prefix, holder in ((f"{part}.", getattr(config, part, None)), ("", config)):
         for name in ("depth", "num_hidden_layers"):
@@ -131,7 +131,7 @@ def _layers_field(config: Any, path: str, count: int) -> str:
 def _sources(
     model: Any, mapping: Sequence[Any], stored: Mapping[str, StoredTensor], names: Collection[str], target: str
 ) -> dict[str, StoredTensor]:
-    """The tensors of the files that become one of a model's parameters."""
+    """Return the tensors of the files that become one of a model's parameters."""
     renamings = [rule for rule in mapping if isinstance(rule, WeightRenaming)]
     converters = [rule for rule in mapping if isinstance(rule, WeightConverter)]
     known = dict.fromkeys(names)

@@ -54,7 +54,7 @@ def template_fault(template: str, tokens: dict[str, Any], *, seconds: int = SECO
 
 @functools.lru_cache(maxsize=256)
 def _tried(task: str, seconds: int) -> str | None:
-    """What the process says of a task, or how it ended."""
+    """Return the process's word on a task, or how it ended."""
     command = [sys.executable, "-P", __file__, str(seconds)]
     try:
         done = subprocess.run(command, input=task.encode(), capture_output=True, timeout=WAIT_S, check=False)
@@ -134,7 +134,7 @@ def _try_template(task: dict[str, Any]) -> str | None:
 
 
 def _chats() -> list[tuple[list[dict[str, Any]], bool]]:
-    """Conversations as they will be asked, with whether the answer is to follow."""
+    """Return conversations as they will be asked, with whether the answer is to follow."""
     text, picture = {"type": "text", "text": "Where is it? It is at [1, 2, 30, 40]."}, {"type": "image"}
     question = {"role": "user", "content": [text, picture, text, picture, text, picture, text]}
     system, answer = {"role": "system", "content": [text]}, {"role": "assistant", "content": [text]}

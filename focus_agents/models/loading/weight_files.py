@@ -1,4 +1,4 @@
-"""Whether the files of a model's weights are all there and whole, before gigabytes are read; and digests of them."""
+"""Check that the files of a model's weights are all there and whole, before gigabytes are read; and digest them."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def stored_types(files: ModelFiles) -> Counter[str]:
 
 
 def _header(files: ModelFiles, name: str) -> dict[str, StoredTensor]:
-    """The tensors of one file."""
+    """Return the tensors of one file."""
     path = _on_disk(files, name)
     if path is None:
         assert files.hub is not None
@@ -136,7 +136,7 @@ def _header(files: ModelFiles, name: str) -> dict[str, StoredTensor]:
 
 
 def _read_header(file: Path) -> dict[str, Any]:
-    """The entries of a file of safetensors in which `_cut` finds nothing."""
+    """Return the entries of a file of safetensors in which `_cut` finds nothing."""
     with file.open("rb") as stream:
         header = json.loads(stream.read(int.from_bytes(stream.read(_HEADER_BYTES), "little")))
     header.pop("__metadata__", None)
@@ -144,23 +144,23 @@ def _read_header(file: Path) -> dict[str, Any]:
 
 
 def _names_of(files: ModelFiles) -> set[str]:
-    """The files of weights in which nothing is wrong, as transformers chooses them."""
+    """Return the files of weights in which nothing is wrong, as transformers chooses them."""
     return {WEIGHTS_FILE} if files.has(WEIGHTS_FILE) else set(files.read_json(INDEX_FILE)["weight_map"].values())
 
 
 def _on_disk(files: ModelFiles, name: str) -> Path | None:
-    """A file's path on this machine; None: it is still to be downloaded."""
+    """Return a file's path on this machine; None: it is still to be downloaded."""
     return files.path(name) if files.hub is None else files.hub.cached(name)
 
 
 def _is_inside(name: str) -> bool:
-    """Whether a file that an index names lies beside it."""
+    """Return whether a file that an index names lies beside it."""
     path = PurePosixPath(name.replace("\\", "/"))
     return name.endswith(".safetensors") and not path.is_absolute() and ".." not in path.parts
 
 
 def _cut(file: Path) -> str | None:
-    """What is wrong with a file of safetensors, as far as its header and its length tell; None: nothing."""
+    """Return the fault of a file of safetensors, as far as its header and its length tell; None: there is none."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(_HEADER_BYTES), "little")

@@ -161,7 +161,7 @@ def load_trainable_model(
 
 
 def has_frozen_vision(model: Any) -> bool:
-    """Whether the vision tower stays as it is, so that what it makes of a picture can be kept."""
+    """Return whether the vision tower stays as it is, so that what it makes of a picture can be kept."""
     return not any(parameter.requires_grad for parameter in model_parts(model).vision_parameters())
 
 
@@ -249,7 +249,7 @@ def _held_report() -> Iterator[list[logging.LogRecord]]:
 
 @contextlib.contextmanager
 def _without_adapter(files: ModelFiles) -> Iterator[ModelFiles]:
-    """The files of a base without the adapter that PEFT has saved beside it, which transformers would load, too."""
+    """Yield the files of a base without the adapter that PEFT has saved beside it, which transformers would load."""
     if not files.has(ADAPTER_CONFIG):
         yield files
         return

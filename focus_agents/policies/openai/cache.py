@@ -41,7 +41,7 @@ class AnswerCache:
             raise ValueError(f"cache_dir (`api_cache`): expected a folder that can be written into, got {self.folder}")
 
     def read(self, key: str) -> Answer | None:
-        """The answer of that name, if there is one."""
+        """Return the answer of that name, if there is one."""
         path = self._path(key)
         try:
             record = json.loads(path.read_bytes())

@@ -52,7 +52,7 @@ _COUNTING = threading.Lock()  # around counters; of the module, since a lock can
 
 @dataclass(slots=True)
 class EndpointStats:
-    """What a policy has asked for, in this process.
+    """The requests of a policy, in this process.
 
     Attributes:
         num_requests: Questions sent; one that was sent several times until it was answered counts once.
@@ -161,7 +161,7 @@ class OpenAIPolicy:
         sampling: Sampling,
         seeds: Sequence[int],
     ) -> list[Generation]:
-        """`num_completions` answers to each prompt, `num_concurrent` requests at a time.
+        """Return `num_completions` answers to each prompt, `num_concurrent` requests at a time.
 
         Raises:
             ValueError: If there are not as many seeds as prompts.
@@ -193,7 +193,7 @@ class OpenAIPolicy:
         }
 
     def _complete(self, request: dict[str, Any]) -> Completion:
-        """The answer to one request, from the cache or from the endpoint; or why there is none."""
+        """Return the answer to one request, from the cache or from the endpoint; or why there is none."""
         key = request_key(self.base_url, request)
         answer = None if self.cache is None else self.cache.read(key)
         if answer is not None:
@@ -238,7 +238,7 @@ class OpenAIPolicy:
             raise self._end
 
     def _ask(self, request: dict[str, Any]) -> Answer:
-        """The endpoint's answer.
+        """Return the endpoint's answer.
 
         Raises:
             EndpointFailure: If there is none.
@@ -275,17 +275,17 @@ class OpenAIPolicy:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the client, which has open connections; the copy makes its own when it first asks."""
+        """Drop the client, which has open connections; the copy makes its own when it first asks."""
         return {**self.__dict__, "_client": None}
 
 
 def _completion(text: str, is_finished: bool, error: str | None = None) -> Completion:
-    """A completion without tokens."""
+    """Return a completion without tokens."""
     return Completion(text, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32), is_finished, error)
 
 
 def _import_openai() -> Any:
-    """The package, imported when it is needed."""
+    """Return the package, imported when it is needed."""
     try:
         import openai
     except ImportError as error:

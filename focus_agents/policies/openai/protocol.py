@@ -23,13 +23,13 @@ from focus_env.types import ImageArray, Message, TextPart
 NO_KEY = "none"
 """Sent where there is no key, since the client insists on one; local servers look at none."""
 MAX_BODY_BYTES = 4 * 2**20
-"""What is read of one response; an answer with a box is a few hundred bytes."""
+"""Bytes that are read of one response; an answer with a box is a few hundred bytes."""
 MAX_ERROR_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an endpoint said.
+    """An endpoint's answer.
 
     Attributes:
         text: The answer.
@@ -41,7 +41,7 @@ class Answer:
 
 
 class EndpointFailure(Exception):
-    """Why there is no answer to one request.
+    """The reason why there is no answer to one request.
 
     Attributes:
         kind: `timeout`, `connection`, `http_<status>`, `malformed`, `no_content` or `budget`.
@@ -55,7 +55,7 @@ class EndpointFailure(Exception):
 
 
 def chat_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """A prompt as the endpoint wants it: text parts, and pictures as data URLs."""
+    """Return a prompt as the endpoint wants it: text parts, and pictures as data URLs."""
     return [
         {
             "role": message.role,
@@ -71,20 +71,20 @@ def chat_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def image_to_data_url(image: ImageArray) -> str:
-    """A picture [H, W, 3] uint8 as PNG in base64: lossless, so that the model is shown the very pixels."""
+    """Return a picture [H, W, 3] uint8 as PNG in base64: lossless, so that the model is shown the very pixels."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", compress_level=1)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def completion_seed(seed: int, number: int) -> int:
-    """The seed of a prompt's completion `number`, in 31 bits, which is what the narrowest servers take."""
+    """Return the seed of a prompt's completion `number`, in 31 bits, which is what the narrowest servers take."""
     digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 
 
 def token_limit_name(base_url: str) -> str:
-    """What an endpoint calls the most tokens of an answer.
+    """Return an endpoint's name for the most tokens of an answer.
 
     OpenAI's and Azure's newer models refuse `max_tokens`. Elsewhere it is the name that all know: vLLM and SGLang take
     both, while Ollama and older llama.cpp ignore `max_completion_tokens`, and with it the limit, without a word.
@@ -94,12 +94,12 @@ def token_limit_name(base_url: str) -> str:
 
 
 def request_key(base_url: str, request: dict[str, Any]) -> str:
-    """SHA-256 of all that decides an answer: who is asked, and what, pictures included."""
+    """Return SHA-256 of all that decides an answer: who is asked, and what, pictures included."""
     return hashlib.sha256(json.dumps([base_url, request], sort_keys=True).encode("ascii")).hexdigest()
 
 
 def read_body(chunks: Iterable[bytes], timeout_s: float) -> bytes:
-    """The body of a response.
+    """Return the body of a response.
 
     Raises:
         EndpointFailure: If it is not complete after `timeout_s`, or longer than `MAX_BODY_BYTES`.
@@ -116,7 +116,7 @@ def read_body(chunks: Iterable[bytes], timeout_s: float) -> bytes:
 
 
 def decode_body(encoded: bytes) -> dict[str, Any]:
-    """The JSON object of a response.
+    """Return the JSON object of a response.
 
     Raises:
         EndpointFailure: If it is none.
@@ -131,7 +131,7 @@ def decode_body(encoded: bytes) -> dict[str, Any]:
 
 
 def read_usage(body: dict[str, Any]) -> tuple[int, int]:
-    """(prompt tokens, completion tokens) as a response reports them; 0 for what it does not."""
+    """Return (prompt tokens, completion tokens) as a response reports them; 0 for what it does not."""
     usage = body.get("usage")
     counts = [usage.get(name) if isinstance(usage, dict) else 0 for name in ("prompt_tokens", "completion_tokens")]
     prompt_tokens, completion_tokens = (max(count, 0) if isinstance(count, int) else 0 for count in counts)
@@ -139,7 +139,7 @@ def read_usage(body: dict[str, Any]) -> tuple[int, int]:
 
 
 def read_answer(body: dict[str, Any]) -> Answer:
-    """The text of the first choice.
+    """Return the text of the first choice.
 
     Raises:
         EndpointFailure: If there is no choice, or no text in it.
@@ -157,7 +157,7 @@ def read_answer(body: dict[str, Any]) -> Answer:
 
 
 def describe(error: Exception, api_key: str) -> EndpointFailure:
-    """What went wrong with a request, without the key, should the endpoint have repeated it."""
+    """Explain the failure of a request, without the key, should the endpoint have repeated it."""
     text = f"{type(error).__name__}: {error}" + (f" ({error.__cause__})" if error.__cause__ else "")
     if api_key != NO_KEY:
         text = text.replace(api_key, "[key]")
@@ -170,13 +170,13 @@ def describe(error: Exception, api_key: str) -> EndpointFailure:
 
 
 def tidy(text: str) -> str:
-    """One line of printable characters, cut to `MAX_ERROR_CHARACTERS`."""
+    """Return one line of printable characters, cut to `MAX_ERROR_CHARACTERS`."""
     line = "".join(character if character.isprintable() else " " for character in text)
     return line if len(line) <= MAX_ERROR_CHARACTERS else line[: MAX_ERROR_CHARACTERS - 3] + "..."
 
 
 def check_base_url(url: str) -> str:
-    """The URL without a slash at its end.
+    """Return the URL without a slash at its end.
 
     Raises:
         ValueError: If it is no http or https URL, or holds a user name, which would get into logs.
@@ -195,5 +195,5 @@ def check_base_url(url: str) -> str:
 
 
 def hide_credentials(text: str) -> str:
-    """The text without what a URL in it has between `//` and `@`."""
+    """Return the text without what a URL in it has between `//` and `@`."""
     return re.sub(r"//.*@", "//[hidden]@", text)

@@ -58,7 +58,7 @@ def check_vllm(name_or_path: str | Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """How vLLM is started.
+    """The options with which vLLM is started.
 
     Attributes:
         precision: What it computes in; weights are held in the same.
@@ -199,7 +199,7 @@ class VLLMEngine:
 
 
 def _room(rank: int) -> int:
-    """The smallest of `LORA_RANKS` that holds a rank."""
+    """Return the smallest of `LORA_RANKS` that holds a rank."""
     for room in LORA_RANKS:
         if rank <= room:
             return room

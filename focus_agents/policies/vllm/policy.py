@@ -50,7 +50,7 @@ class VLLMPolicy:
         sampling: Sampling,
         seeds: Sequence[int],
     ) -> list[Generation]:
-        """`num_completions` answers to each prompt; log-probabilities are the engine's own.
+        """Return `num_completions` answers to each prompt; log-probabilities are the engine's own.
 
         Raises:
             ValueError: If there is not a seed for each prompt, the temperature is none that vLLM keeps, the processor
@@ -76,7 +76,7 @@ class VLLMPolicy:
         ]
 
     def _tokens_prompt(self, messages: Sequence[Message]) -> dict[str, Any]:
-        """As vLLM's `TokensPrompt`, with one placeholder for each picture: it would expand the tokens of more again."""
+        """Return vLLM's `TokensPrompt` with one placeholder for each picture: it expands the tokens of more again."""
         images = [part.image for message in messages for part in message.content if isinstance(part, ImagePart)]
         return {
             "prompt_token_ids": self.processor.chat_token_ids(messages),
@@ -150,5 +150,5 @@ def check_temperature(temperature: float) -> None:
 
 
 def _engine_seed(seed: int) -> int:
-    """A seed for vLLM, far from those of other prompts: it counts up from it, one for each answer of a prompt."""
+    """Return a seed for vLLM, far from those of other prompts: vLLM counts up from it, one for each answer."""
     return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 2)

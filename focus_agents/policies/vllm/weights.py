@@ -27,7 +27,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 @dataclass(frozen=True)
 class EngineFiles:
-    """What vLLM loads of a model, as it starts.
+    """The files of a model that vLLM loads as it starts.
 
     Attributes:
         model: A folder with whole weights in transformers' format, or a name on the hub.
@@ -130,5 +130,5 @@ def write_weights(directory: Path, state: Mapping[str, torch.Tensor], name_or_pa
 
 
 def _plain(value: Any) -> Any:
-    """A setting as plain data, which travels to vLLM's processes."""
+    """Return a setting as plain data, which travels to vLLM's processes."""
     return dict(value) if isinstance(value, Mapping) else value

@@ -127,7 +127,7 @@ def group_card(group: Mapping[str, Any], run: str, book: PictureBook, shelf: She
 
 
 def _shown(answers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The answers of a group from the best to the worst."""
+    """Return the answers of a group from the best to the worst."""
     ranked = sorted(answers, key=lambda answer: (-(answer.get("reward") or 0), answer.get("number") or 0))
     if len(ranked) > MOST_ANSWERS:
         ranked = [*ranked[: MOST_ANSWERS // 2], *ranked[-MOST_ANSWERS // 2 :]]

@@ -1,4 +1,4 @@
-"""What of a run is shown, so that a page stays small however long the run was."""
+"""Choose the parts of a run that are shown, so that a page stays small however long the run was."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def _draw(metric: str, curves: Sequence[Curve], shown: Notation) -> Html:
 
 
 def _limits(values: Floats, bounds: Sequence[float], *, is_share: bool) -> tuple[float, float, tuple[float, ...]]:
-    """The range of values that is drawn, and the healthy bounds inside of it.
+    """Return the range of values that is drawn, and the healthy bounds inside of it.
 
     Values far outside of most points do not squeeze the rest. The range is no smaller than `LEAST_SPAN` of the value
     or of the healthy range, and reaches to a bound that the curve comes near.
@@ -240,7 +240,7 @@ def _axes(low: float, high: float, left: float, right: float, counter: str) -> H
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Two to four round numbers inside a range."""
+    """Return two to four round numbers inside a range."""
     step = 10.0 ** math.floor(math.log10((high - low) / 2))
     for factor in (5, 2.5, 2, 1):
         found = np.arange(math.ceil(low / (step * factor)), math.floor(high / (step * factor)) + 1) * step * factor

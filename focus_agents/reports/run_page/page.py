@@ -96,7 +96,7 @@ def _header(runs: Sequence[RunRecord], written: datetime.datetime, parts: Sequen
 
 
 def _overview(place: int, run: RunRecord) -> list[tuple[str, object]]:
-    """A row of the table on top: where a run is, and how well it does."""
+    """Return a row of the table on top: where a run is, and how well it does."""
     scores = [
         (line[run.counter], line["validation_miou"]) for line in run.lines if is_measured(line.get("validation_miou"))
     ]
@@ -136,7 +136,7 @@ def _state(run: RunRecord) -> str:
 
 
 def _way_on(run: RunRecord) -> Html | str:
-    """How a run that a signal has stopped is gone on with; nothing of others."""
+    """Say how to go on with a run that a signal has stopped; nothing for others."""
     if run.summary or not run.stopped_by:
         return ""
     if run.saved is None:
@@ -214,7 +214,7 @@ def _validations(runs: Sequence[RunRecord], books: Sequence[PictureBook], shelf:
 
 
 def _newest(validations: Sequence[Validation]) -> Sequence[ScoredAnswer]:
-    """The newest answer to each episode; at a stop only the first ones are answered."""
+    """Return the newest answer to each episode; at a stop only the first ones are answered."""
     answers = [*validations[0].answers]
     for validation in validations[1:]:
         answers[: len(validation.answers)] = validation.answers
@@ -222,7 +222,7 @@ def _newest(validations: Sequence[Validation]) -> Sequence[ScoredAnswer]:
 
 
 def _some(validations: Sequence[Validation], num_runs: int) -> Sequence[Validation]:
-    """Of several runs the first and the last validation; all of a single one."""
+    """Return the first and the last validation of several runs; all of a single one."""
     return validations if num_runs == 1 else [validations[0], *validations[1:][-1:]]
 
 
@@ -267,7 +267,7 @@ def _scale() -> Html:
 
 
 def _sheets(runs: Sequence[RunRecord], shelf: Shelf) -> Html:
-    """The pictures of attention, and those of runs that keep no others."""
+    """Return the pictures of attention, and those of runs that keep no others."""
     figures = []
     for run in runs:
         files = sorted((run.path / "samples").glob("attention_*.png"))[:8]

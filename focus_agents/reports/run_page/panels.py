@@ -50,7 +50,7 @@ def curve_sections(runs: Sequence[RunRecord]) -> tuple[Html, Html]:
 
 
 def _all_curves(runs: Sequence[RunRecord]) -> dict[str, list[Curve]]:
-    """By metric its curves, in the order in which they are shown."""
+    """Return by metric its curves, in the order in which they are shown."""
     counters = {run.counter for run in runs}
     names = metrics_of([line for run in runs for line in run.lines], "")
     found = {}
@@ -63,7 +63,7 @@ def _all_curves(runs: Sequence[RunRecord]) -> dict[str, list[Curve]]:
 
 
 def _distinct(curves: dict[str, list[Curve]]) -> dict[str, tuple[list[Curve], list[str]]]:
-    """The same without parts whose values are those of another metric, with their names beside those of that."""
+    """Return the same without parts whose values are those of another metric, with their names beside those of that."""
     found: dict[str, tuple[list[Curve], list[str]]] = {}
     seen: dict[tuple[tuple[int, bytes, bytes], ...], str] = {}
     for name, each in curves.items():

@@ -147,7 +147,7 @@ def read_run(path: Path, *, name: str | None = None) -> RunRecord:
 
 
 def _given_names(starts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The settings that the command lines of some starts have named, each once."""
+    """Return the settings that the command lines of some starts have named, each once."""
     words = (word for start in starts for word in str(start.get("command_line", "")).split())
     flags = (word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--"))
     return [*dict.fromkeys(name for flag in flags for name in (flag, flag.removeprefix("no_")))]
@@ -156,7 +156,7 @@ def _given_names(starts: Sequence[Mapping[str, Any]]) -> list[str]:
 def _validations(
     run: RunDirectory, lines: Sequence[Mapping[str, Any]], counter: str, problems: list[str]
 ) -> list[Validation]:
-    """Those before, after, and some of those between."""
+    """Return the validations before, after, and some of those between."""
     folder, last = run.path / "validation", max((int(line[counter]) for line in lines), default=0)
     files = {position: (f"{counter} {position}", file) for position, file in list_validations(run.path).items()}
     if (folder / "before.jsonl").exists():

@@ -1,4 +1,4 @@
-"""What adapters have in common: tracks that are read when one is asked for."""
+"""The base of adapters: tracks that are read when one is asked for."""
 
 from __future__ import annotations
 

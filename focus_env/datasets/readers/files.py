@@ -40,7 +40,7 @@ LEAVE_OUT = "leave the sequence out, with `on_bad` 'skip'"
 
 
 def read_boxes(path: Path, *, advice: str, root: Path | None = None) -> list[XYWH]:
-    """The boxes of a file with a line for each frame: x_min,y_min,width,height, see `split_fields`.
+    """Return the boxes of a file with a line for each frame: x_min,y_min,width,height, see `split_fields`.
 
     Raises:
         DatasetError: If the file is missing or empty, or a line has anything but four finite numbers.
@@ -64,7 +64,7 @@ def read_boxes(path: Path, *, advice: str, root: Path | None = None) -> list[XYW
 
 
 def _expected(line: str) -> str:
-    """Of a line that holds no box: the name of its fields, or that they are to be finite, if that is all."""
+    """Name the fields of a line that holds no box; or say that they are to be finite, if that is all."""
     fields = split_fields(line)
     are_numbers = len(fields) == 4 and all(NUMBER.fullmatch(field) or _is_not_finite(field) for field in fields)
     return "four finite numbers" if are_numbers else "x_min,y_min,width,height"
@@ -79,7 +79,7 @@ def _brief(text: str) -> str:
 
 
 def as_flags(values: list[str], *, expected: int, what: str, path: Path) -> list[bool]:
-    """The 0 and 1 of a label file.
+    """Return the 0 and 1 of a label file.
 
     Args:
         values: As the file has them.
@@ -113,7 +113,7 @@ def warn_once(message: str) -> None:
 
 
 def numbered_frames(root: Path, folder: Path, *, prefix: str, expected: int) -> tuple[Frame, ...]:
-    """The frames 00000001.jpg, 00000002.jpg, … of a folder; their size is read from the header of the first.
+    """Return the frames 00000001.jpg, 00000002.jpg, … of a folder; their size is read from the header of the first.
 
     Endings may be in capitals, and .jpeg or .png; files of other names are passed over.
 
@@ -160,7 +160,7 @@ def _scan(folder: Path) -> AbstractContextManager[Iterator[os.DirEntry[str]]]:
 
 
 def placed_box(box: XYWH, image_wh: tuple[int, int], *, is_flagged: bool = False) -> tuple[Box | None, Note]:
-    """What becomes of a box of a file.
+    """Place a box of a file in its picture, or note why there is none.
 
     Args:
         box: Finite numbers.

@@ -69,7 +69,7 @@ class Got10kTracks(ReadTracks[str]):
         self._keys = self._listed(self._root / split)
 
     def _listed(self, folder: Path) -> list[str]:
-        """The names of the split's sequences."""
+        """Return the names of the split's sequences."""
         file = folder / "list.txt"
         found = [] if os.path.lexists(file) else sorted(path.parent.name for path in folder.glob("*/groundtruth.txt"))
         if found := [name for name in found if not is_stray(name)]:

@@ -171,7 +171,7 @@ class IPLocEpisodes:
         self.bad += [str(error)] if len(self.bad) < MAX_BAD_SHOWN else []
 
     def _find_prefix(self, paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-        """The folders that are left out of every path; see the module."""
+        """Return the folders that are left out of every path; see the module."""
         for length in range(max(map(len, paths))):
             # A file has thousands of paths, but few folders at a time: most lengths are settled by a look at one.
             tops = {path[length] for path in paths if len(path) > length}
@@ -191,7 +191,7 @@ class IPLocEpisodes:
         )
 
     def _build(self, record: _Record, prefix: tuple[str, ...], frames: dict[Path, Frame]) -> Episode | None:
-        """The episode of a record; None if too little is left of it."""
+        """Return the episode of a record; None if too little is left of it."""
         where = self._where(record.number)
         shown = [self._frame(path, prefix, frames, where) for path in record.paths]
         if len({frame.name for frame in shown}) < len(shown):
@@ -243,7 +243,7 @@ class IPLocEpisodes:
 
 
 def _parse(entry: Any, number: int, where: str) -> _Record:
-    """An entry of the file, its types and numbers checked."""
+    """Return an entry of the file, its types and numbers checked."""
     if not isinstance(entry, dict):
         raise DatasetError(f"{where}: expected an object with element, image_path and bbox, got {_brief(entry)}")
     for key in ("element", "image_path", "bbox"):
@@ -265,7 +265,7 @@ def _parse(entry: Any, number: int, where: str) -> _Record:
 
 
 def _parse_box(text: str, where: str) -> Box:
-    """The four numbers that a text spells."""
+    """Return the four numbers that a text spells."""
     try:
         numbers = json_numbers(json.loads(text), 4)
     except (ValueError, RecursionError):
@@ -278,7 +278,7 @@ def _parse_box(text: str, where: str) -> Box:
 
 
 def _place(box: Box, image_wh: tuple[int, int]) -> tuple[Box | None, Note]:
-    """The part of a box that lies in its picture, None where there is none, and why."""
+    """Return the part of a box that lies in its picture, None where there is none, and why."""
     if box.x2 < box.x1 or box.y2 < box.y1:
         return None, "negative_size"
     if box.x2 == box.x1 or box.y2 == box.y1:
@@ -288,6 +288,6 @@ def _place(box: Box, image_wh: tuple[int, int]) -> tuple[Box | None, Note]:
 
 
 def _brief(value: Any) -> str:
-    """What was found, cut to a length that fits a message."""
+    """Cut a value that was found to a length that fits a message."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}…"

@@ -66,7 +66,7 @@ TESTING_ADVICE = (
 
 
 def lasot_categories() -> tuple[str, ...]:
-    """The 70 categories of LaSOT, in the order of the alphabet.
+    """Return the 70 categories of LaSOT, in the order of the alphabet.
 
     >>> len(lasot_categories()), lasot_categories()[35]
     (70, 'horse')
@@ -115,7 +115,7 @@ class LasotTracks(ReadTracks[str]):
         ]
 
     def _listed(self, split: str) -> Iterator[tuple[str, str]]:
-        """Names of the sequences that the split may draw on, each with what names it."""
+        """Yield names of the sequences that the split may draw on, each with what names it."""
         if split in ("train", "iploc_train"):
             yield from self._training()
         if split != "train":
@@ -132,7 +132,7 @@ class LasotTracks(ReadTracks[str]):
         yield from found
 
     def _read_list(self, file: str, *, advice: str) -> list[tuple[str, str]]:
-        """The names in a list of sequences, each with its file and line."""
+        """Return the names in a list of sequences, each with its file and line."""
         path = self._root / file
         lines = enumerate(read_lines(path, advice=advice, root=self._root), start=1)
         names = [(line.strip(), f"{path}, line {number}") for number, line in lines if line.strip()]
@@ -179,7 +179,7 @@ def _category(name: str, where: str) -> str:
 
 
 def _sequence_folders(root: Path) -> Iterator[tuple[str, Path]]:
-    """Folders <category>/<category>-<n>, by category and number."""
+    """Yield folders <category>/<category>-<n>, by category and number."""
     for category in lasot_categories():
         found = (root / category).iterdir() if (root / category).is_dir() else ()
         parts = [path.name.rpartition("-") for path in found if path.is_dir()]

@@ -90,7 +90,7 @@ class PerSegTracks(ReadTracks[str]):
         return Track(identity=as_name(name), frames=frames, boxes=boxes, category=as_name(name))
 
     def _files(self, kind: str, name: str, *suffixes: str) -> dict[str, Path]:
-        """The files of an object that are not hidden, by their names without suffix."""
+        """Return the files of an object that are not hidden, by their names without suffix."""
         folder = inside(self._root, f"{kind}/{name}", where=str(self._root / kind))
         if not folder.is_dir():
             raise DatasetError(
@@ -118,7 +118,7 @@ def _folders(path: Path) -> list[str]:
 
 
 def mask_box(path: Path, *, image_wh: tuple[int, int]) -> Box | None:
-    """The tightest box around the object of a mask.
+    """Return the tightest box around the object of a mask.
 
     Args:
         path: A PNG that is not 0 where the object is: in any colour, or as an index into a palette.
@@ -150,7 +150,7 @@ def mask_box(path: Path, *, image_wh: tuple[int, int]) -> Box | None:
 
 
 def _colours(values: npt.NDArray[np.number]) -> npt.NDArray[np.number]:
-    """[H, W] or [H, W, channels] as [H, W, colours]: without alpha, which is not 0 everywhere."""
+    """Return [H, W] or [H, W, channels] as [H, W, colours]: without alpha, which is not 0 everywhere."""
     if values.ndim == 2:
         return values[..., None]
     return values[..., : {2: 1, 4: 3}.get(values.shape[-1])]

@@ -94,7 +94,7 @@ class TaoTracks(ReadTracks[Row]):
 
 
 def tao_held_out_lasot_videos(root: str | Path) -> frozenset[str]:
-    """Names of the LaSOT sequences in TAO's test and validation sets, to be left out of a training.
+    """Return names of the LaSOT sequences in TAO's test and validation sets, to be left out of a training.
 
     TAO asks not to train on them; most are in LaSOT's training set
     (https://github.com/TAO-Dataset/tao/blob/master/docs/faqs.md).

@@ -30,7 +30,7 @@ class Row:
     images: tuple[int, ...]
     boxes: tuple[XYWH, ...]
     fault: str = ""
-    """What is wrong with one of the entries that it needs."""
+    """The fault of one of the entries that it needs."""
 
 
 @dataclass
@@ -163,7 +163,7 @@ def _read(
     unique: Sequence[str] = (),
     check: Callable[[dict[str, Any], str], None] = lambda entry, where: None,
 ) -> Entries:
-    """A list of the file; neither ids nor the fields in `unique` may repeat, and each entry must pass a check."""
+    """Return a list of the file; neither ids nor the fields in `unique` may repeat, each entry must pass a check."""
     found = Entries(skips=skips)
     seen: dict[str, set[Any]] = {name: set() for name in ("id", *unique)}
     for where, entry in entries(data, key, path):
@@ -179,7 +179,7 @@ def _read(
 
 
 def _read_categories(data: Any, path: Path, *, skips: bool) -> tuple[Entries, dict[int, int]]:
-    """The categories; and by a category's id, the one that replaces it."""
+    """Return the categories; and by a category's id, the one that replaces it."""
     merged: dict[int, int] = {}
     found = _read(
         data,
@@ -220,7 +220,7 @@ def _merge(category: dict[str, Any], merged: dict[int, int], where: str) -> None
 def _boxes_by_track(
     data: Any, images: Entries, tracks: Entries, merged: Mapping[int, int], path: Path
 ) -> dict[int | str, dict[int, XYWH]]:
-    """By track, in the order in which they are first annotated: the box in each image; none where it has a fault.
+    """Return by track, in the order of their first annotation, the box in each image; none where it has a fault.
 
     What is wrong with annotations is added to the faults of their tracks.
     """
@@ -292,7 +292,7 @@ def _require_unseen(entry: Mapping[str, Any], name: str, seen: set[Any], where: 
 
 
 def _id_of(entry: Any, name: str) -> int | None:
-    """The id in a field of an entry that may be wrong; None if there is none."""
+    """Return the id in a field of an entry that may be wrong; None if there is none."""
     found = entry.get(name) if isinstance(entry, dict) else None
     return found if type(found) is int else None
 
