@@ -44,7 +44,7 @@ class Args:
     num_pictures: tuple[int, ...] = (100, 1000)
     """Pictures of a folder, fewest first."""
     policies: tuple[str, ...] = ("center", "match")
-    """Who answers."""
+    """Policies that answer."""
 
 
 def main() -> None:
