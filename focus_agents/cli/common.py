@@ -16,7 +16,7 @@ from focus_agents.models.settings import Engine, Precision
 from focus_agents.policies.registry import PolicySpec, policies_help
 from focus_agents.settings import Ceiling, Settings
 from focus_env.boxes import CoordinateFrame
-from focus_env.prompts import PromptTemplate, spelled_out
+from focus_env.prompts import PromptTemplate, allowing_absent, spelled_out
 from focus_env.rewards.terms import terms_help
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class ModelArguments(Settings):
     """Model below the adapter that --model or --init-from names; None: the one that the adapter names."""
     template: TemplateName = None
     frame: FrameName = None
+    allow_absent: bool = False
+    """Tell the model what to answer where the object is not there, as one that was trained so is told anyway."""
     max_image_tokens: Annotated[int, Ge(1)] | None = None
     """Most tokens per picture, larger ones are scaled down; None: as a saved policy's folder records it, else what
     the model's image processor says."""
@@ -116,15 +118,21 @@ class ModelArguments(Settings):
         return dataclasses.replace(self, template=spelled_out(self.template))
 
     def load_template(self) -> PromptTemplate:
-        """Load the prompt template."""
+        """Load the prompt template.
+
+        Raises:
+            ValueError: If there is none of that name, or it has no words for an object that is not there.
+            CheckpointError: If the model's folder cannot be read.
+        """
         from focus_agents.models.loading import load_template
 
-        return load_template(
+        template = load_template(
             self.source,
             name=self.template,
             frame=None if self.frame is None else CoordinateFrame(self.frame),
             max_image_tokens=self.pictures.training,
         )
+        return allowing_absent(template) if self.allow_absent else template
 
     @property
     def pictures(self) -> PictureBudget:
@@ -146,6 +154,8 @@ class PolicyArguments(Settings):
 
     template: TemplateName = None
     frame: FrameName = None
+    allow_absent: bool = False
+    """Tell a model what to answer where the object is not there, as one that was trained so is told anyway."""
     max_image_tokens: Annotated[int, Ge(1)] | None = None
     """Most tokens per picture of a vlm, larger ones are scaled down; None: as a saved policy was validated, else
     what its image processor says."""
@@ -188,6 +198,7 @@ class PolicyArguments(Settings):
             text=text,
             template=spelled_out(self.template),
             frame=self.frame,
+            allow_absent=self.allow_absent,
             max_image_tokens=self.max_image_tokens,
             device=self.device,
             precision=self.precision,

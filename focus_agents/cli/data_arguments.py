@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from focus_agents.cli.data_checks import (
     OF_ONE_LOOK,
@@ -68,7 +68,7 @@ class DataArguments(Settings):
     """Least pixels of a picture; smaller ones are enlarged likewise. None: as they are."""
     scenes: Scenes = "one_look"
     """Kind of synthetic episodes: one support shows all (one_look), a support shows a half that two objects share
-    (parts), or frames of a video in which each look is there twice (tracks)."""
+    (parts), or frames of a video in which each look is there twice (tracks); mixed: of these three in turn."""
     level: int = 3
     """Difficulty of synthetic scenes, from 1 (one object) to 5 (many, occluded); 3 has four objects. Of parts and
     tracks it is rotation, light and background alone."""
@@ -77,6 +77,8 @@ class DataArguments(Settings):
     distractors: Literal["near", "same_shape", "any"] = "any"
     """Objects that synthetic scenes show beside the target from level 2 on: any objects in other paints, objects of its
     shape in other paints, or (near) objects almost like it, by far the hardest."""
+    absent_fraction: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Share of synthetic queries without the object; see --allow-absent for what a model is told."""
     shuffle_supports: bool = False
     """Show the supports of other episodes, a control that shows what can be earned without them."""
     image_size: Annotated[int, Ceiling(4096)] = 64

@@ -10,12 +10,13 @@ from typing import Any
 from focus_agents.policies.registry import parse_policy
 from focus_env.datasets import entries_of
 from focus_env.datasets.synthetic.scenes import LEVELS
+from focus_env.prompts import PromptTemplate
 from focus_env.types import EpisodeDataset
 
 REQUESTS = {"split": "split", "protocol": "protocol", "absent": "absent", "data_seed": "seed", "shots": "shots"}
 """Flags that any data set may read, by their names in `DatasetEntry.ignores`."""
 OPTIONS = (
-    "scenes", "level", "image_size", "num_objects", "distractors",
+    "scenes", "level", "image_size", "num_objects", "distractors", "absent_fraction",
     "image_root", "on_bad", "episodes_per_track", "min_gap", "identity",
 )  # fmt: skip
 """Flags that only some data sets know, by their names in `DatasetEntry.options`."""
@@ -46,7 +47,7 @@ def check_given(data: Any, given: Collection[str]) -> None:
     for name in OF_ONE_LOOK:
         if name in given and data.scenes != "one_look":
             raise ValueError(
-                f"{name}: the scenes {data.scenes!r} have four objects of their own rule; leave it out, or choose "
+                f"{name}: the scenes {data.scenes!r} have objects of their own rule; leave it out, or choose "
                 "`scenes` one_look"
             )
     if "distractors" in given and _shows_one_object(data):
@@ -57,6 +58,26 @@ def check_given(data: Any, given: Collection[str]) -> None:
             "`validation_root`"
         )
     check_root(data)
+
+
+def untold_absence(data: Any, template: PromptTemplate) -> str | None:
+    """Say that objects may be absent where a model is not told what to answer then; None: it is, or none is.
+
+    Args:
+        data: The arguments, a `DataArguments`.
+        template: The prompt.
+    """
+    entries = entries_of(data.dataset)
+    is_drawn = data.absent_fraction > 0 and any("absent_fraction" in entry.options for entry in entries)
+    is_kept = data.absent == "keep" and any("absent" not in entry.ignores for entry in entries)
+    if not (is_drawn or is_kept) or template.allow_absent or template.rejected_answer_text:
+        return None
+    setting = "absent_fraction" if is_drawn else "absent"
+    advice = "pass `allow_absent`" if template.absent_text else "it has no words for that; choose another `template`"
+    return (
+        f"queries may lack their object (`{setting}`), and the template {template.name!r} does not tell the model what "
+        f"to answer then; {advice}"
+    )
 
 
 def _shows_one_object(data: Any) -> bool:

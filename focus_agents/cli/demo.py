@@ -27,7 +27,7 @@ from PIL import Image
 from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.common import PolicyArguments, PolicyName
 from focus_agents.cli.data_checks import check_policy_flags
-from focus_agents.cli.errors import as_flags, make_console, user_errors, warn_of_other_prompt
+from focus_agents.cli.errors import as_flags, make_console, user_errors, warn
 from focus_agents.policies.registry import PolicySpec, parse_policy
 from focus_agents.settings import Settings
 from focus_env import images
@@ -70,7 +70,7 @@ def main() -> None:
             from focus_agents.policies.focus import FocusPolicy, locate  # here: what is wrong is said without torch
 
             quiet_libraries()
-        warn_of_other_prompt(spec, Args)
+        warn(spec.other_prompt(), Args)
         check_sizes(args, spec, [*(image for image, _ in supports), query])
         policy = spec.build()
         if isinstance(policy, FocusPolicy):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import tyro
 from rich.console import Console
@@ -23,9 +23,6 @@ from focus_agents.errors import RunInterrupted
 from focus_agents.runs.output import guard_output
 from focus_agents.runs.terminal import PlainConsole
 from focus_env.errors import FocusError, StorageError
-
-if TYPE_CHECKING:
-    from focus_agents.policies.registry import PolicySpec
 
 T = TypeVar("T")
 
@@ -211,15 +208,15 @@ def print_warning(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def warn_of_other_prompt(spec: PolicySpec, arguments: type) -> None:
-    """Print that a model is asked otherwise than it was trained, if it is.
+def warn(message: str | None, arguments: type) -> None:
+    """Print a warning of the library, if there is one.
 
     Args:
-        spec: The policy.
+        message: Such as `PolicySpec.other_prompt` gives; None: there is nothing to say.
         arguments: The command's dataclass; see `as_flags`.
     """
-    if (said := spec.other_prompt()) is not None:
-        print_warning(as_flags(said, arguments))
+    if message is not None:
+        print_warning(as_flags(message, arguments))
 
 
 def as_flags(message: str, arguments: type) -> str:

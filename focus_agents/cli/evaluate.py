@@ -37,8 +37,8 @@ from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import parse
 from focus_agents.cli.common import PolicyArguments, PolicyNames
 from focus_agents.cli.data_arguments import DataArguments
-from focus_agents.cli.data_checks import check_policy_flags
-from focus_agents.cli.errors import as_flags, make_console, user_errors, warn_of_other_prompt, work_errors
+from focus_agents.cli.data_checks import check_policy_flags, untold_absence
+from focus_agents.cli.errors import as_flags, make_console, user_errors, warn, work_errors
 from focus_agents.cli.runs import run_path
 from focus_agents.errors import CheckpointError, PolicyError
 from focus_agents.evaluation.report import report_notes, report_tables, write_report
@@ -141,7 +141,9 @@ def main() -> None:
         with waiting(console, "loading policies"):
             plan, results, chunks = check_arguments(args, episodes)
         for spec in plan.policies.values():
-            warn_of_other_prompt(spec, Args)
+            warn(spec.other_prompt(), Args)
+            if spec.entry.load_template is not None or spec.entry.resizes_pictures:  # a model that reads the prompt
+                warn(untold_absence(args.data, spec.load_template()), Args)
         there = min(map(len, plan.episodes.values()))
         tell_fewer(console, "num_episodes", plan.num_episodes, there, f"episodes of {plan.dataset}")
         if chunks:

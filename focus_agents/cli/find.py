@@ -27,10 +27,10 @@ from rich.console import Console
 from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.common import PolicyArguments
 from focus_agents.cli.data_checks import check_policy_flags
-from focus_agents.cli.errors import make_console, user_errors, warn_of_other_prompt, work_errors
+from focus_agents.cli.errors import make_console, user_errors, warn, work_errors
 from focus_agents.errors import CheckpointError, PolicyError
 from focus_agents.finding.calibrating import read_calibration
-from focus_agents.finding.choice import Choice, choose_policy, describe_policy, make_policy, template_of
+from focus_agents.finding.choice import Choice, choose_policy, describe_policy, make_policy
 from focus_agents.finding.search import Findings, OnDone, Outputs, Search
 from focus_agents.finding.sources import Sources, list_sources
 from focus_agents.finding.wanted import UNNAMED, Wanted, joined, wanted_of_file, wanted_of_texts
@@ -81,8 +81,6 @@ class Args(Settings):
     calibration: Path | None = None
     """File `calibration/<cell>.json` of an evaluation of this policy, by which scores of boxes become the probabilities
     that they are right; None: scores are as the policy gives them."""
-    allow_absent: bool = False
-    """Tell a model what to answer where the object is not there."""
     draw: Path | None = None
     """Folder for the pictures with their boxes, or a file such as sheet.png for a contact sheet."""
     video: Path | None = None
@@ -115,8 +113,8 @@ def main() -> None:
         wanted, sources, outputs = check_arguments(args, warnings)
         choice = Choice(args.policy, "") if args.policy is not None else choose_policy(wanted)
         spec = args.policies.spec(choice.text)
-        warn_of_other_prompt(spec, Args)
-        template = template_of(spec, allow_absent=args.allow_absent)
+        warn(spec.other_prompt(), Args)
+        template = spec.load_template()
         say_what_is_asked(choice, wanted, sources, console)
         identity = describe_policy(spec, template)
         search = Search(

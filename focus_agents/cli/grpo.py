@@ -46,7 +46,8 @@ from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments, RewardText
 from focus_agents.cli.data_arguments import TrainingDataArguments
-from focus_agents.cli.errors import as_flags, make_console, user_errors, work_errors
+from focus_agents.cli.data_checks import untold_absence
+from focus_agents.cli.errors import as_flags, make_console, user_errors, warn, work_errors
 from focus_agents.cli.presets import PAPER_DATA, PAPER_FINETUNING, PAPER_MODEL, preset_of
 from focus_agents.cli.reward import load_reward
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
@@ -208,6 +209,7 @@ def main() -> None:
                 args = with_commits(args)
                 plan, config = check_arguments(args)
             console.print(f"unit of boxes: {plan.template.frame}")
+            warn(untold_absence(args.data, plan.template), Args)
             tell_validation(plan.schedule.num_validation_episodes, plan.validation_episodes, console)
             tell_budget(plan, args.cluster, console)
             path = args.run.path("grpo")

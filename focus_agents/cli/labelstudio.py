@@ -25,7 +25,7 @@ from focus_agents.cli.common import PolicyArguments
 from focus_agents.cli.data_checks import check_policy_flags
 from focus_agents.cli.errors import make_console, user_errors, work_errors
 from focus_agents.finding import DEFAULT_BATCH_SIZE
-from focus_agents.finding.choice import Choice, choose_policy, make_policy, template_of
+from focus_agents.finding.choice import Choice, choose_policy, make_policy
 from focus_agents.finding.wanted import DEFAULT_SHOTS, Wanted
 from focus_agents.policies.licences import licence_note
 from focus_agents.policies.registry import policies_help
@@ -57,8 +57,6 @@ class Args(Settings):
     """Most labelled boxes that a model is shown of a label, spread evenly."""
     min_score: Annotated[float, Ge(0), Le(1)] | None = None
     """Boxes of a lower score are not proposed; see docs/finding.md. None: all are."""
-    allow_absent: bool = False
-    """Tell a model what to answer where the object is not there."""
     batch_size: Annotated[int, Ge(1)] = DEFAULT_BATCH_SIZE
     """Pictures that are asked about together."""
     policy: Annotated[str | None, tyro.conf.arg(help=POLICY_HELP)] = None
@@ -143,7 +141,7 @@ class Policies:
             spec = self._args.policies.spec(text)
             if spec.entry.is_model:
                 quiet_libraries()
-            self._made[text] = make_policy(spec, template_of(spec, allow_absent=self._args.allow_absent))
+            self._made[text] = make_policy(spec, spec.load_template())
             self._say(f"policy: {text}" + (f", {choice.reason}" if choice.reason else ""))
             if note := licence_note(text):
                 self._say(note)

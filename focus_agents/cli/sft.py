@@ -41,7 +41,8 @@ from focus_agents.cli.cluster import Job, Need, RayArguments, leave_ray
 from focus_agents.cli.command_line import flat, parse
 from focus_agents.cli.common import ModelArguments
 from focus_agents.cli.data_arguments import TrainingDataArguments
-from focus_agents.cli.errors import as_flags, ending_at_once, in_a_thread, make_console, user_errors, work_errors
+from focus_agents.cli.data_checks import untold_absence
+from focus_agents.cli.errors import as_flags, ending_at_once, in_a_thread, make_console, user_errors, warn, work_errors
 from focus_agents.cli.presets import PAPER_DATA, PAPER_FINETUNING, PAPER_MODEL, preset_of
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
 from focus_agents.cli.terminal import TerminalArguments, print_outcome
@@ -169,6 +170,7 @@ def main() -> None:
                 args = with_commits(args)
                 plan, workers = check_arguments(args)
             console.print(f"unit of boxes: {plan.template.frame}")
+            warn(untold_absence(args.data, plan.template), Args)
             tell_validation(plan.schedule.num_validation_episodes, plan.validation_episodes, console)
             tell_budget(plan, workers, args.cluster, console)
             args.cluster.connect(args.cluster.needs() if workers.num_workers else [], job=Job(folder=plan.run_path))

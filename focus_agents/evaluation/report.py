@@ -242,6 +242,8 @@ def _data_note(name: str, settings: Mapping[str, Any]) -> str:
         f"{key} {settings[key]}" for key in ("dataset", *kinds, *(["level"] if is_drawn else [])) if key in settings
     ]
     told += [f"scenes {settings['scenes']}"] if settings.get("scenes", "one_look") != "one_look" else []
+    absent = settings.get("absent_fraction", 0) if is_drawn else 0
+    told += [f"a share of {absent:g} absent"] if absent else []
     told += [f"from {settings['data_root']}"] if settings.get("data_root") else []
     told += ["supports of other episodes"] if settings.get("shuffle_supports") else []
     return f"{name}: {', '.join(told)}."

@@ -12,7 +12,7 @@ from focus_agents.policies.localizers import LocalizerPolicy
 from focus_agents.policies.registry import PolicySpec
 from focus_agents.rollout.records import Policy
 from focus_env.boxes import CoordinateFrame
-from focus_env.prompts import PromptTemplate, describe_template, get_template
+from focus_env.prompts import PromptTemplate, allowing_absent, describe_template, get_template
 
 SMALL_WH = (64, 64)
 """The pictures that the model of this package was trained on."""
@@ -69,14 +69,7 @@ def template_of(
         words = policy.load_template()
     else:
         words = template or getattr(policy, "template", None) or get_template("default")
-    if not allow_absent or words.allow_absent:
-        return words
-    if not words.absent_text:
-        raise ValueError(
-            f"allow_absent: expected a template with words for an object that is not there, got {words.name!r}, "
-            "which has none; leave it out, or choose another `template`"
-        )
-    return dataclasses.replace(words, allow_absent=True)
+    return allowing_absent(words) if allow_absent else words
 
 
 def describe_policy(policy: PolicySpec | Policy, template: PromptTemplate) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from focus_agents.policies.own import EXPECTED, import_policy, make_policy
 from focus_agents.rollout.records import Policy
 from focus_env.boxes import CoordinateFrame
 from focus_env.importing import NoSuchObjectError
-from focus_env.prompts import PromptTemplate, get_template
+from focus_env.prompts import PromptTemplate, allowing_absent, get_template
 from focus_env.registry import Registry
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class PolicySpec:
             a localizer, a function from an observation and a random generator to a box.
         template: As for `get_template`, or "native"; None: the one that a model was trained on, else "default".
         frame: Unit of coordinates; None likewise.
+        allow_absent: Whether the prompt tells what to answer where the object is not there; one that a model was
+            trained on may do so anyway.
         max_image_tokens: Largest picture of a vision-language model; None: as a saved policy was validated, else the
             model's own limit.
         device: Where it computes; "auto": on a GPU where the process that builds it sees one, else on the CPU.
@@ -46,6 +48,7 @@ class PolicySpec:
     text: str
     template: str | None = None
     frame: CoordinateFrame | None = None
+    allow_absent: bool = False
     max_image_tokens: int | None = None
     device: str = "cpu"
     precision: Precision = "fp32"
@@ -101,9 +104,13 @@ class PolicySpec:
         """Return the prompt that the policy is asked with, and the format of its answers.
 
         Raises:
-            ValueError: If there is no such template.
+            ValueError: If there is no such template, or it has no words for an object that is not there.
             CheckpointError: If a model's folder cannot be read.
         """
+        template = self._load_words()
+        return allowing_absent(template) if self.allow_absent else template
+
+    def _load_words(self) -> PromptTemplate:
         if (load := self.entry.load_template) is not None:
             return load(self)
         template = get_template(self.template or "default")
@@ -124,7 +131,7 @@ class PolicySpec:
         Raises:
             ValueError, CheckpointError: As `load_template`.
         """
-        if self.entry.load_template is None or (self.template is None and self.frame is None):
+        if self.entry.load_template is None or (self.template is self.frame is None and not self.allow_absent):
             return None
         from focus_agents.models.loading import other_prompt
 

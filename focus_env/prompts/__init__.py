@@ -10,6 +10,7 @@ and in the form of families of models in `native.py`.
 
 from focus_env.prompts.lookup import (
     TEMPLATES,
+    allowing_absent,
     describe_template,
     described_template,
     get_template,
@@ -27,6 +28,7 @@ __all__ = [
     "TEMPLATES",
     "IPLocTemplate",
     "PromptTemplate",
+    "allowing_absent",
     "describe_template",
     "described_template",
     "get_template",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 from collections.abc import Mapping
@@ -63,6 +64,22 @@ def get_template(template: PromptTemplate | str) -> PromptTemplate:
         f"unknown prompt template {template!r}; known are {', '.join(TEMPLATES)}, {NATIVE_NAME}, a file that ends with "
         f"{', '.join(SUFFIXES)}, and package.module:NAME" + (f"; did you mean {near[0]!r}?" if near else "")
     )
+
+
+def allowing_absent(template: PromptTemplate) -> PromptTemplate:
+    """Return a template that tells what to answer where the object is not there.
+
+    Raises:
+        ValueError: If it has no words for that.
+    """
+    if template.allow_absent:
+        return template
+    if not template.absent_text:
+        raise ValueError(
+            f"allow_absent: expected a template with words for an object that is not there, got {template.name!r}, "
+            "which has none; leave it out, or choose another `template`"
+        )
+    return dataclasses.replace(template, allow_absent=True)
 
 
 def spelled_out(template: str | None) -> str | None:

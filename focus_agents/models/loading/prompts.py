@@ -150,9 +150,11 @@ def other_prompt(name_or_path: str | Path, asked: PromptTemplate) -> str | None:
     then, now = describe_template(trained), describe_template(asked)
     if then == now:
         return None
+    is_told = describe_template(dataclasses.replace(trained, allow_absent=True)) == now
     reworded = " in other words" if (trained.name, trained.frame) == (asked.name, asked.frame) else ""
+    settings = "`allow_absent`" if is_told else "`template` and `frame`"
     return (
         f"model {name_or_path}: trained on the template {trained.name!r} with boxes in {trained.frame}, and asked by "
-        f"{asked.name!r}{reworded} with boxes in {asked.frame}; leave `template` and `frame` out to ask it as it was "
+        f"{asked.name!r}{reworded} with boxes in {asked.frame}; leave {settings} out to ask it as it was "
         "trained"
     )

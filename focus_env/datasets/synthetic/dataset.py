@@ -27,12 +27,14 @@ Distractors = Literal["near", "same_shape", "any"]
 """What stands beside the target: objects of its shape and objects in its paint in turn; objects of its shape in other
 paints; or any objects in other paints, which are told from it by texture and colours alone."""
 
-Scenes = Literal["one_look", "parts", "tracks"]
+Scenes = Literal["one_look", "parts", "tracks", "mixed"]
 """Kinds of episodes: one support shows all that there is to know; each shows a half that two objects share, see
-`parts`; or they are frames of a video in which each look is there twice, see `tracks`."""
+`parts`; or they are frames of a video in which each look is there twice, see `tracks`. Mixed ones are of these three in
+turn, by their index."""
 
 _SPLITS = get_args(Split)
-_KINDS = get_args(Scenes)
+_KINDS: tuple[Scenes, ...] = get_args(Scenes)
+_MIXED = _KINDS[:3]
 _SCENE_DRAWS = 1 + BACKGROUND_DRAWS + LIGHT_DRAWS  # the number of objects, and what lies behind and above them
 
 DEFAULT_NUM_EPISODES = {"train": 1_000_000, "val": 1_000, "test": 1_000, "test_shapes": 1_000}
@@ -81,7 +83,8 @@ class SyntheticDataset:
 
     All this is of ``scenes="one_look"``. The scenes ``"parts"`` and ``"tracks"`` have four objects of their own rules,
     which the modules `focus_env.datasets.synthetic.parts` and `tracks` state; a level is rotation, light and background
-    there.
+    there. Of ``"mixed"`` the episodes 0, 3, 6 … are those of one_look with ``distractors="any"``, 1, 4, 7 … those of
+    parts, and 2, 5, 8 … those of tracks, as the data sets of these kinds have them under the same index.
 
     Args:
         split: ``"train"``, ``"val"``, ``"test"`` or ``"test_shapes"``.
@@ -93,9 +96,11 @@ class SyntheticDataset:
         num_objects: Objects in each picture, the target included, at most `MAX_NUM_OBJECTS`; None: as the level has it.
         distractors: What stands beside the target, see `Distractors`; the table and the text above are of ``"near"``.
         absent_fraction: Probability, 0 .. 1, that the query lacks the target. It shows another distractor in
-            its place, so that the number of objects tells nothing.
-        scenes: Which kind of episodes, see `Scenes`. With ``"parts"`` and ``"tracks"`` `num_objects`, `distractors` and
-            `absent_fraction` must be left as they are; tracks have at most 24 supports.
+            its place, so that the number of objects tells nothing. In parts and tracks a distractor is missing as
+            often, so that a newcomer tells nothing either. Supports are the same whatever the fraction, and so are
+            the queries of one_look that have their target.
+        scenes: Which kind of episodes, see `Scenes`. Only with ``"one_look"`` may `num_objects` and `distractors` be
+            given; tracks, and so mixed, have at most 24 supports.
         seed: At least 0. Seeds the choice of identities and all scenes; the splits do not depend on it.
 
     Raises:
@@ -142,11 +147,10 @@ class SyntheticDataset:
             raise ValueError(f"scenes must be one of {_KINDS}, got {scenes!r}")
         if scenes != "one_look":
             own: dict[str, Any] = {"num_objects": (num_objects, None), "distractors": (distractors, "near")}
-            own["absent_fraction"] = (absent_fraction, 0)
             for name, (value, default) in own.items():
                 if value != default:
                     raise ValueError(
-                        f"{name}: scenes {scenes!r} have four objects of their own rule, got {value!r}; leave it out"
+                        f"{name}: scenes {scenes!r} have objects of their own rule, got {value!r}; leave it out"
                     )
         self._split: Split = split  # type: ignore[assignment]
         self._num_episodes = DEFAULT_NUM_EPISODES[split] if num_episodes is None else num_episodes
@@ -159,11 +163,36 @@ class SyntheticDataset:
         self._scenes = scenes
         self._seed = seed
         self._check_shots(shots)
+        self._mixed: tuple[SyntheticDataset, ...] = ()
+        if scenes == "mixed":
+            self._mixed = tuple(
+                SyntheticDataset(
+                    split=split,
+                    num_episodes=num_episodes,
+                    shots=shots,
+                    level=level,
+                    image_size=image_size,
+                    distractors="any" if kind == "one_look" else "near",
+                    absent_fraction=absent_fraction,
+                    scenes=kind,
+                    seed=seed,
+                )
+                for kind in _MIXED
+            )
 
     @property
     def scenes(self) -> Scenes:
         """Which kind of episodes."""
         return self._scenes
+
+    def kind_of(self, index: int) -> Scenes:
+        """Which kind an episode is of; of mixed scenes one of the three that are drawn."""
+        return _MIXED[index % len(_MIXED)] if self._mixed else self._scenes
+
+    @property
+    def absent_fraction(self) -> float:
+        """Probability that a query lacks its target."""
+        return self._absent_fraction
 
     @property
     def image_size(self) -> int:
@@ -184,6 +213,8 @@ class SyntheticDataset:
             ValueError: If there cannot be so many supports.
         """
         self._check_shots(shots)
+        if self._mixed:
+            return self._mixed[self._checked(index) % len(_MIXED)].with_shots(index, shots)
         if self._scenes == "one_look":
             return self._one_look(self._checked(index), shots)
         return self._drawn(self.stills(index, shots), index)
@@ -197,8 +228,12 @@ class SyntheticDataset:
 
         Raises:
             IndexError: If there is no such episode.
-            ValueError: If the scenes are one_look, which are drawn as they are arranged.
+            ValueError: If the episode is of one_look, which are drawn as they are arranged.
         """
+        if self._mixed:
+            return self._mixed[self._checked(index) % len(_MIXED)].stills(
+                index, self._shots if shots is None else shots
+            )
         if self._scenes == "one_look":
             raise ValueError("stills: expected scenes 'parts' or 'tracks', got 'one_look'")
         key = (*self._key(self._checked(index)), _KINDS.index(self._scenes))
@@ -209,13 +244,14 @@ class SyntheticDataset:
             level=LEVELS[self._level],
             size=self._image_size,
             shots=self._shots if shots is None else shots,
+            absent_fraction=self._absent_fraction,
         )
 
     def _check_shots(self, shots: int) -> None:
         if shots < 1:
             raise ValueError(f"shots must be at least 1, got {shots!r}; an episode needs an exemplar")
-        if self._scenes == "tracks" and shots >= NUM_FRAMES:
-            raise ValueError(f"shots must be at most {NUM_FRAMES - 1} with scenes 'tracks', got {shots!r}")
+        if self._scenes in ("tracks", "mixed") and shots >= NUM_FRAMES:
+            raise ValueError(f"shots must be at most {NUM_FRAMES - 1} with scenes {self._scenes!r}, got {shots!r}")
 
     def _checked(self, index: int) -> int:
         if not 0 <= index < self._num_episodes:
@@ -239,7 +275,7 @@ class SyntheticDataset:
             episode_id=episode_id,
             support=tuple(Exemplar(*picture) for picture in supports),
             query_frame=query_frame,
-            target_box=target_box,
+            target_box=None if stills.is_absent else target_box,
             identity=str(stills.identity),
             category=stills.identity.family,
         )

@@ -23,35 +23,69 @@ def shows(shown: Identity, identity: Identity) -> bool:
 
 
 def candidates(stills: EpisodeStills) -> list[int]:
-    """Positions of the query's objects that all supports can mean; all objects if there is none.
+    """Positions of the query's objects that all supports can mean.
 
-    The latter is so where supports are those of another episode.
+    There is none where supports are those of another episode, or the target is absent.
     """
-    objects = range(len(stills.query.objects))
     boxed = [support.objects[0].identity for support in stills.supports]
-    found = [
+    return [
         position
-        for position in objects
-        if all(shows(shown, stills.query.objects[position].identity) for shown in boxed)
+        for position, item in enumerate(stills.query.objects)
+        if all(shows(shown, item.identity) for shown in boxed)
     ]
-    return found or list(objects)
 
 
-def oracle_choice(stills: EpisodeStills, rng: np.random.Generator, *, size: int) -> int:
+def oracle_choice(
+    stills: EpisodeStills, rng: np.random.Generator, *, size: int, may_be_absent: bool = False
+) -> int | None:
     """Which of the query's objects the oracle takes for the target, by its position.
+
+    Where the target may be absent and all objects that the supports can mean are there, it is one of these. Where one
+    of two is missing, it is the target three times as often as the other is, see `stills.draw_missing`: in parts the
+    answer is that the target is absent. In tracks the ways decide, since the newcomer stands where the missing one
+    would.
 
     Args:
         stills: The episode. Of the roles, that of the target in supports alone is used, which their boxes tell.
         rng: Draws among objects that the supports leave open alike.
         size: Side of the pictures in pixels.
+        may_be_absent: Whether the query may lack the target.
+
+    Returns:
+        None: it is absent. All objects are alike if none fits and it cannot be absent.
     """
-    open_ones = [int(position) for position in rng.permutation(candidates(stills))]
+    found = candidates(stills)
+    if may_be_absent and len(found) < _num_meant(stills):
+        newcomers = _newcomers(stills)
+        if stills.times is None or len(found) != 1 or not newcomers:
+            return None
+        return found[0] if _on_the_way(stills, (found[0], newcomers[0]), size) == found[0] else None
+    open_ones = [int(position) for position in rng.permutation(found or range(len(stills.query.objects)))]
     if stills.times is None or len(open_ones) != 2:
         return open_ones[0]
     boxed = stills.supports[0].objects[0].identity
     if boxed != stills.query.objects[open_ones[0]].identity:
         return open_ones[0]
-    # Two objects, two tracks: the pairing under which both have moved the least off their expected ways.
+    return _on_the_way(stills, (open_ones[0], open_ones[1]), size)
+
+
+def _num_meant(stills: EpisodeStills) -> int:
+    """How many objects of the episode the supports can mean: two of tracks, and of parts if all show one side."""
+    return 2 if len({support.objects[0].identity.part for support in stills.supports}) == 1 else 1
+
+
+def _newcomers(stills: EpisodeStills) -> list[int]:
+    """Positions of the query's objects of a look that no support shows; of tracks."""
+    known = {item.identity for support in stills.supports for item in support.objects}
+    return [position for position, item in enumerate(stills.query.objects) if item.identity not in known]
+
+
+def _on_the_way(stills: EpisodeStills, positions: tuple[int, int], size: int) -> int:
+    """Which of two objects of the query is where the target's way leads, the other being where its twin's does.
+
+    Two objects, two tracks: the pairing under which both have moved the least off their expected ways.
+    """
+    assert stills.times is not None
     target = expected_last(stills.times, [_places(support, size)[0] for support in stills.supports])
     twin = expected_last(stills.times, [_twin_place(support, size) for support in stills.supports])
     places = _places(stills.query, size)
@@ -59,7 +93,7 @@ def oracle_choice(stills: EpisodeStills, rng: np.random.Generator, *, size: int)
     def misses(first: int, second: int) -> float:
         return float(np.sum((places[first] - target) ** 2) + np.sum((places[second] - twin) ** 2))
 
-    return min(open_ones, key=lambda first: misses(first, next(other for other in open_ones if other != first)))
+    return min(positions, positions[::-1], key=lambda pair: misses(*pair))[0]
 
 
 def oracle_box(dataset: SyntheticDataset, index: int, *, shots: int | None = None) -> Box | None:
@@ -71,15 +105,17 @@ def oracle_box(dataset: SyntheticDataset, index: int, *, shots: int | None = Non
         shots: How many supports; None: those of the data set.
 
     Returns:
-        A box of the query, `xyxy` in pixels; None where the target of a one_look episode is absent.
+        A box of the query, `xyxy` in pixels; None: the target is absent.
 
     Raises:
         IndexError: If there is no such episode.
     """
-    if dataset.scenes == "one_look":
+    if dataset.kind_of(index) == "one_look":
         return dataset[index].target_box
     stills, size = dataset.stills(index, shots), dataset.image_size
-    return stills.query.box(oracle_choice(stills, np.random.default_rng(index), size=size), size)
+    may_be_absent = dataset.absent_fraction > 0
+    choice = oracle_choice(stills, np.random.default_rng(index), size=size, may_be_absent=may_be_absent)
+    return None if choice is None else stills.query.box(choice, size)
 
 
 def _places(still: Still, size: int) -> npt.NDArray[np.float64]:

@@ -7,6 +7,10 @@ same side, and the best that anybody can hit is `best_hit_rate`.
 
 All four show the same side, since a support with a half of each drawn on its own would tell by those beside the box
 which whole is meant.
+
+Where targets may be absent, a query can lack one of the four, the target or another, see `stills.draw_missing`. Another
+whole, in colours that none of the four has, stands in its place. That A|B is missing is then told by supports of both
+sides; one that shows A leaves open A|B, which is not there, and A|b.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from focus_env.datasets.synthetic.identities import Identity, families
 from focus_env.datasets.synthetic.paints import COLOURS, Split, contrast
 from focus_env.datasets.synthetic.scenes import Level, scatter
 from focus_env.datasets.synthetic.shapes import NUM_VARIANTS, Part, has_halves
-from focus_env.datasets.synthetic.stills import EpisodeStills, Still, Surroundings
+from focus_env.datasets.synthetic.stills import EpisodeStills, Still, Surroundings, draw_missing
 
 RADIUS = (0.14, 0.21)
 """Least and most radius of an object, or of a half that is shown alone, as a share of the picture's side."""
@@ -64,6 +68,19 @@ def quadruples(split: Split) -> tuple[tuple[str, str, str, str], ...]:
 
 
 @functools.cache
+def newcomers(split: Split, colours: tuple[str, str, str, str]) -> tuple[tuple[str, str], ...]:
+    """All (left, right) of wholes of a split in colours that differ from four others by `MIN_CONTRAST` at least."""
+    owner = "test" if split == "test_shapes" else split
+    pairs = itertools.permutations([colour for colour in COLOURS if colour not in colours], 2)
+    return tuple(
+        pair
+        for pair in pairs
+        if split_of(*pair) == owner
+        and min(contrast(*two) for two in [pair, *itertools.product(pair, colours)]) >= MIN_CONTRAST
+    )
+
+
+@functools.cache
 def halved_families(split: Split) -> tuple[str, ...]:
     """The shape families of a split whose halves are in one piece each."""
     return tuple(family for family in families(split) if has_halves(family))
@@ -85,7 +102,9 @@ def best_hit_rate(shots: int) -> float:
     return 1 - 0.5**shots
 
 
-def parts_stills(key: tuple[int, ...], *, split: Split, level: Level, size: int, shots: int) -> EpisodeStills:
+def parts_stills(
+    key: tuple[int, ...], *, split: Split, level: Level, size: int, shots: int, absent_fraction: float = 0.0
+) -> EpisodeStills:
     """One episode; fewer supports are the first of more, and the query does not depend on their number.
 
     Args:
@@ -94,11 +113,13 @@ def parts_stills(key: tuple[int, ...], *, split: Split, level: Level, size: int,
         level: Rotation, light and background; sizes are `RADIUS`, and nothing is covered.
         size: Side of the pictures in pixels.
         shots: Number of supports.
+        absent_fraction: Probability that the query lacks the target; it changes the query alone.
     """
     level = dataclasses.replace(level, num_objects=(4, 4), radius=RADIUS, max_overlap=0.0, cut=0.0)
     rng = np.random.default_rng(key)
     options, shapes = quadruples(split), halved_families(split)
-    first, other_first, second, other_second = options[int(rng.integers(len(options)))]
+    colours = options[int(rng.integers(len(options)))]
+    first, other_first, second, other_second = colours
     family, variant = shapes[int(rng.integers(len(shapes)))], int(rng.integers(NUM_VARIANTS))
     wholes = [
         Identity(family, variant, "halves", 0, pair)
@@ -107,12 +128,17 @@ def parts_stills(key: tuple[int, ...], *, split: Split, level: Level, size: int,
     # Colours are listed in one order, so the target must be any of the four.
     target = int(rng.integers(4))
     wholes = [wholes[target], *wholes[:target], *wholes[target + 1 :]]
+    missing = draw_missing(rng, absent_fraction, len(wholes))
+    asked = list(wholes)
+    if missing is not None:
+        others = newcomers(split, colours)
+        asked[missing] = wholes[missing]._replace(colours=others[int(rng.integers(len(others)))])
 
     def still(picture: int) -> Still:
         """Picture 0 is the query; each has its own generator, so that the number of others does not matter."""
         own = np.random.default_rng((*key, picture))
         side = SIDES[int(own.integers(2))]
-        shown = wholes if picture == 0 else [part_of(whole, side) for whole in wholes]
+        shown = asked if picture == 0 else [part_of(whole, side) for whole in wholes]
         objects, order = scatter(shown, own, level, size)
         return Still(objects, order, Surroundings.drawn(own))
 
@@ -122,4 +148,5 @@ def parts_stills(key: tuple[int, ...], *, split: Split, level: Level, size: int,
         query=still(0),
         supports=[still(shot + 1) for shot in range(shots)],
         names=["query", *(f"support{shot}" for shot in range(shots))],
+        is_absent=missing == 0,
     )

@@ -65,12 +65,13 @@ class EpisodeStills(NamedTuple):
     """The pictures of one episode.
 
     Attributes:
-        identity: The target's, as the query shows it.
+        identity: The target's, as a query shows it.
         level: How the pictures are drawn.
         query: The picture to answer for.
         supports: In the order in which they are shown.
         names: Of the query and of each support, for their frames.
         times: When each support was taken, from 0, the first, to 1, the query; None where pictures have no time.
+        is_absent: Whether the query lacks the target; its first object is then a newcomer that stands in for it.
     """
 
     identity: Identity
@@ -79,3 +80,24 @@ class EpisodeStills(NamedTuple):
     supports: Sequence[Still]
     names: Sequence[str]
     times: Sequence[float] | None = None
+    is_absent: bool = False
+
+
+def draw_missing(rng: np.random.Generator, absent_fraction: float, num_objects: int) -> int | None:
+    """Draw which of the objects of an episode its query lacks, a newcomer in its place.
+
+    The target, with the probability `absent_fraction`; another object with the same probability, as far as there is
+    room for it. Half of the newcomers then stand beside a target, so that a newcomer alone does not tell an absence.
+
+    Args:
+        rng: Draws.
+        absent_fraction: 0 .. 1.
+        num_objects: The target included.
+
+    Returns:
+        Its position, 0 for the target; None: all are there.
+    """
+    draw, other = rng.random(2).tolist()
+    if draw < absent_fraction:
+        return 0
+    return 1 + int(other * (num_objects - 1)) if draw < 2 * absent_fraction else None

@@ -6,21 +6,27 @@ see `focus_env.datasets.sampler.focus_frames`. The look leaves the target and it
 box is told by where they were, the better the later the last support and the more there are to tell the motion.
 
 All objects move by the same rules and are drawn in an order of their own, so that the target is any of them.
+
+Where targets may be absent, a query can lack one of the four, the target or another, see `stills.draw_missing`. An
+object of a third look stands in its place and pose. Where the target is missing its twin is there, so that the look
+alone finds an object, and where it was tells that this is the other one; where the twin is missing it is the other way
+round.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from focus_env.datasets.sampler import focus_frames
-from focus_env.datasets.synthetic.identities import identity_from_number, num_identities, stranger
+from focus_env.datasets.synthetic.identities import Identity, identity_from_number, num_identities, stranger
 from focus_env.datasets.synthetic.paints import Split
 from focus_env.datasets.synthetic.scenes import Level, PlacedObject, pose_matrix, put
-from focus_env.datasets.synthetic.stills import EpisodeStills, Still, Surroundings
+from focus_env.datasets.synthetic.stills import EpisodeStills, Still, Surroundings, draw_missing
 
 NUM_FRAMES = 25
 """Of a video; supports lie evenly for 1, 2, 3, 4, 6, 8, 12 and 24 of them."""
@@ -119,7 +125,9 @@ def _candidates(rng: np.random.Generator, shrink: float) -> Motion:
     return Motion(way(_TIMES) @ terms, radii, turns, 0.0, 0.0)
 
 
-def tracks_stills(key: tuple[int, ...], *, split: Split, level: Level, size: int, shots: int) -> EpisodeStills:
+def tracks_stills(
+    key: tuple[int, ...], *, split: Split, level: Level, size: int, shots: int, absent_fraction: float = 0.0
+) -> EpisodeStills:
     """One episode; its video, and so the query, does not depend on the number of supports.
 
     Args:
@@ -128,6 +136,7 @@ def tracks_stills(key: tuple[int, ...], *, split: Split, level: Level, size: int
         level: Rotation, light and background; sizes are `RADIUS`.
         size: Side of the pictures in pixels.
         shots: Number of supports, less than `NUM_FRAMES`.
+        absent_fraction: Probability that the query lacks the target; it changes the query alone.
     """
     level = dataclasses.replace(level, num_objects=(NUM_OBJECTS, NUM_OBJECTS), radius=RADIUS, cut=0.0)
     rng = np.random.default_rng(key)
@@ -138,8 +147,12 @@ def tracks_stills(key: tuple[int, ...], *, split: Split, level: Level, size: int
     by_order = draw_motions(rng)
     motions = [by_order[order.index(position)] for position in range(NUM_OBJECTS)]
     surroundings = Surroundings.drawn(rng)
+    missing = draw_missing(rng, absent_fraction, NUM_OBJECTS)
+    asked = list(looks)
+    if missing is not None:
+        asked[missing] = stranger(split, float(rng.random()), (target, other))
 
-    def still(frame: int) -> Still:
+    def still(frame: int, looks: Sequence[Identity]) -> Still:
         def at_frame(position: int) -> PlacedObject:
             motion = motions[position]
             angle = float(motion.turns[frame]) * level.rotation
@@ -153,10 +166,11 @@ def tracks_stills(key: tuple[int, ...], *, split: Split, level: Level, size: int
     return EpisodeStills(
         identity=target,
         level=level,
-        query=still(last),
-        supports=[still(frame) for frame in chosen],
+        query=still(last, asked),
+        supports=[still(frame, looks) for frame in chosen],
         names=[f"frame{frame}" for frame in (last, *chosen)],
         times=[frame / last for frame in chosen],
+        is_absent=missing == 0,
     )
 
 

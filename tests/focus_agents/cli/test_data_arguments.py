@@ -54,8 +54,14 @@ def test_a_pool_of_shuffled_supports() -> None:
     ("words", "message"),
     [
         (["--scenes", "halves"], "--scenes"),
-        (["--scenes", "parts", "--num-objects", "5"], "--num-objects: the scenes 'parts' have four objects"),
-        (["--scenes", "tracks", "--distractors", "near"], "--distractors: the scenes 'tracks' have four objects"),
+        (
+            ["--scenes", "parts", "--num-objects", "5"],
+            "--num-objects: the scenes 'parts' have objects of their own rule",
+        ),
+        (
+            ["--scenes", "tracks", "--distractors", "near"],
+            "--distractors: the scenes 'tracks' have objects of their own rule",
+        ),
         (["--scenes", "tracks", "--shots", "30"], "shots must be at most 24 with scenes 'tracks', got 30"),
         (["--dataset", "got10k", "--data-root", ".", "--scenes", "parts"], "--scenes: the data set 'got10k' has noth"),
         (["--num-training-episodes", "0"], "--num-training-episodes: expected 1 or more, got 0"),
@@ -76,7 +82,7 @@ def test_what_cannot_be(words: list[str], message: str, capsys: pytest.CaptureFi
 CHOSEN: dict[str, Any] = {
     "identity": "label", "split": "test", "protocol": "focus", "episodes_per_track": 7, "min_gap": 2, "absent": "keep",
     "on_bad": "skip", "max_pixels": 900, "min_pixels": 400, "scenes": "parts", "level": 1, "num_objects": 3,
-    "distractors": "near", "shuffle_supports": True, "image_size": 96, "data_seed": 5,
+    "distractors": "near", "absent_fraction": 0.5, "shuffle_supports": True, "image_size": 96, "data_seed": 5,
 }  # fmt: skip
 """A value other than the default for each flag but for those of paths."""
 

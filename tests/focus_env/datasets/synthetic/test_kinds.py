@@ -52,11 +52,16 @@ def is_near(share: float, expected: float) -> bool:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"scenes": "halves"}, r"scenes must be one of \('one_look', 'parts', 'tracks'\), got 'halves'"),
+        ({"scenes": "halves"}, r"scenes must be one of \('one_look', 'parts', 'tracks', 'mixed'\), got 'halves'"),
         ({"scenes": None}, "scenes must be one of .*, got None"),
-        ({"scenes": "parts", "num_objects": 4}, "num_objects: scenes 'parts' have four objects .*, got 4; leave it"),
-        ({"scenes": "tracks", "distractors": "any"}, "distractors: scenes 'tracks' have four objects .*, got 'any'"),
-        ({"scenes": "tracks", "absent_fraction": 0.5}, "absent_fraction: scenes 'tracks' have four .*, got 0.5"),
+        (
+            {"scenes": "parts", "num_objects": 4},
+            "num_objects: scenes 'parts' have objects of their own .*, got 4; leave it",
+        ),
+        (
+            {"scenes": "tracks", "distractors": "any"},
+            "distractors: scenes 'tracks' have objects of their own .*, got 'any'",
+        ),
         ({"scenes": "tracks", "shots": NUM_FRAMES}, "shots must be at most 24 with scenes 'tracks', got 25"),
         ({"scenes": "parts", "shots": 0}, "shots must be at least 1, got 0"),
     ],
