@@ -12,7 +12,7 @@ ask it, without a password. Ctrl-C ends it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,18 +20,16 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from annotated_types import Ge, Le
 
-from focus_agents.cli.command_line import parse, quiet_libraries
+from focus_agents.cli.asked_policies import AskedPolicies
+from focus_agents.cli.command_line import parse
 from focus_agents.cli.common import PolicyArguments
 from focus_agents.cli.data_checks import check_policy_flags
 from focus_agents.cli.errors import make_console, user_errors, work_errors
 from focus_agents.finding import DEFAULT_BATCH_SIZE
-from focus_agents.finding.choice import Choice, choose_policy, make_policy
-from focus_agents.finding.wanted import DEFAULT_SHOTS, Wanted
-from focus_agents.policies.licences import licence_note
+from focus_agents.finding.wanted import DEFAULT_SHOTS
 from focus_agents.policies.registry import policies_help
-from focus_agents.rollout.records import Policy
+from focus_agents.processes.loopback import is_loopback
 from focus_agents.settings import Settings
-from focus_env.prompts import PromptTemplate
 
 if TYPE_CHECKING:
     from http.server import ThreadingHTTPServer
@@ -94,13 +92,14 @@ def start(args: Args, say: Callable[[str], None]) -> ThreadingHTTPServer:
     """
     from focus_agents.integrations.label_studio.backend import Backend
     from focus_agents.integrations.label_studio.host import Host
-    from focus_agents.integrations.label_studio.server import LOOPBACK, make_server
+    from focus_agents.integrations.label_studio.server import make_server
 
     args.policies.check_device()
     host = Host(args.url, token=os.environ.get(TOKEN, ""), data_root=args.data_root)
+    policies = AskedPolicies(args.policy, args.policies, say=say)
     backend = Backend(
         host,
-        Policies(args, say).make,
+        policies.make,
         name=args.policy or "focus",
         shots=args.shots,
         min_score=args.min_score,
@@ -111,38 +110,6 @@ def start(args: Args, say: Callable[[str], None]) -> ThreadingHTTPServer:
         server = make_server(backend, host=args.host, port=args.port)
     except OSError as error:
         raise ValueError(f"port: cannot listen at {args.host}:{args.port}: {error}; choose another") from error
-    if args.host not in LOOPBACK:
+    if not is_loopback(args.host):
         say("note: whoever reaches this address can ask, without a password")
     return server
-
-
-class Policies:
-    """The policies that answer about objects: the policy that is named, or the best for each; each is made once.
-
-    Args:
-        args: Of the command.
-        say: Called with lines for people.
-
-    Raises:
-        ValueError: If there is no policy of the name.
-    """
-
-    def __init__(self, args: Args, say: Callable[[str], None]) -> None:
-        self._args, self._say = args, say
-        self._made: dict[str, tuple[Policy, PromptTemplate]] = {}
-        if args.policy is not None:
-            self.make([])
-
-    def make(self, wanted: Sequence[Wanted]) -> tuple[Policy, PromptTemplate]:
-        """Return the policy, and the prompt that it is asked with."""
-        choice = choose_policy(wanted) if self._args.policy is None else Choice(self._args.policy, "")
-        text = choice.text
-        if text not in self._made:
-            spec = self._args.policies.spec(text)
-            if spec.entry.is_model:
-                quiet_libraries()
-            self._made[text] = make_policy(spec, spec.load_template())
-            self._say(f"policy: {text}" + (f", {choice.reason}" if choice.reason else ""))
-            if note := licence_note(text):
-                self._say(note)
-        return self._made[text]

@@ -6,12 +6,13 @@ import itertools
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from focus_env.errors import DatasetError, MissingDependencyError
+from focus_env.images import LARGEST_PICTURE
 from focus_env.types import ImageArray
 
 ENDINGS = (
@@ -62,37 +63,47 @@ def frame_rate(path: Path) -> Fraction:
     return Fraction(rate) if rate else USUAL_RATE
 
 
-def read_frames(path: Path, *, every: int = 1) -> Iterator[tuple[int, ImageArray]]:
+def read_frames(
+    source: Path | BinaryIO, *, every: int = 1, format: str | None = None
+) -> Iterator[tuple[int, ImageArray]]:
     """Yield frames with their numbers, turned as players turn them.
 
     Args:
-        path: The video.
+        source: The video, a file or an open one.
         every: Each so manyth frame, from the first on.
+        format: FFmpeg's name of the container, and no other is tried: of what strangers send, since some formats are
+            lists of other files, which would be opened. None: it is found out.
 
     Yields:
         (Its number, [H, W, 3] uint8 in RGB).
 
     Raises:
-        DatasetError: If it is no video, or what follows cannot be decoded.
+        DatasetError: If it is no video, a frame is larger than `focus_env.images.LARGEST_PICTURE`, or what follows
+            cannot be decoded.
     """
     av = load_av()
-    number = 0
+    number, name = 0, source if isinstance(source, Path) else "video"
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(source) if isinstance(source, Path) else source, format=format) as container:
             if not container.streams.video:
-                raise DatasetError(f"{path}: expected a video, found no pictures in it; remove it")
+                raise DatasetError(f"{name}: expected a video, found no pictures in it; remove it")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):
+                if frame.width * frame.height > LARGEST_PICTURE:
+                    raise DatasetError(
+                        f"{name}: expected at most {LARGEST_PICTURE} pixels, got {frame.width} x {frame.height}; "
+                        "remove it"
+                    )
                 if number % every == 0:
                     pixels = frame.to_ndarray(format="rgb24")
                     yield number, np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
                 number += 1
     except (av.FFmpegError, OSError, ValueError) as error:
         behind = f" behind frame {number - 1}" if number else ""
-        raise DatasetError(f"{path}: expected a video that can be decoded{behind}: {error}; convert it") from error
+        raise DatasetError(f"{name}: expected a video that can be decoded{behind}: {error}; convert it") from error
     if number == 0:
-        raise DatasetError(f"{path}: expected a video, found no frame in it; copy it again")
+        raise DatasetError(f"{name}: expected a video, found no frame in it; copy it again")
 
 
 def check_ending(path: Path) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterable
+from importlib import resources
 
 VOID = frozenset({"img", "input", "meta", "br", "link"})
 """Elements without content."""
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
 """Characters that no HTML file may hold."""
+BASE_STYLE = resources.files(__package__).joinpath("base.css").read_text(encoding="utf-8")
+"""Colours and type of all pages, light and dark."""
 
 
 class Html(str):

@@ -21,8 +21,9 @@ from focus_agents.finding.search import require_scores
 from focus_agents.finding.sources import Shown
 from focus_agents.finding.wanted import DEFAULT_SHOTS, Wanted, boxes_of, spread
 from focus_agents.integrations.label_studio.host import Host
-from focus_agents.integrations.label_studio.layout import Layout, RefusedError, read_layout
+from focus_agents.integrations.label_studio.layout import Layout, read_layout
 from focus_agents.rollout.records import Policy
+from focus_agents.serving import RefusedError
 from focus_env.annotations import LabelledPicture, read_annotations
 from focus_env.annotations.label_studio import region
 from focus_env.errors import DatasetError

@@ -6,20 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from focus_env.errors import FocusError
-
-
-class RefusedError(FocusError):
-    """A request that cannot be answered.
-
-    Args:
-        message: Why.
-        status: Of HTTP, 400 to 499.
-    """
-
-    def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.status = status
+from focus_agents.serving import RefusedError
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from focus_agents.integrations.label_studio.backend import Backend, Task
-from focus_agents.integrations.label_studio.layout import RefusedError
+from focus_agents.serving import SECONDS, RefusedError, body_length, check_called
 from focus_env.errors import FocusError
 
 LARGEST_BODY = 32 * 2**20
 """Bytes of a request."""
-SECONDS = 60.0
-"""After which a connection that says nothing is given up."""
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def make_server(backend: Backend, *, host: str = "127.0.0.1", port: int = 0) -> ThreadingHTTPServer:
@@ -47,18 +44,12 @@ def make_server(backend: Backend, *, host: str = "127.0.0.1", port: int = 0) -> 
                 self._send(500, {"error": f"{type(error).__name__}: {error}"})
 
         def _request(self) -> Task:
-            called = urlsplit(f"//{self.headers.get('Host', '')}").hostname
-            if host in LOOPBACK and called not in LOOPBACK:  # a page of elsewhere, whose name leads here
-                raise RefusedError(f"Host: expected {host}, got {called!r:.80}", 403)
-            if self.headers.get_content_type() != "application/json":  # nor can it send that without asking first
+            check_called(host, self.headers)
+            if self.headers.get_content_type() != "application/json":  # no page of elsewhere can send that unasked
                 raise RefusedError("Content-Type: expected application/json", 415)
-            length = self.headers.get("Content-Length", "")
-            if not length.isdecimal():
-                raise RefusedError("Content-Length: expected the number of bytes", 411)
-            if int(length) > LARGEST_BODY:
-                raise RefusedError(f"expected at most {LARGEST_BODY} bytes, got {length}", 413)
+            length = body_length(self.headers, LARGEST_BODY)
             try:
-                found = json.loads(self.rfile.read(int(length)))
+                found = json.loads(self.rfile.read(length))
             except (ValueError, RecursionError) as error:
                 raise RefusedError(f"expected JSON, got something else: {error}") from error
             if not isinstance(found, dict):

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from focus_agents.reports.markup import Html, join, tag
+from focus_agents.reports.markup import BASE_STYLE, Html, join, tag
 from focus_agents.reports.measured import is_measured
 from focus_agents.reports.run_page.cards import Shelf, episode_card, filter_bar, group_card
 from focus_agents.reports.run_page.choice import NUM_FIXED, choose_episodes
@@ -63,7 +63,7 @@ def render_page(
     ]
     names = ("warnings", "curves", "validation", "groups", "attention", "probe", "speed", "settings", "code")
     sections.insert(0, _header(runs, written, [name for name, part in zip(names, sections, strict=True) if part]))
-    style, script = (Html(_resource(name)) for name in ("page.css", "page.js"))
+    style, script = Html(BASE_STYLE + _resource("page.css")), Html(_resource("page.js"))
     head = [
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from focus_agents.integrations.label_studio.host import Host
-from focus_agents.integrations.label_studio.layout import Layout, RefusedError, read_layout
+from focus_agents.integrations.label_studio.layout import Layout, read_layout
+from focus_agents.serving import RefusedError
 from tests.focus_agents.integrations.label_studio.client import (
     CONFIG,
     ORIGIN,
