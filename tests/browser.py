@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,25 +53,75 @@ class Page:
         self._events.append(message)
         return message
 
-    def open(self, file: Path, *, width: int, height: int = 900, dark: bool = False) -> None:
-        """Open a file from disk, and wait until it is loaded."""
+    def open(self, place: Path | str, *, width: int, height: int = 900, dark: bool = False) -> None:
+        """Open a file from disk, without a network, or an address; and wait until it is loaded."""
+        url = place if isinstance(place, str) else place.absolute().as_uri()
         self.errors.clear()
         self._events.clear()
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-        self.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
+        limits = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        self.call("Network.emulateNetworkConditions", offline=isinstance(place, Path), **limits)
         is_phone = width < 600
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=is_phone
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=file.absolute().as_uri())
+        self.call("Emulation.setTouchEmulationEnabled", enabled=is_phone)
+        self.call("Page.navigate", url=url)
+        self.wait(f"document.readyState === 'complete' && location.href === {json.dumps(url)}")
+
+    def wait(self, condition: str) -> None:
+        """Wait until an expression of JavaScript is true."""
         deadline = time.monotonic() + CALL_SECONDS
-        is_loaded = f"document.readyState === 'complete' && location.href === {json.dumps(file.absolute().as_uri())}"
-        while not self.value(is_loaded):
-            assert time.monotonic() < deadline, f"{file} is not loaded after {CALL_SECONDS} s"
+        while not self.value(condition):
+            assert time.monotonic() < deadline, f"not after {CALL_SECONDS} s: {condition}; {self.errors}"
             time.sleep(0.02)
+
+    def requested(self) -> list[str]:
+        """What was fetched since the page was opened."""
+        sent = [one["params"] for one in self._events if one.get("method") == "Network.requestWillBeSent"]
+        return [one["request"]["url"] for one in sent]
+
+    def click(self, selector: str) -> None:
+        """Click on the middle of an element with the mouse."""
+        self.value(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center'}})")
+        x, y, width, height = self.frame(selector)
+        self.drag((x + width / 2, y + height / 2), (x + width / 2, y + height / 2))
+
+    def frame(self, selector: str) -> tuple[float, float, float, float]:
+        """Left, top, width and height of an element in the window."""
+        found = f"(r => [r.x, r.y, r.width, r.height])(document.querySelector({json.dumps(selector)})"
+        x, y, width, height = self.value(f"{found}.getBoundingClientRect())")
+        return x, y, width, height
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float], *, finger: bool = False) -> None:
+        """Press at a place of the window, and let go at another."""
+        middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
+        if finger:
+            for kind, places in (
+                ("touchStart", [start]),
+                ("touchMove", [middle]),
+                ("touchMove", [end]),
+                ("touchEnd", []),
+            ):
+                points = [{"x": x, "y": y} for x, y in places]
+                self.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+            return
+        for kind, (x, y) in (("Pressed", start), ("Moved", middle), ("Moved", end), ("Released", end)):
+            options = {"button": "left", "buttons": 1 if kind != "Released" else 0, "clickCount": 1}
+            self.call("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, **options)
+
+    def choose_files(self, selector: str, files: Sequence[Path]) -> None:
+        """Choose files in an input, as its dialog does."""
+        element = self.call("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")
+        self.call("DOM.setFileInputFiles", files=[str(file) for file in files], objectId=element["result"]["objectId"])
+
+    def picture(self, path: Path) -> None:
+        """Write what is seen as a PNG."""
+        shot = self.call("Page.captureScreenshot", format="png")
+        path.write_bytes(base64.b64decode(shot["data"]))
 
     def value(self, expression: str) -> Any:
         """The value of an expression of JavaScript, once it is there if it is a promise."""

@@ -45,6 +45,7 @@ COMMANDS = {
     for command in (
         Command("demo", "focus_agents.cli.demo", "find an object in a picture, given pictures with a box around it"),
         Command("find", "focus_agents.cli.find", "find objects in many pictures or a video, and write what tools read"),
+        Command("app", "focus_agents.cli.app", "open a page on which to draw a box, and see where the object is"),
         Command("evaluate", "focus_agents.cli.evaluate", "score policies on episodes that they have not seen"),
         Command("sft", "focus_agents.cli.sft", "train, stage 1: supervised fine-tuning with attention loss"),
         Command("grpo", "focus_agents.cli.grpo", "train, stage 2: GRPO on RLlib"),

@@ -34,6 +34,22 @@ def test_frames_come_back(clip: Path) -> None:
     assert (video.num_frames(clip), video.num_frames(clip, 3), video.frame_rate(clip)) == (10, 4, 5)
 
 
+def test_frames_of_an_open_file_in_the_format_that_is_named_alone(clip: Path, tmp_path: Path) -> None:
+    with clip.open("rb") as file:
+        assert len(list(video.read_frames(file, format="mov"))) == 10
+    others = tmp_path / "list.txt"
+    others.write_text(f"ffconcat version 1.0\nfile {clip.name}\n")
+    assert len(list(video.read_frames(others))) == 10  # FFmpeg opens what a list names
+    with others.open("rb") as file, pytest.raises(DatasetError, match="video: expected a video that can be decoded"):
+        list(video.read_frames(file, format="mov"))
+
+
+def test_a_frame_of_too_many_pixels_is_refused(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "LARGEST_PICTURE", 4799)
+    with pytest.raises(DatasetError, match="expected at most 4799 pixels, got 80 x 60; remove it"):
+        list(video.read_frames(clip))
+
+
 def test_an_object_in_a_video(clip: Path, tmp_path: Path) -> None:
     support = [(scene((0, 20)), square((0, 20)))]
     found = find(support, clip, policy=bright(), every=2, out=tmp_path / "found.xml", video=tmp_path / "seen.mp4")
