@@ -41,6 +41,7 @@ DOCUMENTS = (
     "experiments/LOG.md",
     "docs/annotations.md",
     "docs/answers.md",
+    "docs/app.md",
     "docs/bases.md",
     "docs/commands.md",
     "docs/dashboard.md",
@@ -62,8 +63,8 @@ DOCUMENTS = (
     "docs/watching.md",
 )
 COMMANDS = (
-    "README.md", "CONTRIBUTING.md", "Makefile", "docs/annotations.md", "docs/bases.md", "docs/data.md",
-    "docs/evaluation.md", "docs/extending.md", "docs/finding.md", "docs/python.md", "docs/results.md",
+    "README.md", "CONTRIBUTING.md", "Makefile", "docs/annotations.md", "docs/app.md", "docs/bases.md",
+    "docs/data.md", "docs/evaluation.md", "docs/extending.md", "docs/finding.md", "docs/python.md", "docs/results.md",
     "docs/rewards.md", "docs/scaling.md", "docs/training.md", "docs/watching.md",
 )  # fmt: skip
 EXPERIMENTS = sorted(path.relative_to(ROOT / "experiments").as_posix() for path in ROOT.glob("experiments/**/*.py"))

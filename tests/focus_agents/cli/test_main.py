@@ -65,8 +65,8 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     ("word", "answer"),
     [
         ("", "no command ''; there are demo, "),
-        ("nonsense", "no command 'nonsense'; there are demo, find, evaluate, sft, grpo, "),
-        ("gpro", "no command 'gpro', did you mean 'grpo'? There are demo, find, evaluate, sft, grpo, "),
+        ("nonsense", "no command 'nonsense'; there are demo, find, app, evaluate, sft, grpo, "),
+        ("gpro", "no command 'gpro', did you mean 'grpo'? There are demo, find, app, evaluate, sft, grpo, "),
         ("evaluat", "no command 'evaluat', did you mean 'evaluate'? There are "),
         ("--seed", "no command '--seed'; there are "),
         ("GRPO", "no command 'GRPO'; there are "),
