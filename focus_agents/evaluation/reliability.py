@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from focus_agents.evaluation.records import AnswerRecord
 from focus_agents.evaluation.results import ResultsFolder
+from focus_agents.reports.documents import picture
 from focus_agents.reports.tables import figure
 from focus_agents.runs.files import write_json
 from focus_env.calibration import calibration_error, calibration_interval, fit_calibration, reliability_curve
@@ -18,6 +20,11 @@ from focus_env.metrics import bootstrap_interval
 RIGHT_IOU = 0.5
 MIN_BOXES = 50
 """Boxes that a calibration is fitted to, at least."""
+CURVE_TITLE = "Reliability: boxes by their scores"
+CURVE_CAPTION = (
+    "Boxes by their scores: the share that is right, with its 95% interval, over the mean score. On the dashed line a "
+    "score is that share; the area of a mark is the number of its boxes."
+)
 
 Rows = list[list[str]]
 """The first is the heading."""
@@ -45,7 +52,17 @@ def reliability(records: Sequence[AnswerRecord]) -> dict[str, Any] | None:
     }
 
 
-def write_calibrations(results: ResultsFolder) -> None:
+def write_reliability(results: ResultsFolder, summary: Mapping[str, Any]) -> dict[str, str]:
+    """Write calibrations, and draw the reliability curves of all cells whose policy gives scores.
+
+    Returns:
+        The picture in Markdown by the title of its table; nothing where no policy gives scores.
+    """
+    _write_calibrations(results)
+    return _draw_curves(summary, results.path)
+
+
+def _write_calibrations(results: ResultsFolder) -> None:
     """Write a calibration of each cell with at least `MIN_BOXES` boxes that have a score, for `focus_agents.find`."""
     for cell in results.cells():
         scores, right = _scored(results.read(cell))
@@ -88,13 +105,28 @@ def curve_rows(summary: Mapping[str, Any]) -> Rows:
     return rows
 
 
+def _draw_curves(summary: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Draw a panel for each data set and number of shots; return as `write_reliability` does."""
+    panels: dict[str, dict[str, Any]] = {}
+    for cell in summary["cells"]:
+        if found := cell.get("reliability"):
+            title = f"{cell['dataset']}, {cell['shots']} shot{'s' if cell['shots'] != 1 else ''}"
+            panels.setdefault(title, {})[cell["policy"]] = found["bins"]
+    if not panels:
+        return {}
+    from focus_agents.reports.reliability_plot import plot_reliability  # here: other reports need no matplotlib
+
+    path = plot_reliability(panels, folder / "reliability.png")
+    return {CURVE_TITLE: picture(path, CURVE_CAPTION)}
+
+
 def reliability_tables(summary: Mapping[str, Any]) -> dict[str, Rows]:
     """Return the tables by title; none where no policy gives scores."""
     if not any("reliability" in cell for cell in summary["cells"]):
         return {}
     return {
         "How sure, and how often right, * 100": sureness_rows(summary),
-        "Reliability: boxes by their scores": curve_rows(summary),
+        CURVE_TITLE: curve_rows(summary),
     }
 
 

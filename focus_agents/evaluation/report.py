@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from focus_agents.evaluation.published import PAPER, TABLES, PublishedTable
 from focus_agents.evaluation.records import Cell
-from focus_agents.evaluation.reliability import reliability, reliability_notes, reliability_tables, write_calibrations
+from focus_agents.evaluation.reliability import reliability, reliability_notes, reliability_tables, write_reliability
 from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.reports.documents import paragraph, to_markdown, write_document
 from focus_agents.reports.tables import figure, markdown_table
@@ -291,25 +292,30 @@ def _count_notes(summary: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def render_markdown(summary: Mapping[str, Any]) -> str:
-    """Return the tables and notes in Markdown."""
+def render_markdown(summary: Mapping[str, Any], *, pictures: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return the tables and notes in Markdown.
+
+    Args:
+        summary: All figures.
+        pictures: Pictures in Markdown, by the title of the table that each stands above.
+    """
     notes = [_SETTING.sub(r"`\1`", paragraph(note)) for note in report_notes(summary)]
     parts = ["# Evaluation", *notes]
     for title, rows in report_tables(summary).items():
-        parts += [f"## {title}", markdown_table(rows)]
+        parts += [f"## {title}", *([pictures[title]] if title in pictures else []), markdown_table(rows)]
     return to_markdown(parts)
 
 
 def write_report(results: ResultsFolder, *, with_published: bool = False) -> dict[str, Any]:
-    """Write `summary.json`, `report.md`, `report.html` and `calibration/` of everything in the folder.
+    """Write `summary.json`, `report.md`, `report.html`, `calibration/` and `reliability.png` of all in the folder.
 
     Returns:
         The summary, see `summarize_folder`.
     """
     summary = summarize_folder(results, with_published=with_published)
     write_json(results.path / "summary.json", summary)
-    write_calibrations(results)
-    write_document(results.path / "report.md", render_markdown(summary))
+    pictures = write_reliability(results, summary)
+    write_document(results.path / "report.md", render_markdown(summary, pictures=pictures))
     return summary
 
 

@@ -39,6 +39,8 @@ def test_by_hand(tmp_path: Path) -> None:
     ]
     assert any(note.startswith("right: boxes with an IoU of at least 0.5") for note in report_notes(summary))
     assert "## Reliability: boxes by their scores" in (tmp_path / "report.md").read_text()
+    assert "](reliability.png)" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "report.html").read_text().count("data:image/png;base64,") == 1
     assert json.loads((tmp_path / "summary.json").read_text())["cells"][0]["reliability"]["num_scored"] == 3
 
 
@@ -60,6 +62,7 @@ def test_without_scores_the_report_is_as_before(tmp_path: Path) -> None:
     assert "reliability" not in summary["cells"][0]
     assert len(report_tables(summary)) == 2
     assert not any("right:" in note for note in report_notes(summary))
+    assert not (tmp_path / "reliability.png").exists()
 
 
 def test_lines_of_earlier_releases_have_none(tmp_path: Path) -> None:
