@@ -160,6 +160,7 @@ class App:
             silent = [one for one in self._sessions.values() if now - one.last_seen > SILENT_SECONDS]
         for session in silent:
             self._end(session, {})
+        self._forget()
 
     def add(self, session: Session, content: bytes, name: str) -> Reply:
         """Take in a file that was dropped."""
@@ -170,10 +171,14 @@ class App:
     def _end(self, session: Session, request: dict[str, Any]) -> Reply:
         with self._lock:
             self._sessions.pop(session.key, None)
-        ready = self._ready
-        if ready is not None and ready.session == session.key:
-            self._ready = None
+        self._forget()
         return Reply({})
+
+    def _forget(self) -> None:
+        """Let go of the decoded pictures of a session that has ended, perhaps while it was asked."""
+        ready = self._ready
+        if ready is not None and ready.session not in self._sessions:
+            self._ready = None
 
     def _remove(self, session: Session, request: dict[str, Any]) -> Reply:
         numbers = request.get("pictures")
@@ -211,18 +216,18 @@ class App:
             )
         version = session.seek(sought)
         with self._asking:
-            ready = self._make_ready(session, version)
+            ready = self._make_ready(session, sought, version)
             choice = self._policies.choose(list(ready.wanted.values()))
         can_show = hasattr(_model(ready.policy), "locate")
         said = {"policy": choice.text, "reason": choice.reason, "licence": licence_note(choice.text)}
         return Reply({**said, "has_attention": can_show})
 
-    def _make_ready(self, session: Session, version: int) -> _Ready:
-        """Who answers about a session's objects; called with `_asking` held."""
+    def _make_ready(self, session: Session, sought: Sequence[Sought], version: int) -> _Ready:
+        """Who answers about a session's objects of a version; called with `_asking` held."""
         ready = self._ready
         if ready is None or (ready.session, ready.version) != (session.key, version):
             self._ready = None
-            wanted = _wanted(session, session.sought)
+            wanted = _wanted(session, sought)
             policy, template = self._policies.make(list(wanted.values()))
             ready = _Ready(session.key, version, wanted, policy, template)
             self._ready = ready
@@ -232,7 +237,7 @@ class App:
         """Look for all objects in one picture; a box that somebody has drawn in it is the answer."""
         number, upload = request.get("picture"), session.picture(request.get("picture"))
         assert isinstance(number, int)
-        sought, version = _sought(session), session.version
+        sought, version = session.search()
         found: dict[int, Answer] = {}
         asked = []
         for one in sought:
@@ -242,7 +247,7 @@ class App:
                 asked.append(one)
         if asked:
             with self._asking:
-                ready = self._make_ready(session, version)
+                ready = self._make_ready(session, sought, version)
                 looker = Looker([ready.wanted[one.key] for one in asked], ready.policy, ready.template)
                 (looked,) = looker.look([(number, Shown(upload.name, upload.pixels(), clip=upload.clip))])
             found |= {one.key: answer for one, answer in zip(asked, looked.answers, strict=True)}
@@ -252,9 +257,8 @@ class App:
     def _attention(self, session: Session, request: dict[str, Any]) -> Reply:
         """Draw where a model looks for an object in a picture."""
         upload = session.picture(request.get("picture"))
-        _sought(session)
         with self._asking:
-            ready = self._make_ready(session, session.version)
+            ready = self._make_ready(session, *session.search())
             wanted = ready.wanted.get(request.get("object", -1))
             locate = getattr(_model(ready.policy), "locate", None)
             if wanted is None or locate is None:
@@ -285,13 +289,6 @@ class App:
             if path.is_dir():
                 return Reply(_zipped(path), "application/zip", file)
             return Reply(path.read_bytes(), "application/octet-stream", file)
-
-
-def _sought(session: Session) -> tuple[Sought, ...]:
-    """What a session looks for."""
-    if not session.sought:
-        raise RefusedError("expected objects to look for, got none yet; draw a box in a picture", 409)
-    return session.sought
 
 
 def _model(policy: Policy) -> Any:

@@ -152,6 +152,17 @@ class Session:
             self.sought, self.answers, self.version = tuple(sought), {}, self.version + 1
             return self.version
 
+    def search(self) -> tuple[tuple[Sought, ...], int]:
+        """Return what is looked for now, and its version.
+
+        Raises:
+            RefusedError: If it is nothing yet.
+        """
+        with self.lock:
+            if not self.sought:
+                raise RefusedError("expected objects to look for, got none yet; draw a box in a picture", 409)
+            return self.sought, self.version
+
     def keep_answers(self, number: int, found: Mapping[int, Answer], version: int) -> None:
         """Note the answers about a picture, unless something else is looked for by now."""
         with self.lock:

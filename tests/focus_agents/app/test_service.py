@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +100,50 @@ def test_another_search_forgets_the_answers(asked: tuple[Client, dict[str, int]]
     client, numbers = asked
     answers(client, numbers)
     client.show((numbers["other"], (40, 30)))
-    assert client.refused("/export", format="coco", objects=[]) == (
+    assert client.refused("/export", format="coco", objects=[sought()]) == (
         409, "expected answers to write, got none yet; draw a box, and look for it",
     )  # fmt: skip
     assert client.ask("/find", picture=numbers["shown"])["answers"][0]["box"] == [8, 8, 24, 24]
+
+
+def test_an_answer_to_an_earlier_search_is_not_kept(serve: Serve) -> None:
+    """The page was asked for another search while the policy answered."""
+
+    class Slow:
+        def __init__(self) -> None:
+            self.asked, self.go_on = threading.Event(), threading.Event()
+
+        def __call__(self, question: Any, rng: np.random.Generator) -> Any:
+            self.asked.set()
+            assert self.go_on.wait(20)
+            return (1.0, 2.0, 30.0, 40.0)
+
+    client = serve(slow := Slow())
+    client.open()
+    first, second = client.add((8, 8), "a.png"), client.add(None, "b.png")
+    client.show((first, (8, 8)))
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(client.ask, "/find", picture=second)
+        assert slow.asked.wait(20)
+        shown = pool.submit(client.ask, "/show", objects=[sought((first, (8, 8)), label="cup", key=2)])
+        (session,) = client.app._sessions.values()
+        while session.version < 2:
+            time.sleep(0.01)
+        slow.go_on.set()
+        assert answer.result()["answers"][0]["object"] == 1
+        assert shown.result()["policy"] == "bright"
+    assert session.answers == {}
+
+
+def test_decoded_pictures_of_a_session_that_ends_meanwhile_are_let_go(asked: tuple[Client, dict[str, int]]) -> None:
+    client, _ = asked
+    ready = client.app._ready
+    client.ask("/end")
+    client.app._ready = ready  # as a request that was under way has it
+    deadline = time.monotonic() + 20
+    while client.app._ready is not None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert client.app._ready is None
 
 
 def test_several_objects_each_where_nobody_has_drawn_it(serve: Serve) -> None:
