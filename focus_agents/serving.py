@@ -9,7 +9,7 @@ from focus_agents.processes.loopback import is_loopback
 from focus_env.errors import FocusError
 
 SECONDS = 60.0
-"""After which a connection that says nothing is given up."""
+"""Silence after which a connection is given up."""
 
 
 class RefusedError(FocusError):

@@ -1,8 +1,8 @@
 """A page to try it: draw a box around an object in some pictures, and see where it is in all others.
 
-    uploads    what people drop on the page, as pictures
+    uploads    dropped files as pictures
     session    one open page: its pictures, the boxes drawn in them, the answers; all of it in memory
-    service    what a page asks, and what is answered
+    service    the requests of a page, and their answers
     server     the same over HTTP
     page.html page.css page.js stage.js
 

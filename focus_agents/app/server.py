@@ -36,7 +36,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""What browsers let the page do: nothing is fetched from elsewhere."""
+"""Rules by which browsers hold the page to its own server."""
 
 
 def page_file(path: str) -> bytes:
@@ -66,7 +66,7 @@ class AppServer(ThreadingHTTPServer):
         super().__init__((host, port), Handler)
 
     def service_actions(self) -> None:
-        """Between requests: end the sessions whose pages are gone."""
+        """End the sessions whose pages are gone, between requests."""
         self.app.sweep()
 
 
@@ -186,11 +186,11 @@ class Handler(BaseHTTPRequestHandler):
             return
 
     def version_string(self) -> str:
-        """Nothing of what runs here."""
+        """Return a name that says nothing about this machine."""
         return "focus"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing; the app says what it has done."""
+        """Print nothing."""
 
 
 def _too_large(name: str, length: str, limit: int) -> str:

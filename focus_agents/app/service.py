@@ -1,4 +1,4 @@
-"""What a page asks, and what is answered."""
+"""The requests of a page, and their answers."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from focus_env.types import Box, ImageArray
 
 MOST_SESSIONS = 8
 SILENT_SECONDS = 30 * 60.0
-"""After which a session ends; an open page says each minute that it is there, but a phone in a pocket does not."""
+"""Silence after which a session ends; an open page speaks each minute, but a phone in a pocket does not."""
 SHOWN_PIXELS = 128_000_000
-"""Of all pictures with boxes together, decoded for a policy."""
+"""Most pixels of all pictures with boxes together, decoded for a policy."""
 DRAWN: Mapping[str, Any] = {"split": "test", "level": 3, "image_size": SMALL_SIDE, "distractors": "any", "shots": 7}
 """The built-in scenes that a page offers."""
 
 
 class Policies(Protocol):
-    """Who answers about objects."""
+    """The policies that answer about objects."""
 
     def choose(self, wanted: Sequence[Wanted]) -> Choice:
-        """Return which policy, and why."""
+        """Return the policy's name, and why it is taken."""
 
     def make(self, wanted: Sequence[Wanted]) -> tuple[Policy, PromptTemplate]:
         """Return the policy, and the prompt that it is asked with."""
@@ -51,7 +51,7 @@ class Policies(Protocol):
 
 @dataclass(frozen=True)
 class Reply:
-    """What is answered.
+    """An answer to a request.
 
     Attributes:
         content: Values for JSON, or a file.
@@ -66,7 +66,7 @@ class Reply:
 
 @dataclass
 class _Ready:
-    """Objects as a policy is shown them, of the session that asked last: one alone is held in memory."""
+    """A policy with its objects decoded, of the session that asked last: one alone is held in memory."""
 
     session: str
     version: int
@@ -223,7 +223,7 @@ class App:
         return Reply({**said, "has_attention": can_show})
 
     def _make_ready(self, session: Session, sought: Sequence[Sought], version: int) -> _Ready:
-        """Who answers about a session's objects of a version; called with `_asking` held."""
+        """Return a policy with a session's objects of a version; called with `_asking` held."""
         ready = self._ready
         if ready is None or (ready.session, ready.version) != (session.key, version):
             self._ready = None
@@ -292,12 +292,12 @@ class App:
 
 
 def _model(policy: Policy) -> Any:
-    """A policy itself where it is one that keeps supports."""
+    """Return the model inside of a policy that keeps supports; of any other, the policy."""
     return getattr(policy, "policy", policy)
 
 
 def _wanted(session: Session, sought: Sequence[Sought]) -> dict[int, Wanted]:
-    """Objects as policies are shown them, each picture decoded once."""
+    """Return objects as policies are shown them, each picture decoded once."""
     pixels: dict[int, ImageArray] = {}
 
     def pair(number: int, box: Box) -> tuple[ImageArray, Box]:
@@ -328,7 +328,7 @@ def _told(key: int, answer: Answer) -> dict[str, Any]:
 
 
 def _file_of(name: str) -> str:
-    """What a file of annotations is saved as."""
+    """Return the name of a file of annotations for saving."""
     found = format_named(name)
     return f"found_{name}{'.zip' if found.is_folder else (found.endings or ('.json',))[0]}"
 

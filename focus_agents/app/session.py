@@ -1,4 +1,4 @@
-"""One open page: its pictures, what was looked for in them, and the answers. All of it is gone when it ends."""
+"""One open page: its pictures, the objects looked for, and the answers. All of it is gone when the session ends."""
 
 from __future__ import annotations
 
@@ -153,10 +153,10 @@ class Session:
             return self.version
 
     def search(self) -> tuple[tuple[Sought, ...], int]:
-        """Return what is looked for now, and its version.
+        """Return the objects looked for now, and their version.
 
         Raises:
-            RefusedError: If it is nothing yet.
+            RefusedError: If there are none yet.
         """
         with self.lock:
             if not self.sought:
@@ -199,7 +199,7 @@ class Session:
             return found
 
     def _file(self, number: int) -> str:
-        """The name of a picture's file where it is kept; never made of what somebody calls it."""
+        """Return the name of a picture's file where it is kept, which is never made of the sender's name."""
         return f"picture_{number:04d}{self.pictures[number].ending}"
 
     def _keep_file(self, number: int, upload: Upload) -> None:
@@ -219,7 +219,7 @@ class Session:
 
 
 def _records(value: object, what: str, most: int) -> list[dict[str, Any]]:
-    """A list of objects of JSON."""
+    """Return a list of JSON objects, checked."""
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
         raise RefusedError(f"{what}: expected a list of objects, got {value!r:.80}")
     if len(value) > most:

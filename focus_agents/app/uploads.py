@@ -1,4 +1,4 @@
-"""What people drop on the page, as pictures: a name is never a path, and no file is larger than it says."""
+"""Dropped files as pictures: a name is never a path, and each picture is checked before it is decoded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SMALL_SIDE = 256
 MOST_FRAMES = 120
 """Of a video, spread evenly."""
 MOST_SECONDS = 60.0
-"""For which a video is decoded."""
+"""Longest time to decode a video."""
 FRAME_QUALITY = 95
 STILLS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
 """Brands of pictures in the container of videos."""
@@ -57,7 +57,7 @@ class Upload:
 
     @property
     def num_bytes(self) -> int:
-        """What it takes in memory."""
+        """Bytes in memory."""
         return len(self.content) + len(self.preview)
 
     def pixels(self) -> ImageArray:
@@ -66,7 +66,7 @@ class Upload:
 
 
 def read_upload(content: bytes, name: str, *, taken: Collection[str], room: int) -> tuple[list[Upload], str]:
-    """Return the pictures in a file, and what is to be said of them.
+    """Return the pictures in a file, and a note for people.
 
     Args:
         content: The file.
@@ -133,7 +133,7 @@ def video_format(content: bytes) -> str | None:
 
 
 def _read_video(content: bytes, kind: str, *, name: str, room: int) -> tuple[list[Upload], str]:
-    """The frames of a video, at most `MOST_FRAMES`, spread evenly, and what is to be said."""
+    """Return the frames of a video, at most `MOST_FRAMES`, spread evenly, and a note for people."""
     clip, every, note = PurePosixPath(name).stem, 1, ""
     frames: list[Upload] = []
     num_read, until = 0, time.monotonic() + MOST_SECONDS

@@ -293,12 +293,7 @@ def _count_notes(summary: Mapping[str, Any]) -> list[str]:
 
 
 def render_markdown(summary: Mapping[str, Any], *, pictures: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Return the tables and notes in Markdown.
-
-    Args:
-        summary: All figures.
-        pictures: Pictures in Markdown, by the title of the table that each stands above.
-    """
+    """Return the tables and notes in Markdown, with `pictures` in Markdown by the title of the table below each."""
     notes = [_SETTING.sub(r"`\1`", paragraph(note)) for note in report_notes(summary)]
     parts = ["# Evaluation", *notes]
     for title, rows in report_tables(summary).items():

@@ -53,7 +53,7 @@ def plot_reliability(panels: Mapping[str, Mapping[str, Sequence[Mapping[str, Any
 
 
 def _draw_panel(axis: Axes, title: str, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """The curves of one data set, by colour."""
+    """Draw the curves of one data set, given by colour."""
     axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle="--")
     for colour, bins in curves.items():
         scores, shares = [one["mean_score"] for one in bins], [one["share_right"] for one in bins]

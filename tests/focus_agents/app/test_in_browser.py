@@ -206,7 +206,7 @@ def test_a_model_shows_where_it_looked(page: Page, tmp_path: Path, serve: Callab
     (support,) = episode.support
     for name, frame in {"a.png": support.frame, "b.png": episode.query_frame}.items():
         Image.fromarray(frame.image()).save(tmp_path / name)
-    open_page(page, serve(policies=AskedPolicies(None, PolicyArguments(), allow_absent=False, say=lambda line: None)))
+    open_page(page, serve(policies=AskedPolicies(None, PolicyArguments(), say=lambda line: None)))
     add(page, [tmp_path / "a.png", tmp_path / "b.png"])
     (x1, y1, x2, y2), side = support.box, 80 / 64  # `draw` takes pictures for 80 pixels wide
     draw(page, (x1 * side, y1 * side), (x2 * side, y2 * side))
