@@ -72,11 +72,11 @@ class Page:
         self.call("Page.navigate", url=url)
         self.wait(f"document.readyState === 'complete' && location.href === {json.dumps(url)}")
 
-    def wait(self, condition: str) -> None:
+    def wait(self, condition: str, *, seconds: float = CALL_SECONDS) -> None:
         """Wait until an expression of JavaScript is true."""
-        deadline = time.monotonic() + CALL_SECONDS
+        deadline = time.monotonic() + seconds
         while not self.value(condition):
-            assert time.monotonic() < deadline, f"not after {CALL_SECONDS} s: {condition}; {self.errors}"
+            assert time.monotonic() < deadline, f"not after {seconds} s: {condition}; {self.errors}"
             time.sleep(0.02)
 
     def requested(self) -> list[str]:

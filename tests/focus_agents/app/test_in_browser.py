@@ -74,7 +74,7 @@ def boxes(page: Page, kind: str) -> list[list[float]]:
 
 def find(page: Page) -> None:
     page.click("#find")
-    page.wait(DONE)
+    page.wait(DONE, seconds=240)  # a model may have to be loaded
 
 
 @pytest.mark.parametrize("width", [1280, 390])
