@@ -30,7 +30,6 @@ from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.export import export_policy
 from focus_agents.runs.folder import RunDirectory
 from focus_env.prompts import get_template
-from focus_env.types import ParseStatus
 from tests.answers import scored
 from tests.focus_agents.models.cases import make_case
 from tests.focus_agents.models.families import make_model
@@ -238,26 +237,6 @@ def test_the_card_of_a_run_that_went_on_names_its_start(start: str, named: str) 
     assert "my-machine" not in card
     assert "/secret" not in card
     assert '"lr": 0.1' in card
-
-
-def test_a_card_shows_absence_where_a_target_is_absent() -> None:
-    called = scored(0.0, status=ParseStatus.ABSENT, target_box=None)
-    missed = scored(0.0, target_box=None)
-    card = write_card(CardFacts(name="x", answers={"before": [scored(0.5), missed], "after": [scored(0.5), called]}))
-    rows = [line.split(" | ") for line in card.splitlines() if line.startswith(("| | episodes", "| before", "| after"))]
-    heading, before, after = rows
-    figures = {
-        title.rstrip(" |"): (one.partition(" ")[0], other.partition(" ")[0])
-        for title, one, other in zip(heading, before, after, strict=True)
-    }
-    assert figures["mean IoU * 100 of present targets"] == ("50.0", "50.0")
-    assert figures["absent targets called absent, %"] == ("0.0", "100.0")
-    assert figures["joint F1 at IoU 0.5 * 100"] == ("66.7", "100.0")
-    assert "An absent target counts 1 if it is called absent, else 0." in card
-    plain = write_card(CardFacts(name="x", answers={"after": [scored(0.5)]}))
-    assert "absent" not in plain.split("## Scores")[1].split("##")[0].lower()
-    run = {"dataset": "synthetic", "scenes": "mixed", "absent_fraction": 0.2}
-    assert "scenes mixed, absent_fraction 0.2" in write_card(CardFacts(name="x", run=run))
 
 
 def test_a_card_of_an_export_is_pushed_under_the_new_name(
