@@ -13,6 +13,7 @@ from focus_env.metrics import (
     ScoredAnswer,
     bootstrap_interval,
     paired_bootstrap_interval,
+    ratio_bootstrap_interval,
     seeds_bootstrap_interval,
     summarize,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "observe",
     "paired_bootstrap_interval",
     "parse_answer",
+    "ratio_bootstrap_interval",
     "render_episode",
     "score_answer",
     "score_answers",

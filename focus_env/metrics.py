@@ -9,7 +9,7 @@ support box.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from focus_env.types import Box, ParseStatus
+
+HIT_IOU = 0.5
+"""IoU from which on a box has found its object."""
 
 _CHUNK_VALUES = 1_000_000
 """Resampled values held in memory at once."""
@@ -68,6 +71,12 @@ class ScoredAnswer:
             return float(self.status is ParseStatus.ABSENT)
         return self.iou
 
+    @property
+    def detection(self) -> tuple[int, int, int]:
+        """(True positives, false positives, false negatives), each 0 or 1; see `f1_50` of `summarize`."""
+        is_hit = not self.is_absent_target and self.iou >= HIT_IOU
+        return int(is_hit), int(self.box is not None and not is_hit), int(not self.is_absent_target and not is_hit)
+
 
 def summarize(answers: Sequence[ScoredAnswer]) -> dict[str, float]:
     """Average many answers.
@@ -92,16 +101,23 @@ def summarize(answers: Sequence[ScoredAnswer]) -> dict[str, float]:
         - ``absent_rate``: share of the targets that are absent, if there is one.
         - ``absent_recall``: share of the absent targets that are called absent, if there is one.
         - ``absent_precision``: share of the answers "absent" that are right, if there is one and a target is absent.
+        - ``f1_50``: joint F1 over present and absent targets, 2 TP / (2 TP + FP + FN), if there are targets of both
+          kinds. A true positive is a box with an IoU of at least 0.5. Any other box is a false positive, whether its
+          target is elsewhere or absent. A present target without a true positive is a false negative: a box that
+          misses it counts twice, "absent" and an unreadable answer once. An absent target that is answered without a
+          box does not enter, as true negatives do not enter an F1; ``absent_recall`` counts them.
 
     Raises:
         ValueError: If there is no answer.
     """
     means = {name: float(np.mean(values)) for name, values in _metric_values(answers).items()}
+    if (terms := _f1_terms(answers)) is not None:
+        means["f1_50"] = float(terms[0].sum() / terms[1].sum())
     return {"num_answers": float(len(answers)), **means}
 
 
 def summarize_with_intervals(answers: Sequence[ScoredAnswer]) -> dict[str, dict[str, Any]]:
-    """The means of `summarize`, each with a 95% bootstrap interval over the answers that it is a mean of.
+    """The numbers of `summarize`, each with a 95% bootstrap interval over the answers that it is of.
 
     Args:
         answers: At least one, and one for each episode.
@@ -112,10 +128,22 @@ def summarize_with_intervals(answers: Sequence[ScoredAnswer]) -> dict[str, dict[
     Raises:
         ValueError: If there is no answer.
     """
-    return {
+    found: dict[str, dict[str, Any]] = {
         name: {"mean": float(np.mean(values)), "interval": bootstrap_interval(values)}
         for name, values in _metric_values(answers).items()
     }
+    if (terms := _f1_terms(answers)) is not None:
+        f1, interval = float(terms[0].sum() / terms[1].sum()), ratio_bootstrap_interval(*terms)
+        found["f1_50"] = {"mean": f1, "interval": interval}
+    return found
+
+
+def _f1_terms(answers: Sequence[ScoredAnswer]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+    """What each answer adds above and below the fraction of the joint F1; None: it is not defined."""
+    if len({answer.is_absent_target for answer in answers}) < 2:
+        return None
+    counts = np.array([answer.detection for answer in answers], dtype=np.float64)
+    return 2 * counts[:, 0], counts @ (2.0, 1.0, 1.0)
 
 
 def _metric_values(answers: Sequence[ScoredAnswer]) -> dict[str, list[float]]:
@@ -176,18 +204,57 @@ def bootstrap_interval(
     _check_bootstrap(confidence, num_resamples)
     if (array == array[0]).all():
         return float(array[0]), float(array[0])
-    rng = np.random.default_rng(seed)
-    num_values = len(array)
-    rows_per_chunk = max(1, _CHUNK_VALUES // num_values)
-    means = np.concatenate(
-        [
-            array[rng.integers(num_values, size=(min(rows_per_chunk, num_resamples - start), num_values))].mean(axis=1)
-            for start in range(0, num_resamples, rows_per_chunk)
-        ]
-    )
+    means = np.concatenate([array[drawn].mean(axis=1) for drawn in _resamples(len(array), num_resamples, seed)])
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def ratio_bootstrap_interval(
+    above: npt.ArrayLike,
+    below: npt.ArrayLike,
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a ratio of two sums over the same items, such as an F1.
+
+    Args:
+        above: [N] finite numbers, what each independent item adds above the fraction.
+        below: [N] likewise below it, none of them negative and one at least above 0.
+        confidence: As in `bootstrap_interval`.
+        num_resamples: As in `bootstrap_interval`; resamples with nothing below the fraction are left out.
+        seed: As in `bootstrap_interval`.
+
+    Returns:
+        (low, high).
+
+    Raises:
+        ValueError: If the numbers are none of the above.
+    """
+    terms = np.array([above, below], dtype=np.float64)
+    if terms.ndim != 2 or not np.isfinite(terms).all() or (terms[1] < 0).any() or not terms[1].any():
+        raise ValueError(
+            "above and below: expected two equally long lists of finite numbers, none below 0 in the second and one at "
+            f"least above it, got {terms.tolist()!r:.200}"
+        )
+    _check_bootstrap(confidence, num_resamples)
+    sums = np.concatenate(
+        [terms[:, drawn].sum(axis=2) for drawn in _resamples(terms.shape[1], num_resamples, seed)], axis=1
+    )
+    sums = sums[:, sums[1] > 0]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(sums[0] / sums[1], [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _resamples(num_values: int, num_resamples: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Positions of the values of all resamples, [rows, num_values] at a time."""
+    rng = np.random.default_rng(seed)
+    rows_per_chunk = max(1, _CHUNK_VALUES // num_values)
+    for start in range(0, num_resamples, rows_per_chunk):
+        yield rng.integers(num_values, size=(min(rows_per_chunk, num_resamples - start), num_values))
 
 
 def _check_bootstrap(confidence: float, num_resamples: int) -> None:

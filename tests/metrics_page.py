@@ -26,6 +26,7 @@ MODULE = f"{LEARNER_RESULTS}/default_policy"
 OF_ROLLOUTS = (
     "reward", "reward_std", "miou", "acc_50", "parse_rate", "format_rate", "whole_image_rate", "copy_rate",
     "zero_variance_rate", "completion_tokens", "completion_tokens_min", "completion_tokens_max", "truncated_rate",
+    "miou_present", "absent_recall", "absent_precision", "f1_50",
     "skipped_episodes", "failed_rate", "queue_depth", "sampler_restarts", "learner_restarts", "memory_gib",
 )  # fmt: skip
 OF_THE_LEARNER = {

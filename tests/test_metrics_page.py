@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from focus_agents.grpo.train import _collect_metrics
-from focus_agents.runs.metrics import METRICS
+from focus_agents.runs.metrics import METRICS, OF_ABSENCE
 from tests import metrics_page
 from tests.places import ROOT
 
@@ -41,5 +42,9 @@ def test_places_in_rllibs_result_are_those_that_the_training_reads() -> None:
     )
     found = _collect_metrics(result, 7, seconds=2.0, config=config)
     assert {name: found[name] for name in numbers} == numbers
+    unlogged = dict.fromkeys(OF_ABSENCE, math.nan)  # RLlib's value of what an earlier iteration had
+    rollouts = result["rollouts"] | unlogged
+    fewer = _collect_metrics(result | {"rollouts": rollouts}, 8, seconds=2.0, config=config)
+    assert {*found} - {*fewer} == {*OF_ABSENCE}
     beside = {"iteration", "seconds", "groups_per_second", "tokens_per_second"}
     assert {*found} - {*numbers} == beside

@@ -41,7 +41,8 @@ from focus_agents.cli.data_checks import check_policy_flags, untold_absence
 from focus_agents.cli.errors import as_flags, make_console, user_errors, warn, work_errors
 from focus_agents.cli.runs import run_path
 from focus_agents.errors import CheckpointError, PolicyError
-from focus_agents.evaluation.report import report_notes, report_tables, write_report
+from focus_agents.evaluation.notes import report_notes
+from focus_agents.evaluation.report import report_tables, write_report
 from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.evaluation.sheets import write_sheet
 from focus_agents.models.references import check_place

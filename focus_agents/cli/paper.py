@@ -29,8 +29,9 @@ from annotated_types import Ge
 from focus_agents.cli import evaluate
 from focus_agents.cli.command_line import parse
 from focus_agents.cli.errors import as_flags, make_console, user_errors
+from focus_agents.evaluation.notes import report_notes
 from focus_agents.evaluation.published import DATA, LAYOUTS, PAPER, PublishedTable
-from focus_agents.evaluation.report import published_rows, report_notes, summarize_folder, write_report
+from focus_agents.evaluation.report import published_rows, summarize_folder, write_report
 from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.policies.licences import licence_note
 from focus_agents.policies.registry import PolicySpec, parse_policy, policies_help

@@ -35,6 +35,8 @@ def print_outcome(run: RunDirectory, summary: Mapping[str, Any], console: Consol
         f"95% interval {low} to {high}) in {time.perf_counter() - STARTED:.0f} s since this command's start"
         f"{trained}"
     )
+    if (absence := describe_absence(summary)) is not None:
+        console.print(absence)
     if (fall := describe_fall(summary, run.read_metrics(), run.config(), run.checkpoints)) is not None:
         console.print(f"warning: {fall}", style="yellow")
     if warnings := summary.get("warnings"):
@@ -44,6 +46,22 @@ def print_outcome(run: RunDirectory, summary: Mapping[str, Any], console: Consol
     if (line := report_line(run.path)) is not None:
         console.print(line)
     console.print(f"run folder: {run.path}")
+
+
+def describe_absence(summary: Mapping[str, Any]) -> str | None:
+    """Say how presence and absence were told at a training's start and end; None: no target is absent, or all are.
+
+    Args:
+        summary: Of the run, see `compare_validation`.
+    """
+    titles = {"miou_present": "mIoU on present targets", "absent_recall": "recall of absence", "f1_50": "F1 of both"}
+    if any(f"{name}_{when}" not in summary for name in titles for when in ("start", "end")):
+        return None
+    parts = []
+    for name, title in titles.items():
+        end, low, high = in_digits(summary[f"{name}_end"], summary[f"{name}_end_interval"], digits=3)
+        parts.append(f"{title} {summary[f'{name}_start']:.3f} -> {end} (95% interval {low} to {high})")
+    return ", ".join(parts)
 
 
 def report_line(run: Path) -> str | None:

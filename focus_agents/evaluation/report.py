@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from focus_agents.evaluation.notes import has_absent, report_notes, shots_text
 from focus_agents.evaluation.published import PAPER, TABLES, PublishedTable
 from focus_agents.evaluation.records import Cell
-from focus_agents.evaluation.reliability import reliability, reliability_notes, reliability_tables, write_reliability
+from focus_agents.evaluation.reliability import reliability, reliability_tables, write_reliability
 from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.reports.documents import paragraph, to_markdown, write_document
 from focus_agents.reports.tables import figure, markdown_table
-from focus_agents.runs.figures import in_digits
 from focus_agents.runs.files import write_json
-from focus_env.datasets import entries_of
 from focus_env.metrics import summarize_with_intervals
 from focus_env.units import find_unit
 
@@ -29,16 +28,16 @@ COLUMNS: Mapping[str, str] = {
     "parse_rate": "parsed",
     "whole_image_rate": "whole image",
     "copy_rate": "copies",
+    "miou_present": "mIoU present",
     "absent_precision": "absent precision",
     "absent_recall": "absent recall",
+    "f1_50": "F1@0.5",
 }
 """Titles of metrics, in the order of the table; `focus_env.metrics.summarize` says what each is."""
 
 _SETTING = re.compile(r"\\`(retry_failed|max_completion_tokens|frame)\\`")
 """Settings that notes name, as `paragraph` writes them."""
 ALL = "All figures: scores and shares * 100, counts and seconds as they are"
-FEW_EPISODES = 100
-"""Fewer are said."""
 
 Rows = list[list[str]]
 """The first is the heading."""
@@ -135,7 +134,9 @@ def score_rows(summary: Mapping[str, Any]) -> Rows:
         for shots in sorted({cell["shots"] for cell in summary["cells"] if cell["dataset"] == dataset})
     ]
     has_average = len(datasets) > 1
-    rows = [["", *(f"{dataset}, {_shots(shots)}" for dataset, shots in columns), *(["average"] if has_average else [])]]
+    rows = [
+        ["", *(f"{dataset}, {shots_text(shots)}" for dataset, shots in columns), *(["average"] if has_average else [])]
+    ]
     for policy, scores in _by_policy(summary).items():
         given = [scores.get(column) for column in columns]
         rows.append([policy, *map(figure, given), *([_mean(given)] if has_average else [])])
@@ -146,6 +147,8 @@ def detail_rows(summary: Mapping[str, Any]) -> Rows:
     """Return a row for each cell; without the columns in which no cell has anything to say."""
     cells = summary["cells"]
     shown = [name for name in COLUMNS if any(name in cell["metrics"] for cell in cells)]
+    if not has_absent(summary):
+        shown.remove("miou_present")  # it is the mIoU
     counts = {"num_failed": "failed", "num_cut": "cut"}
     counts = {name: title for name, title in counts.items() if any(cell.get(name) for cell in cells)}
     rows = [["", "data set", "shots", *(COLUMNS[name] for name in shown), *counts.values(), "episodes", "s / episode"]]
@@ -170,7 +173,7 @@ def detail_rows(summary: Mapping[str, Any]) -> Rows:
 def published_rows(summary: Mapping[str, Any], table: PublishedTable) -> Rows:
     """Return one of the paper's layouts: our policies where they were asked on its very data, and the paper's rows."""
     columns = [(name, shots) for name, (_, all_shots) in table.datasets.items() for shots in all_shots]
-    rows = [["", *(f"{table.datasets[name][0]}, {_shots(shots)}" for name, shots in columns)]]
+    rows = [["", *(f"{table.datasets[name][0]}, {shots_text(shots)}" for name, shots in columns)]]
     has_average = any(row.average is not None for row in table.rows)
     rows[0] += ["average"] if has_average else []
     for policy, scores in _by_policy(summary, is_published=True).items():
@@ -187,109 +190,6 @@ def published_rows(summary: Mapping[str, Any], table: PublishedTable) -> Rows:
         printed = ["" if value is None else f"{value:.1f}" for value in shown]
         rows.append([f"{row.model} (published, table {row.table})", *printed])
     return rows
-
-
-def report_notes(summary: Mapping[str, Any]) -> list[str]:
-    """Return the notes that a reader of the tables needs."""
-    notes = [
-        "mIoU counts an answer without a readable box as 0, and an absent target as 1 if it is called absent, else 0. "
-        "Intervals are 95% bootstrap intervals over episodes."
-    ]
-    shown = {kind: {cell[kind] for cell in summary["cells"]} for kind in ("dataset", "policy")}
-    data = {name: settings for name, settings in summary["data"].items() if name in shown["dataset"]}
-    notes += [_data_note(name, settings) for name, settings in data.items()]
-    policies = summary.get("policies", {}).items()
-    notes += [_policy_note(name, settings) for name, settings in policies if settings and name in shown["policy"]]
-    notes += _count_notes(summary)
-    notes += reliability_notes(summary)
-    if any(cell["num_failed"] for cell in summary["cells"]):
-        notes.append(
-            "failed: answers that a policy could not get; they count as unreadable. `retry_failed` asks them again."
-        )
-    if any(cell.get("num_cut") for cell in summary["cells"]):
-        notes.append("cut: answers that were cut at `max_completion_tokens`; raise it if many are.")
-    for cell in summary["cells"]:
-        if "unit_hint" in cell:
-            notes.append(f"{cell['policy']} on {cell['dataset']}, {_shots(cell['shots'])}: {cell['unit_hint']}.")
-    if summary.get("code_changes"):
-        notes.append(
-            "Not all answers were given by the same code; since the first of them: "
-            f"{'; '.join(summary['code_changes'])}."
-        )
-    if "published" in summary:
-        notes.append(
-            f"(published): printed in {PAPER}, not measured here: other models, its own choice of episodes, no "
-            "intervals."
-        )
-        known = {name for table in TABLES for name in table.datasets}
-        if others := [name for name, settings in data.items() if settings.get("dataset") not in known]:
-            notes.append(
-                f"The paper has nothing on {', '.join(others)}: other data, whose figures cannot be compared with its."
-            )
-        notes += [
-            f"{found['dataset']}, {_shots(found['shots'])}: left out beside the paper's rows, since the episodes are "
-            f"not the published ones: {found['reason']}."
-            for found in summary.get("not_published", ())
-            if found["dataset"] not in others
-        ]
-    return notes
-
-
-def _data_note(name: str, settings: Mapping[str, Any]) -> str:
-    """Name the episodes, by the settings that choose them."""
-    is_drawn = settings.get("dataset") == "synthetic"
-    kinds = [key for key in ("split", "protocol") if key in settings and key not in _ignored(settings)]
-    told = [
-        f"{key} {settings[key]}" for key in ("dataset", *kinds, *(["level"] if is_drawn else [])) if key in settings
-    ]
-    told += [f"scenes {settings['scenes']}"] if settings.get("scenes", "one_look") != "one_look" else []
-    absent = settings.get("absent_fraction", 0) if is_drawn else 0
-    told += [f"a share of {absent:g} absent"] if absent else []
-    told += [f"from {settings['data_root']}"] if settings.get("data_root") else []
-    told += ["supports of other episodes"] if settings.get("shuffle_supports") else []
-    return f"{name}: {', '.join(told)}."
-
-
-def _ignored(settings: Mapping[str, Any]) -> set[str]:
-    """Return names of the settings that have no effect on a data set."""
-    try:
-        return set.intersection(*(set(entry.ignores) for entry in entries_of(str(settings.get("dataset")))))
-    except ValueError:  # of a package that is not installed here, or a name of a caller's own
-        return set()
-
-
-def _policy_note(name: str, settings: Mapping[str, Any]) -> str:
-    """Say how a policy was asked."""
-    told = [f"prompt {settings['template']}", f"unit {settings['frame']}"] if "frame" in settings else []
-    told += [f"weights {settings['weights']}"] if settings.get("weights") else []
-    told += [f"endpoint {settings['endpoint']}"] if settings.get("endpoint") else []
-    told += [f"code {module} {digest}" for module, digest in settings.get("code", {}).items()][:1]
-    return f"{name}: {', '.join(told)}."
-
-
-def _count_notes(summary: Mapping[str, Any]) -> list[str]:
-    """Say on how many episodes figures rest, where these are few."""
-    notes = []
-    for dataset in dict.fromkeys(cell["dataset"] for cell in summary["cells"]):
-        few = [cell for cell in summary["cells"] if cell["dataset"] == dataset and cell["num_episodes"] < FEW_EPISODES]
-        if few:
-            counts = sorted({cell["num_episodes"] for cell in few})
-            intervals = [cell["metrics"]["miou_all"]["interval"] for cell in few]
-            widest = max(intervals, key=lambda interval: interval[1] - interval[0])
-            _, low, high = in_digits(0, [100 * bound for bound in widest], digits=1)
-            notes.append(
-                f"{dataset}: few episodes, {' and '.join(map(str, counts))}; an interval of the mIoU is as wide as "
-                f"{low} to {high}, and rough itself."
-            )
-    of_videos = [
-        name
-        for name, settings in summary["data"].items()
-        if settings.get("protocol") in ("focus", "iploc")
-        and settings.get("dataset") not in (None, "synthetic", "store")
-    ]
-    if notes and of_videos:
-        notes.append(f"The protocols focus and iploc give one episode for each video ({', '.join(of_videos)}).")
-    return notes
 
 
 def render_markdown(summary: Mapping[str, Any], *, pictures: Mapping[str, str] = MappingProxyType({})) -> str:
@@ -340,7 +240,3 @@ def _mean(values: Sequence[Mapping[str, Any] | None]) -> str:
     """Return the average of a row that is complete."""
     means = [value["mean"] for value in values if value is not None]
     return f"{100 * sum(means) / len(means):.1f}" if len(means) == len(values) else ""
-
-
-def _shots(number: int) -> str:
-    return "1 shot" if number == 1 else f"{number} shots"

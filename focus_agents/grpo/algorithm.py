@@ -41,7 +41,7 @@ from focus_agents.models.loading import load_template
 from focus_agents.models.settings import ModelSettings, SavedForm
 from focus_agents.rollout.records import RolloutGroup, without_prefix
 from focus_agents.runs.checkpoint import save_policy
-from focus_agents.runs.metrics import rollout_metrics
+from focus_agents.runs.scores import rollout_metrics
 from focus_agents.settings import as_dict, names_of
 from focus_env.metrics import ScoredAnswer
 from focus_env.prompts import PromptTemplate, get_template
@@ -199,9 +199,10 @@ class GRPOConfig(AlgorithmConfig):
     def _model_config_auto_includes(self) -> dict[str, Any]:
         """Return the settings that the module has to know."""
         # Overridden because RLlib builds modules, on runners and learners, from model_config alone.
-        own = {name: getattr(self, name) for name in FOR_THE_MODULE} | {"seed": self.seed or 0}
-        largest = largest_coordinate(self.template.frame) if self.constrained else None
-        return super()._model_config_auto_includes | as_dict(ModelSettings()) | own | {"largest_coordinate": largest}
+        own: dict[str, Any] = {name: getattr(self, name) for name in FOR_THE_MODULE} | {"seed": self.seed or 0}
+        own["largest_coordinate"] = largest_coordinate(self.template.frame) if self.constrained else None
+        own["allow_absent"] = self.template.allow_absent
+        return super()._model_config_auto_includes | as_dict(ModelSettings()) | own
 
 
 class GRPO(NamedAlgorithm):

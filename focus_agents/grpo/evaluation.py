@@ -20,6 +20,7 @@ from ray.rllib.utils.metrics import (
 )
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
+from focus_agents.runs.scores import absence_metrics
 from focus_env.metrics import summarize
 
 
@@ -42,7 +43,8 @@ def evaluate_greedily(algorithm: Any, eval_env_runner_group: Any) -> tuple[dict[
     # RLlib reads an evaluation's results as those merged last, so they come as if from a runner.
     logger = MetricsLogger(root=False)
     log_episodes(logger, [reward for reward, _ in answered])
-    logger.log_dict({"miou": scores["miou_all"], "parse_rate": scores["parse_rate"]}, reduce="mean")
+    logged = {"miou": scores["miou_all"], "parse_rate": scores["parse_rate"]}
+    logger.log_dict(logged | absence_metrics(algorithm.last_evaluation), reduce="mean")
     logger.log_value(NUM_ENV_STEPS_SAMPLED, len(answered), reduce="sum")
     algorithm.metrics.aggregate([logger.reduce()], key=(EVALUATION_RESULTS, ENV_RUNNER_RESULTS))
     return {}, len(answered), len(answered)

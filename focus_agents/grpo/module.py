@@ -31,7 +31,7 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
     """A vision-language policy.
 
     `model_config` holds the fields of `ModelSettings`, and those that `GRPOConfig` adds: `kl_coeff`, `temperature`,
-    `constrained`, `largest_coordinate`, `shared_prefix` and `seed`.
+    `constrained`, `largest_coordinate`, `allow_absent`, `shared_prefix` and `seed`.
 
     Attributes:
         policy: The model that is trained.
@@ -69,6 +69,7 @@ class VLMModule(TorchRLModule, InferenceOnlyAPI):
                 self.processor.tokenizer,
                 self.policy.config.get_text_config().vocab_size,
                 eos_token_id=self.processor.eos_token_id,
+                allow_absent=config["allow_absent"],
                 largest=config["largest_coordinate"],
             )
         needs_reference = config["kl_coeff"] > 0 and not self.inference_only

@@ -173,8 +173,8 @@ class GRPOSettings(SamplingSettings, LossSettings, LearningSettings):
         super().check()
         if self.gold_answer and self.constrained:
             raise ValueError(
-                "gold_answer: expected False with constrained=True, whose grammar has no answer for an absent object, "
-                "got True; sample without `constrained`"
+                "gold_answer: expected False with constrained=True, whose grammar may have no answer for an absent "
+                "object, got True; sample without `constrained`"
             )
         if self.engine == "vllm":
             self._check_vllm()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,10 +34,12 @@ from focus_agents.monitoring.report import ReportSink
 from focus_agents.runs.checkpoint import Checkpoints, check_finite
 from focus_agents.runs.folder import CONFIG_FILE, RunDirectory
 from focus_agents.runs.interruption import stop_requests
+from focus_agents.runs.metrics import OF_ABSENCE
 from focus_agents.runs.progress import Pace, UnitWatch, progress_bar
+from focus_agents.runs.scores import validation_metrics
 from focus_agents.runs.starts import noting_a_stop
 from focus_agents.runs.terminal import PlainConsole, fitted, waiting, width_of
-from focus_env.metrics import ScoredAnswer, summarize
+from focus_env.metrics import ScoredAnswer
 from focus_env.types import EpisodeDataset
 
 CHECKPOINT_PREFIX = "iteration_"
@@ -216,7 +219,8 @@ def _collect_metrics(
     num_tokens = float(rollouts["completion_tokens"]) * config.groups_per_iteration * config.group_size
     return {
         "iteration": iteration,
-        **{name: float(value) for name, value in rollouts.items()},
+        # RLlib has nan for what this iteration has not logged and an earlier one has.
+        **{name: float(value) for name, value in rollouts.items() if name not in OF_ABSENCE or math.isfinite(value)},
         **{name: float(learner[found]) for name, found in names.items()},
         "seconds_sampling": float(timers[ENV_RUNNER_SAMPLING_TIMER]),
         "seconds_learning": float(timers[LEARNER_UPDATE_TIMER]),
@@ -261,8 +265,7 @@ def _validate(algorithm: GRPO, indices: Sequence[int], console: Console) -> tupl
     started = time.perf_counter()
     with waiting(console, f"validating on {len(indices)} episodes", is_announced=False):
         answers = algorithm.validate(indices)
-    score = summarize(answers)["miou_all"]
-    return answers, {"validation_miou": score, "seconds_validating": time.perf_counter() - started}
+    return answers, {**validation_metrics(answers), "seconds_validating": time.perf_counter() - started}
 
 
 def _facts(config: GRPOConfig, num_validation_episodes: int) -> Facts:

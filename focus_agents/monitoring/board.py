@@ -45,12 +45,14 @@ class Panel:
 
 
 OTHERS = "Health"
+_ABSENCE = ("f1_50", "absent_recall", "absent_precision")
 GROUPS: Mapping[str, tuple[Panel, ...]] = {
     "Learning": (
         Panel("Reward", ("reward",)),
         Panel("Reward terms", ("reward",), by_part=True),
         Panel("Spread of the reward in a group", ("reward_std",)),
-        Panel("Validation mIoU", ("validation_miou",)),
+        Panel("Validation mIoU", ("validation_miou", "validation_miou_present")),
+        Panel("Validation where targets are absent", tuple(f"validation_{name}" for name in _ABSENCE)),
         Panel("Groups that teach nothing", ("zero_variance_rate",)),
         Panel("Loss", ("loss",)),
         Panel("Language-model loss", ("lm_loss",)),
@@ -58,6 +60,8 @@ GROUPS: Mapping[str, tuple[Panel, ...]] = {
     "Boxes": (
         Panel("mIoU of sampled answers", ("miou",)),
         Panel("Answers with an IoU of 0.5 or more", ("acc_50",)),
+        Panel("mIoU of sampled answers on present targets", ("miou_present",)),
+        Panel("Sampled answers where targets are absent", _ABSENCE),
         Panel("Readable answers, and in the exact format", ("parse_rate", "format_rate")),
         Panel("Whole image, copied support", ("whole_image_rate", "copy_rate")),
         Panel("Answers cut at the limit", ("truncated_rate",)),

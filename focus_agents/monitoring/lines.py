@@ -26,7 +26,12 @@ LEAST_WIDTH = 8
 def describe_validation(answers: Sequence[ScoredAnswer]) -> str:
     """Return what a person reads of a validation."""
     scores = summarize(answers)
-    return f"validation mIoU {scores['miou_all']:.3f}, parsed {scores['parse_rate']:.0%} of {len(answers)} answers"
+    line = f"validation mIoU {scores['miou_all']:.3f}, parsed {scores['parse_rate']:.0%} of {len(answers)} answers"
+    if "absent_rate" not in scores:
+        return line
+    num_absent = round(scores["absent_rate"] * len(answers))
+    line += f", {scores['absent_recall']:.0%} of {num_absent} absent targets called absent"
+    return line + (f", F1 {scores['f1_50']:.3f}" if "f1_50" in scores else "")
 
 
 def show(console: Console, text: str, *, style: str | None = None) -> None:

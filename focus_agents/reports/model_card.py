@@ -20,13 +20,20 @@ from focus_env.metrics import ScoredAnswer, summarize_with_intervals
 CARD = "README.md"
 METRICS = {"miou_all": "mean IoU * 100", "acc_50": "IoU of 0.5 or more, %", "parse_rate": "readable answers, %"}
 """Means of `summarize` that a card shows, and their titles."""
+OF_ABSENCE = {
+    "miou_present": "mean IoU * 100 of present targets",
+    "absent_recall": "absent targets called absent, %",
+    "absent_precision": "calls of absence that are right, %",
+    "f1_50": "joint F1 at IoU 0.5 * 100",
+}
+"""Means that it shows too where targets are absent, and their titles."""
 _LOADED = re.compile(r'FocusPolicy\.from_pretrained\("([^"]+)"\)')
 """Fields in which a card names its model."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 SEEDS = ("seed", "data_seed")
 DATA = (
     "dataset", "split", "validation_split", "protocol", "shots", "shots_drawn", "num_training_episodes", "scenes",
-    "level", "distractors", "image_size", "max_pixels",
+    "level", "distractors", "absent_fraction", "image_size", "max_pixels",
 )  # fmt: skip
 """Arguments of a run that say which episodes it was trained on."""
 
@@ -162,16 +169,15 @@ def _scores(facts: CardFacts) -> list[str]:
     """Return a table of validation scores with intervals; without answers none."""
     if not facts.answers:
         return []
+    summaries = {label: summarize_with_intervals(answers) for label, answers in facts.answers.items()}
+    is_any_absent = any("absent_rate" in means for means in summaries.values())
+    titles = METRICS | (OF_ABSENCE if is_any_absent else {})
     rows = []
-    for label, answers in facts.answers.items():
-        means = summarize_with_intervals(answers)
-        shown = [
-            in_digits(100 * means[name]["mean"], [100 * bound for bound in means[name]["interval"]], digits=1)
-            for name in METRICS
-        ]
-        cells = [f"{mean} ({low} to {high})" for mean, low, high in shown]
-        rows.append(f"| {label} training | {len(answers)} | {' | '.join(cells)} |")
-    head = f"| | episodes | {' | '.join(METRICS.values())} |"
+    for label, means in summaries.items():
+        cells = [_figure(means[name]) if name in means else "" for name in titles]
+        rows.append(f"| {label} training | {len(facts.answers[label])} | {' | '.join(cells)} |")
+    head = f"| | episodes | {' | '.join(titles.values())} |"
+    told = ["", "An absent target counts 1 if it is called absent, else 0."] if is_any_absent else []
     return [
         "\n".join(
             [
@@ -179,13 +185,20 @@ def _scores(facts: CardFacts) -> list[str]:
                 "",
                 "Greedy answers to the validation episodes of the run; an unreadable answer counts 0; 95% bootstrap",
                 "intervals over the episodes, of one training.",
+                *told,
                 "",
                 head,
-                "| --- " * (2 + len(METRICS)) + "|",
+                "| --- " * (2 + len(titles)) + "|",
                 *rows,
             ]
         )
     ]
+
+
+def _figure(found: Mapping[str, Any]) -> str:
+    """Return a mean with its interval, times 100."""
+    mean, low, high = in_digits(100 * found["mean"], [100 * bound for bound in found["interval"]], digits=1)
+    return f"{mean} ({low} to {high})"
 
 
 def _probe(facts: CardFacts) -> list[str]:

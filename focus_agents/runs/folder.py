@@ -25,9 +25,10 @@ from focus_agents.rollout.records import RolloutGroup
 from focus_agents.runs.answers import read_answers, write_answers
 from focus_agents.runs.files import append_json_lines, keep_json_lines, read_json, read_json_lines, write_json
 from focus_agents.runs.lock import hold_folder
-from focus_agents.runs.metrics import check_names, compare_validation, counted
+from focus_agents.runs.metrics import check_names, counted
 from focus_agents.runs.provenance import differences, provenance
 from focus_agents.runs.samples import append_samples, rewind_samples
+from focus_agents.runs.scores import compare_validation
 from focus_agents.runs.starts import STARTS
 from focus_agents.runs.summary import SUMMARY_FILE, replace_summary
 from focus_agents.runs.table import add_to_table, drop_table

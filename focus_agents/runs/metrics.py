@@ -1,15 +1,10 @@
-"""Metrics of runs: each by its name, and the means of rollouts and of validation answers."""
+"""Metrics of runs, each by its name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-
-import numpy as np
-
-from focus_agents.rollout.records import RolloutGroup
-from focus_env.metrics import ScoredAnswer, bootstrap_interval, paired_bootstrap_interval, summarize
 
 STAGES: Mapping[str, str] = {"grpo": "stage 2", "sft": "stage 1", "pretrain": "pretraining"}
 """The commands that log metrics, and what their trainings are called."""
@@ -52,6 +47,15 @@ class Metric:
 ALL, SFT, PRETRAIN = tuple(STAGES), ("sft",), ("pretrain",)
 SUPERVISED = (*SFT, *PRETRAIN)
 
+OF_ABSENCE: Mapping[str, tuple[str, str]] = {
+    "miou_present": ("IoU", "mean IoU on targets that are present"),
+    "absent_recall": ("share", "share of absent targets that are called absent"),
+    "absent_precision": ("share", "share of right ones among the calls that a target is absent"),
+    "f1_50": ("share", "joint F1 at an IoU of 0.5 over present and absent targets"),
+}
+"""Units and meanings of what `focus_env.metrics.summarize` says of answers where some targets are absent."""
+_IF_ABSENT = "; where some are absent only"
+
 METRICS: Mapping[str, Metric] = {
     "iteration": Metric("iterations", "training iterations done"),
     "step": Metric("steps", "optimizer steps done", stages=SUPERVISED),
@@ -66,9 +70,21 @@ METRICS: Mapping[str, Metric] = {
         "reward", "standard deviation of the rewards within a group, averaged over groups", "above 0, and falls slowly"
     ),
     "miou": Metric(
-        "IoU", "mean IoU of the sampled answers, 0 where no box could be read", "rises with the reward", better="higher"
+        "IoU",
+        "mean IoU of the sampled answers, 0 where no box could be read; of an absent target 1 for saying so, else 0",
+        "rises with the reward",
+        better="higher",
     ),
-    "acc_50": Metric("share", "sampled answers with an IoU of 0.5 or more", "rises with the reward", better="higher"),
+    "acc_50": Metric(
+        "share",
+        "sampled answers with an IoU of 0.5 or more, or that rightly say that the object is absent",
+        "rises with the reward",
+        better="higher",
+    ),
+    **{
+        name: Metric(unit, f"{meaning} of the sampled answers{_IF_ABSENT}", "rises with the reward", better="higher")
+        for name, (unit, meaning) in OF_ABSENCE.items()
+    },
     "parse_rate": Metric("share", "sampled answers from which a box, or its absence, could be read", "near 1"),
     "format_rate": Metric(
         "share",
@@ -189,12 +205,24 @@ METRICS: Mapping[str, Metric] = {
     ),
     "validation_miou": Metric(
         "IoU",
-        "mean IoU of greedy answers to the validation episodes, 0 where no box could be read; also before training",
+        "mean IoU of greedy answers to the validation episodes, 0 where no box could be read; of an absent target 1 "
+        "for saying so, else 0; also before training",
         "rises",
         stages=("grpo", "sft"),
         better="higher",
         is_occasional=True,
     ),
+    **{
+        f"validation_{name}": Metric(
+            unit,
+            f"{meaning} of the greedy answers to the validation episodes{_IF_ABSENT}",
+            "rises",
+            stages=("grpo", "sft"),
+            better="higher",
+            is_occasional=True,
+        )
+        for name, (unit, meaning) in OF_ABSENCE.items()
+    },
 }
 
 
@@ -242,50 +270,6 @@ def describe(name: str) -> str:
     """
     metric = METRICS[name.partition("/")[0]]
     return f"{metric.meaning} ({metric.unit})" + (f"; healthy: {metric.healthy}" if metric.healthy else "")
-
-
-def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
-    """Return means over the sampled answers of an iteration; names as in `METRICS`."""
-    answers = [answer for group in groups for answer in group.answers]
-    completions = [completion for group in groups for completion in group.generation.completions]
-    lengths = [len(completion.token_ids) for completion in completions]
-    terms: dict[str, list[float]] = {}
-    for name, value in (item for group in groups for each in group.reward_terms for item in each.items()):
-        terms.setdefault(name, []).append(value)
-    scores = summarize(answers)
-    return {
-        "reward": float(np.mean([group.rewards.mean() for group in groups])),
-        **{f"reward/{name}": float(np.mean(values)) for name, values in terms.items()},
-        "reward_std": float(np.mean([group.rewards.std() for group in groups])),
-        "miou": scores["miou_all"],
-        **{name: scores[name] for name in ("acc_50", "parse_rate", "format_rate", "whole_image_rate", "copy_rate")},
-        "zero_variance_rate": float(np.mean([np.ptp(group.rewards) == 0 for group in groups])),
-        "completion_tokens": float(np.mean(lengths)),
-        "completion_tokens_min": float(min(lengths)),
-        "completion_tokens_max": float(max(lengths)),
-        "truncated_rate": float(np.mean([not completion.is_finished for completion in completions])),
-    }
-
-
-def compare_validation(before: Sequence[ScoredAnswer], after: Sequence[ScoredAnswer]) -> dict[str, Any]:
-    """Return scores before and after training on the same episodes, with 95% bootstrap intervals.
-
-    Returns:
-        `miou_start`, `miou_end`, `miou_gain` (paired by episode), each with `<name>_interval`, and
-        `parse_rate_start`, `parse_rate_end`, `num_validation_episodes`.
-    """
-    start, end = np.array([a.credit for a in before]), np.array([a.credit for a in after])
-    return {
-        "miou_start": float(start.mean()),
-        "miou_start_interval": bootstrap_interval(start),
-        "miou_end": float(end.mean()),
-        "miou_end_interval": bootstrap_interval(end),
-        "miou_gain": float((end - start).mean()),
-        "miou_gain_interval": paired_bootstrap_interval(start, end),
-        "parse_rate_start": summarize(before)["parse_rate"],
-        "parse_rate_end": summarize(after)["parse_rate"],
-        "num_validation_episodes": len(before),
-    }
 
 
 def outcome_of(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from focus_agents.runs.checkpoint import (
 )
 from focus_agents.runs.files import append_json_lines, write_json
 from focus_agents.runs.folder import RunDirectory
+from focus_agents.runs.scores import validation_metrics
 from focus_agents.runs.validations import keep_validation
 from focus_agents.sft import notices
 from focus_agents.sft.budget import ADVICE, LOADING, TRAINING, VALIDATION
@@ -55,7 +56,7 @@ from focus_agents.sft.validation import validate
 from focus_env.datasets.order import shuffled_indices
 from focus_env.errors import StorageError
 from focus_env.files import fresh_file, reason_of
-from focus_env.metrics import ScoredAnswer, summarize
+from focus_env.metrics import ScoredAnswer
 
 CHECKPOINT_PREFIX = "step_"
 SCORE = "validation_miou"
@@ -279,8 +280,7 @@ class SFTWorker:
         self.optimizer.zero_grad(set_to_none=True)  # those of the last step have had their effect
         with memory_advice(ADVICE[VALIDATION]):
             answers = validate(self.plan, self.model, self.processor, rank=self.rank, num_workers=self.num_workers)
-        score = summarize(answers)["miou_all"]
-        return answers, {SCORE: score, "seconds_validating": time.perf_counter() - started}
+        return answers, {**validation_metrics(answers), "seconds_validating": time.perf_counter() - started}
 
     def _keep_validation(self, answers: Sequence[ScoredAnswer]) -> None:
         """Keep the answers of a validation, for the driver to draw."""

@@ -14,6 +14,7 @@ from focus_env.metrics import (
     bootstrap_interval,
     grouped_bootstrap_interval,
     paired_bootstrap_interval,
+    ratio_bootstrap_interval,
     seeds_bootstrap_interval,
     summarize,
     summarize_with_intervals,
@@ -109,6 +110,8 @@ def test_summary_by_hand() -> None:
         "absent_rate": 3 / 10,
         "absent_recall": 1 / 3,
         "absent_precision": 1 / 2,
+        # TP: 3 boxes of 0.5 or more. FP: the whole image, and a box for an absent target. FN: 4 present targets.
+        "f1_50": 6 / (6 + 2 + 4),
     }
     assert summary == pytest.approx(expected)
     assert all(type(value) is float for value in summary.values())
@@ -134,9 +137,63 @@ def test_undefined_numbers_are_left_out() -> None:
     assert "miou_parsed" not in score((GARBAGE, TARGET))
     only_absent = score((GARBAGE, None))
     assert "miou_present" not in only_absent
-    assert "absent_precision" not in only_absent
+    assert {"absent_precision", "f1_50"}.isdisjoint(only_absent)
     assert only_absent["absent_recall"] == 0.0
     assert not any(math.isnan(value) for value in only_absent.values())
+
+
+@pytest.mark.parametrize(
+    ("parse", "target", "counts"),
+    [
+        pytest.param(ok(Box(20, 10, 60, 25)), TARGET, (1, 0, 0), id="an IoU of 0.5"),
+        pytest.param(ok(Box(20, 10, 60, 24.9)), TARGET, (0, 1, 1), id="a box that misses counts twice"),
+        pytest.param(ABSENT, TARGET, (0, 0, 1), id="a present target called absent"),
+        pytest.param(GARBAGE, TARGET, (0, 0, 1), id="unreadable"),
+        pytest.param(ok(TARGET), None, (0, 1, 0), id="a box for an absent target"),
+        pytest.param(ABSENT, None, (0, 0, 0), id="an absent target called absent does not enter"),
+        pytest.param(GARBAGE, None, (0, 0, 0), id="nor does an unreadable answer to one"),
+    ],
+)
+def test_what_counts_in_the_joint_f1(parse: ParseResult, target: Box | None, counts: tuple[int, int, int]) -> None:
+    assert score_answer(make_episode(target_box=target), parse).detection == counts
+
+
+def test_the_joint_f1_needs_targets_of_both_kinds() -> None:
+    assert "f1_50" not in score((ok(TARGET), TARGET), (ABSENT, TARGET))
+    assert "f1_50" not in score((ABSENT, None), (ok(TARGET), None))
+    assert score((ok(TARGET), TARGET), (ABSENT, None))["f1_50"] == 1.0
+    assert score((GARBAGE, TARGET), (ABSENT, None))["f1_50"] == 0.0
+    # Always a box, and always the right one, on half absent targets: precision 1/2, recall 1.
+    assert score((ok(TARGET), TARGET), (ok(TARGET), None))["f1_50"] == pytest.approx(2 / 3)
+
+
+def test_the_joint_f1_has_an_interval_over_episodes() -> None:
+    kinds = [(ok(TARGET), TARGET), (ABSENT, TARGET), (ABSENT, None), (ok(TARGET), None)]
+    answers = [score_answer(make_episode(target_box=target), parse) for parse, target in kinds * 50]
+    found = summarize_with_intervals(answers)["f1_50"]
+    assert found["mean"] == summarize(answers)["f1_50"] == pytest.approx(0.5)
+    low, high = found["interval"]
+    # By the delta method: the residuals 2 TP - F1 (2 TP + FP + FN) are 1, -1/2, 0, -1/2; the mean below is 1.
+    half_width = 1.96 * math.sqrt((1 + 1 / 4 + 1 / 4) / 4 / len(answers))
+    assert low == pytest.approx(0.5 - half_width, abs=0.1 * half_width)
+    assert high == pytest.approx(0.5 + half_width, abs=0.1 * half_width)
+
+
+def test_a_ratio_of_ones_is_a_mean() -> None:
+    values = np.random.default_rng(0).exponential(size=60)
+    assert ratio_bootstrap_interval(values, np.ones(60), seed=2) == pytest.approx(bootstrap_interval(values, seed=2))
+
+
+def test_resamples_with_nothing_below_are_left_out() -> None:
+    assert ratio_bootstrap_interval([1.0, 0.0], [1.0, 0.0]) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("above", "below"), [([], []), ([1.0], [0.0]), ([1.0, 1.0], [2.0, -1.0]), ([math.nan], [1.0]), ([1.0], [math.inf])]
+)
+def test_ratios_that_are_none(above: list[float], below: list[float]) -> None:
+    with pytest.raises(ValueError, match="above and below: expected two equally long lists of finite numbers, none"):
+        ratio_bootstrap_interval(above, below)
 
 
 def test_summary_of_nothing() -> None:

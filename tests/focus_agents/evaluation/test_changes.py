@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from focus_agents.evaluation.report import report_notes, summarize_folder
+from focus_agents.evaluation.notes import report_notes
+from focus_agents.evaluation.report import summarize_folder
 from focus_agents.evaluation.results import ResultsFolder
 from focus_agents.evaluation.run import pending_chunks
 from focus_agents.models.loading import model_folder

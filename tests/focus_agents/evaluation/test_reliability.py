@@ -9,8 +9,9 @@ import pytest
 
 from focus_agents.evaluation import reliability
 from focus_agents.evaluation.answerer import Answerer, Chunk
+from focus_agents.evaluation.notes import report_notes
 from focus_agents.evaluation.records import AnswerRecord, Cell
-from focus_agents.evaluation.report import report_notes, report_tables, write_report
+from focus_agents.evaluation.report import report_tables, write_report
 from focus_agents.finding import find
 from focus_agents.policies.registry import PolicySpec
 from focus_env.calibration import Calibration

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from focus_agents.evaluation.notes import FEW_EPISODES, report_notes
 from focus_agents.evaluation.published import TABLES
 from focus_agents.evaluation.report import (
-    FEW_EPISODES,
     detail_rows,
     published_rows,
     render_markdown,
-    report_notes,
     report_tables,
     score_rows,
     summarize_folder,
@@ -82,6 +81,7 @@ class TestFigures:
                 "absent_rate": 3 / 10,
                 "absent_recall": 2 / 3,
                 "absent_precision": 2 / 3,
+                "f1_50": 10 / (10 + 1 + 2),
             }
         )
         intervals = {name: tuple(value["interval"]) for name, value in metrics.items()}
@@ -95,6 +95,32 @@ class TestFigures:
         # The standard deviation of credits is 0.350, that of their mean 0.111.
         assert low == pytest.approx(0.45 - 1.96 * 0.111, abs=0.05)
         assert high == pytest.approx(0.45 + 1.96 * 0.111, abs=0.05)
+
+    def test_absence_has_its_columns_and_its_note_where_a_target_is_absent(self, tmp_path: Path) -> None:
+        results, _ = fill(tmp_path / "both", "mine", "tao", 1, [scored(0.5), absent_target(ABSENT), ABSENT])
+        summary = write_report(results)
+        heading, row = detail_rows(summary)
+        shown = dict(zip(heading, row, strict=True))
+        means = {name: shown[name].split()[0] for name in ("mIoU", "mIoU present", "absent recall", "F1@0.5")}
+        assert means == {"mIoU": "50.0", "mIoU present": "25.0", "absent recall": "100.0", "F1@0.5": "66.7"}
+        assert re.search(r"\[0\.0, 100\.0\]", shown["F1@0.5"])
+        assert sum(note.startswith("mIoU present: ") for note in report_notes(summary)) == 1
+        results, _ = fill(tmp_path / "present", "mine", "tao", 1, [scored(0.5), ABSENT])
+        summary = write_report(results)
+        assert not {"mIoU present", "absent recall", "F1@0.5"} & {*detail_rows(summary)[0]}
+        assert not any("F1@0.5" in note for note in report_notes(summary))
+
+    def test_the_note_on_data_says_what_share_is_absent_and_that_on_a_policy_what_it_was_told(self) -> None:
+        data = {"dataset": "synthetic", "split": "test", "level": 3, "scenes": "mixed", "absent_fraction": 0.25}
+        asked = {"template": "questions", "frame": "norm_100", "template_fields": {"allow_absent": True}}
+        cell = {"dataset": "mine", "policy": "vlm", "shots": 1, "num_episodes": 900, "num_failed": 0, "metrics": {}}
+        notes = report_notes({"data": {"mine": data}, "policies": {"vlm": asked}, "cells": [cell]})
+        assert "mine: dataset synthetic, split test, level 3, scenes mixed, a share of 0.25 absent." in notes
+        assert "vlm: prompt questions, unit norm_100, told what to answer where the object is absent." in notes
+        plain = {"mine": data | {"absent_fraction": 0.0}}
+        untold = {"vlm": asked | {"template_fields": {"allow_absent": False}}}
+        notes = report_notes({"data": plain, "policies": untold, "cells": [cell]})
+        assert not any("absent." in note for note in notes if note.startswith(("mine: ", "vlm: ")))
 
     def test_cut_answers_are_counted_where_answers_are(self, tmp_path: Path) -> None:
         results, _ = fill(tmp_path, "mine", "tao", 1, [scored(0.5)] * 5, num_failed=1, num_cut=2)

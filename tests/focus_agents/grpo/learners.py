@@ -16,7 +16,7 @@ from focus_agents.grpo.selection import training_group
 from focus_agents.grpo.steps import GroupTrainingData, TrainingGroup, plan_steps
 from focus_agents.rollout.records import RolloutGroup, Sampling
 from focus_env.env import observe
-from focus_env.prompts import get_template
+from focus_env.prompts import PromptTemplate, get_template
 from tests.fakes import FakeDataset, make_episode
 from tests.focus_agents.grpo.runs import CONSTANT_RATE
 
@@ -24,11 +24,13 @@ MODULE = "default_policy"
 NUM_GROUPS, GROUP_SIZE = 4, 3
 
 
-def build_learner(*, model_config: dict[str, Any] | None = None, **training: Any) -> Any:
+def build_learner(
+    *, model_config: dict[str, Any] | None = None, template: PromptTemplate | None = None, **training: Any
+) -> Any:
     """A learner in this process; `gradients` holds those of each optimizer step, before clipping."""
     config = (
         GRPOConfig()
-        .environment(env_config={"dataset": FakeDataset(), "template": get_template("compact")})
+        .environment(env_config={"dataset": FakeDataset(), "template": template or get_template("compact")})
         .training(
             **{"group_size": GROUP_SIZE, "groups_per_iteration": NUM_GROUPS, "lr": 1e-3, **CONSTANT_RATE, **training}
         )

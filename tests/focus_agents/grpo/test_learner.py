@@ -16,6 +16,7 @@ from focus_agents.grpo.batch import collate_groups
 from focus_agents.grpo.loss import policy_loss
 from focus_agents.grpo.module import VLMModule
 from focus_agents.grpo.steps import TrainingGroup
+from focus_env.prompts import get_template
 from tests.focus_agents.grpo.learners import (
     GROUP_SIZE,
     assert_same,
@@ -254,6 +255,15 @@ def test_under_a_grammar_both_sides_normalise_over_the_same_tokens() -> None:
     metrics = update(learner, sample_groups(learner))
     assert float(metrics["sampler_gap"]) < 1e-5
     assert float(metrics["ratio_mean"]) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+def test_the_grammar_has_an_answer_for_an_absent_object_where_the_prompt_has(is_told: bool) -> None:
+    template = dataclasses.replace(get_template("compact"), allow_absent=is_told)
+    module = module_of(build_learner(template=template, constrained=True))
+    ids = torch.tensor([[*module.processor.encode_answer(template.answer(None, (56, 56)))]])
+    allowed = module.grammar.allowed_along(ids)
+    assert bool(allowed.gather(-1, ids[..., None]).all()) == is_told
 
 
 def test_the_loss_is_the_one_of_the_settings() -> None:

@@ -11,9 +11,10 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from focus_agents.monitoring.lines import answers_table, scores_table, show_validation
+from focus_agents.monitoring.lines import answers_table, describe_validation, scores_table, show_validation
 from focus_env.metrics import ScoredAnswer
 from focus_env.types import Box, ParseStatus
+from tests.answers import scored
 
 
 def answer(name: str, iou: float) -> ScoredAnswer:
@@ -56,6 +57,19 @@ def test_a_validation_is_a_line_and_its_answers_follow_where_they_are_asked_for(
         first, *rest = console.file.getvalue().splitlines()  # without a colour, and not wrapped
         assert first == "before: validation mIoU 0.500, parsed 100% of 2 answers"
         assert [line.split()[:2] for line in rest[1:]] == ([["best", "0.75"], ["best", "0.25"]] if is_verbose else [])
+
+
+def test_a_validation_says_how_many_absent_targets_were_called_absent() -> None:
+    gone: dict[str, Any] = {"target_box": None}
+    answers = [
+        scored(0.75),
+        scored(0.0, status=ParseStatus.ABSENT, **gone),
+        scored(0.0, **gone),
+    ]
+    assert describe_validation(answers) == (
+        "validation mIoU 0.583, parsed 100% of 3 answers, 50% of 2 absent targets called absent, F1 0.667"
+    )
+    assert describe_validation(answers[1:]).endswith("parsed 100% of 2 answers, 50% of 2 absent targets called absent")
 
 
 @pytest.mark.parametrize("width", [30, 40, 60, 80, 120])

@@ -16,9 +16,10 @@ from rich.console import Console
 from focus_agents.errors import CheckpointError
 from focus_agents.rollout.records import Completion, Generation, RolloutGroup
 from focus_agents.runs.folder import AFTER_COLOUR, BEFORE_COLOUR, NUM_SHEET_EPISODES, RunDirectory
-from focus_agents.runs.metrics import METRICS, check_names, rollout_metrics
+from focus_agents.runs.metrics import METRICS, OF_ABSENCE, check_names
 from focus_agents.runs.progress import progress_bar
 from focus_agents.runs.samples import read_samples
+from focus_agents.runs.scores import rollout_metrics
 from focus_env.metrics import ScoredAnswer
 from focus_env.types import Box, ParseStatus
 from tests.answers import UNREADABLE, scored
@@ -170,6 +171,12 @@ class TestMetrics:
             }
         )
         check_names([*rollout_metrics(groups)])
+        gone = group([1.0], [scored(0.0, status=ParseStatus.ABSENT, target_box=None)], [1])
+        measured = rollout_metrics([*groups, gone])
+        assert {name: measured[name] for name in OF_ABSENCE} == pytest.approx(
+            {"miou_present": 1.5 / 4, "absent_recall": 1.0, "absent_precision": 1 / 2, "f1_50": 4 / (4 + 2)}
+        )
+        check_names([*measured])
 
     def test_a_part_of_a_metric_without_parts_is_refused(self, run: RunDirectory) -> None:
         with pytest.raises(ValueError, match=r"expected no part behind a slash for \['kl'\], which have none"):
