@@ -9,14 +9,13 @@ import gymnasium
 from focus_env.boxes import CoordinateFrame, box_iou, iou
 from focus_env.env import ENV_ID, InContextLocalizationEnv, observe
 from focus_env.errors import DatasetError, FocusError, MissingDependencyError, RewardError
-from focus_env.metrics import (
-    ScoredAnswer,
+from focus_env.intervals import (
     bootstrap_interval,
     paired_bootstrap_interval,
     ratio_bootstrap_interval,
     seeds_bootstrap_interval,
-    summarize,
 )
+from focus_env.metrics import ScoredAnswer, summarize
 from focus_env.overlap import ciou, diou, giou
 from focus_env.parsing import parse_answer, write_box
 from focus_env.prompts import TEMPLATES, PromptTemplate, get_template

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from focus_env.metrics import bootstrap_interval
+from focus_env.intervals import bootstrap_interval
 from focus_env.text_files import finite_number
 
 NUM_BINS = 10

@@ -29,19 +29,31 @@ from focus_agents.runs.folder import CODE, RunDirectory
 from focus_agents.settings import Settings
 from focus_agents.studies.ablation.arms import KINDS, MAIN_SPLIT, SPLITS
 from focus_env.errors import FocusError
-from focus_env.metrics import bootstrap_interval
+from focus_env.intervals import bootstrap_interval
+from focus_env.metrics import summarize_with_intervals
 
 TITLES = {
     "focus-small-grpo": "after GRPO from focus-small-sft, as that was before its rounding to bfloat16",
     "focus-small-sft": "after supervised fine-tuning with attention loss",
+    "focus-small-mixed": "after supervised fine-tuning on all kinds of scenes, a fifth of queries without the object",
     "focus-small-start": "after a short supervised fine-tuning on short videos: what `make train` starts from",
     "focus-small-base": "the base: names single objects and finds them by name, has never seen an in-context episode",
 }
 LIMITS = """\
 It was trained on procedural scenes of textured shapes, 64 x 64 pixels, and on nothing else. Larger pictures are scaled
-down to that size. On photographs it is of no use but to show how the package is called. It answers a box whether or
-not the object is there: no target was absent in its training. Boxes are written in hundredths of the picture's sides,
-so an edge is off by up to half a hundredth even where it is right."""
+down to that size. On photographs it is of no use but to show how the package is called. {absence} Boxes are written in
+hundredths of the picture's sides, so an edge is off by up to half a hundredth even where it is right."""
+NEVER_ABSENT = "It answers a box whether or\nnot the object is there: no target was absent in its training."
+MAY_BE_ABSENT = "It may say that the object is\nnot there, and is always told how."
+ABSENT_FRACTION = 0.25
+"""Of the test episodes in which a card counts answers to absent targets."""
+ABSENCE = {
+    "miou_present": "mIoU present",
+    "absent_recall": "recall",
+    "absent_precision": "precision",
+    "f1_50": "F1@0.5",
+}
+"""Metrics of them by name, and their columns; see docs/evaluation.md."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +103,8 @@ def main() -> None:
             model.to(torch.bfloat16)
             draft = save(Path(scratch) / args.name)
             probe = probe_weights(str(draft)) if "box_iou" in summary else None
-            card = write_card(args, config, summary, score(str(draft), args.num_episodes), probe)
+            absence = score_absence(str(draft), args.num_episodes) if load_template(source).allow_absent else None
+            card = write_card(args, config, summary, score(str(draft), args.num_episodes), probe, absence)
         folder = save(WEIGHTS / args.name, documents={CARD: card})
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: {size / 2**20:.1f} MiB\n{(folder / CARD).read_text()}")
@@ -120,6 +133,24 @@ def score(model: str, num_episodes: int) -> dict[str, tuple[float, float, float]
     return scores
 
 
+def score_absence(model: str, num_episodes: int) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return `summarize_with_intervals` of answers at four shots where targets may be absent, by kind of scenes."""
+    import gymnasium
+
+    from focus_agents.evaluation import evaluate
+    from focus_agents.policies.focus import FocusPolicy
+    from focus_agents.studies.ablation.answers import split_episodes
+    from focus_env.env import ENV_ID
+
+    policy = FocusPolicy.from_pretrained(model)
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for scenes, kind in KINDS.items():
+        dataset = split_episodes(MAIN_SPLIT, 4, num_episodes, scenes, absent_fraction=ABSENT_FRACTION)
+        env = gymnasium.make(ENV_ID, dataset=dataset, template=policy.template)
+        found[kind.title] = summarize_with_intervals(evaluate(env, policy, range(num_episodes), batch_size=64))
+    return found
+
+
 def probe_weights(model: str) -> dict[str, Any]:
     """Return the linear probe of the published weights of a base."""
     from focus_agents.models.loading import load_model, load_processor, load_template
@@ -136,6 +167,7 @@ def write_card(
     summary: dict[str, Any],
     scores: dict[str, tuple[float, float, float]],
     probe: dict[str, Any] | None = None,
+    absence: dict[str, dict[str, dict[str, Any]]] | None = None,
 ) -> str:
     """Return the card in Markdown."""
     shown = {label: in_digits(100 * m, (100 * lo, 100 * hi), digits=1) for label, (m, lo, hi) in scores.items()}
@@ -159,11 +191,12 @@ def write_card(
             "| --- | --- | --- |",
             *rows,
             "",
+            *([] if absence is None else describe_absence(absence)),
             *describe_single_objects(summary),
             *([] if probe is None else ["## Linear probe", "", probe_section(probe), ""]),
             "## Limits",
             "",
-            LIMITS,
+            LIMITS.format(absence=NEVER_ABSENT if absence is None else MAY_BE_ABSENT),
             "",
             "## Training",
             "",
@@ -181,6 +214,31 @@ def write_card(
             "",
         ]
     )
+
+
+def describe_absence(absence: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
+    """Return the table of answers to queries that may lack their object."""
+    rows = [
+        f"| {kind} | {' | '.join(_figure(means[name]) if name in means else '' for name in ABSENCE)} |"
+        for kind, means in absence.items()
+    ]
+    return [
+        "## Absent objects",
+        "",
+        f"The same at four shots, where the object is absent from a share of {ABSENT_FRACTION:g} of the queries: mIoU",
+        "over present targets, recall and precision of the answer that it is absent, and F1 over both at an IoU of",
+        "0.5, all times 100, with 95% intervals.",
+        "",
+        f"| scenes | {' | '.join(ABSENCE.values())} |",
+        f"| --- |{' --- |' * len(ABSENCE)}",
+        *rows,
+        "",
+    ]
+
+
+def _figure(found: dict[str, Any]) -> str:
+    mean, low, high = in_digits(100 * found["mean"], [100 * bound for bound in found["interval"]], digits=1)
+    return f"{mean} ({low} to {high})"
 
 
 def describe_start(config: dict[str, Any]) -> str:

@@ -11,7 +11,8 @@ import numpy as np
 from focus_agents.evaluation.answers import evaluate
 from focus_agents.policies.registry import PolicySpec
 from focus_env.env import ENV_ID
-from focus_env.metrics import ScoredAnswer, grouped_bootstrap_interval
+from focus_env.intervals import grouped_bootstrap_interval
+from focus_env.metrics import ScoredAnswer
 from focus_env.types import EpisodeDataset
 
 DEFAULT = ("copy_support:nearest", "match")

@@ -15,7 +15,7 @@ from focus_agents.reports.documents import picture
 from focus_agents.reports.tables import figure
 from focus_agents.runs.files import write_json
 from focus_env.calibration import calibration_error, calibration_interval, fit_calibration, reliability_curve
-from focus_env.metrics import bootstrap_interval
+from focus_env.intervals import bootstrap_interval
 
 RIGHT_IOU = 0.5
 MIN_BOXES = 50

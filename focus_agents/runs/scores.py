@@ -9,13 +9,8 @@ import numpy as np
 
 from focus_agents.rollout.records import RolloutGroup
 from focus_agents.runs.metrics import OF_ABSENCE
-from focus_env.metrics import (
-    ScoredAnswer,
-    bootstrap_interval,
-    paired_bootstrap_interval,
-    summarize,
-    summarize_with_intervals,
-)
+from focus_env.intervals import bootstrap_interval, paired_bootstrap_interval
+from focus_env.metrics import ScoredAnswer, summarize, summarize_with_intervals
 
 
 def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:

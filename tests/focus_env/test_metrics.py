@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 
 from focus_env import metrics
-from focus_env.metrics import (
-    ScoredAnswer,
+from focus_env.intervals import (
     bootstrap_interval,
     grouped_bootstrap_interval,
     paired_bootstrap_interval,
     ratio_bootstrap_interval,
     seeds_bootstrap_interval,
-    summarize,
-    summarize_with_intervals,
 )
+from focus_env.metrics import ScoredAnswer, summarize, summarize_with_intervals
 from focus_env.rewards.answers import AnswerBatch
 from focus_env.rewards.scores import score_answer
 from focus_env.rewards.terms import iou_reward

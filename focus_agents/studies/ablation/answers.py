@@ -91,14 +91,18 @@ def cell_episodes(study: AblationStudy, name: str) -> int:
     return study.num_episodes * (4 if name == MAIN_SPLIT else 1)
 
 
-def split_episodes(name: str, shots: int, num_episodes: int, scenes: str = "one_look") -> Any:
+def split_episodes(
+    name: str, shots: int, num_episodes: int, scenes: str = "one_look", *, absent_fraction: float = 0.0
+) -> Any:
     """The episodes of a split of `SPLITS`; with fewer shots, the same queries."""
-    dataset = _synthetic(name, shots, num_episodes, scenes)
+    dataset = _synthetic(name, shots, num_episodes, scenes, absent_fraction)
     return ShuffledSupports(dataset) if SPLITS[name].is_shuffled else dataset
 
 
-def _synthetic(name: str, shots: int, num_episodes: int, scenes: str) -> Any:
-    options: dict[str, Any] = {"scenes": scenes, "level": 3, "image_size": 64}
+def _synthetic(name: str, shots: int, num_episodes: int, scenes: str, absent_fraction: float = 0.0) -> Any:
+    options: dict[str, Any] = {
+        "scenes": scenes, "level": 3, "image_size": 64, "absent_fraction": absent_fraction,
+    }  # fmt: skip
     if scenes == "one_look":
         options["distractors"] = "any"
     options |= {**SPLITS[name].options, "num_episodes": num_episodes}

@@ -22,7 +22,7 @@ from focus_agents.studies.ablation.arms import ARMS, MAIN_SPLIT
 from focus_agents.studies.ablation.claims import CLAIMS, Claim
 from focus_agents.studies.ablation.grid import Variant
 from focus_agents.studies.ablation.runs import AblationStudy
-from focus_env.metrics import seeds_bootstrap_interval
+from focus_env.intervals import seeds_bootstrap_interval
 
 THRESHOLDS = {"acc_50": 0.5, "acc_75": 0.75}
 

@@ -21,7 +21,8 @@ from focus_agents.runs.files import write_json
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.studies.rewards.runs import START, RewardStudy
 from focus_agents.studies.rewards.verdict import is_control, verdict
-from focus_env.metrics import ScoredAnswer, seeds_bootstrap_interval
+from focus_env.intervals import seeds_bootstrap_interval
+from focus_env.metrics import ScoredAnswer
 from focus_env.rendering import ANSWER_COLOURS, TARGET_COLOUR, render_episode, stack_rows, write_picture
 from focus_env.types import Box
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -53,10 +55,27 @@ def test_the_model_and_its_card_are_published(
     assert "Run at commit 1234abc; 2 minutes" in card
     assert '"num_steps": 3' in card
     assert "my-machine" not in card
+    assert "no target was absent in its training" in card
+    assert "## Absent objects" not in card
     for label in ("unseen identities, 1 shot", "supports shuffled, 4 shots", "tracks: unseen identities, 4 shots"):
         assert f"\n| {label} | " in card
     assert json.loads((published / "config.json").read_text())["dtype"] == "bfloat16"
     assert [path.name for path in published.parent.iterdir()] == [NAME]
+
+
+def test_the_card_of_a_model_that_may_say_absent_says_how_well(
+    run: RunDirectory, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "ABSENT_FRACTION", 0.5)
+    template = dataclasses.replace(load_template("small"), allow_absent=True)
+    save_policy(run.checkpoints / "final", load_model("small"), load_processor("small"), template=template)
+    start(monkeypatch, run, "--num-episodes", "12")
+    card = (published / "README.md").read_text()
+    assert "## Absent objects" in card
+    assert "| scenes | mIoU present | recall | precision | F1@0.5 |\n| --- | --- | --- | --- | --- |\n" in card
+    assert re.search(r"\n\| tracks \| 0\.0 \(0\.0 to 0\.0\) \| 0\.0 \(.*\) \|  \| 0\.0 \(.*\) \|\n", card)
+    assert "It may say that the object is\nnot there" in card
+    assert "no target was absent" not in card
 
 
 @pytest.mark.parametrize("fault", ["score", "write_card"])
