@@ -126,7 +126,7 @@ def _draw_motion(rng: np.random.Generator, others: list[Motion], *, shrink: floa
     moved, bent = shrink * SPEED * rng.normal(size=(n, 2)), shrink * BEND * rng.normal(size=(n, 2))
     # Most start outside the picture, and need no closer look; a rounding must rule out none.
     room = 0.5 - smallest - (largest - smallest) * (big + growth) + 1e-9
-    likely = (np.abs(last - moved - 0.5) <= room).all(axis=1).nonzero()[0]
+    likely = np.flatnonzero(np.all(np.abs(last - moved - 0.5) <= room, axis=1))
     terms = np.empty((len(likely), 3, 2))
     terms[:, 0], terms[:, 1], terms[:, 2] = last[likely], moved[likely], bent[likely]
     centres = _WAY @ terms
