@@ -78,7 +78,8 @@ class Frame:
                 else.
         """
         source = self.source
-        if not isinstance(source, Path | PictureBytes):
+        # An array first: what is no subclass of a protocol takes long to tell.
+        if isinstance(source, np.ndarray) or not isinstance(source, Path | PictureBytes):
             try:
                 pixels = as_picture(source, f"picture {self.name!r}")
             except ValueError as error:

@@ -202,6 +202,7 @@ class RayArguments(Settings):
             TrainingError: If it does not come up.
         """
         place_token(None if job is None else job.folder)
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process; no cloud takes this machine back
         with waiting(console, "starting Ray"), own_handlers():
             start_patiently(
                 address="local",

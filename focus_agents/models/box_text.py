@@ -69,6 +69,8 @@ def tokens_of_box(text: str, offsets: Sequence[tuple[int, int]], start: int, sto
     ends = {found.end() - 1 for found in _NUMBER.finditer(text, start, stop)}
     num_digits = 0
     for index, (first, last) in enumerate(offsets):
+        if last <= start or first >= stop:  # nearly all of a prompt's
+            continue
         span = max(first, start), min(last, stop)
         written = text[slice(*span)]
         digits = sum(character.isdigit() for character in written)

@@ -27,6 +27,7 @@ from focus_agents.monitoring.lines import show_validation
 from focus_agents.monitoring.recorder import Recorder, Sink
 from focus_agents.monitoring.report import ReportSink
 from focus_agents.processes.names import naming_train
+from focus_agents.processes.sealed import Sealed
 from focus_agents.processes.torch_backend import local_torch_config
 from focus_agents.rollout.collect import describe_error, errors_of_no_episode
 from focus_agents.runs.checkpoint import read_training_state
@@ -138,7 +139,7 @@ def train_sft(
     )
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"plan": plan},
+        train_loop_config={"plan": Sealed(plan)},
         torch_config=local_torch_config(),
         scaling_config=ray.train.ScalingConfig(num_workers=workers.num_workers, use_gpu=workers.use_gpu),
         run_config=ray.train.RunConfig(

@@ -73,10 +73,10 @@ def train_worker(arguments: dict[str, Any]) -> None:
     """Train on this worker's share, from the newest checkpoint if there is one.
 
     Args:
-        arguments: `plan`, an `SFTPlan`.
+        arguments: `plan`, an `SFTPlan`, sealed.
     """
     with memory_advice(ADVICE[LOADING]):  # what its parts run out of says more
-        SFTWorker(arguments["plan"]).run()
+        SFTWorker(arguments["plan"].open()).run()
 
 
 class SFTWorker:

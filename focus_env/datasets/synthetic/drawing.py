@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,9 @@ _RIMS = {name: tuple(int(0.35 * channel) for channel in rgb) for name, rgb in CO
 
 _RAMP = np.linspace(0, 1, 256)[:, None]
 
+_FILL_BYTES = 32 << 20
+"""About how much memory the fills of objects may take, for each side of a tile."""
+
 
 def _palette(first: npt.ArrayLike, second: npt.ArrayLike) -> bytes:
     """A Pillow palette from one colour to another, RGB."""
@@ -41,12 +44,18 @@ def _texture(texture: str, variant: int, side: int) -> Image.Image:
     return Image.fromarray(np.rint(255 * texture_mix(texture, variant, side)).astype(np.uint8))
 
 
-@functools.lru_cache(maxsize=512)
-def _fill(texture: str, variant: int, colours: tuple[str, ...], side: int) -> Image.Image:
-    """What fills an object, in its own frame: "RGB", over [-1, 1] x [-1, 1]."""
-    tile = _texture(texture, variant, side).copy()
-    tile.putpalette(_palette(COLOURS[colours[0]], COLOURS[colours[-1]]))
-    return tile.convert("RGB")
+@functools.cache
+def _fills(side: int) -> Callable[[str, int, tuple[str, ...]], Image.Image]:
+    """What fills an object, by texture, variant and colours: "RGB", over [-1, 1] x [-1, 1] of its own frame."""
+
+    # Of small tiles all that a split has are kept, about 1,600 of train.
+    @functools.lru_cache(maxsize=max(16, _FILL_BYTES // (4 * side * side)))
+    def fill(texture: str, variant: int, colours: tuple[str, ...]) -> Image.Image:
+        tile = _texture(texture, variant, side).copy()
+        tile.putpalette(_palette(COLOURS[colours[0]], COLOURS[colours[-1]]))
+        return tile.convert("RGB")
+
+    return fill
 
 
 def _tile_side(size: int) -> int:
@@ -71,7 +80,7 @@ def _draw_object(image: Image.Image, item: PlacedObject, side: int) -> None:
         d * scale, -b * scale, (d * dx - b * dy) * scale + side / 2,
         -c * scale, a * scale, (a * dy - c * dx) * scale + side / 2,
     )  # fmt: skip
-    tile = _fill(identity.texture, identity.texture_variant, identity.colours, side)
+    tile = _fills(side)(identity.texture, identity.texture_variant, identity.colours)
     fill = tile.transform((width, height), Image.Transform.AFFINE, to_tile, Image.Resampling.NEAREST)
     ImageDraw.Draw(fill).polygon(vertices.ravel().tolist(), outline=_RIMS[identity.colours[0]])
     image.paste(fill, (x1, y1), mask.reduce(_OVERSAMPLING))
@@ -113,7 +122,8 @@ def _backgrounds(size: int) -> tuple[Image.Image, ...]:
     return tuple(tiles)
 
 
-def _draw_background(draws: Sequence[float], size: int, strength: float) -> Image.Image:
+@functools.lru_cache(maxsize=2)
+def _background(draws: tuple[float, ...], size: int, strength: float) -> Image.Image:
     """A crop of a grey texture, coloured from one muted colour to another, further apart and lighter by `strength`."""
     tiles = _backgrounds(size)
     tile = tiles[int(draws[0] * len(tiles))]
@@ -131,21 +141,33 @@ def _slope(size: int) -> npt.NDArray[np.float64]:
     return np.linspace(-0.5, 0.5, size)[:, None]
 
 
-def _light(image: Image.Image, draws: Sequence[float], level: Level) -> ImageArray:
-    """The picture in a light that is brighter to one side and lacks some of a colour; [H, W, 3] uint8."""
-    size = image.width
-    gain = level.light + draws[0] * (1 - level.light)
-    fall_x, fall_y = ((gain - level.light) * (2 * draw - 1) / 2 for draw in draws[1:3])
-    # The brightest corner has the full gain; the darkest is never below level.light.
+@functools.lru_cache(maxsize=4)
+def _channels(size: int) -> npt.NDArray[np.intp]:
+    """0, 1, 2, 0, 1, 2, ...: the channel of each value in a row of a picture."""
+    return np.tile(np.arange(3), size)
+
+
+@functools.lru_cache(maxsize=2)
+def _light(draws: tuple[float, ...], size: int, least: float, tinted: float) -> npt.NDArray[np.uint16]:
+    """A light that is brighter to one side and lacks some of a colour.
+
+    Args:
+        draws: `LIGHT_DRAWS` uniform numbers in [0, 1).
+        size: Side of the picture in pixels.
+        least: As `Level.light`.
+        tinted: As `Level.tint`.
+
+    Returns:
+        [H, W * 3] brightness of each channel in 256ths, 1 .. 256.
+    """
+    gain = least + draws[0] * (1 - least)
+    fall_x, fall_y = ((gain - least) * (2 * draw - 1) / 2 for draw in draws[1:3])
+    # The brightest corner has the full gain; the darkest is never below the least.
     top = 256 * (gain - (abs(fall_x) + abs(fall_y)) / 2)
-    tint = 1 - level.tint * np.array(draws[3:6])
-    rows = np.tile((256 * fall_y * _slope(size) * tint).astype(np.int16), size)
-    columns = ((top + 256 * fall_x * _slope(size)) * tint).astype(np.int16).reshape(1, -1)
-    factor = (rows + columns).view(np.uint16)  # 1 .. 256, so that the product fits 16 bits
-    lit = np.asarray(image).reshape(size, -1) * factor
-    lit >>= 8
-    pixels: ImageArray = lit.astype(np.uint8).reshape(size, size, 3)
-    return pixels
+    tint = 1 - tinted * np.array(draws[3:6])
+    rows = (256 * fall_y * _slope(size) * tint).astype(np.int16).take(_channels(size), axis=1)
+    rows += ((top + 256 * fall_x * _slope(size)) * tint).astype(np.int16).reshape(1, -1)
+    return rows.view(np.uint16)
 
 
 def draw_scene(
@@ -168,8 +190,12 @@ def draw_scene(
     Returns:
         [size, size, 3] uint8.
     """
-    image = _draw_background(background_draws, size, level.background)
+    # The pictures of a video have one background and one light.
+    image = _background(tuple(background_draws), size, level.background).copy()
     side = _tile_side(size)
     for item in objects:
         _draw_object(image, item, side)
-    return _light(image, light_draws, level)
+    lit = np.asarray(image).reshape(size, -1) * _light(tuple(light_draws), size, level.light, level.tint)
+    lit >>= 8  # at most 255 * 256, which 16 bits hold
+    pixels: ImageArray = lit.astype(np.uint8).reshape(size, size, 3)
+    return pixels

@@ -139,6 +139,8 @@ class PlacedObject(NamedTuple):
     def moved_inside(self, size: int) -> PlacedObject:
         """The same object, shifted as little as it takes to lie inside a picture of side `size`."""
         x1, y1, x2, y2 = self.bounds
+        if x1 >= 0 and y1 >= 0 and x2 <= size and y2 <= size:
+            return self
         dx = max(0.0, -x1) - max(0.0, x2 - size)
         dy = max(0.0, -y1) - max(0.0, y2 - size)
         return self._replace(
@@ -197,7 +199,8 @@ def put(
 ) -> PlacedObject:
     """An object in a given pose at a given place, or as near to it as keeps the object inside the picture."""
     points = _transformed(identity, matrix) + centre
-    bounds = Box(*points.min(axis=0).tolist(), *points.max(axis=0).tolist())
+    xs, ys = points.T.tolist()
+    bounds = Box(min(xs), min(ys), max(xs), max(ys))
     return PlacedObject(identity, points, matrix, centre, bounds).moved_inside(size)
 
 

@@ -54,6 +54,7 @@ _CANDIDATES = 48
 """Ways that are drawn together; the first that fits is taken."""
 
 _TIMES = np.arange(NUM_FRAMES) / (NUM_FRAMES - 1)
+_BEFORE = 1 - _TIMES
 
 Array = npt.NDArray[np.float64]
 
@@ -85,6 +86,9 @@ def way(times: Array) -> Array:
     return np.stack([np.ones_like(times), times - 1, 4 * times * (1 - times)], axis=-1)
 
 
+_WAY = way(_TIMES)
+
+
 def draw_motions(rng: np.random.Generator) -> list[Motion]:
     """Draw how the objects of a video move: inside the picture, and never over each other's centres.
 
@@ -94,35 +98,50 @@ def draw_motions(rng: np.random.Generator) -> list[Motion]:
     motions: list[Motion] = []
     num_failed = 0
     while len(motions) < NUM_OBJECTS:
-        candidates = _candidates(rng, shrink=0.8**num_failed)
-        centres, radii = candidates.centres, candidates.radii
-        fits = np.all((centres >= radii[..., None]) & (centres <= 1 - radii[..., None]), axis=(1, 2))
-        for other in motions:
-            distances = np.hypot(*np.moveaxis(centres - other.centres, -1, 0))
-            fits &= np.all(distances >= MIN_DISTANCE * (radii + other.radii), axis=1)
-        if not fits.any():
-            num_failed += 1
-            if num_failed % 8 == 0:  # those that are there leave no room
-                motions = []
+        motion = _draw_motion(rng, motions, shrink=0.8**num_failed)
+        if motion is not None:
+            motions.append(motion)
             continue
-        chosen = int(np.argmax(fits))
-        motions.append(
-            Motion(centres[chosen], radii[chosen], candidates.turns[chosen], float(rng.random()), float(rng.random()))
-        )
+        num_failed += 1
+        if num_failed % 8 == 0:  # those that are there leave no room
+            motions = []
     return motions
 
 
-def _candidates(rng: np.random.Generator, shrink: float) -> Motion:
-    """Many ways, as arrays with one dimension more in front; `shrink` makes them shorter."""
+def _draw_motion(rng: np.random.Generator, others: list[Motion], *, shrink: float) -> Motion | None:
+    """Draw many candidates, and return the first that fits; None if none does.
+
+    Args:
+        rng: Draws `_CANDIDATES` ways.
+        others: What must not be met.
+        shrink: Makes the ways shorter.
+    """
     n = _CANDIDATES
     smallest, largest = RADIUS
     big = rng.random((n, 1))
-    big_before = np.clip(big + rng.uniform(-MAX_GROWTH, MAX_GROWTH, (n, 1)), 0, 1)
-    radii = smallest + (largest - smallest) * (big + (1 - _TIMES) * (big_before - big))
-    turns = rng.uniform(-1, 1, (n, 1)) + (1 - _TIMES) * rng.uniform(-2 * MAX_TURN, 2 * MAX_TURN, (n, 1))
-    last = radii[:, -1:] + rng.random((n, 2)) * (1 - 2 * radii[:, -1:])
-    terms = np.stack([last, shrink * SPEED * rng.normal(size=(n, 2)), shrink * BEND * rng.normal(size=(n, 2))], axis=1)
-    return Motion(way(_TIMES) @ terms, radii, turns, 0.0, 0.0)
+    growth = np.minimum(np.maximum(big + rng.uniform(-MAX_GROWTH, MAX_GROWTH, (n, 1)), 0), 1) - big
+    turns, turned = rng.uniform(-1, 1, (n, 1)), rng.uniform(-2 * MAX_TURN, 2 * MAX_TURN, (n, 1))
+    radii = smallest + (largest - smallest) * big
+    last = radii + rng.random((n, 2)) * (1 - 2 * radii)
+    moved, bent = shrink * SPEED * rng.normal(size=(n, 2)), shrink * BEND * rng.normal(size=(n, 2))
+    # Most start outside the picture, and need no closer look; a rounding must rule out none.
+    room = 0.5 - smallest - (largest - smallest) * (big + growth) + 1e-9
+    likely = np.flatnonzero(np.all(np.abs(last - moved - 0.5) <= room, axis=1))
+    terms = np.empty((len(likely), 3, 2))
+    terms[:, 0], terms[:, 1], terms[:, 2] = last[likely], moved[likely], bent[likely]
+    centres = _WAY @ terms
+    radii = smallest + (largest - smallest) * (big[likely] + _BEFORE * growth[likely])
+    edges = radii.repeat(2, axis=1).reshape(centres.shape)
+    fits = ((centres >= edges) & (centres <= 1 - edges)).reshape(-1, 2 * NUM_FRAMES).all(axis=1)
+    for other in others:
+        gaps = centres - other.centres
+        apart = np.hypot(gaps[..., 0], gaps[..., 1]) >= MIN_DISTANCE * (radii + other.radii)
+        fits &= apart.all(axis=1)
+    if not fits.any():
+        return None
+    chosen = int(fits.argmax())
+    turn = turns[likely[chosen]] + _BEFORE * turned[likely[chosen]]
+    return Motion(centres[chosen], radii[chosen], turn, float(rng.random()), float(rng.random()))
 
 
 def tracks_stills(
@@ -157,8 +176,8 @@ def tracks_stills(
             motion = motions[position]
             angle = float(motion.turns[frame]) * level.rotation
             matrix = pose_matrix(size * float(motion.radii[frame]), angle, motion.stretch, motion.shear)
-            x, y = (size * motion.centres[frame]).tolist()
-            return put(looks[position], matrix, (x, y), size)
+            x, y = motion.centres[frame].tolist()
+            return put(looks[position], matrix, (size * x, size * y), size)
 
         return Still([at_frame(position) for position in range(NUM_OBJECTS)], order, surroundings)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+from ray import cloudpickle
 from rich.console import Console
 
 from focus_agents.errors import CheckpointError, TrainingError
@@ -22,11 +26,13 @@ from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.metrics import METRICS
 from focus_agents.runs.terminal import PlainConsole
+from focus_agents.sft import train as train_module
 from focus_agents.sft.following import each_once
 from focus_agents.sft.train import Workers, check_plan, check_resumable, train_sft
 from focus_env.types import Episode
 from tests.fakes import FakeDataset
 from tests.focus_agents.sft.runs import IN_PROCESS, KeptLines, largest_difference, make_plan, metrics, parameters, train
+from tests.places import ROOT
 
 
 def test_a_whole_run(tmp_path: Path) -> None:
@@ -60,6 +66,37 @@ def test_a_whole_run(tmp_path: Path) -> None:
     start, end = load_model("tiny"), load_model(summary["checkpoint"])
     pairs = zip(start.named_parameters(), end.parameters(), strict=True)
     assert [name for (name, before), after in pairs if torch.equal(before, after)] == []
+
+
+def test_a_process_that_passes_the_plan_on_loads_neither_torch_nor_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ray Train's controller does, for which the workers wait."""
+    given: dict[str, Any] = {}
+
+    class Trainer:
+        def __init__(self, *arguments: Any, train_loop_config: dict[str, Any], **options: Any) -> None:
+            given.update(train_loop_config)
+
+        def fit(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_module, "TorchTrainer", Trainer)
+    plan = make_plan(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        train(plan)
+    file = tmp_path / "given"
+    file.write_bytes(cloudpickle.dumps(cloudpickle.loads(cloudpickle.dumps(given))))
+    code = f"""
+import pathlib, pickle, sys
+given = pickle.loads(pathlib.Path({str(file)!r}).read_bytes())
+print([name for name in ("torch", "transformers") if name in sys.modules], given)
+"""
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert told.startswith("[] {'plan': SFTPlan(model='tiny', ")
+    opened = pickle.loads(file.read_bytes())["plan"].open()
+    assert (opened.model, opened.config, opened.run_path) == (plan.model, plan.config, plan.run_path)
+    assert opened.training_episodes[2].episode_id == plan.training_episodes[2].episode_id
 
 
 @pytest.mark.parametrize(("num_done", "told"), [(None, [0, 1, 2, 3, 4, 5]), (3, [4, 5])], ids=["new", "resumed"])
