@@ -43,11 +43,13 @@ DOCUMENTS = (
     "docs/answers.md",
     "docs/app.md",
     "docs/bases.md",
+    "docs/coming_from.md",
     "docs/commands.md",
     "docs/dashboard.md",
     "docs/data.md",
     "docs/engines.md",
     "docs/environment.md",
+    "docs/errors.md",
     "docs/evaluation.md",
     "docs/extending.md",
     "docs/finding.md",
@@ -58,6 +60,7 @@ DOCUMENTS = (
     "docs/rewards.md",
     "docs/scaling.md",
     "docs/scenes.md",
+    "docs/start.md",
     "docs/templates.md",
     "docs/training.md",
     "docs/watching.md",
@@ -70,7 +73,7 @@ COMMANDS = (
 EXPERIMENTS = sorted(path.relative_to(ROOT / "experiments").as_posix() for path in ROOT.glob("experiments/**/*.py"))
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-EXAMPLES = ("README.md", "docs/environment.md", "docs/extending.md")
+EXAMPLES = ("README.md", "docs/coming_from.md", "docs/environment.md", "docs/errors.md", "docs/extending.md")
 """Pages whose Python is run."""
 
 
