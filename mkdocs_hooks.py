@@ -15,6 +15,7 @@ PAGES = {
     "experiments/LOG.md": "log.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
 }
 """Files of the repository, and the pages that they become."""
 PACKAGES = ("focus_env", "focus_agents")

@@ -38,6 +38,7 @@ DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "SECURITY.md",
     "experiments/LOG.md",
     "docs/annotations.md",
     "docs/answers.md",

@@ -34,7 +34,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_page_is_there(site: Path) -> None:
-    pages = {path.stem for path in ROOT.glob("docs/*.md")} | {"index", "log", "contributing", "changelog"}
+    pages = {path.stem for path in ROOT.glob("docs/*.md")} | {"index", "log", "contributing", "changelog", "security"}
     assert {path.stem for path in site.glob("*.html")} == pages | {"404"}
 
 
