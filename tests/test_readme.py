@@ -56,6 +56,7 @@ DOCUMENTS = (
     "docs/finding.md",
     "docs/how_it_works.md",
     "docs/layers.md",
+    "docs/notebooks.md",
     "docs/python.md",
     "docs/results.md",
     "docs/rewards.md",
