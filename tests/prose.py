@@ -41,10 +41,10 @@ CEILINGS: Mapping[str, float] = {
     "docstrings: not imperative": 0,
     "docstrings: long sentences": 24,
     "docstrings: 'what' in 1,000 words": 8.8,
-    "docstrings: pronouns in 1,000 words": 37,
-    "pages: long sentences": 37,
+    "docstrings: pronouns in 1,000 words": 37.5,
+    "pages: long sentences": 32,
     "pages: 'what' in 1,000 words": 8.5,
-    "pages: pronouns in 1,000 words": 42,
+    "pages: pronouns in 1,000 words": 42.5,
 }
 """Counts, and the most of each; the first three are counted outside of `UNMENDED`."""
 UNMENDED = (
