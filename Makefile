@@ -28,7 +28,7 @@ lint: $(INSTALLED) ## Check style, formatting, types, the direction of imports, 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.prose
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 
 site: $(INSTALLED) ## Build the site of all pages and public names into site/; a broken link fails, here and in lint
 	$(BIN)/mkdocs build --strict

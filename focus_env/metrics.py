@@ -99,10 +99,10 @@ def summarize(answers: Sequence[ScoredAnswer]) -> dict[str, float]:
         - ``absent_recall``: share of the absent targets that are called absent, if there is one.
         - ``absent_precision``: share of the answers "absent" that are right, if there is one and a target is absent.
         - ``f1_50``: joint F1 over present and absent targets, 2 TP / (2 TP + FP + FN), if there are targets of both
-          kinds. A true positive is a box with an IoU of at least 0.5. Any other box is a false positive, whether its
-          target is elsewhere or absent. A present target without a true positive is a false negative: a box that
-          misses it counts twice, "absent" and an unreadable answer once. An absent target that is answered without a
-          box does not enter, as true negatives do not enter an F1; ``absent_recall`` counts them.
+            kinds. A true positive is a box with an IoU of at least 0.5. Any other box is a false positive, whether its
+            target is elsewhere or absent. A present target without a true positive is a false negative: a box that
+            misses it counts twice, "absent" and an unreadable answer once. An absent target that is answered without a
+            box does not enter, as true negatives do not enter an F1; ``absent_recall`` counts them.
 
     Raises:
         ValueError: If there is no answer.

@@ -54,3 +54,10 @@ def test_links_into_the_repository_are_words(site: Path) -> None:
     text = (site / "how_it_works.html").read_text(encoding="utf-8")
     assert "<code>focus_env/env.py</code>" in text
     assert 'href="../' not in text
+
+
+def test_lint_builds_so_that_warnings_fail() -> None:
+    """With --quiet mkdocs counts no warnings, so --strict fails of none."""
+    built = [line for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if "mkdocs build" in line]
+    assert len(built) == 2
+    assert all(line.endswith("mkdocs build --strict") for line in built)
