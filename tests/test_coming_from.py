@@ -11,8 +11,8 @@ import pytest
 
 from focus_agents.cli.grpo import Args
 from focus_agents.grpo.settings import GRPOSettings
+from tests.pages import run_tyro
 from tests.places import ROOT
-from tests.test_readme import run_tyro
 
 PAGE = (ROOT / "docs/coming_from.md").read_text(encoding="utf-8")
 OURS = {field.name: field.default for field in dataclasses.fields(GRPOSettings)}

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from tests.notebooks import code_cells, execute_apart, notebooks, run_cell
+from tests.pages import with_any_figures
 from tests.places import ROOT
-from tests.test_start import with_any_figures
 
 PATHS = notebooks()
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
 import json
 import os
 import re
@@ -16,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tyro
 
-from focus_agents.cli.command_line import CONFIG
 from focus_agents.cli.main import COMMANDS as PROGRAM
 from focus_agents.evaluation import report as evaluation_report
 from focus_agents.policies.localizers import LocalizerPolicy
@@ -31,6 +27,7 @@ from focus_env.registry import Registry
 from focus_env.rewards.terms import TERMS
 from focus_env.rewards.weighted import WeightedReward
 from tests.packages import install_package
+from tests.pages import FENCE, page, run_tyro, section
 from tests.places import ROOT, load_experiment
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,6 +54,7 @@ DOCUMENTS = (
     "docs/how_it_works.md",
     "docs/layers.md",
     "docs/notebooks.md",
+    "docs/own_pictures.md",
     "docs/python.md",
     "docs/results.md",
     "docs/rewards.md",
@@ -69,22 +67,13 @@ DOCUMENTS = (
 )
 COMMANDS = (
     "README.md", "CONTRIBUTING.md", "Makefile", "docs/annotations.md", "docs/app.md", "docs/bases.md",
-    "docs/data.md", "docs/evaluation.md", "docs/extending.md", "docs/finding.md", "docs/python.md", "docs/results.md",
-    "docs/rewards.md", "docs/scaling.md", "docs/training.md", "docs/watching.md",
+    "docs/data.md", "docs/evaluation.md", "docs/extending.md", "docs/finding.md", "docs/own_pictures.md",
+    "docs/python.md", "docs/results.md", "docs/rewards.md", "docs/scaling.md", "docs/training.md", "docs/watching.md",
 )  # fmt: skip
 EXPERIMENTS = sorted(path.relative_to(ROOT / "experiments").as_posix() for path in ROOT.glob("experiments/**/*.py"))
 
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLES = ("README.md", "docs/coming_from.md", "docs/environment.md", "docs/errors.md", "docs/extending.md")
 """Pages whose Python is run."""
-
-
-def page(name: str) -> str:
-    return (ROOT / name).read_text(encoding="utf-8")
-
-
-def section(name: str, title: str) -> str:
-    return page(name).split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
 def examples(name: str) -> list[tuple[str, ...]]:
@@ -137,17 +126,6 @@ def load_arguments(script: str) -> type:
     """The `Args` of an experiment."""
     arguments: type = load_experiment(script.removesuffix(".py")).Args
     return arguments
-
-
-def run_tyro(arguments: type, words: list[str]) -> tuple[int, str]:
-    """The exit code of parsing `words`, and what it prints."""
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-        try:
-            tyro.cli(arguments, args=words, config=CONFIG)
-        except SystemExit as stop:
-            return int(stop.code or 0), output.getvalue()
-    return 0, output.getvalue()
 
 
 def test_trees_and_commands_are_read_as_a_person_reads_them() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.pages import with_any_figures
 from tests.places import ROOT
 
 BLOCKS = re.findall(
@@ -28,11 +29,6 @@ def steps() -> list[tuple[list[str], list[str]]]:
         else:
             found[-1][1].extend(text.splitlines())
     return [(commands, shown) for commands, shown in found if commands]
-
-
-def with_any_figures(line: str) -> re.Pattern[str]:
-    """What matches a line with other numbers of either sign."""
-    return re.compile(re.sub(r"(?:\\[+-])?\d+(?:\\\.\d+)?", r"[+-]?\\d+(?:\\.\\d+)?", re.escape(line)))
 
 
 def test_figures_alone_may_differ() -> None:

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from focus_env import metrics
+from focus_env import intervals
 from focus_env.intervals import (
     bootstrap_interval,
     grouped_bootstrap_interval,
@@ -221,7 +221,7 @@ def test_interval_is_seeded_and_of_the_values_alone() -> None:
 def test_chunks_draw_the_right_number_of_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     original = np.quantile
-    monkeypatch.setattr(metrics, "_CHUNK_VALUES", 70)
+    monkeypatch.setattr(intervals, "_CHUNK_VALUES", 70)
     monkeypatch.setattr(np, "quantile", lambda means, q: (seen.append(len(means)), original(means, q))[1])
     values = np.arange(10) / 10
     assert bootstrap_interval(values, num_resamples=1000) == pytest.approx((0.28, 0.63), abs=0.05)
