@@ -151,6 +151,6 @@ def test_the_report_on_rewards_is_what_its_figures_make() -> None:
     docs = ROOT / "docs"
     summary = json.loads((docs / "rewards_report.json").read_text())
     pictures = (docs / "rewards_report_curves.png", docs / "rewards_report_answers.png")
-    markdown = render_report(summary, *pictures, command="python experiments/benchmark_rewards.py")
+    markdown = render_report(summary, *pictures, command="focus rewards --report-dir docs")
     assert (docs / "rewards_report.md").read_text() == markdown
     assert (docs / "rewards_report.html").read_text() == to_html(markdown, docs)
