@@ -5,6 +5,7 @@ No other page can ask: browsers let a page send the headers that are asked for h
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import secrets
@@ -184,6 +185,11 @@ class Handler(BaseHTTPRequestHandler):
                 left -= len(part)
         except OSError:  # nothing comes any more
             return
+
+    def handle(self) -> None:
+        """Answer until the page is gone, also while an answer is under way."""
+        with contextlib.suppress(ConnectionError):
+            super().handle()
 
     def version_string(self) -> str:
         """Return a name that says nothing about this machine."""

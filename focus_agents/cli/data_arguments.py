@@ -72,7 +72,7 @@ class DataArguments(Settings):
     level: int = 3
     """Difficulty of synthetic scenes, from 1 (one object) to 5 (many, occluded); 3 has four objects. Of parts and
     tracks it is rotation, light and background alone."""
-    num_objects: int | None = None
+    num_objects: Annotated[int, Ge(1)] | None = None
     """Objects in each synthetic picture, the target included; None: as the level has it."""
     distractors: Literal["near", "same_shape", "any"] = "any"
     """Objects that synthetic scenes show beside the target from level 2 on: any objects in other paints, objects of its

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -125,3 +126,20 @@ def test_where_others_may_ask_the_token_alone_guards(serve: Serve) -> None:
     assert client.send("/session", Host="my-laptop.lan:7860")[0] == 200
     assert client.send("/session", Host="my-laptop.lan:7860", X_Focus_Token="")[0] == 403
     assert len({AppServer(App(Bright(), most_upload=1)).token for _ in range(3)}) == 3
+
+
+def test_a_page_that_is_gone_is_no_error(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, failed = serve(), list[object]()
+    monkeypatch.setattr(AppServer, "handle_error", lambda server, request, address: failed.append(address))
+
+    def lose(handler: server.Handler, status: int, reply: object) -> None:
+        answered.set()
+        raise ConnectionResetError("the page was closed")
+
+    answered = threading.Event()
+    monkeypatch.setattr(server.Handler, "_send", lose)
+    with socket.create_connection(("127.0.0.1", client.server.server_port), timeout=10) as page:
+        page.sendall(b"POST /session HTTP/1.1\r\nHost: elsewhere\r\nContent-Length: 0\r\n\r\n")
+        assert answered.wait(10)
+        assert page.recv(1) == b""
+    assert failed == []

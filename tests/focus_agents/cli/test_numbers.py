@@ -37,6 +37,7 @@ ZERO = {
     "num_data_workers", "async_steps", "max_failures", "num_workers", "num_env_runners", "num_learners",
     "num_gpus_per_worker", "num_gpus_per_env_runner", "num_gpus_per_learner", "gpus_per_run", "api_retries", "start",
     "port", "episode", "name_weight", "probe_seed", "min_score",
+    "absent_fraction",
 }  # fmt: skip
 """Settings in which 0 has a meaning; -1 has one nowhere."""
 
