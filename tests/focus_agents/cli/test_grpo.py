@@ -189,7 +189,7 @@ def test_grpo_on_real_frames(sft_run: Path) -> None:
         (["--init-from", "runs/nothing/here"], "runs/nothing/here': there is no such folder; expected one of"),
         (["--template", "long"], "unknown prompt template 'long'; known are default, compact, questions, iploc"),
         (["--frame", "inches"], "inches"),
-        (["--num-objects", "0"], "num_objects must be from 1 to .*got 0"),
+        (["--num-objects", "0"], "num-objects: expected 1 or more, got 0"),
         (["--distractors", "far"], "far"),
         (["--max-image-tokens", "1"], "--max-image-tokens: expected at least 4, got 1"),
         (["--reward", "iou:1,beauty:2"], "unknown term 'beauty'.*; known are iou, iou_squared, .*"),

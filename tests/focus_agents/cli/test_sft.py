@@ -34,7 +34,7 @@ def test_sft(sft_run: Path) -> None:
         (["--preset", "poster"], "poster"),
         (["--template", "long"], "unknown prompt template 'long'; known are default, compact, questions, iploc"),
         (["--frame", "inches"], "inches"),
-        (["--num-objects", "0"], "num_objects must be from 1 to .*got 0"),
+        (["--num-objects", "0"], "num-objects: expected 1 or more, got 0"),
         (["--init-from", "runs/nothing/here"], "runs/nothing/here': there is no such folder; expected one of"),
         (["--labels", "none"], "none"),
         (["--beta", "-1"], "beta: expected 0 .* got -1"),
