@@ -42,9 +42,7 @@ def bootstrap_interval(
     if (array == array[0]).all():
         return float(array[0]), float(array[0])
     means = np.concatenate([array[drawn].mean(axis=1) for drawn in _resamples(len(array), num_resamples, seed)])
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
+    return _percentiles(means, confidence)
 
 
 def ratio_bootstrap_interval(
@@ -81,9 +79,7 @@ def ratio_bootstrap_interval(
         [terms[:, drawn].sum(axis=2) for drawn in _resamples(terms.shape[1], num_resamples, seed)], axis=1
     )
     sums = sums[:, sums[1] > 0]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(sums[0] / sums[1], [tail, 1 - tail])
-    return float(low), float(high)
+    return _percentiles(sums[0] / sums[1], confidence)
 
 
 def _resamples(num_values: int, num_resamples: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -92,6 +88,13 @@ def _resamples(num_values: int, num_resamples: int, seed: int) -> Iterator[npt.N
     rows_per_chunk = max(1, _CHUNK_VALUES // num_values)
     for start in range(0, num_resamples, rows_per_chunk):
         yield rng.integers(num_values, size=(min(rows_per_chunk, num_resamples - start), num_values))
+
+
+def _percentiles(values: npt.NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    """Return the bounds between which the middle share of the resampled values lies."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def _check_bootstrap(confidence: float, num_resamples: int) -> None:
@@ -160,9 +163,7 @@ def seeds_bootstrap_interval(
     # A resample's mean is linear in both counts.
     runs, episodes = _drawn_counts(*array.shape, num_resamples, seed)
     means = ((runs @ array) * episodes).sum(axis=1) / array.size
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
+    return _percentiles(means, confidence)
 
 
 @functools.lru_cache(maxsize=8)
@@ -217,6 +218,4 @@ def grouped_bootstrap_interval(
     sums, sizes = np.bincount(member, weights=array), np.bincount(member)
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=num_resamples)
     means = (drawn @ sums) / (drawn @ sizes)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
+    return _percentiles(means, confidence)
