@@ -127,6 +127,20 @@ def merge_adapters(model: Any) -> Any:
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
+def can_merge_exactly(model: Any) -> bool:
+    """Return whether merged weights would answer as the adapters do, but for the rounding of a sum in float32.
+
+    In bfloat16 they would not: most of what an adapter adds is smaller than the last digit of the weight that it is
+    added to.
+
+    Args:
+        model: Of PEFT or not; a model without adapters has none to merge.
+    """
+    if not has_adapters(model) or is_quantized(model) or merge_fault(model) is not None:
+        return False
+    return all(p.dtype == torch.float32 for p in base_model(model).parameters() if p.is_floating_point())
+
+
 def merge_fault(model: Any) -> str | None:
     """Return what adapters do that merged weights could not, as the end of a sentence about them; None: nothing.
 

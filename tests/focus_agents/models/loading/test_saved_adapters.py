@@ -70,6 +70,30 @@ def test_logits_are_those_of_peft(shape: str, base: Path, tmp_path: Path, proces
     torch.testing.assert_close(logits(merge_adapters(loaded), processor), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_policy_that_only_answers_has_them_merged(
+    shape: str, base: Path, tmp_path: Path, processor: VLMProcessor
+) -> None:
+    """In float32; in bfloat16 the sum would lose most of what an adapter adds, so they stay what they are."""
+    folder = write_adapter(tmp_path / "adapter", load_base(base), str(base), **SHAPES[shape])
+    expected = logits(load_model(str(folder)), processor)
+    policy = FocusPolicy.from_pretrained(str(folder))
+    assert not has_adapters(policy.model)
+    assert not any("lora_" in name for name, _ in policy.model.named_modules())
+    torch.testing.assert_close(logits(policy.model, processor), expected, rtol=1e-4, atol=1e-4)
+    assert has_adapters(FocusPolicy.from_pretrained(str(folder), precision="bf16").model)
+
+
+def test_adapters_that_cannot_be_merged_answer_as_they_are(base: Path, tmp_path: Path, processor: VLMProcessor) -> None:
+    lora_bias = {"lora_bias": True, "target_modules": ["o_proj"]}  # a bias where the weights have none
+    folder = write_adapter(tmp_path / "adapter", load_base(base), str(base), **lora_bias)
+    policy = FocusPolicy.from_pretrained(str(folder))
+    assert has_adapters(policy.model)
+    torch.testing.assert_close(
+        logits(policy.model, processor), logits(load_model(str(folder)), processor), rtol=0, atol=0
+    )
+
+
 @pytest.mark.parametrize("shape", ["projections", "regular expression", "tower", "ranks", "dora", "old pattern"])
 def test_names_of_older_releases(shape: str, base: Path, tmp_path: Path, processor: VLMProcessor) -> None:
     """The same adapter with the names that transformers gave its modules before 4.52."""
@@ -94,8 +118,8 @@ class TestPlaces:
         text = str(published)
         assert load_processor(text).family.name == FAMILY
         assert load_template(text).frame == load_template(str(base)).frame
-        policy = FocusPolicy.from_pretrained(text)
-        assert has_adapters(policy.model)
+        asked, bare = FocusPolicy.from_pretrained(text), FocusPolicy.from_pretrained(str(base))
+        assert not torch.equal(logits(asked.model, processor), logits(bare.model, processor))
         spec = PolicySpec(text=f"vlm:{text}")
         spec.check()
         assert spec.model_digest() not in (None, PolicySpec(text=f"vlm:{base}").model_digest())
