@@ -82,8 +82,8 @@ def read_upload(content: bytes, name: str, *, taken: Collection[str], room: int)
         MissingDependencyError: If it is a video, and the package that reads it is not installed.
     """
     own = free_name(name, taken)
-    if (kind := video_format(content)) is not None:
-        return _read_video(content, kind, name=own, room=room)
+    if is_video(content):
+        return _read_video(content, name=own, room=room)
     try:
         with opened(content) as (picture, _):
             ending = ENDINGS[str(picture.format)]
@@ -118,27 +118,22 @@ def free_name(name: str, taken: Collection[str]) -> str:
     return next(one for one in names if one.casefold() not in stems) + ending
 
 
-def video_format(content: bytes) -> str | None:
-    """Return FFmpeg's name of a video's container, by how it begins; None: it is no video.
-
-    Containers that may name other files, as lists of parts do, are none.
-    """
+def is_video(content: bytes) -> bool:
+    """Return whether a file begins as a video of one of the common containers does."""
     if content[4:8] == b"ftyp":
-        return None if content[8:12] in STILLS else "mov"
-    if content[4:8] in (b"moov", b"mdat", b"wide"):
-        return "mov"
-    if content.startswith(b"\x1aE\xdf\xa3"):
-        return "matroska"
-    return "avi" if content.startswith(b"RIFF") and content[8:12] == b"AVI " else None
+        return content[8:12] not in STILLS
+    if content[4:8] in (b"moov", b"mdat", b"wide") or content.startswith(b"\x1aE\xdf\xa3"):
+        return True
+    return content.startswith(b"RIFF") and content[8:12] == b"AVI "
 
 
-def _read_video(content: bytes, kind: str, *, name: str, room: int) -> tuple[list[Upload], str]:
+def _read_video(content: bytes, *, name: str, room: int) -> tuple[list[Upload], str]:
     """Return the frames of a video, at most `MOST_FRAMES`, spread evenly, and a note for people."""
     clip, every, note = PurePosixPath(name).stem, 1, ""
     frames: list[Upload] = []
     num_read, until = 0, time.monotonic() + MOST_SECONDS
     try:
-        for number, image in read_frames(io.BytesIO(content), format=kind):
+        for number, image in read_frames(io.BytesIO(content)):
             num_read = number + 1
             if number % every == 0:
                 frames.append(_frame(image, clip, number))

@@ -19,6 +19,8 @@ ENDINGS = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".3gp", ".mts", ".m2ts",
 )  # fmt: skip
 """Of video files, in small letters."""
+CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi", "mpeg", "mpegvideo", "mpegts", "asf", "flv", "ogg")
+"""FFmpeg's names of theirs. Others are not read: some are lists of other files, which FFmpeg would open."""
 WRITTEN = (".mp4", ".m4v", ".mov", ".mkv")
 """Endings of the files that are written, all of them with H.264."""
 USUAL_RATE = Fraction(10)
@@ -43,10 +45,16 @@ def load_av() -> Any:
     return av
 
 
+def _opened(source: Path | BinaryIO) -> Any:
+    """Return PyAV's container of a video, to be closed by `with`."""
+    options = {"format_whitelist": ",".join(CONTAINERS)}
+    return load_av().open(str(source) if isinstance(source, Path) else source, options=options)
+
+
 def num_frames(path: Path, every: int = 1) -> int | None:
     """Return how many frames a video says that it has, of which each so manyth counts; None: it does not say."""
     try:
-        with load_av().open(str(path)) as container:
+        with _opened(path) as container:
             found = int(container.streams.video[0].frames)
     except Exception:  # whoever reads its frames says what is wrong
         return None
@@ -56,35 +64,31 @@ def num_frames(path: Path, every: int = 1) -> int | None:
 def frame_rate(path: Path) -> Fraction:
     """Return the frames a second of a video; of one that does not say, a usual number."""
     try:
-        with load_av().open(str(path)) as container:
+        with _opened(path) as container:
             rate = container.streams.video[0].average_rate
     except Exception:
         return USUAL_RATE
     return Fraction(rate) if rate else USUAL_RATE
 
 
-def read_frames(
-    source: Path | BinaryIO, *, every: int = 1, format: str | None = None
-) -> Iterator[tuple[int, ImageArray]]:
+def read_frames(source: Path | BinaryIO, *, every: int = 1) -> Iterator[tuple[int, ImageArray]]:
     """Yield frames with their numbers, turned as players turn them.
 
     Args:
         source: The video, a file or an open one.
         every: Each so manyth frame, from the first on.
-        format: FFmpeg's name of the container, and no other is tried: of what strangers send, since some formats are
-            lists of other files, which would be opened. None: it is found out.
 
     Yields:
         (Its number, [H, W, 3] uint8 in RGB).
 
     Raises:
-        DatasetError: If it is no video, a frame is larger than `focus_env.images.LARGEST_PICTURE`, or what follows
-            cannot be decoded.
+        DatasetError: If it is no video in one of `CONTAINERS`, a frame is larger than
+            `focus_env.images.LARGEST_PICTURE`, or what follows cannot be decoded.
     """
     av = load_av()
     number, name = 0, source if isinstance(source, Path) else "video"
     try:
-        with av.open(str(source) if isinstance(source, Path) else source, format=format) as container:
+        with _opened(source) as container:
             if not container.streams.video:
                 raise DatasetError(f"{name}: expected a video, found no pictures in it; remove it")
             stream = container.streams.video[0]
@@ -99,6 +103,10 @@ def read_frames(
                     pixels = frame.to_ndarray(format="rgb24")
                     yield number, np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
                 number += 1
+    except av.ArgumentError as error:  # what FFmpeg says of a container that is not in the list
+        raise DatasetError(
+            f"{name}: expected a video in one of the containers {', '.join(CONTAINERS)}: {error}; convert it"
+        ) from error
     except (av.FFmpegError, OSError, ValueError) as error:
         behind = f" behind frame {number - 1}" if number else ""
         raise DatasetError(f"{name}: expected a video that can be decoded{behind}: {error}; convert it") from error

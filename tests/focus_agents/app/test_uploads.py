@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from focus_agents.app import uploads
-from focus_agents.app.uploads import free_name, read_upload, video_format
+from focus_agents.app.uploads import free_name, is_video, read_upload
 from focus_agents.finding.video import write_video
 from focus_agents.serving import RefusedError
 from focus_env.annotations.lookup import plain_name
@@ -94,11 +94,10 @@ def test_what_has_no_room_is_refused() -> None:
 
 
 def test_kinds_of_videos() -> None:
-    assert video_format(b"\0\0\0\x20ftypisom") == "mov"
-    assert video_format(b"\x1aE\xdf\xa3....") == "matroska"
-    assert video_format(b"RIFF....AVI LIST") == "avi"
+    for video in (b"\0\0\0\x20ftypisom", b"\0\0\0\x08wide", b"\x1aE\xdf\xa3....", b"RIFF....AVI LIST"):
+        assert is_video(video)
     for other in (b"", b"RIFF....WEBPVP8 ", b"#EXTM3U", b"\0\0\0\x20ftypavif", png(scene(None))):
-        assert video_format(other) is None
+        assert not is_video(other)
 
 
 class TestVideos:

@@ -14,7 +14,7 @@ from focus_env.annotations import read_annotations
 from focus_env.errors import DatasetError
 from tests.focus_agents.finding.scenes import bright, scene, square
 
-pytest.importorskip("av", reason="the extra `video` is not installed")
+av = pytest.importorskip("av", reason="the extra `video` is not installed")
 
 
 @pytest.fixture
@@ -34,14 +34,47 @@ def test_frames_come_back(clip: Path) -> None:
     assert (video.num_frames(clip), video.num_frames(clip, 3), video.frame_rate(clip)) == (10, 4, 5)
 
 
-def test_frames_of_an_open_file_in_the_format_that_is_named_alone(clip: Path, tmp_path: Path) -> None:
+def test_frames_of_an_open_file(clip: Path) -> None:
     with clip.open("rb") as file:
-        assert len(list(video.read_frames(file, format="mov"))) == 10
-    others = tmp_path / "list.txt"
+        assert len(list(video.read_frames(file))) == 10
+
+
+def test_a_list_of_other_files_is_no_video(clip: Path, tmp_path: Path) -> None:
+    """FFmpeg would open what a list names, whatever the list's own name says."""
+    others = tmp_path / "list.mp4"
     others.write_text(f"ffconcat version 1.0\nfile {clip.name}\n")
-    assert len(list(video.read_frames(others))) == 10  # FFmpeg opens what a list names
-    with others.open("rb") as file, pytest.raises(DatasetError, match="video: expected a video that can be decoded"):
-        list(video.read_frames(file, format="mov"))
+    message = "list.mp4: expected a video in one of the containers mov, mp4, .*; convert it"
+    with pytest.raises(DatasetError, match=message):
+        list(video.read_frames(others))
+    with others.open("rb") as file, pytest.raises(DatasetError, match="video: expected a video in one of"):
+        list(video.read_frames(file))
+    assert (video.num_frames(others), video.frame_rate(others)) == (None, video.USUAL_RATE)
+
+
+CODECS = {
+    ".webm": "libvpx",
+    ".mpg": "mpeg1video",
+    ".mpeg": "mpeg1video",
+    ".wmv": "wmv2",
+    ".flv": "flv1",
+    ".ogv": "libvpx",
+}
+MUXERS = {
+    ".m4v": "mp4", ".mpg": "mpeg", ".mpeg": "mpeg", ".wmv": "asf", ".mts": "mpegts", ".m2ts": "mpegts", ".ogv": "ogg",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", video.ENDINGS)
+def test_videos_of_each_ending_are_read(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"clip{ending}"
+    with av.open(str(path), "w", format=MUXERS.get(ending)) as container:
+        stream = container.add_stream(CODECS.get(ending, "mpeg4"), rate=25)
+        stream.width, stream.height, stream.pix_fmt = 80, 60, "yuv420p"
+        for level in range(10):
+            pixels = np.full((60, 80, 3), 20 * level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    assert [round(image.mean(), -1) for _, image in video.read_frames(path)] == [*range(0, 200, 20)]
 
 
 def test_a_frame_of_too_many_pixels_is_refused(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
