@@ -190,13 +190,18 @@ def test_more_layers_than_the_weights_of_the_hub_have(hub: Hub, base: Path, tmp_
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_the_cache_will_do_for_a_hub_that_is_ill(status: int, hub: Hub, base: Path) -> None:
+def test_the_cache_will_do_for_a_hub_that_is_ill(
+    status: int, hub: Hub, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.add("owner/base", base)
     load_model("owner/base")
     load_processor("owner/base")
     forget_answers()
     hub.odd = lambda handler: handler.answer(status, b"") is None
+    waits: list[float] = []  # the library asks again and again, 23 s in all
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", waits.append)
     check_model("owner/base")
+    assert waits
 
 
 def test_without_a_network_the_cache_is_enough(hub: Hub, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
