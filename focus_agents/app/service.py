@@ -26,7 +26,6 @@ from focus_agents.rollout.records import Policy
 from focus_agents.serving import RefusedError
 from focus_env.annotations import FORMATS, format_named, write_annotations
 from focus_env.datasets import SyntheticDataset
-from focus_env.prompts import PromptTemplate
 from focus_env.rendering import render_localization
 from focus_env.types import Box, ImageArray
 
@@ -45,8 +44,8 @@ class Policies(Protocol):
     def choose(self, wanted: Sequence[Wanted]) -> Choice:
         """Return the policy's name, and why it is taken."""
 
-    def make(self, wanted: Sequence[Wanted]) -> tuple[Policy, PromptTemplate]:
-        """Return the policy, and the prompt that it is asked with."""
+    def looker(self, wanted: Sequence[Wanted]) -> Looker:
+        """Return what asks that policy for the objects."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,7 @@ class _Ready:
     session: str
     version: int
     wanted: dict[int, Wanted]
-    policy: Policy
-    template: PromptTemplate
+    looker: Looker
 
 
 class App:
@@ -218,7 +216,7 @@ class App:
         with self._asking:
             ready = self._make_ready(session, sought, version)
             choice = self._policies.choose(list(ready.wanted.values()))
-        can_show = hasattr(_model(ready.policy), "locate")
+        can_show = hasattr(_model(ready.looker.policy), "locate")
         said = {"policy": choice.text, "reason": choice.reason, "licence": licence_note(choice.text)}
         return Reply({**said, "has_attention": can_show})
 
@@ -228,8 +226,7 @@ class App:
         if ready is None or (ready.session, ready.version) != (session.key, version):
             self._ready = None
             wanted = _wanted(session, sought)
-            policy, template = self._policies.make(list(wanted.values()))
-            ready = _Ready(session.key, version, wanted, policy, template)
+            ready = _Ready(session.key, version, wanted, self._policies.looker(list(wanted.values())))
             self._ready = ready
         return ready
 
@@ -248,7 +245,7 @@ class App:
         if asked:
             with self._asking:
                 ready = self._make_ready(session, sought, version)
-                looker = Looker([ready.wanted[one.key] for one in asked], ready.policy, ready.template)
+                looker = ready.looker.asking_for([ready.wanted[one.key] for one in asked])
                 (looked,) = looker.look([(number, Shown(upload.name, upload.pixels(), clip=upload.clip))])
             found |= {one.key: answer for one, answer in zip(asked, looked.answers, strict=True)}
         session.keep_answers(number, found, version)
@@ -260,7 +257,7 @@ class App:
         with self._asking:
             ready = self._make_ready(session, *session.search())
             wanted = ready.wanted.get(request.get("object", -1))
-            locate = getattr(_model(ready.policy), "locate", None)
+            locate = getattr(_model(ready.looker.policy), "locate", None)
             if wanted is None or locate is None:
                 raise RefusedError(
                     "expected an object that was looked for, by a model that can show where it looks", 409

@@ -49,6 +49,9 @@ class Args(Settings):
     """Most MB of a picture or a video."""
     keep: Path | None = None
     """Folder in which pictures and answers are kept, a folder for each page that is opened; None: nothing is kept."""
+    calibration: Path | None = None
+    """File `calibration/<cell>.json` of an evaluation of --policy, by which scores of boxes become the probabilities
+    that they are right; None: scores are as the policy gives them."""
     policy: Annotated[str | None, tyro.conf.arg(help=POLICY_HELP)] = None
     policies: PolicyArguments = PolicyArguments()
 
@@ -86,7 +89,7 @@ def start(args: Args, say: Callable[[str], None]) -> AppServer:
     args.policies.check_device()
     if args.keep is not None and args.keep.exists() and not args.keep.is_dir():
         raise ValueError(f"keep: expected a folder, got the file {args.keep}; choose another")
-    policies = AskedPolicies(args.policy, args.policies, say=say)
+    policies = AskedPolicies(args.policy, args.policies, calibration=args.calibration, say=say)
     app = App(policies, most_upload=args.max_upload * 2**20, keep=args.keep, say=say)
     try:
         server = AppServer(app, host=args.host, port=args.port)

@@ -57,6 +57,9 @@ class Args(Settings):
     """Boxes of a lower score are not proposed; see docs/finding.md. None: all are."""
     batch_size: Annotated[int, Ge(1)] = DEFAULT_BATCH_SIZE
     """Pictures that are asked about together."""
+    calibration: Path | None = None
+    """File `calibration/<cell>.json` of an evaluation of --policy, by which scores of boxes become the probabilities
+    that they are right; None: scores are as the policy gives them."""
     policy: Annotated[str | None, tyro.conf.arg(help=POLICY_HELP)] = None
     policies: PolicyArguments = PolicyArguments()
 
@@ -96,10 +99,10 @@ def start(args: Args, say: Callable[[str], None]) -> ThreadingHTTPServer:
 
     args.policies.check_device()
     host = Host(args.url, token=os.environ.get(TOKEN, ""), data_root=args.data_root)
-    policies = AskedPolicies(args.policy, args.policies, say=say)
+    policies = AskedPolicies(args.policy, args.policies, calibration=args.calibration, say=say)
     backend = Backend(
         host,
-        policies.make,
+        policies.looker,
         name=args.policy or "focus",
         shots=args.shots,
         min_score=args.min_score,

@@ -52,6 +52,16 @@ class Looker:
         self._failed: list[str] = []
         self._num_answered = 0
 
+    def asking_for(self, wanted: Sequence[Wanted]) -> Looker:
+        """Return one that asks the same policy for other objects."""
+        return Looker(
+            wanted,
+            self.policy,
+            self.template,
+            calibration=self._calibration,
+            max_completion_tokens=self._sampling.max_completion_tokens,
+        )
+
     def look(self, batch: Sequence[tuple[int, Shown]]) -> list[Looked]:
         """Return what is in pictures, in their order; all objects of all pictures are asked together.
 

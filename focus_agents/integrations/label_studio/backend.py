@@ -22,13 +22,11 @@ from focus_agents.finding.sources import Shown
 from focus_agents.finding.wanted import DEFAULT_SHOTS, Wanted, boxes_of, spread
 from focus_agents.integrations.label_studio.host import Host
 from focus_agents.integrations.label_studio.layout import Layout, read_layout
-from focus_agents.rollout.records import Policy
 from focus_agents.serving import RefusedError
 from focus_env.annotations import LabelledPicture, read_annotations
 from focus_env.annotations.label_studio import region
 from focus_env.errors import DatasetError
 from focus_env.images import check_size
-from focus_env.prompts import PromptTemplate
 from focus_env.types import Box
 
 MAX_LABELLED = 10_000
@@ -39,7 +37,7 @@ FRESH_SECONDS = 2.0
 SETUP_SECONDS = 2.0
 
 Task = dict[str, Any]
-MakePolicy = Callable[[Sequence[Wanted]], tuple[Policy, PromptTemplate]]
+MakeLooker = Callable[[Sequence[Wanted]], Looker]
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Backend:
 
     Args:
         host: The Label Studio.
-        make_policy: Gives who answers about objects, and the prompt; called when the boxes have changed.
+        make_looker: Returns what asks for objects; called when the boxes have changed.
         name: Of the policy, for `model_version`.
         shots: Most supports of a label, spread evenly.
         min_score: Boxes of a lower score are not proposed; None: all are.
@@ -84,7 +82,7 @@ class Backend:
     def __init__(
         self,
         host: Host,
-        make_policy: MakePolicy,
+        make_looker: MakeLooker,
         *,
         name: str,
         shots: int = DEFAULT_SHOTS,
@@ -93,7 +91,7 @@ class Backend:
         say: Callable[[str], None] = print,
     ) -> None:
         self.host, self.name, self.say = host, name, say
-        self._make_policy, self._shots, self._min_score, self._batch_size = make_policy, shots, min_score, batch_size
+        self._looker_of, self._shots, self._min_score, self._batch_size = make_looker, shots, min_score, batch_size
         self._projects: OrderedDict[str, _Project] = OrderedDict()
         self._lock, self._asking = threading.RLock(), threading.Lock()
         self._looker: tuple[str, Looker | None] = "", None
@@ -261,7 +259,7 @@ class Backend:
                     self.say(f"a support of {label!r} is left out: {error}")
             if pairs:
                 wanted.append(Wanted(label, tuple(pairs), (None,) * len(pairs)))
-        return Looker(wanted, *self._make_policy(wanted)) if wanted else None
+        return self._looker_of(wanted) if wanted else None
 
     def _shown(self, task: Task, layout: Layout, token: str) -> Shown:
         """Return the picture of a task."""

@@ -13,10 +13,9 @@ from PIL import Image
 from focus_agents.app.server import AppServer
 from focus_agents.app.service import App
 from focus_agents.finding.choice import Choice, make_policy
+from focus_agents.finding.looking import Looker
 from focus_agents.finding.wanted import Wanted
 from focus_agents.policies.localizers import LocalizerPolicy
-from focus_agents.rollout.records import Policy
-from focus_env.prompts import PromptTemplate
 from tests.focus_agents.finding.scenes import SIDE, TEMPLATE, FindsBright, scene
 
 MOST_UPLOAD = 2**20
@@ -27,13 +26,13 @@ class Bright:
 
     def __init__(self, localizer: Any = None) -> None:
         self.localizer = FindsBright() if localizer is None else localizer
-        self._made = make_policy(LocalizerPolicy(self.localizer, TEMPLATE), TEMPLATE)
+        self._looker = Looker([], *make_policy(LocalizerPolicy(self.localizer, TEMPLATE), TEMPLATE))
 
     def choose(self, wanted: list[Wanted]) -> Choice:
         return Choice("bright", f"made for {len(wanted)} bright squares")
 
-    def make(self, wanted: list[Wanted]) -> tuple[Policy, PromptTemplate]:
-        return self._made
+    def looker(self, wanted: list[Wanted]) -> Looker:
+        return self._looker.asking_for(wanted)
 
 
 class Client:

@@ -203,7 +203,7 @@ def test_a_policy_that_needs_a_package_says_so(serve: Serve) -> None:
         def choose(self, wanted: Any) -> Choice:
             raise AssertionError
 
-        def make(self, wanted: Any) -> Any:
+        def looker(self, wanted: Any) -> Any:
             raise MissingDependencyError("match needs OpenCV")
 
     client = serve(policies=Missing())

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from focus_agents.finding.choice import make_policy
+from focus_agents.finding.looking import Looker
 from focus_agents.integrations.label_studio.backend import Backend
 from focus_agents.integrations.label_studio.host import Host
 from focus_agents.integrations.label_studio.server import make_server
@@ -26,9 +27,9 @@ class Client:
 
     def __init__(self, host: Host, localizer: Any = None, **options: Any) -> None:
         self.localizer = FindsBright() if localizer is None else localizer
-        made = make_policy(LocalizerPolicy(self.localizer, TEMPLATE), TEMPLATE)
+        looker = Looker([], *make_policy(LocalizerPolicy(self.localizer, TEMPLATE), TEMPLATE))
         self.said: list[str] = []
-        self.backend = Backend(host, lambda wanted: made, name="bright", say=self.said.append, **options)
+        self.backend = Backend(host, looker.asking_for, name="bright", say=self.said.append, **options)
         self.server = make_server(self.backend)
 
     def send(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str, Any]:

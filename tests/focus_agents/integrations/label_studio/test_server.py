@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from focus_agents.finding.looking import Looker
 from focus_agents.integrations.label_studio import server as server_file
 from focus_agents.integrations.label_studio.backend import Backend
 from focus_agents.integrations.label_studio.host import Host
@@ -79,7 +80,8 @@ class TestRequests:
         assert message in answer["error"]
 
     def test_others_may_ask_by_any_name_where_it_listens_to_them(self) -> None:
-        backend = Backend(Host(ORIGIN), lambda wanted: (LocalizerPolicy(center_box, TEMPLATE), TEMPLATE), name="x")
+        looker = Looker([], LocalizerPolicy(center_box, TEMPLATE), TEMPLATE)
+        backend = Backend(Host(ORIGIN), looker.asking_for, name="x")
         server = make_server(backend, host="0.0.0.0")
         with serving(server):
             connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
@@ -109,7 +111,7 @@ class TestRequests:
 
     def test_a_policy_that_fails_does_not_end_the_server(self, photos: Path, serve: Callable[..., Client]) -> None:
         client = serve(Host(ORIGIN, data_root=photos))
-        client.backend._make_policy = lambda wanted: 1 / 0  # type: ignore[assignment,return-value]
+        client.backend._looker_of = lambda wanted: 1 / 0  # type: ignore[assignment,return-value]
         body = json.dumps({"tasks": [task(1, "0.png", drawn((8, 8)))], "project": "1", "label_config": CONFIG}).encode()
         status, reason, _ = client.send("POST", "/predict", body, Content_Type="application/json")
         assert (status, reason) == (500, "ZeroDivisionError: division by zero")
