@@ -333,7 +333,9 @@ def check_arguments(args: Args) -> tuple[GRPOPlan, GRPOConfig]:
 
 def open_run(args: Args, *used: Any, path: Path | None = None) -> RunDirectory:
     """Open the run's folder, with its arguments inside; `used` are objects that may be a user's own code."""
-    return args.run.open(path or args.run.path("grpo"), flat(with_spec(args)), *used, command="grpo")
+    return args.run.open(
+        path or args.run.path("grpo"), flat(with_spec(args)), *used, command="grpo", model=args.model.source
+    )
 
 
 if __name__ == "__main__":

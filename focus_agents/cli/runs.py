@@ -22,6 +22,9 @@ from focus_agents.settings import Settings
 HONOURED = ("checkpoint_interval", "num_data_workers", "update_timeout_s", "max_update_attempts", "verbose")
 """Settings beside the cluster's that no figure depends on, so that a run that is gone on with may have others."""
 
+START = "start"
+"""In config.json, the digest of the weights that a run started from; see `weights_digest`."""
+
 LENGTHS = ("num_steps", "num_iterations")
 """Settings that say how long a run is."""
 
@@ -70,7 +73,9 @@ class RunArguments(Settings):
         """The setting that names another folder; a run that is gone on with has no other."""
         return "name" if self.resume is None else None
 
-    def open(self, path: Path, arguments: Mapping[str, Any], *used: Any, command: str) -> RunDirectory:
+    def open(
+        self, path: Path, arguments: Mapping[str, Any], *used: Any, command: str, model: str | None = None
+    ) -> RunDirectory:
         """Open the folder to go on with, or make a new one, for this process alone.
 
         Args:
@@ -78,13 +83,20 @@ class RunArguments(Settings):
             arguments: Of the run, for its config.json; a run that becomes longer has its new length noted there.
             used: Objects that may be a user's own code, whose source decides the run.
             command: The command's name, which its config.json holds too.
+            model: The model that the run starts from; None: it starts from new weights.
 
         Raises:
-            ValueError, OSError, CheckpointError: As `RunDirectory.open` does.
+            ValueError, OSError, CheckpointError: As `RunDirectory.open` and `check_start` do.
         """
         config, is_resumed = {"command": command, **arguments}, self.resume is not None
+        from focus_agents.models.loading import weights_digest  # brings torch
+
+        start = None if model is None else weights_digest(model)
+        if start is not None:
+            config[START] = start
         if is_resumed and path.is_dir():
             hold_folder(path, setting=self._other_folder)
+            check_start(RunDirectory(path), start)
         run = RunDirectory.open(path, config, is_resumed=is_resumed, used=used, warn=print_warning)
         if self.resume is None:
             return run
@@ -99,6 +111,24 @@ class RunArguments(Settings):
                 with contextlib.suppress(FileNotFoundError):
                     (run.path / "summary.json").rename(run.path / f"summary_{run.num_done}.json")
         return run
+
+
+def check_start(run: RunDirectory, start: str | None) -> None:
+    """See that a run goes on from the weights that it was started from: checkpoints leave out what is not trained.
+
+    Args:
+        run: The run to go on with; one of an earlier release has no note of its start, and is taken as it is.
+        start: Digest of the weights that its model has now.
+
+    Raises:
+        CheckpointError: If they are others.
+    """
+    stored = run.config().get(START)
+    if stored is not None and start != stored:
+        raise CheckpointError(
+            f"run {run.path}: expected the weights that it was started from, of digest {stored[:12]}, but its model "
+            f"has others by now, of digest {str(start)[:12]}; put the former ones back, or start a new run"
+        )
 
 
 def run_path(output_dir: Path, name: str | None, prefix: str) -> Path:

@@ -175,7 +175,7 @@ def main() -> None:
             tell_budget(plan, workers, args.cluster, console)
             args.cluster.connect(args.cluster.needs() if workers.num_workers else [], job=Job(folder=plan.run_path))
             used = (plan.training_episodes, plan.validation_episodes)
-            run = args.run.open(plan.run_path, flat(args), *used, command="sft")
+            run = args.run.open(plan.run_path, flat(args), *used, command="sft", model=args.model.source)
     train(args, plan, workers, run)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from focus_agents.cli.errors import as_flags
 from focus_agents.cli.main import COMMANDS
 from focus_agents.cli.paths import expand_paths
 from focus_agents.cli.runs import RunArguments, after_a_stop, nothing_to_do, resumed
+from focus_agents.errors import CheckpointError
+from focus_agents.models.adapters import add_adapters
+from focus_agents.models.loading import WEIGHTS, load_model
 from focus_agents.runs.folder import RunDirectory
 
 MODULES: dict[str, Any] = {"grpo": grpo, "sft": sft, "pretrain": pretrain}
@@ -239,3 +243,40 @@ def test_whatever_a_command_writes_by_itself_lies_under_runs(command: str) -> No
     values = flat(parse(module.Args, None, words=required.get(command, [])))
     written = [values[name] for name in ("output_dir", "output", "out", "report_dir") if values.get(name) is not None]
     assert {path.parts[0] for path in written} <= {"runs"}
+
+
+class TestStart:
+    """The weights that a run starts from are those that it goes on from."""
+
+    @pytest.fixture
+    def model(self, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(WEIGHTS / "focus-small-base", tmp_path / "model"))
+
+    def go_on(self, run: Path, model: Path | None) -> RunDirectory:
+        name = None if model is None else str(model)
+        return RunArguments(resume=run).open(run, {}, command="sft", model=name)
+
+    def test_other_weights_of_that_name_are_refused(self, model: Path, tmp_path: Path) -> None:
+        run = RunArguments().open(tmp_path / "run", {}, command="sft", model=str(model)).path
+        config = (run / "config.json").read_text()
+        self.go_on(run, model)
+        assert (run / "config.json").read_text() == config
+        shutil.copy(WEIGHTS / "focus-small-sft" / "model.safetensors", model)
+        with pytest.raises(CheckpointError, match=r"expected the weights that it was started from, .* put the"):
+            self.go_on(run, model)
+
+    def test_other_weights_under_an_adapter_are_refused(self, model: Path, tmp_path: Path) -> None:
+        adapted = add_adapters(load_model(str(model)), rank=2)
+        adapted.peft_config["default"].base_model_name_or_path = str(model)
+        adapted.save_pretrained(str(tmp_path / "adapter"))
+        adapter = tmp_path / "adapter"
+        run = RunArguments().open(tmp_path / "run", {}, command="grpo", model=str(adapter)).path
+        self.go_on(run, adapter)
+        shutil.copy(WEIGHTS / "focus-small-sft" / "model.safetensors", model)
+        with pytest.raises(CheckpointError, match="expected the weights that it was started from"):
+            self.go_on(run, adapter)
+
+    def test_a_run_without_a_note_of_its_start_goes_on(self, model: Path, tmp_path: Path) -> None:
+        run = RunArguments().open(tmp_path / "run", {}, command="sft").path
+        self.go_on(run, model)
+        self.go_on(run, None)
