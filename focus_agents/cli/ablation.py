@@ -26,7 +26,6 @@ from focus_agents.cli.command_line import parse, quiet_libraries
 from focus_agents.cli.errors import as_flags, make_console, print_warning, user_errors, work_errors
 from focus_agents.errors import TrainingError
 from focus_agents.models.settings import Precision
-from focus_agents.models.shipped import SHIPPED_MODELS
 from focus_agents.runs.lock import claimed_folder
 from focus_agents.runs.progress import runs_progress
 from focus_agents.runs.terminal import waiting
@@ -53,7 +52,7 @@ class Args(Settings):
     """The arms to run, on the bases and scenes that the plan has for each; those that they start from are run too.
     Named twice, the last ones count."""
     bases: tuple[str, ...] = tuple(BASES)
-    """On which bases: where, how, more. One that is not there is left out."""
+    """On which bases: where, how, more; see docs/bases.md."""
     scenes: tuple[str, ...] = tuple(KINDS)
     """On which kinds of scenes: one_look, parts, tracks."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
@@ -61,7 +60,7 @@ class Args(Settings):
     base: str = BASES["where"].model
     """The pretrained model that the base where stands for."""
     base_how: str = BASES["how"].model
-    """The one whose box tokens hold the look of the boxed object, too; see docs/bases.md."""
+    """The one whose box tokens hold the look of the boxed object, too."""
     base_more: str = BASES["more"].model
     """The control of `base_how`, pretrained as long in the old way."""
     num_sft_steps: Annotated[int, Ge(1)] = 1000
@@ -90,11 +89,9 @@ def main() -> None:
         console = make_console()
         folder = args.output_dir.absolute()
         console.print(f"runs: {folder}")  # torch takes its time
-        with contextlib.nullcontext() if args.report_only else claimed_folder(folder, setting="output_dir"):
-            with waiting(console, "loading torch"):
-                study = check_arguments(args)
-            for line in describe_absent(args):
-                console.print(line, soft_wrap=True)
+        claim = contextlib.nullcontext() if args.report_only else claimed_folder(folder, setting="output_dir")
+        with claim, waiting(console, "loading torch"):
+            study = check_arguments(args)
     from focus_agents.studies.ablation.costs import estimate
     from focus_agents.studies.ablation.report import write_report
 
@@ -136,7 +133,7 @@ def check_arguments(args: Args) -> AblationStudy:
     from focus_agents.models.loading import load_config
     from focus_agents.studies.ablation.runs import AblationStudy
 
-    models = {name: model for name, model in models_of(args).items() if not is_absent(name, model)}
+    models = models_of(args)
     for model in models.values():
         load_config(model)
     settings = {name: getattr(args, name) for name in ("seeds", "num_sft_steps", "num_grpo_iterations", "num_episodes")}
@@ -171,24 +168,6 @@ def models_of(args: Args) -> dict[str, str]:
     """Return the models of the bases that are asked for."""
     models = {"where": args.base, "how": args.base_how, "more": args.base_more}
     return {name: model for name, model in models.items() if name in args.bases}
-
-
-def is_absent(name: str, model: str) -> bool:
-    """Return whether a base is one that may come with the package and does not."""
-    return model == BASES[name].model and model not in SHIPPED_MODELS
-
-
-def describe_absent(args: Args) -> list[str]:
-    """Return a sentence for each base that is left out."""
-    return [
-        as_flags(
-            f"left out, with all its arms: base {name!r}, since {model} does not come with the package; make it as "
-            f"docs/bases.md says, and name its folder by `base_{name}`",
-            Args,
-        )
-        for name, model in models_of(args).items()
-        if is_absent(name, model)
-    ]
 
 
 def chosen_variants(args: Args, bases: Collection[str]) -> list[Variant]:

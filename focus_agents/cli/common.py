@@ -50,10 +50,10 @@ class ModelArguments(Settings):
     """The model, and the way in which it is asked."""
 
     model: str = "focus-small"
-    """Model: focus-small-base, focus-small-start, focus-small-sft, focus-small-mixed, focus-small-grpo or focus-small,
-    which is the last (they come with the package); tiny or small (new weights); a saved policy's folder; or a name on
-    the hub, with @REVISION if not the newest. An adapter in PEFT's format goes by its folder or name, one of several
-    with :NAME behind it."""
+    """Model: focus-small-base, focus-small-base-how, focus-small-base-more, focus-small-start, focus-small-sft,
+    focus-small-mixed, focus-small-grpo or focus-small, which is the last (they come with the package); tiny or small
+    (new weights); a saved policy's folder; or a name on the hub, with @REVISION if not the newest.
+    An adapter in PEFT's format goes by its folder or name, one of several with :NAME behind it."""
     init_from: Path | None = None
     """Policy to start from, e.g. runs/my-sft/checkpoints/final; stands in for --model."""
     base_model: str | None = None

@@ -38,6 +38,8 @@ TITLES = {
     "focus-small-mixed": "after supervised fine-tuning on all kinds of scenes, a fifth of queries without the object",
     "focus-small-start": "after a short supervised fine-tuning on short videos: what `make train` starts from",
     "focus-small-base": "the base: names single objects and finds them by name, has never seen an in-context episode",
+    "focus-small-base-how": "the base, pretrained further so that the text of a box tells how its object looks, too",
+    "focus-small-base-more": "the control of focus-small-base-how: the base, pretrained as much further in the old way",
 }
 LIMITS = """\
 It was trained on procedural scenes of textured shapes, 64 x 64 pixels, and on nothing else. Larger pictures are scaled

@@ -8,7 +8,15 @@ from focus_agents.errors import CheckpointError
 from focus_env.regular_files import require_possible
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
-SHIPPED_MODELS = ("focus-small-grpo", "focus-small-sft", "focus-small-mixed", "focus-small-start", "focus-small-base")
+SHIPPED_MODELS = (
+    "focus-small-grpo",
+    "focus-small-sft",
+    "focus-small-mixed",
+    "focus-small-start",
+    "focus-small-base",
+    "focus-small-base-how",
+    "focus-small-base-more",
+)
 """Trained by this project, in folders of `WEIGHTS`."""
 BEST_MODEL = {"focus-small": "focus-small-grpo"}
 """The name by which to ask for the best of them."""

@@ -23,7 +23,7 @@ class Base:
 
     Attributes:
         title: For tables.
-        model: Its name among those that come with the package; it may be absent.
+        model: Its name among those that come with the package.
     """
 
     title: str

@@ -38,7 +38,7 @@ from tests.fakes import make_episode
 
 WEIGHTS = "model.safetensors"
 LOADERS = [load_model, load_processor]
-BUILT_IN = "focus-small, focus-small-grpo, focus-small-sft and 5 more \\(docs/models.md\\)"
+BUILT_IN = "focus-small, focus-small-grpo, focus-small-sft and 7 more \\(docs/models.md\\)"
 
 
 @pytest.fixture(scope="module")
