@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
+from types import FrameType
 
 import torch
 import transformers
@@ -21,6 +24,8 @@ from focus_agents.studies.ablation.runs import AblationStudy, ArmRun
 
 def run_arms(study: AblationStudy, on_done: Callable[[ArmRun], None]) -> None:
     """Train and evaluate all runs, `jobs` at a time; one that fails does not stop those that do not need it.
+
+    An exception that ends the call, such as Ctrl-C, ends the trainings that are going on, each with a checkpoint.
 
     Args:
         study: What to run.
@@ -36,7 +41,7 @@ def run_arms(study: AblationStudy, on_done: Callable[[ArmRun], None]) -> None:
     running: dict[Future[None], ArmRun] = {}
     context = multiprocessing.get_context("spawn")
     num_threads = max(1, torch.get_num_threads() // study.jobs)  # a user's own number is torch's, too
-    with ProcessPoolExecutor(study.jobs, mp_context=context) as pool:
+    with ProcessPoolExecutor(study.jobs, mp_context=context) as pool, _stopping(pool):
         while waiting or running:
             for run in list(waiting):
                 if run.parent in failed:
@@ -57,14 +62,42 @@ def run_arms(study: AblationStudy, on_done: Callable[[ArmRun], None]) -> None:
         raise TrainingError("\n".join(failed.values()))
 
 
+@contextlib.contextmanager
+def _stopping(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """Stop the processes of a pool, and begin nothing more, where an exception leaves the block."""
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+
+
+class _StoppedError(BaseException):
+    """SIGTERM."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise _StoppedError
+
+
 def complete(study: AblationStudy, run: ArmRun, num_threads: int) -> None:
-    """Train a run with so many threads if it is not trained, and answer what is not answered; of a base, probe it."""
-    if run.command and not run.is_done:
-        _train(run, num_threads)
-    torch.set_num_threads(num_threads)
-    transformers.utils.logging.disable_progress_bar()
-    evaluate_run(study, run)
-    probe_base(study, run)
+    """Train a run with so many threads if it is not trained, and answer what is not answered; of a base, probe it.
+
+    To be called in a process of a pool, which a signal ends.
+    """
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        if run.command and not run.is_done:
+            _train(run, num_threads)
+        torch.set_num_threads(num_threads)
+        transformers.utils.logging.disable_progress_bar()
+        evaluate_run(study, run)
+        probe_base(study, run)
+    except (_StoppedError, KeyboardInterrupt):
+        os._exit(1)  # the pool would have this process go on with the next run
+    signal.signal(signal.SIGTERM, before)
 
 
 def _train(run: ArmRun, num_threads: int) -> None:
@@ -77,8 +110,15 @@ def _train(run: ArmRun, num_threads: int) -> None:
     log = run.folder.with_suffix(".log")
     environment = os.environ | {"OMP_NUM_THREADS": str(num_threads)}
     with log.open("a") as file:
-        outcome = subprocess.run(
-            [sys.executable, *command], stdout=file, stderr=subprocess.STDOUT, env=environment, check=False
-        )
-    if outcome.returncode:
-        raise TrainingError(f"exit code {outcome.returncode}, see {log}")
+        training = subprocess.Popen([sys.executable, *command], stdout=file, stderr=subprocess.STDOUT, env=environment)
+        try:
+            training.wait()
+        except (_StoppedError, KeyboardInterrupt) as stop:
+            for number in (signal.SIGINT, signal.SIGTERM):  # a second signal would cost the checkpoint
+                signal.signal(number, signal.SIG_IGN)
+            if isinstance(stop, _StoppedError):  # Ctrl-C reaches the training by itself
+                training.terminate()
+            training.wait()
+            raise
+    if training.returncode:
+        raise TrainingError(f"exit code {training.returncode}, see {log}")
