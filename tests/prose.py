@@ -49,7 +49,7 @@ CEILINGS: Mapping[str, float] = {
 """Counts, and the most of each; the first three are counted outside of `UNMENDED`."""
 UNMENDED = (
     "focus_agents/cli/evaluate.py", "focus_agents/cli/grpo.py", "focus_agents/cli/sft.py", "focus_agents/finding/",
-    "focus_agents/studies/", "focus_env/datasets/synthetic/", "focus_env/metrics.py",
+    "focus_agents/studies/",
 )  # fmt: skip
 """Places whose summaries are not yet held to the rules. Mend one and take it out; add none."""
 
