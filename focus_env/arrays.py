@@ -126,8 +126,8 @@ def _in_8_bits(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
         levels: npt.NDArray[np.uint8] = np.rint(array * 255 if high <= 1 else array).astype(np.uint8)
         return levels
     raise ValueError(
-        f"{name}: expected levels from 0 to 255, or shares from 0 to 1, got {array.dtype} from {low:g} to {high:g}; "
-        "undo what normalised it"
+        f"{name}: expected levels from 0 to 255, or fractions from 0 to 1, got {array.dtype} from {low:g} to {high:g}; "
+        "undo the normalization"
     )
 
 

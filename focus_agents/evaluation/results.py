@@ -220,7 +220,7 @@ class ResultsFolder:
             values = config[name].values() if isinstance(config[name], dict) else config[name]
             if not isinstance(config[name], kind) or not all(isinstance(value, dict) for value in values):
                 raise CheckpointError(
-                    f"{file}: {name}: expected what an evaluation writes there, got {config[name]!r:.80}; choose "
+                    f"{file}: {name}: expected the record of an evaluation, got {config[name]!r:.80}; choose "
                     "another `output_dir`"
                 )
         return config

@@ -117,8 +117,8 @@ class Looker:
         kinds = {text.partition(":")[0] for text in self._failed}
         if not self._num_answered and len(self._failed) >= MAX_FAILED_FIRST and len(kinds) == 1:
             raise PolicyError(
-                f"policy: the first {len(self._failed)} answers have all failed alike ({answer.text}); no more are "
-                "asked. Mend it, and repeat the command"
+                f"policy: the first {len(self._failed)} answers failed alike ({answer.text}); no more are "
+                "asked. Correct the policy, and repeat the command"
             )
         return answer
 

@@ -86,7 +86,7 @@ class Outputs:
         for path in filter(None, has_pictures):
             if folder := next((f for f in sources.folders if Path(os.path.abspath(path)).is_relative_to(f)), None):
                 raise ValueError(
-                    f"{path}: expected a path outside of {folder}, whose pictures are looked through; the next search "
+                    f"{path}: expected a path outside of {folder}, whose pictures are searched; the next search "
                     "would find what is drawn there"
                 )
         found = self.annotations
@@ -122,7 +122,8 @@ class Outputs:
                 continue
             if any(path.iterdir()) if path.is_dir() else os.path.lexists(path):
                 raise ValueError(
-                    f"{path}: expected nothing there, found something; choose another path, or pass `overwrite`"
+                    f"{path}: expected a free path, found a file or folder there; choose another path, or pass "
+                    "`overwrite`"
                 )
         if self.draw is not None and self.draw.exists() and drawing.is_sheet(self.draw) == self.draw.is_dir():
             raise ValueError(f"{self.draw}: expected a picture file for a contact sheet, or a folder, got the other")

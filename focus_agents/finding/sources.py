@@ -167,7 +167,7 @@ def list_sources(given: Any, *, every: int = 1) -> Sources:
     is_one = is_file or not isinstance(given, Iterable) or hasattr(given, "__array__")
     parts = [given] if is_one else list(given)
     if not parts:
-        raise ValueError("pictures: expected a folder, a pattern, files or a video to look through, got none")
+        raise ValueError("pictures: expected a folder, a pattern, files or a video to search, got none")
     paths: dict[Path, None] = {}
     roots: list[Path] = []
     folders: list[Path] = []
@@ -221,7 +221,7 @@ def _in_folder(folder: Path, passed_over: Counter[str]) -> list[Path]:
     found = list(walk(folder, (*ENDINGS, *NOT_READ)))
     others = Counter(path.suffix.lower() for path in walk(folder, video.ENDINGS))
     if not found:
-        hint = f"; its {sum(others.values())} videos are looked through where they are named" if others else ""
+        hint = f"; its {sum(others.values())} videos are searched only if you name them" if others else ""
         raise ValueError(f"{folder}: expected a folder with pictures ({', '.join(ENDINGS)}), found none{hint}")
     passed_over.update(others)
     return found

@@ -109,7 +109,7 @@ class WeightedReward:
             except ValueError as error:
                 raise ValueError(f"{source}: {error}") from error
             if name in terms:
-                raise ValueError(f"{source}: the term {name!r} stands twice; give it one weight")
+                raise ValueError(f"{source}: the term {name!r} appears twice; give it one weight")
             terms[name] = (term, number)
         return cls(terms)
 
@@ -208,7 +208,7 @@ def _to_weight(name: str, weight: Any, *, is_penalty: bool) -> float:
     if isinstance(weight, bool) or not _is_number(weight):
         raise ValueError(f"the weight of {name!r} must be a number, as in '{name}:0.5', got {weight!r}")
     if is_penalty and float(weight) < 0:
-        raise ValueError(f"{name!r} is a penalty, negative itself, and a weight of {weight} would reward what it names")
+        raise ValueError(f"{name!r} is a penalty with negative values, so a weight of {weight} would reward it")
     return float(weight)
 
 
