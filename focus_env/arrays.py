@@ -6,7 +6,7 @@ An array says how it is meant by its shape and its numbers:
 [H, W, 3]           RGB; an array [3, H, W] is refused
 [H, W, 2 or 4]      the last channel is alpha; shown over white
 bool                False is black, True is white
-whole numbers       up to 255 are 8 bits, those up to 65535 are 16, of which the upper 8 are shown
+whole numbers up to 255 are 8 bits, those up to 65535 are 16, of which the upper 8 are shown
 floats              from 0 to 1 are shares, those up to 255 are 8 bits
 """
 

@@ -1,6 +1,6 @@
 """Policies answer the cells of a table, in this process or in Ray's; the driver alone writes what they answer.
 
-Episodes are cut into chunks that do not depend on who answers them, so the number of workers changes no answer.
+Episodes are cut into chunks that do not depend on the workers, so the number of workers changes no answer.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     WeightedReward.from_mapping({"piecewise": 1, "iou_at(0.5)": 0.5, "my_package.rewards:centre_reward": 0.2})
 
 The default is FOCUS's reward, IoU + 0.5 * [the format is right] (arXiv:2605.31145). The terms are in
-`focus_env.rewards.terms`; `docs/rewards.md` says what each is and how to write another.
+`focus_env.rewards.terms`; `docs/rewards.md` explains each term, and how to write your own.
 """
 
 from __future__ import annotations
