@@ -19,9 +19,9 @@ FLOPs and memory are, `measuring.py` says.
                     KL penalty this changes no gradient. Peer: the step learns from both.
 
 Before anything is measured, the sides must agree, in float32 and on the small model. Sampled and greedy answers must be
-the same tokens. Three differences must be at most 1e-5 of the norm: of log-probabilities and gradients of shared, fused
-and repeated prompts; of gradients with and without the group that has no signal; and of TRL's gradients, before
-clipping, from those of our scoring and loss on TRL's own completions and advantages.
+the same tokens. Log-probabilities and gradients of shared, fused and repeated prompts must differ by at most 1e-5 of
+their norm. So must gradients with and without the group that has no signal. The same bound holds for TRL's gradients,
+before clipping, and those of our scoring and loss on TRL's own completions and advantages.
 
 All answers have T tokens, since in each case and on each side the end token is banned, as are the pad token and those
 of pictures. The pictures are noise. A reward is a function of the text, the same on both sides.

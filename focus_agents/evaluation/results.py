@@ -1,13 +1,13 @@
 """Answers on disk, so that no episode is answered twice and none is lost.
 
 runs/<evaluation>/
-  config.json               the data sets, the policies, and the cells of the table.
-  episodes/<data>.json      digests of the episodes of a data set with a number of supports, and the data set.
-  answers/<cell>.jsonl      one line per answered episode, in the order of answering.
-  sheets/<cell>.png         the best, the worst and some other episodes.
-  calibration/<cell>.json   how often boxes of a score are right, if enough boxes have a score.
-  summary.json              every figure.
-  report.md, report.html    the tables.
+  config.json               the data sets, the policies, and the cells of the table
+  episodes/<data>.json      digests of the episodes of a data set with a number of supports, and the data set
+  answers/<cell>.jsonl      one line per answered episode, in the order of answering
+  sheets/<cell>.png         the best, the worst and some other episodes
+  calibration/<cell>.json   how often boxes of a score are right, if enough boxes have a score
+  summary.json              every figure
+  report.md, report.html    the tables
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """The folder of a run: its files, and the display during the run.
 
 runs/<name>/
-  config.json      every argument of the run, its code under `code`, and each start under `starts`.
-  metrics.jsonl    one object per iteration, with the names of METRICS; metrics.csv is the same as a table.
-  warnings.jsonl   the warnings of the run, if any.
-  validation/      one line per answer, before, during and after the training; see `validations`.
-  samples/         pictures of validation episodes, and sampled groups of the training; see `samples`.
-  checkpoints/     iteration_000050/ to continue from; final/ holds the policy in transformers' format.
-  summary.json     the outcome.
+  config.json      every argument of the run, its code under `code`, and each start under `starts`
+  metrics.jsonl    one object per iteration, with the names of METRICS; metrics.csv is the same as a table
+  warnings.jsonl   the warnings of the run, if any
+  validation/      one line per answer, before, during and after the training; see `validations`
+  samples/         pictures of validation episodes, and sampled groups of the training; see `samples`
+  checkpoints/     iteration_000050/ to continue from; final/ holds the policy in transformers' format
+  summary.json     the outcome
 """
 
 from __future__ import annotations

@@ -80,9 +80,9 @@ same throughout the episode, which texture and colours tell apart. The vision to
 paper's adapters, which change the language model only."""
 
 SECONDS = {"sft_one_shot": 0.233, "sft": 0.363, "grpo": 1.1, "start": 25.0, "episode": 0.006, "probe": 15.0}
-"""Seconds on one core with bfloat16 units. "sft_one_shot" and "sft" are a step of stage 1 with one support and with a
-drawn number of supports, "grpo" is an iteration, "start" is a run's start and end, "episode" is an answered episode,
-and "probe" is a base's probe. Estimates and arms of equal seconds use these numbers, so that the plan does not depend
+"""Seconds on one core with bfloat16 units. Keys `sft_one_shot` and `sft` are a step of stage 1 with one support and
+with a drawn number of supports. The others are an iteration of GRPO, a run's start and end, an answered episode, and a
+base's probe. Estimates and arms of equal seconds use these numbers, so that the plan does not depend
 on a machine's load; the report has measured seconds."""
 
 
