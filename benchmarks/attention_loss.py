@@ -8,18 +8,18 @@ Three variants of one forward and backward pass, on one sequence with four suppo
     ours    SDPA, and the attention loss of all layers from `focus_agents.models.attention`
     eager   the same losses from the attention maps that transformers returns by `output_attentions=True`
 
-all three with and without gradient checkpointing. The variants take turns within a run, so that what else the machine
-does falls on all. Before anything is measured, the losses and gradients of ours and eager must agree. Eager's memory is
-measured twice: its maps let go as soon as the loss has been read from them, and kept until backward is over, as where
+all three with and without gradient checkpointing. The variants take turns within a run, so that other load of the
+machine affects all. Before anything is measured, the losses and gradients of ours and eager must agree. Eager's memory
+is measured twice: with maps freed as soon as the loss is computed, and with maps kept until backward is over, as when
 the model's output is a variable of the training loop.
 
-Time, FLOPs and memory are what `measuring.py` says. FLOPs are the same on each device and counted on the CPU; memory
-is gradients included, weights not.
+`measuring.py` defines time, FLOPs and memory. FLOPs are the same on each device and counted on the CPU; memory
+includes gradients, but not weights.
 
-Linear in the tokens N is what the loss adds in memory, since what outlives a block of rows is a few vectors for each
-row or token. What it adds in FLOPs and time is not: each of the query picture's Q rows is compared with up to N keys.
-That is linear in N for a query picture of fixed size; where pictures grow with the prompt, as here, it grows as the
-attention itself does, and the lines "FLOPs of the loss alone" say how much of that it is.
+The memory of the loss is linear in the tokens N, since only a few vectors for each row or token outlive a block of
+rows. Its FLOPs and time are not: each of the query picture's Q rows is compared with up to N keys. For a query picture
+of fixed size they are linear in N. Here pictures grow with the prompt, so they grow as the attention itself does; the
+lines "FLOPs of the loss alone" give their fraction of the attention.
 
 Prints one JSON line per case, then a table. `ratio` is the median over the rounds of ours / peer, both from the same
 round: below 1, ours costs less.

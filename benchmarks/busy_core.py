@@ -5,10 +5,10 @@
 Ours is a command as a user starts it, whose threads wait passively (`focus_agents.processes.threads`). Peer is the same
 command under the setting that GNU's OpenMP has by itself, under which they spin for 3 ms before they sleep. Each runs
 alone and beside a load: a process of this benchmark that computes without a pause as long as the command runs, and so
-keeps one core busy. The four take turns, in each round anew.
+keeps one core busy. The four take turns in each round.
 
-grpo and sft are the median seconds of an iteration and of a step, the first ones left out; a step is without the wait
-for its episodes, which another process draws. evaluate is the mean seconds that the policy takes for an episode.
+grpo and sft are the median seconds of an iteration and of a step, without the first ones. A step excludes the wait for
+its episodes, which another process draws. "evaluate" is the mean seconds of the policy for an episode.
 `command` is the whole command by the wall clock, from the start of Python to the end of Ray: in runs as short as these,
 most of it is imports.
 

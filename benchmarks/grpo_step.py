@@ -18,18 +18,18 @@ FLOPs and memory are, `measuring.py` says.
     without_signal  ours: a step of two groups, one of which has equal rewards and is left out of learning; without a
                     KL penalty this changes no gradient. Peer: the step learns from both.
 
-Before anything is measured, the sides must agree, in float32 and on the small model: sampled and greedy answers are
-the same tokens; log-probabilities and gradients of shared, fused and repeated prompts differ by at most 1e-5 of their
-norm, as do the gradients with and without the group that has no signal; and so do TRL's gradients, before clipping,
-from those of our scoring and loss on TRL's own completions and advantages.
+Before anything is measured, the sides must agree, in float32 and on the small model. Sampled and greedy answers must be
+the same tokens. Log-probabilities and gradients of shared, fused and repeated prompts must differ by at most 1e-5 of
+their norm. So must gradients with and without the group that has no signal. The same bound holds for TRL's gradients,
+before clipping, and those of our scoring and loss on TRL's own completions and advantages.
 
 All answers have T tokens, since in each case and on each side the end token is banned, as are the pad token and those
 of pictures. The pictures are noise. A reward is a function of the text, the same on both sides.
 
 Equal in `step`: the model, which both sides update in turn, the prompt (token ids and pixels are compared), G, T,
-temperature, rewards and advantages (these are compared too), loss "grpo" without KL, entropies as a metric, AdamW
-without weight decay, clipping at norm 1, no gradient checkpointing. Log-probabilities count banned tokens in, as TRL's
-do. Not equal:
+temperature, rewards and advantages (these are compared too). Both use the loss "grpo" without KL, entropies as a
+metric, AdamW without weight decay, clipping at norm 1, and no gradient checkpointing. Log-probabilities count banned
+tokens in, as TRL's do. Not equal:
 
     for TRL      Reading a row of its data is outside the measured time, while all of our step is inside. On the CPU, it
                  would put each position through the output head, and is made to take the answers' only, as it does on
@@ -39,9 +39,9 @@ do. Not equal:
                  encodes a prompt once; that would change `step` there, but not its learning. Nothing is logged to disk,
                  no bar is drawn.
 
-With `--model 7b` (on CUDA) the model has the shape of Qwen2-VL-7B and random weights in bfloat16, which LoRA adapters
-of rank 8 leave frozen; the small tokenizer knows few of its ids, so the rewards of its answers hardly differ, which
-costs the same. A peer that runs out of memory has null for its figures.
+With `--model 7b` (on CUDA) the model has the shape of Qwen2-VL-7B and random weights in bfloat16, frozen under LoRA
+adapters of rank 8. The small tokenizer knows few of its ids, so the rewards of its answers hardly differ; the cost is
+the same. A peer that runs out of memory has null for its figures.
 
 Prints one JSON line for each case, size and measure, then tables. `tokens_per_second` counts completion tokens;
 `peak_share` is the share of the device's peak FLOP/s, known for bfloat16 on some devices or by `--peak-tflops`.

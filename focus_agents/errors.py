@@ -10,34 +10,34 @@ class CheckpointError(FocusError):
 
 
 class TrainingError(FocusError):
-    """A training run gave up; what it had reached is in its folder."""
+    """A training run failed; its checkpoints so far are in its folder."""
 
 
 class SamplingError(TrainingError):
-    """The processes that sample cannot be had any more; what was trained is all there."""
+    """No sampling process is left; the training so far is kept."""
 
 
 class EpisodeError(FocusError, ValueError):
-    """An episode could not be asked, or none of its answers be scored; the message names it and the reason."""
+    """An episode has no usable prompt, or none of its answers can be scored; the message names episode and reason."""
 
 
 class EvaluationError(FocusError):
-    """An evaluation gave up; what was answered is in its folder."""
+    """An evaluation failed; the answers so far are in its folder."""
 
 
 class PolicyError(EvaluationError):
-    """A policy cannot be made, or has given nothing but failures; what was answered is in the evaluation's folder."""
+    """A policy cannot be made, or has given only failures; the answers so far are in the evaluation's folder."""
 
 
 class EndpointError(PolicyError, ValueError):
-    """An endpoint refuses all questions, or has answered none of many; no further one was sent."""
+    """An endpoint refuses all requests, or has answered none of many; no further request is sent."""
 
 
 class RunInterrupted(FocusError):
-    """A run stopped because a signal asked it to; what it had reached is in its folder.
+    """A run stopped because of a signal; its results so far are in its folder.
 
     Attributes:
-        exit_code: What a shell shows for a process that this signal has ended, 128 + its number.
+        exit_code: Exit code of a process that this signal ends, 128 + the signal's number.
     """
 
     def __init__(self, message: str, *, signal_number: int) -> None:

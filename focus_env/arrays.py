@@ -6,7 +6,7 @@ An array says how it is meant by its shape and its numbers:
 [H, W, 3]           RGB; an array [3, H, W] is refused
 [H, W, 2 or 4]      the last channel is alpha; shown over white
 bool                False is black, True is white
-whole numbers       up to 255 are 8 bits, those up to 65535 are 16, of which the upper 8 are shown
+whole numbers up to 255 are 8 bits, those up to 65535 are 16, of which the upper 8 are shown
 floats              from 0 to 1 are shares, those up to 255 are 8 bits
 """
 
@@ -126,8 +126,8 @@ def _in_8_bits(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
         levels: npt.NDArray[np.uint8] = np.rint(array * 255 if high <= 1 else array).astype(np.uint8)
         return levels
     raise ValueError(
-        f"{name}: expected levels from 0 to 255, or shares from 0 to 1, got {array.dtype} from {low:g} to {high:g}; "
-        "undo what normalised it"
+        f"{name}: expected levels from 0 to 255, or fractions from 0 to 1, got {array.dtype} from {low:g} to {high:g}; "
+        "undo the normalization"
     )
 
 

@@ -3,12 +3,12 @@
     FocusError
     ├── DatasetError             a data set on disk is missing or malformed
     ├── CheckpointError          a checkpoint is missing, incomplete or of another kind
-    ├── TrainingError            a training run gave up
-    │   └── SamplingError        for want of processes that sample
-    ├── RewardError              a reward term raised, or gave what is no reward; a ValueError, too
-    ├── EpisodeError             an episode could not be asked, or its answers not be scored; a ValueError, too
-    ├── EvaluationError          an evaluation gave up
-    ├── RunInterrupted           a run stopped when it was asked to, and can go on
+    ├── TrainingError            a training run failed
+    │   └── SamplingError        because no sampling process is left
+    ├── RewardError              a reward term raised, or returned no valid rewards; a ValueError, too
+    ├── EpisodeError             an episode has no usable prompt, or its answers cannot be scored; a ValueError, too
+    ├── EvaluationError          an evaluation failed
+    ├── RunInterrupted           a run stopped because of a signal, and can continue
     ├── StorageError             a file or folder could not be written; an OSError, too
     └── MissingDependencyError   an optional package is not installed
 
@@ -27,18 +27,18 @@ class DatasetError(FocusError):
 
 
 class RewardError(FocusError, ValueError):
-    """A reward term raised an error, or did not give one finite number for each answer.
+    """A reward term raised an error, or did not return one finite number for each answer.
 
-    Terms are pure functions, so nobody asks a second time.
+    Terms are pure functions, so a retry would fail again.
     """
 
 
 class StorageError(FocusError, OSError):
-    """A file or folder could not be written, because the disk is full or for another reason; it is as it was before.
+    """A file or folder could not be written, because the disk is full or for another reason; the old one is unchanged.
 
     Attributes:
-        cause: The message without its advice for a command that has ended; empty if it has none.
-        reason: The same without the path.
+        cause: The message without its advice for a command that has ended; empty if there is no advice.
+        reason: The cause without the path.
     """
 
     cause: str = ""

@@ -1,8 +1,8 @@
-"""Files and folders that are whole or as they were before, at whatever moment their writer is killed.
+"""Write files and folders so that they are complete or unchanged, whenever their writer is killed.
 
-What is written gets its name only when it is on the disk. Until then it lies beside its place under a name that begins
-with a dot and holds `-unfinished`, locked by its writer. The lock goes with the process, so the next writer of the same
-file or folder can tell what a killed one has left, and removes it.
+A new file or folder gets its name only when it is on the disk. Until then it is beside its place, under a name that
+begins with a dot and holds `-unfinished`, locked by its writer. The lock ends with the process, so the next writer of
+the same file or folder recognizes the remains of a killed writer, and removes them.
 """
 
 from __future__ import annotations

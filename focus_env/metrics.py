@@ -114,7 +114,7 @@ def summarize(answers: Sequence[ScoredAnswer]) -> dict[str, float]:
 
 
 def summarize_with_intervals(answers: Sequence[ScoredAnswer]) -> dict[str, dict[str, Any]]:
-    """The numbers of `summarize`, each with a 95% bootstrap interval over the answers that it is of.
+    """Return the numbers of `summarize`, each with a 95% bootstrap interval over the answers that it counts.
 
     Args:
         answers: At least one, and one for each episode.
@@ -136,7 +136,7 @@ def summarize_with_intervals(answers: Sequence[ScoredAnswer]) -> dict[str, dict[
 
 
 def _f1_terms(answers: Sequence[ScoredAnswer]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
-    """What each answer adds above and below the fraction of the joint F1; None: it is not defined."""
+    """Return each answer's part of the numerator and the denominator of the joint F1; None: F1 is not defined."""
     if len({answer.is_absent_target for answer in answers}) < 2:
         return None
     counts = np.array([answer.detection for answer in answers], dtype=np.float64)
@@ -144,7 +144,7 @@ def _f1_terms(answers: Sequence[ScoredAnswer]) -> tuple[npt.NDArray[np.float64],
 
 
 def _metric_values(answers: Sequence[ScoredAnswer]) -> dict[str, list[float]]:
-    """By name of a mean in `summarize`, the values that it is the mean of."""
+    """Return the values behind each mean in `summarize`, by the mean's name."""
     if not answers:
         raise ValueError("summarize needs at least one answer, got none; was the data set empty?")
 

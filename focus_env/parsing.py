@@ -12,11 +12,11 @@ From any other text the answer is recovered only where that takes no guess:
    whose opening is missing, or behind an opening one that is never closed, is left out. The channels of gpt-oss are
    known without their tokens too: `analysisWe ...assistantfinal`, words that are none. Where a template asks for
    thoughts and none has ended, only complete answer tags count.
-2. A box is four numbers in a pair of brackets of any kind or in box tags, with commas, semicolons or blanks between
-   them; four numbers whose names say which they are, `x1: 1, y1: 2, x2: 30, y2: 40`, `x`, `y`, `width`, `height`, or
-   `cx`, `cy`, `w`, `h`, in brackets or alone; two points in a row, `(x1, y1), (x2, y2)`; or four location tokens,
-   `<loc0080><loc0120><loc0400><loc0310>`, which are y and x in 1024ths whatever was asked for. Four bare numbers are
-   one where they stand alone in answer tags. JSON with `"bbox_2d": [x1, y1, x2, y2]` is thereby a box, too. Where a
+2. A box has one of four forms. Four numbers in a pair of brackets of any kind or in box tags, with commas, semicolons
+   or blanks between them. Four named numbers, `x1: 1, y1: 2, x2: 30, y2: 40`, `x`, `y`, `width`, `height`, or `cx`,
+   `cy`, `w`, `h`, in brackets or alone. Two points in a row, `(x1, y1), (x2, y2)`. Four location tokens,
+   `<loc0080><loc0120><loc0400><loc0310>`, which are always y and x in 1024ths. Four bare numbers are a box only if they
+   stand alone in answer tags. JSON with `"bbox_2d": [x1, y1, x2, y2]` is thereby a box, too. Where a
    template writes y first, numbers in brackets and `box_2d` are read so, and two points are `AMBIGUOUS`.
 3. The object is absent where the text, or what stands in its answer tags, is `none` or another of
    `absent_text.ABSENT_WORDS`, a sentence such as `No object found in the image`, in any case, quotes, brackets or

@@ -1,4 +1,4 @@
-"""Pictures with boxes as people have them, and episodes of one's own, checked where they come in."""
+"""Check your pictures with boxes, and your own episodes, where they enter."""
 
 from __future__ import annotations
 

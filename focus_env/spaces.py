@@ -1,4 +1,4 @@
-"""Gymnasium spaces for what the built-in ones cannot hold: any text, and images of any size.
+"""Gymnasium spaces that the built-in ones do not offer: for any text, and for images of any size.
 
 `gymnasium.spaces.Text` admits letters and digits of a fixed alphabet, so it refuses every box answer, and the
 empty string. Both spaces here work in vector environments: Gymnasium batches a custom space as a tuple of its

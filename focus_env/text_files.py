@@ -72,7 +72,7 @@ def require_inside(root: Path, path: Path, where: str) -> None:
         ) from error
     if not target.is_relative_to(root.resolve()):
         raise DatasetError(
-            f"{where}: expected a path below {root}, got {path}, a link to {target}; copy what it leads to"
+            f"{where}: expected a path below {root}, got {path}, a link to {target}; copy the target of the link"
         )
 
 

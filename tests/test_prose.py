@@ -71,15 +71,6 @@ def test_faults_of_summaries_are_counted(tmp_path: Path) -> None:
     assert [fault.place for fault in faults if fault.rule == "docstrings: not imperative"] == ["focus_env/a.py:11"]
 
 
-def test_places_that_are_not_mended_are_counted_and_not_held(tmp_path: Path) -> None:
-    folder = tmp_path / prose.UNMENDED[-1]
-    folder.parent.mkdir(parents=True)
-    folder.write_text(SOURCE)
-    counts, faults = prose.measure(tmp_path)
-    assert counts["docstrings: not imperative"] == 1
-    assert prose.held(counts, faults)["docstrings: not imperative"] == 0
-
-
 def test_sentences_end_at_full_stops_paragraphs_and_items() -> None:
     text = "# Title\n\nOne is here. Two\nis there, [three](a.md).\n\n- four\n- five\n\n| a | b |\n```sh\nsix\n```\n7."
     assert sentences(text) == ["One is here.", "Two is there, [three].", "- four", "- five", "7."]
@@ -97,10 +88,6 @@ def test_shares_of_words_leave_code_out() -> None:
 
 def test_summaries_are_on_one_line() -> None:
     assert Docstring(place="", kind="module", text="\n  One\n  two.\n\nThree.").summary == "One two."
-
-
-def test_every_place_that_is_not_mended_exists() -> None:
-    assert [place for place in prose.UNMENDED if not (prose.ROOT / place).exists()] == []
 
 
 def test_a_count_above_its_ceiling_fails_and_is_named(

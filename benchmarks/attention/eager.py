@@ -18,8 +18,8 @@ def take_eager_step(
 ) -> dict[str, float]:
     """Return the peer, for one example: the model returns its attention maps, [1, A, N, N] of each layer.
 
-    It is as sparing as it can be with the maps that it is given: it reads the query picture's rows only, and unless
-    `keeps_maps` it holds no map during backward that autograd does not hold, which under checkpointing is none.
+    The peer uses as little memory for its maps as possible. It reads only the query picture's rows. Without
+    `keeps_maps`, it holds no map during backward that autograd does not hold; under checkpointing autograd holds none.
     """
     prompts, num_answer = batch.prompts, batch.answer_ids.shape[1]
     ids = torch.cat([prompts.input_ids, batch.answer_ids], dim=1)

@@ -147,7 +147,7 @@ class App:
         with self._lock:
             found = self._sessions.get(key)
         if found is None:
-            raise RefusedError("this session has ended, and its pictures are gone; reload the page to begin anew", 410)
+            raise RefusedError("this session has ended, and its pictures are gone; reload the page to start again", 410)
         found.last_seen = time.monotonic()
         return found
 

@@ -179,6 +179,6 @@ def _require_room(num_bytes: int, room: int) -> None:
     if num_bytes > room:
         raise RefusedError(
             f"expected pictures that take at most {room / 2**20:.0f} MB more, got {num_bytes / 2**20:.0f} MB; remove "
-            "some, or reload the page to begin anew",
+            "some, or reload the page to start again",
             413,
         )

@@ -1,13 +1,13 @@
-"""The paper's claim, part by part, on synthetic scenes: each sentence where it can come out true or false.
+"""Test the paper's claim on synthetic scenes, part by part.
 
-How to run (what is done already is not done again, so an interrupted call is repeated as it was):
+How to run (finished runs are not repeated; after an interruption, repeat the same command):
     focus ablation
     focus ablation --quick
     focus ablation --arms attention-grpo attention-more --scenes tracks --seeds 0
 
-Each arm is a call of `focus sft` or `focus grpo` from the model of another arm or from a base; bases, kinds of scenes
-and arms are listed in focus_agents/studies/ablation/arms.py. Results: runs/ablation/ with a folder for each run, and in
---report-dir the tables (ablation.md, ablation.html, ablation.json) and their pictures.
+Each arm is a call of `focus sft` or `focus grpo` that starts from the model of another arm or from a base. Bases, kinds
+of scenes and arms are listed in focus_agents/studies/ablation/arms.py. Results: runs/ablation/ with a folder for each
+run, and in --report-dir the tables (ablation.md, ablation.html, ablation.json) and their pictures.
 """
 
 from __future__ import annotations
@@ -44,43 +44,44 @@ MOST_JOBS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Settings):
-    """The paper's claim, part by part, on synthetic scenes."""
+    """Test the paper's claim on synthetic scenes."""
 
     last_wins: ClassVar[bool] = True  # so that a command line can be repeated with other arms behind it
 
     arms: tuple[str, ...] = default_arms()
-    """The arms to run, on the bases and scenes that the plan has for each; those that they start from are run too.
-    Named twice, the last ones count."""
+    """Arms to run, on the bases and scenes of the plan. The arms that they start from are run too. If the flag is
+    repeated, the last one counts."""
     bases: tuple[str, ...] = tuple(BASES)
-    """On which bases: where, how, more; see docs/bases.md."""
+    """Bases: where, how, more; see docs/bases.md."""
     scenes: tuple[str, ...] = tuple(KINDS)
-    """On which kinds of scenes: one_look, parts, tracks."""
+    """Kinds of scenes: one_look, parts, tracks."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
-    """Of training. Some arms are run with the first or the first two of them alone."""
+    """Seeds of the trainings. Some arms are run only with the first seed or the first two."""
     base: str = BASES["where"].model
-    """The pretrained model that the base where stands for."""
+    """Model of the base `where`."""
     base_how: str = BASES["how"].model
-    """The one whose box tokens hold the look of the boxed object, too."""
+    """Model of the base `how`, whose box tokens also hold the look of the boxed object."""
     base_more: str = BASES["more"].model
-    """The control of `base_how`, pretrained as long in the old way."""
+    """Model of the base `more`, the control of `how`: pretrained as long, without heads."""
     num_sft_steps: Annotated[int, Ge(1)] = 1000
-    """Optimizer steps of stage 1, of which each kind of scenes takes its share."""
+    """Optimizer steps of stage 1, of which each kind of scenes takes its fraction."""
     num_grpo_iterations: Annotated[int, Ge(1)] = 170
     """Iterations of GRPO, for each arm."""
     num_episodes: Annotated[int, Ge(1)] = 256
     """Episodes answered for each split and number of shots; four times as many for unseen identities."""
     precision: Precision | None = None
-    """Of all trainings and answers; None: bf16 on a GPU and on a core with bfloat16 units, else fp32."""
+    """Precision of all trainings and answers; None: bf16 on a GPU and on a core with bfloat16 units, else fp32."""
     jobs: Annotated[int, Ge(1)] | None = None
     """Runs at a time; None: one for each core, at most four, and one on a GPU."""
     quick: bool = False
-    """The paper's arms on one base with one seed in some ten minutes: everything runs, too short to show the effect."""
+    """Run the paper's arms on one base with one seed, in about ten minutes. These runs are too short to show the
+    effect."""
     output_dir: Path = Path("runs/ablation")
-    """Where runs go; what lies there is not run again."""
+    """Folder of the runs; finished runs in it are not repeated."""
     report_only: bool = False
-    """Report what has been done so far, and train nothing."""
+    """Report the finished runs, and train nothing."""
     report_dir: Path | None = None
-    """Where the report goes; None: --output-dir."""
+    """Folder of the report; None: --output-dir."""
 
 
 def main() -> None:

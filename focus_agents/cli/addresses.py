@@ -1,4 +1,4 @@
-"""The address of a cluster of Ray: its form, and whether one answers there. Ray itself waits without a word."""
+"""Check the address of a Ray cluster: its form, and whether a cluster answers. Ray itself would wait silently."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-r"""A page to try it: draw a box around an object in a picture or a few, and see where it is in all others, or a video.
+r"""Open a page on which you draw a box around an object in a few pictures, and see the object in all others or a video.
 
-How to run; then open the address that it prints:
+How to run; then open the printed address:
     focus app
     focus app --policy vlm:focus-small --port 8000 --keep runs/tried
     focus app --host 0.0.0.0
 
 The page needs no network. Pictures stay in the memory of this program, and are gone when the page is closed or has been
-silent for half an hour; --keep DIR keeps them, with the answers as COCO. It listens on this machine alone; with
---host 0.0.0.0 a phone in the same network can open it, unencrypted. Ctrl-C ends it.
+silent for half an hour; --keep DIR keeps them, with the answers as COCO. The program listens on this machine alone;
+with --host 0.0.0.0 a phone in the same network can open the page, unencrypted. Ctrl-C ends the program.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ EVERYWHERE = ("0.0.0.0", "::")
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Settings):
-    """A page to try it: boxes drawn in some pictures, answers in all others."""
+    """Open a page: you draw boxes in some pictures, and see the answers in all others."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; 127.0.0.1 is that of this machine alone."""
+    """Address to listen on; only this machine can reach 127.0.0.1."""
     port: Annotated[int, Ge(0), Le(65535)] = 7860
-    """Port; 0: any free one."""
+    """Port; 0: any free port."""
     max_upload: Annotated[int, Ge(1), Le(512)] = 64
     """Most MB of a picture or a video."""
     keep: Path | None = None
-    """Folder in which pictures and answers are kept, a folder for each page that is opened; None: nothing is kept."""
+    """Folder for pictures and answers, with a folder for each opened page; None: keep nothing."""
     calibration: Path | None = None
-    """File `calibration/<cell>.json` of an evaluation of --policy, by which scores of boxes become the probabilities
-    that they are right; None: scores are as the policy gives them."""
+    """File `calibration/<cell>.json` of an evaluation of --policy, which turns scores of boxes into probabilities of
+    being right; None: keep the policy's scores."""
     policy: Annotated[str | None, tyro.conf.arg(help=POLICY_HELP)] = None
     policies: PolicyArguments = PolicyArguments()
 

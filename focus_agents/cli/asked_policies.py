@@ -1,4 +1,4 @@
-"""The policies that answer on a server: the one that is named, or the best for the objects at hand."""
+"""The policies that answer on a server: the one that you name, or the best for the objects at hand."""
 
 from __future__ import annotations
 

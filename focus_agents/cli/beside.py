@@ -1,4 +1,4 @@
-"""Compare a training on pictures of one's own with the policies that it has to beat; said after the training."""
+"""Compare a policy that was trained on your own pictures with the baselines that it has to beat, after the training."""
 
 from __future__ import annotations
 

@@ -32,13 +32,13 @@ MEASURING = "measuring prompts with large pictures"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """Processes that do the same.
+    """Processes that do the same work.
 
     Attributes:
-        name: What they are called, as in "each worker".
-        memory: Of each, by the part of its work.
-        num: How many there are.
-        num_gpus: GPUs of each; a fraction stands for a share; 0: it computes on the CPU.
+        name: Their name, as in "each worker".
+        memory: Memory of each process, by the part of its work.
+        num: Number of processes.
+        num_gpus: GPUs of each process, fractions allowed; 0: the process computes on the CPU.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""Join a cluster of Ray or start Ray on this machine, and check that it has what a run asks for.
+"""Join a Ray cluster or start Ray on this machine, and check that it has the resources of a run.
 
-Ray itself waits without a word for resources that no machine has, and for a cluster that does not answer.
+Ray itself waits silently for resources that no machine has, and for a cluster that does not answer.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Job:
     """A run as Ray's dashboard shows it among its jobs.
 
     Attributes:
-        folder: The run's; its name is the job's.
+        folder: Folder of the run; its name is the name of the job.
         command: The command line.
-        unit: The unit of coordinates that is in force; None: it is not known.
-        go_on: The command line that goes on with the run after a stop.
+        unit: The unit of coordinates of the run; None: the unit is not known.
+        go_on: The command line that continues the run after a stop.
     """
 
     folder: Path
@@ -73,10 +73,10 @@ class Need:
     """The resources that some of a run's processes ask Ray for, all at once.
 
     Attributes:
-        setting: The setting that asks for it, for messages.
-        num_processes: How many there are.
-        num_gpus: GPUs of each, fractions allowed below 1.
-        num_cpus: CPU cores of each.
+        setting: The setting that asks for these resources, for messages.
+        num_processes: Number of processes.
+        num_gpus: GPUs of each process, fractions allowed below 1.
+        num_cpus: CPU cores of each process.
     """
 
     setting: str

@@ -55,18 +55,19 @@ class ModelArguments(Settings):
     (new weights); a saved policy's folder; or a name on the hub, with @REVISION if not the newest.
     An adapter in PEFT's format goes by its folder or name, one of several with :NAME behind it."""
     init_from: Path | None = None
-    """Policy to start from, e.g. runs/my-sft/checkpoints/final; stands in for --model."""
+    """Policy to start from, e.g. runs/my-sft/checkpoints/final; replaces --model."""
     base_model: str | None = None
-    """Model below the adapter that --model or --init-from names; None: the one that the adapter names."""
+    """Base model of the adapter in --model or --init-from; None: the base that the adapter names."""
     template: TemplateName = None
     frame: FrameName = None
     allow_absent: bool = False
-    """Tell the model what to answer where the object is not there, as one that was trained so is told anyway."""
+    """Tell the model in the prompt what to answer if the object is absent. A model that was trained with this flag is
+    always told."""
     max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Most tokens per picture, larger ones are scaled down; None: as a saved policy's folder records it, else what
-    the model's image processor says."""
+    """Most tokens per image; larger images are scaled down. None: as in the folder of a saved policy, else the limit of
+    the model's image processor."""
     validation_max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Most tokens per picture in validation; None: as a saved policy's folder records it, else as in training."""
+    """Most tokens per image in validation; None: as in the folder of a saved policy, else as in training."""
 
     @property
     def source(self) -> str:
@@ -155,30 +156,31 @@ class PolicyArguments(Settings):
     template: TemplateName = None
     frame: FrameName = None
     allow_absent: bool = False
-    """Tell a model what to answer where the object is not there, as one that was trained so is told anyway."""
+    """Tell a model in the prompt what to answer if the object is absent. A model that was trained with this flag is
+    always told."""
     max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Most tokens per picture of a vlm, larger ones are scaled down; None: as a saved policy was validated, else
-    what its image processor says."""
+    """Most tokens per image of a vlm; larger images are scaled down. None: as in the validation of a saved policy, else
+    the limit of the model's image processor."""
     base_model: str | None = None
-    """Model below the adapter that a policy names; None: the one that the adapter names."""
+    """Base model of the adapter in a policy; None: the base that the adapter names."""
     device: str = "auto"
-    """Where to compute: cpu, cuda, cuda:1; auto takes a GPU where there is one, and says so."""
+    """Device to compute on: cpu, cuda, cuda:1; auto takes a GPU if there is one, and prints the choice."""
     precision: Precision = "fp32"
     """bf16 computes in bfloat16."""
     engine: Engine = "transformers"
-    """Engine that answers for a vlm: transformers, or vllm, which needs the extra vllm and a GPU."""
+    """Engine of a vlm: transformers, or vllm, which needs the extra vllm and a GPU."""
     engine_memory: Annotated[float, Gt(0), Le(1)] = 0.9
-    """Share of the GPU that vllm may fill."""
+    """Fraction of the GPU that vllm may fill."""
     api_concurrency: Annotated[int, Ge(1), Ceiling(4096)] = 8
-    """Requests to an openai_api at a time, of each process."""
+    """Requests at a time that each process sends to an openai_api."""
     api_timeout: Annotated[float, Gt(0)] = 120.0
-    """Seconds after which a request to it is given up."""
+    """Seconds after which a request to an openai_api is given up."""
     api_retries: Annotated[int, Ge(0)] = 3
-    """How often a request to it is repeated."""
+    """How often a request to an openai_api is repeated."""
     api_token_budget: Annotated[int, Ge(1), Ceiling(2**63 - 1)] | None = None
-    """Tokens after which a process asks it no more, and further answers fail; None: no limit."""
+    """Tokens after which a process stops asking an openai_api, and further answers fail; None: no limit."""
     api_cache: Path | None = None
-    """Folder in which its answers are kept, so that no question is paid for twice; None: none."""
+    """Folder for the answers of an openai_api, so that you pay for no question twice; None: keep no answers."""
 
     def spec(self, text: str) -> PolicySpec:
         """Return a policy with these options; a folder by its absolute path, since other processes may work elsewhere.

@@ -1,12 +1,12 @@
-r"""Annotations from one format into another: COCO, YOLO, Pascal VOC, LabelMe, Label Studio, CVAT, CSV, JSON lines.
+r"""Convert annotations from one format to another: COCO, YOLO, Pascal VOC, LabelMe, Label Studio, CVAT, CSV, JSONL.
 
-How to run; formats are told by what is in a file or folder, and by the ending of the one to write (.json is COCO's):
+How to run (the content of a file or folder tells its format, and the ending that of the new file; .json is COCO's):
     focus convert photos/annotations.json photos/boxes.csv
     focus convert mine.csv dataset --to yolo --image-root photos --copy-pictures
     focus convert cvat/annotations.xml tasks.json --to labelstudio --on-bad skip
 
-What cannot be used is named with its file and line, and nothing is written until --on-bad skip leaves it out. What the
-other format has no place for is counted. Nothing is overwritten without --overwrite.
+Each unusable entry is named with its file and line, and nothing is written unless --on-bad skip leaves such entries
+out. Fields that the new format does not have are counted. Nothing is overwritten without --overwrite.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ READ_HELP = f"Format to read; None: it is found out.\n{FORMATS.help()}"
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Settings):
-    """Annotations from one format into another."""
+    """Convert annotations from one format to another."""
 
     source: tyro.conf.Positional[Path]
     """File or folder of the annotations to read."""
@@ -61,9 +61,9 @@ class Args(Settings):
     copy_pictures: bool = False
     """Copy the pictures into the folder, where the format expects them."""
     on_bad: BadPolicy = "raise"
-    """The way with faults: all of them are named as an error, or they are left out and counted."""
+    """Treatment of bad entries: raise names all of them in an error, skip leaves them out and counts them."""
     overwrite: bool = False
-    """Replace what is there, a folder with all that is in it."""
+    """Replace an existing target, a folder with all of its files."""
 
 
 def main() -> None:

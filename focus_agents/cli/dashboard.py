@@ -1,4 +1,4 @@
-"""The way to Ray's dashboard: its address, the token that it asks for, and where that is kept."""
+"""The way to Ray's dashboard: its address, its token, and the file that keeps the token."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-r"""Episodes of any data set as a store: Parquet files that are quick to open and to read at random.
+r"""Write the episodes of any data set as a store: Parquet files that are quick to open and to read at random.
 
-How to run (a call that was interrupted is repeated as it was, and goes on):
+How to run (after an interruption, repeat the same command to continue):
     focus data --dataset got10k --data-root /data/got10k --output stores/got10k-train
     focus data --dataset lasot --data-root /data/lasot --split iploc_test --protocol iploc \
         --absent keep --output stores/icl-lasot
 
-What is in a data set, or in a store, as a table and a sheet of pictures:
+Show the content of a data set or a store, as a table and a sheet of pictures:
     focus data --dataset got10k --data-root /data/got10k --inspect
     focus data --dataset store --data-root stores/got10k-train --inspect
 
-To train on it: --dataset store --data-root stores/got10k-train.
+To train on a store: --dataset store --data-root stores/got10k-train.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ OLD_FLAGS = {"--validation-root": None, "--validation-split": None}
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Settings):
-    """Episodes of any data set as a store."""
+    """Write the episodes of any data set as a store."""
 
     data: DataArguments = DataArguments()
     shots: Annotated[int, Ceiling(256)] = 4
     """Support pictures per episode, at least 1."""
     output: Path | None = None
-    """Folder of the store to write, or to go on with."""
+    """Folder of the store to write or to continue."""
     by_path: bool = False
-    """Name pictures by path instead of embedding them; they then have to stay where they are."""
+    """Store paths of pictures instead of the pictures, which then must stay in place."""
     inspect: bool = False
-    """Print what the episodes are, and write a sheet of some to sheet.png, in --output or runs/."""
+    """Print a table of the episodes, and write some of them to sheet.png, in --output or runs/."""
     verify: bool = False
     """Compare the store's files with their checksums."""
 

@@ -42,45 +42,46 @@ class DataArguments(Settings):
 
     dataset: DatasetName = "synthetic"
     data_root: Path | None = None
-    """Folder of a data set on disk, the one that holds its splits; iploc_json: the file; several data sets: a folder
-    with one for each, by its name."""
+    """Folder of a data set on disk that holds its splits; for iploc_json, the file; for several data sets, a folder
+    with a folder for each, by its name."""
     image_root: Path | None = None
-    """Folder of the pictures that an iploc_json names, or annotations of your own that lie elsewhere."""
+    """Folder of the pictures that an iploc_json names, or your own annotations in another folder."""
     identity: str = "auto"
-    """The mark that boxes of your own pictures show the same object: track, label, clip (the label within a clip) or
-    the name of an attribute; auto: the first of them that every box has."""
+    """Property that boxes of the same object share in your own pictures: track, label, clip (the label within a clip)
+    or the name of an attribute; auto: the first of these that every box has."""
     split: str = "train"
     """Split to use."""
     protocol: SamplingProtocol = "random"
-    """How episodes are cut from videos: random frames, or focus and iploc, as these papers evaluate."""
+    """Choice of an episode's frames from a video: random, or focus and iploc, as these papers evaluate."""
     episodes_per_track: Annotated[int, Ge(1)] | None = None
     """Random episodes of each track; None: 100."""
     min_gap: Annotated[int, Ge(1)] = 1
     """Least distance of two frames of a random episode, in frames that show the object."""
     absent: AbsentPolicy = "skip"
-    """Frames of videos without the object: skip them, keep them as queries, or go to the nearest that shows it."""
+    """Frames of videos without the object: skip them, keep them as queries, or use the nearest frame that shows the
+    object."""
     on_bad: BadPolicy = "raise"
     """A track or picture that cannot be read is an error, or is left out and counted."""
     max_pixels: Annotated[int, Ge(1)] | None = None
-    """Most pixels of a picture; larger ones are decoded smaller, before any model sees them, which is faster; see
-    --max-image-tokens for the model's own limit. None: as they are."""
+    """Most pixels of a picture. Larger pictures are decoded smaller before a model sees them, which is faster; see
+    --max-image-tokens for the model's own limit. None: keep their size."""
     min_pixels: Annotated[int, Ge(1)] | None = None
-    """Least pixels of a picture; smaller ones are enlarged likewise. None: as they are."""
+    """Least pixels of a picture. Smaller pictures are enlarged before a model sees them. None: keep their size."""
     scenes: Scenes = "one_look"
-    """Kind of synthetic episodes: one support shows all (one_look), a support shows a half that two objects share
-    (parts), or frames of a video in which each look is there twice (tracks); mixed: of these three in turn."""
+    """Kind of synthetic episodes. one_look: one support shows all. parts: a support shows a half that two objects
+    share. tracks: frames of a video in which two objects have each look. mixed: these three in turn."""
     level: int = 3
-    """Difficulty of synthetic scenes, from 1 (one object) to 5 (many, occluded); 3 has four objects. Of parts and
-    tracks it is rotation, light and background alone."""
+    """Difficulty of synthetic scenes, from 1 (one object) to 5 (many, occluded); 3 has four objects. In parts and
+    tracks it sets only rotation, light and background."""
     num_objects: Annotated[int, Ge(1)] | None = None
     """Objects in each synthetic picture, the target included; None: as the level has it."""
     distractors: Literal["near", "same_shape", "any"] = "any"
-    """Objects that synthetic scenes show beside the target from level 2 on: any objects in other paints, objects of its
-    shape in other paints, or (near) objects almost like it, by far the hardest."""
+    """Objects beside the target in synthetic scenes from level 2 on: any objects in other paints (any), objects of the
+    target's shape in other paints (same_shape), or objects almost like the target (near), by far the hardest."""
     absent_fraction: Annotated[float, Ge(0), Le(1)] = 0.0
-    """Share of synthetic queries without the object; see --allow-absent for what a model is told."""
+    """Fraction of synthetic queries without the object; see --allow-absent for the prompt."""
     shuffle_supports: bool = False
-    """Show the supports of other episodes, a control that shows what can be earned without them."""
+    """Show the supports of other episodes: a control that measures the score without useful supports."""
     image_size: Annotated[int, Ceiling(4096)] = 64
     """Side of synthetic pictures in pixels."""
     data_seed: Seed = 0
@@ -181,12 +182,12 @@ class TrainingDataArguments(DataArguments):
     shots: Annotated[int, Ceiling(256)] = 4
     """Support pictures per episode, at least 1."""
     shots_drawn: tuple[Annotated[int, Ge(1), Ceiling(256)], ...] = ()
-    """Numbers of supports, up to --shots, of which each step or iteration of a training shows one that is drawn for it,
-    e.g. 1 2 4; without it --shots in all."""
+    """Numbers of supports, up to --shots, e.g. 1 2 4. Each step or iteration of a training draws one of them. Without
+    the flag, all show --shots."""
     num_training_episodes: Annotated[int, Ge(1)] | None = None
-    """Train on so many episodes, from the split's front, again and again; None: on all."""
+    """Train on this many episodes from the front of the split, repeatedly; None: on all."""
     validation_root: Path | None = None
-    """--data-root of validation; None: the same. A store is one split, so it needs another."""
+    """--data-root of validation; None: the same. A store is one split, so its validation needs another store."""
     validation_split: str = "val"
     """Split to validate on."""
     validation_max_pixels: Annotated[int, Ge(1)] | None = None

@@ -1,4 +1,4 @@
-"""Checks of flags: none is without effect, and nobody validates on the episodes that are trained on."""
+"""Check flags: each has an effect, and the validation episodes are not those of the training."""
 
 from __future__ import annotations
 

@@ -1,14 +1,15 @@
-"""From pictures to a box: show a policy pictures with a box around some object; it finds that object in another one.
+"""Find an object in a picture: show a policy pictures with a box around the object, and ask for the box in another.
 
 How to run (a box is x1,y1,x2,y2 in pixels of the picture as viewers show it):
     focus demo --support a.jpg 10,20,80,120 --support b.jpg 5,5,60,90 --query c.jpg --out answer.png
 
-Without any picture it draws an episode of its own; another policy by its name, as for `focus evaluate`:
+Without pictures, the command draws an episode. Name another policy as for `focus evaluate`:
     focus demo
     focus demo --policy copy_support
 
-It prints the box, and writes a picture: supports and query with their boxes; with a vlm, below that the
-supports lit where the answered place of the query looked, and the query where the answer's coordinates looked.
+The command prints the box, and writes a picture: supports and query with their boxes. With a vlm, a second row shows
+attention: the supports are bright where the tokens inside the answered box attend, and the query is bright where the
+coordinates of the answer attend.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ DRAWN: Mapping[str, Any] = {"split": "test", "level": 3, "distractors": "any", "
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Settings):
-    """From pictures to a box."""
+    """Find an object in a picture."""
 
     support: Annotated[tuple[tuple[Path, str], ...], tyro.conf.UseAppendAction] = ()
-    """A picture, and the box x1,y1,x2,y2 of the object in it, in pixels; once for each shot."""
+    """A picture, and the box x1,y1,x2,y2 of the object in pixels of that picture; once for each shot."""
     query: Path | None = None
-    """The picture to answer for."""
+    """The picture in which to find the object."""
     out: Path = Path("runs/answer.png")
-    """Where the picture of the answer goes; its folder is made if it is not there."""
+    """File for the picture of the answer; a missing folder is made."""
     policy: PolicyName = "vlm:focus-small"
     policies: PolicyArguments = PolicyArguments()
 

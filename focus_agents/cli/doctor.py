@@ -1,13 +1,13 @@
-"""See whether a model, a data set and a prompt fit together, before hours are spent on them.
+"""Check whether a model, a data set and a prompt fit together, before you spend hours on them.
 
 How to run:
     focus doctor --model Qwen/Qwen2-VL-2B-Instruct --dataset synthetic
     focus doctor --model runs/my-sft/checkpoints/final --dataset lasot --data-root data/lasot --max-image-tokens 352
 
-One episode is asked as in training. Printed are the model, the prompt with its spans, one greedy answer read in every
-unit, the budget, and a verdict. The folder of --out gets pictures.png (what the model sees), prompt.html and
-report.json. The exit status is 0, 1 after a fault, or 2 after a wrong argument. --json prints the report alone, for a
-bug report.
+The command asks one episode as in training. It prints the model, the prompt with its spans, one greedy answer read in
+every unit, the budget, and a verdict. The folder of --out gets pictures.png (the images as the model sees them),
+prompt.html and report.json. The exit status is 0, 1 after a fault, or 2 after a wrong argument. --json prints only the
+report, for a bug report.
 """
 
 from __future__ import annotations
@@ -48,29 +48,29 @@ SHEET, PAGE, REPORT = "pictures.png", "prompt.html", "report.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Settings):
-    """See whether a model, a data set and a prompt fit together."""
+    """Check whether a model, a data set and a prompt fit together."""
 
     model: str = "focus-small"
-    """Model or adapter: a folder or a name on the hub, as other commands take it."""
+    """Model or adapter: a folder or a name on the hub, as in other commands."""
     base_model: str | None = None
-    """Model below the adapter; default: the one that the adapter names."""
+    """Base model of the adapter; default: the base that the adapter names."""
     template: TemplateName = None
     frame: FrameName = None
     max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Most tokens per picture, larger ones are scaled down; default: as a saved policy's folder records it, else what
-    the model's image processor says."""
+    """Most tokens per image; larger images are scaled down. Default: as in the folder of a saved policy, else the limit
+    of the model's image processor."""
     data: DataArguments = DataArguments()
     shots: Annotated[int, Ge(1), Ceiling(256)] = 2
     """Support pictures of the episode."""
     episode: Annotated[int, Ge(0)] | None = None
-    """Number of the episode that is asked; default: the first one whose query shows the object."""
+    """Index of the episode to ask; default: the first episode whose query shows the object."""
     finetuning: FinetuningSettings = FinetuningSettings()
     device: str = "auto"
-    """Where to compute: cpu, cuda, cuda:1; auto takes a GPU where there is one."""
+    """Device to compute on: cpu, cuda, cuda:1; auto takes a GPU if there is one."""
     max_completion_tokens: Annotated[int, Ge(1)] = MAX_COMPLETION_TOKENS
     """Most tokens of the greedy answer."""
     step: bool = True
-    """Run one forward and one backward pass; on a CPU a large model's is left out by itself."""
+    """Run one forward and one backward pass; on a CPU it is left out for a large model."""
     out: Path = Path("runs/doctor")
     """Folder for the pictures, the prompt and the report."""
     json: bool = False

@@ -1,4 +1,4 @@
-"""The end of a command's process, after its last word: soon, and quiet whatever signals come."""
+"""End a command's process after its last output: soon, and quietly whatever signals come."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-r"""How well policies localize: greedy answers to episodes that they have not seen, scored by IoU.
+r"""Evaluate policies: greedy answers to unseen episodes, scored by IoU.
 
-How to run (the model that comes with the package, on identities that it was not trained on):
+Evaluate the model that comes with the package, on identities outside of its training:
     focus evaluate
 
-Several policies, and a data set on disk; answers of several calls in one folder make one table:
+Compare several policies, also on a data set on disk; the answers of several calls in one folder make one table:
     focus evaluate --policy random center copy_support vlm:focus-small --output-dir runs/table
     focus evaluate --policy random center copy_support --dataset got10k --data-root /data/got10k \
         --split val --output-dir runs/table --paper-table
@@ -12,7 +12,7 @@ The control in which the supports are those of other episodes:
     focus evaluate --shuffle-supports
 
 Results: report.md and summary.json, a line for each episode in answers/, and pictures in sheets/. After an
-interruption, the same command with the same --output-dir answers what is missing.
+interruption, repeat the command with the same --output-dir: it answers the missing episodes.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ class WorkerArguments(RayArguments):
     num_workers: Annotated[int, Ge(0)] = 0
     """Ray processes that answer; 0 answers in this process."""
     num_gpus_per_worker: Annotated[float, Ge(0)] = 0
-    """GPUs of each, fractions allowed."""
+    """GPUs of each worker, fractions allowed."""
 
     def needs(self) -> list[Need]:
-        """Return what an evaluation asks Ray for; Ray that is started here has a core for each worker."""
+        """Return the resources that an evaluation asks of Ray; a Ray started here has a core for each worker."""
         num_cpus = 0 if self.ray_address is None else 1
         return [
             Need(setting="num_gpus_per_worker", num_processes=self.num_workers, num_gpus=self.num_gpus_per_worker),
@@ -91,27 +91,28 @@ class WorkerArguments(RayArguments):
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Settings):
-    """How well policies localize."""
+    """Evaluate policies."""
 
     policy: PolicyNames = ("vlm:focus-small",)
     shots: tuple[int, ...] = SHOTS
-    """Support pictures per episode; each number in turn, on the same queries. Without the flag a store has its own."""
+    """Support images per episode; each number in turn, on the same queries. Without the flag a store uses its own
+    number."""
     num_episodes: Annotated[int, Ge(1)] = 512
-    """Episodes, from the split's front; fewer if it has fewer."""
+    """Number of episodes, from the front of the split; fewer if the split has fewer."""
     batch_size: Annotated[int, Ge(1)] = 32
     """Episodes answered together."""
     max_completion_tokens: Annotated[int, Ge(1)] = MAX_COMPLETION_TOKENS
     """Tokens at which an answer is cut."""
     output_dir: Path | None = None
-    """Folder of the results; one that is there already is gone on with, and may get further policies, data sets and
-    shots. None: runs/evaluation and the time of the start."""
+    """Folder of the results. An existing folder continues, and may get further policies, data sets and shots. None:
+    runs/evaluation and the time of the start."""
     label: str | None = None
-    """Name of the data set in tables and files; None: that of --dataset. The paper's rows stand beside tao, got10k,
-    lasot and perseg."""
+    """Name of the data set in tables and files; None: the name in --dataset. The paper has rows for tao, got10k, lasot
+    and perseg."""
     retry_failed: bool = False
-    """Ask again what an API failed to answer in an earlier call."""
+    """Repeat the questions that an API failed to answer in an earlier call."""
     paper_table: bool = False
-    """Show the paper's rows beside ours, marked as published."""
+    """Show the paper's rows beside yours, marked as published."""
     data: DataArguments = DataArguments(split="test", protocol="focus")
     policies: PolicyArguments = PolicyArguments()
     cluster: WorkerArguments = WorkerArguments()
@@ -178,7 +179,7 @@ def results_path(args: Args) -> Path:
 
 
 def check_words(args: Args) -> dict[int, EpisodeDataset]:
-    """Find what can be wrong before Ray or torch is imported, and return the episodes by the number of shots."""
+    """Check the arguments before Ray or torch is imported, and return the episodes by the number of shots."""
     for name, values in (("policy", args.policy), ("shots", args.shots)):
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{name}: expected one or several different ones, got {values}")
@@ -202,11 +203,11 @@ def check_words(args: Args) -> dict[int, EpisodeDataset]:
 def check_arguments(
     args: Args, episodes: Mapping[int, EpisodeDataset]
 ) -> tuple[EvaluationPlan, ResultsFolder, list[Chunk]]:
-    """Find all else that can be wrong, before Ray or a model starts.
+    """Check the rest of the arguments, before Ray or a model starts.
 
     Args:
-        args: In which `check_words` finds nothing.
-        episodes: That it returned.
+        args: Arguments that have passed `check_words`.
+        episodes: The episodes that `check_words` returned.
     """
     if args.cluster.num_workers or not all(map(_is_light, args.policy)):
         args.cluster.import_ray()
@@ -236,13 +237,13 @@ def check_arguments(
 
 
 def _is_light(policy: str) -> bool:
-    """Whether a policy needs neither torch nor Ray: one of the package's that has no model."""
+    """Tell whether a policy needs neither torch nor Ray: a policy of the package without a model."""
     entry, _ = parse_policy(policy)
     return not entry.is_model and POLICIES.find(entry.name) is not None
 
 
 def _same_policies(texts: Sequence[str]) -> tuple[str, str] | None:
-    """Two texts that name one policy with one argument, if there are such."""
+    """Return two texts that name the same policy with the same argument, if there are any."""
     known: dict[tuple[str, str], str] = {}
     for text in texts:
         entry, argument = parse_policy(text)
@@ -252,7 +253,7 @@ def _same_policies(texts: Sequence[str]) -> tuple[str, str] | None:
 
 
 def check_devices(args: Args) -> None:
-    """See that policies can compute where they are asked to."""
+    """Check that policies can compute on the device that was asked for."""
     device, workers = args.policies.device, args.cluster
     num_gpus = workers.num_workers * workers.num_gpus_per_worker
     if workers.num_workers == 0:
@@ -270,10 +271,10 @@ def check_devices(args: Args) -> None:
 
 
 def tell_budget(args: Args, plan: EvaluationPlan, console: Console) -> None:
-    """Print what each model that answers in our own processes will take.
+    """Print the memory of each model that answers in our own processes.
 
     Raises:
-        ValueError: If one needs more memory than there is.
+        ValueError: If a model needs more memory than there is.
     """
     specs = [spec for spec in plan.policies.values() if parse_policy(spec.text)[0].is_model]
     specs = [spec for spec in specs if "max_image_tokens" in spec.entry.options]
@@ -312,7 +313,7 @@ def tell_budget(args: Args, plan: EvaluationPlan, console: Console) -> None:
 def answer_chunks(
     args: Args, plan: EvaluationPlan, results: ResultsFolder, chunks: list[Chunk], console: Console
 ) -> None:
-    """Answer what is missing. A policy that raises ends the run with its traceback."""
+    """Answer the missing episodes. A policy that raises ends the run with its traceback."""
     if not chunks:
         return
     from focus_agents.evaluation.run import run_chunks

@@ -21,18 +21,18 @@ from focus_env.errors import FocusError
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Settings):
-    """Write a policy as one folder for other programs."""
+    """Write a policy as a folder for other programs."""
 
     model: str
-    """Model or adapter: a folder or a name on the hub, as other commands take it."""
+    """Model or adapter: a folder or a name on the hub, as in other commands."""
     to: Path
     """The new folder; an older export there is replaced."""
     base_model: str | None = None
-    """Model below the adapter; None: the one that the adapter names."""
+    """Base model of the adapter; None: the base that the adapter names."""
     form: ExportForm = "merged"
-    """Whole weights with the adapter added, or the adapter alone, in PEFT's format of today."""
+    """Whole weights with the adapter merged, or only the adapter, in PEFT's current format."""
     dtype: ExportDtype = "auto"
-    """Type of the weights; auto: as they are kept, of an adapter and its base the finer one."""
+    """Type of the weights; auto: as in the files, or the finer of the two for an adapter and its base."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-r"""Objects that are shown once or a few times, found in many pictures or a video, as files that other tools read.
+r"""Find an object in many pictures or a video from one or a few supports, and write annotations for other tools.
 
 How to run (a box is x1,y1,x2,y2 in pixels of the picture as viewers show it):
     focus find --support a.jpg:10,20,80,120 --support b.jpg:5,5,60,90 --in photos --out found.json
@@ -6,9 +6,9 @@ How to run (a box is x1,y1,x2,y2 in pixels of the picture as viewers show it):
     focus find --supports labelled.json --name mug --in photos --out boxes --format yolo --copy-pictures
     focus find --support a.jpg:10,20,80,120 --in clip.mp4 --out found.xml --video seen.mp4
 
-The ending of --out says its format (.json is COCO's, .xml CVAT's, .csv, .jsonl), --format names any. --draw writes the
-pictures with their boxes into a folder, or a contact sheet into a file such as sheet.png. After an interruption the
-same command goes on, and ends with the same bytes.
+The ending of --out decides its format (.json is COCO's, .xml CVAT's, .csv, .jsonl); --format names any format. --draw
+writes the pictures with their boxes into a folder, or a contact sheet into a file such as sheet.png. After an
+interruption, repeat the same command: it continues, and writes the same bytes.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ LABELS = {"pictures": "pictures", "drawn": "drawing", "clip": "clip"}
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Settings):
-    """An object that is shown once or a few times, found in many pictures."""
+    """Find an object in many pictures from one or a few supports."""
 
     support: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """A picture and the box of the object in it, PICTURE:x1,y1,x2,y2 in pixels; once for each shot. Of several objects,
-    each with its name, PICTURE:x1,y1,x2,y2:NAME."""
+    """A picture and the box of the object, PICTURE:x1,y1,x2,y2 in pixels of the picture; once for each shot. For
+    several objects, add each name: PICTURE:x1,y1,x2,y2:NAME."""
     supports: Path | None = None
     """File or folder of annotations whose boxes are supports, in any format that `focus convert` reads."""
     name: tuple[str, ...] = ()
-    """Labels of --supports that are looked for, all if there is none; or the name of the object of --support."""
+    """Labels of --supports to find, by default all; or the name of the object of --support."""
     shots: Annotated[int, Ge(1)] = 4
     """Most supports of an object from --supports, spread evenly."""
     image_root: Path | None = None
@@ -70,25 +70,25 @@ class Args(Settings):
         ),
     ] = ()
     every: Annotated[int, Ge(1)] = 1
-    """Of a video, each so manyth frame is looked at."""
+    """Search every n-th frame of a video."""
     out: Path = Path("runs/found.json")
     """File of the annotations, or the folder of a format that has a file for each picture."""
     format: Annotated[str | None, tyro.conf.arg(help=f"Format; None: by the ending.\n{FORMATS.help()}")] = None
     copy_pictures: bool = False
     """Copy the pictures into the folder, where the format expects them."""
     min_score: Annotated[float, Ge(0), Le(1)] | None = None
-    """Boxes of a lower score count as not there; see docs/finding.md. None: all count."""
+    """Boxes of a lower score count as absent; see docs/finding.md. None: all boxes count."""
     calibration: Path | None = None
-    """File `calibration/<cell>.json` of an evaluation of this policy, by which scores of boxes become the probabilities
-    that they are right; None: scores are as the policy gives them."""
+    """File `calibration/<cell>.json` of an evaluation of this policy, which turns scores of boxes into probabilities of
+    being right; None: keep the policy's scores."""
     draw: Path | None = None
     """Folder for the pictures with their boxes, or a file such as sheet.png for a contact sheet."""
     video: Path | None = None
-    """Video file for the same, .mp4 or .mov; needs the extra video."""
+    """Video file for the pictures with their boxes, .mp4 or .mov; needs the extra video."""
     overwrite: bool = False
-    """Replace what is there, a folder with all that is in it."""
+    """Replace existing outputs, a folder with all of its files."""
     batch_size: Annotated[int, Ge(1)] = 8
-    """Pictures that are asked about together."""
+    """Pictures that the policy answers together."""
     policy: Annotated[str | None, tyro.conf.arg(help=POLICY_HELP)] = None
     policies: PolicyArguments = PolicyArguments()
 
@@ -149,7 +149,7 @@ def check_arguments(args: Args, warnings: Console) -> tuple[list[Wanted], Source
     if not args.support and args.supports is None:
         raise ValueError("support: expected a picture with a box, as in --support a.jpg:10,20,80,120, or `supports`")
     if not args.pictures:
-        raise ValueError("--in: expected a folder, a pattern, pictures or a video to look through, got none")
+        raise ValueError("--in: expected a folder, a pattern, pictures or a video to search, got none")
     sources = list_sources(args.pictures, every=args.every)
     outputs = Outputs(
         out=args.out,

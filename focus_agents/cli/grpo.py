@@ -1,10 +1,12 @@
 r"""Stage 2: GRPO of a localization policy, on this machine or on a Ray cluster.
 
-How to run, from the small model that comes with the package, after its stage 1; and from a policy of your own that
-answers in the format already, e.g. one trained by `focus sft`; on short videos, where much is gained in minutes, and
-as `make train` does it:
+Train the small model that comes with the package, from its stage 1:
     focus grpo
+
+Train on short videos, where the reward rises within minutes; `make train` runs this command:
     focus grpo --preset tracks
+
+Train your own policy, which must already answer in the format, such as one trained by `focus sft`:
     focus grpo --init-from runs/my-sft/checkpoints/final
 
 On real frames in GOT-10k's layout:
@@ -16,8 +18,8 @@ The paper's settings, after its stage 1, on a cluster of 16 GPUs:
         --init-from runs/my-7b/checkpoints/final
 
 Results: runs/<name>/ with metrics.jsonl, summary.json, samples/validation.png (supports, target, answers before and
-after) and checkpoints/final, a policy in transformers' format. `--resume runs/<name>` goes on after an interruption.
-SIGTERM and Ctrl-C end a run after the iteration that is going on, with a checkpoint, and exit codes 143 and 130.
+after) and checkpoints/final, a policy in transformers' format. `--resume runs/<name>` continues after an interruption.
+SIGTERM and Ctrl-C end a run after the current iteration, with a checkpoint, and with exit codes 143 and 130.
 """
 
 from __future__ import annotations
@@ -81,7 +83,7 @@ class ClusterArguments(RayArguments):
     """GPUs of each training process, fractions allowed."""
 
     def needs(self) -> list[Need]:
-        """Return what a run asks Ray for; the process of the command samples and trains where no other does."""
+        """Return the resources that a run asks of Ray; without other processes, the command samples and trains."""
         return [
             Need(
                 setting="num_gpus_per_env_runner",
@@ -103,7 +105,7 @@ class ClusterArguments(RayArguments):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingArguments(Settings):
-    """All that decides a training by GRPO, but for the reward, the seed and the processes that share the work."""
+    """All settings of a GRPO training, except for the reward, the seed and the processes that share the work."""
 
     data: TrainingDataArguments = TrainingDataArguments()
     model: ModelArguments = ModelArguments(model="focus-small-sft")
@@ -114,11 +116,11 @@ class TrainingArguments(Settings):
     validation: GRPOSchedule = GRPOSchedule()
 
     def plan(self, *, reward: str, seed: int) -> GRPOPlan:
-        """Load all that a run needs but its model's weights.
+        """Load all that a run needs, except for the model's weights.
 
         Args:
-            reward: As `load_reward` takes it.
-            seed: Of sampling, shuffling and new weights.
+            reward: A reward as for `load_reward`.
+            seed: Seed of sampling, shuffling and new weights.
 
         Raises:
             ValueError: If an argument is out of its range.
@@ -150,8 +152,8 @@ class Args(TrainingArguments):
     """Stage 2: GRPO of a localization policy."""
 
     preset: Literal["default", "tracks", "paper"] = "default"
-    """Defaults of all other flags: default suits the small model; tracks is the same on short videos, from a short
-    stage 1, where the gain shows in minutes; paper is FOCUS's stage 2 with a 7B model."""
+    """Defaults of all other flags. default suits the small model. tracks trains on short videos, from a short stage 1,
+    and gains within minutes. paper is FOCUS's stage 2 with a 7B model."""
     reward: RewardText = "iou:1,format:0.5"
     seed: Seed = 0
     """Seed of sampling, shuffling and new weights."""
@@ -183,7 +185,7 @@ PRESETS: Mapping[str, Args] = {
         learning=LearningSettings(micro_batch_groups=1, lr=1e-5, warmup=0.01, cooldown=0.99, lr_end=0.0, grad_clip=1.0),
     ),
 }
-"""What is known of the paper's settings (its table 7), and of the code that it names."""
+"""Presets by name. "paper" has the known settings of the paper (its table 7), and of the code that it names."""
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-r"""Our episodes as a task of lmms-eval and as a data set of VLMEvalKit, which ask many models many benchmarks.
+r"""Write our episodes as a task of lmms-eval and a data set of VLMEvalKit, two harnesses for many models.
 
-How to run; it writes a folder that both harnesses read:
+How to run; the command writes a folder that both harnesses read:
     focus harness --dataset lasot --data-root /data/lasot --split iploc_test --protocol iploc --shots 4 \
         --output runs/harness/focus_lasot_4_shot
 
@@ -10,8 +10,8 @@ Then, with lmms-eval or a clone of VLMEvalKit:
     python -m focus_agents.integrations.vlmevalkit runs/harness/focus_lasot_4_shot VLMEvalKit/run.py \
         --model Qwen2.5-VL-7B-Instruct
 
-Prompts, parser and scores are those of `focus evaluate`. Boxes are in the template's own unit; for a model that writes
-another, name that by `--frame`. The words of a template of your own are written into the folder.
+Prompts, parser and scores are those of `focus evaluate`. Boxes are in the template's own unit; if a model writes
+another unit, name that unit by `--frame`. The words of your own template are written into the folder.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from focus_env.boxes import CoordinateFrame
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Settings):
-    """Our episodes for other harnesses."""
+    """Write our episodes for other harnesses."""
 
     data: DataArguments = DataArguments(split="test", protocol="focus")
     shots: Annotated[int, Ceiling(256)] = 4
     """Support pictures per episode, at least 1."""
     num_episodes: Annotated[int, Ge(1)] = 512
-    """Episodes, from the split's front; fewer if it has fewer."""
+    """Number of episodes, from the front of the split; fewer if the split has fewer."""
     template: str = "default"
     """Prompt wording."""
     frame: Annotated[
@@ -51,7 +51,7 @@ class Args(Settings):
     max_completion_tokens: Annotated[int, Ge(1)] = MAX_COMPLETION_TOKENS
     """Tokens at which an answer is cut."""
     output: Path = Path("runs/harness/focus")
-    """Folder to write; its name becomes the task's. Other files in it stay."""
+    """Folder to write; its name becomes the name of the task. Other files in the folder stay."""
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """`--help` as text that flows: paragraphs are as wide as the terminal, whatever the width of the source is.
 
-The parser's library joins two lines of a docstring only where the second begins with a letter, without indentation, so
-the lines of a setting's docstring stay as the source has them; and it prints a command's description without a width.
-Here both are done by paragraphs. Indented lines, which are commands to paste, and lists stay as they are written.
+The parser's library joins two lines of a docstring only if the second begins with a letter, without indentation. So the
+lines of a setting's docstring stay as in the source. The library also prints a command's description without a width.
+This module does both by paragraphs. Indented lines, which are commands to paste, and lists stay as they are written.
 """
 
 from __future__ import annotations

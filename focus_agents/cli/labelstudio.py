@@ -1,12 +1,12 @@
-r"""Boxes proposed in Label Studio: all pictures of a project, from those that are labelled so far.
+r"""Propose boxes in Label Studio for all pictures of a project, from the pictures that are labelled so far.
 
 How to run, beside a Label Studio on this machine; then connect http://localhost:9090 in the project's settings, Model:
     focus labelstudio
     focus labelstudio --policy vlm:focus-small --url https://labels.example.org --data-root /data/pictures
 
-A token of Label Studio's API in the environment as LABEL_STUDIO_API_KEY lets it read pictures that were uploaded there,
-and the boxes that were labelled before it was connected. It listens on this machine alone; --host 0.0.0.0 lets others
-ask it, without a password. Ctrl-C ends it.
+With a token of Label Studio's API in LABEL_STUDIO_API_KEY, the backend can read pictures that were uploaded there,
+and the boxes that were labelled before the connection. The backend listens on this machine alone; --host 0.0.0.0 opens
+it to others, without a password. Ctrl-C ends the program.
 """
 
 from __future__ import annotations
@@ -41,25 +41,26 @@ POLICY_HELP = f"None: the best for these pictures that needs no download, which 
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Settings):
-    """Boxes proposed in Label Studio, from those that are labelled so far."""
+    """Propose boxes in Label Studio, from those that are labelled so far."""
 
     url: str = "http://localhost:8080"
-    """Address of Label Studio; pictures are fetched from it, and from nowhere else."""
+    """Address of Label Studio, the only address from which pictures are fetched."""
     data_root: Path | None = None
-    """Folder of its local files, LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT there; None: they are asked of it, too."""
+    """Folder of Label Studio's local files, its LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT; None: fetch local files from
+    --url, too."""
     host: str = "127.0.0.1"
-    """Address to listen on; 127.0.0.1 is that of this machine alone."""
+    """Address to listen on; only this machine can reach 127.0.0.1."""
     port: Annotated[int, Ge(0), Le(65535)] = 9090
-    """Port; 0: any free one."""
+    """Port; 0: any free port."""
     shots: Annotated[int, Ge(1)] = DEFAULT_SHOTS
-    """Most labelled boxes that a model is shown of a label, spread evenly."""
+    """Most labelled boxes of a label to show to a model, spread evenly."""
     min_score: Annotated[float, Ge(0), Le(1)] | None = None
-    """Boxes of a lower score are not proposed; see docs/finding.md. None: all are."""
+    """Boxes of a lower score are not proposed; see docs/finding.md. None: propose all boxes."""
     batch_size: Annotated[int, Ge(1)] = DEFAULT_BATCH_SIZE
-    """Pictures that are asked about together."""
+    """Pictures that the policy answers together."""
     calibration: Path | None = None
-    """File `calibration/<cell>.json` of an evaluation of --policy, by which scores of boxes become the probabilities
-    that they are right; None: scores are as the policy gives them."""
+    """File `calibration/<cell>.json` of an evaluation of --policy, which turns scores of boxes into probabilities of
+    being right; None: keep the policy's scores."""
     policy: Annotated[str | None, tyro.conf.arg(help=POLICY_HELP)] = None
     policies: PolicyArguments = PolicyArguments()
 

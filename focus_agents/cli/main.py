@@ -22,7 +22,7 @@ from focus_agents.runs.output import guard_output
 
 HELP = {"-h", "--help"}
 EXTRA = "train"
-"""The extra of the package that brings whatever a command imports."""
+"""The extra of the package with everything that a command imports."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Command:
     """One command.
 
     Attributes:
-        name: How it is called, `focus NAME`.
+        name: The name in `focus NAME`.
         module: The module of its function `main`, which reads `sys.argv`.
         help: A line for `focus --help`.
     """
@@ -44,9 +44,9 @@ COMMANDS = {
     command.name: command
     for command in (
         Command("demo", "focus_agents.cli.demo", "find an object in a picture, given pictures with a box around it"),
-        Command("find", "focus_agents.cli.find", "find objects in many pictures or a video, and write what tools read"),
+        Command("find", "focus_agents.cli.find", "find objects in many pictures or a video, and write annotations"),
         Command("app", "focus_agents.cli.app", "open a page on which to draw a box, and see where the object is"),
-        Command("evaluate", "focus_agents.cli.evaluate", "score policies on episodes that they have not seen"),
+        Command("evaluate", "focus_agents.cli.evaluate", "score policies on unseen episodes"),
         Command("sft", "focus_agents.cli.sft", "train, stage 1: supervised fine-tuning with attention loss"),
         Command("grpo", "focus_agents.cli.grpo", "train, stage 2: GRPO on RLlib"),
         Command("pretrain", "focus_agents.cli.pretrain", "train the small base model that stage 1 starts from"),
@@ -59,14 +59,16 @@ COMMANDS = {
         Command("rewards", "focus_agents.cli.rewards", "compare rewards by the policies that they train"),
         Command("ablation", "focus_agents.cli.ablation", "run the paper's ablation on synthetic scenes"),
         Command("paper", "focus_agents.cli.paper", "print the paper's tables for the policies and data on this disk"),
-        Command("recipe", "focus_agents.cli.recipe", "run the commands of a table, or show what they take"),
+        Command("recipe", "focus_agents.cli.recipe", "run the commands of a table, or show their cost"),
         Command("harness", "focus_agents.cli.harness", "write our episodes as a task of lmms-eval and VLMEvalKit"),
         Command("plot", "focus_agents.cli.plot", "draw the curves of runs side by side"),
         Command("monitor", "focus_agents.cli.monitor", "show the runs on a Ray cluster by Prometheus and Grafana"),
         Command("report", "focus_agents.cli.report", "write a run, or several side by side, as one HTML file"),
         Command("tensorboard", "focus_agents.cli.tensorboard", "open TensorBoard on runs"),
         Command(
-            "doctor", "focus_agents.cli.doctor", "see whether a model, data and a prompt fit, before a GPU is paid for"
+            "doctor",
+            "focus_agents.cli.doctor",
+            "check whether a model, data and a prompt fit together, before you pay for a GPU",
         ),
         Command("export", "focus_agents.cli.export", "write a policy as a folder that transformers and vLLM load"),
         Command("push", "focus_agents.cli.push", "share a policy on the hub, with a card"),

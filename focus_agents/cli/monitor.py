@@ -1,13 +1,13 @@
-"""Write what Prometheus and Grafana need to show the runs on a Ray cluster, and print how to start both.
+"""Write the settings with which Prometheus and Grafana show the runs on a Ray cluster, and print how to start both.
 
-How to run, while a run goes on in another terminal; then with the folder of the run, if several clusters are up:
+How to run, during a run in another terminal; if several clusters run, name the folder of the run:
     focus monitor
     focus monitor runs/my-run
 
 On the head of a cluster of several machines:
     focus monitor auto --output-dir monitoring
 
-Nothing is started, and both servers will listen on this machine only.
+The command starts nothing, and both servers will listen on this machine only.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ class Args(Settings):
     """Show the runs on a Ray cluster by Prometheus and Grafana."""
 
     cluster: tyro.conf.Positional[str | None] = None
-    """Folder of a run, folder of a session of Ray, or address of a cluster, HOST:PORT, or auto for the one that was
-    started last. Its head is on this machine. None: the only cluster that runs here."""
+    """Folder of a run, folder of a session of Ray, or address of a cluster: HOST:PORT, or auto for the cluster that
+    started last. The head of the cluster is on this machine. None: the only cluster that runs here."""
     output_dir: Path | None = None
     """Folder to write; None: monitoring/ in the folder of the run, or here."""
     prometheus_port: Port = 9090
-    """Port that Prometheus is to listen at."""
+    """Port of Prometheus."""
     grafana_port: Port = 3000
-    """Port that Grafana is to listen at."""
+    """Port of Grafana."""
     scrape_seconds: Annotated[int, Ge(1)] = 10
-    """Seconds between two looks of Prometheus; Ray itself reports every 10."""
+    """Seconds between two readings of Prometheus; Ray itself reports every 10 seconds."""
 
 
 def main() -> None:

@@ -1,17 +1,17 @@
-r"""The paper's tables for the policies and the data that are on this disk, beside its own rows, marked as published.
+r"""Print the paper's tables for the policies and the data on this disk, beside the paper's rows, marked as published.
 
-How to run (what would be evaluated, by which commands, and how long it takes; then the table):
+How to run (first the evaluations with their commands and their time, then the table):
     focus paper --data-root /data --policy vlm:runs/my-7b/checkpoints/final dino_match owlv2 --dry-run
     focus paper --data-root /data --policy vlm:runs/my-7b/checkpoints/final dino_match owlv2
 
-The published rows alone, and whatever was answered before; those of the ablations:
+Print the published rows and the existing answers, without evaluating; then those of the ablations:
     focus paper
     focus paper --table 5 6
 
---data-root is a folder with one for each data set by its name: tao, got10k, lasot, perseg. Rows and columns that lack
-weights or data are named with the file that is missing. A figure stands in the table only where its episodes are those
-of the paper, as far as their numbers and names show. Answers go to --output-dir as those of `focus evaluate` do, which
-adds rows to the same table; nothing is answered twice.
+--data-root is a folder with a folder for each data set by its name: tao, got10k, lasot, perseg. Rows and columns that
+lack weights or data are named with the missing file. A figure is in the table only if its episodes are those of the
+paper, as far as their numbers and names show. Answers go to --output-dir as those of `focus evaluate` do, which adds
+rows to the same table; no episode is answered twice.
 """
 
 from __future__ import annotations
@@ -53,26 +53,27 @@ ABSENT = {"lasot": "nearest"}
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Settings):
-    """The paper's tables for the policies and the data that are on this disk."""
+    """Print the paper's tables for the policies and the data on this disk."""
 
     policy: Annotated[tuple[str, ...], tyro.conf.arg(help=policies_help())] = ()
     data_root: Path | None = None
-    """Folder with one for each data set by its name: tao, got10k, lasot, perseg."""
+    """Folder with a folder for each data set by its name: tao, got10k, lasot, perseg."""
     table: tuple[Literal[1, 2, 3, 4, 5, 6], ...] = (1, 2)
-    """The paper's tables; 1 has the rows of 3 and 4 as well. 5 and 6 are of TAO at 4 shots after stage 1 alone: layers,
-    and mu and beta, of the attention loss."""
+    """Tables of the paper. Table 1 also has the rows of 3 and 4. Tables 5 (layers of the attention loss) and 6 (its mu
+    and beta) are on TAO at 4 shots after stage 1 alone."""
     shots: tuple[Annotated[int, Ge(1), Ceiling(256)], ...] = ()
-    """Numbers of supports to ask at; None: those of the table."""
+    """Numbers of supports; None: those of the table."""
     output_dir: Path = Path("runs/paper")
-    """Folder of the answers; one that is there already is gone on with."""
+    """Folder of the answers; an existing folder continues."""
     flags: str = ""
-    """Further flags of `focus evaluate` as one text, behind an equals sign: --flags="--precision bf16"."""
+    """Further flags of `focus evaluate` as one text, after an equals sign: --flags="--precision bf16"."""
     num_episodes: Annotated[int, Ge(1)] = 1024
-    """Most episodes of a data set. With fewer than it has they are not the published ones, and stand in no table."""
+    """Most episodes of a data set. With fewer than the data set has, the figures are in no table, since the episodes
+    are not the published ones."""
     max_completion_tokens: Annotated[int, Ge(1)] = MAX_COMPLETION_TOKENS
     """Tokens at which an answer is cut."""
     dry_run: bool = False
-    """Say what would be evaluated, by which commands and how long, and evaluate nothing."""
+    """Print the evaluations, their commands and their time, and evaluate nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,10 +81,10 @@ class Column:
     """A data set of the paper.
 
     Attributes:
-        name: As the package has it.
-        title: As the paper has it.
-        num_episodes: By number of shots, the episodes that can be read.
-        missing: Why none can; "": they can.
+        name: Name in the package.
+        title: Title in the paper.
+        num_episodes: Number of episodes that can be read, by number of shots.
+        missing: Why no episode can be read; "": episodes can be read.
     """
 
     name: str

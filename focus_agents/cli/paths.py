@@ -1,4 +1,4 @@
-"""Paths on a command line: the user's home in place of a tilde, and a look at whether anything can lie there."""
+"""Paths on a command line: the user's home in place of a tilde, and a check whether a file can be there."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Draw the curves of runs side by side: what each is, its start, end and best value, in panels of a page's width.
+"""Draw the curves of runs side by side, each with its meaning, start, end and best value, in panels of a page's width.
 
 How to run, on runs of any kind, or on a folder of them:
     focus plot runs/my-grpo
     focus plot runs/ablation --output ablation.pdf
     focus plot runs/plain-0 runs/plain-1 runs/loss-0 runs/loss-1 --metrics lm_loss support_mass/0
 
-Runs whose settings differ in the seed alone share a colour; the legend names the settings that differ.
+Runs whose settings differ only in the seed share a colour; the legend names the settings that differ.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ class Args(Settings):
     """Draw the curves of runs side by side."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders, or folders of such."""
+    """Run folders, or folders of run folders."""
     metrics: tuple[str, ...] = ()
-    """Metrics to draw; default: the usual ones of those that the runs have logged. A layer or a term of the reward is
-    named by a slash: support_mass/0, reward/iou."""
+    """Metrics to draw; default: the usual metrics that the runs have logged. A slash names a layer or a term of the
+    reward: support_mass/0, reward/iou."""
     output: Path = Path("runs/curves.png")
     """File of the picture; its ending decides the format: png, svg or pdf."""
     window: Annotated[int, Ge(1)] = 25
     """Lines of metrics.jsonl that are averaged."""
     start: Annotated[int, Ge(0)] = 0
-    """Steps up to here are not drawn."""
+    """Step after which curves start."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Presets of both stages: the one that a command line names, and what the paper's stages have in common."""
+"""Presets of both stages: the preset that a command line names, and the settings that the paper's stages share."""
 
 from __future__ import annotations
 

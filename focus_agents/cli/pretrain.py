@@ -1,17 +1,17 @@
-"""Before stage 1: pretrain the small base model, which names single objects and finds them by name.
+"""Pretrain the small base model of stage 1, which names single objects and finds them by name.
 
 How to run (about 25 minutes on one CPU core):
     focus pretrain --name my-base
 
-A base whose boxes' text holds how the object looks, from one that exists (10 minutes), and its control, as many steps
-without the heads:
+Train a base whose box text holds the look of the object, from an existing base (10 minutes), and its control, with as
+many steps without the heads:
     focus pretrain --name my-base-how --init-from focus-small-base --num-steps 1300 --seed 1 --name-weight 1
     focus pretrain --name my-base-more --init-from focus-small-base --num-steps 1300 --seed 1
 
-It has a prior of what objects are, as a model of the hub has, and has never seen an in-context episode. Results:
+The base has a prior of objects, as a model of the hub has, and has never seen an in-context episode. Results:
 runs/<name>/ with metrics.jsonl, summary.json and checkpoints/final, a model that `focus sft` takes as --init-from. The
 linear probe at the end says at which tokens and layers the colour of a boxed object can be read; `focus probe` does the
-same for any model. `--resume runs/<name>` goes on after an interruption.
+same for any model. `--resume runs/<name>` continues after an interruption.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from focus_env.errors import FocusError
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Settings):
-    """Pretraining of the small base model."""
+    """Pretrain the small base model."""
 
     learning: PretrainingConfig = PretrainingConfig()
     probe: ProbeSettings = ProbeSettings()

@@ -1,12 +1,12 @@
-"""Read by a linear probe where a model's hidden states hold the ground colour of the object in a support box.
+"""Find by a linear probe where a model's hidden states hold the ground colour of the object in a support box.
 
 How to run:
     focus probe --model focus-small-base
     focus probe --model runs/my-base/checkpoints/final --output probe.json
     focus probe --model Qwen/Qwen2-VL-2B-Instruct --probe-image-size 224
 
-For the embedding and each layer, four places are read: the box's numbers, its last number, the end of its text, and the
-mean over its region of the picture. `focus pretrain` does the same at its end.
+For the embedding and each layer, the probe reads four places: the box's numbers, its last number, the end of its text,
+and the mean over its region of the picture. `focus pretrain` does the same at its end.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ class Args(Settings):
     """Read a model's hidden states by a linear probe."""
 
     model: str = "focus-small-base"
-    """Model or adapter: a folder or a name on the hub, as other commands take it."""
+    """Model or adapter: a folder or a name on the hub, as in other commands."""
     base_model: str | None = None
-    """Model below the adapter; None: the one that the adapter names."""
+    """Base model of the adapter; None: the base that the adapter names."""
     template: TemplateName = None
     frame: FrameName = None
     max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Most tokens per picture, larger ones are scaled down; None: what the model's image processor says."""
+    """Most tokens per image; larger images are scaled down. None: the limit of the model's image processor."""
     probe: ProbeSettings = ProbeSettings()
     device: str = "auto"
-    """Where to compute: cpu, cuda, cuda:1; auto takes a GPU where there is one."""
+    """Device to compute on: cpu, cuda, cuda:1; auto takes a GPU if there is one."""
     precision: Precision = "fp32"
     """bf16 holds the weights in bfloat16, and computes in it."""
     output: Path | None = None
-    """File for the figures in JSON; None: none is written."""
+    """File for the figures in JSON; None: write no file."""
 
 
 def main() -> None:

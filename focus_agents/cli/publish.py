@@ -3,7 +3,7 @@
 How to run:
     focus publish --run runs/base --name focus-small-base --commit 1234abc
 
-The card holds the run's settings as they were, the scores of the very weights that are published, and their limits.
+The card holds the settings of the run, the scores of the published weights, and their limits.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ class Args(Settings):
     run: Path
     """Folder of the run."""
     name: str
-    """One of the models that come with the package."""
+    """Name of a model that comes with the package."""
     commit: str
-    """Short hash of the commit that the run was made at."""
+    """Short hash of the commit at which the run was made."""
     num_episodes: Annotated[int, Ge(1)] = 1000
-    """Test episodes that the published weights are scored on."""
+    """Test episodes for the score of the published weights."""
 
 
 def main() -> None:

@@ -32,13 +32,13 @@ class Args(Settings):
     to: str
     """The repository's name on the hub, OWNER/NAME."""
     public: bool = False
-    """Let everybody see it."""
+    """Make the model public."""
     revision: str | None = None
     """Branch to write to; None: main."""
     message: str = "A policy trained by focus-localization"
     """Message of the commit."""
     scores: tuple[Path, ...] = ()
-    """Folders of evaluations, whose tables a new card shows; a card that lies in the folder is taken as it is."""
+    """Folders of evaluations, whose tables a new card shows; an existing card in the folder is used unchanged."""
     dry_run: bool = False
     """Show the card and the files, and send nothing."""
 

@@ -28,11 +28,11 @@ class Session:
     """A session of Ray whose head runs on this machine.
 
     Attributes:
-        folder: Where its files are.
-        address: Where it is joined, HOST:PORT.
-        started: When, in seconds since the epoch.
-        user: Who has started it; empty: nobody knows.
-        home: The home directory that it was started with, likewise.
+        folder: Folder of its files.
+        address: Address to join, HOST:PORT.
+        started: Time of its start, in seconds since the epoch.
+        user: User who has started the session; empty: not known.
+        home: Home directory at its start; empty: not known.
     """
 
     folder: Path

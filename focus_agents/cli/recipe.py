@@ -1,19 +1,19 @@
-r"""Recipes: files of commands that make a table, run one after the other, or shown with what they cost.
+r"""Run or show recipes: files of commands that make a table, one after the other, with their cost.
 
-How to run (the recipes that there are; what one of them would run, and on which GPUs it fits):
+How to run (list all recipes; show the commands of one, and the GPUs on which they fit):
     focus recipe
     focus recipe table1 --dry-run
 
-All of its steps, with data where they lie; after a stop the same command goes on:
+Run all steps, with the folders of data; after a stop, repeat the same command to continue:
     focus recipe table1 --set tao=/data/tao got10k=/data/got10k lasot=/data/lasot
 
-One of them, or a file of your own:
+Run one step, or show a file of your own:
     focus recipe table1 --only sft
     focus recipe my-recipe.yaml --dry-run
 
-GPUs, memory and hours are computed from the settings and from data sheets; nothing of them is measured. A step that
-fails ends the recipe with its exit code. A training that is done is passed over, one that was stopped is resumed, and
-evaluations answer what is missing.
+GPUs, memory and hours are computed from the settings and from data sheets, not measured. A failed step ends the recipe
+with its exit code. A finished training is skipped, a stopped training is resumed, and evaluations answer the missing
+episodes.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class Args(Settings):
     """Run the commands of a recipe, or show them."""
 
     recipe: tyro.conf.Positional[str] = ""
-    """Name of a file in experiments/recipes, or a file; without it, the recipes that there are."""
+    """Name of a file in experiments/recipes, or a file; without it, list all recipes."""
     dry_run: bool = False
-    """Show what would run and what it takes, and run nothing."""
+    """Show the commands and their cost, and run nothing."""
     set: tuple[str, ...] = ()
     """Values of the recipe's variables, as in tao=/data/tao."""
     only: tuple[str, ...] = ()
@@ -67,14 +67,14 @@ class Args(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A step that can run: its command was read by its own parser.
+    """A step that can run: the command's own parser has read it.
 
     Attributes:
         step: The step.
         words: Its command.
         state: "new", "done" or "stopped".
-        folder: Of a training, where it goes.
-        count: What it takes, if that is known.
+        folder: Folder of a training.
+        count: Cost of the step, if known.
     """
 
     step: Step

@@ -1,4 +1,4 @@
-"""A recipe's commands, read by the parsers that will read them, and counted: GPUs, memory, hours."""
+"""Read a recipe's commands by their own parsers, and estimate their cost: GPUs, memory, hours."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ OWN_MODELS = ("focus-small", "tiny", "small")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Count:
-    """The memory and time that a command takes, by count; nothing of it was measured.
+    """The memory and time of a command, estimated and not measured.
 
     Attributes:
-        num_gpus: All GPUs that its processes have.
-        gigabytes: Memory of the GPU that holds most, in 1e9 bytes.
-        hours: By its operations, on these GPUs.
-        rest: What is not in the count.
+        num_gpus: Number of GPUs of all its processes.
+        gigabytes: Memory of the fullest GPU, in 1e9 bytes.
+        hours: Hours on these GPUs, by the number of operations.
+        rest: Costs that the estimate leaves out.
     """
 
     num_gpus: float
@@ -100,7 +100,7 @@ def check_order(recipe: Recipe, steps: Sequence[tuple[Step, list[str], Path | No
             for path, writer in later.items():
                 if _is_within(word, path) and not os.path.exists(path):
                     raise ValueError(
-                        f"{recipe.path}, step {step.name!r}: expected what an earlier step writes, got {word}, which "
+                        f"{recipe.path}, step {step.name!r}: expected the output of an earlier step, got {word}, which "
                         f"step {writer.name!r} is going to write; move that before this one"
                     )
         if folder is not None:

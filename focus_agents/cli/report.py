@@ -4,9 +4,9 @@ How to run:
     focus report runs/my-run
     focus report runs/with runs/without --output compared.html
 
-Each run writes its own `report.html` while it goes on, so this is for older runs and for several. It shows the curves,
-sampled groups and validation episodes with their pictures, warnings, settings and code. Pictures that a run did not
-keep are drawn from its data set, if that is at hand.
+Each run writes its own `report.html` during training, so this command is for older runs and for several. The report
+shows the curves, sampled groups and validation episodes with their pictures, warnings, settings and code. Pictures that
+a run did not keep are drawn from its data set, if the data set is available.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def load_reward(text: str) -> WeightedReward:
         raise ValueError(f"reward {text}: expected lines such as 'iou: 1' and 'iou_at(0.5): 0.5', got something else")
     terms = [term.value for term, _ in pairs]
     if twice := sorted({term for term in terms if terms.count(term) > 1}):
-        raise ValueError(f"reward {text}: the term {twice[0]!r} stands twice; give it one weight")
+        raise ValueError(f"reward {text}: the term {twice[0]!r} appears twice; give it one weight")
     try:
         return _worth_something(WeightedReward.from_mapping({term.value: weight.value for term, weight in pairs}), text)
     except ValueError as error:

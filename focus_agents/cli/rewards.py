@@ -1,14 +1,14 @@
 """Train the same start by several rewards, with several seeds each, and compare them in one report.
 
-How to run (20 to 40 minutes on 2 cores; what is done already is not done again, so an interrupted call is repeated):
+How to run (20 to 40 minutes on 2 cores; finished runs are not repeated; after an interruption, repeat the command):
     focus rewards
     focus rewards --rewards "iou:1,format:0.5" "giou:1,format:0.5" "iou:1,format:0.5,copy:0.5" --seeds 0 1 2
 
-The default compares three rewards with three controls, which pay for something else than right boxes and must lose,
-where GRPO has something to gain: on short videos, from a short stage 1, as `focus grpo --preset tracks`.
+The default compares three rewards with three controls, which pay for something else than right boxes and must lose. The
+runs are on short videos, from a short stage 1, as `focus grpo --preset tracks`, where GRPO has room to gain.
 
-A reward means what it means for `focus grpo`: the name of a term alone is that term alone. Each run of GRPO is a trial
-of Ray Tune; as many go at once as there are cores or GPUs. Results: --output-dir with a folder for each run, and in
+A reward is written as for `focus grpo`: the name of a single term means that term alone. Each run of GRPO is a trial of
+Ray Tune; as many run at once as there are cores or GPUs. Results: --output-dir with a folder for each run, and in
 --report-dir rewards_report.md, .html (one file with its pictures) and .json.
 """
 
@@ -53,17 +53,17 @@ class Args(TrainingArguments):
     rewards: tuple[str, ...] = (
         "iou:1,format:0.5", "giou:1,format:0.5", "piecewise:1,format:0.5", "format", "random(0)", "area",
     )  # fmt: skip
-    """Rewards that are compared: specs or YAML files, as `focus grpo` takes them."""
+    """Rewards to compare: specs or YAML files, as for `focus grpo`."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
-    """Of training."""
+    """Seeds of the trainings."""
     cpus_per_run: Annotated[int, Ge(1)] = 1
     """CPU cores of each run."""
     gpus_per_run: Annotated[float, Ge(0)] = 0.0
     """GPUs of each run, fractions allowed."""
     output_dir: Path = Path("runs/rewards")
-    """Where runs go; what lies there is not run again."""
+    """Folder of the runs; finished runs in it are not repeated."""
     report_dir: Path | None = None
-    """Where the report goes; None: --output-dir."""
+    """Folder of the report; None: --output-dir."""
     data: TrainingDataArguments = TRACKS.data
     model: ModelArguments = TRACKS.model
     sampling: SamplingSettings = TRACKS.sampling

@@ -1,4 +1,4 @@
-"""Choose a run's folder, and the settings of a resumed run: flags beside `--resume` are obeyed, or refused by name."""
+"""Choose a run's folder, and the settings of a resumed run: flags beside `--resume` have an effect or are refused."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class RunArguments(Settings):
     name: str | None = None
     """Name of the run's folder; None: the command and the time of the start."""
     output_dir: Path = Path("runs")
-    """Where run folders go."""
+    """Folder of the run folders."""
     resume: Path | None = None
-    """Folder of a run to go on with, with that run's own arguments; with a larger number of steps or iterations, the
-    run becomes longer. Flags that would change it otherwise are refused."""
+    """Folder of a run to continue, with that run's own arguments. A larger number of steps or iterations makes the run
+    longer. Other flags that would change the run are refused."""
 
     def path(self, prefix: str) -> Path:
         """Return the run's folder: the one to go on with, by its name, or by the time at which it starts."""
@@ -220,7 +220,7 @@ def check_length(run: RunDirectory, name: str, length: int, *, old: int) -> None
         ValueError: If it is as long already, or has stopped by itself before.
     """
     if length <= (run.num_done or 0):
-        raise ValueError(f"{name}: expected more than the {run.num_done} that {run.path} has behind it, got {length}")
+        raise ValueError(f"{name}: expected more than the {run.num_done} that {run.path} has done, got {length}")
     if stopped := stopped_early(run, name, old):
         raise ValueError(
             f"{name}: {run.path} stopped early, at {stopped} of {old}, by its `patience`, and would at once again; "

@@ -1,9 +1,9 @@
 r"""Stage 1: supervised fine-tuning with attention loss, on this machine or on a Ray cluster.
 
-How to run:
+Train the small model that comes with the package:
     focus sft --name my-sft
 
-Without the attention loss, or as the baseline that names the object (IPLoc):
+Train without the attention loss, or as the baseline whose prompt names the object (IPLoc):
     focus sft --beta 0
     focus sft --beta 0 --template iploc
 
@@ -12,7 +12,7 @@ The paper's settings, on a cluster:
         --data-root /data/got10k
 
 Results: runs/<name>/ with metrics.jsonl, summary.json, samples/validation.png and checkpoints/final, a policy in
-transformers' format, which `focus grpo` takes as --init-from. `--resume runs/<name>` goes on after an interruption.
+transformers' format, which `focus grpo` takes as --init-from. `--resume runs/<name>` continues after an interruption.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ class ClusterArguments(RayArguments):
     num_workers: Annotated[int, Ge(0)] = 1
     """Processes that train; 0 trains in this process, for debugging."""
     use_gpu: bool = False
-    """Give each of them a GPU."""
+    """Give each training process a GPU."""
     max_failures: Annotated[int, Ge(0)] = 2
-    """How often workers are started again from the last checkpoint after one has died."""
+    """How often the workers restart from the last checkpoint after one has died."""
 
     def needs(self) -> list[Need]:
-        """Return what a run asks Ray for; Ray that is started here has a core for each worker."""
+        """Return the resources that a run asks of Ray; a Ray started here has a core for each worker."""
         return [
             Need(
                 setting="num_workers",
@@ -90,7 +90,7 @@ class Args(Settings):
     """Stage 1: supervised fine-tuning of a localization policy."""
 
     preset: Literal["default", "paper"] = "default"
-    """Defaults of all other flags: default suits the small model; paper is FOCUS's table 7 with a 7B model."""
+    """Defaults of all other flags. default suits the small model. paper is FOCUS's table 7 with a 7B model."""
     data: TrainingDataArguments = TrainingDataArguments()
     model: ModelArguments = ModelArguments(model="focus-small-base")
     finetuning: FinetuningSettings = FinetuningSettings()
@@ -140,7 +140,7 @@ PRESETS: Mapping[str, Args] = {
         validation=SFTSchedule(max_completion_tokens=50, validation_interval=32, checkpoint_interval=8),
     ),
 }
-"""What is known of the paper's settings, its code's where the two differ."""
+"""Presets by name. "paper" has the paper's known settings, those of its code where the two differ."""
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""Open TensorBoard on runs: their curves and pictures in a browser, while they go on and after.
+"""Open TensorBoard on runs: their curves and pictures in a browser, during the runs and later.
 
-How to run, on all runs of the folder runs, and on two of them side by side:
+How to run, on all runs in the folder runs, and on two of them side by side:
     focus tensorboard
     focus tensorboard runs/a runs/b
 
@@ -40,9 +40,9 @@ class Args(Settings):
     runs: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),)
     """Run folders, or folders of runs."""
     host: str = "127.0.0.1"
-    """Address to listen on; 127.0.0.1 is that of this machine alone."""
+    """Address to listen on; only this machine can reach 127.0.0.1."""
     port: Annotated[int, Ge(0), Le(65535)] | None = None
-    """Port; None: 6006, or the next free one; 0: any free one."""
+    """Port; None: 6006, or the next free port; 0: any free port."""
 
 
 def main() -> None:

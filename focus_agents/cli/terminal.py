@@ -1,4 +1,4 @@
-"""Print as much of a training in the terminal as is asked for, and last lines that `grep` finds by their first word."""
+"""Print a training in the terminal, as verbosely as you ask, with last lines that `grep` finds by their first word."""
 
 from __future__ import annotations
 

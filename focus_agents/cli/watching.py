@@ -1,4 +1,4 @@
-"""Choose the places that show a run while it goes on."""
+"""Choose the places that show a run during training."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ TENSORBOARD: Final = "tensorboard"
 
 @dataclass(frozen=True, kw_only=True)
 class WatchArguments(Settings):
-    """The places that show the run while it goes on; metrics.jsonl and metrics.csv are always written."""
+    """The places that show the run during training; metrics.jsonl and metrics.csv are always written."""
 
     log_to: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = (TENSORBOARD,)
-    """Where curves and pictures go. tensorboard: files in the run's folder, which `focus tensorboard` opens; wandb,
+    """Places for curves and pictures. tensorboard: files in the run's folder, which `focus tensorboard` opens. wandb,
     mlflow, trackio: extras of the package, offline in the run's folder unless their own variables name a server.
-    Without a value: nowhere."""
+    Without a value: none."""
     log_pictures: bool = True
-    """Send pictures of validation episodes there, too."""
+    """Also send pictures of validation episodes to these places."""
 
     def check_installed(self) -> None:
         """See that what is asked for is installed, before any work.

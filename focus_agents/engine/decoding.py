@@ -1,12 +1,12 @@
-"""Decoding behind prompts that are encoded once: what is computed at each step, and where keys and values lie.
+"""Decode answers after prompts that are encoded once: the computation of each step, and the places of keys and values.
 
     decoder = start_decoding(model, prompts, num_completions, num_steps)
     hidden = decoder.hidden                     predicts the first tokens
     hidden = decoder.step(tokens)               predicts the next ones
 
-Where all layers have full attention, the answers of a prompt are columns of its row (see `shared_prefix.py`), so that
-keys and values of a prompt are there once, whatever G is. A recurrent state or a sliding window has no such columns:
-there each answer goes on from a copy of what the prompt left.
+If all layers have full attention, the answers of a prompt are columns of its row (see `shared_prefix.py`), so the keys
+and values of a prompt are stored once, whatever G is. A recurrent state or a sliding window has no such columns: there
+each answer continues from a copy of the prompt's state.
 
 Axis letters: N prompts, G completions per prompt, P prompt tokens, H hidden size.
 """

@@ -121,6 +121,6 @@ def _draw(log_probabilities: torch.Tensor, generators: Sequence[torch.Generator]
 def _check_numbers(log_probabilities: torch.Tensor) -> None:
     if bool(log_probabilities.isnan().any()):
         raise FloatingPointError(
-            "model: expected probabilities of tokens, got NaN; its weights or what it computes of the pictures are not "
+            "model: expected probabilities of tokens, got NaN; its weights or its features of the pictures are not "
             "finite: start from another checkpoint, or try `precision` fp32"
         )

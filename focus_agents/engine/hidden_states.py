@@ -1,4 +1,4 @@
-"""Hidden states of a language model, seen layer after layer while it computes: whoever looks keeps what it needs."""
+"""Observe the hidden states of a language model layer by layer during its computation; the observer keeps its part."""
 
 from __future__ import annotations
 

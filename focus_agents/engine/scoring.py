@@ -1,4 +1,4 @@
-"""Log-probabilities of given answers, with gradient: what GRPO learns from.
+"""Log-probabilities of given answers, with gradient, for the loss of GRPO.
 
     score_completions(..., shared_prefix=True)     a group is one row, its prompt and pictures are encoded once
     score_completions(..., shared_prefix=False)    each answer behind a copy of its prompt, the plain way

@@ -1,4 +1,4 @@
-"""Prompts that begin alike: their beginning is encoded once, and each of them goes on behind its keys and values.
+"""Prompts that begin alike: their beginning is encoded once, and each prompt continues from its keys and values.
 
     layers = encode_start(model, start)                      once for all prompts
     prefix = prefill_behind(model, layers, whole, rest)      each prompt's own tokens and pictures alone

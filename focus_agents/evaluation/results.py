@@ -1,11 +1,11 @@
 """Answers on disk, so that no episode is answered twice and none is lost.
 
 runs/<evaluation>/
-  config.json               what was asked: data sets, policies, and the cells of the table
-  episodes/<data>.json      digests of the episodes of a data set with a number of supports, and whose data they are
-  answers/<cell>.jsonl      one line per answered episode, in the order in which they were answered
+  config.json               the data sets, the policies, and the cells of the table
+  episodes/<data>.json      digests of the episodes of a data set with a number of supports, and the data set
+  answers/<cell>.jsonl      one line per answered episode, in the order of answering
   sheets/<cell>.png         the best, the worst and some other episodes
-  calibration/<cell>.json   how often boxes of a score are right, where there are enough with a score
+  calibration/<cell>.json   how often boxes of a score are right, if enough boxes have a score
   summary.json              every figure
   report.md, report.html    the tables
 """
@@ -220,7 +220,7 @@ class ResultsFolder:
             values = config[name].values() if isinstance(config[name], dict) else config[name]
             if not isinstance(config[name], kind) or not all(isinstance(value, dict) for value in values):
                 raise CheckpointError(
-                    f"{file}: {name}: expected what an evaluation writes there, got {config[name]!r:.80}; choose "
+                    f"{file}: {name}: expected the record of an evaluation, got {config[name]!r:.80}; choose "
                     "another `output_dir`"
                 )
         return config

@@ -1,6 +1,6 @@
 """Policies answer the cells of a table, in this process or in Ray's; the driver alone writes what they answer.
 
-Episodes are cut into chunks that do not depend on who answers them, so the number of workers changes no answer.
+Episodes are cut into chunks that do not depend on the workers, so the number of workers changes no answer.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ class _Tally:
         """Count answers, and give up where there are none.
 
         Raises:
-            PolicyError: If the first `MAX_FAILED_FIRST` answers have all failed alike.
+            PolicyError: If the first `MAX_FAILED_FIRST` answers failed alike.
         """
         failed = [record.error for record in records if record.error is not None]
         self.errors += failed
@@ -237,8 +237,8 @@ class _Tally:
         kinds = {error.partition(":")[0] for error in self.errors}
         if not self.num_answered and len(self.errors) >= MAX_FAILED_FIRST and len(kinds) == 1:
             raise PolicyError(
-                f"policy {policy!r}: the first {len(self.errors)} answers have all failed alike ({self.errors[0]}); no "
-                "more are asked. Mend it, and repeat the command"
+                f"policy {policy!r}: the first {len(self.errors)} answers failed alike ({self.errors[0]}); no "
+                "more are asked. Correct the policy, and repeat the command"
             )
 
 
@@ -294,7 +294,7 @@ def _result(call: Any, chunk: Chunk) -> list[AnswerRecord]:
         raise error.cause from error
     except RayError as error:
         raise EvaluationError(
-            f"{chunk}: its worker died {MAX_RESTARTS + 1} times ({type(error).__name__}), often for want of memory. "
+            f"{chunk}: its worker died {MAX_RESTARTS + 1} times ({type(error).__name__}), often for lack of memory. "
             "The answers so far are kept: repeat the command with their folder as `output_dir`, perhaps with fewer "
             "`num_workers` or a smaller `batch_size`"
         ) from error

@@ -1,4 +1,4 @@
-"""Pictures of answers: the best, the worst, and some that nobody chose."""
+"""Pictures of answers: the best, the worst, and a random choice of the others."""
 
 from __future__ import annotations
 

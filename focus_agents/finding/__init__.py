@@ -1,12 +1,12 @@
 """Show an object once, find it everywhere: in folders, videos and lists of pictures.
 
-    sources    what is looked through: the pictures, by name, decoded one at a time
-    wanted     what is looked for: objects, each with pictures that show it in a box
-    looking    a batch of pictures, and an answer for each object in each of them
-    answers    what an answer is, and how sure a policy is of it; `calibrating` makes probabilities of that
-    unfinished what was answered before a kill
-    drawing    the pictures with what was found in them; `video` reads and writes clips
-    search     all of it in turn, and what is checked before
+    sources    the pictures to search, by name, decoded one at a time
+    wanted     the objects to find, each with pictures that show the object in a box
+    looking    asks a policy about a batch of pictures: one answer for each object in each picture
+    answers    the answers with their scores; `calibrating` turns scores into probabilities
+    unfinished the answers that a killed search has left
+    drawing    the pictures with the boxes that were found; `video` reads and writes clips
+    search     checks the arguments, then runs all of these in turn
 
 `find` is the door from Python, and `focus find` from the command line.
 """
@@ -51,32 +51,32 @@ def find(
     """Find objects in pictures.
 
     Args:
-        supports: What is looked for: pairs of a picture and a box `xyxy` in its pixels, or texts such as
-            ``"a.jpg:10,20,80,120"``; of several objects, these by name. A picture is a path, one of Pillow, or an
-            array.
-        pictures: Where: a folder, a pattern, a picture, a video, a list of files (.txt), or several of these; or
-            pictures in memory.
+        supports: The objects to find: pairs of a picture and a box `xyxy` in the picture's pixels, or texts such as
+            ``"a.jpg:10,20,80,120"``. For several objects, a mapping from names to such supports. A picture is a path, a
+            Pillow image, or an array.
+        pictures: The pictures to search: a folder, a pattern, a picture, a video, a list of files (.txt), or several of
+            these; or pictures in memory.
         policy: A name with its argument, such as "vlm:focus-small", a spec, or an object with `generate`;
-            None: the best that needs no download.
-        template: Words the questions of an object with `generate`; None: its own, else "default".
-        out: The annotations that are written; a search of the same that was killed is gone on with. None: nothing.
-        format: Of `out`; None: by its ending.
-        min_score: Boxes of a lower score count as not there; None: all count.
+            None: the best policy that needs no download.
+        template: The prompt of an object with `generate`; None: the object's own prompt, else "default".
+        out: The file of annotations to write. A killed search with the same arguments continues. None: write nothing.
+        format: Format of `out`; None: by its ending.
+        min_score: Boxes of a lower score count as absent; None: all boxes count.
         calibration: A file of an evaluation of the same policy, by which scores of boxes become probabilities;
-            None: scores are as the policy gives them.
-        allow_absent: Whether a model is told what to answer where the object is not there.
+            None: keep the policy's scores.
+        allow_absent: Whether the prompt tells a model what to answer where the object is absent.
         draw: A folder for pictures with boxes, or a picture file for a contact sheet.
-        video: A video file for the same.
-        every: Of a video, each so manyth frame is looked at.
-        batch_size: Pictures that are asked about together.
-        overwrite: Whether what is there is replaced.
+        video: A video file for pictures with boxes.
+        every: Search every n-th frame of a video.
+        batch_size: Pictures that the policy answers together.
+        overwrite: Whether existing outputs are replaced.
 
     Raises:
-        ValueError: If an argument is wrong; nothing was started then.
+        ValueError: If an argument is wrong; then nothing has started.
         DatasetError: If a support cannot be read.
         MissingDependencyError: If a policy or a video needs a package that is not installed.
         PolicyError: If the policy gives nothing but failures.
-        StorageError: If something cannot be written.
+        StorageError: If an output cannot be written.
     """
     wanted = as_wanted(supports)
     sources = list_sources(pictures, every=every)

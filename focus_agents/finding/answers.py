@@ -1,16 +1,14 @@
-"""What is found in a picture, as records that are kept and written: a line of JSON for each picture.
+"""Answers about a picture, as records that are kept and written: a line of JSON for each picture.
 
 An answer is of one of these kinds:
 
     found     a box
     given     the box of a support that is this very picture
     absent    the policy says that the object is not there
-    unread    the policy's text holds no box that can be used, and does not say that either
+    unread    the policy's text neither holds a usable box nor says that the object is absent
     failed    the policy could not be asked, or could not answer
 
-Which boxes are too unsure to count is decided when all is known (`Looked.labelled`).
-
-A score is one of `focus_agents.rollout.scores`.
+The least score of a box is applied at the end, by `Looked.labelled`. Scores are those of `focus_agents.rollout.scores`.
 """
 
 from __future__ import annotations
@@ -30,19 +28,19 @@ from focus_env.types import Box, ParseStatus
 Kind = Literal["found", "given", "absent", "unread", "failed"]
 KINDS: tuple[Kind, ...] = ("found", "given", "absent", "unread", "failed")
 MOST_TEXT = 200
-"""Characters that are kept of what could not be read."""
+"""Characters that are kept of a text that could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Where one object is in one picture.
+    """The answer about one object in one picture.
 
     Attributes:
-        label: The object.
+        label: The object's name.
         kind: See the module.
-        box: `xyxy` in pixels of the picture; of "found" and "given".
-        score: How sure the policy is, 0 to 1; None: it does not say.
-        text: Why there is no box, of "unread" and "failed".
+        box: `xyxy` in pixels of the picture, for "found" and "given".
+        score: How sure the policy is, 0 to 1; None: the policy gives no score.
+        text: Why there is no box, for "unread" and "failed".
     """
 
     label: str
@@ -54,16 +52,16 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What came of one picture.
+    """The answers about one picture.
 
     Attributes:
-        index: Its place among all pictures.
-        name: Its name, see `focus_agents.finding.sources`.
-        image_wh: (width, height); None: it could not be read.
-        answers: One for each object, two where it is given twice.
-        path: Its file; None: a frame of a video, or in memory.
-        clip: The video that it is a frame of.
-        fault: Why it could not be read.
+        index: Place of the picture among all pictures.
+        name: Name of the picture, see `focus_agents.finding.sources`.
+        image_wh: (width, height); None: the picture could not be read.
+        answers: One for each object; for an object whose supports lie in this picture, one for each of their boxes.
+        path: File of the picture; None: a frame of a video, or in memory.
+        clip: Video of the frame; "" for other pictures.
+        fault: Why the picture could not be read.
     """
 
     index: int
@@ -75,9 +73,9 @@ class Looked:
     fault: str = ""
 
     def labelled(self, min_score: float | None = None) -> LabelledPicture | None:
-        """Return the picture with its boxes; None of one that could not be read.
+        """Return the picture with its boxes; None if the picture could not be read.
 
-        An object that is said not to be there, or whose box has a score below `min_score`, is written as absent.
+        An object that the policy calls absent, or whose box has a score below `min_score`, is written as absent.
         """
         if self.image_wh is None:
             return None
@@ -101,22 +99,22 @@ class Looked:
 
 
 def in_words(answer: Answer, min_score: float | None) -> str:
-    """Return what an answer says, in a word or a few."""
+    """Return an answer in a few words."""
     words = {"found": "found", "given": "given", "absent": "not there", "unread": "no box", "failed": "failed"}
     return "below the least score" if is_below(answer, min_score) else words[answer.kind]
 
 
 def is_below(answer: Answer, min_score: float | None) -> bool:
-    """Return whether a box counts as not there, since its score is too low."""
+    """Tell whether a box counts as absent because its score is too low."""
     is_sure = answer.kind == "given" or answer.score is None or min_score is None
     return answer.box is not None and not is_sure and (answer.score or 0.0) < (min_score or 0.0)
 
 
 def from_json(record: Mapping[str, Any]) -> Looked:
-    """Return a record that `Looked.as_json` has made.
+    """Return the record that `Looked.as_json` has written.
 
     Raises:
-        CheckpointError: If it is none.
+        CheckpointError: If the mapping is not such a record.
     """
     try:
         answers = tuple(
@@ -140,12 +138,12 @@ def from_json(record: Mapping[str, Any]) -> Looked:
 def read_completion(
     completion: Completion, *, label: str, template: PromptTemplate, image_wh: tuple[int, int], decode: Any = None
 ) -> Answer:
-    """Return what a policy says of an object.
+    """Read a policy's answer about an object.
 
     Args:
-        completion: Its answer.
-        label: The object.
-        template: The prompt that it was asked with.
+        completion: The policy's answer.
+        label: The object's name.
+        template: The prompt of the question.
         image_wh: (width, height) of the picture in pixels.
         decode: Gives the text of one token, `decode([token])`; None: the policy does not speak in tokens.
     """

@@ -1,4 +1,4 @@
-"""A calibration of scores that an evaluation has written, for the policy that it is of."""
+"""The calibration of a policy's scores, as an evaluation of the same policy has written it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def read_calibration(path: Path, identity: Mapping[str, Any]) -> Calibration:
         identity: Of the policy whose scores are to be calibrated, see `choice.describe_policy`.
 
     Raises:
-        DatasetError: If there is no such file, or it is no JSON.
-        ValueError: If it is no calibration, or that of another policy.
+        DatasetError: If there is no such file, or the file is no JSON.
+        ValueError: If the file holds no calibration, or that of another policy.
     """
     found = read_json(path, advice="evaluate the policy on validation data, which writes one")
     try:

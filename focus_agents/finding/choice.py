@@ -1,4 +1,4 @@
-"""Which policy answers: the one that is named, or the best for the pictures at hand that needs no download."""
+"""Choose the policy of a search: the one that you name, or the best one for your pictures that needs no download."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from focus_env.prompts import PromptTemplate, allowing_absent, describe_template
 SMALL_WH = (64, 64)
 """The pictures that the model of this package was trained on."""
 RECOMMENDED = "vlm:Qwen/Qwen3-VL-4B-Instruct"
-"""From the hub, for who has a GPU."""
+"""A model from the hub, for machines with a GPU."""
 UNROUNDED = "[{x1!r}, {y1!r}, {x2!r}, {y2!r}]"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A policy and why it is taken.
+    """A policy and the reason to take it.
 
     Attributes:
-        text: Its name with its argument.
+        text: The policy's name with its argument.
         reason: A clause for people.
     """
 
@@ -35,10 +35,10 @@ class Choice:
 
 
 def choose_policy(wanted: Sequence[Wanted]) -> Choice:
-    """Return the policy that is best for the pictures at hand, of those that need no download.
+    """Return the policy that is best for the pictures at hand, among those that need no download.
 
     Args:
-        wanted: What is looked for.
+        wanted: The objects to find.
     """
     sizes = {(image.shape[1], image.shape[0]) for one in wanted for image, _ in one.supports}
     if sizes == {SMALL_WH}:
@@ -52,15 +52,15 @@ def choose_policy(wanted: Sequence[Wanted]) -> Choice:
 def template_of(
     policy: PolicySpec | Policy, *, template: PromptTemplate | None = None, allow_absent: bool = False
 ) -> PromptTemplate:
-    """Return the prompt that a policy is asked with, before a model is loaded.
+    """Return the prompt of a policy's questions, before a model is loaded.
 
     Args:
         policy: A spec, or an object with `generate`.
-        template: Of an object; None: its own, else "default".
-        allow_absent: Whether it is told what to answer where the object is not there.
+        template: The prompt for an object; None: the object's own prompt, else "default".
+        allow_absent: Whether the prompt says what to answer where the object is absent.
 
     Raises:
-        ValueError: If the prompt has no words for an object that is not there, or is given beside a spec.
+        ValueError: If the prompt has no words for an absent object, or is given beside a spec.
         CheckpointError: If a model's folder cannot be read.
     """
     if isinstance(policy, PolicySpec):
@@ -87,10 +87,10 @@ def make_policy(policy: PolicySpec | Policy, template: PromptTemplate) -> tuple[
 
     Args:
         policy: A spec, or an object with `generate`.
-        template: What `template_of` gives.
+        template: The prompt that `template_of` returns.
 
     Returns:
-        (The policy, the prompt that it is asked with).
+        (The policy, the prompt of its questions).
 
     Raises:
         ValueError: If there is no such policy.

@@ -1,4 +1,4 @@
-"""Pictures with what was found in them: one of each, a contact sheet, or a clip."""
+"""Draw the boxes that were found: into each picture, a contact sheet, or a clip."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from focus_env.rendering import ANSWER_COLOURS, TARGET_COLOUR, Colour, draw_boxe
 from focus_env.types import Box, ImageArray
 
 LARGEST_SIDE = 1600
-"""Pixels of a picture that is drawn; labels in larger ones could not be read."""
+"""Most pixels along a side of a drawn picture; labels in larger pictures could not be read."""
 KEPT_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 """Pictures of other endings are written as .png."""
 MOST_TILES = 60
-"""Of a contact sheet; of more pictures so many are shown, spread evenly."""
+"""Most pictures of a contact sheet; of more, this many are shown, spread evenly."""
 TILE_WH, COLUMNS, GAP, LINE = (260, 195), 5, 8, 18
 """Of a contact sheet, in pixels."""
 INK, PAPER = (70, 70, 70), (255, 255, 255)
 
 
 def is_sheet(path: Path) -> bool:
-    """Return whether a path is that of a contact sheet: it ends as pictures that can be written do."""
+    """Tell whether a path is that of a contact sheet: its ending is that of a picture that can be written."""
     return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE
 
 
 def draw_folder(
     folder: Path, sources: Sources, looked: Sequence[Looked], *, min_score: float | None, on_done: Callable[[int], None]
 ) -> None:
-    """Write each picture with its boxes, by its name, into a folder that appears when it is whole."""
+    """Write each picture with its boxes, by its name, into a folder that appears when all pictures are written."""
     labels = _labels(looked)
     with fresh_folder(folder) as scratch:
         scratch.mkdir()
@@ -68,7 +68,7 @@ def draw_sheet(
 def draw_clip(
     path: Path, sources: Sources, looked: Sequence[Looked], *, min_score: float | None, on_done: Callable[[int], None]
 ) -> None:
-    """Write a clip of all pictures with their boxes, in their order, as fast as the video that they are from."""
+    """Write a clip of all pictures with their boxes, in their order, at the frame rate of their video."""
     labels = _labels(looked)
     clips = sources.videos
     rate = frame_rate(clips[0].path) / sources.every if clips and clips[0].path else USUAL_RATE
@@ -88,8 +88,8 @@ def drawn(image: ImageArray, one: Looked, labels: Sequence[str], min_score: floa
 
     Args:
         image: [H, W, 3] uint8.
-        one: What was found.
-        labels: All objects, which have a colour each.
+        one: The answers about the picture.
+        labels: All objects; each has its own colour.
         min_score: Boxes of a lower score are left out.
     """
     small, scale = _fitted(image, (LARGEST_SIDE, LARGEST_SIDE))
@@ -120,14 +120,14 @@ def _labels(looked: Sequence[Looked]) -> list[str]:
 
 
 def _readable(sources: Sources, looked: Sequence[Looked]) -> Iterator[tuple[Shown, Looked]]:
-    """The pictures that could be read, read once more."""
+    """Yield the pictures that could be read, read once more."""
     for shown, one in zip(sources.read(), looked, strict=False):
         if one.image_wh is not None and shown.image is not None:
             yield shown, one
 
 
 def _fitted(image: ImageArray, most_wh: tuple[int, int]) -> tuple[ImageArray, tuple[float, float]]:
-    """A picture that fits into a size, never enlarged, and the scale of its axes."""
+    """Shrink a picture into a size, never enlarging it, and return the picture with the scale of its axes."""
     height, width = image.shape[:2]
     factor = min(1.0, most_wh[0] / width, most_wh[1] / height)
     new_wh = max(1, round(width * factor)), max(1, round(height * factor))
@@ -137,7 +137,7 @@ def _fitted(image: ImageArray, most_wh: tuple[int, int]) -> tuple[ImageArray, tu
 
 
 def _tile(image: ImageArray, one: Looked, labels: Sequence[str], min_score: float | None) -> Image.Image:
-    """A picture of a contact sheet with what is written below it."""
+    """Draw one picture of a contact sheet, with the text below the picture."""
     small, scale = _fitted(image, TILE_WH)
     small = draw_boxes(small, _boxes(one, labels, min_score, scale, with_labels=False))
     tile = Image.new("RGB", (TILE_WH[0], TILE_WH[1] + LINE * (1 + len(one.answers))), PAPER)
@@ -175,7 +175,7 @@ def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 
 
 def _shortened(text: str, width: float) -> str:
-    """A text that fits, its middle left out where it does not."""
+    """Shorten a text to a width in pixels, by leaving out its middle."""
     font = _font()
     if font.getlength(text) <= width:
         return text

@@ -1,4 +1,4 @@
-"""Pictures, a batch at a time, and one answer for each object in each of them."""
+"""Ask a policy about pictures, a batch at a time: one answer for each object in each picture."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from focus_env.prompts import PromptTemplate
 from focus_env.types import Message
 
 MAX_FAILED_FIRST = 8
-"""Pictures that may fail, all of them alike in a row from the first, before the policy is given up."""
+"""Answers from the first on that may fail with the same error before the search stops."""
 
 
 class Looker:
@@ -29,10 +29,10 @@ class Looker:
 
     Args:
         wanted: The objects.
-        policy: Answers.
-        template: Words the questions, and reads the answers.
-        calibration: Makes probabilities of the scores of boxes; None: they are as the policy gives them.
-        max_completion_tokens: Where an answer is cut.
+        policy: The policy that answers.
+        template: The prompt of the questions, which also reads the answers.
+        calibration: Turns the scores of boxes into probabilities; None: keep the policy's scores.
+        max_completion_tokens: Tokens at which an answer is cut.
     """
 
     def __init__(
@@ -63,14 +63,14 @@ class Looker:
         )
 
     def look(self, batch: Sequence[tuple[int, Shown]]) -> list[Looked]:
-        """Return what is in pictures, in their order; all objects of all pictures are asked together.
+        """Return the answers about pictures, in their order; all objects of all pictures are asked together.
 
         Args:
-            batch: Each with its number among all pictures.
+            batch: Pictures, each with its number among all pictures.
 
         Raises:
             PolicyError: If the policy gives nothing but failures from the first picture on.
-            FocusError: If the policy raises one, which is about more than a picture.
+            FocusError: If the policy raises one; such an error concerns more than a picture.
         """
         answers: dict[tuple[int, int], list[Answer]] = {}
         asked: list[tuple[int, int]] = []
@@ -117,13 +117,13 @@ class Looker:
         kinds = {text.partition(":")[0] for text in self._failed}
         if not self._num_answered and len(self._failed) >= MAX_FAILED_FIRST and len(kinds) == 1:
             raise PolicyError(
-                f"policy: the first {len(self._failed)} answers have all failed alike ({answer.text}); no more are "
-                "asked. Mend it, and repeat the command"
+                f"policy: the first {len(self._failed)} answers failed alike ({answer.text}); no more are "
+                "asked. Correct the policy, and repeat the command"
             )
         return answer
 
     def _complete(self, prompts: Sequence[Sequence[Message]], seeds: Sequence[int]) -> list[Completion]:
-        """One completion of each prompt; where the policy raises, of as few as part the bad from the good."""
+        """Return a completion of each prompt; where the policy raises, halve the batch until bad prompts are alone."""
         if not prompts:
             return []
         try:
@@ -149,8 +149,8 @@ def batches(sources: Sources, *, start: int, size: int) -> Iterator[tuple[list[t
 
     Args:
         sources: The pictures.
-        start: How many were answered before; whole batches.
-        size: Of a batch.
+        start: Number of pictures that were answered before, a multiple of `size`.
+        size: Pictures of a batch.
     """
     numbered = enumerate(sources.read(start), start=start)
     batch = list(itertools.islice(numbered, size))

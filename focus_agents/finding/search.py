@@ -32,20 +32,20 @@ from focus_env.calibration import Calibration
 from focus_env.prompts import PromptTemplate
 
 OnDone = Callable[[str, int], None]
-"""Called with what is done ("pictures", "drawn", "clip") and how many pictures of it."""
+"""Called with a kind of work ("pictures", "drawn", "clip") and the number of pictures that are done."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What a search writes.
+    """The files that a search writes.
 
     Attributes:
-        out: The file of annotations, or the folder of a format that has a file for each picture; None: nothing.
+        out: The file of annotations, or the folder of a format that has a file for each picture; None: no annotations.
         format: A name of `focus_env.annotations.FORMATS`; None: by the ending of `out`.
         draw: A folder for the pictures with their boxes, or a picture file for a contact sheet; None: neither.
-        video: A video file for the same as a clip; None: none.
+        video: A video file for the pictures with their boxes; None: no clip.
         copy_pictures: Whether the pictures are copied beside the annotations, where the format expects them.
-        overwrite: Whether what is there is replaced, a folder with all that is in it.
+        overwrite: Whether existing outputs are replaced, a folder with all of its files.
     """
 
     out: Path | None = None
@@ -64,17 +64,17 @@ class Outputs:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """All that is written."""
+        """The paths of all outputs."""
         return tuple(path for path in (self.out, self.draw, self.video) if path is not None)
 
     def check(self, sources: Sources, wanted: Sequence[Wanted]) -> None:
-        """See that everything can be written, and that no picture is written over.
+        """Check that every output can be written, and that no given picture is overwritten.
 
-        Whether something is there already is seen by `check_free`.
+        Existing outputs are the business of `check_free`.
 
         Raises:
-            ValueError: If not.
-            MissingDependencyError: If a clip is to be written, and the package that does so is not installed.
+            ValueError: If an output cannot be written, or would overwrite a given picture.
+            MissingDependencyError: If a clip is asked for, and the package for videos is not installed.
         """
         given = [source.path for source in sources.files if source.path is not None]
         given += [file for one in wanted for file in one.files if file is not None]
@@ -86,7 +86,7 @@ class Outputs:
         for path in filter(None, has_pictures):
             if folder := next((f for f in sources.folders if Path(os.path.abspath(path)).is_relative_to(f)), None):
                 raise ValueError(
-                    f"{path}: expected a path outside of {folder}, whose pictures are looked through; the next search "
+                    f"{path}: expected a path outside of {folder}, whose pictures are searched; the next search "
                     "would find what is drawn there"
                 )
         found = self.annotations
@@ -106,13 +106,13 @@ class Outputs:
             load_av()
 
     def check_free(self, *, may_replace: Sequence[str] = ()) -> None:
-        """Refuse what is there already.
+        """Refuse outputs that exist already.
 
         Args:
             may_replace: Paths that an earlier part of this search was free to write.
 
         Raises:
-            ValueError: If something is.
+            ValueError: If an output exists.
         """
         found = self.annotations
         if self.out is not None and found is not None:
@@ -122,18 +122,19 @@ class Outputs:
                 continue
             if any(path.iterdir()) if path.is_dir() else os.path.lexists(path):
                 raise ValueError(
-                    f"{path}: expected nothing there, found something; choose another path, or pass `overwrite`"
+                    f"{path}: expected a free path, found a file or folder there; choose another path, or pass "
+                    "`overwrite`"
                 )
         if self.draw is not None and self.draw.exists() and drawing.is_sheet(self.draw) == self.draw.is_dir():
             raise ValueError(f"{self.draw}: expected a picture file for a contact sheet, or a folder, got the other")
 
     def check_free_or_unfinished(self) -> None:
-        """Refuse what is there already, but for what an unfinished search of the same file was free to write."""
+        """Refuse outputs that exist already, except those that an unfinished search of the same file may write."""
         self.check_free(may_replace=() if self.out is None else outputs_of(self.out))
 
 
 def _check_apart(path: Path, given: Sequence[Path]) -> None:
-    """Refuse to write over a picture that is given, or a folder that holds one."""
+    """Refuse to overwrite a given picture, or a folder that holds one."""
     target = os.path.realpath(path)
     for file in given:
         real = os.path.realpath(file)
@@ -143,13 +144,13 @@ def _check_apart(path: Path, given: Sequence[Path]) -> None:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a search has found.
+    """The result of a search.
 
     Attributes:
         looked: A record for each picture, in their order.
-        root: The folder that names of pictures begin at.
-        labels: The objects, in the order in which they were given.
-        min_score: Boxes of a lower score count as not there.
+        root: The folder at which the names of pictures begin.
+        labels: The names of the objects, in the order in which they were given.
+        min_score: Boxes of a lower score count as absent.
     """
 
     looked: tuple[Looked, ...]
@@ -169,7 +170,7 @@ class Findings:
         return tuple(one.fault for one in self.looked if one.image_wh is None)
 
     def counts(self, label: str) -> dict[str, int]:
-        """Return how many answers there are about an object, by what they say; see `answers.in_words`."""
+        """Count the answers about an object by their wording; see `answers.in_words`."""
         answers = (answer for one in self.looked for answer in one.answers if answer.label == label)
         return dict(Counter(in_words(answer, self.min_score) for answer in answers))
 
@@ -187,29 +188,29 @@ class Findings:
         )
 
     def with_min_score(self, min_score: float | None) -> Findings:
-        """Return the same with another least score."""
+        """Return the same result with another least score."""
         return replace(self, min_score=min_score)
 
 
 class Search:
-    """One search: what is there from an earlier call is read when it is made, before any model is loaded.
+    """One search; the constructor reads the answers of an earlier call, before any model is loaded.
 
     Args:
-        wanted: What is looked for.
-        sources: Where.
-        outputs: What is written; checked.
+        wanted: The objects to find.
+        sources: The pictures to search.
+        outputs: The files to write; `Outputs.check` has passed.
         identity: All that decides the policy's answers, as plain values.
-        min_score: Boxes of a lower score count as not there.
-        batch_size: Pictures that are asked about together.
+        min_score: Boxes of a lower score count as absent.
+        batch_size: Pictures that the policy answers together.
         calibration: As for `Looker`.
 
     Attributes:
         num_before: Pictures that an earlier call has answered.
 
     Raises:
-        ValueError: If an output is there already, there is an unfinished search of something else, or another process
-            is at work on it.
-        CheckpointError: If what an earlier call has left cannot be read.
+        ValueError: If an output exists already, there is an unfinished search with other arguments, or another process
+            is running this search.
+        CheckpointError: If the files of an earlier call cannot be read.
     """
 
     def __init__(
@@ -244,17 +245,17 @@ class Search:
         self.num_before = len(self._unfinished.looked) if self._unfinished else 0
 
     def run(self, policy: Policy, template: PromptTemplate, *, on_done: OnDone = lambda what, count: None) -> Findings:
-        """Look through all pictures, and write what is found.
+        """Search all pictures, and write the outputs.
 
         Args:
-            policy: Answers.
-            template: Words the questions.
-            on_done: Progress.
+            policy: The policy that answers.
+            template: The prompt of the questions.
+            on_done: Called with the progress.
 
         Raises:
-            PolicyError: If the policy gives nothing but failures, or no scores where a least one is asked for.
+            PolicyError: If the policy gives nothing but failures, or gives no scores and there is a least score.
             RunInterrupted: After a batch, if a signal asks to stop.
-            StorageError: If something cannot be written.
+            StorageError: If an output cannot be written.
         """
         outputs, unfinished = self.outputs, self._unfinished
         looked = list(unfinished.looked) if unfinished else []
@@ -290,7 +291,7 @@ class Search:
 
 
 def require_scores(found: Sequence[Looked], min_score: float | None) -> None:
-    """See that there is something to compare a least score with.
+    """Check that there are scores to compare a least score with.
 
     Raises:
         PolicyError: If there are boxes, and none has a score.

@@ -1,8 +1,8 @@
-"""What is looked through: a folder, a pattern, picture files, a list of files, videos, or pictures in memory.
+"""The pictures to search: a folder, a pattern, picture files, a list of files, videos, or pictures in memory.
 
-Pictures are named by their paths below one folder, that of all of them, with forward slashes; frames of a video
-`clip.mp4` are `clip/frame_000012.jpg`. Files are in the order that people expect, frame_2 before frame_10. Links to
-files are read as the files, links to folders within a folder are not followed.
+A picture's name is its path below the folder that holds all pictures, with forward slashes. The frames of a video
+`clip.mp4` have names such as `clip/frame_000012.jpg`. Files are in natural order, frame_2 before frame_10. Links to
+files are followed; links to folders within a folder are not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from focus_env.types import ImageArray
 NOT_READ = (
     ".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf",
 )  # fmt: skip
-"""Endings of pictures that cannot be read; they are named rather than passed over."""
+"""Endings of pictures that cannot be read; a search names these files rather than passing over them."""
 LISTS = (".txt", ".lst", ".list")
 """Endings of lists of files, a path a line."""
 
@@ -39,11 +39,11 @@ class Source:
     """One file, or one picture in memory.
 
     Attributes:
-        name: As the module says; a video's is the folder of its frames.
+        name: See the module; the name of a video is the folder of its frames.
         path: The file; None: in memory.
         picture: The picture, in memory.
         is_video: Whether the file is a video.
-        fault: Why it cannot be looked at; empty: nothing is known against it.
+        fault: Why the file cannot be searched; empty: no reason is known.
     """
 
     name: str
@@ -55,14 +55,14 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One picture that is looked at.
+    """One picture, decoded.
 
     Attributes:
-        name: Its own.
-        image: [H, W, 3] uint8; None: it cannot be read.
-        path: Its file; None: a frame of a video, or in memory.
-        clip: The video that it is a frame of.
-        fault: Why it cannot be read.
+        name: Name of the picture, see the module.
+        image: [H, W, 3] uint8; None: the picture cannot be read.
+        path: File of the picture; None: a frame of a video, or in memory.
+        clip: Video of the frame; "" for other pictures.
+        fault: Why the picture cannot be read.
     """
 
     name: str
@@ -74,14 +74,14 @@ class Shown:
 
 @dataclass(frozen=True)
 class Sources:
-    """All that is looked through.
+    """All pictures and videos of a search.
 
     Attributes:
-        root: The folder that names begin at.
-        files: In their order.
-        every: Of a video, each so manyth frame is looked at.
-        passed_over: How many other files lie there, by ending.
-        folders: Those that are looked through, whatever comes to lie in them.
+        root: The folder at which names begin.
+        files: The pictures and videos in their order.
+        every: Search every n-th frame of a video.
+        passed_over: Number of other files in the folders, by ending.
+        folders: Folders that are searched whole, so that new files in them count.
     """
 
     root: Path
@@ -96,13 +96,13 @@ class Sources:
         return tuple(source for source in self.files if source.is_video)
 
     def count(self) -> int | None:
-        """Return how many pictures there are; None: a video does not say."""
+        """Count the pictures; None: a video does not give its number of frames."""
         counts = [video.num_frames(one.path, self.every) if one.is_video and one.path else 1 for one in self.files]
         known = [count for count in counts if count is not None]
         return sum(known) if len(known) == len(counts) else None
 
     def read(self, start: int = 0) -> Iterator[Shown]:
-        """Yield the pictures from the one of a number on, decoded one at a time."""
+        """Yield the pictures from number `start` on, decoded one at a time."""
         place = 0
         for source in self.files:
             if source.is_video and source.path is not None:
@@ -116,7 +116,7 @@ class Sources:
                 yield _read(source)
 
     def _frames(self, source: Source, num_left_out: int) -> Iterator[Shown | None]:
-        """The frames of a video; None of those that are left out."""
+        """Yield the frames of a video; None in place of each of the first ones, which are left out."""
         assert source.path is not None
         count = 0
         try:
@@ -131,7 +131,7 @@ class Sources:
                 yield None
 
     def digest(self) -> str:
-        """Return what changes when a file is another, or another is there."""
+        """Return a digest that changes when a file changes, or when another file is there."""
         found = hashlib.sha256(str(self.every).encode())
         for source in self.files:
             known: list[Any] = [source.name, source.is_video, source.fault]
@@ -149,17 +149,17 @@ class Sources:
 
 
 def list_sources(given: Any, *, every: int = 1) -> Sources:
-    """List what is looked through, without decoding any of it.
+    """List the pictures and videos of a search, without decoding them.
 
     Args:
         given: A path or several: a folder, a pattern such as ``photos/**/*.jpg``, a picture, a video, or a list of
             files (.txt, a path a line, relative to its folder); or pictures as `focus_env.arrays` takes them.
-        every: Of a video, each so manyth frame is looked at.
+        every: Search every n-th frame of a video.
 
     Raises:
-        ValueError: If there is nothing, or a path leads to nothing.
+        ValueError: If there is no picture, or a path leads to none.
         DatasetError: If a list cannot be read.
-        MissingDependencyError: If there is a video, and the package that reads it is not installed.
+        MissingDependencyError: If there is a video, and the package for videos is not installed.
     """
     if every < 1:
         raise ValueError(f"every: expected 1 or more frames, got {every}")
@@ -167,7 +167,7 @@ def list_sources(given: Any, *, every: int = 1) -> Sources:
     is_one = is_file or not isinstance(given, Iterable) or hasattr(given, "__array__")
     parts = [given] if is_one else list(given)
     if not parts:
-        raise ValueError("pictures: expected a folder, a pattern, files or a video to look through, got none")
+        raise ValueError("pictures: expected a folder, a pattern, files or a video to search, got none")
     paths: dict[Path, None] = {}
     roots: list[Path] = []
     folders: list[Path] = []
@@ -192,7 +192,7 @@ def list_sources(given: Any, *, every: int = 1) -> Sources:
 
 
 def _expand(text: str, passed_over: Counter[str]) -> tuple[Path, list[Path], bool]:
-    """The folder at which names begin, the files that a path stands for, and whether new ones there would be found."""
+    """Return the folder at which names begin, the files of a path, and whether new files there would be found too."""
     if "://" in text:
         raise ValueError(f"{text}: expected a path, got an address; fetch the files first")
     path = Path(os.path.abspath(text))
@@ -221,14 +221,14 @@ def _in_folder(folder: Path, passed_over: Counter[str]) -> list[Path]:
     found = list(walk(folder, (*ENDINGS, *NOT_READ)))
     others = Counter(path.suffix.lower() for path in walk(folder, video.ENDINGS))
     if not found:
-        hint = f"; its {sum(others.values())} videos are looked through where they are named" if others else ""
+        hint = f"; its {sum(others.values())} videos are searched only if you name them" if others else ""
         raise ValueError(f"{folder}: expected a folder with pictures ({', '.join(ENDINGS)}), found none{hint}")
     passed_over.update(others)
     return found
 
 
 def _in_list(path: Path) -> list[Path]:
-    """The files that a list names, whether or not they are there."""
+    """Return the files that a list names, whether or not they exist."""
     lines = read_lines(path, advice="correct the path")
     found = []
     for line in filter(str.strip, lines):
@@ -258,7 +258,7 @@ def _source(path: Path, root: Path) -> Source:
 
 
 def _named_apart(files: Sequence[Source]) -> list[Source]:
-    """The files, frames of a video in a folder that no other file is in."""
+    """Return the files, with a folder for each video's frames that no other file is in."""
     folders = Counter(str(PurePosixPath(source.name).with_suffix("")) for source in files if source.is_video)
     taken = {str(parent) for source in files for parent in PurePosixPath(source.name).parents}
     named = []
@@ -271,7 +271,7 @@ def _named_apart(files: Sequence[Source]) -> list[Source]:
 
 
 def _read(source: Source) -> Shown:
-    """A picture, decoded."""
+    """Decode a picture."""
     if source.fault:
         return Shown(source.name, None, source.path, fault=source.fault)
     try:

@@ -1,11 +1,11 @@
-"""What was answered before a kill: a folder beside the file that is to be written, gone when that is there.
+"""The answers of an unfinished search: a folder beside the output, removed when the output is written.
 
     found.json.unfinished/
-      config.json       all that decides the answers, and what the run may replace
+      config.json       all that decides the answers, and the outputs that the search may replace
       answers.jsonl     a line for each picture
 
-Pictures are answered in batches that depend on their places alone, and a batch counts when all of its lines are there.
-So a run that goes on asks the same questions together, and ends with the same bytes.
+A batch of pictures depends on their places alone, and counts when all of its lines are written. So a search that
+continues asks the same questions together, and writes the same bytes in the end.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ _EXPECTED = "what an unfinished search looks for"
 
 
 class Unfinished:
-    """The answers of a run that is under way.
+    """The answers of a search that is under way.
 
     Args:
-        out: The file or folder that is to be written.
+        out: The file or folder that the search will write.
         identity: All that decides the answers, as plain values.
         batch_size: Pictures of a batch.
-        outputs: What the run writes beside `out`, and was free at its start.
-        overwrite: Whether an unfinished run of something else is thrown away.
+        outputs: Other outputs of the search, which did not exist at its start.
+        overwrite: Whether an unfinished search with other arguments is removed.
 
     Attributes:
         looked: The pictures of whole batches, in their order.
-        is_resumed: Whether such a run is gone on with.
-        outputs: What it may replace.
+        is_resumed: Whether an unfinished search continues.
+        outputs: Outputs that the search may replace.
 
     Raises:
-        ValueError: If there is an unfinished run of something else, or another process is at it.
-        CheckpointError: If its files cannot be read.
+        ValueError: If there is an unfinished search with other arguments, or another process is running this one.
+        CheckpointError: If the files of an unfinished search cannot be read.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Unfinished:
         self.looked = [from_json(line) for line in self._whole_batches()] if before else []
 
     def start(self) -> None:
-        """Make the folder, and leave in it what is gone on with."""
+        """Make the folder, and keep in it the answers that the search continues from."""
         hold_folder(self.folder, setting="out")
         if not self.is_resumed:  # before the config says whose answers these are
             self._answers.unlink(missing_ok=True)
@@ -77,7 +77,7 @@ class Unfinished:
         write_json(self.folder / "config.json", {"identity": self._identity, "outputs": self.outputs})
 
     def _whole_batches(self) -> list[dict[str, Any]]:
-        """The lines of batches of which all are there."""
+        """Return the lines of the batches that are whole."""
         lines = read_json_lines(self._answers)
         is_ended = bool(lines) and bool(lines[-1].get("is_last"))
         return lines if is_ended else lines[: len(lines) // self._batch_size * self._batch_size]
@@ -91,18 +91,18 @@ class Unfinished:
         self.looked += batch
 
     def remove(self) -> None:
-        """Throw the answers away: they are written."""
+        """Remove the folder, since the output is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def outputs_of(out: Path) -> list[str]:
-    """Return what an unfinished search of a file may replace."""
+    """Return the outputs that an unfinished search of a file may replace."""
     config = folder_of(out) / "config.json"
     return list(read_json(config, _EXPECTED).get("outputs", [])) if config.exists() else []
 
 
 def folder_of(out: Path) -> Path:
-    """Return where the answers lie until they are written."""
+    """Return the folder of the answers until the output is written."""
     return out.with_name(out.name + ENDING)
 
 

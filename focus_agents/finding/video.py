@@ -18,22 +18,22 @@ from focus_env.types import ImageArray
 ENDINGS = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".3gp", ".mts", ".m2ts",
 )  # fmt: skip
-"""Of video files, in small letters."""
+"""Endings of video files, in small letters."""
 CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi", "mpeg", "mpegvideo", "mpegts", "asf", "flv", "ogg")
-"""FFmpeg's names of theirs. Others are not read: some are lists of other files, which FFmpeg would open."""
+"""FFmpeg's names of the containers that are read. Some others are lists of other files, which FFmpeg would open."""
 WRITTEN = (".mp4", ".m4v", ".mov", ".mkv")
 """Endings of the files that are written, all of them with H.264."""
 USUAL_RATE = Fraction(10)
 """Frames a second of a clip that is made of pictures."""
 LONGEST_SIDE = 1920
-"""Pixels of a clip that is written; players stumble over more."""
+"""Most pixels along a side of a clip that is written; some players fail on larger clips."""
 
 
 def load_av() -> Any:
     """Return the package av.
 
     Raises:
-        MissingDependencyError: If it is not installed.
+        MissingDependencyError: If the package is not installed.
     """
     try:
         import av
@@ -52,7 +52,7 @@ def _opened(source: Path | BinaryIO) -> Any:
 
 
 def num_frames(path: Path, every: int = 1) -> int | None:
-    """Return how many frames a video says that it has, of which each so manyth counts; None: it does not say."""
+    """Return the number of every n-th frames by the video's header; None: the header has no number of frames."""
     try:
         with _opened(path) as container:
             found = int(container.streams.video[0].frames)
@@ -62,7 +62,7 @@ def num_frames(path: Path, every: int = 1) -> int | None:
 
 
 def frame_rate(path: Path) -> Fraction:
-    """Return the frames a second of a video; of one that does not say, a usual number."""
+    """Return the frames a second of a video, or a usual number if its header has none."""
     try:
         with _opened(path) as container:
             rate = container.streams.video[0].average_rate
@@ -72,18 +72,18 @@ def frame_rate(path: Path) -> Fraction:
 
 
 def read_frames(source: Path | BinaryIO, *, every: int = 1) -> Iterator[tuple[int, ImageArray]]:
-    """Yield frames with their numbers, turned as players turn them.
+    """Yield frames with their numbers, rotated as players show them.
 
     Args:
         source: The video, a file or an open one.
-        every: Each so manyth frame, from the first on.
+        every: Yield every n-th frame, from the first on.
 
     Yields:
-        (Its number, [H, W, 3] uint8 in RGB).
+        (Number of the frame, [H, W, 3] uint8 in RGB).
 
     Raises:
-        DatasetError: If it is no video in one of `CONTAINERS`, a frame is larger than
-            `focus_env.images.LARGEST_PICTURE`, or what follows cannot be decoded.
+        DatasetError: If the file is no video in one of `CONTAINERS`, a frame is larger than
+            `focus_env.images.LARGEST_PICTURE`, or a frame cannot be decoded.
     """
     av = load_av()
     number, name = 0, source if isinstance(source, Path) else "video"
@@ -115,25 +115,25 @@ def read_frames(source: Path | BinaryIO, *, every: int = 1) -> Iterator[tuple[in
 
 
 def check_ending(path: Path) -> None:
-    """Refuse a file in which no video is written.
+    """Refuse a file whose ending is not that of a video that can be written.
 
     Raises:
-        ValueError: If its ending is none of `WRITTEN`.
+        ValueError: If the ending is none of `WRITTEN`.
     """
     if path.suffix.lower() not in WRITTEN:
         raise ValueError(f"{path}: expected one of the endings {', '.join(WRITTEN)}, got {path.suffix or 'none'}")
 
 
 def write_video(path: Path, frames: Iterable[ImageArray], rate: Fraction) -> int:
-    """Write a clip in H.264; pictures of other sizes are fitted into that of the first.
+    """Write a clip in H.264; all pictures are fitted into the size of the first one.
 
     Args:
-        path: The file, whose ending says the container.
+        path: The file, whose ending decides the container.
         frames: [H, W, 3] uint8 each.
         rate: Frames a second.
 
     Returns:
-        How many frames it has.
+        The number of frames.
     """
     av = load_av()
     rest = iter(frames)
@@ -156,14 +156,14 @@ def write_video(path: Path, frames: Iterable[ImageArray], rate: Fraction) -> int
 
 
 def _clip_wh(image_wh: tuple[int, int]) -> tuple[int, int]:
-    """The size of a clip: even, as H.264 has it, and not too large."""
+    """Return the size of a clip: even numbers, as H.264 needs, and at most `LONGEST_SIDE`."""
     factor = min(1.0, LONGEST_SIDE / max(image_wh))
     width, height = (max(2, round(side * factor / 2) * 2) for side in image_wh)
     return width, height
 
 
 def _fitted(image: ImageArray, size: tuple[int, int]) -> ImageArray:
-    """A picture at the size of a clip, whole, with black beside it where its shape is another."""
+    """Fit a whole picture into the size of a clip, with black margins where the shapes differ."""
     height, width = image.shape[:2]
     if (width, height) == size:
         return image

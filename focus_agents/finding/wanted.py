@@ -1,7 +1,7 @@
-"""What is looked for: objects by name, each with pictures that show it in a box.
+"""The objects to find: objects by name, each with pictures that show the object in a box.
 
-One support as a text is `PICTURE:x1,y1,x2,y2`, or `PICTURE:x1,y1,x2,y2:NAME` where several objects are looked for; the
-picture may be any path, also one with colons and commas in it.
+One support as a text is `PICTURE:x1,y1,x2,y2`, or `PICTURE:x1,y1,x2,y2:NAME` if there are several objects. The picture
+may be any path, also one with colons and commas.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from focus_env.types import Box, ImageArray
 T = TypeVar("T")
 
 UNNAMED = "object"
-"""The name of an object that nobody has named."""
+"""The name of an object without a name."""
 DEFAULT_SHOTS = 4
-"""Supports of an object that are taken from a file of annotations, which may have thousands."""
+"""Supports of an object that are taken from a file of annotations, which may hold thousands."""
 
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """An object that is looked for.
+    """An object to find.
 
     Attributes:
-        label: Its name.
-        supports: Pictures [H, W, 3] uint8 with a box `xyxy` in their pixels each.
-        files: The file of each; None: in memory.
-        num_known: How many boxes of it a file of annotations has, of which these are some.
+        label: Name of the object.
+        supports: Pictures [H, W, 3] uint8, each with a box `xyxy` in its pixels.
+        files: File of each support; None: in memory.
+        num_known: Number of the object's boxes in a file of annotations, from which the supports were taken.
     """
 
     label: str
@@ -47,7 +47,7 @@ class Wanted:
     num_known: int = 0
 
     def digest(self) -> str:
-        """Return what changes when any of it is another."""
+        """Return a digest that changes with the name, the pictures and the boxes."""
         found = hashlib.sha256(repr(self.label).encode())
         for image, box in self.supports:
             found.update(repr((image.shape, tuple(box))).encode())
@@ -59,7 +59,7 @@ def read_support(text: str) -> tuple[Path, Box, str]:
     r"""Return the picture, the box and the name of a support that is written as the module says.
 
     Raises:
-        ValueError: If it is none; the message says which part.
+        ValueError: If the text is not such a support; the message names the wrong part.
 
     >>> read_support(r"C:\photos\a.jpg:10,20,80,120:my mug")[1:]
     (Box(x1=10.0, y1=20.0, x2=80.0, y2=120.0), 'my mug')
@@ -87,10 +87,10 @@ def wanted_of_texts(texts: Sequence[str], *, name: str = UNNAMED) -> list[Wanted
 
     Args:
         texts: The supports.
-        name: Of an object whose supports have none.
+        name: Name of an object whose supports have none.
 
     Raises:
-        ValueError: If one is malformed, or its box is not inside its picture.
+        ValueError: If a support is malformed, or its box is not inside its picture.
         DatasetError: If a picture cannot be read.
     """
     shown: dict[str, list[tuple[Path, Box]]] = {}
@@ -117,13 +117,13 @@ def wanted_of_file(
 
     Args:
         file: The file or folder.
-        names: Labels that are looked for; none: all of them.
-        shots: Most supports of each, spread evenly over its boxes.
+        names: Labels of the objects to find; none: all labels.
+        shots: Most supports of each object, spread evenly over its boxes.
         format: As for `read_annotations`.
         image_root: Likewise.
 
     Returns:
-        (The objects, what cannot be used of the annotations and was left out.)
+        (The objects, the faults of annotations that were left out.)
 
     Raises:
         ValueError: If a label has no box.
@@ -161,7 +161,7 @@ def boxes_of(pictures: Sequence[LabelledPicture]) -> dict[str, list[tuple[Labell
 
 
 def spread(known: Sequence[T], count: int) -> list[T]:
-    """Return so many of a sequence, evenly spread; all where there are no more.
+    """Return `count` items of a sequence, evenly spread, or all items if there are fewer.
 
     >>> spread("abcdefg", 3)
     ['a', 'd', 'g']
@@ -171,15 +171,15 @@ def spread(known: Sequence[T], count: int) -> list[T]:
 
 
 def as_wanted(supports: Any, *, name: str = UNNAMED) -> list[Wanted]:
-    """Return objects as people have them in Python.
+    """Return the objects that supports in Python show.
 
     Args:
-        supports: Pairs of a picture and a box, as `focus_env.pictures.as_supports` takes them, of one object; texts as
-            the module says; or by name of an object either of these.
-        name: Of an object without one.
+        supports: Pairs of a picture and a box of one object, as for `focus_env.pictures.as_supports`; texts as in the
+            module; or a mapping from names of objects to either of these.
+        name: Name of an object without one.
 
     Raises:
-        ValueError: If there is none, or one is malformed.
+        ValueError: If there is no support, or one is malformed.
         DatasetError: If a picture cannot be read.
     """
     if isinstance(supports, str):
@@ -201,7 +201,7 @@ def as_wanted(supports: Any, *, name: str = UNNAMED) -> list[Wanted]:
 
 
 def joined(parts: Sequence[Wanted]) -> list[Wanted]:
-    """Return objects, those of one name made one."""
+    """Return the objects, those of the same name joined into one."""
     found: dict[str, Wanted] = {}
     for one in parts:
         if (before := found.get(one.label)) is not None:
@@ -218,11 +218,11 @@ def joined(parts: Sequence[Wanted]) -> list[Wanted]:
 
 
 def given_boxes(wanted: Wanted, path: Path | None) -> list[Box]:
-    """Return the boxes that supports of an object have in a picture, which need not be looked for there.
+    """Return the boxes that supports of an object give in a picture, where no policy need be asked.
 
     Args:
         wanted: The object.
-        path: The picture's file; None: it is in memory, and known to no support.
+        path: The picture's file; None: the picture is in memory, and no support names it.
     """
     if path is None:
         return []

@@ -117,7 +117,7 @@ def merge_adapters(model: Any) -> Any:
     if has_adapters(model) and is_quantized(model):
         raise ValueError(
             "adapters: expected a base in whole weights to merge them into, got a quantized one, which would be "
-            "rounded anew; save the adapter (`save` adapter), and merge it by `focus export`, on the whole base"
+            "rounded again; save the adapter (`save` adapter), and merge it by `focus export`, on the whole base"
         )
     if has_adapters(model) and (fault := merge_fault(model)) is not None:
         raise ValueError(

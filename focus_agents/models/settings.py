@@ -36,15 +36,15 @@ class FinetuningSettings(Settings):
     lora_alpha: Annotated[float, Gt(0)] | None = None
     """Scale of the adapters times their rank; None: twice the rank."""
     freeze_vision: bool = True
-    """Leave the vision tower as it is, as adapters do anyway; GRPO then encodes each picture once for sampling and all
-    passes of learning."""
+    """Do not train the vision tower; with adapters it is never trained. GRPO then encodes each image once for sampling
+    and all passes of learning."""
     precision: Precision = "fp32"
     """bf16 computes in bfloat16; weights that are trained stay in float32."""
     attention: Attention = "auto"
-    """flash takes flash attention, in bf16 on a GPU; auto takes it where it is installed, else sdpa."""
+    """flash uses flash attention, in bf16 on a GPU; auto uses it if it is installed, else sdpa."""
     quantization: Quantization = "none"
-    """4bit holds the base under adapters in 4 bits (QLoRA), which needs the extra quantized and a GPU; saved is the
-    adapter alone."""
+    """4bit holds the base under adapters in 4 bits (QLoRA), and saves only the adapter; needs the extra quantized and a
+    GPU."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass, to save memory."""
 
@@ -54,9 +54,9 @@ class ModelSettings(FinetuningSettings):
     """The model that is trained, and its training; the keys of RLlib's ``.rl_module(model_config={...})``."""
 
     model: str = "focus-small-sft"
-    """Name or folder, as `focus_agents.models.loading.load_model` takes it."""
+    """Name or folder, as for `focus_agents.models.loading.load_model`."""
     max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Most tokens of a picture, larger ones are scaled down; None: as a saved policy's folder records it, else the
-    limit of the model's image processor."""
+    """Most tokens per image; larger images are scaled down. None: as in the folder of a saved policy, else the limit of
+    the model's image processor."""
     validation_max_image_tokens: Annotated[int, Ge(1)] | None = None
-    """Likewise in validation; None: as the folder records it, else as in training."""
+    """Most tokens per image in validation; None: as in that folder, else as in training."""

@@ -1,7 +1,7 @@
 """The files by which Prometheus reads a cluster of Ray, and Grafana draws the board of its runs.
 
 <folder>/
-  prometheus.yml                      whom to ask, and for what
+  prometheus.yml                      the processes to ask, and the metrics
   grafana/grafana.ini                 Grafana's settings, with all of its own files in this folder
   grafana/provisioning/datasources/   where Grafana finds Prometheus
   grafana/provisioning/dashboards/    and its boards

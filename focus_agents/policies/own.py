@@ -49,9 +49,7 @@ def make_policy(path: str, argument: str, text: str) -> Any:
     found = import_policy(path, text)
     if not isinstance(found, type):
         if argument:
-            raise ValueError(
-                f"policy {text!r}: expected {path} alone; what it names is no class, and takes no argument"
-            )
+            raise ValueError(f"policy {text!r}: expected {path} alone; this object is no class, and takes no argument")
         return found
     try:
         made = found(argument) if argument else found()

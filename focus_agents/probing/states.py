@@ -21,8 +21,9 @@ from focus_env.prompts import IPLocTemplate, PromptTemplate
 from focus_env.types import Episode, Exemplar
 
 PLACES = ("numbers", "last_number", "text_end", "region")
-"""Where states are taken, of the first support: at the ends of its box's four numbers, one beside the other; at the end
-of the last number; at the last token of the box's text; and the mean over the image tokens inside the box."""
+"""Places of hidden states, all of the first support. The numbers are read at the ends of the box's four numbers, side
+by side, and the last number at its own end. The end of the text is the last token of the box's text. The region is the
+mean over the image tokens inside the box."""
 
 
 @dataclass(frozen=True)

@@ -124,8 +124,8 @@ def check_finite(tensors: Mapping[str, Any], *, what: str) -> None:
     for name, tensor in tensors.items():
         if not is_finite(tensor):
             raise CheckpointError(
-                f"{what}: expected finite weights, got NaN or infinity in {name}; what was saved before is as it was. "
-                "Go on from that, or train anew with a lower `lr`"
+                f"{what}: expected finite weights, got NaN or infinity in {name}; earlier checkpoints are unchanged. "
+                "Continue from the last one, or train again with a lower `lr`"
             )
 
 

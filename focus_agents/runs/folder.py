@@ -1,12 +1,12 @@
-"""The folder of a run: the files that it leaves behind, and the display while it goes on.
+"""The folder of a run: its files, and the display during the run.
 
 runs/<name>/
-  config.json      every argument of the run, and under `code` its code, and under `starts` each start
-  metrics.jsonl    one object per iteration; METRICS says what each name means; metrics.csv, the same as a table
-  warnings.jsonl   what looked wrong while it went on, if anything
-  validation/      one line per answer, before, on the way and after; see `validations`
-  samples/         pictures of validation episodes, and what was sampled in training; see `samples`
-  checkpoints/     iteration_000050/ to go on from; final/ the policy in transformers' format
+  config.json      every argument of the run, its code under `code`, and each start under `starts`
+  metrics.jsonl    one object per iteration, with the names of METRICS; metrics.csv is the same as a table
+  warnings.jsonl   the warnings of the run, if any
+  validation/      one line per answer, before, during and after the training; see `validations`
+  samples/         pictures of validation episodes, and sampled groups of the training; see `samples`
+  checkpoints/     iteration_000050/ to continue from; final/ holds the policy in transformers' format
   summary.json     the outcome
 """
 

@@ -1,8 +1,8 @@
-"""Files of whole gzip members, each of which says which number it belongs to and how long it is.
+"""Files of whole gzip members, each with its number and its length in its header.
 
-Any program reads such a file as gzip. In the extra field of its header each member names its number, such as an
-iteration, and its own length, so that a reader goes from header to header without inflating what it does not want, and
-a last member that a killed writer has cut is known by its length.
+Any program reads such a file as gzip. The extra field of a member's header has the member's number, such as an
+iteration, and its length. So a reader can skip from header to header without inflating other members, and the length
+reveals a last member that a killed writer has cut.
 
 Source: RFC 1952, section 2.3.1.1 (extra fields), as BGZF uses them.
 """

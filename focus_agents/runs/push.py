@@ -49,7 +49,8 @@ def files_to_push(name_or_path: str) -> dict[str, Path]:
     kept = {name: path for name, path in found.items() if name != CARD and not name.startswith(".")}
     if pickled := [name for name in kept if name.endswith(PICKLES)]:
         raise CheckpointError(
-            f"model {name_or_path!r}: expected no pickles to share, got {pickled[0]}; push what `focus export` writes"
+            f"model {name_or_path!r}: expected no pickles to share, got {pickled[0]}; push the folder that "
+            "`focus export` writes"
         )
     return kept
 

@@ -84,13 +84,13 @@ def check_replaceable(directory: Path, *, also: Iterable[str] = ()) -> None:
     found = sorted(path.name for path in directory.iterdir())
     if found and not (directory / POLICY_FILE).is_file():
         raise CheckpointError(
-            f"{expected}, got one that holds {_listed(found)} and no {POLICY_FILE}; what lies there would be lost, so "
+            f"{expected}, got one that holds {_listed(found)} and no {POLICY_FILE}; these files would be lost, so "
             "name another folder"
         )
     if found and not _describes_policy(directory / POLICY_FILE):
         raise CheckpointError(
-            f"{expected}, got one whose {POLICY_FILE} says nothing of a policy's versions; what lies there would be "
-            "lost, so name another folder"
+            f"{expected}, got one whose {POLICY_FILE} has no versions of a policy; these files would be lost, so "
+            "name another folder"
         )
     if foreign := foreign_files(directory, also=also):
         raise CheckpointError(

@@ -29,30 +29,30 @@ class SFTLossSettings(Settings):
     """The loss, L_LM + beta * L_bbox; the formulas are in `focus_agents.sft.loss`."""
 
     labels: Labels = "answer"
-    """answer trains the answer's tokens; full trains every token, those of the support boxes among them, as the paper's
+    """answer trains the answer's tokens; full trains every token, including those of the support boxes, as the paper's
     released code does."""
     beta: Annotated[float, Ge(0)] = 2.0
     """Weight of the attention loss; 0 trains the language-model loss alone."""
     margin: Annotated[float, Gt(0)] = 0.5
-    """mu of the attention loss, in units of margin_unit."""
+    """Margin mu of the attention loss, in units of margin_unit."""
     margin_unit: MarginUnit = "reachable"
-    """reachable states the margin, and the loss, in units of 1 / M, the most that delta can reach with M support
-    tokens; absolute is the paper's."""
+    """reachable: margin and loss are in units of 1 / M, the largest delta that M support tokens allow. absolute: the
+    paper's unit."""
     attention_target: AttentionTarget = "region"
     """Support-box tokens: the numbers of the box text with the spaces between them (coords, the authors' code), the
     whole box text (span), its last token (last), the image tokens inside the support box (region), or numbers and image
     tokens (both)."""
     attention_contrast: AttentionContrast = "all"
-    """Tokens that the attention to support-box tokens is compared with: all others (all, the paper), or the image
-    tokens of the support pictures outside of the boxes, where distractors are (supports)."""
+    """Tokens to compare the support-box tokens with: all other tokens (all, the paper), or the image tokens of the
+    support images outside of the boxes, where distractors are (supports)."""
     attention_layers: str = "last:3"
     """Layers whose attention is averaged: all, first:5, last:5, or numbers from 0 such as 3,7."""
     attention_heads: str = "all"
-    """Heads of these layers whose attention is averaged: all; or as top:8 so many, those that look most at support-box
-    tokens before training, by 32 validation episodes."""
+    """Heads of these layers whose attention is averaged: all, or with top:8 the eight heads that attend most to
+    support-box tokens before training, by 32 validation episodes."""
     one_shot: Annotated[float, Ge(0), Le(1)] = 0.7
-    """Fraction of the steps, at the start, in which only the first support of an episode is shown: a query learns
-    sooner to look at one box than at several, and what it has learned holds for several."""
+    """Fraction of the steps, at the start, that show only the first support of an episode. The model learns sooner to
+    attend to one box than to several, and then also attends to several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,27 +64,27 @@ class SFTLearningSettings(Settings):
     batch_size: Annotated[int, Ge(1)] = 32
     """Episodes per step, over all workers."""
     micro_batch_size: Annotated[int, Ge(1)] | None = None
-    """Most episodes per forward and backward pass of a worker, to save memory; None: its whole share."""
+    """Most episodes per forward and backward pass of a worker, to save memory; None: all episodes of the worker."""
     lr: LearningRate = 1e-3
     """Peak learning rate of AdamW."""
     warmup: float = 0.1
     """Fraction of the steps, at the start, in which the learning rate rises."""
     cooldown: float = 0.4
-    """Fraction of the steps, at the end, in which it falls."""
+    """Fraction of the steps, at the end, in which the learning rate falls."""
     lr_end: float = 0.05
-    """Where it falls to, as a fraction of its peak."""
+    """Learning rate at the end, as a fraction of its peak."""
     adam_beta2: Annotated[float, Ge(0)] = 0.98
-    """How slowly AdamW forgets the size of gradients, below 1."""
+    """AdamW's beta2: how slowly it forgets the size of gradients, below 1."""
     weight_decay: Annotated[float, Ge(0)] = 0.01
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     grad_clip: Annotated[float, Gt(0)] = 1.0
     """Largest global norm of the gradient."""
     compile: bool = False
     """Compile the language model's layers by torch.compile."""
     seed: Seed = 0
-    """Of the order of episodes, and of all random draws."""
+    """Seed of the order of episodes, and of all random draws."""
     max_bad_steps: Annotated[int, Ge(1)] = MAX_BAD_STEPS
-    """So many steps in a row whose loss or gradient is not finite end the run; fewer are skipped."""
+    """Number of steps in a row, without a finite loss or gradient, that ends the run; fewer such steps are skipped."""
 
     def check(self) -> None:
         """Check the fields, alone and together."""
@@ -114,7 +114,8 @@ class SFTSchedule(Settings):
     validation_batch_size: Annotated[int, Ge(1)] = 32
     """Most validation episodes that a worker answers together; fewer where their prompts are long (65,536 tokens)."""
     validation_interval: Annotated[int, Ge(0)] = 100
-    """Steps between further validations; 0: none. The best policy by these is kept beside the last."""
+    """Steps between further validations; 0: none. The best policy of these validations is kept beside the last
+    policy."""
     patience: Annotated[int, Ge(0)] = 0
     """Validations without a better mean IoU after which training stops; 0: never."""
     checkpoint_interval: Annotated[int, Ge(0)] = 100
@@ -124,8 +125,8 @@ class SFTSchedule(Settings):
     num_data_workers: Annotated[int, Ge(0)] = 1
     """Processes of each worker that draw episodes ahead of the training; 0 draws them in the worker."""
     save: SavedForm = "merged"
-    """Content of checkpoints/final of a model with adapters: whole weights (merged), the adapter alone in PEFT's
-    format, or both, the adapter then in the folder adapter below the weights."""
+    """Content of checkpoints/final for a model with adapters: whole weights (merged), only the adapter in PEFT's format
+    (adapter), or both, with the adapter in the folder adapter below the weights."""
 
     def check(self) -> None:
         """Check the fields, alone and together."""

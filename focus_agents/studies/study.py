@@ -1,8 +1,7 @@
-"""A study as plain records: variants by seeds, and a folder for each run that says by its name all that decides it.
+"""A study as plain records: variants by seeds, and a folder for each run whose name has a digest of its settings.
 
-A run that has come to its end is not run again; one that was stopped goes on from its checkpoint. How runs are started
-belongs in the studies themselves: the ablation starts processes that wait for each other, the rewards are trials of Ray
-Tune.
+A finished run is not run again; a stopped run continues from its checkpoint. Each study starts its runs in its own way:
+the ablation starts processes that wait for each other, the rewards are trials of Ray Tune.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class Run:
 
     Attributes:
         variant: Name of the variant in its study.
-        seed: Of training.
+        seed: Seed of the training.
         folder: The run's folder; its name ends with a digest of all that decides the run.
     """
 
@@ -38,12 +37,12 @@ class Run:
 
     @property
     def is_done(self) -> bool:
-        """Whether the training has come to its end."""
+        """Whether the training is finished."""
         return (self.folder / "summary.json").exists()
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is a state to go on from."""
+        """Whether there is a checkpoint to continue from."""
         return any((self.folder / "checkpoints").glob("*_[0-9]*"))
 
 
@@ -52,8 +51,8 @@ class Study(abc.ABC):
     """Variants that are trained with several seeds each and then compared.
 
     Attributes:
-        folder: Where runs and results go, an absolute path.
-        seeds: Of training; different numbers, 0 or more.
+        folder: The folder of runs and results, an absolute path.
+        seeds: Seeds of the trainings; different numbers, 0 or more.
     """
 
     folder: Path
@@ -61,14 +60,14 @@ class Study(abc.ABC):
 
     @abc.abstractmethod
     def run(self, variant: str, seed: int) -> Run:
-        """Return the run of a variant with a seed; nothing is started."""
+        """Return the run of a variant with a seed, without starting it."""
 
     @abc.abstractmethod
     def runs(self) -> Sequence[Run]:
-        """Return all runs, seed by seed, so that an interrupted study has compared something."""
+        """Return all runs, seed by seed, so that an interrupted study has something to compare."""
 
     def changes_of_code(self, *used: Any) -> list[str]:
-        """Say which runs that are done were started with other code than is here now, and are compared all the same.
+        """Name the finished runs that were started with other code than the present code; they are compared anyway.
 
         Args:
             used: A user's own objects; see `provenance`.
@@ -95,8 +94,8 @@ class Study(abc.ABC):
         """Return the folder of a run.
 
         Args:
-            name: Of the variant; characters that a file's name cannot have are replaced.
-            seed: Of training.
+            name: Name of the variant; characters that a file's name cannot have are replaced.
+            seed: Seed of the training.
             decides: All that decides the run, as plain values.
         """
         digest = hashlib.sha256(json.dumps(decides, default=str).encode()).hexdigest()[:8]

@@ -175,7 +175,9 @@ def check_free(path: Path, found: AnnotationFormat, *, overwrite: bool) -> None:
         raise ValueError(f"{path}: expected a file to write {found.name} to, got a folder; choose another path")
     is_there = any(path.iterdir()) if path.is_dir() else os.path.lexists(path) and not path.is_char_device()
     if is_there and not overwrite:
-        raise ValueError(f"{path}: expected nothing there, found something; choose another path, or pass `overwrite`")
+        raise ValueError(
+            f"{path}: expected a free path, found a file or folder there; choose another path, or pass `overwrite`"
+        )
 
 
 def _below(name: str, found: AnnotationFormat) -> str:

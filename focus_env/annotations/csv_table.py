@@ -1,10 +1,10 @@
 """CSV: a line for each box, with a heading.
 
-Columns are found by their names, of which several are known: image (filename, file, path, …), x1 y1 x2 y2 (xmin …) or
-x y width height with image_width and image_height beside them, label (class, name, category), track_id, score,
-absent, attributes (a JSON object); all others are attributes. Without a heading: image, x1, y1, x2, y2, label, as
-keras-retinanet has it. Values are between commas, semicolons or tabs. A line with neither box nor label says that the
-picture has no object.
+Columns are found by their names, several of which are known: image (filename, file, path, …), x1 y1 x2 y2 (xmin …) or
+x y width height with image_width and image_height, label (class, name, category), track_id, score, absent, attributes
+(a JSON object). All other columns are attributes. Without a heading the columns are image, x1, y1, x2, y2, label, as in
+keras-retinanet. Values are between commas, semicolons or tabs. A line with neither box nor label means that the picture
+has no object.
 """
 
 from __future__ import annotations

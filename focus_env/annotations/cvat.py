@@ -1,13 +1,12 @@
 """CVAT: one XML file for all pictures or for a video (https://docs.cvat.ai/docs/dataset_management/formats/format-cvat/).
 
-Read of "CVAT for images 1.1": each `image` (name, width, height; subset, task_id) and in it `box`, `polygon`,
-`polyline`, `ellipse` and `mask`, of which the box around is taken; of "CVAT for video 1.1": each `track` (id, label)
-and in it the same by `frame`, of which `outside="1"` says that the object is not there. The picture of frame 12 is
-``frame_000012`` with any ending, as CVAT exports it. A turned box is the one around it. Points and tags have no area,
-and are counted.
+In "CVAT for images 1.1", each `image` (name, width, height; subset, task_id) has `box`, `polygon`, `polyline`,
+`ellipse` and `mask`; the box around each of them is read. In "CVAT for video 1.1", each `track` (id, label) has the
+same by `frame`, where `outside="1"` means that the object is absent. The picture of frame 12 is ``frame_000012`` with
+any ending, as CVAT exports it. A rotated box becomes the box around it. Points and tags have no area, and are counted.
 
-Attributes are texts; `occluded="1"` is one too, and so is an attribute `track_id`, which is the track. Written is
-"CVAT for images 1.1".
+Attributes are texts; `occluded="1"` is one too, and so is an attribute `track_id`, which is the track. The format that
+is written is "CVAT for images 1.1".
 """
 
 from __future__ import annotations

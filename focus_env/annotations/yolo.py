@@ -204,7 +204,7 @@ def _read_line(reading: Reading, line: str, draft: Draft, described: _Descriptio
     known = [value for value in box if value is not None]
     if draft.is_usable and len(known) == 4 and max(map(abs, known)) > 2:
         reading.fault(
-            "boxes_shares", f"{where}: expected shares from 0 to 1, got {line!r:.80}; divide pixels by the size"
+            "boxes_shares", f"{where}: expected fractions from 0 to 1, got {line!r:.80}; divide pixels by the size"
         )
         return
     draft.add_shares(label, box, where=where, score=score, track=track)

@@ -114,7 +114,7 @@ def spread_indices(num_episodes: int, num_chosen: int) -> list[int]:
     ([0, 4, 8], [0, 1])
     """
     if num_episodes == 0:
-        raise ValueError("data set: expected at least one episode, got none; see what was skipped, and why")
+        raise ValueError("data set: expected at least one episode, got none; see which episodes were skipped, and why")
     return sorted({int(index) for index in np.linspace(0, num_episodes - 1, num_chosen)})
 
 

@@ -178,7 +178,7 @@ def verify_store(folder: Path) -> Iterator[Path]:
     for shard, kind in itertools.product(read_manifest(folder)["shards"], ("episodes", "frames")):
         path = folder / kind / shard["file"]
         if not path.is_file() or sha256(path) != shard[f"{kind}_sha256"]:
-            raise DatasetError(f"{path}: expected what was written, got other bytes; {COPY_ADVICE}")
+            raise DatasetError(f"{path}: expected the bytes that were written, got others; {COPY_ADVICE}")
         yield path
 
 

@@ -48,12 +48,12 @@ def parse_weights(text: str) -> dict[str, float]:
 class JointEpisodes:
     """Episodes of several data sets, mixed.
 
-    Which data set an index falls to, and which of its episodes that is, are pure functions of the seed and the index;
-    each data set is gone through in an order that is shuffled anew in each of its own epochs. Episode ids begin with
-    the name of their data set; in a data set that is gone through more than once they repeat.
+    The data set of an index, and the episode of that data set, are pure functions of the seed and the index. Each data
+    set is shuffled again in each of its own epochs. Episode ids begin with the name of their data set, and repeat in
+    each epoch of the data set.
 
     Attributes:
-        skipped: What the data sets left out, by ``name/reason``.
+        skipped: Number of items that the data sets left out, by ``name/reason``.
 
     Args:
         datasets: By name, each with at least one episode.

@@ -1,4 +1,4 @@
-"""Templates of one's own: out of a file, a module, or the fields that a template is written as.
+"""Your own templates: from a file, a module, or the fields of a template.
 
     name: mine                          # default: the file's name
     base: default                       # whose sentences stand where none is given here; default: nobody's

@@ -67,10 +67,11 @@ IPLOC_RELEASE = IPLocTemplate(
     absent_answer_text="none",
 )
 """IPLoc as its released code asks Qwen2-VL (github.com/SivanDoveh/IPLoc, Loc_Qwen2VL7B.py and utils_qwen.py at
-27682bc): supports' boxes are thousandths that are not rounded, and the answer that its parser looks for first is
-`(x1,y1),(x2,y2)`, as in the paper (arXiv:2411.13317, sec. 3.1). Evaluations name the object by its category, as there.
+27682bc). Boxes of supports are thousandths without rounding. The first form of an answer that IPLoc's parser looks for
+is `(x1,y1),(x2,y2)`, as in the paper (arXiv:2411.13317, sec. 3.1). Evaluations name the object by its category, as in
+IPLoc.
 
-The code that trained its weights is not published. `none` for absent objects is ours.
+The training code of its weights is not published. `none` for absent objects is ours.
 """
 
 _SAME_OBJECT = "{box}, Do all these boxes have the same object? "

@@ -1,4 +1,4 @@
-"""Answers as arrays: what reward terms are functions of."""
+"""Answers as arrays, the argument of reward terms."""
 
 from __future__ import annotations
 

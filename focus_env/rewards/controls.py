@@ -1,6 +1,6 @@
-"""Reward terms that do not say how good an answer is: what trains as well as the IoU does not train by the IoU.
+"""Control terms, which do not measure how good an answer is: if one trains as well as IoU, IoU is not the cause.
 
-They are for comparison. A right answer does not earn their maximum, nor a wrong one their minimum.
+Controls are for comparison. A right answer does not earn their maximum, nor a wrong answer their minimum.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Reward terms: what an answer earns for one property of it.
+"""Reward terms: the reward of an answer for one property.
 
-A term is a pure function of N answers: it takes an `AnswerBatch` and gives [N] float64. One with parameters is a frozen
-dataclass that is called likewise. `docs/rewards.md` has all of them in a table, with how each can be gamed.
+A term is a pure function of N answers: it takes an `AnswerBatch` and returns [N] float64. A term with parameters is a
+frozen dataclass with `__call__`. `docs/rewards.md` has a table of all terms, with how each can be gamed.
 
-What overlaps are worth where there is no overlap to speak of: an answer without a readable box gets the term's minimum.
-Where the object is absent, the answer that it is gets 1, and any other the minimum.
+Terms of overlap without a box: an answer without a readable box gets the term's minimum. If the object is absent, the
+answer "absent" gets 1, and any other answer the minimum.
 """
 
 from __future__ import annotations

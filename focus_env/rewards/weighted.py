@@ -4,7 +4,7 @@
     WeightedReward.from_mapping({"piecewise": 1, "iou_at(0.5)": 0.5, "my_package.rewards:centre_reward": 0.2})
 
 The default is FOCUS's reward, IoU + 0.5 * [the format is right] (arXiv:2605.31145). The terms are in
-`focus_env.rewards.terms`; `docs/rewards.md` says what each is and how to write another.
+`focus_env.rewards.terms`; `docs/rewards.md` explains each term, and how to write your own.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class WeightedReward:
             except ValueError as error:
                 raise ValueError(f"{source}: {error}") from error
             if name in terms:
-                raise ValueError(f"{source}: the term {name!r} stands twice; give it one weight")
+                raise ValueError(f"{source}: the term {name!r} appears twice; give it one weight")
             terms[name] = (term, number)
         return cls(terms)
 
@@ -208,7 +208,7 @@ def _to_weight(name: str, weight: Any, *, is_penalty: bool) -> float:
     if isinstance(weight, bool) or not _is_number(weight):
         raise ValueError(f"the weight of {name!r} must be a number, as in '{name}:0.5', got {weight!r}")
     if is_penalty and float(weight) < 0:
-        raise ValueError(f"{name!r} is a penalty, negative itself, and a weight of {weight} would reward what it names")
+        raise ValueError(f"{name!r} is a penalty with negative values, so a weight of {weight} would reward it")
     return float(weight)
 
 

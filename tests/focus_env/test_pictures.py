@@ -114,7 +114,7 @@ def test_files(tmp_path: Path) -> None:
         (np.zeros(7), r"got an array of the shape \[7\]"),
         (np.zeros((0, 4, 3), np.uint8), r"with pixels, got the shape \[0, 4, 3\]"),
         (np.zeros((0, 4)), r"with pixels, got the shape \[0, 4\]"),
-        (PIXELS / 127.5 - 1, "levels from 0 to 255, .* got float64 from -1 to 1; undo what normalised it"),
+        (PIXELS / 127.5 - 1, "levels from 0 to 255, .* got float64 from -1 to 1; undo the normalization"),
         (np.full((4, 4, 3), np.nan), "got float64 from nan to nan"),
         (np.full((4, 4, 3), 70000), "got int64 from 70000"),
         (PIXELS * 1j, "expected numbers, as in uint8, got an array of complex128"),

@@ -40,7 +40,7 @@ def read_layout(text: object) -> Layout:
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
-        raise RefusedError(f"{expected}, got what is no XML: {error}") from error
+        raise RefusedError(f"{expected}, got a text that is no XML: {error}") from error
     images = {one.get("name", ""): one.get("value", "") for one in root.iter("Image")}
     controls = {
         one.get("name", ""): tuple(own.get("alias") or own.get("value") or "" for own in one.iter("Label"))

@@ -234,7 +234,7 @@ def _find_base(adapter: SavedAdapter, base: str) -> tuple[str, ModelFiles]:
     reference = parse_reference(base)
     if reference.place in NEW_MODELS:
         raise CheckpointError(
-            f"adapter {adapter.text!r}: expected a base with weights, got {base!r}, whose weights each run makes anew"
+            f"adapter {adapter.text!r}: expected a base with weights, got {base!r}, whose weights are new in each run"
         )
     try:
         files = find_files(reference.place, reference.revision)

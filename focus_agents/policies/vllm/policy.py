@@ -127,8 +127,8 @@ class VLLMPolicy:
         logprobs = np.array([at[token].logprob for at, token in zip(output.logprobs, ids.tolist(), strict=True)])
         if np.isnan(logprobs).any():
             raise FloatingPointError(
-                "model: expected probabilities of tokens, got NaN from the engine vllm; its weights or what it "
-                "computes of the pictures are not finite: start from another checkpoint, or try `precision` fp32"
+                "model: expected probabilities of tokens, got NaN from the engine vllm; its weights or its features "
+                "of the pictures are not finite: start from another checkpoint, or try `precision` fp32"
             )
         return Completion(
             text=self.processor.decode(ids.tolist()),

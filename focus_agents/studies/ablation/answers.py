@@ -1,4 +1,4 @@
-"""Answering: the splits of a run, the episodes that all runs share, what copies and the oracle reach, and probes."""
+"""Answer the episodes of an ablation: the splits of a run, shared episodes, the floors of copies and oracle, probes."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ EVALUATION_FILE = "evaluation.json"
 MAX_COMPLETION_TOKENS = 16
 BATCH_SIZE = 64
 FLOORS = ("copy", "oracle")
-"""What stands beside the runs: the copy of the last support's box, and what the rule of the scenes allows."""
+"""Baselines beside the runs: the copy of the last support's box, and the oracle, which knows the rule of the scenes."""
 
 
 def evaluate_run(study: AblationStudy, run: ArmRun) -> None:
-    """Answer the splits greedily, and keep the IoU of each answer."""
+    """Answer the splits by greedy decoding, and keep the IoU of each answer."""
     missing = missing_cells(study, run)
     if not missing:
         return
@@ -66,7 +66,7 @@ def evaluate_run(study: AblationStudy, run: ArmRun) -> None:
 
 
 def missing_cells(study: AblationStudy, run: ArmRun) -> list[tuple[str, int]]:
-    """The splits and numbers of shots that a run has not answered, or not often enough."""
+    """Return the splits and numbers of shots that a run has not answered, or with too few episodes."""
     results = read_evaluation(run)
     return [
         (name, shots)
@@ -76,7 +76,7 @@ def missing_cells(study: AblationStudy, run: ArmRun) -> list[tuple[str, int]]:
 
 
 def cells_of(variant: Variant) -> list[tuple[str, int]]:
-    """The splits and numbers of shots that a variant answers."""
+    """Return the splits and numbers of shots that a variant answers."""
     return [
         (name, shots)
         for name, split in SPLITS.items()
@@ -87,14 +87,14 @@ def cells_of(variant: Variant) -> list[tuple[str, int]]:
 
 
 def cell_episodes(study: AblationStudy, name: str) -> int:
-    """How many episodes a cell of a split has: four times as many in the main one, where most claims rest."""
+    """Return the number of episodes of a cell: four times as many in the main split, on which most claims rest."""
     return study.num_episodes * (4 if name == MAIN_SPLIT else 1)
 
 
 def split_episodes(
     name: str, shots: int, num_episodes: int, scenes: str = "one_look", *, absent_fraction: float = 0.0
 ) -> Any:
-    """The episodes of a split of `SPLITS`; with fewer shots, the same queries."""
+    """Return the episodes of a split of `SPLITS`; fewer shots have the same queries."""
     dataset = _synthetic(name, shots, num_episodes, scenes, absent_fraction)
     return ShuffledSupports(dataset) if SPLITS[name].is_shuffled else dataset
 
@@ -113,7 +113,7 @@ class DrawnEpisodes:
     """Episodes of a data set that are drawn once and kept.
 
     Args:
-        dataset: All of whose episodes fit into memory.
+        dataset: A data set whose episodes all fit into memory.
     """
 
     def __init__(self, dataset: EpisodeDataset) -> None:
@@ -131,7 +131,7 @@ class DrawnEpisodes:
 
 @functools.cache
 def drawn_episodes(name: str, shots: int, num_episodes: int, scenes: str) -> DrawnEpisodes:
-    """Return the episodes of a split, drawn once in this process, which answers many runs."""
+    """Return the episodes of a split, drawn once for all runs that this process answers."""
     return DrawnEpisodes(split_episodes(name, shots, num_episodes, scenes))
 
 
@@ -139,8 +139,8 @@ def floor_values(study: AblationStudy, scenes: str) -> dict[str, dict[str, list[
     """Return the IoU of the copies of the last support's box and of the oracle's answers, by cell of the main split.
 
     Args:
-        study: For the number of episodes.
-        scenes: The kind.
+        study: The study, for the number of episodes.
+        scenes: The kind of scenes.
     """
     found: dict[str, dict[str, list[float]]] = {name: {} for name in FLOORS}
     num_episodes = cell_episodes(study, MAIN_SPLIT)
@@ -159,7 +159,7 @@ def _iou(box: Any, episode: Episode) -> float:
 
 
 def kept_floors(study: AblationStudy, scenes: str) -> Mapping[str, Mapping[str, list[float]]]:
-    """Return `floor_values`, from the study's folder where they have been worked out before."""
+    """Return `floor_values`, read from the study's folder if they are there."""
     file = study.folder / f"floors-{scenes}-{cell_episodes(study, MAIN_SPLIT)}.json"
     if file.exists():
         found: Mapping[str, Mapping[str, list[float]]] = read_json(file, "the IoU of copies and of the oracle")
@@ -170,7 +170,7 @@ def kept_floors(study: AblationStudy, scenes: str) -> Mapping[str, Mapping[str, 
 
 
 def is_probed(study: AblationStudy, run: ArmRun) -> bool:
-    """Whether a run stands for its base, so that it is the one that probes it: of a base's runs the first."""
+    """Tell whether a run is the first of its base, which is the run that probes the base."""
     variant = Variant.parse(run.variant)
     if variant.parent is not None:
         return False
@@ -178,7 +178,7 @@ def is_probed(study: AblationStudy, run: ArmRun) -> bool:
 
 
 def probe_base(study: AblationStudy, run: ArmRun) -> None:
-    """Probe a base, if that has not been done, and keep the table."""
+    """Probe a base if there is no probe yet, and keep the table."""
     file = probe_file(study, run)
     if is_probed(study, run) and not file.exists():
         settings = ProbeSettings(num_probe_episodes=study.num_probe_episodes)
@@ -187,7 +187,7 @@ def probe_base(study: AblationStudy, run: ArmRun) -> None:
 
 
 def read_probes(study: AblationStudy) -> dict[str, Mapping[str, Any]]:
-    """The probes of the study's bases, by name, as far as there are any."""
+    """Return the probes of the study's bases by name; bases without a probe are left out."""
     found: dict[str, Mapping[str, Any]] = {}
     for run in study.runs():
         if not run.command and (file := probe_file(study, run)).exists():
@@ -196,12 +196,12 @@ def read_probes(study: AblationStudy) -> dict[str, Mapping[str, Any]]:
 
 
 def probe_file(study: AblationStudy, run: ArmRun) -> Path:
-    """Where the probe of a run's base lies, by its weights and the number of episodes."""
+    """Return the file of a base's probe, named by the base's weights and the number of episodes."""
     digest = run.folder.name.rsplit("-", 1)[1]
     return study.folder / f"probe-{digest}-{study.num_probe_episodes}.json"
 
 
 def read_evaluation(run: ArmRun) -> dict[str, list[float]]:
-    """The IoU of each answer, by cell, as far as there are any."""
+    """Return the IoU of each answer by cell; cells without answers are left out."""
     file = run.folder / EVALUATION_FILE
     return read_json(file, "the IoU of each answer by cell") if file.exists() else {}

@@ -1,7 +1,7 @@
-"""What is compared: bases, kinds of scenes, and arms, each a command line from another arm's model or from a base.
+"""The plan of an ablation as data: bases, kinds of scenes, and arms.
 
-This file is the plan as data: an arm says on which bases and scenes it is run, from which pool of episodes, and with
-how many seeds. `grid` makes runs of it.
+An arm is a command line that starts from a base or from another arm's model. It names the bases and scenes on which it
+is run, its pool of episodes, and its number of seeds. `grid` makes runs of the arms.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 
 Stage = Literal["sft", "grpo"]
 Work = Literal["own", "seconds", "steps"]
-"""How long a run of stage 1 is: as its scenes have it, or as many seconds or steps as a run of GRPO has."""
+"""Length of a run of stage 1: as the kind of scenes has it, or as many seconds or steps as a run of GRPO has."""
 
 BASE = "base"
 
@@ -22,8 +22,8 @@ class Base:
     """A pretrained model.
 
     Attributes:
-        title: For tables.
-        model: Its name among those that come with the package.
+        title: Title in tables.
+        model: Name among the models that come with the package.
     """
 
     title: str
@@ -35,18 +35,18 @@ BASES: Mapping[str, Base] = {
     "how": Base("where and how", "focus-small-base-how"),
     "more": Base("where, control", "focus-small-base-more"),
 }
-"""By name; see docs/bases.md. The third one is the control of the second: as many more steps without heads."""
+"""Bases by name; see docs/bases.md. The third is the control of the second: as many more steps without heads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of scenes, and how stage 1 goes there.
+    """A kind of scenes, and the length of stage 1 on it.
 
     Attributes:
-        title: For tables.
-        share: Of `num_sft_steps`, how many an arm takes.
-        one_shot: Of these, the share at the start that shows one support.
-        after: The kind on which an arm that would start from a base is trained first; its steps then come on top.
+        title: Title in tables.
+        share: Fraction of `num_sft_steps` that an arm takes.
+        one_shot: Fraction of these steps, at the start, that show one support.
+        after: The kind on which an arm that starts from a base is trained first, with steps of its own.
     """
 
     title: str
@@ -60,8 +60,8 @@ KINDS: Mapping[str, Kind] = {
     "parts": Kind("parts", share=0.5, one_shot=0.0, after="one_look"),
     "tracks": Kind("tracks", share=0.7, one_shot=0.4),
 }
-"""By the name in `Scenes`; see docs/scenes.md. Parts are learned after whole objects: from a base they are
-hardly begun in 1,000 steps."""
+"""Kinds by their name in `Scenes`; see docs/scenes.md. Parts are learned after whole objects: from a base, 1,000 steps
+on parts hardly teach anything."""
 
 COMMON: Mapping[Stage, tuple[str, ...]] = {
     "sft": (
@@ -75,14 +75,15 @@ COMMON: Mapping[Stage, tuple[str, ...]] = {
         "--checkpoint-interval", "100",
     ),
 }  # fmt: skip
-"""What differs from the experiments' defaults. These: four supports, four objects in each picture, the same ones
-throughout an episode and told apart by texture and colours; the vision tower stays as it is, as under the paper's
-adapters, which reach the language model only."""
+"""Flags that differ from the experiments' defaults. An episode has four supports, and four objects in each picture, the
+same throughout the episode, which texture and colours tell apart. The vision tower is frozen, as it is under the
+paper's adapters, which change the language model only."""
 
 SECONDS = {"sft_one_shot": 0.233, "sft": 0.363, "grpo": 1.1, "start": 25.0, "episode": 0.006, "probe": 15.0}
-"""On one core with bfloat16 units: a step of stage 1 with one support and with a drawn number of them, an iteration of
-GRPO, what a run takes before and after its steps, an answered episode, and a base's probe. Estimates, and arms of equal
-seconds, go by these, so that the plan does not depend on what else a machine does; the report has measured seconds."""
+"""Seconds on one core with bfloat16 units. Keys `sft_one_shot` and `sft` are a step of stage 1 with one support and
+with a drawn number of supports. The others are an iteration of GRPO, a run's start and end, an answered episode, and a
+base's probe. Estimates and arms of equal seconds use these numbers, so that the plan does not depend
+on a machine's load; the report has measured seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,17 +91,17 @@ class Arm:
     """One arm.
 
     Attributes:
-        title: For tables.
-        stage: Which experiment trains it; None for the base, which is not trained here.
-        parent: The arm whose model it starts from, on the same base and scenes.
-        flags: What it changes of the common settings; of stage 1 after stage 1 it keeps those of its parent.
-        grid: By kind of scenes, the bases that it is run on.
-        work: How long it is.
-        share: Of that, how much.
-        pool: Episodes to train on, again and again; None: as many as it needs, or its parent's pool.
-        num_seeds: With how many of the study's seeds it is run; None: with all.
-        is_paper: Whether it is one of the paper's own arms.
-        is_default: Whether it is run where no arms are named.
+        title: Title in tables.
+        stage: The experiment that trains the arm; None for the base, which is not trained here.
+        parent: The arm whose model this arm starts from, on the same base and scenes.
+        flags: Changes to the common settings. Stage 1 after stage 1 keeps the parent's flags.
+        grid: The bases on which the arm is run, by kind of scenes.
+        work: Length of the arm.
+        share: Fraction of that length.
+        pool: Number of episodes to train on repeatedly; None: as many as the arm needs, or the parent's pool.
+        num_seeds: Number of the study's seeds with which the arm is run; None: all seeds.
+        is_paper: Whether the arm is one of the paper's own arms.
+        is_default: Whether the arm is run when no arms are named.
     """
 
     title: str
@@ -126,27 +127,27 @@ _COORDS = ("--attention-target", "coords")
 
 
 def _setting(title: str, *flags: str, grid: Mapping[str, tuple[str, ...]], num_seeds: int | None = None) -> Arm:
-    """Stage 1 from a base with another setting."""
+    """Make an arm of stage 1 from a base with another setting."""
     return Arm(title=title, stage="sft", flags=flags, grid=grid, num_seeds=num_seeds)
 
 
 def _old(title: str, *flags: str) -> Arm:
-    """A setting of stage 1 that is run where it is named."""
+    """Make an arm of stage 1 that is run only when it is named."""
     return Arm(title=title, stage="sft", flags=flags, grid=_LOOK_WHERE, is_default=False)
 
 
 def _after(title: str, parent: str, *flags: str, grid: Mapping[str, tuple[str, ...]], seeds: int | None = None) -> Arm:
-    """GRPO of another arm's model."""
+    """Make an arm of GRPO from another arm's model."""
     return Arm(title=title, stage="grpo", parent=parent, flags=flags, grid=grid, num_seeds=seeds)
 
 
 def _more(title: str, parent: str, grid: Mapping[str, tuple[str, ...]], work: Work = "seconds") -> Arm:
-    """More of stage 1, in place of GRPO."""
+    """Make an arm of more stage 1, in place of GRPO."""
     return Arm(title=title, stage="sft", parent=parent, grid=grid, work=work)
 
 
 def _pool(title: str, pool: int, *flags: str, num_seeds: int) -> Arm:
-    """Stage 1 from a bounded pool of episodes."""
+    """Make an arm of stage 1 from a bounded pool of episodes."""
     return Arm(title=title, stage="sft", flags=flags, pool=pool, grid=_TRACKS_WHERE, num_seeds=num_seeds)
 
 
@@ -244,10 +245,9 @@ ARMS: Mapping[str, Arm] = {
     "beta-high": _old("beta 8", "--beta", "8"),
     "iploc": _old("IPLoc: names in the prompt, no attention loss", "--template", "iploc", "--beta", "0"),
 }  # fmt: skip
-"""By name. Options that are tried for the first time, and arms that only stand beside others, have one seed or two; one
-that earns it gets all of them here. Where nothing else is said: attention loss on the region inside the support boxes,
-mean over the last three of five layers, mu 0.5 of what is reachable, beta 2, labels on the answer, 1, 2 or 4 supports
-drawn for each step."""
+"""Arms by name. New options, and arms that only accompany others, have one seed or two; a promising arm gets all seeds
+here. The defaults: attention loss on the region inside the support boxes, mean over the last three of five layers, mu
+0.5 of the reachable gap, beta 2, labels on the answer, and 1, 2 or 4 supports drawn for each step."""
 
 QUICK_GRID: Mapping[str, tuple[str, ...]] = {
     BASE: ("one_look", "parts", "tracks"),
@@ -258,13 +258,13 @@ QUICK_GRID: Mapping[str, tuple[str, ...]] = {
     "attention-grpo": ("tracks",),
     "attention-more": ("tracks",),
 }
-"""Arms of a quick look, and the scenes of each, on the base where."""
+"""Arms of a quick look with the scenes of each, on the base `where`."""
 
 PUBLISHED: Mapping[str, float] = {
     BASE: 36.1, "sft": 34.3, "sft-grpo": 33.7, "attention": 57.1, "attention-grpo": 68.5,
 }  # fmt: skip
-"""What the paper reports (mIoU * 100, TAO, 4 shots, Qwen2-VL-7B): tables 1, 3 and 6 of arXiv:2605.31145, without
-intervals. Other data and another model, so only the order of the rows can be compared."""
+"""The paper's figures (mIoU * 100, TAO, 4 shots, Qwen2-VL-7B): tables 1, 3 and 6 of arXiv:2605.31145, without
+intervals. The data and the model are others, so only the order of the rows can be compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,11 +272,11 @@ class Split:
     """Episodes to evaluate on.
 
     Attributes:
-        title: For tables.
-        options: Arguments of the synthetic data set that differ from the training's.
+        title: Title in tables.
+        options: Arguments of the synthetic data set that differ from those of the training.
         is_shuffled: Whether supports are those of other episodes.
-        shots: How many supports, in turn.
-        scenes: Kinds that have this split.
+        shots: Numbers of supports, answered in turn.
+        scenes: Kinds of scenes that have this split.
     """
 
     title: str
@@ -295,14 +295,15 @@ SPLITS: Mapping[str, Split] = {
     "same-shape": Split("same-shape distractors", {"split": "test", "distractors": "same_shape"}),
     "shuffled": Split("supports shuffled", {"split": "test"}, is_shuffled=True, scenes=tuple(KINDS)),
 }
-"""By name; all but unseen and shuffled are answered by the paper's arms alone. Seen identities stand in new scenes."""
+"""Splits by name. Only the paper's arms answer splits other than unseen and shuffled. Seen identities are in new
+scenes."""
 
 
 def cell(split: str, shots: int) -> str:
-    """The key of a table's cell."""
+    """Return the key of a table's cell."""
     return f"{split}/{shots}"
 
 
 SHOTS = 4
 MAIN_CELL = cell(MAIN_SPLIT, SHOTS)
-"""Where most claims rest."""
+"""The cell on which most claims rest."""

@@ -9,12 +9,12 @@ from typing import Any, Literal
 from focus_agents.studies.ablation.arms import ARMS
 
 Kind = Literal["gain", "none", "context"]
-"""gain: the sentence says that the second exceeds the first; none: that it does not, by anything that matters; context:
-no verdict is given."""
+"""gain: the sentence says that the second exceeds the first; none: that the second does not exceed the first by more
+than `MATTERS`; context: there is no verdict."""
 Verdict = Literal["holds", "does not hold", "open"]
 
 MATTERS = 0.05
-"""Of mIoU: what is surely less is no gain that the paper speaks of; its own are 11 to 23 points."""
+"""Least difference of mIoU that counts as a gain like the paper's, whose gains are 11 to 23 points."""
 
 SENTENCES: Mapping[str, str] = {
     "sft": "Plain SFT does not learn to use the supports.",
@@ -27,7 +27,7 @@ SENTENCES: Mapping[str, str] = {
     "grpo-alone": "GRPO alone does not learn to use the supports.",
     "grpo-plain": "GRPO adds nothing to plain SFT.",
 }
-"""By name: what the paper says, and of `grpo-more` what it needs for GRPO to be worth its seconds."""
+"""Sentences of the paper by name; that of `grpo-more` is the condition under which GRPO is worth its seconds."""
 
 Place = tuple[str, str]
 """An arm, and a cell of its table."""
@@ -38,11 +38,11 @@ class Claim:
     """One comparison, made on each base and kind of scenes that have both sides.
 
     Attributes:
-        name: For tables; unique.
+        name: Unique name in tables.
         before: Arm and cell.
         after: Arm and cell.
-        sentence: In `SENTENCES`; "" of what stands beside them.
-        kind: What the sentence says of the difference.
+        sentence: Name in `SENTENCES`; "" for a comparison that belongs to no sentence.
+        kind: The sentence's statement about the difference.
     """
 
     name: str
@@ -135,19 +135,20 @@ CLAIMS: Sequence[Claim] = (
     _four("right answer in each group, against stage 1 at equal seconds", "coords-more", "grpo-gold"),
     _four("ranks of rewards, against stage 1 at equal seconds", "coords-more", "grpo-ranks"),
 )
-"""What is compared, in the order of the page."""
+"""All comparisons, in the order of the page."""
 
 
 def verdict(kind: Kind, difference: Mapping[str, Any]) -> Verdict | None:
-    """What a difference says of the sentence that it stands for.
+    """Judge a sentence by a difference.
 
     Args:
-        kind: What the sentence says.
-        difference: With its `interval`.
+        kind: The sentence's statement about the difference.
+        difference: The difference with its `interval`.
 
     Returns:
-        Of a gain: it holds if all of the interval is above 0, does not if all of it is below `MATTERS`, and is open
-        otherwise. Of no gain: it holds if all of the interval is below `MATTERS`, and does not if all of it is above.
+        A sentence of a gain holds if the whole interval is above 0, does not hold if the whole interval is below
+        `MATTERS`, and is open otherwise. A sentence of no gain holds if the whole interval is below `MATTERS`, and does
+        not hold if the whole interval is above.
     """
     low, high = difference["interval"]
     if kind == "context":

@@ -1,4 +1,4 @@
-"""How long a study takes, told before it starts: by the speeds of `arms.SECONDS`, on one core for each job."""
+"""Estimate the time of a study before its start, by the speeds of `arms.SECONDS`, on one core for each job."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from focus_agents.studies.ablation.runs import AblationStudy, ArmRun
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a study takes.
+    """The cost of a study.
 
     Attributes:
-        num_runs: All of its runs, bases among them.
-        num_left: How many of them are not done.
-        core_seconds: Of these, on one core each.
-        seconds: Of these by the clock, with the study's jobs, each on a core of its own.
-        jobs: Of the study.
+        num_runs: Number of all runs, bases among them.
+        num_left: Number of the runs that are not done.
+        core_seconds: Seconds of the runs that are not done, summed over runs on one core each.
+        seconds: Seconds of these runs by the clock, with `jobs` runs at a time, each on its own core.
+        jobs: Runs at a time.
     """
 
     num_runs: int
@@ -31,7 +31,7 @@ class Cost:
     jobs: int
 
     def __str__(self) -> str:
-        """A line for the terminal."""
+        """Return a line for the terminal."""
         done = self.num_runs - self.num_left
         already = f", {done} of them done" if done else ""
         left = f"what is left takes about {_duration(self.seconds)}"
@@ -39,7 +39,7 @@ class Cost:
 
 
 def estimate(study: AblationStudy) -> Cost:
-    """Return what is left of a study, run as `training.run_arms` does."""
+    """Return the cost of the runs that are left, scheduled as `training.run_arms` does."""
     runs = study.runs()
     seconds = {run.folder: run_seconds(study, run) for run in runs}
     ends: dict[Path, float] = {}
@@ -62,7 +62,7 @@ def estimate(study: AblationStudy) -> Cost:
 
 
 def run_seconds(study: AblationStudy, run: ArmRun) -> float:
-    """What is left of a run, on one core; 0 of one that is done."""
+    """Return the seconds that are left of a run on one core; 0 if the run is done."""
     variant = Variant.parse(run.variant)
     seconds = sum(cell_episodes(study, name) for name, _ in missing_cells(study, run)) * SECONDS["episode"]
     if run.command and not run.is_done:

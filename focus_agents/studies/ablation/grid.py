@@ -1,4 +1,4 @@
-"""The variants that the plan of `arms` comes to: an arm on a base, with a kind of scenes."""
+"""The variants of the plan in `arms`: an arm on a base, with a kind of scenes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from focus_agents.studies.ablation.arms import ARMS, BASE, BASES, COMMON, KINDS,
 
 
 class Variant(NamedTuple):
-    """An arm on a base, with a kind of scenes; by its text "arm/base/scenes" in folders and reports."""
+    """An arm on a base, with a kind of scenes; folders and reports name it "arm/base/scenes"."""
 
     arm: str
     base: str
@@ -23,7 +23,7 @@ class Variant(NamedTuple):
         """Read the text of a variant.
 
         Raises:
-            ValueError: If it is none.
+            ValueError: If the text is not that of a variant.
         """
         parts = text.split("/")
         if len(parts) != 3 or parts[0] not in ARMS or parts[1] not in BASES or parts[2] not in KINDS:
@@ -32,7 +32,7 @@ class Variant(NamedTuple):
 
     @property
     def parent(self) -> Variant | None:
-        """The variant whose model it starts from; None of a base."""
+        """The variant whose model this variant starts from; None for a base."""
         arm, after = ARMS[self.arm], KINDS[self.scenes].after
         if arm.stage is None:
             return None
@@ -42,11 +42,11 @@ class Variant(NamedTuple):
 
     @property
     def lineage(self) -> list[Variant]:
-        """All that it needs, the base first, itself last."""
+        """All variants that this variant needs, the base first, itself last."""
         return [*([] if self.parent is None else self.parent.lineage), self]
 
     def flags(self, num_sft_steps: int, num_grpo_iterations: int) -> tuple[str, ...]:
-        """What its command line says, but for the seed and places; of a flag that stands twice the last one counts."""
+        """Return the command's flags, except for seed and paths; of a repeated flag the last one counts."""
         arm, parent = ARMS[self.arm], self.parent
         if arm.stage is None or parent is None:
             return ()
@@ -58,13 +58,13 @@ class Variant(NamedTuple):
 
     @property
     def one_shot(self) -> float:
-        """Share of the steps of stage 1, at the start, that show one support: none where there was a stage 1 before."""
+        """Fraction of the steps of stage 1, at the start, that show one support: 0 after an earlier stage 1."""
         parent = self.parent
         return KINDS[self.scenes].one_shot if parent is not None and ARMS[parent.arm].stage is None else 0.0
 
     @property
     def pool(self) -> int | None:
-        """Its own pool of episodes, or that of the arm that it starts from."""
+        """The arm's pool of episodes, or that of its parent."""
         own, parent = ARMS[self.arm].pool, self.parent
         return own if own is not None or parent is None else parent.pool
 
@@ -75,7 +75,7 @@ class Variant(NamedTuple):
         return (*(before.flags if arm.stage == before.stage == "sft" else ()), *arm.flags)
 
     def num_steps(self, num_sft_steps: int, num_grpo_iterations: int) -> int:
-        """Optimizer steps of stage 1, or iterations of GRPO; 0 of a base."""
+        """Return the optimizer steps of stage 1, or the iterations of GRPO; 0 for a base."""
         arm = ARMS[self.arm]
         if arm.stage is None:
             return 0
@@ -89,7 +89,7 @@ class Variant(NamedTuple):
         return max(1, round(arm.share * steps[arm.work]))
 
     def training_seconds(self, num_sft_steps: int, num_grpo_iterations: int) -> float:
-        """What its steps take on one core, by `SECONDS`."""
+        """Return the seconds of the variant's steps on one core, by `SECONDS`."""
         number, stage = self.num_steps(num_sft_steps, num_grpo_iterations), ARMS[self.arm].stage
         if stage == "sft":
             one_shot = self.one_shot
@@ -97,12 +97,12 @@ class Variant(NamedTuple):
         return number * SECONDS["grpo"]
 
     def seeds(self, seeds: Sequence[int]) -> Sequence[int]:
-        """Return with which of a study's seeds it is run."""
+        """Return the seeds of a study with which the variant is run."""
         return seeds[: ARMS[self.arm].num_seeds]
 
 
 def planned(arms: Collection[str], bases: Collection[str], scenes: Collection[str]) -> list[Variant]:
-    """Return what the plan holds of some arms on some bases and scenes."""
+    """Return the plan's variants of some arms on some bases and scenes."""
     return [
         Variant(arm, base, kind)
         for kind in KINDS
@@ -120,7 +120,7 @@ def quick() -> list[Variant]:
 
 
 def default_arms() -> tuple[str, ...]:
-    """Return the arms that are run where none is named."""
+    """Return the arms that are run when no arm is named."""
     return tuple(name for name, arm in ARMS.items() if arm.is_default)
 
 

@@ -52,13 +52,13 @@ def write_report(study: AblationStudy, folder: Path) -> Path:
 
 
 def _path(folder: Path, what: str, scenes: str) -> Path:
-    """Of a picture; those of the first kind of scenes have the short name."""
+    """Return the path of a picture; those of the first kind of scenes have the short name."""
     kind = "" if scenes == next(iter(KINDS)) else f"_{scenes}"
     return folder / f"{REPORT_NAME}_{what}{kind}.png"
 
 
 def _draw_curves(study: AblationStudy, summary: Mapping[str, Any], folder: Path, scenes: str) -> None:
-    """Sample efficiency of stage 1, rewards of GRPO: the paper's arms on the first base."""
+    """Draw the sample efficiency of stage 1 and the rewards of GRPO: the paper's arms on the first base."""
     shown = [Variant(arm, SHOWN_BASE, scenes) for arm in ARMS if ARMS[arm].is_paper or arm == "shuffled"]
     for stage, metrics in CURVES.items():
         variants = [each for each in shown if ARMS[each.arm].stage == stage and str(each) in summary["rows"]]
@@ -73,7 +73,7 @@ def _draw_curves(study: AblationStudy, summary: Mapping[str, Any], folder: Path,
 
 
 def _draw_answers(study: AblationStudy, summary: Mapping[str, Any], folder: Path, scenes: str) -> None:
-    """Answers, and where they look, without and with the attention loss, to the first test episodes."""
+    """Draw answers to the first test episodes and their attention, without and with the attention loss."""
     rows, titles = [], []
     variants = [Variant(arm, SHOWN_BASE, scenes) for arm in SHOWN_ARMS]
     runs = {each: study.run(each, _seeds(summary, each)[0]) for each in variants if str(each) in summary["rows"]}

@@ -1,4 +1,4 @@
-"""The runs of a study: a command line and a folder for each, named by all that decides it."""
+"""The runs of a study: a command line and a folder for each, named by a digest of all that decides the run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from focus_agents.studies.study import Run, Study
 
 @dataclass(frozen=True, slots=True)
 class ArmRun(Run):
-    """One variant with one seed; `variant` is its text, as `Variant` writes it.
+    """One variant with one seed; `variant` is the text of a `Variant`.
 
     Attributes:
         model: The trained model.
-        command: Arguments of the Python that trains it; empty for a base.
-        parent: Folder of the run that it starts from; None for a base.
+        command: Arguments of the Python that trains the model; empty for a base.
+        parent: Folder of the run whose model this run starts from; None for a base.
     """
 
     model: str
@@ -31,16 +31,16 @@ class ArmRun(Run):
 
 @dataclass(frozen=True, kw_only=True)
 class AblationStudy(Study):
-    """The variants that are run, and for how long.
+    """The variants of a study, with the lengths of their runs.
 
     Attributes:
-        bases: By name in `BASES`, the pretrained models, each by name or folder.
-        variants: What is run; those that they start from are run too.
-        num_sft_steps: Optimizer steps of stage 1, of which a kind of scenes takes its share.
+        bases: The pretrained models, each a name or a folder, by their names in `BASES`.
+        variants: Variants to run; the variants that they start from are run too.
+        num_sft_steps: Optimizer steps of stage 1, of which a kind of scenes takes its fraction.
         num_grpo_iterations: Iterations of GRPO.
         num_episodes: Episodes answered for each split and number of shots; see `answers.cell_episodes`.
-        num_probe_episodes: Of the linear probe of each base.
-        precision: Of all trainings and answers.
+        num_probe_episodes: Episodes of the linear probe of each base.
+        precision: Precision of all trainings and answers.
         jobs: Runs at a time.
         use_gpu: Whether runs train on a GPU.
     """
@@ -81,7 +81,7 @@ class AblationStudy(Study):
         return ArmRun(str(found), seed, folder, str(folder / "checkpoints" / "final"), command, parent.folder)
 
     def runs(self) -> list[ArmRun]:
-        """Return all runs, each after the one that it starts from, without repetitions."""
+        """Return all runs once, each after the run whose model it starts from."""
         runs: dict[Path, ArmRun] = {}
         for seed in self.seeds:
             for variant in self.variants:
@@ -93,7 +93,7 @@ class AblationStudy(Study):
 
     @property
     def all_variants(self) -> list[Variant]:
-        """What is run, those that others start from among them, in the order of the plan."""
+        """All variants to run, with those that others start from, in the order of the plan."""
         return list(in_plan_order([needed for variant in self.variants for needed in variant.lineage]))
 
     def _hardware(self, stage: Stage) -> tuple[str, ...]:
@@ -104,7 +104,7 @@ class AblationStudy(Study):
 
 @functools.lru_cache
 def _digest(model: str) -> str | None:
-    """Of a base; a study asks for it hundreds of times."""
+    """Return the digest of a base's weights, which a study needs hundreds of times."""
     return weights_digest(model)
 
 

@@ -27,13 +27,13 @@ from focus_env.intervals import seeds_bootstrap_interval
 THRESHOLDS = {"acc_50": 0.5, "acc_75": 0.75}
 
 Scores = Mapping[str, Mapping[str, Mapping[int, npt.NDArray[np.float64]]]]
-"""By variant, cell and seed, [episodes] IoU."""
+"""[episodes] IoU, by variant, cell and seed."""
 Floors = Mapping[str, Mapping[str, Mapping[str, list[float]]]]
-"""By kind of scenes, name and cell, the IoU of each answer of what stands beside the runs."""
+"""The IoU of each answer of the baselines beside the runs, by kind of scenes, name and cell."""
 
 
 def read_scores(study: AblationStudy) -> Scores:
-    """The scores of all runs that were answered to the end; variants and seeds without any are left out."""
+    """Return the scores of all runs that were answered to the end; variants and seeds without scores are left out."""
     scores: dict[str, dict[str, dict[int, npt.NDArray[np.float64]]]] = {}
     for variant in study.all_variants:
         for seed in study.seeds:
@@ -47,13 +47,13 @@ def read_scores(study: AblationStudy) -> Scores:
 
 
 def read_floors(study: AblationStudy, scores: Scores) -> Floors:
-    """What copies and the oracle reach, of the kinds of scenes of which there is a run."""
+    """Return the scores of copies and oracle, for the kinds of scenes that have a run."""
     kinds = dict.fromkeys(Variant.parse(variant).scenes for variant in scores)
     return {scenes: kept_floors(study, scenes) for scenes in kinds}
 
 
 def summarize_scores(study: AblationStudy, scores: Scores, floors: Floors | None = None) -> dict[str, Any]:
-    """All figures of the report, mIoU from 0 to 1: means, each seed's mean, 95% intervals over seeds and episodes."""
+    """Return all figures of the report, mIoU from 0 to 1: means, also by seed, 95% intervals over seeds x episodes."""
     return {
         "study": {
             "seeds": list(study.seeds),
@@ -93,7 +93,7 @@ def _row(study: AblationStudy, text: str, cells: Mapping[str, Mapping[int, npt.N
 
 
 def _seconds(study: AblationStudy, variant: Variant) -> float | None:
-    """Measured mean over seeds of what the runs of a variant took, validations included; None of a base."""
+    """Return the measured seconds of a variant's runs, mean over seeds, validations included; None for a base."""
     found = []
     for seed in study.seeds:
         run = study.run(variant, seed)
@@ -106,7 +106,7 @@ def _seconds(study: AblationStudy, variant: Variant) -> float | None:
 
 
 def _scored(by_seed: Mapping[int, npt.NDArray[np.float64]]) -> dict[str, Any]:
-    """Mean IoU, and the shares of answers that reach the thresholds."""
+    """Return the mean IoU, and the fractions of answers that reach the thresholds."""
     shares = {
         name: describe({seed: (values >= least).astype(np.float64) for seed, values in by_seed.items()})
         for name, least in THRESHOLDS.items()
@@ -115,7 +115,7 @@ def _scored(by_seed: Mapping[int, npt.NDArray[np.float64]]) -> dict[str, Any]:
 
 
 def describe(by_seed: Mapping[int, npt.NDArray[np.float64]]) -> dict[str, Any]:
-    """Mean, 95% interval over seeds and episodes, each seed's mean, and the number of episodes of a seed."""
+    """Return the mean, its 95% interval over seeds and episodes, the means by seed, and the episodes of a seed."""
     values = np.stack(list(by_seed.values()))
     low, high = seeds_bootstrap_interval(values)
     means = {str(seed): round(float(each.mean()), 4) for seed, each in by_seed.items()}
@@ -128,7 +128,7 @@ def describe(by_seed: Mapping[int, npt.NDArray[np.float64]]) -> dict[str, Any]:
 
 
 def _claims(scores: Scores) -> Iterable[dict[str, Any]]:
-    """Every comparison on every base and kind of scenes that have both sides, and each setting against the default."""
+    """Yield each comparison on each base and kind of scenes with both sides, and each setting against the default."""
     places = dict.fromkeys(Variant.parse(variant)[1:] for variant in scores)
     for claim in CLAIMS:
         for base, scenes in places:
@@ -139,7 +139,7 @@ def _claims(scores: Scores) -> Iterable[dict[str, Any]]:
 
 
 def _difference(scores: Scores, claim: Claim, base: str, scenes: str) -> dict[str, Any] | None:
-    """Of two cells, paired by the seeds and episodes that both have; None if there is nothing to pair."""
+    """Return the difference of two cells, paired by common seeds and episodes; None if they have none in common."""
     (first, old_key), (second, new_key) = claim.before, claim.after
     old = scores.get(str(Variant(first, base, scenes)), {}).get(old_key, {})
     new = scores.get(str(Variant(second, base, scenes)), {}).get(new_key, {})

@@ -30,13 +30,13 @@ OVERVIEW: Mapping[str, str] = {
     "attention-grpo": "SFT, loss to the region, + GRPO",
     "grpo": "GRPO only",
 }
-"""Arms of the overview, with the headings of their columns; the last target of the paper is that of the third."""
+"""Arms of the overview, with the headings of their columns; the third arm has the paper's target."""
 PRECISION_TITLES = {"bf16": "bfloat16", "fp32": "single precision"}
 FLOOR_TITLES = {"copy": "copy of the last support's box", "oracle": "oracle, an upper bound"}
 
 
 def render_report(summary: Mapping[str, Any]) -> str:
-    """All tables in Markdown."""
+    """Write all tables in Markdown."""
     study = summary["study"]
     parts = [
         "# The paper's claim, part by part, on synthetic scenes",
@@ -66,7 +66,7 @@ def render_report(summary: Mapping[str, Any]) -> str:
 
 
 def verdict_table(summary: Mapping[str, Any]) -> str:
-    """For each sentence, on which bases and scenes its comparisons hold, do not, or are open."""
+    """Write a row for each sentence, with the bases and scenes on which its comparisons hold, do not, or are open."""
     rows = [["the paper says", *VERDICTS]]
     for sentence, text in SENTENCES.items():
         found: dict[str, list[str]] = {name: [] for name in VERDICTS}
@@ -79,7 +79,7 @@ def verdict_table(summary: Mapping[str, Any]) -> str:
 
 
 def _counted(places: Sequence[str]) -> str:
-    """Places with how many comparisons each has, where there are several."""
+    """Write places, each with its number of comparisons if it has several."""
     counts = {place: places.count(place) for place in places}
     return "; ".join(place if count == 1 else f"{place} ({count})" for place, count in counts.items())
 
@@ -97,7 +97,7 @@ def _base_title(base: str) -> str:
 
 
 def overview_table(summary: Mapping[str, Any]) -> str:
-    """The paper's arms at four shots: a row for each base and kind of scenes, beside copies and what the paper says."""
+    """Write the paper's arms at four shots, by base and kind of scenes, beside copies and the paper's figures."""
     shown = {arm: title for arm, title in OVERVIEW.items() if any(v.arm == arm for v in _variants(summary))}
     has_floors = bool(summary["floors"])
     rows = [["scenes / base", *(["copy"] if has_floors else []), *shown.values()]]
@@ -118,7 +118,7 @@ def _main(summary: Mapping[str, Any], variant: Variant) -> str:
 
 
 def _probe_parts(summary: Mapping[str, Any]) -> Iterator[str]:
-    """What the bases' box tokens hold, beside what stage 1 makes of it."""
+    """Yield the parts of the report on the probes of the bases' box tokens, beside stage 1's scores."""
     if summary["probes"]:
         yield "## What the bases hold, and what became of it"
         yield probe_table(summary)
@@ -130,7 +130,7 @@ def _probe_parts(summary: Mapping[str, Any]) -> Iterator[str]:
 
 
 def probe_table(summary: Mapping[str, Any]) -> str:
-    """A row for each base: the probe of its best layer, and mIoU of stage 1 on one look."""
+    """Write a row for each base: the probe of its best layer, and mIoU of stage 1 on one look."""
     arms = ("sft", "target-coords", "attention")
     heads = ["base", "numbers", "last number", "end of box text", "region", "commonest colour"]
     rows = [[*heads, *(f"one look: {OVERVIEW[arm]}" for arm in arms)]]
@@ -147,7 +147,7 @@ def _scene_parts(summary: Mapping[str, Any], scenes: str) -> Iterator[str]:
 
 
 def scene_table(summary: Mapping[str, Any], scenes: str) -> str:
-    """All variants of a kind of scenes by shots, below copies and the oracle."""
+    """Write all variants of a kind of scenes by shots, below copies and the oracle."""
     shots = SPLITS[MAIN_SPLIT].shots
     heads = ["", "base", "n", *(f"{each} shot{'s' * (each > 1)}" for each in shots), "acc@0.5, 4 shots"]
     rows = [[*heads, "acc@0.75, 4 shots", "supports shuffled, 4 shots", "steps", "seconds", "4 shots by seed"]]
@@ -178,7 +178,7 @@ def _scene_row(summary: Mapping[str, Any], variant: Variant) -> list[str]:
 
 
 def split_table(summary: Mapping[str, Any]) -> str:
-    """The paper's arms on all kinds of episodes of the scenes that have several."""
+    """Write the paper's arms on all kinds of episodes, for the scenes that have several."""
     rows = [["", "base", *(split.title for split in SPLITS.values())]]
     for variant in _variants(summary):
         row = summary["rows"][str(variant)]
@@ -190,7 +190,7 @@ def split_table(summary: Mapping[str, Any]) -> str:
 
 
 def difference_table(summary: Mapping[str, Any]) -> str:
-    """All comparisons, those of a sentence with their verdict."""
+    """Write all comparisons; those of a sentence have a verdict."""
     rows = [["", "scenes / base", "difference", "n", "by seed", "sentence", "verdict"]]
     for claim in summary["claims"]:
         said = verdict(claim["kind"], claim)
@@ -209,12 +209,12 @@ def _kinds(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _count(value: Mapping[str, Any]) -> str:
-    """Seeds by episodes."""
+    """Write the number of seeds times the number of episodes."""
     return f"{len(value['seeds'])} x {value['num_episodes']:,}" if value else ""
 
 
 def _figure(summary: Mapping[str, Any], value: Mapping[str, Any] | None, *, is_base: bool = False) -> str:
-    """A figure that says so where it rests on fewer seeds than the study has; a base has none."""
+    """Write a figure, with its number of seeds if the study has more; a base has no seeds."""
     return figure(value) if value is None or is_base else figure(value) + _fewer_seeds(summary, value)
 
 

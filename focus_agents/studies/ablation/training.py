@@ -1,4 +1,4 @@
-"""Training and answering: what has been done already, by these very settings, is not done again."""
+"""Train and answer the runs of a study; runs that are done with the same settings are not repeated."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from focus_agents.studies.ablation.runs import AblationStudy, ArmRun
 
 
 def run_arms(study: AblationStudy, on_done: Callable[[ArmRun], None]) -> None:
-    """Train and evaluate all runs, `jobs` at a time; one that fails does not stop those that do not need it.
+    """Train and evaluate all runs, `jobs` at a time; a failed run stops only the runs that need its model.
 
     An exception that ends the call, such as Ctrl-C, ends the trainings that are going on, each with a checkpoint.
 
     Args:
-        study: What to run.
+        study: The study to run.
         on_done: Called after each run, for progress.
 
     Raises:
-        TrainingError: At the end, if runs failed; it names them and their logs.
+        TrainingError: At the end, if runs failed; the message names them and their logs.
     """
     study.folder.mkdir(parents=True, exist_ok=True)
     waiting = study.runs()
@@ -83,7 +83,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def complete(study: AblationStudy, run: ArmRun, num_threads: int) -> None:
-    """Train a run with so many threads if it is not trained, and answer what is not answered; of a base, probe it.
+    """Train a run by `num_threads` threads if it is not trained, and answer its missing cells; probe a base.
 
     To be called in a process of a pool, which a signal ends.
     """
@@ -101,7 +101,7 @@ def complete(study: AblationStudy, run: ArmRun, num_threads: int) -> None:
 
 
 def _train(run: ArmRun, num_threads: int) -> None:
-    """Train from the start, or from the checkpoint that a killed run has left."""
+    """Train a run from its start, or from the checkpoint that a killed run has left."""
     command: Sequence[str] = run.command
     if run.has_checkpoint:
         command = (*run.command[:2], "--resume", str(run.folder), "--no-dashboard")

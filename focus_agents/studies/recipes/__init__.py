@@ -1,1 +1,1 @@
-"""Recipes: files of commands that are run one after the other, and what they cost by count."""
+"""Recipes: files of commands that are run one after the other, and their estimated cost."""

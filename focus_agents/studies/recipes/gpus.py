@@ -1,4 +1,4 @@
-"""GPUs by their data sheets, so that a recipe is counted without one."""
+"""GPUs by their data sheets, so that the cost of a recipe can be estimated without a GPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from focus_agents.models.settings import Precision
 from focus_agents.models.shape import ModelShape
 
 BANDWIDTH_SHARE = 0.6
-"""Share of a GPU's memory bandwidth that decoding reaches; a guess, as `budget.COMPUTE_SHARE` is."""
+"""Fraction of a GPU's memory bandwidth that decoding reaches; a guess, as `budget.COMPUTE_SHARE` is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class GPU:
     """A GPU by its data sheet.
 
     Attributes:
-        gigabytes: Of its memory, in 1e9 bytes.
+        gigabytes: Size of the memory, in 1e9 bytes.
         flops: Operations a second in bfloat16.
-        bandwidth: Bytes that its memory gives a second.
+        bandwidth: Bytes a second from the memory.
     """
 
     gigabytes: float
@@ -50,15 +50,15 @@ def answering_seconds(
     answer_tokens: int,
     batch_size: int,
 ) -> float:
-    """Return how long a process answers prompts by their operations, and by the weights that each token reads again.
+    """Estimate the seconds that a process answers, by the operations and by the weights that each token reads again.
 
     Args:
-        shape: The model's.
-        precision: Of the computation.
-        gpu: Where it is done.
+        shape: Shape of the model.
+        precision: Precision of the computation.
+        gpu: The GPU that computes.
         prompt: Size of each prompt.
-        num_prompts: All of them.
-        num_answers: Answers to each.
+        num_prompts: Number of all prompts.
+        num_answers: Answers to each prompt.
         answer_tokens: Tokens of each answer.
         batch_size: Prompts that are answered together.
     """

@@ -1,18 +1,18 @@
-"""A recipe: a YAML file of commands, with what they are for and on which GPUs they fit.
+"""A recipe: a YAML file of commands, with their purpose and the GPUs on which they fit.
 
 title: Table 1                  a line
-about: ...                      what comes out, and what is known to differ from the source
-base: qwen2-vl-7b               a name of `focus_agents.models.published.BASES`; without it nothing is counted
+about: ...                      the results, and the known differences from the source
+base: qwen2-vl-7b               a name of `focus_agents.models.published.BASES`; without a base nothing is estimated
 gpu: A100-80GB                  a name of `focus_agents.studies.recipes.gpus.GPUS`
-picture: [1280, 720]            width and height of the pictures for which the count is made
-ran: no                         whether these commands were run by the project: "no", or where and when
-variables: {tao: /data/tao}     what stands for {tao} in the commands and in other variables; `--set tao=...` changes it
+picture: [1280, 720]            width and height of the pictures for the estimate
+ran: no                         whether the project has run these commands: "no", or where and when
+variables: {tao: /data/tao}     the value of {tao} in the commands and in other variables; `--set tao=...` changes it
                                 for a call
 steps:
 - name: sft                     unique
   what: ...                     a line
-  needs: [...]                  what has to be there that the step does not make, in words
-  episodes: 988                 of an evaluation, where the data set has fewer than the command asks for
+  needs: [...]                  things that have to be there and that the step does not make, in words
+  episodes: 988                 of an evaluation, if the data set has fewer than the command asks for
   run: focus sft ...            the command
 """
 
@@ -31,9 +31,9 @@ from focus_env.regular_files import open_regular
 from focus_env.text_files import yaml_fault
 
 FOLDER = Path("experiments/recipes")
-"""Where recipes lie in a clone."""
+"""The folder of recipes in a clone."""
 NOT_RUN = "no"
-"""What `ran` says where nobody has run the commands."""
+"""The value of `ran` if nobody has run the commands."""
 _REFERENCE = re.compile(r"\{([^{}\"':,]*)\}")
 _MARK = "\ue000"  # a character that no command has
 _VARIABLE = re.compile(r"[\w.-]+")
@@ -45,10 +45,10 @@ class Step:
 
     Attributes:
         name: Unique in the recipe.
-        run: The command as it is written, with variables.
-        what: What it is for.
-        needs: What has to be there that no step makes.
-        episodes: Of an evaluation, how many there are at most.
+        run: The command as written, with variables.
+        what: The purpose of the command.
+        needs: Things that have to be there and that no step makes.
+        episodes: Most episodes of an evaluation.
     """
 
     name: str
@@ -65,13 +65,13 @@ class Recipe:
     Attributes:
         path: The file.
         title: A line.
-        steps: In their order.
-        about: What comes out.
-        base: Whose sizes the count takes; "": nothing is counted.
-        gpu: On which the commands are to fit.
-        picture_wh: (width, height) of the pictures of the count.
+        steps: The steps in their order.
+        about: The results of the recipe.
+        base: Base whose sizes the estimate uses; "": nothing is estimated.
+        gpu: GPU on which the commands are to fit.
+        picture_wh: (width, height) of the pictures of the estimate.
         ran: Where and when the commands were run, or `NOT_RUN`.
-        variables: What stands for names in commands.
+        variables: Values of the names in commands.
     """
 
     path: Path
@@ -89,11 +89,11 @@ class Recipe:
 
         Args:
             step: One of `steps`.
-            variables: What stands for names in this call, in place of the file's.
+            variables: Values for this call, in place of the file's.
 
         Raises:
-            ValueError: If a variable has no value, is none of the recipe's or refers to itself, or the command is no
-                `focus` command.
+            ValueError: If a variable has no value, is not one of the recipe's or refers to itself, or if the command is
+                no `focus` command.
         """
         values = {**self.variables, **(variables or {})}
         if unknown := sorted(set(values) - set(self.variables)):
@@ -115,10 +115,10 @@ class Recipe:
 
 
 def _split(command: str, values: Mapping[str, str]) -> list[str]:
-    """The words of a command, with values in place of the variables; a value is part of its word, whatever it holds.
+    """Split a command into words, with values in place of variables; a value stays in one word, spaces included.
 
     Raises:
-        ValueError: If quotes do not match, or a shell would do more with it than to start it.
+        ValueError: If quotes do not match, or if a shell would do more with the command than start it.
     """
     names = _REFERENCE.findall(command)
     # Values are filled in behind the split: their blanks and quotes are no blanks and quotes of the command.
@@ -139,7 +139,7 @@ def find_recipe(name: str) -> Path:
         name: A path, or the name of a file in `experiments/recipes` of this folder or of the clone.
 
     Raises:
-        ValueError: If there is no such file; the message lists the names that there are.
+        ValueError: If there is no such file; the message lists the known names.
     """
     if (path := Path(name)).suffix in (".yaml", ".yml") and path.exists():
         return path
@@ -151,7 +151,7 @@ def find_recipe(name: str) -> Path:
 
 
 def folders() -> list[Path]:
-    """Return where recipes are looked for by name: in the folder of the call, then in the clone."""
+    """Return the folders in which recipes are found by name: that of the call, then that of the clone."""
     found = [FOLDER, Path(__file__).parents[3] / FOLDER]
     return [folder for folder in found if folder.is_dir()]
 
@@ -162,7 +162,7 @@ def recipe_names() -> list[str]:
 
 
 def resolved(variables: Mapping[str, str], where: str) -> dict[str, str]:
-    """Return variables with the values of those that their own values name.
+    """Return the variables with other variables in their values replaced.
 
     Args:
         variables: By name; `{other}` in a value stands for the value of `other`.
@@ -184,11 +184,11 @@ def resolved(variables: Mapping[str, str], where: str) -> dict[str, str]:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe, and see that its base and its GPU are known.
+    """Read a recipe, and check that its base and its GPU are known.
 
     Raises:
-        ValueError: If the file is not such a recipe; the message names the place.
-        OSError: If it cannot be read.
+        ValueError: If the file is not a recipe; the message names the place.
+        OSError: If the file cannot be read.
     """
     recipe = read_recipe(path)
     check_sizes_known(recipe)
@@ -196,10 +196,10 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def check_sizes_known(recipe: Recipe) -> None:
-    """See that the base and the GPU of a recipe have sizes here.
+    """Check that the sizes of a recipe's base and GPU are known.
 
     Raises:
-        ValueError: If not.
+        ValueError: If one is not known.
     """
     from focus_agents.models.published import BASES  # here: recipes are listed without torch
     from focus_agents.studies.recipes.gpus import GPUS
@@ -210,7 +210,7 @@ def check_sizes_known(recipe: Recipe) -> None:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe without torch: `load_recipe` sees to the names of base and GPU too.
+    """Read a recipe without torch; `load_recipe` also checks the names of base and GPU.
 
     Raises:
         ValueError: If the file is not such a recipe; the message names the place.
@@ -274,7 +274,7 @@ def _step(found: Any, where: str) -> Step:
 
 
 def _values(found: Any, kind: type, where: str, *, required: Sequence[str], others: set[str]) -> dict[str, Any]:
-    """The entries of a mapping, whose names are fields of a class or `others`."""
+    """Return the entries of a mapping, whose names are fields of a class or `others`."""
     known = ({*kind.__dataclass_fields__} | others) - {"path", "picture_wh"}  # type: ignore[attr-defined]
     if not isinstance(found, dict):
         raise ValueError(f"{where}: expected {', '.join(required)} and their values, got {found!r:.80}")
@@ -298,7 +298,7 @@ def _variables(found: Any, where: str) -> dict[str, str]:
 
 
 def _line(found: Any, where: str) -> str:
-    """A text as one line."""
+    """Return a text as one line."""
     if not isinstance(found, str):
         raise ValueError(f"{where}: expected a text, got {found!r:.80}; put it in quotes")
     return " ".join(found.split())

@@ -1,1 +1,1 @@
-"""Rewards compared by what they train: one run of GRPO for each reward and seed."""
+"""Rewards compared by the policies that they train: one run of GRPO for each reward and seed."""

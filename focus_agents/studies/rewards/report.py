@@ -1,4 +1,4 @@
-"""What a benchmark of rewards says: curves, scores with intervals, differences, pictures, and a verdict if any.
+"""The report of a benchmark of rewards: curves, scores with intervals, differences, pictures, and a verdict if any.
 
 Axis letters: R seeds, N validation episodes.
 """
@@ -29,11 +29,11 @@ from focus_env.types import Box
 REPORT_NAME = "rewards_report"
 NUM_SHOWN_EPISODES = 6
 LAST_SHARE = 0.1
-"""Share of the iterations, at the end, over which what was sampled is averaged."""
+"""Fraction of the iterations, at the end, over which the figures of sampled answers are averaged."""
 
 
 def share_of_picture(answer: ScoredAnswer, box: Box | None) -> float:
-    """Return the area of a box as a share of the query image; 0 without a box, or where the image's size is unknown."""
+    """Return the area of a box as a fraction of the query image; 0 without a box, or if the image's size is unknown."""
     if box is None or answer.image_wh is None:
         return 0.0
     return (box.x2 - box.x1) * (box.y2 - box.y1) / math.prod(answer.image_wh)
@@ -48,13 +48,13 @@ ANSWER_METRICS: Mapping[str, tuple[str, Callable[[ScoredAnswer], float]]] = {
     "copy_rate": ("copies", lambda answer: answer.is_support_copy),
     "size": ("box size", lambda answer: share_of_picture(answer, answer.box)),
 }
-"""Of greedy answers to validation episodes: the heading of a column, and the value of an answer."""
+"""Columns of greedy answers to validation episodes: the heading, and the value of an answer."""
 
 SAMPLED_METRICS: Mapping[str, str] = {
     "miou": "sampled mIoU, at the end",
     "zero_variance_rate": "groups without variance",
 }
-"""Of sampled answers: names in `runs.metrics.METRICS`, the first one over the last iterations, the other over all."""
+"""Metrics of sampled answers, in `runs.metrics.METRICS`: the first over the last iterations, the other over all."""
 
 COMPARED = ("miou", "acc_75")
 CURVES_CAPTION = "Means over the seeds, with a band from the lowest to the highest"
@@ -66,11 +66,11 @@ SAMPLED_CURVES: Mapping[str, str] = {
 VALIDATION_TITLE = "mIoU of greedy answers, validation"
 
 Answers = Mapping[str, Sequence[Sequence[ScoredAnswer]]]
-"""By reward, [R][N] answers; those before training under `START`."""
+"""[R][N] answers by reward; those before training under `START`."""
 
 
 def read_answers(study: RewardStudy) -> Answers:
-    """The validation answers of all runs."""
+    """Read the validation answers of all runs."""
     folders = {name: [RunDirectory(study.run(name, seed).folder) for seed in study.seeds] for name in study.rewards}
     first = next(iter(folders.values()))
     return {START: [run.read_answers("before") for run in first]} | {
@@ -79,9 +79,9 @@ def read_answers(study: RewardStudy) -> Answers:
 
 
 def summarize_study(study: RewardStudy) -> dict[str, Any]:
-    """All figures of the report, shares and means from 0 to 1, with 95% intervals over seeds and episodes.
+    """Return all figures of the report, fractions and means from 0 to 1, with 95% intervals over seeds and episodes.
 
-    `differences` are of all pairs but those of two controls, unless there is nothing else. Their intervals hold
+    `differences` are of all pairs except those of two controls, unless there are no other pairs. Their intervals hold
     together: with `n` pairs each has a confidence of 1 - 0.05 / n (Bonferroni).
     """
     answers = read_answers(study)
@@ -118,12 +118,12 @@ def summarize_study(study: RewardStudy) -> dict[str, Any]:
 
 
 def _values(runs: Sequence[Sequence[ScoredAnswer]], value: Callable[[ScoredAnswer], float]) -> npt.NDArray[np.float64]:
-    """[R, N]."""
+    """Return the value of each answer, [R, N]."""
     return np.array([[float(value(answer)) for answer in answers] for answers in runs])
 
 
 def _describe(values: npt.NDArray[np.float64], *, confidence: float = 0.95) -> dict[str, Any]:
-    """Mean, interval over seeds and episodes, and each seed's mean."""
+    """Return the mean, its interval over seeds and episodes, and the means by seed."""
     low, high = seeds_bootstrap_interval(values, confidence=confidence)
     return {
         "mean": float(values.mean()),
@@ -133,7 +133,7 @@ def _describe(values: npt.NDArray[np.float64], *, confidence: float = 0.95) -> d
 
 
 def _sampled(study: RewardStudy, name: str) -> dict[str, list[float]]:
-    """Each seed's mean of what was sampled, by `SAMPLED_METRICS`."""
+    """Return the means by seed of `SAMPLED_METRICS`, the metrics of sampled answers."""
     found: dict[str, list[float]] = {metric: [] for metric in SAMPLED_METRICS}
     for seed in study.seeds:
         lines = RunDirectory(study.run(name, seed).folder).read_steps()
@@ -147,9 +147,9 @@ def write_report(study: RewardStudy, folder: Path, *, command: str) -> Path:
     """Write the report as Markdown and HTML, its figures as JSON, and its pictures.
 
     Args:
-        study: All of whose runs are done.
-        folder: Where the files go.
-        command: What made it, for the reader.
+        study: A study whose runs are all done.
+        folder: The folder of the files.
+        command: The command of the study, shown in the report.
 
     Returns:
         The Markdown file; the HTML file lies beside it.
@@ -166,7 +166,7 @@ def write_report(study: RewardStudy, folder: Path, *, command: str) -> Path:
 
 
 def _curves(study: RewardStudy) -> dict[str, dict[str, list[Series]]]:
-    """By panel and reward, a series for each seed."""
+    """Return a series for each seed, by panel and reward."""
     window = max(1, study.plan.settings.num_iterations // 12)
     panels: dict[str, dict[str, list[Series]]] = {title: {} for title in (*SAMPLED_CURVES.values(), VALIDATION_TITLE)}
     answers = read_answers(study)
@@ -184,7 +184,7 @@ def _curves(study: RewardStudy) -> dict[str, dict[str, list[Series]]]:
 
 
 def render_report(summary: Mapping[str, Any], curves: Path, sheet: Path, *, command: str) -> str:
-    """The report in Markdown, in the order in which it is read."""
+    """Write the report in Markdown, in the order of reading."""
     num_pairs = len(summary["differences"]) // len(COMPARED)
     parts = [
         "# Rewards, compared by what they train",
@@ -219,7 +219,7 @@ def _reward_rows(summary: Mapping[str, Any]) -> list[list[str]]:
 
 
 def score_rows(summary: Mapping[str, Any]) -> list[list[str]]:
-    """A row for the start and for each reward, the heading first."""
+    """Return the heading, a row for the start, and a row for each reward."""
     heads = [head for head, _ in ANSWER_METRICS.values()]
     rows = [["", *heads, *SAMPLED_METRICS.values()]]
     for name, scores in summary["scores"].items():
@@ -239,12 +239,12 @@ def _difference_rows(summary: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _range(values: Sequence[float]) -> str:
-    """A mean over seeds, and the lowest and highest of them."""
+    """Write the mean over seeds, with the lowest and the highest seed."""
     return f"{100 * np.mean(values):.1f} ({100 * min(values):.1f} to {100 * max(values):.1f})"
 
 
 def _draw_answers(study: RewardStudy, path: Path) -> None:
-    """Validation episodes with the truth and an answer of each reward's model."""
+    """Draw validation episodes with the truth and an answer of each reward's model."""
     episodes, answers = study.plan.validation_episodes, read_answers(study)
     colours = dict(zip(study.rewards, itertools.cycle(ANSWER_COLOURS), strict=False))
     rows = [

@@ -1,4 +1,4 @@
-"""One GRPO run for each reward and seed, as trials of Ray Tune; what is done already is not done again."""
+"""Run GRPO for each reward and seed, as trials of Ray Tune; finished runs are not repeated."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from focus_env.rewards.weighted import WeightedReward
 START = "start"
 """Name of the model before training in the report."""
 LOG_FILE = "log.txt"
-"""In the folder of a run: what a single run would print."""
+"""File in the folder of a run with the output that a single run would print."""
 STOPPED = "stopped before their end; the same command goes on with them"
 
 
@@ -40,16 +40,16 @@ def no_places(run: RunDirectory, console: Console) -> Sequence[Sink]:
 
 @dataclass(frozen=True, kw_only=True)
 class RewardStudy(Study):
-    """Rewards that are compared by what they train; the variants are their names in the report.
+    """Rewards that are compared by the policies that they train; the variants are their names in the report.
 
     Attributes:
-        rewards: What `WeightedReward.from_spec` takes, by name.
-        plan: The start and the budget, the same for all but the reward and the seed.
-        arguments: The same as plain values by name, for the digest of a run and for its config.json.
+        rewards: Specs for `WeightedReward.from_spec`, by name.
+        plan: Start and budget, the same for all runs except for the reward and the seed.
+        arguments: The plan as plain values by name, for the digest of a run and for its config.json.
         cpus_per_run: CPU cores of a run.
         gpus_per_run: GPUs of a run, fractions allowed.
-        open_places: Opens where a run is shown while it goes on, beside its report and Ray's endpoint; called in the
-            process of the run, with its folder as it was before it is gone on with.
+        open_places: Opens further places that show a run under way, beside its report and Ray's endpoint. Called in the
+            process of the run, before the run starts or continues, with the run's folder.
     """
 
     rewards: Mapping[str, str]
@@ -60,7 +60,7 @@ class RewardStudy(Study):
     open_places: Callable[[RunDirectory, Console], Sequence[Sink]] = no_places
 
     def run(self, variant: str, seed: int) -> Run:
-        """Return the run of a reward with a seed; a reward of one's own whose source has changed is another run."""
+        """Return the run of a reward with a seed; your own reward with changed source code is another run."""
         decides: list[Any] = [self.rewards[variant], seed, dict(self.arguments)]
         with contextlib.suppress(ValueError):  # of a reward that is none; the run itself says so
             if sources := sources_of_users([WeightedReward.from_spec(self.rewards[variant])]):
@@ -73,7 +73,7 @@ class RewardStudy(Study):
 
     @property
     def objects(self) -> tuple[Any, ...]:
-        """What may be a user's own code, for `provenance`."""
+        """The objects that may be a user's own code, for `provenance`."""
         return (*self.plan.objects, *map(WeightedReward.from_spec, self.rewards.values()))
 
     def plan_of(self, run: Run) -> GRPOPlan:
@@ -82,7 +82,7 @@ class RewardStudy(Study):
 
 
 def check_rewards(study: RewardStudy) -> None:
-    """Find what is wrong before anything is trained.
+    """Check rewards, seeds and settings before training.
 
     Raises:
         ValueError: If a reward, a seed or a setting is wrong.
@@ -103,22 +103,22 @@ def check_rewards(study: RewardStudy) -> None:
 
 
 def _weights(spec: str) -> dict[str, float]:
-    """The terms that count, whatever their order."""
+    """Return the terms with a weight other than 0, whatever their order."""
     terms = WeightedReward.from_spec(spec).terms.items()
     return {name: weight for name, (_, weight) in terms if weight != 0}
 
 
 def run_trials(study: RewardStudy, on_done: Callable[[Run], None]) -> None:
-    """Train all runs that are not done, as many at once as Ray has room for; Ray runs already.
+    """Train all runs that are not done, as many at once as fit into Ray, which is already running.
 
-    A run that fails does not stop the others. One that was interrupted goes on from its checkpoint.
+    A failed run does not stop the others. An interrupted run continues from its checkpoint.
 
     Args:
-        study: What to run.
+        study: The study to run.
         on_done: Called after each run, for progress.
 
     Raises:
-        TrainingError: At the end, if runs failed; it names them and the first error.
+        TrainingError: At the end, if runs failed; the message names them and the first error.
     """
     runs = {str(run.folder): run for run in study.runs() if not run.is_done}
     if not runs:
@@ -148,7 +148,7 @@ def run_trials(study: RewardStudy, on_done: Callable[[Run], None]) -> None:
 
 
 class _Progress(tune.Callback):
-    """Tells of runs that are done."""
+    """Reports finished runs."""
 
     def __init__(self, study: RewardStudy, on_done: Callable[[Run], None]) -> None:
         self._study, self._on_done = study, on_done
@@ -164,7 +164,7 @@ class _Progress(tune.Callback):
 
 
 def train_run(config: dict[str, Any], *, study: RewardStudy) -> None:
-    """The work of one trial: a GRPO run in this process, from its start or its newest checkpoint."""
+    """Do the work of one trial: a GRPO run in this process, from its start or its newest checkpoint."""
     name, seed = config["run"]
     run = study.run(name, seed)
     torch.set_num_threads(study.cpus_per_run)
@@ -194,7 +194,7 @@ def train_run(config: dict[str, Any], *, study: RewardStudy) -> None:
 
 
 def _new_directory(run: Run, study: RewardStudy, plan: GRPOPlan) -> RunDirectory:
-    """The folder of a run that starts; what an earlier one left there before its first checkpoint goes."""
+    """Make the folder of a run that starts, and remove an earlier run that had no checkpoint yet."""
     (run.folder / "config.json").unlink(missing_ok=True)
     (run.folder / "metrics.jsonl").unlink(missing_ok=True)
     shutil.rmtree(run.folder / "samples", ignore_errors=True)

@@ -14,23 +14,23 @@ from focus_env.rewards.weighted import WeightedReward
 FORM_TERMS = ("format", "format_soft", "length")
 """Terms of an answer's form; they pay the same wherever its box lies."""
 MOST_SEEDS = 100
-"""A larger number of seeds is given as more than this one: so few seeds cannot tell it."""
+"""Largest number of seeds that the report gives; a larger estimate is "more than" this, as few seeds cannot tell it."""
 
 Difference = Mapping[str, Any]
-"""Of mIoU between two rewards: `from`, `to`, `mean` and `interval`, as `summarize_study` has them."""
+"""Difference of mIoU between two rewards: `from`, `to`, `mean` and `interval`, as in `summarize_study`."""
 
 
 def is_control(spec: str) -> bool:
-    """Return whether a reward pays for something else than right boxes: none of its positive terms looks at them."""
+    """Tell whether a reward pays for something else than right boxes: no positive term depends on the boxes."""
     names = [name.split("(")[0] for name, (_, weight) in WeightedReward.from_spec(spec).terms.items() if weight > 0]
     return all(name in FORM_TERMS or (name in TERMS.built_in and TERMS.built_in[name].is_control) for name in names)
 
 
 def verdict(summary: Mapping[str, Any]) -> str:
-    """Return what may be said of mIoU: of rewards against controls, then of rewards among themselves.
+    """Return the verdict on mIoU: rewards against controls, then rewards among themselves.
 
     Args:
-        summary: With `controls`, `seeds` and `differences`.
+        summary: A summary with `controls`, `seeds` and `differences`.
     """
     controls, num_seeds = summary["controls"], len(summary["seeds"])
     against: list[Difference] = []
@@ -91,7 +91,7 @@ def turned(found: Difference) -> Difference:
 
 
 def seeds_to_tell(found: Difference, num_seeds: int) -> float:
-    """Return how many seeds would make an interval clear of zero, if the difference stays as it is.
+    """Estimate the number of seeds at which an interval is clear of zero, if the difference stays the same.
 
     An interval's width falls with the square root of the number of seeds, each with validation episodes of its own.
     """

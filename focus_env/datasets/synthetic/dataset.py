@@ -24,8 +24,8 @@ from focus_env.plain_numbers import require_whole
 from focus_env.types import Box, Episode, Exemplar, Frame
 
 Distractors = Literal["near", "same_shape", "any"]
-"""What stands beside the target: objects of its shape and objects in its paint in turn; objects of its shape in other
-paints; or any objects in other paints, which are told from it by texture and colours alone."""
+"""The objects beside the target: of the target's shape and in its paint in turn ("near"), of the target's shape in
+other paints ("same_shape"), or any objects in other paints, which texture and colours alone tell from it ("any")."""
 
 Scenes = Literal["one_look", "parts", "tracks", "mixed"]
 """Kinds of episodes: one support shows all that there is to know; each shows a half that two objects share, see
@@ -40,24 +40,24 @@ _SCENE_DRAWS = 1 + BACKGROUND_DRAWS + LIGHT_DRAWS  # the number of objects, and 
 DEFAULT_NUM_EPISODES = {"train": 1_000_000, "val": 1_000, "test": 1_000, "test_shapes": 1_000}
 
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 56, 4096
-"""Below the first, the smallest objects are too few pixels to be told apart; beyond the second, a slip of the pen."""
+"""Below the first, the smallest objects have too few pixels to be told apart. More than the second is a typo."""
 
 
 MAX_NUM_OBJECTS = 8
-"""More would find no room."""
+"""More objects have no room in a picture."""
 
 
 class SyntheticDataset:
     """Procedural episodes of textured shapes, a pure function of the arguments and the index.
 
     An identity is a shape with its parameters, a texture with its parameters, and the order of its colours.
-    It looks the same in all pictures of an episode but for place, size, rotation, shear, light and what
-    covers it. The box is the tight bound of what can be seen of it, the rim included, sub-pixel exact.
+    In all pictures of an episode the object looks the same, except for place, size, rotation, shear, light and the
+    objects that cover it. The box is the tight bound of the object's visible part, the rim included, sub-pixel exact.
 
     From level 2 on every picture, support or query, also shows distractors, the same ones throughout an
     episode: one of the target's shape in another texture or other colours, and one of the target's paint in
     another shape. (Level 2 shows the first kind in episodes of even index, the second in the others.) So
-    neither category, nor colour, nor salience, nor what recurs gives the answer; the boxes do.
+    neither category, nor colour, nor salience, nor recurrence gives the answer; the boxes do.
 
     ======  =======  ==========  ==============  ===============  =============  ======================
     level   objects  rotation    radius / side   least light      occlusion      distractors resemble
@@ -94,12 +94,12 @@ class SyntheticDataset:
         level: 1 (easiest) .. 5.
         image_size: Side of the square pictures in pixels, from `MIN_IMAGE_SIZE` to `MAX_IMAGE_SIZE`.
         num_objects: Objects in each picture, the target included, at most `MAX_NUM_OBJECTS`; None: as the level has it.
-        distractors: What stands beside the target, see `Distractors`; the table and the text above are of ``"near"``.
+        distractors: The objects beside the target, see `Distractors`; the table and the text above describe ``"near"``.
         absent_fraction: Probability, 0 .. 1, that the query lacks the target. It shows another distractor in
             its place, so that the number of objects tells nothing. In parts and tracks a distractor is missing as
             often, so that a newcomer tells nothing either. Supports are the same whatever the fraction, and so are
             the queries of one_look that have their target.
-        scenes: Which kind of episodes, see `Scenes`. Only with ``"one_look"`` may `num_objects` and `distractors` be
+        scenes: The kind of episodes, see `Scenes`. Only with ``"one_look"`` may `num_objects` and `distractors` be
             given; tracks, and so mixed, have at most 24 supports.
         seed: At least 0. Seeds the choice of identities and all scenes; the splits do not depend on it.
 
@@ -182,11 +182,11 @@ class SyntheticDataset:
 
     @property
     def scenes(self) -> Scenes:
-        """Which kind of episodes."""
+        """The kind of all episodes."""
         return self._scenes
 
     def kind_of(self, index: int) -> Scenes:
-        """Which kind an episode is of; of mixed scenes one of the three that are drawn."""
+        """Return the kind of an episode; in mixed scenes, one of the three kinds that are drawn."""
         return _MIXED[index % len(_MIXED)] if self._mixed else self._scenes
 
     @property
@@ -206,7 +206,7 @@ class SyntheticDataset:
         return self.with_shots(index, self._shots)
 
     def with_shots(self, index: int, shots: int) -> Episode:
-        """The episode of an index with another number of supports, as a data set of so many shots has it.
+        """Return the episode of an index with another number of supports, as a data set of so many shots has it.
 
         Raises:
             IndexError: If there is no such episode.
@@ -220,11 +220,11 @@ class SyntheticDataset:
         return self._drawn(self.stills(index, shots), index)
 
     def stills(self, index: int, shots: int | None = None) -> EpisodeStills:
-        """The objects in the pictures of an episode, before it is drawn; for oracles, never for a policy.
+        """Return the objects in the pictures of an episode, before they are drawn; for oracles, never for a policy.
 
         Args:
-            index: Which episode.
-            shots: How many supports; None: those of the data set.
+            index: The episode's index.
+            shots: Number of supports; None: that of the data set.
 
         Raises:
             IndexError: If there is no such episode.
@@ -259,7 +259,7 @@ class SyntheticDataset:
         return index
 
     def _key(self, index: int) -> tuple[int, ...]:
-        """What seeds an episode."""
+        """Return the seed of an episode."""
         return (_SPLITS.index(self._split), self._seed, self._level, self._image_size, index)
 
     def _drawn(self, stills: EpisodeStills, index: int) -> Episode:
@@ -305,10 +305,10 @@ class SyntheticDataset:
         )
 
     def _distractors(self, target: Identity, draws: list[float], *, first: int) -> list[Identity]:
-        """One object per draw, all different.
+        """Return one object per draw, all different.
 
-        Near ones are to be mistaken for the target by shape (`first` = 0) and by paint (1) in turn; the third and
-        fourth differ from it in both, and resemble the first two.
+        Near distractors have the target's shape (from `first` = 0 on) and its paint (1) in turn. The third and the
+        fourth differ from the target in both, and resemble the first two.
         """
         pool: list[Identity] = []
         for number, draw in enumerate(draws):
@@ -331,7 +331,7 @@ class SyntheticDataset:
         draws: list[float],
         is_absent: bool = False,
     ) -> tuple[Frame, Box]:
-        """One picture, and the box of the target in it, or of the distractor that stands in for it."""
+        """Draw a picture, and return it with the box of the target or of the distractor in the target's place."""
         level, size = LEVELS[self._level], self._image_size
         fewest, most = self._num_objects
         count = fewest + int(draws[0] * (most - fewest + 1))

@@ -33,7 +33,7 @@ _FILL_BYTES = 32 << 20
 
 
 def _palette(first: npt.ArrayLike, second: npt.ArrayLike) -> bytes:
-    """A Pillow palette from one colour to another, RGB."""
+    """Return a Pillow palette from one colour to another, RGB."""
     start, stop = np.asarray(first), np.asarray(second)
     colours: npt.NDArray[np.uint8] = (start + _RAMP * (stop - start)).astype(np.uint8)
     return colours.tobytes()
@@ -46,7 +46,7 @@ def _texture(texture: str, variant: int, side: int) -> Image.Image:
 
 @functools.cache
 def _fills(side: int) -> Callable[[str, int, tuple[str, ...]], Image.Image]:
-    """What fills an object, by texture, variant and colours: "RGB", over [-1, 1] x [-1, 1] of its own frame."""
+    """Return a drawer of fills by texture, variant and colours: "RGB", over [-1, 1] x [-1, 1] of an object."""
 
     # Of small tiles all that a split has are kept, about 1,600 of train.
     @functools.lru_cache(maxsize=max(16, _FILL_BYTES // (4 * side * side)))
@@ -124,7 +124,7 @@ def _backgrounds(size: int) -> tuple[Image.Image, ...]:
 
 @functools.lru_cache(maxsize=2)
 def _background(draws: tuple[float, ...], size: int, strength: float) -> Image.Image:
-    """A crop of a grey texture, coloured from one muted colour to another, further apart and lighter by `strength`."""
+    """Crop a grey texture, and colour it between two muted colours, further apart and lighter by `strength`."""
     tiles = _backgrounds(size)
     tile = tiles[int(draws[0] * len(tiles))]
     x, y = int(draws[1] * (tile.width - size)), int(draws[2] * (tile.height - size))
@@ -137,19 +137,19 @@ def _background(draws: tuple[float, ...], size: int, strength: float) -> Image.I
 
 @functools.lru_cache(maxsize=4)
 def _slope(size: int) -> npt.NDArray[np.float64]:
-    """-0.5 .. 0.5 along a side, [size, 1]."""
+    """Return -0.5 .. 0.5 along a side, [size, 1]."""
     return np.linspace(-0.5, 0.5, size)[:, None]
 
 
 @functools.lru_cache(maxsize=4)
 def _channels(size: int) -> npt.NDArray[np.intp]:
-    """0, 1, 2, 0, 1, 2, ...: the channel of each value in a row of a picture."""
+    """Return the channel of each value in a row of a picture: 0, 1, 2, 0, 1, 2, ..."""
     return np.tile(np.arange(3), size)
 
 
 @functools.lru_cache(maxsize=2)
 def _light(draws: tuple[float, ...], size: int, least: float, tinted: float) -> npt.NDArray[np.uint16]:
-    """A light that is brighter to one side and lacks some of a colour.
+    """Return a light that is brighter to one side and lacks some of a colour.
 
     Args:
         draws: `LIGHT_DRAWS` uniform numbers in [0, 1).

@@ -66,13 +66,13 @@ def ground_colour(identity: str) -> str:
 
 @functools.cache
 def families(split: Split) -> tuple[str, ...]:
-    """The shape families of a split: test_shapes has its own, the other three share theirs."""
+    """Return the shape families of a split: test_shapes has its own, the other three splits share theirs."""
     return tuple(HELD_OUT_FAMILIES if split == "test_shapes" else COMMON_FAMILIES)
 
 
 @functools.cache
 def num_identities(split: Split) -> int:
-    """How many identity numbers a split has."""
+    """Count the identity numbers of a split."""
     return len(paints(split)) * 2 * len(families(split)) * NUM_VARIANTS * TEXTURE_VARIANTS
 
 
@@ -100,7 +100,7 @@ def identity_from_number(split: Split, number: int) -> Identity:
 
 @functools.cache
 def _near_paints(split: Split, paint: Paint) -> tuple[tuple[Paint, ...], tuple[Paint, ...]]:
-    """Paints in the same colours and another texture, and in the same texture and none of the colours."""
+    """Return the paints in the same colours and another texture, and in the same texture and none of the colours."""
     shared, owned = set(paint.colours), paints(split)
     other_texture = tuple(p for p in owned if p.texture != paint.texture and shared <= set(p.colours))
     other_colours = tuple(p for p in owned if p.texture == paint.texture and not shared & set(p.colours))
@@ -108,20 +108,20 @@ def _near_paints(split: Split, paint: Paint) -> tuple[tuple[Paint, ...], tuple[P
 
 
 def _pick(options: Iterable[Identity], taken: Collection[Identity]) -> Identity:
-    """The first option that is not taken; the first of all where all are."""
+    """Return the first option that is not taken, or the first of all if all are taken."""
     options = iter(options)
     first = next(options)
     return first if first not in taken else next((option for option in options if option not in taken), first)
 
 
 def _rotated(items: Sequence[_T], draw: float) -> Iterator[_T]:
-    """The items, from position `draw` (0 .. 1) on and around."""
+    """Yield the items from position `draw` (0 .. 1) to the end, then those before it."""
     start = int(draw * len(items))
     return itertools.chain(items[start:], items[:start])
 
 
 def _with_paint(identity: Identity, paint: Paint) -> Identity:
-    """The same shape in another paint; its ground colour stays where the paint has it."""
+    """Return the same shape in another paint; the ground colour stays if the new paint has it."""
     names, ground = paint.colours, identity.colours[0]
     colours = names[::-1] if ground in names and names[0] != ground else names
     variant = 0 if paint.texture == "solid" else identity.texture_variant
@@ -129,12 +129,12 @@ def _with_paint(identity: Identity, paint: Paint) -> Identity:
 
 
 def repainted(split: Split, identity: Identity, draw: float, taken: Collection[Identity] = ()) -> Identity:
-    """An object of the same shape, in another texture or in other colours.
+    """Return an object of the same shape, in another texture or in other colours.
 
     Args:
         split: The split of `identity`; the result belongs to it too.
-        identity: The object to be mistaken for.
-        draw: Uniform in [0, 1): which of the possible ones.
+        identity: The object that the result resembles.
+        draw: Uniform in [0, 1): chooses among the possible objects.
         taken: Identities to avoid.
     """
     colours = tuple(sorted(identity.colours, key=_COLOUR_ORDER.__getitem__))
@@ -145,18 +145,18 @@ def repainted(split: Split, identity: Identity, draw: float, taken: Collection[I
 
 
 def reshaped(split: Split, identity: Identity, draw: float, taken: Collection[Identity] = ()) -> Identity:
-    """An object of another shape family, in the same texture and colours; arguments as in `repainted`."""
+    """Return an object of another shape family, in the same texture and colours; arguments as in `repainted`."""
     others = [family for family in families(split) if family != identity.family]
     return _pick((identity._replace(family=family) for family in _rotated(others, draw)), taken)
 
 
 def stranger(split: Split, draw: float, taken: Collection[Identity] = ()) -> Identity:
-    """Any object in a paint that none of the taken ones has, so that paint alone tells it from them.
+    """Return an object in a paint that no taken object has, so that paint alone tells them apart.
 
     Args:
-        split: The split that it belongs to.
-        draw: Uniform in [0, 1): which of the possible ones.
-        taken: Objects to tell it from; fewer than the split has paints.
+        split: The split of the new object.
+        draw: Uniform in [0, 1): chooses among the possible objects.
+        taken: Objects whose paints are avoided; fewer than the split has paints.
     """
     worn = {(other.texture, frozenset(other.colours)) for other in taken}
     # Neighbouring numbers differ in paint.

@@ -18,14 +18,14 @@ from focus_env.types import Box
 
 
 def shows(shown: Identity, identity: Identity) -> bool:
-    """Whether a support that shows the first in its box can mean the second."""
+    """Tell whether a support whose box shows the first identity can mean the second."""
     return shown == (identity if shown.part == "whole" else part_of(identity, shown.part))
 
 
 def candidates(stills: EpisodeStills) -> list[int]:
-    """Positions of the query's objects that all supports can mean.
+    """Return the positions of the query's objects that all supports can mean.
 
-    There is none where supports are those of another episode, or the target is absent.
+    The list is empty where the supports are those of another episode, or where the target is absent.
     """
     boxed = [support.objects[0].identity for support in stills.supports]
     return [
@@ -38,12 +38,12 @@ def candidates(stills: EpisodeStills) -> list[int]:
 def oracle_choice(
     stills: EpisodeStills, rng: np.random.Generator, *, size: int, may_be_absent: bool = False
 ) -> int | None:
-    """Which of the query's objects the oracle takes for the target, by its position.
+    """Return the position of the query's object that the oracle takes for the target.
 
-    Where the target may be absent and all objects that the supports can mean are there, it is one of these. Where one
-    of two is missing, it is the target three times as often as the other is, see `stills.draw_missing`: in parts the
-    answer is that the target is absent. In tracks the ways decide, since the newcomer stands where the missing one
-    would.
+    Where the target may be absent and the query has all objects that the supports can mean, the target is one of these.
+    Where one of two is missing, the missing one is the target three times as often as the other object is, see
+    `stills.draw_missing`. So in parts the answer is that the target is absent. In tracks the ways decide, since the
+    newcomer stands where the missing object would.
 
     Args:
         stills: The episode. Of the roles, that of the target in supports alone is used, which their boxes tell.
@@ -52,7 +52,7 @@ def oracle_choice(
         may_be_absent: Whether the query may lack the target.
 
     Returns:
-        None: it is absent. All objects are alike if none fits and it cannot be absent.
+        None: the target is absent. If no object fits and the target cannot be absent, one is drawn among all.
     """
     found = candidates(stills)
     if may_be_absent and len(found) < _num_meant(stills):
@@ -70,20 +70,21 @@ def oracle_choice(
 
 
 def _num_meant(stills: EpisodeStills) -> int:
-    """How many objects of the episode the supports can mean: two of tracks, and of parts if all show one side."""
+    """Count the episode's objects that the supports can mean: two in tracks, and in parts if all show one side."""
     return 2 if len({support.objects[0].identity.part for support in stills.supports}) == 1 else 1
 
 
 def _newcomers(stills: EpisodeStills) -> list[int]:
-    """Positions of the query's objects of a look that no support shows; of tracks."""
+    """Return the positions of the query's objects of a look that no support shows, in tracks."""
     known = {item.identity for support in stills.supports for item in support.objects}
     return [position for position, item in enumerate(stills.query.objects) if item.identity not in known]
 
 
 def _on_the_way(stills: EpisodeStills, positions: tuple[int, int], size: int) -> int:
-    """Which of two objects of the query is where the target's way leads, the other being where its twin's does.
+    """Return the one of two objects of the query that is where the target's way leads.
 
-    Two objects, two tracks: the pairing under which both have moved the least off their expected ways.
+    The other object belongs to the way of the target's twin. Of the two pairings, the one is taken under which both
+    have moved the least off their expected ways.
     """
     assert stills.times is not None
     target = expected_last(stills.times, [_places(support, size)[0] for support in stills.supports])
@@ -97,12 +98,12 @@ def _on_the_way(stills: EpisodeStills, positions: tuple[int, int], size: int) ->
 
 
 def oracle_box(dataset: SyntheticDataset, index: int, *, shots: int | None = None) -> Box | None:
-    """The oracle's answer to an episode, to be scored as any policy's.
+    """Return the oracle's answer to an episode, to be scored as any policy's.
 
     Args:
-        dataset: Any kind of scenes; of one_look a support shows all, so that the answer is the right one.
-        index: Which episode; it also seeds the draw among objects that the supports leave open.
-        shots: How many supports; None: those of the data set.
+        dataset: Any kind of scenes; in one_look a support shows all of the object, so the answer is the right one.
+        index: The episode's index, which also seeds the draw among objects that the supports leave open.
+        shots: Number of supports; None: that of the data set.
 
     Returns:
         A box of the query, `xyxy` in pixels; None: the target is absent.
@@ -119,12 +120,12 @@ def oracle_box(dataset: SyntheticDataset, index: int, *, shots: int | None = Non
 
 
 def _places(still: Still, size: int) -> npt.NDArray[np.float64]:
-    """[objects, 2] centres in shares of the side."""
+    """Return the objects' centres, [objects, 2] as fractions of the side."""
     return np.array([item.centre for item in still.objects], dtype=np.float64) / size
 
 
 def _twin_place(support: Still, size: int) -> npt.NDArray[np.float64]:
-    """Where the other object of the target's look is."""
+    """Return the place of the other object of the target's look."""
     look = support.objects[0].identity
     position = next(i for i, item in enumerate(support.objects) if i > 0 and item.identity == look)
     place: npt.NDArray[np.float64] = _places(support, size)[position]

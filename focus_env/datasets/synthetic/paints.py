@@ -38,7 +38,7 @@ TEXTURE_VARIANTS = 4
 
 
 class Paint(NamedTuple):
-    """What fills an object.
+    """The fill of an object.
 
     Attributes:
         texture: ``"solid"`` or a name in `TEXTURE_GROUPS`.
@@ -56,13 +56,13 @@ def contrast(first: str, second: str) -> float:
 
 
 def _slot_split(slot: int) -> Split:
-    """Which split owns residue `slot` of ten: eight for training, one each for validation and test."""
+    """Return the split that owns residue `slot` of ten: eight for training, one each for validation and test."""
     return "val" if slot % 10 == 8 else "test" if slot % 10 == 9 else "train"
 
 
 @functools.cache
 def paints(split: Split) -> tuple[Paint, ...]:
-    """All paints of a split, in a fixed order.
+    """Return all paints of a split, in a fixed order.
 
     A paint belongs to one of train, val and test, whatever the shape it fills; test_shapes uses those of
     test.
@@ -83,7 +83,7 @@ def paints(split: Split) -> tuple[Paint, ...]:
 def texture_at(
     texture: str, variant: int, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """The formula of a texture.
+    """Compute a texture by its formula.
 
     Args:
         texture: ``"solid"``, ``"halves"`` (left and right, in the first variant) or a name in `TEXTURE_GROUPS`.
@@ -92,7 +92,7 @@ def texture_at(
         y: The same.
 
     Returns:
-        Share of the second colour at each point, 0 .. 1.
+        Fraction of the second colour at each point, 0 .. 1.
     """
     if variant % 2:
         x, y = y, x
@@ -120,7 +120,7 @@ def texture_at(
 
 
 def texture_mix(texture: str, variant: int, side: int) -> npt.NDArray[np.float64]:
-    """A texture in the object's own frame, as pixels.
+    """Return a texture in the object's own frame, as pixels.
 
     Args:
         texture: As in `texture_at`.
@@ -128,7 +128,7 @@ def texture_mix(texture: str, variant: int, side: int) -> npt.NDArray[np.float64
         side: Pixels across [-1, 1].
 
     Returns:
-        [side, side] share of the second colour, 0 .. 1, smooth at edges.
+        [side, side] fraction of the second colour, 0 .. 1, smooth at edges.
     """
     oversampling = 4
     count = side * oversampling

@@ -43,7 +43,7 @@ _HELD_OUT: dict[str, tuple[frozenset[str], frozenset[str]]] = {
 
 
 def split_of(first: str, second: str) -> Split:
-    """Which of train, val and test two colours side by side belong to, in either order."""
+    """Return the split (train, val or test) that two colours side by side belong to, in either order."""
     for split, (ones, others) in _HELD_OUT.items():
         if (first in ones and second in others) or (first in others and second in ones):
             return split  # type: ignore[return-value]
@@ -52,9 +52,9 @@ def split_of(first: str, second: str) -> Split:
 
 @functools.cache
 def quadruples(split: Split) -> tuple[tuple[str, str, str, str], ...]:
-    """All (A, a, B, b), A and a for left halves, B and b for right ones, of whose four wholes each is of the split.
+    """Return all (A, a, B, b) whose four wholes are of the split: A and a for left halves, B and b for right halves.
 
-    test_shapes has those of test.
+    The split test_shapes has the quadruples of test.
     """
     owner = "test" if split == "test_shapes" else split
     found = []
@@ -69,7 +69,7 @@ def quadruples(split: Split) -> tuple[tuple[str, str, str, str], ...]:
 
 @functools.cache
 def newcomers(split: Split, colours: tuple[str, str, str, str]) -> tuple[tuple[str, str], ...]:
-    """All (left, right) of wholes of a split in colours that differ from four others by `MIN_CONTRAST` at least."""
+    """Return all (left, right) of a split's wholes whose colours differ from four others by at least `MIN_CONTRAST`."""
     owner = "test" if split == "test_shapes" else split
     pairs = itertools.permutations([colour for colour in COLOURS if colour not in colours], 2)
     return tuple(
@@ -82,12 +82,12 @@ def newcomers(split: Split, colours: tuple[str, str, str, str]) -> tuple[tuple[s
 
 @functools.cache
 def halved_families(split: Split) -> tuple[str, ...]:
-    """The shape families of a split whose halves are in one piece each."""
+    """Return the shape families of a split whose halves are in one piece each."""
     return tuple(family for family in families(split) if has_halves(family))
 
 
 def part_of(identity: Identity, side: Part) -> Identity:
-    """A half of a whole: one colour, and a shape that is cut."""
+    """Return a half of a whole: one colour, and a shape that is cut."""
     return identity._replace(texture="solid", colours=(identity.colours[SIDES.index(side)],), part=side)
 
 
@@ -105,15 +105,15 @@ def best_hit_rate(shots: int) -> float:
 def parts_stills(
     key: tuple[int, ...], *, split: Split, level: Level, size: int, shots: int, absent_fraction: float = 0.0
 ) -> EpisodeStills:
-    """One episode; fewer supports are the first of more, and the query does not depend on their number.
+    """Arrange an episode; fewer supports are the first of more, and the query does not depend on their number.
 
     Args:
-        key: Seeds it.
-        split: Whose objects.
+        key: Seed of the episode.
+        split: The split of the objects.
         level: Rotation, light and background; sizes are `RADIUS`, and nothing is covered.
         size: Side of the pictures in pixels.
         shots: Number of supports.
-        absent_fraction: Probability that the query lacks the target; it changes the query alone.
+        absent_fraction: Probability that the query lacks the target; changes the query alone.
     """
     level = dataclasses.replace(level, num_objects=(4, 4), radius=RADIUS, max_overlap=0.0, cut=0.0)
     rng = np.random.default_rng(key)

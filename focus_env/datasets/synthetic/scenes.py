@@ -36,17 +36,17 @@ MIN_SIDE = 0.06
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """How hard scenes are.
+    """The difficulty of scenes.
 
     Attributes:
         num_objects: Least and most objects in a scene, the target included.
-        rotation: Objects are turned by up to this angle either way, radians.
-        radius: Least and most radius of an object, as a share of the picture's side.
-        light: Least brightness anywhere, as a share of full light.
-        tint: By how much of it a colour channel may be dimmed, as a share.
-        max_overlap: Up to which share of the smaller one's box two objects' boxes may overlap.
-        background: Lightness and contrast of the background's texture, as a share of their most.
-        cut: Up to which share of its width or height an object may lie outside the picture.
+        rotation: Largest angle by which objects are turned either way, radians.
+        radius: Least and most radius of an object, as a fraction of the picture's side.
+        light: Least brightness anywhere, as a fraction of full light.
+        tint: Largest fraction by which a colour channel may be dimmed.
+        max_overlap: Largest overlap of two objects' boxes, as a fraction of the smaller box.
+        background: Lightness and contrast of the background's texture, as a fraction of their most.
+        cut: Largest fraction of an object's width or height that may lie outside the picture.
     """
 
     num_objects: tuple[int, int]
@@ -137,7 +137,7 @@ class PlacedObject(NamedTuple):
         return outline_area(self.identity.family, self.identity.shape_variant, self.identity.part) * abs(a * d - b * c)
 
     def moved_inside(self, size: int) -> PlacedObject:
-        """The same object, shifted as little as it takes to lie inside a picture of side `size`."""
+        """Return the same object, shifted as little as needed to lie inside a picture of side `size`."""
         x1, y1, x2, y2 = self.bounds
         if x1 >= 0 and y1 >= 0 and x2 <= size and y2 <= size:
             return self
@@ -152,14 +152,14 @@ class PlacedObject(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """Placed objects, the lowest first, and the box of what is seen of the target."""
+    """Placed objects, the lowest first, and the box of the target's visible part."""
 
     objects: list[PlacedObject]
     target_box: Box
 
 
 def overlap(first: Box, second: Box) -> float:
-    """Area that two boxes share, as a share of the smaller one's."""
+    """Return the area that two boxes share, as a fraction of the smaller box's area."""
     left, top, right, bottom = first
     x1, y1, x2, y2 = second
     width = (right if right < x2 else x2) - (left if left > x1 else x1)
@@ -170,12 +170,12 @@ def overlap(first: Box, second: Box) -> float:
 
 
 def pose_matrix(radius: float, angle: float, stretch: float, shear: float) -> tuple[float, float, float, float]:
-    """The linear map from an object's frame to pixels.
+    """Return the linear map from an object's frame to pixels.
 
     Args:
-        radius: Of the object, pixels.
-        angle: It is turned by, radians.
-        stretch: 0 .. 1: along or across the object, by an eighth at most; 0.5 not at all.
+        radius: Radius of the object, pixels.
+        angle: Angle by which the object is turned, radians.
+        stretch: 0 .. 1: along or across the object, by an eighth at most; 0.5 is no stretch.
         shear: 0 .. 1, likewise.
 
     Returns:
@@ -188,7 +188,7 @@ def pose_matrix(radius: float, angle: float, stretch: float, shear: float) -> tu
 
 
 def _transformed(identity: Identity, matrix: tuple[float, float, float, float]) -> Outline:
-    """[V, 2] the outline in pixels around the object's origin."""
+    """Return the outline in pixels around the object's origin, [V, 2]."""
     a, b, c, d = matrix
     points: Outline = outline(identity.family, identity.shape_variant, identity.part) @ np.array(((a, c), (b, d)))
     return points
@@ -197,7 +197,7 @@ def _transformed(identity: Identity, matrix: tuple[float, float, float, float]) 
 def put(
     identity: Identity, matrix: tuple[float, float, float, float], centre: tuple[float, float], size: int
 ) -> PlacedObject:
-    """An object in a given pose at a given place, or as near to it as keeps the object inside the picture."""
+    """Put an object in a pose at a place, or at the nearest place where the object is inside the picture."""
     points = _transformed(identity, matrix) + centre
     xs, ys = points.T.tolist()
     bounds = Box(min(xs), min(ys), max(xs), max(ys))
@@ -241,15 +241,15 @@ def _picture_polygon(size: int) -> Any:
 
 
 def visible_box(target: PlacedObject, above: Sequence[PlacedObject], size: int) -> tuple[Box | None, float]:
-    """The tight bounds of what is seen of an object, and which share of its area that is.
+    """Return the tight bounds of an object's visible part, and that part's fraction of the object's area.
 
     Args:
         target: The object.
-        above: The objects drawn over it.
-        size: Side of the square picture in pixels; what lies outside is not seen.
+        above: The objects drawn over the target.
+        size: Side of the square picture in pixels; parts outside of the picture are not visible.
 
     Returns:
-        `xyxy` in pixels (None if nothing is seen), and the share, 0 .. 1.
+        `xyxy` in pixels (None if no part is visible), and the fraction, 0 .. 1.
     """
     x1, y1, x2, y2 = target.bounds
     is_inside = x1 >= 0 and y1 >= 0 and x2 <= size and y2 <= size

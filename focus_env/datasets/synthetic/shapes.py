@@ -27,13 +27,13 @@ NUM_VARIANTS = 4
 
 
 def _arc(start: float, stop: float, count: int, radius: float = 1.0) -> list[tuple[float, float]]:
-    """Points on a circle around the origin, from angle `start` to `stop` (radians), both included."""
+    """Return points on a circle around the origin, from angle `start` to `stop` (radians), both included."""
     angles = (start + (stop - start) * step / (count - 1) for step in range(count))
     return [(radius * math.cos(angle), radius * math.sin(angle)) for angle in angles]
 
 
 def _polar(radius: Callable[[float], float], count: int) -> list[tuple[float, float]]:
-    """Points at `radius(angle)` around the origin, at `count` angles evenly spaced."""
+    """Return points at `radius(angle)` around the origin, at `count` angles evenly spaced."""
     angles = [2 * math.pi * step / count for step in range(count)]
     return [(radius(angle) * math.cos(angle), radius(angle) * math.sin(angle)) for angle in angles]
 
@@ -190,12 +190,12 @@ HELD_OUT_FAMILIES: dict[str, Callable[[int], Sequence[tuple[float, float]]]] = {
 
 @functools.cache
 def outline(family: str, variant: int, part: Part = "whole") -> Outline:
-    """The outline of a shape, or of a half of it.
+    """Return the outline of a shape, or of a half of the shape.
 
     Args:
         family: A key of `COMMON_FAMILIES` or `HELD_OUT_FAMILIES`.
         variant: 0 .. `NUM_VARIANTS` - 1.
-        part: Which part of the shape; a half fills the unit circle as the whole does.
+        part: The part of the shape; a half fills the unit circle as the whole does.
 
     Returns:
         [V, 2] float64, read-only, centred on its bounds, farthest vertex at distance 1.
@@ -216,7 +216,7 @@ def outline(family: str, variant: int, part: Part = "whole") -> Outline:
 
 @functools.cache
 def has_halves(family: str) -> bool:
-    """Whether each half of every outline of a family is in one piece."""
+    """Tell whether each half of every outline of a family is in one piece."""
     try:
         for variant in range(NUM_VARIANTS):
             outline(family, variant, "left")
@@ -227,7 +227,7 @@ def has_halves(family: str) -> bool:
 
 
 def _half(points: Outline, part: Part) -> Outline:
-    """What lies on one side of the y axis."""
+    """Return the part of an outline on one side of the y axis."""
     reach = float(np.abs(points).max()) + 1
     # A vertex that lies beside the axis by a rounding would leave a spike along it.
     points = np.where(np.abs(points) < 1e-9, 0.0, points)
@@ -241,6 +241,6 @@ def _half(points: Outline, part: Part) -> Outline:
 
 @functools.cache
 def outline_area(family: str, variant: int, part: Part = "whole") -> float:
-    """The area of `outline(family, variant, part)`, in its own unit (the unit circle has pi)."""
+    """Return the area of `outline(family, variant, part)`, in its own unit (the unit circle has pi)."""
     x, y = outline(family, variant, part).T
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2

@@ -14,7 +14,7 @@ from focus_env.types import Box, ImageArray
 
 
 class Surroundings(NamedTuple):
-    """What lies behind and above the objects: uniform numbers in [0, 1) for `draw_scene`."""
+    """The background and the light of a picture: uniform numbers in [0, 1) for `draw_scene`."""
 
     background: list[float]
     light: list[float]
@@ -39,10 +39,10 @@ class Still(NamedTuple):
     surroundings: Surroundings
 
     def box(self, position: int, size: int) -> Box:
-        """The tight box of what is seen of an object, `xyxy` in pixels.
+        """Return the tight box of an object's visible part, `xyxy` in pixels.
 
         Raises:
-            ValueError: If nothing is seen of it.
+            ValueError: If no part of the object is visible.
         """
         above = self.order[list(self.order).index(position) + 1 :]
         box, _ = visible_box(self.objects[position], [self.objects[other] for other in above], size)

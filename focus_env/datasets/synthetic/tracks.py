@@ -78,10 +78,10 @@ class Motion(NamedTuple):
 
 
 def way(times: Array) -> Array:
-    """[T, 3] by how much the centre at these times moves with the last place, the way and the bend.
+    """Return by how much the centre at these times moves with the last place, the way and the bend, [T, 3].
 
-    The way is straight from (last place - way) at time 0 to the last place at time 1, but for a bow that is widest, the
-    bend, in the middle.
+    The way leads straight from (last place - way) at time 0 to the last place at time 1, except for a bow. The bow is
+    widest in the middle, by the bend.
     """
     return np.stack([np.ones_like(times), times - 1, 4 * times * (1 - times)], axis=-1)
 
@@ -147,15 +147,15 @@ def _draw_motion(rng: np.random.Generator, others: list[Motion], *, shrink: floa
 def tracks_stills(
     key: tuple[int, ...], *, split: Split, level: Level, size: int, shots: int, absent_fraction: float = 0.0
 ) -> EpisodeStills:
-    """One episode; its video, and so the query, does not depend on the number of supports.
+    """Arrange an episode; the video, and so the query, does not depend on the number of supports.
 
     Args:
-        key: Seeds it.
-        split: Whose objects.
+        key: Seed of the episode.
+        split: The split of the objects.
         level: Rotation, light and background; sizes are `RADIUS`.
         size: Side of the pictures in pixels.
         shots: Number of supports, less than `NUM_FRAMES`.
-        absent_fraction: Probability that the query lacks the target; it changes the query alone.
+        absent_fraction: Probability that the query lacks the target; changes the query alone.
     """
     level = dataclasses.replace(level, num_objects=(NUM_OBJECTS, NUM_OBJECTS), radius=RADIUS, cut=0.0)
     rng = np.random.default_rng(key)
@@ -194,16 +194,16 @@ def tracks_stills(
 
 
 def expected_last(times: npt.ArrayLike, places: npt.ArrayLike) -> Array:
-    """Where an object is at time 1, given where it was: the mean under the distribution that ways are drawn from.
+    """Predict an object's place at time 1 from earlier places: the mean under the distribution of ways.
 
     Rooms and borders, which cut that distribution, are left out of account.
 
     Args:
         times: [k] increasing, from 0.
-        places: [k, 2] in shares of the side.
+        places: [k, 2] as fractions of the side.
 
     Returns:
-        [2].
+        [2] as fractions of the side.
     """
     rows = way(np.asarray(times, dtype=np.float64))
     # The last place may be anywhere; places are known to a thousandth.

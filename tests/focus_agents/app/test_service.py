@@ -249,7 +249,7 @@ def test_a_session_ends_with_its_page(asked: tuple[Client, dict[str, int]]) -> N
     client.ask("/end")
     assert client.app._ready is None
     assert client.refused("/find", picture=1) == (
-        410, "this session has ended, and its pictures are gone; reload the page to begin anew",
+        410, "this session has ended, and its pictures are gone; reload the page to start again",
     )  # fmt: skip
 
 

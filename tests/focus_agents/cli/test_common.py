@@ -70,7 +70,7 @@ def test_the_example_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         pytest.param("iou: [1\n", "expected YAML, got a fault in line 2, column 1: expected ',' or ']'", id="not YAML"),
         pytest.param("iou:\n", "the weight of 'iou' must be a number, as in 'iou:0.5', got ''", id="no weight"),
         pytest.param("iou: true\n", "the weight of 'iou' must be a number, as in 'iou:0.5', got 'true'", id="a truth"),
-        pytest.param("iou: 1\nformat: 1\niou: 2\n", "the term 'iou' stands twice; give it one weight", id="twice"),
+        pytest.param("iou: 1\nformat: 1\niou: 2\n", "the term 'iou' appears twice; give it one weight", id="twice"),
         pytest.param("iuo: 1\n", "unknown term 'iuo', did you mean 'iou'", id="unknown"),
         pytest.param("!!python/name:os.abort {}: 1\n", "expected lines such as 'iou: 1'", id="an object"),
         pytest.param("[" * 10_000, "expected YAML, got maximum recursion depth exceeded", id="too deep"),

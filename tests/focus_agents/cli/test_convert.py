@@ -72,7 +72,7 @@ def test_bad_entries_are_all_named_and_nothing_is_written(
         (["{tmp}/no.json", "{tmp}/y.csv"], "no.json: expected annotations, found nothing"),
         (
             ["{mine}", "{mine}"],
-            "x.json: expected nothing there, found something; choose another path, or pass --overwrite",
+            "x.json: expected a free path, found a file or folder there; choose another path, or pass --overwrite",
         ),
         (["{mine}", "{tmp}/y"], "expected one of the endings .json, .xml, .csv"),
         (["{mine}", "{tmp}/y", "--to", "coca"], "unknown annotation format 'coca'; there are coco, yolo"),

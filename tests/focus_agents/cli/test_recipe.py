@@ -204,10 +204,10 @@ FINAL = "runs/{}/checkpoints/final"
         (["sft --name x", "grpo --name x"], "step 's1': expected a `name` of its own"),
         (
             [f"sft --name y --init-from {FINAL.format('x')}", "sft --name x"],
-            "step 's0': expected what an earlier step writes, got runs/x/checkpoints/final, which step 's1' is going",
+            "step 's0': expected the output of an earlier step, got runs/x/checkpoints/final, which step 's1' is going",
         ),
-        ([f"sft --name x --init-from ./{FINAL.format('x')}"], "step 's0': expected what an earlier step writes"),
-        ([f"evaluate --policy vlm:{FINAL.format('x')}", "grpo --name x"], "step 's0': expected what an earlier step"),
+        ([f"sft --name x --init-from ./{FINAL.format('x')}"], "step 's0': expected the output of an earlier step"),
+        ([f"evaluate --policy vlm:{FINAL.format('x')}", "grpo --name x"], "step 's0': expected the output of an"),
     ],
 )
 def test_steps_that_write_one_folder_or_read_what_is_not_there_yet(

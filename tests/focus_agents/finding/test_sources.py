@@ -97,10 +97,10 @@ def test_pictures_in_memory() -> None:
         ("{tmp}/*.jpg", "expected a pattern of pictures or videos, found none"),
         ("{tmp}/*", "found none among the 3 that it matches"),
         ("{tmp}/empty", "expected a folder with pictures"),
-        ("{tmp}/videos", "its 1 videos are looked through where they are named"),
+        ("{tmp}/videos", "its 1 videos are searched only if you name them"),
         ("{tmp}/empty.txt", "expected a path in each line, found none"),
         ("https://x.org/a.jpg", "got an address; fetch the files first"),
-        ([], "expected a folder, a pattern, files or a video to look through, got none"),
+        ([], "expected a folder, a pattern, files or a video to search, got none"),
     ],
 )
 def test_nothing_to_look_through(given: str | list[str], message: str, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_nothing_is_overwritten_unless_asked(name: str, tmp_path: Path) -> None:
     path = tmp_path / "deep" / "out"
     entry = write_annotations(path, [SHOWN], format=name)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ValueError, match="out: expected nothing there, found something"):
+    with pytest.raises(ValueError, match="out: expected a free path, found a file or folder there"):
         write_annotations(path, [changed(name="b.jpg")], format=name)
     assert sorted(tmp_path.rglob("*")) == before
     write_annotations(path, [changed(name="b.jpg")], format=name, overwrite=True)

@@ -274,7 +274,7 @@ def test_checksums(photos: PhotoDataset, folder: Path, small_shards: None) -> No
     content[len(content) // 2] ^= 1
     path.write_bytes(bytes(content))
     StoreEpisodes(folder)  # the size is right
-    with pytest.raises(DatasetError, match=r"part-00001\.parquet: expected what was written, got other bytes"):
+    with pytest.raises(DatasetError, match=r"part-00001\.parquet: expected the bytes that were written, got others"):
         list(verify_store(folder))
 
 

@@ -60,7 +60,7 @@ class TestTermsOfInstalledPackages:
         [
             ("narrower", r"'narrower' needs numbers: narrower\(width\)"),
             ("wide(1)", r"'wide' takes no numbers, got 'wide\(1\)'"),
-            ("narrower(30):-1", r"'narrower\(30\)' is a penalty, negative itself"),
+            ("narrower(30):-1", r"'narrower\(30\)' is a penalty with negative values"),
             ("widr", "unknown term 'widr', did you mean 'wide'"),
             (
                 "torn",

@@ -105,7 +105,7 @@ def test_mappings() -> None:
         message = re.escape(f"the weight of 'iou' must be a number, as in 'iou:0.5', got {wrong!r}")
         with pytest.raises(ValueError, match=message):
             WeightedReward.from_mapping({"iou": wrong})  # type: ignore[dict-item]
-    with pytest.raises(ValueError, match=r"the term 'iou_at\(0.5\)' stands twice"):
+    with pytest.raises(ValueError, match=r"the term 'iou_at\(0.5\)' appears twice"):
         WeightedReward.from_mapping({"iou_at(0.5)": 1, "iou_at(.5)": 1})
 
 
@@ -129,8 +129,8 @@ def test_mappings() -> None:
         ("whole_picture:1", "unknown term 'whole_picture', did you mean 'whole_image'"),
         ("xyz", "unknown term 'xyz'; known are iou, .*"),
         ("my.rewards.centre", "unknown term 'my.rewards.centre'.* and your own as module:function"),
-        ("iou:1,iou:2", "the term 'iou' stands twice; give it one weight"),
-        ("iou_at(0.5),iou_at(.5):2", r"the term 'iou_at\(0.5\)' stands twice"),
+        ("iou:1,iou:2", "the term 'iou' appears twice; give it one weight"),
+        ("iou_at(0.5),iou_at(.5):2", r"the term 'iou_at\(0.5\)' appears twice"),
         ("iou_at", r"'iou_at' needs numbers: iou_at\(threshold\)"),
         ("length:1", r"'length' needs numbers: length\(max_chars\)"),
         ("iou(0.5)", r"'iou' takes no numbers, got 'iou\(0.5\)'"),
@@ -140,7 +140,7 @@ def test_mappings() -> None:
         ("iou_at(half)", r"expected numbers as in iou_at\(threshold\), got 'iou_at\(half\)'"),
         ("length(len('abc'))", "expected numbers as in length"),
         ("iou_at(2)", "iou_at: expected a threshold above 0 and up to 1, got 2.0"),
-        ("whole_image:-0.5", "'whole_image' is a penalty, negative itself, and a weight of -0.5 would reward"),
+        ("whole_image:-0.5", "'whole_image' is a penalty with negative values, so a weight of -0.5 would reward"),
         (
             "no_such_module:term:1",
             "importing 'no_such_module' raised ModuleNotFoundError: .*on PYTHONPATH",

@@ -43,8 +43,8 @@ class TestLayouts:
         ("text", "message"),
         [
             (None, "got None"),
-            ("", "got what is no XML"),
-            ("<View>", "got what is no XML"),
+            ("", "got a text that is no XML"),
+            ("<View>", "got a text that is no XML"),
             ('<!DOCTYPE a [<!ENTITY b "c">]><View/>', "got '<!DOCTYPE a"),
             ("<View/>", "got 0 of the one and 0 of the other"),
             ('<View><Image name="i" value="$i"/><RectangleLabels name="b" toName="j"/></View>', "1 of the one and 0"),

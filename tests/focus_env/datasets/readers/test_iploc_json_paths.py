@@ -112,7 +112,7 @@ class TestWherePicturesAre:
             (
                 "a link",
                 f"{IPLOC_PREFIX}/cat/link.jpg",
-                r"got .*link\.jpg, a link to .*secret\.jpg; copy what it leads to",
+                r"got .*link\.jpg, a link to .*secret\.jpg; copy the target of the link",
             ),
             ("a link to itself", f"{IPLOC_PREFIX}/cat/loop.jpg", r"got '.*loop\.jpg', which leads nowhere"),
             ("no name of a file", f"{IPLOC_PREFIX}/cat/\ud800.jpg", r"which leads nowhere"),
