@@ -76,18 +76,19 @@ def time_meter(device: str) -> Iterator[Reading]:
     gc.collect()
     gc.disable()
     try:
-        if device == "cpu":
-            start = time.thread_time()
-            yield reading
-            reading.amount = time.thread_time() - start
-        else:
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            yield reading
-            torch.cuda.synchronize()
-            reading.amount = time.perf_counter() - start
+        start = now(device)
+        yield reading
+        reading.amount = now(device) - start
     finally:
         gc.enable()
+
+
+def now(device: str) -> float:
+    """Return seconds of CPU time of this thread; on CUDA those of a clock, once the device is idle."""
+    if device == "cpu":
+        return time.thread_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 @contextlib.contextmanager

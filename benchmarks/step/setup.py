@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ class Setup:
         optimizer: Of what is trained of the model.
         device: Where the model is.
         size: Of prompts and answers.
+        is_narrow: Whether it computes under bfloat16 autocast, as a training with `precision` bf16 does.
     """
 
     model: Any
@@ -66,24 +68,33 @@ class Setup:
     optimizer: torch.optim.Optimizer
     device: str
     size: Size
+    is_narrow: bool = False
 
     @classmethod
     def build(cls, size: Size, *, model_name: ModelName = "small", device: str = "cpu", num_prompts: int = 1) -> Setup:
         """Random weights, pictures and digits, functions of a seed."""
         tokenizer = load_processor(TINY).tokenizer
-        config = small_config(tokenizer) if model_name == "small" else large_config(tokenizer)
-        torch.manual_seed(SEED)
         if model_name == "small":
-            model: Any = Qwen2VLForConditionalGeneration(config).to(device)
+            torch.manual_seed(SEED)
+            model: Any = Qwen2VLForConditionalGeneration(small_config(tokenizer)).to(device)
         else:
-            with torch.device(device):
-                model = Qwen2VLForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
-            model = add_adapters(model, rank=LORA_RANK)
-        processor = build_processor(config)
+            model = build_adapted(large_config(tokenizer), device)
+        return cls.around(model, size, device=device, num_prompts=num_prompts)
+
+    @classmethod
+    def around(
+        cls, model: Any, size: Size, *, device: str = "cpu", num_prompts: int = 1, is_narrow: bool = False
+    ) -> Setup:
+        """Return what asks and trains a model, in training mode from now on."""
+        processor = build_processor(base_model(model).config)
         messages = tuple(build_messages(size.prompt_tokens, processor, seed=seed) for seed in range(num_prompts))
         trained = [parameter for parameter in model.train().parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
-        return cls(model, processor, messages, optimizer, device, size)
+        return cls(model, processor, messages, optimizer, device, size, is_narrow)
+
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context that forward passes run in."""
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.is_narrow)
 
     @property
     def trained(self) -> list[torch.nn.Parameter]:
@@ -113,6 +124,14 @@ class Setup:
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.trained]
         self.optimizer.zero_grad()
         return torch.cat([gradient.flatten() for gradient in gradients])
+
+
+def build_adapted(config: Any, device: str) -> Any:
+    """Return a model with random weights in bfloat16, a function of a seed, which adapters leave frozen."""
+    torch.manual_seed(SEED)
+    with torch.device(device):
+        model = Qwen2VLForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
+    return add_adapters(model, rank=LORA_RANK)
 
 
 def large_config(tokenizer: Any) -> Any:

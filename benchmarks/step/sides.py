@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.step.setup import SEED, Setup
 from focus_agents.engine.forward import image_inputs, prefill
-from focus_agents.engine.generation import sample_completions
+from focus_agents.engine.generation import SampledBatch, sample_completions
 from focus_agents.engine.scoring import score_completions
 from focus_agents.grpo.advantage import group_advantages, has_signal
 from focus_agents.grpo.loss import StepTotals, policy_loss
@@ -31,34 +31,41 @@ def sample(
     setup: Setup, prompts: PromptBatch, *, temperature: float = 1.0, prefix: Prefix | None = None
 ) -> torch.Tensor:
     """Return [N, G, T] our answers."""
-    return sample_completions(
-        setup.model,
-        prompts,
-        num_completions=setup.size.group_size,
-        sampling=Sampling(temperature, setup.size.answer_tokens),
-        seeds=range(SEED, SEED + len(prompts.input_ids)),
-        eos_token_id=setup.processor.eos_token_id,
-        pad_token_id=setup.processor.pad_token_id,
-        banned_token_ids=setup.banned_token_ids,
-        prefix=prefix,
-    ).token_ids
+    return draw(setup, prompts, temperature=temperature, prefix=prefix).token_ids
+
+
+def draw(setup: Setup, prompts: PromptBatch, *, temperature: float = 1.0, prefix: Prefix | None = None) -> SampledBatch:
+    """Return our answers with their log-probabilities."""
+    with setup.precision():
+        return sample_completions(
+            setup.model,
+            prompts,
+            num_completions=setup.size.group_size,
+            sampling=Sampling(temperature, setup.size.answer_tokens),
+            seeds=range(SEED, SEED + len(prompts.input_ids)),
+            eos_token_id=setup.processor.eos_token_id,
+            pad_token_id=setup.processor.pad_token_id,
+            banned_token_ids=setup.banned_token_ids,
+            prefix=prefix,
+        )
 
 
 def generate(setup: Setup, prompts: PromptBatch, *, is_greedy: bool = False) -> torch.Tensor:
     """Return [1, G, T] the answers of transformers' own loop to one prompt; greedy, it gives one answer, [1, 1, T]."""
     torch.manual_seed(SEED)
     how = {"do_sample": False} if is_greedy else {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-    tokens = base_model(setup.model).generate(
-        input_ids=prompts.input_ids,
-        attention_mask=prompts.attention_mask,
-        **image_inputs(setup.model, prompts),
-        num_return_sequences=1 if is_greedy else setup.size.group_size,
-        max_new_tokens=setup.size.answer_tokens,
-        suppress_tokens=setup.banned_token_ids,
-        eos_token_id=setup.processor.eos_token_id,
-        pad_token_id=setup.processor.pad_token_id,
-        **how,
-    )
+    with setup.precision():
+        tokens = base_model(setup.model).generate(
+            input_ids=prompts.input_ids,
+            attention_mask=prompts.attention_mask,
+            **image_inputs(setup.model, prompts),
+            num_return_sequences=1 if is_greedy else setup.size.group_size,
+            max_new_tokens=setup.size.answer_tokens,
+            suppress_tokens=setup.banned_token_ids,
+            eos_token_id=setup.processor.eos_token_id,
+            pad_token_id=setup.processor.pad_token_id,
+            **how,
+        )
     return tokens[None, :, prompts.input_ids.shape[1] :]
 
 
@@ -89,9 +96,10 @@ def learn(
     num_rows, num_answers, num_tokens = token_ids.shape
     num_completions = (num_rows if num_groups is None else num_groups) * num_answers
     lengths = torch.full((num_rows, num_answers), num_tokens, device=token_ids.device)
-    logprobs, _ = score_completions(
-        setup.model, prompts, token_ids, lengths, shared_prefix=shared_prefix, prefix=prefix
-    )
+    with setup.precision():
+        logprobs, _ = score_completions(
+            setup.model, prompts, token_ids, lengths, shared_prefix=shared_prefix, prefix=prefix
+        )
     flat = logprobs.flatten(0, 1)
     loss, _ = policy_loss(
         flat,
