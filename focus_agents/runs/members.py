@@ -10,6 +10,7 @@ Source: RFC 1952, section 2.3.1.1 (extra fields), as BGZF uses them.
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 import zlib
 from dataclasses import dataclass
@@ -58,8 +59,7 @@ def append_member(path: Path, number: int, data: bytes) -> None:
     header = _HEADER.pack(
         _MAGIC, _DEFLATE_WITH_EXTRA, 0, b"\x00\xff", _PAYLOAD + 4, _SUBFIELD, _PAYLOAD, number, _HEADER.size + len(body)
     )
-    whole = list_members(path)
-    end = whole[-1].start + whole[-1].length if whole else 0
+    end = _end_of(path)
     with named_errors(path), path.open("r+b" if path.exists() else "w+b", buffering=0) as file:
         file.truncate(end)
         file.seek(end)
@@ -70,6 +70,24 @@ def append_member(path: Path, number: int, data: bytes) -> None:
         except OSError:
             file.truncate(end)
             raise
+        _appended.clear()
+        _appended[path] = _state(os.fstat(file.fileno()))
+
+
+_appended: dict[Path, tuple[int, int, int]] = {}
+"""The file that this process has appended to last, as it was then; its members are whole up to its end."""
+
+
+def _end_of(path: Path) -> int:
+    """Return where the whole members of a file end; it is read unless it is as this process has left it."""
+    if path.exists() and _appended.get(path) == _state(status := path.stat()):
+        return status.st_size
+    whole = list_members(path)
+    return whole[-1].start + whole[-1].length if whole else 0
+
+
+def _state(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def list_members(path: Path) -> list[Member]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import random
 import resource
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from focus_agents.runs import members
 from focus_agents.runs.members import append_member, cut_members, list_members, read_member
 from focus_env.errors import StorageError
 
@@ -45,6 +47,31 @@ def test_what_is_no_member_goes_with_the_next_write(file: Path, rest: bytes) -> 
     assert contents(file) == TEXTS
     append_member(file, 2**41, b"new")
     assert contents(file) == {**TEXTS, 2**41: b"new"}
+
+
+def test_a_file_is_not_read_again_for_each_member(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless someone else has changed it."""
+    num_read = 0
+
+    def count(path: Path) -> list[members.Member]:
+        nonlocal num_read
+        num_read += 1
+        return list_members(path)
+
+    monkeypatch.setattr(members, "list_members", count)
+    append_member(file, 2**41, b"new")
+    assert num_read == 0
+    assert contents(file) == {**TEXTS, 2**41: b"new"}
+    os.truncate(file, file.stat().st_size - 1)
+    append_member(file, 2**42, b"newer")
+    assert num_read == 1
+    assert contents(file) == {**TEXTS, 2**42: b"newer"}
+    content = file.read_bytes()
+    append_member(file.with_name("other.gz"), 1, b"")
+    file.unlink()
+    file.write_bytes(content)  # of the same size
+    append_member(file, 2**43, b"newest")
+    assert num_read == 3
 
 
 def test_other_programs_read_it(file: Path) -> None:
