@@ -21,11 +21,30 @@ from focus_agents.models.attention import set_focus_attention
 
 @contextlib.contextmanager
 def trl_trainer(
-    setup: Setup, num_steps: int, callback: TrainerCallback, *, learning_rate: float, max_grad_norm: float
+    setup: Setup,
+    num_steps: int,
+    callback: TrainerCallback,
+    *,
+    learning_rate: float,
+    max_grad_norm: float,
+    shares_prefix: bool = False,
+    **options: Any,
 ) -> Iterator[Any]:
-    """Yield a trainer of TRL on the same model and conversations, whose `train` takes `num_steps` steps."""
+    """Yield a trainer of TRL on the same model and conversations, whose `train` takes `num_steps` steps.
+
+    Args:
+        setup: Model and conversations.
+        num_steps: Updates.
+        callback: Told of them.
+        learning_rate: Of the trainer's own optimizer.
+        max_grad_norm: Where gradients are clipped.
+        shares_prefix: Whether it is our subclass of TRL's trainer.
+        options: Of `GRPOConfig`, in place of those below.
+    """
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
+
+    from focus_agents.integrations.trl import SharedPrefixGRPOTrainer
 
     def reward(completions: list[Any], **_: Any) -> list[float]:
         return [text_reward(turns[0]["content"]) for turns in completions]
@@ -36,35 +55,37 @@ def trl_trainer(
         warnings.catch_warnings(action="ignore", category=FutureWarning),  # of transformers, at names that TRL uses
         contextlib.ExitStack() as patches,
     ):
-        config = GRPOConfig(
-            output_dir=folder,
-            max_steps=num_steps,
-            per_device_train_batch_size=num_answers * len(setup.messages),
-            num_generations=num_answers,
-            max_completion_length=setup.size.answer_tokens,
-            generation_kwargs={"suppress_tokens": setup.banned_token_ids},
-            temperature=1.0,
-            loss_type="grpo",
-            beta=0.0,
-            optim="adamw_torch",
-            learning_rate=learning_rate,
-            lr_scheduler_type="constant",
-            weight_decay=0.0,
-            max_grad_norm=max_grad_norm,
-            bf16=False,  # the weights are what they are; nothing is cast on our side either
-            gradient_checkpointing=False,
-            use_cpu=setup.device == "cpu",
-            dataloader_pin_memory=False,
-            shuffle_dataset=False,
-            report_to="none",
-            logging_strategy="no",
-            save_strategy="no",
-            disable_tqdm=True,
-            seed=SEED,
-        )
+        settings: dict[str, Any] = {
+            "output_dir": folder,
+            "max_steps": num_steps,
+            "per_device_train_batch_size": num_answers * len(setup.messages),
+            "num_generations": num_answers,
+            "max_completion_length": setup.size.answer_tokens,
+            "generation_kwargs": {"suppress_tokens": setup.banned_token_ids},
+            "temperature": 1.0,
+            "loss_type": "grpo",
+            "beta": 0.0,
+            "optim": "adamw_torch",
+            "learning_rate": learning_rate,
+            "lr_scheduler_type": "constant",
+            "weight_decay": 0.0,
+            "max_grad_norm": max_grad_norm,
+            "bf16": False,  # the weights are what they are; nothing is cast on our side either
+            "gradient_checkpointing": False,
+            "use_cpu": setup.device == "cpu",
+            "dataloader_pin_memory": False,
+            "shuffle_dataset": False,
+            "report_to": "none",
+            "logging_strategy": "no",
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            "seed": SEED,
+        }
+        config = GRPOConfig(**{**settings, **options})
         if setup.device == "cpu":
             patches.enter_context(mock.patch("trl.trainer.utils._use_triton", return_value=True))  # on answers only
-        trainer = GRPOTrainer(
+        trainer_class = SharedPrefixGRPOTrainer if shares_prefix else GRPOTrainer
+        trainer = trainer_class(
             model=setup.model,
             reward_funcs=reward,
             args=config,
