@@ -63,7 +63,8 @@ def pictures_of_rows(inputs: Mapping[str, torch.Tensor | Sequence[int] | None], 
     pixels = given.get("pixel_values")
     if pixels is None:
         return [{} for _ in range(num_rows)] if not given else None
-    if "spatial_shapes" in given:
+    is_video = "image_grid_thw" in given and bool((given["image_grid_thw"][:, 0] > 1).any())
+    if "spatial_shapes" in given or is_video:
         return None
     num_images, num_tiles = inputs.get("num_images"), inputs.get("num_tiles")
     images = [1] * num_rows if num_images is None else [int(number) for number in num_images]

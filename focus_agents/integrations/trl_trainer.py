@@ -106,11 +106,11 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 
         num_rows, num_prompt_columns = len(input_ids), input_ids.shape[1] - logits_to_keep
         pictures = pictures_of_rows({name: inputs.get(name) for name in PICTURES}, num_rows)
-        why_not = self._refusal or self._why_not(model, input_ids, attention_mask, logits_to_keep)
+        why_not = self._refusal or self._why_not(model, input_ids, attention_mask, logits_to_keep, pictures)
         if compute_aux_loss:
             why_not = "the balancing loss of a mixture of experts counts a prompt once for each answer"
         if why_not or pictures is None:
-            return self._decline(why_not or "the pictures are laid out in a way that is not known", by_trl)
+            return self._decline(why_not, by_trl)
         types = {name: inputs[name] for name in TOKEN_TYPES if inputs.get(name) is not None}
         prompts = [part[:, :num_prompt_columns] for part in (input_ids, attention_mask, *types.values())]
         size = batch_size or num_rows
@@ -201,7 +201,14 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         """Return the model of transformers in all that is around it."""
         return base_model(self.accelerator.unwrap_model(model))
 
-    def _why_not(self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, num_tokens: int) -> str:
+    def _why_not(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        num_tokens: int,
+        pictures: list[Pictures] | None,
+    ) -> str:
         """Return why prompts cannot be shared, as a sentence; "": they can."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return "the weights are cut by FSDP or DeepSpeed"
@@ -217,11 +224,15 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             return f"the language model's attention is {text._attn_implementation!r}; load it with 'sdpa'"
         if any(config.is_prompt_learning for config in getattr(self.model, "peft_config", {}).values()):
             return "the adapter puts tokens before the prompt"
-        if model.training and (getattr(text, "attention_dropout", 0.0) or _has_dropout(inner)):
-            return "dropout is on, which would be drawn once for a group; set disable_dropout=True"
+        if model.training and _has_dropout(inner):
+            return (
+                "dropout is on, which would be drawn once for a group; set disable_dropout=True, and attention's to 0"
+            )
         if input_ids.shape[1] - num_tokens < 2:  # one to be shared, one to predict from
             return "the prompts have a single token"
         is_image = input_ids == self._image_token_id()
+        if pictures is None or bool(is_image.any()) != bool(pictures[0]):
+            return "the pictures are laid out in a way that is not known"
         if bool((is_image & attention_mask.bool())[:, -num_tokens - 1 :].any()):
             return "a prompt ends with a picture, or an answer has one"
         prompt, answer = attention_mask[:, :-num_tokens], attention_mask[:, -num_tokens:]
@@ -261,5 +272,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             warnings.warn(f"SharedPrefixGRPOTrainer: {message}", UserWarning, stacklevel=4)
 
 
-def _has_dropout(model: torch.nn.Module) -> bool:
-    return any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules())
+def _has_dropout(model: Any) -> bool:
+    """Return whether a model in training mode draws what it drops, in modules or in attention."""
+    configs = [model.config, *(getattr(model.config, name, None) for name in model.config.sub_configs)]
+    in_attention = any(getattr(config, "attention_dropout", 0.0) for config in configs)
+    return in_attention or any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules())

@@ -241,6 +241,10 @@ def test_what_cannot_be_shared_is_left_to_trl_with_a_warning(processor: VLMProce
     gap = inputs["completion_mask"].clone()
     gap[0, 2] = 0
     left_to_trl("answers have gaps", inputs | {"completion_mask": gap})
+    film = inputs["image_grid_thw"].clone()
+    film[0, 0], film[0, 1] = 2, film[0, 1] // 2
+    with pytest.warns(UserWarning, match="laid out in a way that is not known"), contextlib.suppress(Exception):
+        scores(trainer, inputs | {"image_grid_thw": film})  # and TRL's own may raise
     case.model.set_attn_implementation({"text_config": "eager"})
     left_to_trl("attention is 'eager'")
     case.model.set_attn_implementation({"text_config": "sdpa"})
