@@ -1,7 +1,7 @@
 """Measure the gain of sharing a group's prompt: sampling, learning, and a whole GRPO step, against the usual way.
 
     python benchmarks/grpo_step.py [--prompt-tokens 512 1024 2048] [--group-sizes 4 8 16] [--answer-tokens 32]
-                                   [--cases sampling learning step fused without_signal] [--repetitions 3]
+                                   [--cases sampling learning step trl_learning fused without_signal] [--repetitions 3]
                                    [--device cpu|cuda] [--model small|7b]
 
 Each case has two sides, which take turns within a run. `ratio` is the median over the rounds of peer / ours, both from
@@ -13,6 +13,8 @@ FLOPs and memory are, `measuring.py` says.
     learning        ours: forward and backward over one row with prompt and answers. Peer: over G rows, each with the
                     prompt, its pictures and an answer.
     step            ours: from messages to an optimizer step. Peer: a step of TRL's `GRPOTrainer`.
+    trl_learning    ours: loss and backward by `SharedPrefixGRPOTrainer`, from answers that TRL has sampled. Peer: the
+                    same by TRL's `GRPOTrainer`.
     fused           ours: a step whose sampling prefill, with gradient, is the learner's prompt forward too, which it
                     can be where one process samples and learns on-policy. Peer: our step that encodes prompts twice.
     without_signal  ours: a step of two groups, one of which has equal rewards and is left out of learning; without a
@@ -75,6 +77,7 @@ from benchmarks.step.checks import CHECKS, random_answers
 from benchmarks.step.report import Line, build_table, compare_all
 from benchmarks.step.setup import LEARNING_RATE, LEAST_PICTURE_SIDE, TEXT_TOKENS, ModelName, Setup, Size
 from benchmarks.step.sides import SIDES, generate, learn, sample, take_step
+from benchmarks.step.trl_learning import trl_learners
 from benchmarks.step.trl_side import Turns, trl_trainer
 from focus_agents.cli.command_line import quiet_libraries
 from focus_agents.cli.errors import user_errors
@@ -85,6 +88,8 @@ Step = Callable[[], object]
 MEASURES = ("FLOPs", "memory")
 """Measures that are taken once, in this order, before time; the first warms up."""
 
+NEED_TRL = ("step", "trl_learning")
+"""Cases with TRL as the peer."""
 PEAK_TFLOPS = {
     "H100 PCIe": 756,
     "H100": 989,
@@ -132,9 +137,13 @@ class Args:
             raise ValueError("device: this machine has no CUDA device that torch can use; measure on cpu")
         if self.model == "7b" and self.device == "cpu":
             raise ValueError("model: 7b is of no use on cpu; add --device cuda")
-        if "step" in self.cases and importlib.util.find_spec("trl") is None:
-            others = " ".join(name for name in CASES if name != "step")
-            raise ValueError(f"cases: step needs TRL; pip install 'trl==1.16.*', or leave it out: --cases {others}")
+        of_trl = [name for name in self.cases if name in NEED_TRL]
+        if of_trl and importlib.util.find_spec("trl") is None:
+            others = " ".join(name for name in CASES if name not in NEED_TRL)
+            raise ValueError(
+                f"cases: without TRL, no {' and no '.join(of_trl)}; pip install 'trl==1.16.*', or leave it out: "
+                f"--cases {others}"
+            )
 
     @property
     def dtype(self) -> str:
@@ -143,7 +152,7 @@ class Args:
 
 
 def prepare(case: CaseName, setup: Setup) -> Callable[[str], Step]:
-    """Return the function that gives a side's next step, in all cases but `step`."""
+    """Return the function that gives a side's next step, in all cases without TRL."""
     prompts = setup.collate(setup.encode())
     token_ids, advantages = random_answers(setup)
 
@@ -173,6 +182,10 @@ def measure(case: CaseName, size: Size, args: Args) -> tuple[Readings, float | N
     gap = CHECKS[case](Setup.build(size, device=args.device, num_prompts=num_prompts))
     setup = Setup.build(size, model_name=args.model, device=args.device, num_prompts=num_prompts)
     schedule = [*MEASURES, *["time"] * args.repetitions]
+    if case == "trl_learning":
+        other = Setup.build(size, model_name=args.model, device=args.device, num_prompts=num_prompts)
+        with trl_learners({"ours": setup, "peer": other}) as learning:
+            return take_turns(learning, SIDES, schedule, args.device), gap
     if case != "step":
         return take_turns(prepare(case, setup), SIDES, schedule, args.device), gap
     turns = Turns(setup, schedule)
@@ -206,7 +219,7 @@ def main() -> None:
     with user_errors(Args):
         args = tyro.cli(Args)
     run_quietly_on_one_thread()
-    packages = ("torch", "transformers", *(["trl"] if "step" in args.cases else []))
+    packages = ("torch", "transformers", *(["trl"] if set(args.cases) & set(NEED_TRL) else []))
     common = {
         "device": args.device,
         "dtype": args.dtype,

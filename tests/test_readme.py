@@ -63,12 +63,14 @@ DOCUMENTS = (
     "docs/start.md",
     "docs/templates.md",
     "docs/training.md",
+    "docs/trl.md",
     "docs/watching.md",
 )
 COMMANDS = (
     "README.md", "CONTRIBUTING.md", "Makefile", "docs/annotations.md", "docs/app.md", "docs/bases.md",
     "docs/data.md", "docs/evaluation.md", "docs/extending.md", "docs/finding.md", "docs/own_pictures.md",
-    "docs/python.md", "docs/results.md", "docs/rewards.md", "docs/scaling.md", "docs/training.md", "docs/watching.md",
+    "docs/python.md", "docs/results.md", "docs/rewards.md", "docs/scaling.md", "docs/training.md", "docs/trl.md",
+    "docs/watching.md",
 )  # fmt: skip
 EXPERIMENTS = sorted(path.relative_to(ROOT / "experiments").as_posix() for path in ROOT.glob("experiments/**/*.py"))
 

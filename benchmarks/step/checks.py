@@ -11,6 +11,7 @@ import torch
 from benchmarks.step.cases import CaseName
 from benchmarks.step.setup import SEED, Setup
 from benchmarks.step.sides import generate, learn, reward_texts, sample
+from benchmarks.step.trl_learning import trl_learners
 from benchmarks.step.trl_side import KeepGradients, trl_trainer
 from focus_agents.engine.forward import prefill
 from focus_agents.grpo.advantage import group_advantages
@@ -113,10 +114,25 @@ def check_same_as_trl(setup: Setup) -> float:
     return gap
 
 
+def check_same_trainers(setup: Setup) -> float:
+    """Check that our subclass of TRL's trainer has TRL's loss and gradients; returns the gap of gradients."""
+    setups = {"ours": setup, "peer": Setup.build(setup.size, device=setup.device, num_prompts=len(setup.messages))}
+    losses, gradients = {}, {}
+    with trl_learners(setups) as prepare:
+        for side, own in setups.items():
+            losses[side] = prepare(side)()
+            gradients[side] = own.take_gradients()
+    assert math.isclose(losses["ours"], losses["peer"], abs_tol=TOLERANCE), f"losses: {losses}"
+    gap = difference(gradients["ours"], gradients["peer"])
+    assert gap <= TOLERANCE, f"gradients: our trainer's and TRL's differ by {gap:.1e} of their norm"
+    return gap
+
+
 CHECKS: dict[CaseName, Callable[[Setup], float | None]] = {
     "sampling": check_same_answers,
     "learning": check_same_learning,
     "step": check_same_as_trl,
+    "trl_learning": check_same_trainers,
     "fused": check_same_learning,
     "without_signal": check_same_without_silent,
 }

@@ -27,6 +27,7 @@ def trl_trainer(
     *,
     learning_rate: float,
     max_grad_norm: float,
+    shares_prefix: bool = False,
     **options: Any,
 ) -> Iterator[Any]:
     """Yield a trainer of TRL on the same model and conversations, whose `train` takes `num_steps` steps.
@@ -37,10 +38,13 @@ def trl_trainer(
         callback: Sees them.
         learning_rate: Of AdamW.
         max_grad_norm: Beyond which gradients are clipped.
+        shares_prefix: Whether the trainer is our subclass of TRL's.
         options: Further settings of TRL's configuration, or others in the place of those here.
     """
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
+
+    from focus_agents.integrations.trl import SharedPrefixGRPOTrainer
 
     def reward(completions: list[Any], **_: Any) -> list[float]:
         return [text_reward(turns[0]["content"]) for turns in completions]
@@ -80,7 +84,8 @@ def trl_trainer(
         config = GRPOConfig(**settings | options)
         if setup.device == "cpu":
             patches.enter_context(mock.patch("trl.trainer.utils._use_triton", return_value=True))  # on answers only
-        trainer = GRPOTrainer(
+        trainer_class = SharedPrefixGRPOTrainer if shares_prefix else GRPOTrainer
+        trainer = trainer_class(
             model=setup.model,
             reward_funcs=reward,
             args=config,

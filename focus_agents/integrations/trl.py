@@ -3,8 +3,9 @@
     env = gymnasium.make(focus_env.ENV_ID, template=template)
     GRPOTrainer(..., train_dataset=trl_dataset(env, range(1000)), reward_funcs=TRLReward(env))
 
-One environment serves both, so that prompts and rewards are of the same data set and template. TRL itself is not
-imported here. Written for TRL 1.16.
+One environment serves both, so that prompts and rewards are of the same data set and template.
+`SharedPrefixGRPOTrainer` takes the place of TRL's trainer and computes each prompt once for all its answers
+(`trl_trainer.py`). TRL itself is not imported here before that trainer is asked for. Written for TRL 1.16.
 """
 
 from __future__ import annotations
@@ -35,6 +36,17 @@ MAX_TRIED = 16
 """Episodes that are tried for one row; where none of so many can be asked, the fault is not theirs."""
 
 logger = logging.getLogger(__name__)
+
+
+def __getattr__(name: str) -> Any:
+    """Return the trainer, whose base class takes seconds to import."""
+    if name != "SharedPrefixGRPOTrainer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from focus_agents.integrations.trl_trainer import SharedPrefixGRPOTrainer
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("trl is not installed; pip install 'trl>=1.16,<1.17'") from error
+    return SharedPrefixGRPOTrainer
 
 
 def trl_dataset(env: gymnasium.Env[Any, Any], indices: Sequence[int]) -> datasets.Dataset:

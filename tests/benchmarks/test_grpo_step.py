@@ -68,6 +68,14 @@ def test_prints_a_line_for_each_case_and_measure_then_tables(
     assert all(line["ratio"] > 1.2 for line in flops.values())
 
 
+def test_our_trainer_takes_turns_with_trls(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("trl")
+    time, flops, _ = run(monkeypatch, capsys, "--cases", "trl_learning")
+    assert time["gradient_difference"] > 0
+    assert "trl" in time["machine"]
+    assert flops["ratio"] > 0.95 * flops["token_ratio"]
+
+
 def test_a_step_takes_turns_with_trl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("trl")
     lines = run(monkeypatch, capsys, "--cases", "step")
@@ -95,7 +103,10 @@ def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) ->
 
 def test_without_trl_other_cases_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"cases: step needs TRL.*--cases sampling learning fused without_signal"):
+    with pytest.raises(
+        ValueError,
+        match=r"cases: without TRL, no step and no trl_learning; .*--cases sampling learning fused without_signal",
+    ):
         benchmark.Args()
     assert benchmark.Args(cases=("sampling", "fused")).cases == ("sampling", "fused")
 

@@ -14,7 +14,7 @@ from benchmarks.gpu import parity
 from benchmarks.gpu.parity import PATHS, Bench, check_path
 from focus_agents.engine import decoding, forward, scoring, starts
 from focus_agents.models import attention, lean_adapters, vision
-from tests.benchmarks.step.test_checks import see_neighbours
+from tests.benchmarks.faults import see_neighbours
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

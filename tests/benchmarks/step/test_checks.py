@@ -13,6 +13,7 @@ from benchmarks.step.checks import check_same_answers, check_same_as_trl, check_
 from benchmarks.step.setup import Setup, Size
 from benchmarks.step.sides import learn, sample
 from focus_agents.engine import decoding, generation, scoring
+from tests.benchmarks.faults import see_neighbours
 from tests.benchmarks.small import SIZE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -26,11 +27,6 @@ def draw_with_other_chances(
     right: Callable[..., Any], log_probabilities: torch.Tensor, *args: Any, greedy: bool
 ) -> Any:
     return right(log_probabilities if greedy else log_probabilities / 2, *args, greedy=greedy)
-
-
-def see_neighbours(right: Callable[..., Any], *args: Any) -> Any:
-    mask = right(*args)
-    return torch.ones_like(mask) if mask.dtype == torch.bool else torch.zeros_like(mask)
 
 
 def scale_gradient(right: Callable[..., Any], *args: Any) -> Any:
