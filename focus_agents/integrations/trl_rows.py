@@ -23,7 +23,7 @@ from focus_agents.models.shared_prefix import PackedAnswers, pack_answers
 IGNORED = -100
 """The label of a place that predicts nothing."""
 Pictures = Mapping[str, torch.Tensor]
-"""What a row's pictures are, by TRL's names."""
+"""Values of a row's pictures, by TRL's names."""
 
 
 @dataclass(frozen=True, slots=True)

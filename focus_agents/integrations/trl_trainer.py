@@ -37,9 +37,9 @@ PICTURES = (
     "pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "spatial_shapes", "num_tiles",
     "image_sizes", "image_position_ids",
 )  # fmt: skip
-"""Its arguments that tell of pictures."""
+"""Arguments of that method that describe pictures."""
 TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
-"""Its arguments with a number for each token."""
+"""Arguments of that method with a number for each token."""
 PARAMETERS = {
     "self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size", "compute_entropy",
     "compute_aux_loss", *PICTURES, *TOKEN_TYPES,
