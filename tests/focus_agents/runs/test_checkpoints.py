@@ -126,7 +126,7 @@ class TestFiniteWeights:
         write(1)
         name = {"value": "in odd", "moment": "in exp_avg of the optimizer's parameter 1"}[where]
         with pytest.raises(
-            CheckpointError, match=rf"expected finite weights, got NaN or infinity {name}; what was saved"
+            CheckpointError, match=rf"expected finite weights, got NaN or infinity {name}; earlier checkpoints are"
         ):
             write(2, **{where: value})
         assert names(checkpoints) == ["step_000001"]

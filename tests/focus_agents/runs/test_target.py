@@ -122,8 +122,8 @@ def add(name: str) -> Callable[[Path], object]:
         (add("adapter/adapter/config.json"), "also holds adapter/adapter, of no policy"),
         (add("merges.txt/chapter"), "also holds merges.txt, of no policy"),
         (add("photo-00001-of-00002.safetensors"), "also holds photo-00001-of-00002.safetensors"),
-        (lambda f: (f / "focus.json").write_text("not ours"), "whose focus.json says nothing of a policy's versions"),
-        (lambda f: (f / "focus.json").write_text('{"url": "http://localhost"}'), "whose focus.json says nothing"),
+        (lambda f: (f / "focus.json").write_text("not ours"), "whose focus.json has no versions of a policy"),
+        (lambda f: (f / "focus.json").write_text('{"url": "http://localhost"}'), "whose focus.json has no versions"),
         (lambda f: ((f / "focus.json").unlink(), add("focus.json/x")(f)), "and no focus.json"),
     ],
 )

@@ -50,7 +50,9 @@ def test_of_many_some_are_read() -> None:
 
 
 def test_nothing_to_describe() -> None:
-    with pytest.raises(ValueError, match="data set: expected at least one episode, got none; see what was skipped"):
+    with pytest.raises(
+        ValueError, match="data set: expected at least one episode, got none; see which episodes were skipped"
+    ):
         describe(FakeDataset(0))
 
 

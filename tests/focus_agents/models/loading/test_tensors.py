@@ -166,6 +166,7 @@ def test_a_refusal_names_one_tensor_and_lists_none(
 ) -> None:
     """What transformers tells of all tensors is logged of models alone that are loaded."""
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    caplog.set_level(logging.WARNING, "transformers")  # commands quiet it
     folder = copied("qwen2_5_vl")
     change_weights(folder, lambda tensors: tensors.update({"more.weight": torch.zeros(2)}))
     load_model(str(folder))

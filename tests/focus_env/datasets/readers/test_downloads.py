@@ -249,7 +249,7 @@ class TestFilesThatAreNone:
         path.rename(outside)
         path.symlink_to(outside)
         with pytest.raises(
-            DatasetError, match=rf"{path.name}: expected a path below .*, a link to .*outside; copy what"
+            DatasetError, match=rf"{path.name}: expected a path below .*, a link to .*outside; copy the"
         ):
             layout.tracks()
 
