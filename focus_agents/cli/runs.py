@@ -22,7 +22,7 @@ from focus_agents.settings import Settings
 HONOURED = ("checkpoint_interval", "num_data_workers", "update_timeout_s", "max_update_attempts", "verbose")
 """Settings beside the cluster's that no figure depends on, so that a run that is gone on with may have others."""
 
-START = "start"
+START = "start_weights"
 """In config.json, the digest of the weights that a run started from; see `weights_digest`."""
 
 LENGTHS = ("num_steps", "num_iterations")

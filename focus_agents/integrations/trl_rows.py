@@ -18,10 +18,9 @@ from dataclasses import dataclass
 
 import torch
 
+from focus_agents.models.inputs import IGNORED
 from focus_agents.models.shared_prefix import PackedAnswers, pack_answers
 
-IGNORED = -100
-"""The label of a place that predicts nothing."""
 Pictures = Mapping[str, torch.Tensor]
 """Values of a row's pictures, by TRL's names."""
 

@@ -130,8 +130,7 @@ def merge_adapters(model: Any) -> Any:
 def can_merge_exactly(model: Any) -> bool:
     """Return whether merged weights would answer as the adapters do, but for the rounding of a sum in float32.
 
-    In bfloat16 they would not: most of what an adapter adds is smaller than the last digit of the weight that it is
-    added to.
+    In bfloat16 the sum is rounded to 8 bits, and log-probabilities differ by as much as bfloat16 rounds them anyway.
 
     Args:
         model: Of PEFT or not; a model without adapters has none to merge.

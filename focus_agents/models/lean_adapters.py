@@ -1,8 +1,8 @@
 """Adapters while a model answers: the same numbers, with less Python around them.
 
 A step of decoding is a few hundred short kernels, and PEFT's own forward pass of an adapted layer looks up, checks and
-casts before each. Merging adapters into the weights would spare even the kernels, but in bfloat16 the sum is another
-policy than the one that is learned from.
+casts before each. Merging adapters into the weights would spare even the kernels, but in a training the base's own bits
+would have to come back afterwards, from a second copy of the weights.
 """
 
 from __future__ import annotations

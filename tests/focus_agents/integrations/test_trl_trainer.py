@@ -201,7 +201,8 @@ def test_log_probabilities_and_entropies(batch_size: int | None, processor: VLMP
     """In parts as TRL cuts a batch, too, which cut groups; 0 at padding."""
     case = make_case("qwen3_vl", processor)
     trainer, inputs = make_trainer(case, tmp_path), make_inputs(case)
-    ours = scores(trainer, inputs, batch_size=batch_size)
+    with no_warning_of_ours():  # which would say that TRL's own way was taken
+        ours = scores(trainer, inputs, batch_size=batch_size)
     theirs = scores(trainer, inputs, GRPOTrainer, batch_size=batch_size)
     for mine, right in zip(ours[:2], theirs[:2], strict=True):
         torch.testing.assert_close(mine, right, rtol=0, atol=2e-5)
@@ -212,9 +213,11 @@ def test_rows_with_other_pictures_are_no_group(processor: VLMProcessor, tmp_path
     """The tokens of two prompts may be the same while their pictures differ."""
     case = make_case("qwen2_vl", processor)
     trainer, inputs = make_trainer(case, tmp_path), make_inputs(case)
-    before = scores(trainer, inputs)[0]
-    inputs["pixel_values"][0] += 1.0  # of the first row
-    after, expected = scores(trainer, inputs)[0], scores(trainer, inputs, GRPOTrainer)[0]
+    with no_warning_of_ours():
+        before = scores(trainer, inputs)[0]
+        inputs["pixel_values"][0] += 1.0  # of the first row
+        after = scores(trainer, inputs)[0]
+    expected = scores(trainer, inputs, GRPOTrainer)[0]
     torch.testing.assert_close(after, expected, rtol=0, atol=2e-5)
     assert (after[0] - before[0]).abs().max() > 1e-3
     torch.testing.assert_close(after[1:], before[1:], rtol=0, atol=2e-5)

@@ -74,7 +74,7 @@ def test_logits_are_those_of_peft(shape: str, base: Path, tmp_path: Path, proces
 def test_a_policy_that_only_answers_has_them_merged(
     shape: str, base: Path, tmp_path: Path, processor: VLMProcessor
 ) -> None:
-    """In float32; in bfloat16 the sum would lose most of what an adapter adds, so they stay what they are."""
+    """In float32; in bfloat16 the sum is rounded, and they stay as they are."""
     folder = write_adapter(tmp_path / "adapter", load_base(base), str(base), **SHAPES[shape])
     expected = logits(load_model(str(folder)), processor)
     policy = FocusPolicy.from_pretrained(str(folder))
