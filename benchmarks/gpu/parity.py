@@ -191,12 +191,14 @@ def flash_attention(bench: Bench) -> list[Gap]:
 
 def decoding(bench: Bench) -> list[Gap]:
     """Compare log-probabilities of sampled tokens, with our cache and lean adapters, with those of scoring."""
-    setup = bench.narrow
+    setup, gaps = bench.narrow, []
     set_focus_attention(setup.model)
-    with setup.precision(), lean_adapters(setup.model):
-        sampled = draw(setup, bench.prompts)
-    plain, truth = (bench.score(of, sampled.token_ids) for of in (bench.narrow, bench.wide))
-    return [compare(LOGPROBS, sampled.logprobs, plain, truth)]
+    for copies, name in ((True, "merged copies"), (False, "adapters apart")):
+        with setup.precision(), lean_adapters(setup.model, copies=copies):
+            sampled = draw(setup, bench.prompts)
+        plain, truth = (bench.score(of, sampled.token_ids) for of in (bench.narrow, bench.wide))
+        gaps.append(compare(f"{LOGPROBS}, {name}", sampled.logprobs, plain, truth))
+    return gaps
 
 
 def beginnings_once(bench: Bench) -> list[Gap]:
@@ -222,7 +224,7 @@ def lean(bench: Bench) -> list[Gap]:
     setup = bench.narrow
     setup.use_stock_attention()
     states = []
-    for context in (contextlib.nullcontext(), lean_adapters(setup.model)):
+    for context in (contextlib.nullcontext(), lean_adapters(setup.model, copies=False)):
         with torch.no_grad(), setup.precision(), context:
             states.append(prefill(setup.model, bench.prompts).hidden.float())
     peft, ours = states

@@ -238,18 +238,19 @@ def tell_budget(plan: GRPOPlan, cluster: ClusterArguments, console: Console) -> 
     tell_prompts(console, shape, plan.pictures, *prompts)
     num_samplers, num_learners = cluster.num_env_runners, cluster.num_learners
     gpus = cluster.num_gpus_per_env_runner, cluster.num_gpus_per_learner
+    device = device_for(uses_gpu=any(gpus), ray_address=cluster.ray_address, is_own=num_samplers == num_learners == 0)
+    device_bytes = None if device is None else device.total
     processes = []
     if num_samplers == num_learners == 0:
-        memory = process_memory(shape, model, settings, prompts=prompts)
+        memory = process_memory(shape, model, settings, prompts=prompts, device_bytes=device_bytes)
         processes = [Process(name="this process", memory=memory, num_gpus=gpus[1])]
     else:
-        sampler = sampler_memory(shape, model, settings, prompts=prompts)
+        sampler = sampler_memory(shape, model, settings, prompts=prompts, device_bytes=device_bytes)
         learner = {LEARNING: learner_memory(shape, model, settings, prompt=prompts[0], num_learners=num_learners)}
         processes = [
             Process(name="each sampler", memory=sampler, num=max(1, num_samplers), num_gpus=gpus[0]),
             Process(name="each learner", memory=learner, num=max(1, num_learners), num_gpus=gpus[1]),
         ]
-    device = device_for(uses_gpu=any(gpus), ray_address=cluster.ray_address, is_own=num_samplers == num_learners == 0)
     tell_unused_gpu(console, processes, "`num_gpus_per_learner`")
     flops = step_flops(shape, model, settings, prompt=prompts[0], num_learners=num_learners)
     tell_memory(console, processes, device=device, advice=ADVICE, step_flops=flops)

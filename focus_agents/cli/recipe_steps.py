@@ -187,12 +187,13 @@ def _count_grpo(args: Any, base: Base, gpu: GPU, picture_wh: tuple[int, int]) ->
     settings, cluster, shape = join(GRPOSettings, args.sampling, args.loss, args.learning), args.cluster, base.shape
     prompts, model = _stage_prompts(args, base, picture_wh), args.finetuning
     runners, learners = max(1, cluster.num_env_runners), max(1, cluster.num_learners)
+    device_bytes = gpu.gigabytes * budget.GB
     if cluster.num_env_runners == cluster.num_learners == 0:
-        memory = process_memory(shape, model, settings, prompts=prompts)
+        memory = process_memory(shape, model, settings, prompts=prompts, device_bytes=device_bytes)
         num_gpus = cluster.num_gpus_per_learner
     else:
         memory = {
-            **sampler_memory(shape, model, settings, prompts=prompts),
+            **sampler_memory(shape, model, settings, prompts=prompts, device_bytes=device_bytes),
             "learning": learner_memory(shape, model, settings, prompt=prompts[0], num_learners=cluster.num_learners),
         }
         num_gpus = runners * cluster.num_gpus_per_env_runner + learners * cluster.num_gpus_per_learner

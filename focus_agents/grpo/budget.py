@@ -22,7 +22,12 @@ ADVICE: Mapping[str, str] = {
 
 
 def sampler_memory(
-    shape: ModelShape, model: FinetuningSettings, settings: GRPOSettings, *, prompts: tuple[PromptSize, PromptSize]
+    shape: ModelShape,
+    model: FinetuningSettings,
+    settings: GRPOSettings,
+    *,
+    prompts: tuple[PromptSize, PromptSize],
+    device_bytes: float | None = None,
 ) -> dict[str, Memory]:
     """Count what a process that samples holds at most in each part of its work.
 
@@ -33,12 +38,13 @@ def sampler_memory(
         model: How it is trained.
         settings: Of GRPO.
         prompts: Sizes of a large prompt of the training and of one of the validation.
+        device_bytes: Memory of its device; None: not known.
     """
     if settings.engine == "vllm":
         adapters = 0 if model.lora_rank is None else budget.trained_parameters(shape, model)
         return {SAMPLING: {"weights": budget.NUMBER_BYTES[model.precision] * (shape.parameters + adapters)}}
     training, validation = prompts
-    weights = budget.held(shape, model)
+    weights, copies = budget.held(shape, model), budget.merged_copies(shape, model, device_bytes)
     sampled = budget.answering(
         shape,
         model.precision,
@@ -47,6 +53,7 @@ def sampler_memory(
         num_answers=settings.group_size,
         answer_tokens=settings.max_completion_tokens,
         has_adapters=model.lora_rank is not None,
+        copies=copies,
     )
     answered = budget.answering(
         shape,
@@ -55,6 +62,7 @@ def sampler_memory(
         num_prompts=settings.num_validated_together,
         answer_tokens=settings.max_completion_tokens,
         has_adapters=model.lora_rank is not None,
+        copies=copies,
     )
     return {SAMPLING: budget.add(weights, sampled), VALIDATION: budget.add(weights, answered)}
 
@@ -108,9 +116,10 @@ def process_memory(
     settings: GRPOSettings,
     *,
     prompts: tuple[PromptSize, PromptSize],
+    device_bytes: float | None = None,
 ) -> dict[str, Memory]:
-    """Count what one process holds that samples and learns with the same weights."""
-    sampler = sampler_memory(shape, model, settings, prompts=prompts)
+    """Count what one process holds that samples and learns with the same weights; see `sampler_memory`."""
+    sampler = sampler_memory(shape, model, settings, prompts=prompts, device_bytes=device_bytes)
     means = {"optimizer": budget.optimized(shape, model)["optimizer"]}
     learned = learner_memory(shape, model, settings, prompt=prompts[0])
     return {name: budget.add(memory, means) for name, memory in sampler.items()} | {LEARNING: learned}

@@ -19,6 +19,8 @@ from focus_agents.models.shape import ModelShape
 GB = 1e9
 RESERVE = 0.05
 """Share of a GPU's memory that the count leaves free."""
+COPIES_SHARE = 0.25
+"""Share of a device's memory that merged copies of weights may take; of all of it, so that a run can be repeated."""
 NUMBER_BYTES: Mapping[Precision, int] = {"fp32": 4, "bf16": 2}
 
 
@@ -237,6 +239,7 @@ def answering(
     num_answers: int = 1,
     answer_tokens: int,
     has_adapters: bool = False,
+    copies: float = 0.0,
 ) -> Memory:
     """Count what a batch of prompts holds at once while it is answered, beside the weights.
 
@@ -249,19 +252,40 @@ def answering(
         num_answers: Answers to each.
         answer_tokens: Most tokens of an answer.
         has_adapters: Whether the model has adapters beside its weights.
+        copies: Bytes of the merged weights with which it answers, see `merged_copies`; 0: it adds its adapters.
     """
     num_prompts = min(num_prompts, max(1, MAX_BATCH_TOKENS // prompt.tokens))
     width = NUMBER_BYTES[precision]
     columns = num_prompts * (prompt.tokens + num_answers * answer_tokens)
     cache = 2 * shape.num_layers * columns * shape.key_value_width * width
     logits = num_prompts * num_answers * shape.vocabulary * (3 * 4 + width)
-    encoding = num_prompts * prompt.tokens * ENCODING[has_adapters, precision].of(shape)
+    encoding = num_prompts * prompt.tokens * ENCODING[has_adapters and not copies, precision].of(shape)
     vision = num_prompts * prompt.patches * encoding_patch(shape, precision)
     return {
         "cache": cache,
         "prompts": max(encoding, logits, vision - cache),  # the tower is done before there is a cache
+        "merged copies": copies,
         "pictures": num_prompts * prompt.pixel_bytes,
     }
+
+
+def copies_fit(num_bytes: float, device_bytes: float) -> bool:
+    """Return whether merged copies of so many bytes are made on a device with so much memory."""
+    return num_bytes <= COPIES_SHARE * device_bytes
+
+
+def merged_copies(shape: ModelShape, settings: FinetuningSettings, device_bytes: float | None) -> float:
+    """Return the bytes of the merged weights with which a model in training answers; see `lean_adapters`.
+
+    Args:
+        shape: The model's.
+        settings: How it is trained; neither whole weights nor a base in 4 bits are copied.
+        device_bytes: Memory of its device; None: not known, and taken for enough.
+    """
+    if settings.lora_rank is None or settings.quantization == "4bit":
+        return 0.0
+    size = NUMBER_BYTES[settings.precision] * shape.adapted_weights
+    return float(size) if device_bytes is None or copies_fit(size, device_bytes) else 0.0
 
 
 # ---- work

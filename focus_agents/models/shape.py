@@ -38,6 +38,7 @@ class ModelShape:
         language_parameters: All others.
         layer_parameters: Those of the decoder layers among them.
         adapter_width: Inputs and outputs of all modules that get adapters, added up: times the rank, their parameters.
+        adapted_weights: Numbers in the weights of these modules.
         linear_weights: Numbers in each weight that a base in 4 bits holds in these.
     """
 
@@ -57,6 +58,7 @@ class ModelShape:
     language_parameters: int
     layer_parameters: int
     adapter_width: int
+    adapted_weights: int
     linear_weights: tuple[int, ...]
 
     @property
@@ -85,7 +87,7 @@ def shape_of(config: Any) -> ModelShape:
     experts = _first(text, "num_experts_per_tok", "num_experts_per_token", default=1)
     intermediate = _first(text, "moe_intermediate_size", "intermediate_size", default=4 * text.hidden_size) * experts
     adapted = [
-        module.in_features + module.out_features
+        (module.in_features, module.out_features)
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and re.fullmatch(family.lora_targets, name)
     ]
@@ -106,7 +108,8 @@ def shape_of(config: Any) -> ModelShape:
         vision_parameters=sum(p.numel() for p in parts.vision_tower.parameters()),
         language_parameters=sum(p.numel() for p in model.parameters() if id(p) not in tower),
         layer_parameters=sum(p.numel() for layer in parts.layers for p in layer.parameters()),
-        adapter_width=sum(adapted),
+        adapter_width=sum(map(sum, adapted)),
+        adapted_weights=sum(map(math.prod, adapted)),
         linear_weights=tuple(module.weight.numel() for module in narrow_modules(model)),
     )
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from focus_agents.engine.forward import image_inputs, prompt_reach
-from focus_agents.models.adapters import base_model, can_merge_exactly, family_of, merge_adapters
+from focus_agents.models.adapters import base_model, can_merge, family_of, merge_adapters
 from focus_agents.models.attention import choose_attention, full_attention_layers
 from focus_agents.models.devices import chosen_device
 from focus_agents.models.inputs import EncodedPrompt
@@ -83,7 +83,7 @@ class FocusPolicy(VLMPolicy):
         precision: Precision = "fp32",
         max_image_tokens: int | None = None,
     ) -> FocusPolicy:
-        """Load a policy, to answer with: its weights have no gradients, and an adapter is merged in float32.
+        """Load a policy, to answer with: its weights have no gradients, and an adapter is merged into them.
 
         Args:
             name_or_path: "focus-small", which comes with the package, or any other name or folder that
@@ -100,7 +100,7 @@ class FocusPolicy(VLMPolicy):
         limit = picture_budget(name_or_path, validation=max_image_tokens).validation
         processor = check_model(name_or_path, max_image_tokens=limit)
         model = load_model(name_or_path, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
-        if can_merge_exactly(model):  # nothing is learned here, so no step of decoding has to add them
+        if can_merge(model):  # nothing is learned here, so no step of decoding has to add them
             model = merge_adapters(model)
         # Under autocast each weight that has a gradient would be there twice.
         model = model.requires_grad_(False).to(chosen_device(str(device)))

@@ -99,6 +99,7 @@ def answering_peak(
     num_tokens: int,
     num_prompts: int = 1,
     rank: int | None = None,
+    copies: bool = False,
     **sizes: Any,
 ) -> int:
     """The most bytes while prompts are answered, beside weights; their pictures come as features."""
@@ -109,7 +110,7 @@ def answering_peak(
     with long_ways(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         features = encode_images(model, processor.collate(prompts))
         batch = processor.collate(processor.replace_pixels(prompts, features))
-        with lean_adapters(model), LiveTensors([*model.parameters(), *model.buffers()]) as live:
+        with LiveTensors([*model.parameters(), *model.buffers()]) as live, lean_adapters(model, copies=copies):
             sample_completions(
                 model, batch, num_completions=1, sampling=Sampling(0.0, 2), seeds=[0] * num_prompts, eos_token_id=-1,
                 pad_token_id=0,

@@ -135,6 +135,20 @@ class TestAgainstAllocations:
         peaks = [answering_peak(processor, precision, num_tokens=n, layers=2, rank=rank, **sizes) for n in (1030, 1130)]
         assert peaks[1] - peaks[0] == pytest.approx(count(1130) - count(1030), rel=TOLERANCE)
 
+    @pytest.mark.parametrize(("precision", "sizes"), [("bf16", WIDE), ("fp32", NARROW)], ids=["bf16", "fp32"])
+    def test_answering_with_merged_copies(
+        self, processor: VLMProcessor, precision: Precision, sizes: dict[str, Any]
+    ) -> None:
+        """Beside the copies, it takes what the base alone does."""
+        ranks: dict[int | None, bool] = {8: True, None: False}
+        merged, whole = (
+            answering_peak(processor, precision, num_tokens=1030, layers=2, rank=rank, copies=copies, **sizes)
+            for rank, copies in ranks.items()
+        )
+        settings = FinetuningSettings(lora_rank=8, precision=precision)
+        copies = budget.merged_copies(sizes_of(processor, 2, sizes), settings, None)
+        assert merged - whole == pytest.approx(copies, rel=TOLERANCE)
+
     @pytest.mark.parametrize("precision", ["bf16", "fp32"])
     def test_encoding_pictures(self, processor: VLMProcessor, precision: Precision) -> None:
         peaks = [vision_peak(processor, precision, side=side, width=96, ratio=4, depth=2) for side in (18, 20)]
@@ -176,6 +190,15 @@ class TestByHand:
             for is_checkpointed in (False, True)
         )
         assert between < kept / 8
+
+    @pytest.mark.parametrize(("gigabytes", "copies"), [(None, 13.1), (80, 13.1), (48, 0.0), (24, 0.0)])
+    def test_copies_are_made_on_large_cards(self, gigabytes: float | None, copies: float) -> None:
+        device_bytes = None if gigabytes is None else gigabytes * budget.GB
+        size = budget.merged_copies(qwen2_vl_7b(), self.LORA, device_bytes)
+        assert size / budget.GB == pytest.approx(copies, abs=0.1)
+        in_four_bits = FinetuningSettings(lora_rank=8, precision="bf16", quantization="4bit")
+        assert budget.merged_copies(qwen2_vl_7b(), in_four_bits, None) == 0
+        assert budget.merged_copies(qwen2_vl_7b(), FinetuningSettings(), None) == 0
 
     def test_more_prompts_than_fit_are_answered_in_turn(self) -> None:
         prompt = hub_prompt((1280, 720), 4, 2938)
