@@ -20,6 +20,7 @@ PAGES = {
 """Files of the repository, and the pages that they become."""
 PACKAGES = ("focus_env", "focus_agents")
 """Packages whose public names have a page each."""
+FLAG = re.compile(r"(?<=[\s>])(--[a-z][\w-]*)(?![^<>]*>)")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
@@ -48,3 +49,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         return f"{mark}[{label}]({inside}{hash_}{anchor})" if inside else label
 
     return LINK.sub(relinked, markdown)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Mark flags, which site.css keeps from breaking behind their hyphens."""
+    return FLAG.sub(r'<span class="flag">\1</span>', html)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.places import ROOT
+from tests.screenshots import build_site
 
 FETCHED = re.compile(
     r"""(?:<script[^>]*src|<link[^>]*rel="(?:stylesheet|preconnect)"[^>]*href|<img[^>]*src)=["']?(https?:)?//"""
@@ -21,14 +19,7 @@ FETCHED = re.compile(
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
-        cwd=ROOT,
-        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    built = build_site(folder)
     assert built.returncode == 0, built.stderr
     return folder
 

@@ -182,8 +182,8 @@ def not_empty(episodes: EpisodeDataset, split: str) -> EpisodeDataset:
     skipped = ", ".join(f"{reason}: {count}" for reason, count in getattr(episodes, "skipped", {}).items())
     if len(episodes) == 0:
         raise ValueError(
-            f"split {split!r} has no episode with these arguments; fewer --shots need fewer frames. "
-            f"Skipped: {skipped or 'nothing'}"
+            f"split {split!r} has no episode; an episode needs one picture more of the same object than `shots`, so "
+            f"label more pictures in this split, or lower `shots`. Skipped: {skipped or 'nothing'}"
         )
     if described := getattr(episodes, "described", ""):
         print(f"split {split!r}: {described}", file=sys.stderr)

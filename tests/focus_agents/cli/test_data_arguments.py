@@ -79,6 +79,26 @@ def test_what_cannot_be(words: list[str], message: str, capsys: pytest.CaptureFi
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(("count", "empty"), [(8, None), (7, "val"), (3, "train")])
+def test_eight_pictures_of_an_object_are_enough(
+    count: int, empty: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As docs/own_pictures.md says."""
+    rng = np.random.default_rng(0)
+    for letter in "abcdefgh"[:count]:
+        Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(tmp_path / f"{letter}.png")
+        (tmp_path / f"{letter}.txt").write_text("4 2 13 20 mug")
+    data = read(["--dataset", "folder", "--data-root", str(tmp_path), "--shots", "1", "--num-training-episodes", "9"])
+    loads = {"train": data.load_training, "val": data.load_validation}
+    assert all(len(load()) > 0 for split, load in loads.items() if empty is None or (empty, split) == ("val", "train"))
+    if empty is None:
+        return
+    with pytest.raises(SystemExit), user_errors(sft.Args):
+        loads[empty]()
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"split '{empty}' has no episode; an episode needs one picture more of the same object than --shots" in error
+
+
 CHOSEN: dict[str, Any] = {
     "identity": "label", "split": "test", "protocol": "focus", "episodes_per_track": 7, "min_gap": 2, "absent": "keep",
     "on_bad": "skip", "max_pixels": 900, "min_pixels": 400, "scenes": "parts", "level": 1, "num_objects": 3,
