@@ -1,29 +1,32 @@
 """Seconds to ask about one more picture with the same supports: encoded anew, and kept from the first question.
 
-    python benchmarks/kept_supports.py [--prompt-tokens 1024 2748] [--pictures 6] [--repetitions 3]
+    python benchmarks/kept_supports.py [--prompt-tokens 1024 2748] [--batch-sizes 1 8] [--repetitions 3]
 
 Ours is `ReusingPolicy`, which `focus find`, `policy.fit` and the evaluation of tracks use. The peer is the same model
-without it, `VLMPolicy`, which encodes all of each prompt. Both answer the same pictures one by one, greedily, in turns.
-All answers are checked to have the same tokens first. The first question of a set of supports, which keeps them, is
-outside the turns; `first` is its time.
+without it, `VLMPolicy`, which encodes all of each prompt. Both answer the same pictures greedily, in turns: one by one,
+as `policy.fit` is asked, and eight together, as `focus find` does. All answers are checked to have the same tokens
+first. The first question of a set of supports, which keeps them, is outside the turns; `first` is its time.
 
 The model has random weights; see `benchmarks/measuring.py`. Prompts are the project's own, four supports and the query,
 all of one size. An answer has as many tokens as a box takes in the template. `to_first_token` asks for one token alone,
 so it is the time of reading the prompt. Times are CPU times of one thread, the median of all turns.
 
-Prints one JSON line per number of prompt tokens, then a table. `ratio` is how many times less time ours takes.
+Prints one JSON line per number of prompt tokens and batch size, then a table. `ratio` is how many times less time ours
+takes.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
+from annotated_types import Ge
 from rich.console import Console
 from rich.table import Table
 
@@ -32,7 +35,7 @@ from benchmarks.step.setup import LEAST_PICTURE_SIDE, SEED, TEXT_TOKENS, Setup, 
 from focus_agents.models.tiny import MERGE_SIZE
 from focus_agents.policies.reuse import ReusingPolicy
 from focus_agents.policies.vlm import VLMPolicy
-from focus_agents.rollout.records import Sampling
+from focus_agents.rollout.records import Generation, Sampling
 from focus_env.prompts import TEMPLATES
 from focus_env.types import Box, Message
 
@@ -47,8 +50,10 @@ class Args:
 
     prompt_tokens: tuple[int, ...] = (1024, 2748)
     """Tokens of a prompt, about."""
-    pictures: int = 6
-    """Queries of a turn."""
+    batch_sizes: tuple[Annotated[int, Ge(1)], ...] = (1, 8)
+    """Queries that are asked together."""
+    pictures: Annotated[int, Ge(1)] = 8
+    """Queries of a turn; those of the last batch may be fewer."""
     repetitions: int = 3
     """Turns of each side."""
 
@@ -69,14 +74,15 @@ class Case:
     prompt_tokens: int
     answer_tokens: int
 
-    def ask(self, side: str, num_tokens: int) -> list[list[int]]:
-        """Return the tokens of an answer to each query, which are asked one after another."""
+    def ask(self, side: str, num_tokens: int, batch_size: int = 1) -> list[list[int]]:
+        """Return the tokens of an answer to each query; so many are asked together."""
         sampling = Sampling(temperature=0.0, max_completion_tokens=num_tokens)
-        answers = [
-            self.sides[side].generate([prompt], num_completions=1, sampling=sampling, seeds=[SEED])
-            for prompt in self.prompts
-        ]
-        return [answer.completions[0].token_ids.tolist() for (answer,) in answers]
+        answers: list[Generation] = []
+        for start in range(0, len(self.prompts), batch_size):
+            batch = self.prompts[start : start + batch_size]
+            seeds = [SEED] * len(batch)
+            answers += self.sides[side].generate(batch, num_completions=1, sampling=sampling, seeds=seeds)
+        return [answer.completions[0].token_ids.tolist() for answer in answers]
 
 
 def build_case(prompt_tokens: int, num_pictures: int) -> Case:
@@ -109,7 +115,7 @@ def build_case(prompt_tokens: int, num_pictures: int) -> Case:
     )
 
 
-def measure_case(args: Args, prompt_tokens: int) -> dict[str, Any]:
+def measure_case(args: Args, prompt_tokens: int, batch_size: int) -> dict[str, Any]:
     """Return the line of a case.
 
     Raises:
@@ -117,20 +123,19 @@ def measure_case(args: Args, prompt_tokens: int) -> dict[str, Any]:
     """
     case = build_case(prompt_tokens, args.pictures)
     with time_meter("cpu") as first:
-        case.ask("ours", 1)
-    assert case.ask("ours", case.answer_tokens) == case.ask("anew", case.answer_tokens), (
-        "kept supports answer otherwise"
-    )
+        case.ask("ours", 1, batch_size)
+    expected = case.ask("anew", case.answer_tokens)
+    assert case.ask("ours", case.answer_tokens, batch_size) == expected, "kept supports answer otherwise"
     turns: dict[tuple[str, int], list[float]] = {}
     for _ in range(args.repetitions):
         for num_tokens in (1, case.answer_tokens):
             for side in case.sides:
                 with time_meter("cpu") as reading:
-                    case.ask(side, num_tokens)
+                    case.ask(side, num_tokens, batch_size)
                 turns.setdefault((side, num_tokens), []).append(reading.amount / args.pictures)
     whole, prompt = (_compared(turns, num_tokens) for num_tokens in (case.answer_tokens, 1))
     return {
-        "case": f"{case.prompt_tokens} prompt tokens",
+        "case": f"{case.prompt_tokens} prompt tokens, {batch_size} together",
         **whole,
         "to_first_token": prompt,
         "first": float(f"{first.amount - (args.pictures - 1) * prompt['ours']:.3g}"),
@@ -139,6 +144,7 @@ def measure_case(args: Args, prompt_tokens: int) -> dict[str, Any]:
         "answer_tokens": case.answer_tokens,
         "supports": NUM_PICTURES - 1,
         "pictures": args.pictures,
+        "batch_size": batch_size,
         "seed": SEED,
         "machine": machine("cpu"),
         "command": command(),
@@ -162,8 +168,8 @@ def main() -> None:
     run_quietly_on_one_thread()
     args = tyro.cli(Args, description=__doc__)
     lines = []
-    for prompt_tokens in args.prompt_tokens:
-        lines.append(measure_case(args, prompt_tokens))
+    for prompt_tokens, batch_size in itertools.product(args.prompt_tokens, args.batch_sizes):
+        lines.append(measure_case(args, prompt_tokens, batch_size))
         print_line(lines[-1])
     table = Table("prompt", "anew", "ours", "anew / ours", "to the first token", title="milliseconds a query")
     for line in lines:

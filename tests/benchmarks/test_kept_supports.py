@@ -12,15 +12,16 @@ from benchmarks import kept_supports as benchmark
 
 @pytest.fixture
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["kept_supports.py", "--prompt-tokens", "150", "400", "--pictures", "2", "--repetitions", "2"]
-    monkeypatch.setattr(sys, "argv", words)
+    words = ["kept_supports.py", "--prompt-tokens", "150", "400", "--pictures", "2", "--batch-sizes", "1", "2"]
+    monkeypatch.setattr(sys, "argv", [*words, "--repetitions", "2"])
 
 
 @pytest.mark.usefixtures("_small")
 def test_a_line_for_each_length(capsys: pytest.CaptureFixture[str]) -> None:
     benchmark.main()
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
-    assert [int(line["case"].split()[0]) for line in lines] == pytest.approx([150, 400], abs=60)
+    assert [int(line["case"].split()[0]) for line in lines] == pytest.approx([150, 150, 400, 400], abs=60)
+    assert [line["batch_size"] for line in lines] == [1, 2, 1, 2]
     for line in lines:
         assert (line["supports"], line["pictures"], line["unit"]) == (4, 2, "s per query")
         assert line["answer_tokens"] > 4
@@ -33,8 +34,8 @@ def test_a_line_for_each_length(capsys: pytest.CaptureFixture[str]) -> None:
 def test_another_answer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     right = benchmark.Case.ask
 
-    def wrong(case: benchmark.Case, side: str, num_tokens: int) -> list[list[int]]:
-        answers = right(case, side, num_tokens)
+    def wrong(case: benchmark.Case, side: str, num_tokens: int, batch_size: int = 1) -> list[list[int]]:
+        answers = right(case, side, num_tokens, batch_size)
         return answers[::-1] if side == "ours" else answers
 
     monkeypatch.setattr(benchmark.Case, "ask", wrong)
