@@ -14,10 +14,15 @@ import numpy.typing as npt
 from focus_agents.policies.localizers import picture_wh
 from focus_agents.policies.template_match import load_opencv, resize
 from focus_env.boxes import Coordinates
-from focus_env.types import ImageArray
+from focus_env.types import Box, ImageArray
 
 Map = npt.NDArray[np.float32]
 
+NUM_CELLS = 96 * 96
+"""Of a picture's grid, if the object is not small."""
+OBJECT_CELLS = 64
+"""An object has at least so many cells, if `MAX_CELLS` allows."""
+MAX_CELLS = 4 * NUM_CELLS
 PIXELS_PER_CELL = 3
 """Along a side: edges are looked at so much finer than cells."""
 NUM_DIRECTIONS = 9
@@ -65,6 +70,12 @@ def look(image: ImageArray, max_cells: int) -> Appearance:
     pooled = cv2.GaussianBlur(pooled, (0, 0), 0.7)
     strength = np.sqrt(cv2.GaussianBlur((pooled**2).sum(axis=2), (0, 0), 2.0))
     return Appearance(colours, np.minimum(pooled / (strength[..., None] + EDGE_NOISE), MAX_SHARE))
+
+
+def fine_enough(box: Box, image_wh: tuple[int, int]) -> int:
+    """Return of how many cells a picture is looked at for the object in a box."""
+    share = (box.x2 - box.x1) * (box.y2 - box.y1) / math.prod(image_wh)
+    return round(min(max(NUM_CELLS, OBJECT_CELLS / share), MAX_CELLS))
 
 
 def shrunken_wh(image_wh: tuple[int, int], max_pixels: int) -> tuple[int, int]:

@@ -22,7 +22,7 @@ def template_match(spec: PolicySpec) -> Localizer:
 
 
 def match(spec: PolicySpec) -> Localizer:
-    """Return the matcher of edges, pixels and colours."""
+    """Return the matcher of edges, pixels, colours and features."""
     from focus_agents.policies.match import AppearanceMatcher
 
     return AppearanceMatcher()

@@ -296,7 +296,7 @@ POLICIES: Registry[PolicyEntry] = Registry(
             build=builders.match,
             extra="baselines",
             options=(),
-            help="the box whose edges, pixels and colours are most like those in the support boxes",
+            help="the box that looks most like the support boxes by edges, pixels, colours and features",
         ),
         PolicyEntry(
             name="dino_match",
