@@ -27,7 +27,8 @@ from annotated_types import Ge
 from focus_agents.cli.budget import tell_fewer
 from focus_agents.cli.command_line import parse
 from focus_agents.cli.data_arguments import DataArguments
-from focus_agents.cli.errors import make_console, user_errors
+from focus_agents.cli.data_checks import untold_absence
+from focus_agents.cli.errors import make_console, user_errors, warn
 from focus_agents.rollout.records import MAX_COMPLETION_TOKENS
 from focus_agents.settings import Ceiling, Settings
 from focus_env.boxes import CoordinateFrame
@@ -48,6 +49,8 @@ class Args(Settings):
         CoordinateFrame | None,
         tyro.conf.arg(help="Unit in which boxes are shown and answered: the model's. None: the template's own."),
     ] = None
+    allow_absent: bool = False
+    """Tell the model in the prompt what to answer if the object is absent."""
     max_completion_tokens: Annotated[int, Ge(1)] = MAX_COMPLETION_TOKENS
     """Tokens at which an answer is cut."""
     output: Path = Path("runs/harness/focus")
@@ -59,7 +62,7 @@ def main() -> None:
     with user_errors(Args):
         args = parse(Args, __doc__)
         args.data.load(shots=args.shots)
-        from focus_agents.integrations.harness import write_request
+        from focus_agents.integrations.harness import served, write_request
         from focus_agents.integrations.lmms_eval import task_file, write_task
 
         name = task_name(args.output)
@@ -70,8 +73,10 @@ def main() -> None:
             num_episodes=args.num_episodes,
             template=args.template,
             frame=args.frame,
+            allow_absent=args.allow_absent,
             shuffle_supports=args.data.shuffle_supports,
         )
+        warn(untold_absence(args.data, served(str(args.output)).template), Args)
         task = write_task(args.output, name, max_completion_tokens=args.max_completion_tokens)
     tell_fewer(console, "num_episodes", args.num_episodes, count, f"episodes of {args.data.dataset}")
     console.print(f"{task}: {count} episodes of {args.data.dataset}, {args.shots} shots")

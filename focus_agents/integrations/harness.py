@@ -3,7 +3,7 @@
 A folder holds all that a harness needs to serve the same episodes, in any process:
 
     request.json      which episodes, by the arguments of `load_dataset` and whether supports are shuffled, and the
-                      prompt's name, or its fields where it is one's own, and its unit
+                      prompt's name, or its fields where it is one's own, its unit, and whether it tells of absence
     episodes.jsonl    a line for each episode: its number, and this folder
 
 `write_request` writes it, and `served(folder)` opens it. Prompts, parser and scores are those of `focus evaluate`, so a
@@ -30,7 +30,7 @@ from focus_env.datasets.transforms import ShuffledSupports
 from focus_env.env import observe
 from focus_env.errors import DatasetError
 from focus_env.metrics import ScoredAnswer, summarize
-from focus_env.prompts import PromptTemplate, get_template, spelled_out
+from focus_env.prompts import PromptTemplate, allowing_absent, get_template, spelled_out
 from focus_env.regular_files import open_regular
 from focus_env.rewards.scores import score_answers
 from focus_env.rewards.weighted import WeightedReward
@@ -72,6 +72,7 @@ def write_request(
     num_episodes: int,
     template: str = "default",
     frame: CoordinateFrame | None = None,
+    allow_absent: bool = False,
     shuffle_supports: bool = False,
 ) -> int:
     """Write the folder that `served` opens; nothing is written before all of it can be.
@@ -82,14 +83,15 @@ def write_request(
         num_episodes: Most episodes, from the front.
         template: The prompt, as for `get_template`; the words of one's own are written into the folder.
         frame: Unit in which boxes are shown and answered; None: the template's own.
+        allow_absent: Whether the prompt tells what to answer where the object is absent.
         shuffle_supports: Show the supports of other episodes, a control.
 
     Returns:
         How many episodes there are.
 
     Raises:
-        ValueError: If there is no such data set or template, the template cannot be asked in the unit, or the unit
-            depends on a model.
+        ValueError: If there is no such data set or template, the template cannot be asked in the unit or has no words
+            for an absent object, or the unit depends on a model.
         DatasetError: If the data set's files are missing, it has no episode, or the folder has files of these names
             that are not of such a request.
     """
@@ -97,6 +99,7 @@ def write_request(
         "dataset": dict(dataset),
         "template": spelled_out(template),
         "frame": CoordinateFrame(get_template(template).frame if frame is None else frame).value,
+        "allow_absent": allow_absent,
         "shuffle_supports": shuffle_supports,
     }
     request = json.loads(json.dumps(request, default=str))
@@ -170,6 +173,8 @@ def _opened(request: Mapping[str, Any]) -> Served:
             "pixels as the model resizes a picture, which a harness does not tell; choose another `frame`, such as "
             "pixel, or another `template`"
         )
+    if request.get("allow_absent"):
+        template = allowing_absent(template)
     arguments = dict(request["dataset"])
     episodes = load_dataset(arguments.pop("name"), **arguments)
     return Served(ShuffledSupports(episodes) if request.get("shuffle_supports") else episodes, template)

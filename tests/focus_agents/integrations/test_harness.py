@@ -81,6 +81,29 @@ def test_templates_that_tell_the_category_tell_it(tmp_path: Path, template: str)
         assert "<ref>object</ref>" not in texts
 
 
+def test_a_model_is_told_of_absence_if_asked_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["focus harness", "--absent-fraction", "0.5", "--num-episodes", "8", "--output", str(tmp_path / "task")]
+    monkeypatch.setattr(sys, "argv", words)
+    main()
+    assert "pass --allow-absent" in " ".join(capsys.readouterr().err.split())
+    untold = lmms_eval.doc_to_text(rows_of(tmp_path / "task")[0])
+    monkeypatch.setattr(sys, "argv", [*words, "--allow-absent"])
+    main()
+    assert "--allow-absent" not in capsys.readouterr().err
+    rows = rows_of(tmp_path / "task")
+    told = lmms_eval.doc_to_text(rows[0])
+    assert len(told) > len(untold)
+    assert "none" in told
+    assert "none" not in untold
+    found = served(rows[0]["folder"])
+    is_absent = [found.episodes[index].target_box is None for index in range(8)]
+    assert set(is_absent) == {True, False}
+    answer = "<answer>none</answer>"
+    assert [lmms_eval.process_results(row, [answer])["focus_miou"] for row in rows] == is_absent
+
+
 def test_a_folder_of_something_else(tmp_path: Path) -> None:
     (tmp_path / REQUEST_FILE).write_text("{}")
     with pytest.raises(DatasetError, match="expected a request for episodes"):
