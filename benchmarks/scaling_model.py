@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-GIGA, TERA, MEGA = 1e9, 1e12, 1e6
+KILO, MEGA, GIGA, TERA = 1e3, 1e6, 1e9, 1e12
 FLOPS_PER_PRODUCT = 2
 """A multiplication and an addition."""
 PATCHES_PER_TOKEN = 4
@@ -63,6 +63,10 @@ class Assumptions:
     transfer_bandwidth: float = assume(2.5e9, "bytes/s into or out of a node through Ray", "guess")
     write_bandwidth: float = assume(0.7e9, "bytes/s of a process that puts tensors into the object store", "1 CPU core")
     read_bandwidth: float = assume(3e9, "bytes/s of one that gets them", "1 CPU core")
+    driver_in_seconds: float = assume(
+        0.001, "seconds in which the driver takes in a group without its prompt", "1 CPU core"
+    )
+    driver_out_seconds: float = assume(0.0004, "seconds in which it deals one to a learner", "1 CPU core")
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,13 @@ class Cost:
     Attributes:
         num_gpus: Half of them sample, half of them learn.
         num_groups: Of the step.
-        sampling: Seconds.
-        learning: Seconds, exchange of gradients included.
+        sampling: Seconds, until the prompts are in the object stores.
+        learning: Seconds, from the fetching of prompts to the exchange of gradients.
         reducing: Seconds of that exchange.
-        sync_bytes: Weights that travel between nodes.
+        sync_bytes: Weights and the snapshot that travel between nodes.
         sync: Seconds until the runners have the weights.
-        driver_bytes: Groups that the driver takes in; as many go out again.
+        prompt_bytes: Prompts that travel from runners to learners.
+        driver_bytes: Answers and log-probabilities that the driver takes in; as many go out again.
         driver_in: Seconds until it has them.
         driver_out: Seconds until the learners have them.
     """
@@ -89,6 +94,7 @@ class Cost:
     reducing: float
     sync_bytes: float
     sync: float
+    prompt_bytes: float
     driver_bytes: float
     driver_in: float
     driver_out: float
@@ -173,10 +179,14 @@ def decoding_step(a: Assumptions, num_groups: float) -> float:
     return max(a.launch_seconds, reading)
 
 
-def group_bytes(a: Assumptions) -> float:
-    """Return the bytes of a group on its way: the frozen tower's features in bfloat16, ids, and log-probabilities."""
-    features = BF16_BYTES * a.num_pictures * a.picture_tokens * a.hidden_size
-    return features + 8 * a.prompt_tokens + (8 + 4) * a.group_size * a.answer_tokens
+def prompt_bytes(a: Assumptions) -> float:
+    """Return the bytes of a prompt on its way from store to store: the frozen tower's features in bfloat16, and ids."""
+    return BF16_BYTES * a.num_pictures * a.picture_tokens * a.hidden_size + 8 * a.prompt_tokens
+
+
+def answer_bytes(a: Assumptions) -> float:
+    """Return the bytes of a group on its way through the driver: ids of its answers, and log-probabilities."""
+    return (8 + 4) * a.group_size * a.answer_tokens
 
 
 def pixel_bytes(a: Assumptions) -> float:
@@ -200,22 +210,27 @@ def estimate(a: Assumptions, *, num_gpus: int, num_groups: int) -> Cost:
     lora_bytes = FP32_BYTES * lora_parameters(a)
     reducing = 2 * (num_processes - 1) * (lora_bytes / num_processes / a.reduce_bandwidth + a.reduce_latency)
     num_nodes = math.ceil(num_gpus / a.gpus_per_node)
-    sync_bytes = lora_bytes * (num_nodes // 2)
-    # Learner 0 writes its weights and two moments of AdamW; its node is the only one that has them.
-    sync = 3 * lora_bytes / a.write_bandwidth + sync_bytes / a.transfer_bandwidth + lora_bytes / a.read_bandwidth
-    driver_bytes = num_groups * group_bytes(a)
-    crossing = driver_bytes / a.transfer_bandwidth if num_nodes > 1 else 0.0
+    # Learner 0 writes its weights and two moments of AdamW, and the driver's node fetches them.
+    snapshot = 3 * lora_bytes
+    sync_bytes = lora_bytes * (num_nodes // 2) + (snapshot if num_nodes > 1 else 0)
+    sync = snapshot / a.write_bandwidth + sync_bytes / a.transfer_bandwidth + lora_bytes / a.read_bandwidth
+    prompts = share * prompt_bytes(a)
+    # The learners of a node share what goes into it. Each reads a prompt twice, first to see that none is lost.
+    crossing = min(num_processes, a.gpus_per_node) * prompts / a.transfer_bandwidth if num_nodes > 1 else 0.0
     return Cost(
         num_gpus=num_gpus,
         num_groups=num_groups,
-        sampling=share * (a.host_seconds / a.host_threads + prefill_flops(a) / speed) + decoding,
-        learning=share * learning_flops(a) / speed + reducing,
+        sampling=share * (a.host_seconds / a.host_threads + prefill_flops(a) / speed)
+        + decoding
+        + prompts / a.write_bandwidth,
+        learning=crossing + 2 * prompts / a.read_bandwidth + share * learning_flops(a) / speed + reducing,
         reducing=reducing,
         sync_bytes=sync_bytes,
         sync=sync,
-        driver_bytes=driver_bytes,
-        driver_in=crossing + driver_bytes / a.read_bandwidth,
-        driver_out=crossing + driver_bytes / a.write_bandwidth,
+        prompt_bytes=num_groups * prompt_bytes(a),
+        driver_bytes=num_groups * answer_bytes(a),
+        driver_in=num_groups * a.driver_in_seconds,
+        driver_out=num_groups * a.driver_out_seconds,
     )
 
 
@@ -255,8 +270,9 @@ def parameter_table(a: Assumptions) -> str:
         ["prefill of a group, of which vision", f"{prefill_flops(a) / TERA:.1f}, {vision_flops(a) / TERA:.1f} TFLOP"],
         ["learning from a group", f"{learning_flops(a) / TERA:.1f} TFLOP"],
         ["prefill and learning", f"{prefill_flops(a) / speed:.3f}, {learning_flops(a) / speed:.3f} s"],
-        ["a group with features", f"{group_bytes(a) / MEGA:.1f} MB"],
-        ["a group with pixels instead", f"{pixel_bytes(a) / MEGA:.1f} MB"],
+        ["a prompt with features", f"{prompt_bytes(a) / MEGA:.1f} MB"],
+        ["a prompt with pixels instead", f"{pixel_bytes(a) / MEGA:.1f} MB"],
+        ["answers and log-probabilities", f"{answer_bytes(a) / KILO:.1f} kB"],
     ]
     return markdown(["of one group", "amount"], rows)
 
@@ -264,8 +280,8 @@ def parameter_table(a: Assumptions) -> str:
 def cost_table(a: Assumptions) -> str:
     """Return the costs of a step."""
     header = [
-        "GPUs", "groups", "sampling s", "learning s", "of it all-reduce s", "weights MB", "sync s", "groups GB",
-        "driver s", "step s", "ahead s", "groups/s ahead",
+        "GPUs", "groups", "sampling s", "learning s", "of it all-reduce s", "weights MB", "sync s", "prompts GB",
+        "driver MB", "driver s", "step s", "ahead s", "groups/s ahead",
     ]  # fmt: skip
     rows = []
     for num_gpus, num_groups in SIZES:
@@ -279,7 +295,8 @@ def cost_table(a: Assumptions) -> str:
                 f"{cost.reducing:.3f}",
                 f"{cost.sync_bytes / MEGA:,.0f}",
                 f"{cost.sync:.2f}",
-                f"{cost.driver_bytes / GIGA:.2f}",
+                f"{cost.prompt_bytes / GIGA:.2f}",
+                f"{cost.driver_bytes / MEGA:.2f}",
                 f"{cost.driver_in + cost.driver_out:.2f}",
                 f"{cost.on_policy:.2f}",
                 f"{cost.ahead:.2f}",
@@ -290,16 +307,15 @@ def cost_table(a: Assumptions) -> str:
 
 
 def driver_limit(a: Assumptions) -> float:
-    """Return groups a second that a driver between nodes can pass on, however many GPUs there are."""
-    cost = estimate(a, num_gpus=2 * a.gpus_per_node, num_groups=1)
-    return 1 / (cost.driver_in + cost.driver_out)
+    """Return groups a second that a driver can pass on, however many GPUs there are."""
+    return 1 / (a.driver_in_seconds + a.driver_out_seconds)
 
 
 def main() -> None:
     a = Assumptions()
     for table in (assumption_table(a), parameter_table(a), cost_table(a)):
         print(table, end="\n\n")
-    print(f"A driver passes on at most {driver_limit(a):.1f} groups a second.")
+    print(f"A driver passes on at most {driver_limit(a):,.0f} groups a second.")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ def compare(case: CaseName, contest: Contest, result: Result) -> Line:
     """Return the JSON line of a contest, but for what all lines have in common."""
     first, second = ("ours", "peer") if contest.peer is None else ("peer", "ours")
     ratios = [one / other for one, other in zip(result.readings[first], result.readings[second], strict=True)]
-    prompts = [group.generation.prompt for group in result.groups]
-    prompt_tokens = statistics.median(len(prompt.input_ids) for prompt in prompts if prompt is not None)
+    prompts = [group.generation.prompt or group.prompt_reference for group in result.groups]
+    prompt_tokens = statistics.median(prompt.num_tokens for prompt in prompts if prompt is not None)
     lengths = [len(completion.token_ids) for group in result.groups for completion in group.generation.completions]
     return {
         "case": f"{case}: {contest.names['ours']} against {contest.names['peer']}",

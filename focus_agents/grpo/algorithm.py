@@ -39,7 +39,7 @@ from focus_agents.grpo.steps import GroupTrainingData
 from focus_agents.models.adapters import has_adapters
 from focus_agents.models.loading import load_template
 from focus_agents.models.settings import ModelSettings, SavedForm
-from focus_agents.rollout.records import RolloutGroup, without_prefix
+from focus_agents.rollout.records import RolloutGroup, released
 from focus_agents.runs.checkpoint import save_policy
 from focus_agents.runs.scores import rollout_metrics
 from focus_agents.settings import as_dict, names_of
@@ -209,7 +209,8 @@ class GRPO(NamedAlgorithm):
     """Group-relative policy optimization of a vision-language policy in a localization environment.
 
     Attributes:
-        last_groups: Groups that the last update learned from, without the forward passes of their prompts.
+        last_groups: Groups that the last update learned from, without the forward passes of their prompts. If other
+            processes sample, the groups have no prompts, either.
         last_evaluation: Answers of RLlib's last evaluation, in the order of its episodes.
 
     Source: arXiv:2402.03300 (GRPO), arXiv:2605.31145 (FOCUS, stage 2).
@@ -250,10 +251,11 @@ class GRPO(NamedAlgorithm):
         with self._time(LEARNER_UPDATE_TIMER):
             seed = (self.config.seed or 0, self._num_iterations_done)
             self._update(training_data(groups, self.config.settings, num_learners=self.config.num_learners, seed=seed))
+            self._sampler.release()
         self._num_iterations_done += 1
         with self._time(SYNCH_WORKER_WEIGHTS_TIMER):
             self._sync_weights()
-        self.last_groups = [without_prefix(group) for group in groups]
+        self.last_groups = [released(group) for group in groups]
         measured |= rollout_metrics(sampled) | self._sampler.failures(sampled) | self.process_metrics(self._runners)
         self.metrics.log_dict(measured, key=ROLLOUTS, window=1)
         returns = [float(reward) for group in sampled for reward in group.rewards]
@@ -302,7 +304,7 @@ class GRPO(NamedAlgorithm):
         # By the plan, not by what runners counted, so that schedules are a function of the iteration alone.
         num_steps = (self._num_iterations_done + 1) * self.config.groups_per_iteration * self.config.group_size
         timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: num_steps}
-        results = self.learner_group.update(training_data=data, timesteps=timesteps)
+        results = self.learner_group.update(training_data=data, restore=self._sampler.restore, timesteps=timesteps)
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
 
     def _sync_weights(self) -> None:

@@ -89,7 +89,7 @@ def collate_groups(
     assert token_ids is not None
     assert sampler_logprobs is not None
     return GroupBatch(
-        prompts=processor.collate([group.prompt for group in groups]).to(device),
+        prompts=processor.collate([group.encoded for group in groups]).to(device),
         token_ids=token_ids,
         lengths=lengths,
         loss_mask=is_valid & counts[..., None],

@@ -16,6 +16,7 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from focus_agents.errors import CheckpointError, TrainingError
+from focus_agents.grpo.references import find_lost
 from focus_agents.grpo.rllib_compat import (
     kill_learners,
     learner_actors,
@@ -24,6 +25,7 @@ from focus_agents.grpo.rllib_compat import (
 )
 from focus_agents.grpo.steps import GroupTrainingData
 from focus_agents.processes.names import naming_grpo, where_logs_are
+from focus_agents.rollout.records import PromptReference
 from focus_env.errors import FocusError
 
 logger = logging.getLogger(__name__)
@@ -41,7 +43,8 @@ class Snapshot:
     """The learners' state after an update, in the object store; they are all alike, so it is the first one's.
 
     Its objects are return values of a task of the driver. So they are the driver's own, though it has never seen what
-    is in them, and they outlive the learner that made them (not the loss of its machine).
+    is in them, and they outlive the learner that made them. A copy in the object store of the driver's machine
+    outlives the learner's machine, too; Ray drops it only where that store is full.
 
     Attributes:
         weights: State of the modules by id.
@@ -77,14 +80,26 @@ class GRPOLearnerGroup(LearnerGroup):
         self._keep_snapshot()
 
     def update(
-        self, *, training_data: GroupTrainingData, timesteps: dict[str, Any] | None = None, **kwargs: Any
+        self,
+        *,
+        training_data: GroupTrainingData,
+        restore: Callable[[Sequence[PromptReference]], None] = lambda lost: None,
+        timesteps: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> list[Any]:
         """Take the optimizer steps of a plan, on the learners that there are or on new ones.
+
+        Args:
+            training_data: The groups and the plan.
+            restore: Samples lost prompts again, and updates their references.
+            timesteps: As RLlib's.
+            kwargs: As RLlib's.
 
         Raises:
             TrainingError: If it has failed `max_update_attempts` times, or on a learner with this error.
         """
         if self.is_local:
+            self._ensure_prompts([training_data], restore)
             return super().update(training_data=training_data, timesteps=timesteps, **kwargs)
         # Not by RLlib's own update, which waits without a deadline. The parcels are cut once, so that a repeated update
         # deals the same groups to the same learners.
@@ -92,6 +107,8 @@ class GRPOLearnerGroup(LearnerGroup):
         parcels = [parcel for parcel, _ in training_data.shard(len(self))]
 
         def attempt() -> list[Any]:
+            # Before the first exchange of gradients, where a learner without its groups would leave the others waiting.
+            self._ensure_prompts(parcels, restore)
             results = self._wait(
                 [
                     learner.update.remote(training_data=parcel, timesteps=timesteps, **kwargs)
@@ -102,6 +119,33 @@ class GRPOLearnerGroup(LearnerGroup):
             return results
 
         return self._with_recovery(attempt)
+
+    def _ensure_prompts(
+        self, parcels: Sequence[GroupTrainingData], restore: Callable[[Sequence[PromptReference]], None]
+    ) -> None:
+        """Let each learner's machine fetch the prompts of its parcel, and restore lost prompts.
+
+        Raises:
+            TrainingError: If prompts are lost `max_update_attempts` times in a row.
+        """
+        for _ in range(self.config.max_update_attempts):
+            references = [parcel.references for parcel in parcels]
+            if not any(references):
+                return
+            contents = [[reference.content for reference in part] for part in references]
+            if self.is_local:
+                found = [find_lost(None, part) for part in contents]
+            else:
+                calls = zip(learner_actors(self), contents, strict=True)
+                found = self._wait([learner.apply.remote(find_lost, part) for learner, part in calls])
+            lost = [part[position] for part, positions in zip(references, found, strict=True) for position in positions]
+            if not lost:
+                return
+            restore(lost)
+        raise TrainingError(
+            f"prompts: lost with their machine {self.config.max_update_attempts} times in a row before they were "
+            "learned from; mend the cause, then go on from the newest checkpoint"
+        )
 
     def get_state(
         self,
@@ -223,8 +267,13 @@ class GRPOLearnerGroup(LearnerGroup):
             # One task with three return values, which the driver owns without having fetched them: runners and new
             # learners read them from the object store, also when this learner is gone. Only the number is fetched, and
             # with it the task's failure, if there is one.
-            weights, rest, number = learner_actors(self)[0].apply.options(num_returns=3).remote(_split_state)
+            first = learner_actors(self)[0]
+            weights, rest, number = first.apply.options(num_returns=3).remote(_split_state)
             (weights_seq_no,) = self._wait([number])
+            # From store to store: `wait` fetches to this machine without reading into this process. Then a question,
+            # so that a snapshot that is lost on its way does not take the place of the one before.
+            ray.wait([weights, rest], num_returns=2, timeout=self.config.update_timeout_s)
+            self._wait([first.__ray_ready__.remote()])
             self._snapshot = Snapshot(weights, rest, weights_seq_no)
 
     def _check_state(self) -> None:

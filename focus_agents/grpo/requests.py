@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import ray
 
@@ -17,6 +17,22 @@ T = TypeVar("T")
 Work = Callable[[Any, Sequence[Job]], tuple[dict[int, T], Any]]
 """The share of a runner's work: results by position, and metrics or None. As return values of a runner, results belong
 to the driver, and outlive the runner. Ray's dashboard calls the task by the function's name."""
+
+
+class Splitter(Protocol[T]):
+    """A split of each result into a part for the driver and a part that stays in the runner's object store.
+
+    The second part is a return value of its own. The driver owns a reference to it, so the part outlives its runner,
+    but not the loss of the runner's machine.
+    """
+
+    def split(self, result: T) -> tuple[T, Any]:
+        """Return the part for the driver, and the part that stays. Runners call this."""
+        ...
+
+    def refer(self, result: T, content: ray.ObjectRef) -> None:
+        """Put the reference to the part that stays into the driver's part. The driver calls this."""
+        ...
 
 
 @dataclass
@@ -29,8 +45,10 @@ class Request(Generic[T]):
         batch_size: Jobs that a runner computes together. The batches are the same whatever the number of runners and
             their fate: what a batch is padded to is in the last digits of its results.
         state: The weights, as given to `Runners.push`, that it is done with.
+        splitter: Splits the results of other processes; None: results come whole.
         results: What is known of it, by position.
         calls: (runner, its answer to come).
+        contents: For each of these answers, references to the parts of its results that stay.
         sizes: Results in each of these answers.
     """
 
@@ -38,8 +56,10 @@ class Request(Generic[T]):
     work: Work[T]
     batch_size: int
     state: ray.ObjectRef | None
+    splitter: Splitter[T] | None = None
     results: dict[int, T] = field(default_factory=dict)
     calls: Sequence[tuple[int, ray.ObjectRef]] = ()
+    contents: Sequence[Sequence[ray.ObjectRef]] = ()
     sizes: Sequence[int] = ()
 
     @classmethod
@@ -50,7 +70,7 @@ class Request(Generic[T]):
             raise RuntimeError("a request that is done has no work")
 
         jobs = [(position, -1) for position in range(len(results))]
-        return cls(jobs, nothing, 1, None, dict(enumerate(results)))
+        return cls(jobs, nothing, 1, None, results=dict(enumerate(results)))
 
     def missing(self) -> list[Sequence[Job]]:
         """Return the batches that are to be done."""
@@ -59,12 +79,17 @@ class Request(Generic[T]):
         return [batch for batch in batches if any(position not in self.results for position, _ in batch)]
 
 
-def with_process(work: Work[T]) -> Callable[[Any, Sequence[Job]], tuple[tuple[dict[int, T], Any], str]]:
-    """Return work whose results come with the name of the process that did it."""
+def as_task(work: Work[T], splitter: Splitter[T] | None) -> Callable[[Any, Sequence[Job]], tuple[Any, ...]]:
+    """Return work as a task: the results, with the name of their process, and then the part of each that stays."""
 
     @functools.wraps(work)
-    def done_here(runner: Any, jobs: Sequence[Job]) -> tuple[tuple[dict[int, T], Any], str]:
-        return work(runner, jobs), process_here()
+    def done_here(runner: Any, jobs: Sequence[Job]) -> tuple[Any, ...]:
+        results, metrics = work(runner, jobs)
+        if splitter is None:
+            return (results, metrics), process_here()
+        halves = {position: splitter.split(results[position]) for position, _ in jobs}
+        own = {position: half for position, (half, _) in halves.items()}
+        return ((own, metrics), process_here()), *(content for _, content in halves.values())
 
     return done_here
 

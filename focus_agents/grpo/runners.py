@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from ray.rllib.callbacks.utils import make_callback
 
 from focus_agents.errors import SamplingError
-from focus_agents.grpo.requests import Job, Request, Work, with_process
+from focus_agents.grpo.requests import Job, Request, Splitter, Work, as_task
 from focus_agents.grpo.rllib_compat import mark_lost, runner_actors
 from focus_agents.processes.names import where_logs_are
 from focus_env.errors import FocusError
@@ -104,9 +104,11 @@ class Runners:
         answer.__name__ = method
         return self.run(list(enumerate(episode_indices)), answer, batch_size=batch_size)
 
-    def submit(self, jobs: Sequence[Job], work: Work[T], *, batch_size: int) -> Request[T]:
+    def submit(
+        self, jobs: Sequence[Job], work: Work[T], *, batch_size: int, splitter: Splitter[T] | None = None
+    ) -> Request[T]:
         """Let the runners begin; see `Request`. With a runner in this process, everything is done at once."""
-        request = Request(jobs, work, batch_size, self._state)
+        request = Request(jobs, work, batch_size, self._state, splitter)
         if self.local is not None:
             request.results, metrics = work(self.local, jobs)
             self._log_metrics([metrics])
@@ -171,22 +173,26 @@ class Runners:
     def _spread(self, request: Request[Any]) -> None:
         """Send what is missing to the runners that there are."""
         ids = self._await_ids()
-        batches, actors, work = request.missing(), runner_actors(self._group), with_process(request.work)
+        batches, actors, work = request.missing(), runner_actors(self._group), as_task(request.work, request.splitter)
         shares = {
             runner_id: [job for batch in share for job in batch]
             for k, runner_id in enumerate(ids)
             if (share := batches[k :: len(ids)])
         }
         request.sizes = [len(share) for share in shares.values()]
-        request.calls = [
-            (runner_id, actors[runner_id].apply.options(name=request.work.__name__).remote(work, share))
-            for runner_id, share in shares.items()
-        ]
+        name, answers = request.work.__name__, []
+        for runner_id, jobs in shares.items():
+            num_returns = 1 if request.splitter is None else 1 + len(jobs)
+            answer = actors[runner_id].apply.options(name=name, num_returns=num_returns).remote(work, jobs)
+            answers.append([answer] if request.splitter is None else answer)
+        request.calls = [(runner_id, answer[0]) for runner_id, answer in zip(shares, answers, strict=True)]
+        request.contents = [answer[1:] for answer in answers]
 
     def _gather(self, request: Request[Any]) -> None:
         """Take what comes back, in the order of the runners. One that fails is out of service until it is restored."""
-        calls, request.calls, request.sizes = request.calls, (), ()
-        for (runner_id, call), is_done in zip(calls, self._wait(calls), strict=True):
+        calls, contents = request.calls, request.contents
+        request.calls = request.contents = request.sizes = ()
+        for (runner_id, call), parts, is_done in zip(calls, contents, self._wait(calls), strict=True):
             if not is_done:
                 continue
             try:
@@ -195,6 +201,9 @@ class Runners:
                 self._lose(runner_id, error)
             else:
                 self._recognize(runner_id, process)
+                if request.splitter is not None:
+                    for result, content in zip(results.values(), parts, strict=True):
+                        request.splitter.refer(result, content)
                 request.results.update(results)
                 self._log_metrics([metrics])
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from focus_agents.errors import EpisodeError, TrainingError
+from focus_agents.grpo.references import PromptSplitter, find_lost, with_prompts
 from focus_agents.grpo.requests import Job, Request
 from focus_agents.grpo.runners import Runners
 from focus_agents.grpo.selection import split_by_signal
 from focus_agents.grpo.settings import GRPOSettings
 from focus_agents.rollout.collect import MAX_FAILED_IN_A_ROW, describe_failure
-from focus_agents.rollout.records import RolloutGroup
+from focus_agents.rollout.records import PromptReference, RolloutGroup
 from focus_env.datasets.order import shuffled_indices
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class GroupSampler:
         self._num_failed_in_a_row = 0
         self._named: set[int] = set()
         self._ahead: tuple[int, Request[RolloutGroup]] | None = None
+        self._drawn: list[Request[RolloutGroup]] = []  # of the iteration that is learned from
 
     def draw(self, iteration: int, weights_seq_no: int) -> tuple[list[RolloutGroup], list[RolloutGroup]]:
         """Return all groups that are sampled for an iteration, and those of them to learn from.
@@ -64,6 +66,7 @@ class GroupSampler:
 
     def _sample(self, iteration: int, weights_seq_no: int) -> list[RolloutGroup]:
         """Return an iteration's groups, in order: those asked for ahead, or new ones."""
+        self.release()
         ahead, self._ahead = self._ahead, None
         count = self._settings.groups_per_iteration
         self._num_asked = self.num_skipped = 0
@@ -71,13 +74,28 @@ class GroupSampler:
             request = self._request(iteration, weights_seq_no, count)
         else:
             (_, request), self._num_asked = ahead, count
-        groups = self._usable(self._runners.collect(request))
+        groups = self._usable(request)
         while len(groups) < self._min_groups:
-            groups += self._usable(self._runners.collect(self._request(iteration, weights_seq_no, count)))
+            groups += self._usable(self._request(iteration, weights_seq_no, count))
         return groups
 
-    def _usable(self, groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
+    def restore(self, lost: Sequence[PromptReference]) -> None:
+        """Sample drawn groups again whose prompts are lost with a machine, from the same weights and seeds.
+
+        Raises:
+            FocusError: If no samplers are left, or an episode cannot be read any more.
+        """
+        for request in self._drawn:
+            _sample_again(self._runners, request, lost)
+
+    def release(self) -> None:
+        """Drop the references of the drawn groups, after the update."""
+        self._drawn = []
+
+    def _usable(self, request: Request[RolloutGroup]) -> list[RolloutGroup]:
         """Leave out failed groups, and stop where there is nothing else."""
+        groups = self._runners.collect(request)
+        self._drawn.append(request)
         for group in groups:
             self._num_failed_in_a_row = 0 if group.error is None else self._num_failed_in_a_row + 1
             if group.error is None:
@@ -125,7 +143,7 @@ class GroupSampler:
             if len(chosen) == count:
                 break
             request = self._request(iteration, weights_seq_no, count - len(chosen))
-            if more := self._usable(self._runners.collect(request)):
+            if more := self._usable(request):
                 sampled += more
                 others, still_silent = split_by_signal(more, self._settings)
                 chosen, silent = chosen + others, silent + still_silent
@@ -143,14 +161,24 @@ class GroupSampler:
             groups = runner.sample(jobs=jobs, iteration=iteration, weights_seq_no=weights_seq_no)
             return groups, runner.get_metrics()
 
-        return self._runners.submit(jobs, sample, batch_size=self._settings.rollout_batch_groups)
+        return self._runners.submit(
+            jobs, sample, batch_size=self._settings.rollout_batch_groups, splitter=PromptSplitter()
+        )
 
     def get_state(self) -> dict[str, Any]:
         """Return how far the episodes have been used, and groups that are sampled ahead, under GRPO's own keys."""
         state: dict[str, Any] = {"num_groups_drawn": self._num_drawn}
         if self._ahead is not None:
-            state["groups_ahead"] = self._runners.collect(self._ahead[1])
+            state["groups_ahead"] = self._fetch(self._ahead[1])
         return state
+
+    def _fetch(self, request: Request[RolloutGroup]) -> list[RolloutGroup]:
+        """Return groups with their prompts, for a checkpoint."""
+        groups = self._runners.collect(request)
+        references = [group.prompt_reference for group in groups if group.prompt_reference is not None]
+        if lost := find_lost(None, [reference.content for reference in references]):
+            _sample_again(self._runners, request, [references[place] for place in lost])
+        return with_prompts(groups)
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on where `get_state` was called."""
@@ -159,3 +187,25 @@ class GroupSampler:
         if "groups_ahead" in state:
             start = self._num_drawn - self._settings.groups_per_iteration
             self._ahead = start, Request.done(state["groups_ahead"])
+
+
+def _sample_again(runners: Runners, request: Request[RolloutGroup], lost: Sequence[PromptReference]) -> None:
+    """Sample groups of a request again, and point the references to their prompts to the new ones.
+
+    Raises:
+        TrainingError: If an episode cannot be read any more.
+    """
+    before = dict(request.results)
+    positions = [position for position, group in before.items() if group.prompt_reference in lost]
+    if not positions:
+        return
+    logger.warning("the prompts of %d groups are lost with their machine; they are sampled again", len(positions))
+    for position in positions:
+        del request.results[position]
+    runners.collect(request)
+    for position in positions:
+        old, new = before[position].prompt_reference, request.results[position]
+        if old is None or new.prompt_reference is None:
+            raise TrainingError(f"sampling again what was lost with a machine: {describe_failure(new)}")
+        old.content = new.prompt_reference.content
+    request.results = before  # parcels hold the references of these groups

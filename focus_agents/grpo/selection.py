@@ -73,13 +73,14 @@ def training_group(
     Raises:
         ValueError: If the policy that answered does not speak in tokens.
     """
-    if group.generation.prompt is None:
+    prompt = group.generation.prompt or group.prompt_reference
+    if prompt is None:
         raise ValueError(f"episode {group.episode_index}: a policy without tokens cannot be trained by GRPO")
     completions = group.generation.completions
     # Behind the others, it stands in the same row: one prompt serves it, too.
     gold = [] if group.gold is None else [group.gold.token_ids]
     return TrainingGroup(
-        prompt=group.generation.prompt,
+        prompt=prompt,
         token_ids=(*(c.token_ids for c in completions), *gold),
         sampler_logprobs=(*(c.logprobs for c in completions), *(np.zeros(len(ids), np.float32) for ids in gold)),
         advantages=advantages,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,10 @@ import numpy.typing as npt
 from ray.rllib.core.learner.training_data import TrainingData
 
 from focus_agents.grpo.loss import StepTotals
+from focus_agents.grpo.references import fetch
 from focus_agents.models.inputs import EncodedPrompt
 from focus_agents.models.shared_prefix import PrefixRow
+from focus_agents.rollout.records import PromptReference
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class TrainingGroup:
     """The part of a rollout group that a learner needs.
 
     Attributes:
-        prompt: Encoded once for the whole group.
+        prompt: Encoded once for the whole group; a reference to it until `GroupTrainingData.solve_refs`.
         token_ids: G arrays [T] int64, ragged.
         sampler_logprobs: G arrays [T] float32, as the sampler reported them.
         advantages: [G] float64.
@@ -40,7 +42,7 @@ class TrainingGroup:
             nothing.
     """
 
-    prompt: EncodedPrompt
+    prompt: EncodedPrompt | PromptReference
     token_ids: tuple[npt.NDArray[np.int64], ...]
     sampler_logprobs: tuple[npt.NDArray[np.float32], ...]
     advantages: npt.NDArray[np.float64]
@@ -51,6 +53,17 @@ class TrainingGroup:
     has_gold: bool = False
 
     @property
+    def encoded(self) -> EncodedPrompt:
+        """The prompt itself, once it is fetched.
+
+        Raises:
+            ValueError: If this process has a reference only.
+        """
+        if isinstance(self.prompt, PromptReference):
+            raise ValueError("prompt: expected it in this process, got a reference; call `solve_refs` first")
+        return self.prompt
+
+    @property
     def num_tokens(self) -> int:
         """Completion tokens that the loss looks at."""
         return sum(len(ids) for ids, counts in zip(self.token_ids, self.counts, strict=True) if counts)
@@ -58,7 +71,7 @@ class TrainingGroup:
     @property
     def cost(self) -> int:
         """Tokens that a forward pass computes, the prompt's once."""
-        return len(self.prompt.input_ids) + sum(len(ids) for ids in self.token_ids)
+        return self.prompt.num_tokens + sum(len(ids) for ids in self.token_ids)
 
     @property
     def is_silent(self) -> bool:
@@ -175,8 +188,18 @@ class GroupTrainingData(TrainingData):
             parcels.append((GroupTrainingData(groups={p: self.groups[p] for p in needed}, steps=steps), {}))
         return parcels
 
+    @property
+    def references(self) -> list[PromptReference]:
+        """References to prompts that are not in this process."""
+        return [group.prompt for group in self.groups.values() if isinstance(group.prompt, PromptReference)]
+
     def solve_refs(self) -> None:
-        """Nothing to fetch: the groups are inside."""
+        """Fetch the prompts that references name; RLlib calls this on the learner."""
+        prompts = iter(fetch(self.references))
+        self.groups = {
+            position: replace(group, prompt=next(prompts)) if isinstance(group.prompt, PromptReference) else group
+            for position, group in self.groups.items()
+        }
 
     def iterate(self) -> Iterator[tuple[list[TrainingGroup], StepTotals]]:
         """Yield (groups, totals of the whole step) of each optimizer step, on one learner."""

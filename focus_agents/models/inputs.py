@@ -42,6 +42,11 @@ class EncodedPrompt:
     images: Mapping[str, npt.NDArray[Any]]
     image_features: tuple[torch.Tensor, ...] | None = None
 
+    @property
+    def num_tokens(self) -> int:
+        """P."""
+        return len(self.input_ids)
+
 
 def check_context(prompt: EncodedPrompt, num_answer_tokens: int, max_tokens: int) -> None:
     """See that a prompt and its answer fit into a model's context; beyond it, answers are noise.

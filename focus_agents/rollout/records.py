@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -119,6 +119,20 @@ class GoldAnswer(NamedTuple):
     reward: float
 
 
+@dataclass(eq=False, slots=True)
+class PromptReference:
+    """A reference to an encoded prompt in Ray's object store, for a process that has no use for the pictures.
+
+    Attributes:
+        num_tokens: Of the prompt.
+        content: `ObjectRef` of the `EncodedPrompt`; replaced if the prompt was lost and sampled again. None: not
+            stored yet, or not needed any more.
+    """
+
+    num_tokens: int
+    content: Any = None
+
+
 @dataclass(frozen=True, slots=True)
 class RolloutGroup:
     """One episode with G answers to it and their scores; the unit that a learner gets.
@@ -134,6 +148,7 @@ class RolloutGroup:
             None: there is at least one answer.
         supports: The supports of the episode; empty where it could not be had.
         gold: The right answer, for a learner; None: nobody asked for it.
+        prompt_reference: The prompt that `generation` lacks, if another process has sampled the group.
     """
 
     episode_index: int
@@ -144,8 +159,10 @@ class RolloutGroup:
     error: FocusError | None = None
     supports: tuple[ShownSupport, ...] = ()
     gold: GoldAnswer | None = None
+    prompt_reference: PromptReference | None = None
 
 
-def without_prefix(group: RolloutGroup) -> RolloutGroup:
-    """Return the group without the forward pass that its policy left, and the memory that this holds."""
-    return replace(group, generation=replace(group.generation, prefix=None))
+def released(group: RolloutGroup) -> RolloutGroup:
+    """Return the group without its policy's forward pass and without the content of its prompt's reference."""
+    reference = None if group.prompt_reference is None else PromptReference(group.prompt_reference.num_tokens)
+    return replace(group, generation=replace(group.generation, prefix=None), prompt_reference=reference)

@@ -44,7 +44,7 @@ def test_counts_are_those_of_the_model() -> None:
 def test_a_step_is_the_sum_of_its_parts_or_overlaps_them() -> None:
     cost = scaling.Cost(
         num_gpus=8, num_groups=1, sampling=1.0, learning=4.0, reducing=0.5, sync_bytes=0.0, sync=0.25,
-        driver_bytes=0.0, driver_in=0.125, driver_out=2.0,
+        prompt_bytes=0.0, driver_bytes=0.0, driver_in=0.125, driver_out=2.0,
     )  # fmt: skip
     assert cost.on_policy == 1 + 4 + 0.25 + 0.125 + 2
     assert cost.ahead == 0.125 + (2 + 4 + 0.25)
@@ -52,10 +52,17 @@ def test_a_step_is_the_sum_of_its_parts_or_overlaps_them() -> None:
 
 
 def test_more_gpus_help_until_the_driver_is_what_a_step_waits_for() -> None:
-    def speed(num_gpus: int) -> float:
-        return 256 / scaling.estimate(ASSUMED, num_gpus=num_gpus, num_groups=256).ahead
+    def speed(num_gpus: int, num_groups: int = 256) -> float:
+        return num_groups / scaling.estimate(ASSUMED, num_gpus=num_gpus, num_groups=num_groups).ahead
 
-    free = dataclasses.replace(ASSUMED, write_bandwidth=1e15, read_bandwidth=1e15, transfer_bandwidth=1e15)
-    assert speed(16) > speed(8)
-    assert speed(512) < scaling.driver_limit(ASSUMED)
-    assert scaling.estimate(free, num_gpus=64, num_groups=256).ahead < 256 / speed(64) / 4
+    assert speed(8) < speed(16) < speed(64)
+    limit = scaling.driver_limit(ASSUMED)
+    assert 0.7 * limit < speed(2_000, num_groups=20_000) < limit
+
+
+def test_the_driver_does_not_see_pictures() -> None:
+    small = dataclasses.replace(ASSUMED, picture_tokens=1)
+    costs = [scaling.estimate(a, num_gpus=64, num_groups=256) for a in (small, ASSUMED)]
+    assert costs[0].prompt_bytes < costs[1].prompt_bytes / 100
+    assert costs[0].driver_bytes == costs[1].driver_bytes
+    assert costs[0].driver_in + costs[0].driver_out == costs[1].driver_in + costs[1].driver_out

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from focus_agents.grpo.algorithm import GRPO, GRPOConfig
 from focus_env.datasets import SyntheticDataset
@@ -40,3 +41,15 @@ def make_config(policy: Path, *, num_env_runners: int = 0, num_learners: int = 0
 
 def weights(algorithm: GRPO) -> dict[str, np.ndarray]:
     return algorithm.learner_group.get_weights()[MODULE]
+
+
+def final_weights(algorithm: GRPO, *, num_iterations: int) -> dict[str, torch.Tensor]:
+    for _ in range(num_iterations):
+        algorithm.train()
+    found = weights(algorithm)
+    algorithm.stop()
+    return found
+
+
+def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []

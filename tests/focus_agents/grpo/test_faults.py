@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from ray.exceptions import ActorDiedError, RayTaskError
 
@@ -22,7 +23,9 @@ from focus_agents.grpo.algorithm import GRPO
 from focus_agents.grpo.env_runner import GRPOEnvRunner
 from focus_agents.grpo.learner import GRPOTorchLearner
 from focus_agents.grpo.learner_group import GRPOLearnerGroup
+from focus_agents.grpo.rllib_compat import learner_actors
 from tests.focus_agents.grpo import runs as grpo
+from tests.focus_agents.grpo.runs import assert_equal, final_weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -98,18 +101,6 @@ class LonelyLearner(GRPOTorchLearner):
         super().build()
         for module in self.module.values():
             module.require_backward_grad_sync = False
-
-
-def final_weights(algorithm: GRPO, *, num_iterations: int) -> dict[str, torch.Tensor]:
-    for _ in range(num_iterations):
-        algorithm.train()
-    weights = grpo.weights(algorithm)
-    algorithm.stop()
-    return weights
-
-
-def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
 
 
 def with_faulty_learners(policy: Path, faults: Sequence[Fault], *, num_learners: int, **training: Any) -> Any:
@@ -204,6 +195,26 @@ def test_a_learner_that_hangs_or_dies_between_updates(policy_folder: Path, tmp_p
     resumed = grpo.make_config(policy_folder, **settings).build_algo()
     resumed.restore_from_path(tmp_path / "checkpoint")
     assert_equal(final_weights(resumed, num_iterations=2), expected)
+
+
+def test_a_learner_that_dies_while_its_state_is_fetched(policy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state before is kept, and its update repeated, since the new state may be gone with its machine."""
+    algorithm = grpo.make_config(policy_folder, num_learners=1, groups_per_step=2).build_algo()
+    group, wait = algorithm.learner_group, ray.wait
+
+    def kill_then_wait(objects: Sequence[Any], **kwargs: Any) -> Any:
+        if len(objects) == 2 and not group.num_rebuilds:
+            ray.kill(learner_actors(group)[0])
+        return wait(objects, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ray, "wait", kill_then_wait)
+        algorithm.train()
+    assert group.num_rebuilds == 1
+    assert_equal(
+        final_weights(algorithm, num_iterations=0),
+        final_weights(grpo.make_config(policy_folder, groups_per_step=2).build_algo(), num_iterations=1),
+    )
 
 
 class PretendedGroup(GRPOLearnerGroup):

@@ -39,7 +39,8 @@ class Actor:
         self.clock, self.faults, self.num_kills = clock, list(faults), 0
         self.task_names: list[str] = []
         self.apply = SimpleNamespace(
-            remote=lambda work, jobs: self.call(lambda: work(self, jobs)), options=lambda *, name: self.called(name)
+            remote=lambda work, jobs: self.call(lambda: work(self, jobs)),
+            options=lambda *, name, num_returns: self.called(name),
         )
         self.set_state = SimpleNamespace(remote=lambda state: None)
         self.num_episodes = SimpleNamespace(remote=lambda: self.call(lambda: 500))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from focus_agents.errors import EpisodeError, TrainingError
 from focus_agents.grpo.runners import Request
 from focus_agents.grpo.sampling import GroupSampler
 from focus_agents.grpo.settings import GRPOSettings
-from focus_agents.rollout.records import Generation, RolloutGroup
+from focus_agents.rollout.records import Generation, PromptReference, RolloutGroup
 from focus_env.datasets.order import shuffled_indices
 from focus_env.errors import DatasetError, FocusError
 
@@ -27,20 +28,30 @@ class FakeRunners:
         self.error_of = error_of
         self.jobs: list[tuple[int, int]] = []
         self.is_lost = False
+        self.contents: Iterator[int] | None = None  # of references to prompts; None: groups have no reference
 
     def ask_one(self, method: str) -> int:
         return NUM_EPISODES
 
-    def submit(self, jobs: Sequence[tuple[int, int]], work: Any, *, batch_size: int) -> Request[RolloutGroup]:
+    def submit(
+        self, jobs: Sequence[tuple[int, int]], work: Any, *, batch_size: int, splitter: Any
+    ) -> Request[RolloutGroup]:
         self.jobs += jobs
+        return Request(jobs, work, batch_size, None, splitter, results=dict(map(self.sample, jobs)))
+
+    def sample(self, job: tuple[int, int]) -> tuple[int, RolloutGroup]:
+        position, index = job
+        error = self.error_of(index)
+        reference = PromptReference(9, next(self.contents)) if self.contents and error is None else None
         rewards = np.array([0.0, 1.0])
-        return Request.done(
-            [RolloutGroup(i, Generation(()), rewards, ({}, {}), (), error=self.error_of(i)) for _, i in jobs]
-        )
+        return position, RolloutGroup(
+            index, Generation(()), rewards, ({}, {}), (), error=error, prompt_reference=reference
+        )  # fmt: skip
 
     def collect(self, request: Request[RolloutGroup]) -> list[RolloutGroup]:
         if self.is_lost:
             raise TrainingError("runners: none came back")
+        request.results |= dict(self.sample(job) for job in request.jobs if job[0] not in request.results)
         return [request.results[position] for position, _ in request.jobs]
 
 
@@ -116,3 +127,32 @@ def test_an_iteration_that_fails_counts_as_not_drawn(is_ahead: bool) -> None:
     assert sampler.get_state() == {"num_groups_drawn": 5}
     runners.is_lost = False
     assert [group.episode_index for group in sampler.draw(1, 0)[1]] == order(10)[5:]
+
+
+def contents_of(groups: Sequence[RolloutGroup]) -> list[int]:
+    return [group.prompt_reference.content for group in groups if group.prompt_reference is not None]
+
+
+def test_lost_prompts_are_sampled_again_for_who_refers_to_them() -> None:
+    sampler, runners = make_sampler(lambda index: None)
+    runners.contents = itertools.count()
+    _, groups = sampler.draw(0, 0)
+    lost = [group.prompt_reference for group in groups[1:3] if group.prompt_reference is not None]
+    assert contents_of(groups) == [0, 1, 2, 3, 4]
+    sampler.restore(lost)
+    assert contents_of(groups) == [0, 5, 6, 3, 4]
+    sampler.restore(lost[:1])
+    assert contents_of(groups) == [0, 7, 6, 3, 4]
+    sampler.release()
+    sampler.restore(lost)
+    assert contents_of(groups) == [0, 7, 6, 3, 4], "what is learned from is not sampled again"
+
+
+def test_lost_prompts_of_an_episode_that_is_gone_end_the_run() -> None:
+    gone: list[int] = []
+    sampler, runners = make_sampler(lambda index: DatasetError(f"episode {index}: gone") if index in gone else None)
+    runners.contents = itertools.count()
+    _, groups = sampler.draw(0, 0)
+    gone.append(groups[2].episode_index)
+    with pytest.raises(TrainingError, match=rf"^sampling again what was lost with a machine: .*{gone[0]}: gone"):
+        sampler.restore([group.prompt_reference for group in groups if group.prompt_reference is not None])
