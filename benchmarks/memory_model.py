@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from benchmarks.scaling_model import markdown
 from benchmarks.step.setup import large_config
-from focus_agents.grpo.budget import learner_memory, sampler_memory
+from focus_agents.grpo.budget import SAMPLING, learner_memory, sampler_memory
 from focus_agents.grpo.settings import GRPOSettings
 from focus_agents.models import budget
 from focus_agents.models.budget import Memory, PromptSize
@@ -28,7 +28,18 @@ TEXT_TOKENS = 252
 PICTURE_TOKENS = {"352": 350, "1280x720": 1196, "1920x1080": 2691}
 """By the budget, or the size of a picture that is shown as it is."""
 LORA = FinetuningSettings(lora_rank=8, precision="bf16")
-PARTS = ("weights", "gradients", "optimizer", "activations", "vision", "logits", "prompts", "cache", "pictures")
+PARTS = (
+    "weights",
+    "gradients",
+    "optimizer",
+    "activations",
+    "vision",
+    "logits",
+    "prompts",
+    "cache",
+    "merged copies",
+    "pictures",
+)
 
 
 def prompt_of(pictures: str) -> PromptSize:
@@ -58,8 +69,9 @@ def cases(shape: ModelShape) -> list[tuple[str, str, Memory]]:
         found.append(("stage 1, validation", pictures, worker[VALIDATION]))
     for pictures in PICTURE_TOKENS:
         prompt = prompt_of(pictures)
-        (sampling, _) = sampler_memory(shape, LORA, settings, prompts=(prompt, prompt)).values()
-        found.append(("stage 2, sampling 16 groups of 8", pictures, sampling))
+        for name, gigabytes in (("on 40 GB", 40), ("on 80 GB", 80)):
+            memory = sampler_memory(shape, LORA, settings, prompts=(prompt, prompt), device_bytes=gigabytes * budget.GB)
+            found.append((f"stage 2, sampling 16 groups of 8, {name}", pictures, memory[SAMPLING]))
         for name, model in (("", LORA), (", checkpointing", checkpointing)):
             learner = learner_memory(shape, model, settings, prompt=prompt)
             found.append((f"stage 2, learning from a group of 8{name}", pictures, learner))
