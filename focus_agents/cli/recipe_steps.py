@@ -162,7 +162,8 @@ def _count_sft(args: Any, base: Base, gpu: GPU, picture_wh: tuple[int, int]) -> 
 
     config, schedule, workers = args.config, args.validation, max(1, args.cluster.num_workers)
     prompts = _stage_prompts(args, base, picture_wh)
-    memory = worker_memory(base.shape, config, schedule, prompts=prompts, num_workers=workers)
+    shares = args.cluster.shard_weights
+    memory = worker_memory(base.shape, config, schedule, prompts=prompts, num_workers=workers, shard_weights=shares)
     flops = config.num_steps * step_flops(base.shape, config, prompt=prompts[0], num_workers=workers)
     validating = _num_validations(config.num_steps, schedule.validation_interval) * answering_seconds(
         base.shape,

@@ -70,6 +70,9 @@ class ClusterArguments(RayArguments):
     """Processes that train; 0 trains in this process, for debugging."""
     use_gpu: bool = False
     """Give each training process a GPU."""
+    shard_weights: bool = False
+    """Divide weights, gradients and optimizer among the workers (FSDP2), if one GPU does not hold them. In validation
+    each worker holds all weights. A run may be resumed with or without it."""
     max_failures: Annotated[int, Ge(0)] = 2
     """How often the workers restart from the last checkpoint after one has died."""
 
@@ -195,7 +198,14 @@ def tell_budget(plan: SFTPlan, workers: Workers, cluster: ClusterArguments, cons
         return
     tell_prompts(console, shape, plan.pictures, *prompts)
     config = as_trained(plan.config, plan.model)
-    memory = worker_memory(shape, config, plan.schedule, prompts=prompts, num_workers=workers.num_workers)
+    memory = worker_memory(
+        shape,
+        config,
+        plan.schedule,
+        prompts=prompts,
+        num_workers=workers.num_workers,
+        shard_weights=workers.shard_weights,
+    )
     process = Process(
         name="each worker", memory=memory, num=max(1, workers.num_workers), num_gpus=1 if workers.use_gpu else 0
     )
@@ -285,7 +295,12 @@ def check_arguments(args: Args) -> tuple[SFTPlan, Workers]:
         num_threads=torch.get_num_threads(),
     )
     cluster = args.cluster
-    workers = Workers(num_workers=cluster.num_workers, use_gpu=cluster.use_gpu, max_failures=cluster.max_failures)
+    workers = Workers(
+        num_workers=cluster.num_workers,
+        use_gpu=cluster.use_gpu,
+        shard_weights=cluster.shard_weights,
+        max_failures=cluster.max_failures,
+    )
     check_plan(plan, workers)
     if cluster.use_gpu and cluster.ray_address is None and not torch.cuda.is_available():
         raise ValueError("use_gpu: this machine has no CUDA device that torch can use; train on the CPU")

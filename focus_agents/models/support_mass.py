@@ -6,6 +6,7 @@ sees, A heads, H key-value heads, D head size.
 
 from __future__ import annotations
 
+from collections import UserDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,10 @@ class RowBlock:
     rows: slice
     first: int
     stop: int
+
+
+class Masses(UserDict[int, torch.Tensor]):
+    """Masses by layer. No `dict`, since FSDP gives each layer a copy of one that holds tensors with gradients."""
 
 
 @dataclass(slots=True)
@@ -63,12 +68,12 @@ class SupportProbe:
     layers: frozenset[int]
     keeps_maps: bool = False
     maps: dict[int, torch.Tensor] = field(default_factory=dict)
-    masses: dict[int, torch.Tensor] = field(default_factory=dict)
+    masses: Masses = field(default_factory=Masses)
     heads: Mapping[int, tuple[int, ...]] | None = None
     keeps_heads: bool = False
     head_masses: dict[int, torch.Tensor] = field(default_factory=dict)
     contrast: torch.Tensor | None = None
-    contrast_masses: dict[int, torch.Tensor] = field(default_factory=dict)
+    contrast_masses: Masses = field(default_factory=Masses)
 
     @classmethod
     def build(

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed
 from safetensors import safe_open
+from torch.distributed.tensor import DTensor
 from transformers.utils import cached_file
 
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
@@ -18,6 +20,10 @@ FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 def is_finite(values: Any) -> bool:
     """Return whether an array of torch or NumPy holds finite numbers; one of whole numbers does."""
+    if isinstance(values, DTensor):  # all processes that hold a share take part, and return the same
+        verdict = torch.tensor(int(is_finite(values.to_local())), device=values.device)
+        torch.distributed.all_reduce(verdict, torch.distributed.ReduceOp.MIN, group=values.device_mesh.get_group())
+        return bool(verdict)
     if isinstance(values, torch.Tensor):
         return values.is_meta or not values.is_floating_point() or bool(torch.isfinite(_countable(values)).all())
     is_real = isinstance(values, np.ndarray) and np.issubdtype(values.dtype, np.floating)

@@ -15,7 +15,7 @@ from focus_agents.runs.folder import METRICS_FILE, RunDirectory
 SEED = "seed"
 PLACES = (
     "name", "code", "starts", "output_dir", "resume", "ray_address", "dashboard", "verbose", "log_to", "log_pictures",
-    "num_env_runners",
+    "num_env_runners", "shard_weights",
     "num_learners", "num_workers", "max_failures", "num_gpus_per_env_runner", "num_gpus_per_learner", "use_gpu",
     "num_data_workers", "checkpoint_interval", "update_timeout_s", "max_update_attempts", "sample_timeout_s",
 )  # fmt: skip

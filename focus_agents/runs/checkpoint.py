@@ -24,6 +24,7 @@ from focus_agents.models.pictures import PictureBudget
 from focus_agents.models.processing import VLMProcessor
 from focus_agents.models.references import ModelReference
 from focus_agents.models.settings import SavedForm
+from focus_agents.models.sharding import share_of
 from focus_agents.models.weights import is_finite
 from focus_agents.runs.target import ADAPTER_FOLDER, keep_others
 from focus_env.files import fresh_folder, remove_unfinished
@@ -221,24 +222,25 @@ class Checkpoints:
 
 def save_training_state(
     directory: Path,
-    parameters: Mapping[str, torch.nn.Parameter],
-    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer | Mapping[str, Any],
     progress: Mapping[str, Any],
 ) -> None:
     """Write what a training needs to go on.
 
     Args:
         directory: Where to write; exists.
-        parameters: The trained ones, by name.
-        optimizer: Over these parameters, in this order.
+        parameters: The trained ones, by name, whole.
+        optimizer: Over these parameters, in this order; or its state.
         progress: Plain numbers and texts.
 
     Raises:
         CheckpointError: If a parameter, or a mean of the optimizer's, is not finite.
     """
-    _check_state(parameters, optimizer.state_dict(), what=f"checkpoint {directory}")
+    state = optimizer if isinstance(optimizer, Mapping) else optimizer.state_dict()
+    _check_state(parameters, state, what=f"checkpoint {directory}")
     save_file({name: p.detach().contiguous() for name, p in parameters.items()}, directory / "parameters.safetensors")
-    torch.save(optimizer.state_dict(), directory / "optimizer.pt")
+    torch.save(state, directory / "optimizer.pt")
     (directory / "progress.json").write_text(json.dumps(dict(progress)) + "\n")
 
 
@@ -264,9 +266,14 @@ def read_training_state(directory: Path) -> tuple[dict[str, torch.Tensor], dict[
 
 
 def load_training_state(
-    directory: Path, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+    directory: Path, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer | None = None
 ) -> dict[str, Any]:
     """Read what `save_training_state` wrote into the parameters and the optimizer.
+
+    Args:
+        directory: Where it wrote.
+        parameters: The trained ones, by name; of those that are sharded, this process's shares are filled.
+        optimizer: Over these parameters, in this order; None: only they are read.
 
     Returns:
         The progress.
@@ -285,8 +292,12 @@ def load_training_state(
             )
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(stored[name])
-    optimizer.load_state_dict(optimizer_state)
+            parameter.copy_(share_of(stored[name], parameter))
+    if optimizer is not None:
+        for number, parameter in enumerate(parameters.values()):
+            means = optimizer_state["state"].get(number, {})
+            means.update({key: share_of(value, parameter) for key, value in means.items()})
+        optimizer.load_state_dict(optimizer_state)
     return progress
 
 

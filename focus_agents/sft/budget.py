@@ -13,7 +13,7 @@ LOADING, TRAINING, VALIDATION = "loading the model", "training", "validation"
 ADVICE: Mapping[str, str] = {
     LOADING: "set `lora_rank` 8 and `precision` bf16, or take a smaller model",
     TRAINING: "lower `micro_batch_size` or `max_image_tokens`, or set `gradient_checkpointing`, `lora_rank` 8 or "
-    "`precision` bf16",
+    "`precision` bf16, or `shard_weights` with several workers",
     VALIDATION: "lower `validation_batch_size`, `validation_max_image_tokens` or `shots`, or set `lora_rank` 8 or "
     "`precision` bf16",
 }
@@ -27,6 +27,7 @@ def worker_memory(
     *,
     prompts: tuple[PromptSize, PromptSize],
     num_workers: int = 1,
+    shard_weights: bool = False,
 ) -> dict[str, Memory]:
     """Count what a worker holds at most in each part of its work.
 
@@ -36,11 +37,13 @@ def worker_memory(
         schedule: Of the validation.
         prompts: Sizes of a large prompt of the training and of one of the validation.
         num_workers: Among how many a step's episodes are shared.
+        shard_weights: Whether weights, gradients and optimizer are divided among them, too.
     """
     training, validation = prompts
     rows, answer = rows_per_pass(config, num_workers), schedule.max_completion_tokens
     tokens = rows * (training.tokens + answer)
-    stays = budget.add(budget.held(shape, config), budget.optimized(shape, config, num_replicas=num_workers))
+    num_copies = 1 if shard_weights else num_workers
+    stays = budget.add(budget.held(shape, config), budget.optimized(shape, config, num_replicas=num_copies))
     learned = budget.learning(
         shape,
         config,
@@ -56,8 +59,30 @@ def worker_memory(
         answer_tokens=answer,
         has_adapters=config.lora_rank is not None,
     )
-    without_gradients = {name: size for name, size in stays.items() if name != "gradients"}
-    return {TRAINING: budget.add(stays, learned), VALIDATION: budget.add(without_gradients, answered)}
+    if shard_weights:
+        trains, answers = _divided(shape, config, stays, num_workers)
+    else:
+        trains, answers = stays, {name: size for name, size in stays.items() if name != "gradients"}
+    return {TRAINING: budget.add(trains, learned), VALIDATION: budget.add(answers, answered)}
+
+
+def _divided(shape: ModelShape, config: SFTConfig, whole: Memory, num_workers: int) -> tuple[Memory, Memory]:
+    """Count what stays in training and in validation of a worker's share, and what it has gathered beside it.
+
+    In training, all that is in no decoder layer is whole during a pass, and so are two layers: the one that is computed
+    and the next. Their gradients are whole, too. Autocast keeps its bfloat16 copy of each trained weight for the
+    backward pass, unless checkpointing computes it again. In validation all weights are whole.
+    """
+    copies = 2 * budget.trained_parameters(shape, config) if config.precision == "bf16" else 0
+    weights = whole["weights"] - copies
+    two_layers = shape.layer_parameters * min(1.0, 2 / shape.num_layers)
+    share = (shape.parameters - shape.layer_parameters + two_layers) / shape.parameters
+    gathered = share * (weights + whole["gradients"]) + copies * (share if config.gradient_checkpointing else 1)
+    own = {"weights": weights / num_workers, "optimizer": whole["optimizer"] / num_workers}
+    return (
+        {**own, "gradients": whole["gradients"] / num_workers, "gathered": gathered},
+        {**own, "gathered": whole["weights"]},
+    )
 
 
 def rows_per_pass(config: SFTConfig, num_workers: int) -> int:

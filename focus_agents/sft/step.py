@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from focus_agents.engine.forward import image_inputs, prompt_reach
 from focus_agents.models.adapters import model_parts
 from focus_agents.models.inputs import IGNORED, LOGITS_PER_CHUNK
+from focus_agents.models.sharding import is_sharded
 from focus_agents.models.support_mass import SupportProbe
 from focus_agents.sft.data import SFTBatch
 from focus_agents.sft.heads import Heads
@@ -108,7 +109,12 @@ def measure_losses(
         **({} if probe is None else {"support_probe": probe}),
     }
     num_kept = num_answer + 1 if config.labels == "answer" else labels.shape[1]
-    with torch.autocast(prompts.input_ids.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+    with torch.autocast(
+        prompts.input_ids.device.type,
+        torch.bfloat16,
+        enabled=config.precision == "bf16",
+        cache_enabled=not is_sharded(model),  # it would keep copies of all weights, under checkpointing, too
+    ):
         lm = _lm_loss(model, inputs, labels[:, -num_kept:])
     if probe is None:
         nothing = lm.new_zeros(0)
@@ -172,8 +178,11 @@ def accumulate_gradients(
     """Backward passes for one step, whose sum over workers is the gradient of the whole batch's loss.
 
     L = sum of token losses / labelled tokens + beta * sum of attention losses / examples, with the counts of the whole
-    batch, so that neither micro-batches nor workers change it. DDP divides gradients by the number of workers, which is
-    undone here.
+    batch, so that neither micro-batches nor workers change it. DDP and FSDP divide gradients by the number of workers,
+    which is undone here.
+
+    Workers that divide the weights exchange gradients after each micro-batch, since those of a whole model may not fit.
+    They gather weights together, so a worker with fewer micro-batches goes through its last one again, for nothing.
 
     Args:
         model: With gradients at zero.
@@ -195,12 +204,18 @@ def accumulate_gradients(
         counts += torch.stack([labelled, torch.full_like(labelled, len(batch.answer_ids))])
     num_labels, num_examples = sum_over_workers(counts).tolist()
     totals = torch.zeros(2 + 3 * len(layers) * (config.beta > 0), dtype=torch.float64, device=device)
-    for position, batch in enumerate(micro_batches):
-        is_last = position == len(micro_batches) - 1
-        with contextlib.nullcontext() if is_last or num_workers == 1 else model.no_sync():
+    is_divided = is_sharded(model)
+    num_passes = _most_of_workers(len(micro_batches), device) if is_divided else len(micro_batches)
+    for position in range(num_passes):
+        batch = micro_batches[min(position, len(micro_batches) - 1)]
+        syncs = position == num_passes - 1 or num_workers == 1 or is_divided
+        with contextlib.nullcontext() if syncs else model.no_sync():
             sums = measure_losses(model, batch, config, layers, heads)
             loss = sums.lm / num_labels + config.beta * sums.attention / num_examples
-            (loss * num_workers).backward()
+            is_again = position >= len(micro_batches)
+            (loss * (0 if is_again else num_workers)).backward()
+        if is_again:
+            continue
         parts = (sums.lm[None], sums.attention[None], sums.support_mass, sums.support_delta, sums.past_margin)
         totals += torch.cat([part.detach().double() for part in parts])
     lm, attention, *by_layer = sum_over_workers(totals).tolist()
@@ -213,6 +228,13 @@ def accumulate_gradients(
             metrics[name] = sum(values) / len(values)
             metrics |= {f"{name}/{layer}": value for layer, value in zip(sorted(layers), values, strict=True)}
     return metrics
+
+
+def _most_of_workers(count: int, device: torch.device) -> int:
+    """Return the largest of the counts of all workers."""
+    most = torch.tensor(count, device=device)
+    torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+    return int(most)
 
 
 def sum_over_workers(values: torch.Tensor) -> torch.Tensor:

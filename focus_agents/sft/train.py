@@ -19,6 +19,7 @@ from rich.console import Console
 from focus_agents.errors import CheckpointError, EpisodeError, TrainingError
 from focus_agents.models.attention import measured_layers
 from focus_agents.models.loading import check_form, check_model, load_config
+from focus_agents.models.sharding import check_sharding
 from focus_agents.monitoring.alarms import Watcher
 from focus_agents.monitoring.album import ValidationAlbum
 from focus_agents.monitoring.attention import keep_attention
@@ -41,6 +42,7 @@ from focus_agents.sft.following import Follower
 from focus_agents.sft.heads import num_chosen_heads
 from focus_agents.sft.plan import SFTPlan
 from focus_agents.sft.restarts import RESTARTS_FILE, NoteRestarts
+from focus_agents.sft.settings import SFTConfig
 from focus_agents.sft.worker import FAILURE_FILE, checkpoints_of, train_worker
 from focus_env.errors import FocusError, StorageError
 
@@ -57,6 +59,8 @@ class Workers(Settings):
     """Ray Train workers, each a process; 0 trains in this process, for debugging."""
     use_gpu: bool = False
     """One GPU for each."""
+    shard_weights: bool = False
+    """Divide weights, gradients and optimizer among the workers, in place of a copy for each; of two or more."""
     max_failures: Annotated[int, Ge(0)] = 2
     """So many times the workers are started again from the newest checkpoint after one has died."""
 
@@ -67,6 +71,7 @@ def check_plan(plan: SFTPlan, workers: Workers) -> None:
     Raises:
         ValueError: If something does not fit; the message says what and what to do.
         CheckpointError: If the model or its tokenizer cannot be read, or they do not belong together.
+        MissingDependencyError: If torch is too old to divide weights.
         FocusError: If none of some episodes can be used.
     """
     if workers.num_workers > plan.config.batch_size:
@@ -74,6 +79,8 @@ def check_plan(plan: SFTPlan, workers: Workers) -> None:
             f"num_workers: expected at most batch_size, {plan.config.batch_size}, so that each has an episode, "
             f"got {workers.num_workers}"
         )
+    if workers.shard_weights:
+        _check_shardable(plan.config, workers.num_workers)
     processor = check_model(plan.model, max_image_tokens=plan.pictures.training)
     check_form(plan.schedule.save, plan.model, lora_rank=plan.config.lora_rank, quantization=plan.config.quantization)
     model_config = load_config(plan.model)
@@ -100,6 +107,25 @@ def check_plan(plan: SFTPlan, workers: Workers) -> None:
             errors.append(EpisodeError(describe_error(error, index, examples.episodes)))
     if len(errors) == len(indices) > 0:  # a few are replaced in training
         raise errors[0]
+
+
+def _check_shardable(config: SFTConfig, num_workers: int) -> None:
+    """Check that weights can be divided among workers."""
+    check_sharding()
+    if num_workers < 2:
+        raise ValueError(
+            f"num_workers: expected 2 or more with `shard_weights`, which divides weights among them, got {num_workers}"
+        )
+    if config.quantization != "none":
+        raise ValueError(
+            f"quantization: expected none with `shard_weights`, which does not divide packed weights, got "
+            f"{config.quantization}; leave out one of the two"
+        )
+    if config.compile:
+        raise ValueError(
+            "compile: expected False with `shard_weights`, which gathers the weights of each layer before it runs, got "
+            "True; leave out one of the two"
+        )
 
 
 def train_sft(
@@ -139,7 +165,7 @@ def train_sft(
     )
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"plan": Sealed(plan)},
+        train_loop_config={"plan": Sealed(plan), "shard_weights": workers.shard_weights},
         torch_config=local_torch_config(),
         scaling_config=ray.train.ScalingConfig(num_workers=workers.num_workers, use_gpu=workers.use_gpu),
         run_config=ray.train.RunConfig(

@@ -6,11 +6,10 @@ All workers run `train_worker` side by side on their shares of the same batches.
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,20 +23,15 @@ import torch.distributed
 from safetensors.torch import save_file
 
 from focus_agents.errors import CheckpointError, EpisodeError
-from focus_agents.models.adapters import base_model, is_quantized
+from focus_agents.models.adapters import base_model
 from focus_agents.models.attention import measured_layers
 from focus_agents.models.devices import memory_advice
 from focus_agents.models.loading import load_processor
+from focus_agents.models.sharding import gather, gather_optimizer, is_sharded, shard, whole, whole_weights
 from focus_agents.monitoring.recorder import Recorder
 from focus_agents.processes.memory import MEMORY, memory_gib
 from focus_agents.processes.names import is_actor
-from focus_agents.runs.checkpoint import (
-    Checkpoints,
-    check_finite,
-    load_training_state,
-    save_policy,
-    save_training_state,
-)
+from focus_agents.runs.checkpoint import Checkpoints, check_finite, load_training_state, save_training_state
 from focus_agents.runs.files import append_json_lines, write_json
 from focus_agents.runs.folder import RunDirectory
 from focus_agents.runs.scores import validation_metrics
@@ -48,6 +42,7 @@ from focus_agents.sft.data import SFTBatch, SFTExamples, load_batches
 from focus_agents.sft.heads import Heads, chosen_heads, measured_heads
 from focus_agents.sft.model import build_model
 from focus_agents.sft.notices import NoticeConsole
+from focus_agents.sft.outcome import trained_parameters, whole_policy, write_policies
 from focus_agents.sft.plan import SFTPlan
 from focus_agents.sft.progress import Progress
 from focus_agents.sft.restarts import num_restarts
@@ -73,10 +68,10 @@ def train_worker(arguments: dict[str, Any]) -> None:
     """Train on this worker's share, from the newest checkpoint if there is one.
 
     Args:
-        arguments: `plan`, an `SFTPlan`, sealed.
+        arguments: `plan`, an `SFTPlan`, sealed, and `shard_weights`, see `Workers`.
     """
     with memory_advice(ADVICE[LOADING]):  # what its parts run out of says more
-        SFTWorker(arguments["plan"].open()).run()
+        SFTWorker(arguments["plan"].open(), shard_weights=arguments["shard_weights"]).run()
 
 
 class SFTWorker:
@@ -84,9 +79,10 @@ class SFTWorker:
 
     Args:
         plan: What to do; the same for all workers.
+        shard_weights: Whether they divide the weights among them; of two workers or more.
     """
 
-    def __init__(self, plan: SFTPlan) -> None:
+    def __init__(self, plan: SFTPlan, *, shard_weights: bool = False) -> None:
         context = ray.train.get_context()
         self.plan, self.config, self.progress = plan, plan.config, Progress()
         self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
@@ -99,7 +95,11 @@ class SFTWorker:
             torch.set_num_threads(max(1, plan.num_threads // context.get_local_world_size()))
         self.pictures = plan.pictures
         self.processor = load_processor(plan.model, max_image_tokens=self.pictures.training)
-        self.model = build_model(plan.model, plan.config).to(self.device)
+        self.model = build_model(plan.model, plan.config)
+        if shard_weights:
+            shard(self.model, self.device)
+        else:
+            self.model.to(self.device)
         model_config = base_model(self.model).config
         self.layers = measured_layers(plan.config.attention_layers, model_config)
         self.heads: Heads | None = None
@@ -111,13 +111,15 @@ class SFTWorker:
             contrast=plan.config.attention_contrast,
             max_tokens=model_config.get_text_config().max_position_embeddings,
         )
-        self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.parameters = trained_parameters(self.model)
         config = plan.config
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=config.lr, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay
         )
         # DDP wraps the same parameters; validation and checkpoints use the model itself.
-        self.training_model = ray.train.torch.prepare_model(self.model, move_to_device=False)
+        self.training_model = self.model
+        if not is_sharded(self.model):
+            self.training_model = ray.train.torch.prepare_model(self.model, move_to_device=False)
 
     def run(self) -> None:
         """Train from the first step, or the newest checkpoint, to the exported policy."""
@@ -171,7 +173,8 @@ class SFTWorker:
             lambda folder: load_training_state(folder, self.parameters, self.optimizer), logger.warning
         )
         if restored is None:
-            self.progress.heads = chosen_heads(self.plan, self.model, self.processor, self.layers)
+            with whole_weights(self.model):
+                self.progress.heads = chosen_heads(self.plan, self.model, self.processor, self.layers)
             self.layers, self.heads = measured_heads(self.progress.heads, self.layers)
             answers, measured = self._validate()
             if self.rank == 0:
@@ -229,7 +232,7 @@ class SFTWorker:
         )
         skipped = torch.tensor(float(sum(len(batch.replaces) for batch in micro_batches)), device=self.device)
         metrics["skipped_episodes"] = float(sum_over_workers(skipped))
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.grad_clip))
+        grad_norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.grad_clip)))
         # Both are the same on all workers, so all of them decide alike.
         is_finite = math.isfinite(metrics["loss"]) and math.isfinite(grad_norm)
         if is_finite:
@@ -278,7 +281,7 @@ class SFTWorker:
         """Answer the validation episodes, dealt to the workers; returns all answers, and what is logged of them."""
         started = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)  # those of the last step have had their effect
-        with memory_advice(ADVICE[VALIDATION]):
+        with memory_advice(ADVICE[VALIDATION]), whole_weights(self.model):
             answers = validate(self.plan, self.model, self.processor, rank=self.rank, num_workers=self.num_workers)
         return answers, {**validation_metrics(answers), "seconds_validating": time.perf_counter() - started}
 
@@ -296,44 +299,39 @@ class SFTWorker:
         """
         step = self.progress.step
         check_finite(self.parameters, what=f"checkpoint {self.checkpoints.path(step)}")
-        if self.rank == 0:
-            kept = self.checkpoints.describe_kept()
-            self.recorder.checkpoint(f"step {step}", self._write_checkpoint, kept=kept)
-        ray.train.report({SCORE: NOT_VALIDATED, **metrics})
+        parameters: Mapping[str, torch.Tensor] = self.parameters
+        optimizer: torch.optim.Optimizer | Mapping[str, Any] = self.optimizer
+        if is_sharded(self.model):  # as a whole, so that any number of workers can go on from it
+            parameters = gather(self.parameters, keeps=self.rank == 0)
+            optimizer = gather_optimizer(self.optimizer, keeps=self.rank == 0)
 
-    def _write_checkpoint(self) -> None:
-        with self.checkpoints.write(self.progress.step, best=self.progress.best_step) as folder:
-            folder.mkdir()
-            save_training_state(folder, self.parameters, self.optimizer, asdict(self.progress))
+        def write() -> None:
+            with self.checkpoints.write(step, best=self.progress.best_step) as folder:
+                folder.mkdir()
+                save_training_state(folder, parameters, optimizer, asdict(self.progress))
+
+        if self.rank == 0:
+            self.recorder.checkpoint(f"step {step}", write, kept=self.checkpoints.describe_kept())
+        ray.train.report({SCORE: NOT_VALIDATED, **metrics})
 
     def _finish(self, answers: list[ScoredAnswer] | None) -> None:
         """Write the answers after training, and the last and the best policy in transformers' format."""
         answers = answers or self._validate()[0]
         check_finite(self.parameters, what=f"policy {self.run_directory.checkpoints / 'final'}")
+        model = self.model
+        if is_sharded(model):
+            weights = gather(self.parameters, keeps=self.rank == 0)
+            model = whole_policy(self.plan, weights) if self.rank == 0 else None
         if self.rank > 0:
             return
+        best = self.checkpoints.path(self.progress.best_step)
+        is_other = self.progress.best_step != self.progress.step and best.is_dir()
         try:
-            self._write_outcome(answers)
+            self.run_directory.write_answers("after", answers)
+            write_policies(self.plan, model, self.processor, best=best if is_other else None, warn=self._warn)
         except StorageError as error:  # new workers would meet the same
             message = f"all steps are done, but the outcome could not be written ({reason_of(error)})"
             notices.post(self.plan.run_path, message, key=notices.FULL)
-
-    def _write_outcome(self, answers: list[ScoredAnswer]) -> None:
-        checkpoints, best_step = self.run_directory.checkpoints, self.progress.best_step
-        self.run_directory.write_answers("after", answers)
-        self._export(checkpoints / "final")
-        best = self.checkpoints.path(best_step)
-        if best_step != self.progress.step and best.is_dir():
-            load_training_state(best, self.parameters, self.optimizer)
-            self._export(checkpoints / "best")
-
-    def _export(self, folder: Path) -> None:
-        """Save the policy; the model that trains keeps its adapters, which merging uses up."""
-        form = self.plan.schedule.save
-        model = self.model if is_quantized(self.model) else self.model.cpu()
-        model = model if form == "adapter" else copy.deepcopy(model)
-        own: dict[str, Any] = {"template": self.plan.template, "pictures": self.pictures, "form": form}
-        save_policy(folder, model, self.processor, **own, warn=self._warn)
 
     def _warn(self, text: str) -> None:
         notices.post(self.plan.run_path, f"warning: {text}")

@@ -76,7 +76,12 @@ def processes(script: str, words: list[str], shape: ModelShape) -> list[tuple[fl
     if script == "run_sft.py":
         own = sft.parse_arguments(words)
         memory = worker_memory(
-            shape, own.config, own.validation, prompts=prompts(own.model), num_workers=own.cluster.num_workers
+            shape,
+            own.config,
+            own.validation,
+            prompts=prompts(own.model),
+            num_workers=own.cluster.num_workers,
+            shard_weights=own.cluster.shard_weights,
         )
         return [(float(own.cluster.use_gpu), own.cluster.num_workers, memory)]
     if script == "evaluate.py":

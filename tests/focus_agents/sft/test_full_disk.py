@@ -13,7 +13,7 @@ from rich.console import Console
 
 from focus_agents.errors import CheckpointError, TrainingError
 from focus_agents.runs.folder import RunDirectory
-from focus_agents.sft import worker
+from focus_agents.sft import outcome, worker
 from focus_agents.sft.train import train_sft
 from focus_env.errors import StorageError
 from tests.focus_agents.sft.runs import IN_PROCESS, largest_difference, make_plan, metrics, train
@@ -68,7 +68,7 @@ def test_an_outcome_that_cannot_be_written_leaves_the_last_checkpoint(
     straight, plan = make_plan(tmp_path / "straight", **STEPS), make_plan(tmp_path / "run", **STEPS)
     train(straight)
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "save_policy", lambda folder, *_, **__: (_ for _ in ()).throw(StorageError("full")))
+        patch.setattr(outcome, "save_policy", lambda folder, *_, **__: (_ for _ in ()).throw(StorageError("full")))
         with pytest.raises(StorageError, match=r"^all steps are done, but the outcome could not be written \(full\)$"):
             train(plan)
     assert (plan.run_path / "checkpoints/step_000004").is_dir()

@@ -286,11 +286,14 @@ class TestRayTrain:
         own = ray.get_runtime_context().gcs_address
         assert ray.get(controller.addresses_of_child.remote()) == (own, "http://127.0.0.1:9")
 
-    def test_two_workers_one_of_which_dies_train_the_same(self, straight: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("shard_weights", [False, True], ids=["copies", "shares"])
+    def test_two_workers_one_of_which_dies_train_the_same(
+        self, straight: Path, tmp_path: Path, shard_weights: bool
+    ) -> None:
         """Gradients are added up in another order, and Adam's first steps divide by their size."""
         deadly = Deadly(tmp_path / "died", rank=1, after=3)
         plan = make_plan(tmp_path / "run", episodes=deadly, **STEPS)
-        train(plan, Workers(num_workers=2, max_failures=1))
+        train(plan, Workers(num_workers=2, max_failures=1, shard_weights=shard_weights))
         assert (tmp_path / "died").exists()
         for ours, theirs in zip(metrics(plan.run_path), metrics(straight), strict=True):
             assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
