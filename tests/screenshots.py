@@ -23,21 +23,22 @@ SCREENS = ROOT / "docs/screens"
 COLOURS = 256
 
 
-def build_site(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Build the site as `make lint` does, without a word about mkdocs 2."""
+def build_site(folder: Path) -> Path:
+    """Build the site as `make lint` does, without a word about mkdocs 2, and return its folder."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return folder
 
 
 def main() -> None:
     """Write the pictures."""
     with tempfile.TemporaryDirectory() as folder, chromium(Path(folder, "profile")) as page:
-        built = build_site(Path(folder, "site"))
-        assert built.returncode == 0, built.stderr
+        site = build_site(Path(folder, "site"))
         for name in PAGES:
             for size, (width, height) in SIZES.items():
-                page.open(Path(folder, "site", f"{name}.html"), width=width, height=height)
+                page.open(site / f"{name}.html", width=width, height=height)
                 page.call("Emulation.setScrollbarsHidden", hidden=True)
                 page.value("Promise.all([...document.images].map(image => image.decode()))")
                 path = SCREENS / f"{name}_{size}.png"

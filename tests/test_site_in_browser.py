@@ -20,10 +20,7 @@ BROKEN_FLAGS = "[...document.querySelectorAll('.flag')].filter(flag => flag.getC
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("site")
-    built = build_site(folder)
-    assert built.returncode == 0, built.stderr
-    return folder
+    return build_site(tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture(scope="module")
